@@ -1,0 +1,34 @@
+"""Masked image modeling: masker, encoder, head, target and loss are parts; one engine trains any combination."""
+
+from mim.build import build_model
+from mim.config import ConfigError, load_config
+from mim.data import Source
+from mim.encoders import Encoder
+from mim.heads import Head
+from mim.losses import Loss
+from mim.maskers import Masker
+from mim.model import MaskedImageModel
+from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
+from mim.targets import Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "Encoder",
+    "EncoderSpec",
+    "Features",
+    "Head",
+    "ImageSpec",
+    "Loss",
+    "MaskedImageModel",
+    "Masker",
+    "Output",
+    "PatchMask",
+    "Prediction",
+    "Source",
+    "Target",
+    "TargetSpec",
+    "build_model",
+    "load_config",
+]

@@ -1,0 +1,8 @@
+"""Data: where images come from, and how they get to the device. A new source is a file here, or a class of your own."""
+
+from mim.data.base import DataSettings, Source
+from mim.data.cifar10 import CIFAR10
+from mim.data.digits import Digits
+from mim.data.folder import Folder
+
+__all__ = ["CIFAR10", "DataSettings", "Digits", "Folder", "Source"]

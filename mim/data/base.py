@@ -1,0 +1,86 @@
+"""Source: the family of parts that know where images come from; and the DATA keys that every source shares.
+
+Shapes: C channels, H W pixels.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mim.ops.checks import at_least
+from mim.registry import Component
+
+Split = Literal["train", "val"]
+Stored = Image.Image | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The DATA keys that every source shares.
+
+    path: where the source looks, as it documents; image_size: height and width in pixels that the model sees;
+    channels: of an image; mean, std: per channel, on images scaled to [0, 1] (floats as they are), or `estimate`;
+    batch_size: micro-batch of one device; workers: loader processes of one device; max_broken: share of unreadable
+    files of the data set above which a run stops (a single one never stops it).
+    """
+
+    path: str = ""
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    mean: tuple[float, ...] | Literal["estimate"] = "estimate"
+    std: tuple[float, ...] | Literal["estimate"] = "estimate"
+    batch_size: int = 64
+    workers: int = 4
+    max_broken: float = 0.01
+
+    def __post_init__(self) -> None:
+        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size)
+        at_least("DATA", 0, workers=self.workers)
+        if min(self.image_size) < 1:
+            raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
+        if not 0 <= self.max_broken <= 1:
+            raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values != "estimate" and len(values) != self.channels:
+                raise ValueError(
+                    f"DATA.{key} has {len(values)} numbers and DATA.channels is {self.channels}: "
+                    "give one number a channel, or estimate"
+                )
+        if (self.mean == "estimate") != (self.std == "estimate"):
+            raise ValueError("DATA.mean and DATA.std: give numbers for both, or estimate both")
+        if self.std != "estimate" and min(self.std) <= 0:
+            raise ValueError(f"DATA.std is {list(self.std)}: every number must be positive")
+
+
+class Source(Component, ABC, section="DATA"):
+    """One split of a data set: images by index, with labels where there are any.
+
+    Keyword-only arguments of a subclass are DATA keys of its own, beside the shared ones.
+
+    Attributes: labels, (samples,) int64 or None; classes, the name of each label.
+    """
+
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, split: Split, settings: DataSettings):
+        self.split, self.settings = split, settings
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images; 0 for a validation split that the data set does not have."""
+
+    @abstractmethod
+    def read(self, index: int) -> Stored:
+        """An image in its stored type: an 8-bit PIL image, or a tensor (C, H, W) of uint8, uint16 or float32.
+
+        Raises BrokenImage where it cannot be read.
+        """
+
+    def describe(self, index: int) -> str:
+        """The file, or whatever else names this sample to a person."""
+        return f"{self.name} {self.split} image {index}"

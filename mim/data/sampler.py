@@ -1,0 +1,41 @@
+"""Which samples each optimizer step sees, on which rank: a pure function of the seed and the step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from mim.ops.seeding import generator_for
+
+SampleKey = tuple[int, int]  # (epoch, index): all that the augmentation of a sample depends on
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Micro-batches of one rank, for steps start..stop-1 of a run.
+
+    Every epoch is one permutation, drawn from (seed, epoch) and cut into global batches of `batch` rows; what is
+    left over waits for the next epoch. Micro-batch a of rank r holds rows (a * world + r) * micro onwards, so the
+    global batch is the same whatever the number of ranks and micro-batches.
+    """
+
+    def __init__(self, samples: int, batch: int, micro: int, rank: int, world: int, seed: int, start: int, stop: int):
+        assert batch % (micro * world) == 0
+        assert samples >= batch
+        self.samples, self.batch, self.micro, self.seed = samples, batch, micro, seed
+        self.starts = range(rank * micro, batch, world * micro)
+        self.steps = range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.starts)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        per_epoch = self.samples // self.batch
+        drawn, order = -1, []
+        for step in self.steps:
+            epoch, place = divmod(step, per_epoch)
+            if epoch != drawn:
+                generator = generator_for(torch.device("cpu"), self.seed, "order", epoch)
+                drawn, order = epoch, torch.randperm(self.samples, generator=generator).tolist()
+            for start in self.starts:
+                first = place * self.batch + start
+                yield [(epoch, index) for index in order[first : first + self.micro]]

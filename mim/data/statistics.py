@@ -1,0 +1,43 @@
+"""Mean and standard deviation of a data set, for `DATA.mean: estimate`."""
+
+import logging
+
+import torch
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from mim.data.base import Source
+from mim.data.images import BrokenImage
+from mim.data.transforms import to_unit
+from mim.ops.seeding import generator_for
+
+SAMPLE = 1000
+
+
+def estimate_statistics(source: Source, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel over up to 1,000 images, chosen by the seed, scaled as Normalize scales.
+
+    A channel that never varies gets a deviation of 1, with a warning. Raises ValueError where no image can be read.
+    """
+    order = torch.randperm(len(source), generator=generator_for(torch.device("cpu"), seed, "statistics"))
+    count, total_C, square_C = 0, torch.zeros(()), torch.zeros(())
+    reason = ""
+    for index in order[:SAMPLE].tolist():
+        try:
+            stored = source.read(index)
+        except BrokenImage as error:
+            reason = f"{source.describe(index)}: {error}"
+            continue
+        image_CHW = to_unit(stored if isinstance(stored, torch.Tensor) else pil_to_tensor(stored)).double()
+        count += image_CHW[0].numel()
+        total_C = total_C + image_CHW.sum(dim=(1, 2))
+        square_C = square_C + (image_CHW**2).sum(dim=(1, 2))
+    if not count:
+        raise ValueError(f"DATA.mean estimate: none of the images sampled can be read, such as {reason}")
+    mean_C = total_C / count
+    std_C = (square_C / count - mean_C**2).clamp(min=0).sqrt()
+    constant_C = std_C < 1e-8 * mean_C.abs().clamp(min=1)
+    if constant_C.any():
+        names = constant_C.nonzero().flatten().tolist()
+        logging.getLogger("mim").warning("channels %s never vary: their std is set to 1", names)
+    std_C = torch.where(constant_C, 1.0, std_C)
+    return tuple(round(x, 6) for x in mean_C.tolist()), tuple(float(f"{x:.6g}") for x in std_C.tolist())

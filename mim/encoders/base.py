@@ -1,0 +1,86 @@
+"""Encoder: the family of parts that turn an image, part of it hidden, into features.
+
+Shapes: B batch, C channels, H W pixels, N tokens, D width of a token.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mim.registry import Component, one_of
+from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask
+
+Hidden = Literal["drop", "replace", "none"]
+
+
+class Encoder(Component, nn.Module, ABC, section="ENCODER"):
+    """A backbone that can leave hidden cells out.
+
+    `hidden` says how: `drop` (only visible tokens enter), `replace` (a learned token stands in) or `none` (a plain
+    backbone, which then has no mask token). Without a mask every encoder is the plain backbone.
+
+    Args:
+        image: what it is built for.
+        hidden: see above; an encoder with `can_drop = False` refuses `drop`.
+        width: channels of the tokens that come out.
+        patch: side of the patch embedding in pixels; hidden cells must be a multiple of it.
+        stride: pixels of the image side for one token that comes out; `patch` unless the encoder merges patches.
+        embed_width: channels of a patch when it is hidden; `width` unless the encoder widens.
+        num_prefix: class token and registers among the tokens.
+
+    Raises ValueError where the patch or the stride does not divide the image, naming the axis.
+    """
+
+    can_drop: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        hidden: Hidden,
+        width: int,
+        patch: int,
+        stride: int | None = None,
+        embed_width: int | None = None,
+        num_prefix: int = 0,
+    ):
+        super().__init__()
+        if hidden == "drop" and not self.can_drop:
+            droppers = [name for name, part in Encoder.members().items() if part.can_drop]
+            raise ValueError(
+                f"ENCODER.hidden: drop is not possible with ENCODER.name {self.name}, whose tokens must fill the whole "
+                f"grid: use ENCODER.hidden replace, or an encoder that can drop ({one_of('', droppers)})"
+            )
+        self.image, self.hidden = image, hidden
+        self.patch_grid = image.grid(patch, "ENCODER.patch")
+        stride = stride or patch
+        self.spec = EncoderSpec(
+            width=width,
+            stride=stride,
+            patch=patch,
+            grid=image.grid(stride, "the stride of ENCODER"),
+            drops_hidden=hidden == "drop",
+            num_prefix=num_prefix,
+        )
+        self.mask_token = None
+        if hidden == "replace":
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_width or width))
+
+    @abstractmethod
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
+        """Features of normalised images; without a mask, of all of them."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks from the image up: the units of activation checkpointing."""
+        return []
+
+    def replace_hidden(self, patches_BND: Tensor, mask: PatchMask | None) -> Tensor:
+        """Puts the mask token in place of hidden patches. Raises ValueError where this encoder has none."""
+        if mask is None:
+            return patches_BND
+        if self.mask_token is None:
+            raise ValueError(f"an encoder with hidden: {self.hidden} cannot replace what a mask hides")
+        hidden_BN1 = rearrange(mask.at(*self.patch_grid), "b h w -> b (h w) 1")
+        return torch.where(hidden_BN1, self.mask_token.to(patches_BND.dtype), patches_BND)

@@ -1,0 +1,108 @@
+"""ViT: a plain vision transformer that can drop hidden patches (MAE) or replace them.
+
+Shapes: B batch, C channels, H W pixels, N tokens, K prefix tokens, D width.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from einops import rearrange
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mim.encoders.base import Encoder, Hidden
+from mim.ops.checks import at_least
+from mim.ops.positions import sincos_table
+from mim.structures import Features, ImageSpec, PatchMask
+
+
+class ViT(Encoder, name="vit"):
+    """timm's VisionTransformer, under its own parameter names in `backbone`, with masking composed around it.
+
+    Args:
+        patch: side of a patch in pixels; width, depth, heads, mlp_ratio: of the transformer.
+        positions: `sincos` (fixed, added before hidden patches are dropped) or `learned`.
+        class_token: a class token goes ahead of the patches.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+
+    Source: MAE, models_mae.py (LayerNorm eps 1e-6; linear layers xavier-uniform with zero bias, the patch projection
+    xavier-uniform as a matrix, class and mask token normal with std .02).
+    """
+
+    can_drop = True
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        hidden: Hidden = "drop",
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        positions: Literal["sincos", "learned"] = "sincos",
+        class_token: bool = True,
+        drop_path: float = 0.0,
+    ):
+        at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
+        super().__init__(image, hidden, width=width, patch=patch, num_prefix=int(class_token))
+        if width % heads:
+            raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
+        self.backbone = VisionTransformer(
+            img_size=(image.height, image.width),
+            patch_size=patch,
+            in_chans=image.channels,
+            num_classes=0,
+            global_pool="",
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_ratio,
+            class_token=class_token,
+            drop_path_rate=drop_path,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            weight_init="skip",
+        )
+        self._initialise(positions)
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.backbone.blocks)
+
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
+        backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix
+        assert positions_1ND is not None
+        tokens_BND = backbone.patch_embed(img_BCHW)
+        if self.hidden != "drop":
+            tokens_BND = self.replace_hidden(tokens_BND, mask)
+        tokens_BND = tokens_BND + positions_1ND[:, prefix:]
+        kept_BN = None
+        if mask is not None and self.hidden == "drop":
+            kept_BN = mask.kept(*self.spec.grid)
+            tokens_BND = tokens_BND.gather(1, kept_BN[..., None].expand(-1, -1, self.spec.width))
+        if backbone.cls_token is not None:
+            class_1KD = backbone.cls_token + positions_1ND[:, :prefix]
+            tokens_BND = torch.cat([class_1KD.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+        for block in backbone.blocks:
+            tokens_BND = block(tokens_BND)
+        tokens_BND = backbone.norm(tokens_BND)
+        return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, tokens_BND[:, :prefix] if prefix else None)
+
+    def _initialise(self, positions: str) -> None:
+        backbone = self.backbone
+        for module in backbone.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            projection = backbone.patch_embed.proj.weight
+            matrix = torch.empty_like(rearrange(projection, "d c p q -> d (c p q)"))
+            projection.copy_(nn.init.xavier_uniform_(matrix).view_as(projection))
+        for token in (backbone.cls_token, self.mask_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+        table = sincos_table(self.spec.grid, self.spec.width, self.spec.num_prefix)
+        if positions == "learned":
+            table = nn.init.trunc_normal_(table, std=0.02)
+        backbone.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")

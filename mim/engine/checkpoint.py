@@ -1,0 +1,98 @@
+"""Checkpoints: one file of plain values, written whole, the last few kept."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mim.engine.files import write_text, write_whole
+from mim.ops.checks import at_least
+
+FORMAT = "mim-toolkit checkpoint 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """CHECKPOINT. every_epochs, every_minutes: how often, 0 for never; keep: how many files.
+
+    The end of a run always writes one.
+    """
+
+    every_epochs: int = 1
+    every_minutes: float = 0.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("CHECKPOINT", 0, every_epochs=self.every_epochs, every_minutes=self.every_minutes)
+        at_least("CHECKPOINT", 1, keep=self.keep)
+
+
+def save(folder: Path, step: int, content: dict, keep: int) -> Path:
+    """Writes step-<n>.pt, points `last` at it, and removes all but the newest `keep`.
+
+    The file is written aside, synced and renamed, and so is `last` (a text file with the name), so that a crash at
+    any moment leaves the previous checkpoint whole.
+    """
+    path = folder / f"step-{step}.pt"
+    write(path, content)
+    write_text(folder / "last", path.name + "\n")
+    for old in sorted(folder.glob("step-*.pt"), key=_step_of)[:-keep]:
+        old.unlink()
+    return path
+
+
+def write(path: Path, content: dict) -> None:
+    """One checkpoint file, whole or not at all."""
+    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def last(folder: Path) -> Path | None:
+    """The checkpoint that `last` names, or None where there is none."""
+    pointer = folder / "last"
+    return folder / pointer.read_text().strip() if pointer.exists() else None
+
+
+def load(path: Path) -> dict:
+    """A checkpoint's content, on the CPU. Raises ValueError where the file is missing or not one of ours."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {FORMAT!r}")
+    return content
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """All weights, none missing, none left over. Raises ValueError that names what differs, and changes nothing."""
+    differing = differences(model, state)
+    if differing:
+        shown = "\n".join(f"  {line}" for line in differing[:8])
+        more = f"\n  and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ValueError(
+            f"checkpoint {source} holds another model ({len(differing)} differences):\n{shown}{more}\n"
+            "Use the config it was trained with, or take only its encoder with INIT.checkpoint"
+        )
+    model.load_state_dict(state)
+
+
+def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a state dict from fitting a model, one line a name."""
+    own = model.state_dict()
+    found = [f"missing: {name}" for name in own if name not in state]
+    found += [f"unexpected: {name}" for name in state if name not in own]
+    for name in own:
+        if name in state and own[name].shape != state[name].shape:
+            found.append(f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model")
+    return found
+
+
+def _step_of(path: Path) -> int:
+    found = re.fullmatch(r"step-(\d+)\.pt", path.name)
+    return int(found[1]) if found else -1

@@ -1,0 +1,36 @@
+"""Ways to run a model that change its cost and not its function: recomputed activations, deterministic kernels."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils import deterministic as memory
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_activations(blocks: list[nn.Module]) -> None:
+    """Each block forgets its activations and computes them again in the backward pass."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+@contextmanager
+def deterministic_kernels(enabled: bool) -> Iterator[None]:
+    """Inside, kernels whose result varies from run to run are refused.
+
+    PyTorch would then also fill every new tensor with NaN; kernels here write all that they return, so that is off.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(enabled or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -1,0 +1,81 @@
+"""RunFolder: the files of one run, under the names that docs and tools know.
+
+config.yaml  environment.json  log.txt  metrics.jsonl  summary.json
+checkpoints/  reconstructions/  tensorboard/
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from mim.engine.files import write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "einops")
+
+
+class RunFolder:
+    """The paths of a run and the plain files in them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.log = path / "log.txt"
+        self.checkpoints = path / "checkpoints"
+        self.reconstructions = path / "reconstructions"
+        self.tensorboard = path / "tensorboard"
+
+    def create(self) -> None:
+        """Makes the folder. Raises ValueError where that path is a file."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--output {self.path} is a file: name a folder")
+        for folder in (self.path, self.checkpoints, self.reconstructions):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops what was logged after `step`, and a line that was cut short."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["step"] <= step:
+                kept.append(line)
+        write_text(self.metrics, "".join(line + "\n" for line in kept))
+
+    def write_environment(self, device: torch.device, world_size: int) -> None:
+        """Versions, device and git state, so that a figure can be traced to what made it."""
+        environment = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{package: metadata.version(package) for package in PACKAGES},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "cuda": torch.version.cuda if device.type == "cuda" else None,
+            "processes": world_size,
+            "threads": torch.get_num_threads(),
+            "command": sys.argv,
+            "git": _git_state(),
+        }
+        write_json(self.path / "environment.json", environment)
+
+
+def _git_state() -> dict | None:
+    """Commit of this toolkit's checkout and whether files differ from it; None where it is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=10)
+        return done.stdout.strip()
+
+    return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}

@@ -1,0 +1,124 @@
+"""TRAIN, the settings of the engine as one value, and the arithmetic of batches and steps."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mim.engine.checkpoint import CheckpointSettings
+from mim.engine.distributed import DistributedSettings
+from mim.engine.optim import OptimizerSettings
+from mim.engine.schedule import Schedule, ScheduleSettings
+from mim.engine.telemetry import LogSettings
+from mim.ops.checks import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """TRAIN.
+
+    epochs; batch: rows of one optimizer step over all devices, 0 for DATA.batch_size x devices, and accumulation
+    follows from it; precision: of the matrix products, weights stay fp32; compile: torch.compile; clip: largest
+    gradient norm, 0 for no clipping; activation_checkpointing: recompute each block's activations in the backward
+    pass; ema: decay of a moving average of the weights, which evaluations then use, 0 for none; deterministic:
+    refuse kernels whose result varies from run to run, `auto` on a CPU.
+    """
+
+    epochs: int = 100
+    batch: int = 0
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    compile: bool = False
+    clip: float = 0.0
+    activation_checkpointing: bool = False
+    ema: float = 0.0
+    deterministic: bool | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        at_least("TRAIN", 1, epochs=self.epochs)
+        at_least("TRAIN", 0, batch=self.batch, clip=self.clip)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"TRAIN.ema is {self.ema}: it is a decay, from 0 (off) up to but not including 1")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the matrix products."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
+
+    def is_deterministic(self, device: torch.device) -> bool:
+        """`deterministic`, with `auto` resolved."""
+        return device.type == "cpu" if self.deterministic == "auto" else self.deterministic
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """All that the engine is told. batch_size: micro-batch of one device; workers: loader processes of one device."""
+
+    seed: int
+    batch_size: int
+    workers: int
+    max_broken: float
+    evaluate_every_epochs: int
+    evaluate_at_start: bool
+    train: TrainSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
+    distributed: DistributedSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The arithmetic of a run: rows, micro-batches and steps.
+
+    batch: rows of one optimizer step; micro: rows of one forward pass; accumulation: forward passes of one device
+    in a step.
+    """
+
+    batch: int
+    micro: int
+    world_size: int
+    accumulation: int
+    epochs: int
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, settings: EngineSettings, samples: int, world_size: int) -> "Plan":
+        """Raises ValueError where the batch does not come out whole, or the data set is smaller than one batch."""
+        micro = settings.batch_size
+        batch = settings.train.batch or micro * world_size
+        if batch % (micro * world_size):
+            raise ValueError(
+                f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro} x {world_size} devices = "
+                f"{micro * world_size}: the number of accumulated micro-batches must come out whole"
+            )
+        if samples < batch:
+            raise ValueError(
+                f"the data set has {samples} training images, fewer than the {batch} of one step (TRAIN.batch): "
+                "lower TRAIN.batch, and DATA.batch_size so that it divides it"
+            )
+        accumulation = batch // (micro * world_size)
+        return cls(batch, micro, world_size, accumulation, settings.train.epochs, samples // batch)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def schedule(self, settings: EngineSettings) -> Schedule:
+        """The learning rate of every step."""
+        optimizer = settings.optimizer
+        return Schedule(
+            settings.schedule, optimizer.base_lr, self.batch, optimizer.per_batch, self.epochs, self.steps_per_epoch
+        )
+
+    def describe(self, settings: EngineSettings) -> dict[str, str]:
+        """Batch, steps and learning rate in words, each with its formula."""
+        optimizer = settings.optimizer
+        peak = self.schedule(settings).peak
+        return {
+            "batch": f"{self.batch} = {self.micro} x {self.world_size} devices x {self.accumulation} accumulated",
+            "steps": f"{self.steps:,} = {self.epochs} epochs x {self.steps_per_epoch:,}",
+            "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
+            f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup",
+        }

@@ -1,0 +1,176 @@
+"""What a run says while it runs: the log, metrics.jsonl, TensorBoard and the progress bar."""
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from mim.engine.run_folder import RunFolder
+from mim.ops.checks import at_least
+
+LOG = logging.getLogger("mim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """LOG.
+
+    every_steps: optimizer steps between two lines, each of which waits for the device; tensorboard: write event files.
+    """
+
+    every_steps: int = 50
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        at_least("LOG", 1, every_steps=self.every_steps)
+
+
+class Meter:
+    """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums = {"line": torch.zeros(()), "epoch": torch.zeros(())}
+        self.counts = {"line": 0, "epoch": 0}
+
+    def add(self, loss: Tensor) -> None:
+        """Takes the loss of one step."""
+        for span in self.sums:
+            self.sums[span] = self.sums[span].to(loss.device) + loss.detach().float()
+            self.counts[span] += 1
+
+    def take(self, span: str) -> float:
+        """The mean of a span, which then starts anew. A host sync."""
+        mean = float(self.sums[span]) / max(self.counts[span], 1)
+        self.sums[span], self.counts[span] = torch.zeros(()), 0
+        return mean
+
+    def state(self) -> dict:
+        """Plain values for a checkpoint."""
+        return {"sums": {span: float(total) for span, total in self.sums.items()}, "counts": dict(self.counts)}
+
+    def restore(self, state: dict) -> None:
+        """The state that `state` gave."""
+        self.sums = {span: torch.tensor(total) for span, total in state["sums"].items()}
+        self.counts = dict(state["counts"])
+
+
+class Telemetry:
+    """Writes what a run says, on the rank that writes; on any other it is silent. A context manager."""
+
+    def __init__(self, folder: RunFolder, settings: LogSettings, steps: int, start: int, images_seen: int, main: bool):
+        self.folder, self.settings, self.main = folder, settings, main
+        self.writer: Any = None
+        self.bar: Progress | None = None
+        self._purge = images_seen if start else None
+        self._steps, self._start = steps, start
+
+    def __enter__(self) -> Self:
+        if not self.main:
+            return self
+        self._file = logging.FileHandler(self.folder.log)
+        self._file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        LOG.addHandler(self._file)
+        if self.settings.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import, and not every run needs it
+
+            self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self._purge)
+        console = get_console()
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self.bar = Progress(*columns, console=console, transient=True)
+            self._task = self.bar.add_task("training", total=self._steps, completed=self._start, note="")
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.main:
+            return
+        if self.bar is not None:
+            self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+        if error is not None:
+            LOG.error("stopped: %s", error)
+        LOG.removeHandler(self._file)
+        self._file.close()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self.bar is not None:
+            self.bar.update(self._task, completed=step)
+
+    def row(self, step: int, epoch: float, images_seen: int, values: dict[str, float]) -> None:
+        """One object in metrics.jsonl, and the same values in TensorBoard over images seen."""
+        if not self.main:
+            return
+        row = {"step": step, "epoch": round(epoch, 4), "images_seen": images_seen, **values}
+        with self.folder.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, images_seen)
+        if self.bar is not None and "train/loss" in values:
+            self.bar.update(self._task, note=f"loss {values['train/loss']:.4f}")
+
+    def picture(self, name: str, step: int, images_seen: int, image_HWC: Tensor) -> None:
+        """A PNG in the run folder, and the same picture in TensorBoard."""
+        if not self.main:
+            return
+        Image.fromarray(image_HWC.numpy()).save(self.folder.reconstructions / f"{name}-step-{step}.png")
+        if self.writer is not None:
+            self.writer.add_image(name, image_HWC.numpy(), images_seen, dataformats="HWC")
+
+
+class Stopwatch:
+    """Seconds of each kind of work, since the run began and since the last lap."""
+
+    def __init__(self) -> None:
+        self.total: defaultdict[str, float] = defaultdict(float)
+        self._before: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def time(self, kind: str) -> Iterator[None]:
+        """Adds the seconds of a with-block to a kind."""
+        start = time.perf_counter()
+        yield
+        self.total[kind] += time.perf_counter() - start
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of each kind since the last lap."""
+        lap = {kind: seconds - self._before[kind] for kind, seconds in self.total.items()}
+        self._before = self.total.copy()
+        return lap
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines on the console, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else ""
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        get_console().print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+def log_to_console(main: bool) -> None:
+    """Sends this toolkit's log to the console on the rank that writes, and nowhere on the others."""
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    LOG.handlers[:] = [ConsoleHandler() if main else logging.NullHandler()]

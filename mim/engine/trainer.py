@@ -1,0 +1,322 @@
+"""Trainer: drives any task through its steps, on one device or many.
+
+The step is `_train_step` and `_update`; all else is what happens between steps.
+"""
+
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mim.data.loader import batches
+from mim.data.sampler import StepSampler
+from mim.engine import checkpoint
+from mim.engine.distributed import World
+from mim.engine.failures import BrokenFiles, report_unhealthy
+from mim.engine.files import write_json
+from mim.engine.modes import deterministic_kernels, recompute_activations
+from mim.engine.optim import build_optimizer, unmatched
+from mim.engine.protocol import Task
+from mim.engine.run_folder import RunFolder
+from mim.engine.settings import EngineSettings, Plan
+from mim.engine.telemetry import Meter, Stopwatch, Telemetry
+from mim.engine.watch import Health, Watch
+from mim.ops.attention import choose_attention
+from mim.ops.seeding import derive_seed
+from mim.structures import Batch, Place
+
+LOG = logging.getLogger("mim")
+
+
+class Trainer:
+    """One run of one task.
+
+    Raises ValueError where the settings do not fit the data set or the number of devices.
+    """
+
+    def __init__(self, task: Task, settings: EngineSettings, world: World, folder: RunFolder):
+        self.task, self.settings, self.world, self.folder = task, settings, world, folder
+        self.plan = Plan.of(settings, len(task.train_data), world.size)
+        self.schedule = self.plan.schedule(settings)
+        self.step = 0  # optimizer steps done
+        self.first = 0  # the step this process began with
+        self.seconds = 0.0  # of the processes that worked on this run before this one
+        self.results: dict[str, float] = {}  # the newest figures, for summary.json
+        self.meter, self.stopwatch = Meter(), Stopwatch()
+        train = settings.train
+        for module in (task.model, *task.fixed):
+            module.to(world.device)
+        choose_attention(task.model, world.device)
+        self.ema = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
+        if train.activation_checkpointing:
+            if not task.blocks():
+                LOG.warning("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
+            recompute_activations(task.blocks())
+        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(task.model, settings.optimizer)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
+        self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
+        self.watch = Watch(world.device, may_overflow=self.scaler.is_enabled())
+
+    def resume(self, path: Path) -> None:
+        """Takes up a run where a checkpoint left it. Strict: raises ValueError where the checkpoint does not fit."""
+        content = checkpoint.load(path)
+        checkpoint.load_strict(self.task.model, content["model"], path)
+        if self.ema is not None:
+            checkpoint.load_strict(self.ema, content["ema"], path)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.meter.restore(content["meter"])
+        self.step = self.first = content["step"]
+        self.seconds, self.results = content["seconds"], content["results"]
+        if self.world.main:
+            self.folder.cut_metrics(self.step)
+        LOG.info("resumed from %s at step %s of %s", path, f"{self.step:,}", f"{self.plan.steps:,}")
+
+    def run(self) -> dict:
+        """Trains to the end, and gives what summary.json holds. Raises RunStopped where the run must end early."""
+        self._started = self._saved = time.perf_counter()
+        self._describe()
+        telemetry = Telemetry(
+            self.folder, self.settings.log, self.plan.steps, self.step, self._images_seen, self.world.main
+        )
+        with deterministic_kernels(self.settings.train.is_deterministic(self.world.device)), telemetry as self.out:
+            self.model = self._wrap()
+            if self.step == 0 and self.settings.evaluate_at_start:
+                self._evaluate()
+            self.batches = self._load()
+            while self.step < self.plan.steps:
+                with self.stopwatch.time("train"):
+                    self._train_step()
+                self.out.advance(self.step)
+                self._between_steps()
+            return self._finish()
+
+    # ---------------------------------------------------------------- the step
+
+    def _train_step(self) -> None:
+        """One optimizer step: forward and backward over its micro-batches, then the update. No host sync."""
+        step, rate = self.step, self.schedule.at(self.step)
+        torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # drop path draws from it
+        loss = torch.zeros((), device=self.world.device)
+        seen: tuple[int, ...] = ()
+        for micro in range(self.plan.accumulation):
+            with self.stopwatch.time("data"):
+                batch = self._next_batch()
+            start = (micro * self.world.size + self.world.rank) * self.plan.micro
+            place = Place(self.settings.seed, step, start, self.plan.batch)
+            with self._synchronised(micro == self.plan.accumulation - 1):
+                with self._autocast():
+                    micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
+                self.scaler.scale(micro_loss).backward()
+            loss, seen = loss + micro_loss.detach(), seen + batch.indices
+        norm = self._update(rate)
+        loss = self.world.sum(loss) / self.world.size
+        self.meter.add(loss)
+        self.watch.add(step, rate, seen, loss, norm)
+        self.norm, self.rate = norm, rate
+        self.step += 1
+
+    def _update(self, rate: float) -> Tensor:
+        """Clips, steps and clears; gives the gradient norm. Gradients that are not finite change no weight."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.settings.train.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if not self.scaler.is_enabled():  # a scaler does the same by itself
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.task.model)
+        return norm
+
+    # ---------------------------------------------------------------- between steps
+
+    def _between_steps(self) -> None:
+        ended = self.step == self.plan.steps
+        epochs, left = divmod(self.step, self.plan.steps_per_epoch)
+        log = self.step % self.settings.log.every_steps == 0 or ended
+        self._stop_if(self.watch.unhealthy(drain=log or left == 0))
+        if log:
+            self._log()
+        if left == 0:
+            self.broken.settle(self.world)
+            self.results["train/loss"] = self.meter.take("epoch")
+            every = self.settings.evaluate_every_epochs
+            if ended or (every and epochs % every == 0):
+                self._evaluate()
+        every = self.settings.checkpoint.every_epochs
+        minutes = self.settings.checkpoint.every_minutes
+        due = minutes and time.perf_counter() - self._saved >= 60 * minutes
+        if ended or due or (left == 0 and every and epochs % every == 0):
+            self._save()
+
+    def _log(self) -> None:
+        """One line and one row: the log interval, where the host waits for the device."""
+        self.broken.settle(self.world)
+        lap = self.stopwatch.lap()
+        images = self.plan.batch * self.meter.counts["line"]
+        row = {
+            "train/loss": self.meter.take("line"),
+            "train/learning_rate": self.rate,
+            "train/gradient_norm": float(self.norm),
+            "time/images_per_s": images / lap["train"],
+            "time/data_share": lap["data"] / lap["train"],
+        }
+        if self.broken.reasons:
+            row["data/broken_files"] = len(self.broken.reasons)
+        self._row(row)
+        LOG.info(
+            "epoch %6.2f/%d  step %*d  loss %.4f  lr %.2e  norm %.2f  %s images/s  data %.0f%%",
+            self.step / self.plan.steps_per_epoch,
+            self.plan.epochs,
+            len(str(self.plan.steps)),
+            self.step,
+            row["train/loss"],
+            self.rate,
+            row["train/gradient_norm"],
+            f"{row['time/images_per_s']:,.0f}",
+            100 * row["time/data_share"],
+        )
+
+    def _evaluate(self) -> None:
+        model = self.task.model if self.ema is None else self.ema.module
+        model.eval()
+        eager = torch.compiler.set_stance("force_eager")  # other batch sizes, and nothing to gain
+        with self.stopwatch.time("evaluate"), torch.no_grad(), self._autocast(), eager:
+            report = self.task.evaluate(model, self.world)
+        model.train()
+        if self.step == 0:
+            self.results.update({f"{name}_at_start": value for name, value in report.figures.items()})
+        self.results.update(report.figures)
+        self._row(report.figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in report.figures.items())
+        LOG.info("evaluated at epoch %.4g: %s", self.step / self.plan.steps_per_epoch, shown)
+        for name, picture in report.pictures.items():
+            self.out.picture(name, self.step, self._images_seen, picture)
+
+    def _stop_if(self, health: Health | None) -> None:
+        if health is None:
+            return
+        data = self.task.train_data
+        suspects = [index for index in dict.fromkeys(health.indices) if not data.is_finite(index)]
+        files = [data.source.describe(index) for index in health.indices]
+        named = [data.source.describe(index) for index in suspects]
+        raise report_unhealthy(health, self.folder, self.world, self._content(), files, named)
+
+    def _save(self) -> None:
+        """The main rank writes; the others go on, and meet it at the next step's gradients."""
+        self._saved = time.perf_counter()
+        if self.world.main:
+            checkpoint.save(self.folder.checkpoints, self.step, self._content(), self.settings.checkpoint.keep)
+
+    def _content(self) -> dict:
+        return {
+            "step": self.step,
+            "seconds": self._elapsed,
+            "model": self.task.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "meter": self.meter.state(),
+            "results": dict(self.results),
+            "config": self.folder.config.read_text(),
+        }
+
+    def _finish(self) -> dict:
+        """The last figures, on every rank; written by the main one."""
+        trained = self.stopwatch.total["train"]
+        images = (self.step - self.first) * self.plan.batch
+        summary = {
+            "task": self.task.name,
+            "epochs": self.plan.epochs,
+            "steps": self.step,
+            "images_seen": self._images_seen,
+            **self.results,
+            "images_per_s": images / trained if trained else self.results.get("images_per_s", 0.0),
+            "seconds": self._elapsed,
+            "peak_memory_bytes": self._peak_memory(),
+            **self.task.figures(),
+        }
+        if self.world.main:
+            write_json(self.folder.summary, summary)
+        LOG.info("finished after %.0f s: %s", self._elapsed, self.folder.summary)
+        return summary
+
+    # ---------------------------------------------------------------- small things
+
+    @property
+    def _images_seen(self) -> int:
+        return self.step * self.plan.batch
+
+    @property
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._started
+
+    def _row(self, values: dict[str, float]) -> None:
+        self.out.row(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, values)
+
+    def _describe(self) -> None:
+        lines = {**self.task.describe(), **self.plan.describe(self.settings)}
+        width = max(map(len, lines))
+        for name, text in lines.items():
+            LOG.info("  %-*s  %s", width, name, text)
+        for warning in self.schedule.warnings():
+            LOG.warning(warning)
+        for name in unmatched(self.task.model, self.settings.optimizer):
+            LOG.warning("OPTIMIZER.no_decay %s names no trained parameter", name)
+
+    def _wrap(self) -> nn.Module:
+        """The model as the step calls it: compiled inside, DDP outside."""
+        model = self.task.model.train()
+        if self.settings.train.compile:
+            model.compile(fullgraph=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True) if self.world.size > 1 else model
+
+    def _load(self) -> Iterator[Batch]:
+        sampler = StepSampler(
+            len(self.task.train_data),
+            self.plan.batch,
+            self.plan.micro,
+            self.world.rank,
+            self.world.size,
+            self.settings.seed,
+            self.step,
+            self.plan.steps,
+        )
+        return batches(self.task.train_data, sampler, self.settings.workers, self.world.device.type == "cuda")
+
+    def _next_batch(self) -> Batch:
+        batch = next(self.batches)
+        self.broken.add(batch.broken)
+        return replace(
+            batch,
+            images_BCHW=batch.images_BCHW.to(self.world.device, non_blocking=True),
+            labels_B=batch.labels_B.to(self.world.device, non_blocking=True),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        train = self.settings.train
+        return torch.autocast(self.world.device.type, train.dtype, enabled=train.precision != "fp32")
+
+    def _synchronised(self, last: bool) -> AbstractContextManager:
+        """Ranks exchange gradients in the last micro-batch of a step only."""
+        return nullcontext() if last or self.world.size == 1 else self.model.no_sync()  # type: ignore[operator]
+
+    def _peak_memory(self) -> int:
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.world.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

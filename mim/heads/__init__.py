@@ -1,0 +1,8 @@
+"""Heads predict the target from an encoder's features. A new head is a file here, or a class in your own package."""
+
+from mim.heads.base import Head
+from mim.heads.mlp import MLP
+from mim.heads.pixel_shuffle import PixelShuffle
+from mim.heads.transformer import Transformer
+
+__all__ = ["MLP", "Head", "PixelShuffle", "Transformer"]

@@ -1,0 +1,45 @@
+"""Head: the family of parts that predict the target from an encoder's features."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import nn
+
+from mim.registry import Component
+from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
+
+
+class Head(Component, nn.Module, ABC, section="HEAD"):
+    """Answers features with a map in the target's layout.
+
+    A head that mixes tokens can fill the places an encoder dropped, and says `fills_dropped = True`. One that
+    predicts each token alone has nothing to say about such a place, and is refused there.
+
+    `self.factor` is the number of target entries along one side of a token. Raises ValueError where the target is
+    coarser than the encoder's tokens, or the encoder drops what this head cannot fill.
+    """
+
+    fills_dropped: ClassVar[bool] = False
+
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec):
+        super().__init__()
+        if encoder.drops_hidden and not self.fills_dropped:
+            fillers = sorted(name for name, part in Head.members().items() if part.fills_dropped)
+            raise ValueError(
+                f"HEAD.name {self.name} predicts each token alone and has nothing to say about a place that was "
+                f"dropped: use HEAD.name {' or '.join(fillers)}, or ENCODER.hidden replace"
+            )
+        if encoder.stride % target.stride:
+            raise ValueError(
+                f"TARGET.stride {target.stride} does not divide the encoder's stride of {encoder.stride} pixels a token"
+            )
+        self.encoder, self.target = encoder, target
+        self.factor = encoder.stride // target.stride
+
+    @abstractmethod
+    def forward(self, features: Features) -> Prediction:
+        """The predicted map, (B, channels, height / stride, width / stride)."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks in order: the units of activation checkpointing."""
+        return []

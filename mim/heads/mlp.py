@@ -1,0 +1,29 @@
+"""MLP: a small network that predicts each token's pixels alone.
+
+Shapes: B batch, N tokens, D width, P target entries of one token.
+"""
+
+from itertools import pairwise
+
+from torch import nn
+
+from mim.heads.base import Head
+from mim.ops.checks import at_least
+from mim.ops.patches import unpatchify
+from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
+
+
+class MLP(Head, name="mlp"):
+    """`depth` hidden layers of `width` with GELU, then a linear map to pixels. Source: SimMIM table 5 (2-layer MLP)."""
+
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, width: int = 512, depth: int = 1):
+        super().__init__(encoder, target)
+        at_least("HEAD", 1, width=width, depth=depth)
+        widths = [encoder.width] + [width] * depth
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], self.factor**2 * target.channels))
+
+    def forward(self, features: Features) -> Prediction:
+        return Prediction(unpatchify(self.layers(features.tokens_BND), self.factor, features.grid))

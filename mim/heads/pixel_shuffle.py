@@ -1,0 +1,23 @@
+"""PixelShuffle: SimMIM's head, one 1x1 convolution whose channels become the pixels of a token.
+
+Shapes: B batch, N tokens, D width, H W entries of the target, h w tokens high and wide.
+"""
+
+from einops import rearrange
+from torch import nn
+
+from mim.heads.base import Head
+from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
+
+
+class PixelShuffle(Head, name="pixel_shuffle"):
+    """Predicts each token's pixels by one linear map. Source: SimMIM, models/simmim.py, decoder."""
+
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec):
+        super().__init__(encoder, target)
+        self.conv = nn.Conv2d(encoder.width, self.factor**2 * target.channels, kernel_size=1)
+        self.shuffle = nn.PixelShuffle(self.factor)
+
+    def forward(self, features: Features) -> Prediction:
+        map_BDhw = rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])
+        return Prediction(self.shuffle(self.conv(map_BDhw)))

@@ -1,0 +1,1 @@
+"""Interop: weights from elsewhere, and to elsewhere."""

@@ -1,0 +1,8 @@
+"""Maskers decide which cells of an image are hidden. A new masker is a file here, or a class in your own package."""
+
+from mim.maskers.base import Masker
+from mim.maskers.block import Block
+from mim.maskers.grid import Grid
+from mim.maskers.random import Random
+
+__all__ = ["Block", "Grid", "Masker", "Random"]

@@ -1,0 +1,39 @@
+"""Grid: the regular pattern that keeps one cell of four, or of n.
+
+Shapes: B batch, H W cells high and wide.
+"""
+
+import math
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+from mim.maskers.base import Masker
+from mim.structures import ImageSpec
+
+
+class Grid(Masker, name="grid"):
+    """Keeps one cell of every `one_of`, in the same places of every image; nothing is drawn.
+
+    `one_of` = p * q with p <= q as near to a square as it gets: one cell of each p x q rectangle. A prime has no
+    rectangle and keeps diagonals, so that 2 is a checkerboard. Source: MAE figure 6 and table 1f (one of four).
+    """
+
+    def __init__(self, image: ImageSpec, *, cell: int = 16, one_of: int = 4):
+        super().__init__(image, cell=cell)
+        if not 2 <= one_of <= self.cells:
+            raise ValueError(f"MASKER.one_of is {one_of}: it must lie between 2 and the {self.cells} cells")
+        high = max(side for side in range(1, math.isqrt(one_of) + 1) if one_of % side == 0)
+        row, column = torch.meshgrid(
+            *(torch.arange(side, device="cpu") for side in self.grid), indexing="ij"
+        )  # on the CPU also while a model is built without memory: its visible cells are counted below
+        diagonal_HW, rectangle_HW = (row + column) % one_of == 0, (row % high == 0) & (column % (one_of // high) == 0)
+        kept_HW = diagonal_HW if high == 1 else rectangle_HW
+        self.hidden_HW = ~kept_HW
+        self.visible = int(kept_HW.sum())
+        if self.visible == self.cells:
+            raise ValueError(f"MASKER.one_of {one_of} hides nothing of a grid of {self.grid[0]}x{self.grid[1]} cells")
+
+    def hide(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        return repeat(self.hidden_HW.to(device, non_blocking=True), "h w -> b h w", b=batch)

@@ -1,0 +1,51 @@
+"""MaskedImageModel: how an image becomes a loss.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mim.encoders import Encoder
+from mim.heads import Head
+from mim.losses import Loss
+from mim.maskers import Masker
+from mim.structures import Output, PatchMask
+from mim.targets import Target
+
+
+class MaskedImageModel(nn.Module):
+    """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five.
+
+    Raises ValueError where the masker's cells are finer than the encoder's patches, or the encoder hides nothing.
+    """
+
+    def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
+        super().__init__()
+        if encoder.hidden == "none":
+            raise ValueError("ENCODER.hidden none hides nothing, so there is nothing to predict: use drop or replace")
+        if masker.cell % encoder.spec.patch:
+            raise ValueError(
+                f"MASKER.cell {masker.cell} is not a multiple of ENCODER.patch {encoder.spec.patch}: a cell must cover "
+                "whole patches"
+            )
+        self.masker, self.encoder, self.head, self.target, self.loss = masker, encoder, head, target, loss
+
+    def sample_mask(self, img_BCHW: Tensor, generator: torch.Generator | None = None) -> PatchMask:
+        """A mask for each image, on its device. Sampled outside `forward`, which is free of randomness."""
+        return self.masker.sample(len(img_BCHW), generator, img_BCHW.device)
+
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | Tensor) -> Output:
+        """Loss and prediction for normalised images under a mask.
+
+        `mask` is a PatchMask, or a bool grid or pixel map made by hand, (H, W) or (B, H, W), True where hidden.
+        """
+        if isinstance(mask, Tensor):
+            mask = PatchMask.given(mask.to(img_BCHW.device), len(img_BCHW)).coarse(*self.encoder.patch_grid)
+        features = self.encoder(img_BCHW, mask)
+        prediction = self.head(features)
+        return Output(self.loss(prediction, self.target(img_BCHW), mask), prediction.map_BCHW, mask)
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks of encoder and head: the units of activation checkpointing."""
+        return [*self.encoder.blocks(), *self.head.blocks()]

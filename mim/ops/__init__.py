@@ -1,0 +1,1 @@
+"""Operations that several parts share: patches, positions, attention kernels, seeds."""

@@ -1,0 +1,20 @@
+"""Everything random is a pure function of its place: one seed from the seed of the run and the place's numbers."""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def derive_seed(seed: int, purpose: str, *place: int) -> int:
+    """A seed in [0, 2**63) for one purpose at one place, e.g. `derive_seed(seed, "mask", step)`.
+
+    Uses numpy's SeedSequence, so neighbouring places give unrelated streams.
+    """
+    entropy = [seed, zlib.crc32(purpose.encode()), *place]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator_for(device: torch.device, seed: int, purpose: str, *place: int) -> torch.Generator:
+    """A generator on `device`, seeded for one purpose at one place. CPU and GPU draw different numbers."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *place))

@@ -1,0 +1,1 @@
+"""Reporting: pictures and tables for people."""

@@ -1,0 +1,99 @@
+"""Reconstructions: what a model sees, what it predicts, and what was there.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mim.data.transforms import Normalize
+from mim.model import MaskedImageModel
+from mim.structures import PatchMask
+
+GREY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """Images in stored units scaled to [0, 1], (B, C, H, W) on the CPU; note: what a caption must say."""
+
+    masked_BCHW: Tensor
+    pasted_BCHW: Tensor
+    original_BCHW: Tensor
+    note: str
+
+
+def reconstruct(
+    model: MaskedImageModel, normalize: Normalize, images_BCHW: Tensor, mask: PatchMask
+) -> Reconstruction | None:
+    """Predicts what the mask hides and pastes the visible pixels in. None where the target is no picture.
+
+    images_BCHW: stored images on the model's device.
+    """
+    img_BCHW = normalize(images_BCHW)
+    prediction_BCHW = model(img_BCHW, mask).prediction.float()
+    predicted_BCHW = model.target.to_pixels(prediction_BCHW, img_BCHW)
+    if predicted_BCHW is None:
+        return None
+    hidden_B1HW = mask.at(*img_BCHW.shape[-2:])[:, None]
+    original_BCHW = normalize.undo(img_BCHW)
+    pasted_BCHW = torch.where(hidden_B1HW, normalize.undo(predicted_BCHW), original_BCHW)
+    masked_BCHW = torch.where(hidden_B1HW, torch.full_like(original_BCHW, GREY), original_BCHW)
+    parts = [masked_BCHW, pasted_BCHW, original_BCHW]
+    share = 100 * hidden_B1HW.float().mean().item()
+    note = f"{share:.0f}% hidden"
+    if model.target.borrowed:
+        note += f"; the prediction borrows the {model.target.borrowed}"
+    if images_BCHW.dtype != torch.uint8:  # microscopes rarely use the whole range of their type
+        low_B111, high_B111 = original_BCHW.amin((1, 2, 3), keepdim=True), original_BCHW.amax((1, 2, 3), keepdim=True)
+        parts = [(part - low_B111) / (high_B111 - low_B111).clamp(min=1e-12) for part in parts]
+        parts[0] = torch.where(hidden_B1HW, GREY, parts[0])
+        note += "; contrast stretched"
+    masked_BCHW, pasted_BCHW, original_BCHW = (part.cpu() for part in parts)
+    return Reconstruction(masked_BCHW, pasted_BCHW, original_BCHW, note)
+
+
+def draw_sheet(shown: Reconstruction, title: str) -> Tensor:
+    """A labelled sheet (H, W, 3) uint8: a row an image; columns masked, prediction with visible cells, original.
+
+    Images of 1 or 2 channels are shown in grey (the first channel), others by their first three as red, green, blue.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
+    from matplotlib.figure import Figure
+
+    columns = [_rgb(part) for part in (shown.masked_BCHW, shown.pasted_BCHW, shown.original_BCHW)]
+    titles = ("masked", "prediction + visible", "original")
+    rows, channels = len(columns[0]), shown.original_BCHW.shape[1]
+    aspect = columns[0].shape[1] / columns[0].shape[2]
+    side = 1.25
+    width, height = 3 * side + 0.3, rows * side * aspect + 0.95
+    figure = Figure(figsize=(width, height), dpi=150)
+    grid = figure.subplots(rows, 3, squeeze=False)
+    for row in range(rows):
+        for column in range(3):
+            axes = grid[row][column]
+            axes.imshow(columns[column][row].numpy(), interpolation="nearest", cmap="gray", vmin=0, vmax=1)
+            axes.set_axis_off()
+            if row == 0:
+                axes.set_title(titles[column], fontsize=8)
+    figure.subplots_adjust(
+        left=0.15 / width, right=1 - 0.15 / width, bottom=0.3 / height, top=1 - 0.62 / height, wspace=0.04, hspace=0.04
+    )
+    figure.text(0.5, 1 - 0.12 / height, title, ha="center", va="top", fontsize=9, fontweight="bold")
+    note = shown.note
+    if channels not in (1, 3):
+        note += f"; channels 0, 1, 2 of {channels}" if channels > 3 else f"; channel 0 of {channels}"
+    figure.text(0.5, 0.1 / height, note, ha="center", va="bottom", fontsize=6.5, wrap=True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _rgb(images_BCHW: Tensor) -> Tensor:
+    """(B, H, W, 3) in [0, 1]."""
+    shown_BCHW = images_BCHW[:, :3] if images_BCHW.shape[1] >= 3 else images_BCHW[:, :1].expand(-1, 3, -1, -1)
+    return rearrange(shown_BCHW, "b c h w -> b h w c").clamp(0, 1)

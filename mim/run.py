@@ -1,0 +1,67 @@
+"""One run, from a config to summary.json: the processes, the folder, the data, the task and the trainer."""
+
+import logging
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from mim import build, config
+from mim.engine import checkpoint
+from mim.engine.distributed import World, join_world
+from mim.engine.files import write_text
+from mim.engine.run_folder import RunFolder
+from mim.engine.telemetry import log_to_console
+from mim.engine.trainer import Trainer
+
+LOG = logging.getLogger("mim")
+
+FREE = (  # keys, and sections with a dot, that may change when a run is resumed: they change its cost, not its course
+    *("DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "TRAIN.compile"),
+    *("TRAIN.activation_checkpointing", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
+)
+
+
+def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
+    """Runs a config in a folder and gives what summary.json holds.
+
+    A folder that already holds a checkpoint of this config is resumed; `resume` names a checkpoint to take instead.
+    Raises ValueError for what the user can mend, RunStopped where training had to end.
+    """
+    with join_world(build.settings(cfg, "DISTRIBUTED")) as world:
+        log_to_console(world.main)
+        folder = RunFolder(output)
+        with world.main_first():
+            training, held_out = build.build_data(cfg)
+        cfg = build.with_statistics(cfg, training)
+        path = resume or checkpoint.last(folder.checkpoints)
+        _prepare(folder, cfg, world, resuming=path is not None)
+        LOG.info("%s", output)
+        task, report = build.build_task(cfg, training, held_out)
+        if report is not None:
+            LOG.info("\n".join(report.lines()))
+        trainer = Trainer(task, build.engine_settings(cfg), world, folder)
+        if path is not None:
+            trainer.resume(path)
+        return trainer.run()
+
+
+def _prepare(folder: RunFolder, cfg: CfgNode, world: World, resuming: bool) -> None:
+    """Makes the folder and writes what is known, once it is sure that nothing of another run is overwritten."""
+    if resuming and folder.config.exists():
+        changed = [
+            line for line in config.differing(cfg, config.load_config(folder.config)) if not line.startswith(FREE)
+        ]
+        if changed:
+            raise ValueError(
+                f"--output {folder.path} holds another run, which this config cannot resume:\n  "
+                + "\n  ".join(changed)
+                + "\nName another --output, or go back to the settings of that run"
+            )
+    world.barrier()
+    if world.main:
+        folder.create()
+        if not resuming:
+            folder.cut_metrics(-1)
+        write_text(folder.config, config.dump(cfg))
+        folder.write_environment(world.device, world.size)
+    world.barrier()

@@ -1,0 +1,1 @@
+"""Tasks: what one step and one evaluation mean."""

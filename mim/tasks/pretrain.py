@@ -1,0 +1,198 @@
+"""Pretrain: one step is a masked prediction; one evaluation a held-out loss, a kNN accuracy and pictures.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mim.data.loader import ImageDataset, batches, in_order
+from mim.data.transforms import Normalize
+from mim.evaluation.knn import knn_accuracy, mean_features
+from mim.model import MaskedImageModel
+from mim.ops.checks import at_least
+from mim.ops.seeding import generator_for
+from mim.reporting.reconstructions import draw_sheet, reconstruct
+from mim.structures import Batch, PatchMask, Place, Prediction, Ranks, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """EVALUATE.
+
+    every_epochs: how often, 0 for only at the end; at_start: also before the first step; samples: held-out images at
+    most; knn: neighbours that vote, 0 for no kNN; knn_bank: training images they are taken from, at most;
+    knn_temperature: of the vote; reconstructions: images in a picture, 0 for none.
+    """
+
+    every_epochs: int = 10
+    at_start: bool = True
+    samples: int = 2000
+    knn: int = 20
+    knn_bank: int = 10000
+    knn_temperature: float = 0.07
+    reconstructions: int = 8
+
+    def __post_init__(self) -> None:
+        at_least("EVALUATE", 0, every_epochs=self.every_epochs, knn=self.knn, reconstructions=self.reconstructions)
+        at_least("EVALUATE", 1, samples=self.samples, knn_bank=self.knn_bank)
+        if self.knn_temperature <= 0:
+            raise ValueError(f"EVALUATE.knn_temperature is {self.knn_temperature}: it must be positive")
+
+
+class Pretrain:
+    """The pretraining task; see mim.engine.protocol.Task for what each method is for.
+
+    Args:
+        train_data: training images under their augmentation.
+        bank, held_out: training and held-out images under the evaluation transform; held_out may be empty.
+        flops: operations of training on one image, None where they cannot be counted.
+        loading: micro-batch and loader processes of evaluations.
+    """
+
+    name = "pretrain"
+
+    def __init__(
+        self,
+        model: MaskedImageModel,
+        normalize: Normalize,
+        train_data: ImageDataset,
+        bank: ImageDataset,
+        held_out: ImageDataset,
+        settings: EvaluateSettings,
+        seed: int,
+        flops: int | None,
+        batch_size: int,
+        workers: int,
+    ):
+        self.model, self.normalize, self.train_data = model, normalize, train_data
+        self.bank, self.held_out, self.settings, self.seed, self.flops = bank, held_out, settings, seed, flops
+        self.batch_size, self.workers = batch_size, workers
+        self.fixed: list[nn.Module] = [normalize]
+        self._baseline: float | None = None
+
+    def blocks(self) -> list[nn.Module]:
+        return self.model.blocks()
+
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+        """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
+        device = batch.images_BCHW.device
+        generator = generator_for(device, place.seed, "mask", place.step)
+        mask = self.model.masker.sample(place.batch, generator, device)
+        rows = mask.rows(place.start, place.start + len(batch.images_BCHW))
+        return model(self.normalize(batch.images_BCHW), rows).loss
+
+    def evaluate(self, model: MaskedImageModel, world: Ranks) -> Report:
+        """val/loss and val/baseline under fixed masks, knn/top1 where images are labelled, and a picture.
+
+        The baseline predicts each channel's mean over the held-out targets everywhere. Samples are shared out over
+        ranks, each counted once.
+        """
+        figures: dict[str, float] = {}
+        pictures: dict[str, Tensor] = {}
+        if len(self.held_out):
+            if self._baseline is None:
+                self._baseline = self._constant_loss(model, world)
+            figures["val/loss"] = self._mean_loss(world, lambda img, mask: model(img, mask).loss)
+            figures["val/baseline"] = self._baseline
+            if self.settings.knn and self.bank.source.labels is not None and self.held_out.source.labels is not None:
+                figures["knn/top1"] = self._knn(model, world)
+            if self.settings.reconstructions and world.main:
+                pictures.update(self._picture(model, world.device))
+        return Report(figures, pictures)
+
+    def describe(self) -> dict[str, str]:
+        model, settings = self.model, self.settings
+        masker, spec, image = model.masker, model.encoder.spec, model.encoder.image
+        millions = {part: _parameters(getattr(model, part)) / 1e6 for part in ("encoder", "head")}
+        lines = {
+            "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
+            f"({masker.ratio:.1%} hidden)",
+            "encoder": f"{model.encoder.name}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
+            f"tokens of width {spec.width}; {millions['encoder']:.2f} M parameters",
+            "head": f"{model.head.name}; {millions['head']:.2f} M parameters",
+            "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
+            "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
+            f"{image.channels} x {image.height} x {image.width}",
+        }
+        if self.flops:
+            lines["operations"] = f"{self.flops / 1e9:.3g} GFLOP to train on one image, forward and backward"
+        labelled = self.bank.source.labels is not None and self.held_out.source.labels is not None
+        if not len(self.held_out):
+            lines["evaluation"] = "none: no images are held out"
+        elif not labelled and settings.knn:
+            lines["evaluation"] = "held-out loss; no kNN, because images have no labels"
+        return lines
+
+    def figures(self) -> dict[str, float]:
+        return {"parameters": _parameters(self.model), **({"flops_per_image": self.flops} if self.flops else {})}
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _batches(
+        self, data: ImageDataset, most: int, rank: int = 0, size: int = 1
+    ) -> Iterator[tuple[Batch, list[int]]]:
+        """Batches of this rank's share of a fixed choice of samples, with their rows in that choice."""
+        generator = generator_for(torch.device("cpu"), self.seed, "choice")
+        chosen = torch.randperm(len(data), generator=generator)[:most].tolist()
+        rows = range(rank, len(chosen), size)
+        order = list(in_order((chosen[row] for row in rows), self.batch_size))
+        loaded = batches(data, order, self.workers, pin_memory=False)
+        for number, batch in enumerate(loaded):
+            yield batch, list(rows[number * self.batch_size :][: len(batch.indices)])
+
+    def _fixed_masks(self, device: torch.device) -> PatchMask:
+        count = min(self.settings.samples, len(self.held_out))
+        return self.model.masker.sample(count, generator_for(device, self.seed, "held-out masks"), device)
+
+    def _mean_loss(self, world: Ranks, loss_of: Callable[[Tensor, PatchMask], Tensor]) -> float:
+        """A loss over the held-out images, each under a mask of its own that never changes."""
+        masks = self._fixed_masks(world.device)
+        total = torch.zeros(2, dtype=torch.float64, device=world.device)
+        for batch, rows in self._batches(self.held_out, self.settings.samples, world.rank, world.size):
+            mask = PatchMask(masks.hidden_BHW[rows], masks.visible)
+            loss = loss_of(self.normalize(batch.images_BCHW.to(world.device)), mask)
+            total += torch.stack([loss.double() * len(rows), torch.tensor(float(len(rows)), device=world.device)])
+        loss_sum, count = world.sum(total).tolist()  # host sync
+        return loss_sum / count
+
+    def _constant_loss(self, model: MaskedImageModel, world: Ranks) -> float:
+        """The loss of predicting each channel's mean target, whatever the image shows."""
+        spec = model.target.spec
+        total = torch.zeros(spec.channels + 1, dtype=torch.float64, device=world.device)
+        for batch, rows in self._batches(self.held_out, self.settings.samples, world.rank, world.size):
+            target_BCHW = model.target(self.normalize(batch.images_BCHW.to(world.device))).double()
+            total[:-1] += target_BCHW.mean(dim=(2, 3)).sum(dim=0)
+            total[-1] += len(rows)
+        total = world.sum(total)
+        mean_1C11 = (total[:-1] / total[-1]).float()[None, :, None, None]
+
+        def constant(img_BCHW: Tensor, mask: PatchMask) -> Tensor:
+            target_BCHW = model.target(img_BCHW)
+            return model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, mask)
+
+        return self._mean_loss(world, constant)
+
+    def _knn(self, model: MaskedImageModel, world: Ranks) -> float:
+        found: list[Tensor] = []
+        for data, most in ((self.bank, self.settings.knn_bank), (self.held_out, self.settings.samples)):
+            shown = (batch for batch, _ in self._batches(data, most, world.rank, world.size))
+            found += map(world.gather, mean_features(model.encoder, self.normalize, shown, world.device))
+        return knn_accuracy(*found, k=self.settings.knn, temperature=self.settings.knn_temperature)
+
+    def _picture(self, model: MaskedImageModel, device: torch.device) -> dict[str, Tensor]:
+        count = min(self.settings.reconstructions, self.settings.samples, len(self.held_out))
+        shown = [batch.images_BCHW for batch, _ in self._batches(self.held_out, count)]
+        images_BCHW = torch.cat(shown).to(device)
+        result = reconstruct(model, self.normalize, images_BCHW, self._fixed_masks(device).rows(0, count))
+        if result is None:
+            return {}
+        title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
+        return {"reconstructions": draw_sheet(result, title)}
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
