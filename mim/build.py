@@ -23,7 +23,7 @@ from mim.engine.settings import EngineSettings, TrainSettings
 from mim.engine.telemetry import LogSettings
 from mim.evaluation.flops import training_flops
 from mim.heads import Head
-from mim.interop.initialise import LoadReport, initialise_encoder
+from mim.interop.initialise import initialise_encoder
 from mim.losses import Loss
 from mim.maskers import Masker
 from mim.model import MaskedImageModel
@@ -83,7 +83,7 @@ def build_without_memory(cfg: CfgNode) -> MaskedImageModel | None:
     try:
         with torch.device("meta"):
             return build_model(cfg)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError) as error:  # TypeError: numpy() of a meta tensor
         if "meta" in str(error).lower():
             return None
         raise
@@ -107,15 +107,18 @@ def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
     return cfg
 
 
-def build_task(cfg: CfgNode, train: Source, held_out: Source) -> tuple[Pretrain, LoadReport | None]:
-    """The task of a config, and what became of INIT.checkpoint where there is one."""
-    model, data = build_model(cfg), settings(cfg, "DATA")
-    report = initialise_encoder(model.encoder, Path(cfg.INIT.checkpoint)) if cfg.INIT.checkpoint else None
-    augment = settings(cfg, "AUGMENT")
+def initialise(cfg: CfgNode, model: MaskedImageModel) -> list[str]:
+    """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
+    return initialise_encoder(model.encoder, Path(cfg.INIT.checkpoint)).lines() if cfg.INIT.checkpoint else []
+
+
+def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain:
+    """The task of a config, on the data that build_data gave."""
+    data, augment = settings(cfg, "DATA"), settings(cfg, "AUGMENT")
     plain = CentreCrop(augment, data.image_size)
     shape = build_without_memory(cfg)
-    task = Pretrain(
-        model,
+    return Pretrain(
+        build_model(cfg),
         Normalize(data.mean, data.std),
         train_data=ImageDataset(train, RandomCropFlip(augment, data.image_size), cfg.SEED),
         bank=ImageDataset(train, plain, cfg.SEED),
@@ -126,7 +129,6 @@ def build_task(cfg: CfgNode, train: Source, held_out: Source) -> tuple[Pretrain,
         batch_size=data.batch_size,
         workers=data.workers,
     )
-    return task, report
 
 
 def engine_settings(cfg: CfgNode) -> EngineSettings:

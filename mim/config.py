@@ -50,11 +50,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, and parts that do not fit
     each other.
     """
-    raw, pairs = _read(Path(path)), _pairs(overrides)
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"config {path} does not exist")
     try:
-        return _resolve(raw, pairs)
+        return parse_config(file.read_text(encoding="utf-8"), overrides)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_config(text: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """As load_config, of the text of a file."""
+    pairs = _pairs(overrides)
+    try:
+        raw = yaml.load(text, _Loader)  # noqa: S506 - a subclass of BaseLoader: text only
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"a config is a mapping of sections, not {type(raw).__name__}")
+    return _resolve(raw, pairs)
 
 
 def dump(cfg: CfgNode) -> str:
@@ -77,8 +91,7 @@ def differing(cfg: CfgNode, other: CfgNode) -> list[str]:
 
 def _resolve(raw: Raw, pairs: dict[str, str]) -> CfgNode:
     _check_sections(raw, pairs)
-    plugins = _parse("PLUGINS", pairs.get("PLUGINS", raw.get("PLUGINS", [])), TOP["PLUGINS"].annotation)
-    for module in plugins:
+    for module in _value("PLUGINS", TOP["PLUGINS"], raw, "PLUGINS", pairs):
         _import(module)
     node = CfgNode()
     for key, kind in TOP.items():
@@ -113,7 +126,7 @@ def _section(section: str, raw: Raw, pairs: dict[str, str]) -> CfgNode:
 
 def _without_keys_of_another_part(section: str, raw: Raw, name: str, keys: dict[str, Key]) -> Raw:
     """Where the command line put another part in place of the file's, the file's keys for that one have no effect."""
-    named = str(raw.get("name", name))
+    named = str(raw.get("name", DEFAULT_PARTS[section]))
     if named == name or named not in build.FAMILIES[section].members():
         return raw
     foreign = set(keys_of(build.FAMILIES[section].named(named))) - set(keys)
@@ -141,6 +154,8 @@ def _check_sections(raw: Raw, pairs: dict[str, str]) -> None:
 
 def _check(node: CfgNode) -> None:
     """Ranges, and parts that must fit each other: every section is made once, the model without its memory."""
+    if node.SEED < 0:
+        raise ConfigError(f"SEED is {node.SEED}: it must be at least 0")
     for section in build.SETTINGS:
         build.settings(node, section)
     build.build_without_memory(node)
@@ -149,7 +164,7 @@ def _check(node: CfgNode) -> None:
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: a relative or an empty name
         raise ConfigError(
             f"PLUGINS names {module!r}, which cannot be imported ({error}): install it, or put its folder on PYTHONPATH"
         ) from error
@@ -169,18 +184,6 @@ class _Loader(yaml.BaseLoader):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
-
-
-def _read(path: Path) -> Raw:
-    if not path.is_file():
-        raise ConfigError(f"config {path} does not exist")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a subclass of BaseLoader: text only
-    except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, not {type(raw).__name__}")
-    return raw
 
 
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:

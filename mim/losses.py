@@ -59,7 +59,7 @@ class L1(Loss, name="l1"):
 
 
 class SmoothL1(Loss, name="smooth_l1"):
-    """Squared below `beta`, absolute above (SimMIM table 6)."""
+    """Squared below `beta`, absolute above (SimMIM's ablation of targets)."""
 
     def __init__(self, *, beta: float = 1.0, **keys: Any):
         super().__init__(**keys)

@@ -1,5 +1,6 @@
 """One run, from a config to summary.json: the processes, the folder, the data, the task and the trainer."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -24,7 +25,8 @@ FREE = (  # keys, and sections with a dot, that may change when a run is resumed
 def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
     """Runs a config in a folder and gives what summary.json holds.
 
-    A folder that already holds a checkpoint of this config is resumed; `resume` names a checkpoint to take instead.
+    A folder that already holds a checkpoint of this config is resumed, and left alone where the run is finished;
+    `resume` names a checkpoint to take instead.
     Raises ValueError for what the user can mend, RunStopped where training had to end.
     """
     with join_world(build.settings(cfg, "DISTRIBUTED")) as world:
@@ -34,33 +36,41 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
             training, held_out = build.build_data(cfg)
         cfg = build.with_statistics(cfg, training)
         path = resume or checkpoint.last(folder.checkpoints)
-        _prepare(folder, cfg, world, resuming=path is not None)
+        content = checkpoint.load(path) if path is not None else None
+        if path is not None and content is not None:
+            _check_resumable(cfg, content["config"], path)
+        _prepare(folder, cfg, world, fresh=content is None)
         LOG.info("%s", output)
-        task, report = build.build_task(cfg, training, held_out)
-        if report is not None:
-            LOG.info("\n".join(report.lines()))
+        task = build.build_task(cfg, training, held_out)
+        if content is None:
+            for line in build.initialise(cfg, task.model):
+                LOG.info(line)
         trainer = Trainer(task, build.engine_settings(cfg), world, folder)
-        if path is not None:
-            trainer.resume(path)
+        if path is not None and content is not None:
+            trainer.resume(content, path)
+            if trainer.finished and folder.summary.exists():
+                LOG.info("finished before: %s", folder.summary)
+                return json.loads(folder.summary.read_text())
         return trainer.run()
 
 
-def _prepare(folder: RunFolder, cfg: CfgNode, world: World, resuming: bool) -> None:
-    """Makes the folder and writes what is known, once it is sure that nothing of another run is overwritten."""
-    if resuming and folder.config.exists():
-        changed = [
-            line for line in config.differing(cfg, config.load_config(folder.config)) if not line.startswith(FREE)
-        ]
-        if changed:
-            raise ValueError(
-                f"--output {folder.path} holds another run, which this config cannot resume:\n  "
-                + "\n  ".join(changed)
-                + "\nName another --output, or go back to the settings of that run"
-            )
+def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:
+    """Raises ValueError where a checkpoint was made under other settings than those that may change."""
+    changed = [line for line in config.differing(cfg, config.parse_config(theirs)) if not line.startswith(FREE)]
+    if changed:
+        raise ValueError(
+            f"{path} belongs to another run, which this config cannot resume:\n  "
+            + "\n  ".join(changed)
+            + "\nName another --output, or go back to the settings of that run"
+        )
+
+
+def _prepare(folder: RunFolder, cfg: CfgNode, world: World, fresh: bool) -> None:
+    """Makes the folder and writes what is known before the first step."""
     world.barrier()
     if world.main:
         folder.create()
-        if not resuming:
+        if fresh:
             folder.cut_metrics(-1)
         write_text(folder.config, config.dump(cfg))
         folder.write_environment(world.device, world.size)

@@ -25,9 +25,10 @@ class ImageSpec:
             raise ValueError(f"{key} is {cell}: it must be at least 1 pixel")
         for axis, size in (("height", self.height), ("width", self.width)):
             if size % cell:
+                below, above = size - size % cell, size + cell - size % cell
+                sides = f"{below} or {above}" if below else f"{above}"
                 raise ValueError(
-                    f"{key} {cell} does not divide the image {axis} {size}: "
-                    f"use a {axis} of {size - size % cell or cell} or {size + cell - size % cell}, or another {key}"
+                    f"{key} {cell} does not divide the image {axis} {size}: use a {axis} of {sides}, or another {key}"
                 )
         return self.height // cell, self.width // cell
 

@@ -13,7 +13,7 @@ from mim.engine.distributed import RunStopped
 from mim.run import train
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 finished, 2 something for the user to mend, 3 stopped because training could not go on."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help='such as TRAIN.epochs 2 DATA.image_size "[96,160]"'
     )
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(arguments)
     output = args.output or Path("runs") / args.config.stem
     try:
         resume = Path(args.resume) if args.resume else None

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
 from mim.data.base import DataSettings, Source, Split
-from mim.data.images import to_mode
+from mim.data.images import check_channels, to_mode
 
 
 class CIFAR10(Source, name="cifar10"):
@@ -16,6 +16,7 @@ class CIFAR10(Source, name="cifar10"):
 
     def __init__(self, split: Split, settings: DataSettings):
         super().__init__(split, settings)
+        check_channels(settings.channels)
         root = settings.path or "data"
         try:
             data = TorchvisionCIFAR10(root, train=split == "train", download=False)

@@ -2,11 +2,9 @@
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from mim.data.base import DataSettings, Source, Split
-from mim.data.images import to_mode
+from mim.data.images import check_channels, to_mode
 
 SIDE = 32
 
@@ -20,7 +18,11 @@ class Digits(Source, name="digits"):
     classes = tuple("0123456789")
 
     def __init__(self, split: Split, settings: DataSettings):
+        from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+        from sklearn.model_selection import train_test_split
+
         super().__init__(split, settings)
+        check_channels(settings.channels)
         digits = load_digits()
         parts = train_test_split(np.arange(len(digits.target)), test_size=360, random_state=0, stratify=digits.target)
         chosen = parts[0 if split == "train" else 1]

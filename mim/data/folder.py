@@ -1,6 +1,5 @@
 """Folder: images in class folders, in nested or flat folders without labels, or named by a list file."""
 
-import math
 import os
 import zlib
 from pathlib import Path
@@ -54,7 +53,9 @@ class Folder(Source, name="folder"):
             chosen = [entry for entry in train if (entry[0] in held) == (split == "val")]
         else:
             val_key = "DATA.val_path" if val_path else "DATA.path"
-            chosen = train if split == "train" else _list_images(val_root, val_key, labels)[0]
+            held_out = _list_images(val_root, val_key, "folders" if names else "none")[0]
+            held = {path for path, _ in held_out}
+            chosen = held_out if split == "val" else [entry for entry in train if entry[0] not in held]
         self.paths = [path for path, _ in chosen]
         self._set_labels([label for _, label in chosen], names)
 
@@ -97,14 +98,22 @@ def _list_images(root: Path, key: str, labels: str) -> tuple[list[Entry], list[s
         depths = {len(path.relative_to(root).parts) for path, _ in entries}
         if depths != {2} or len(names) < 2:
             return [(path, None) for path, _ in entries], []
-    if labels == "folders" and any(label is None for _, label in entries):
-        raise ValueError(f"DATA.labels folders: an image lies directly in {root}, with no folder to name its label")
+    unlabelled = next((path for path, label in entries if label is None), None)
+    if labels == "folders" and unlabelled is not None:
+        raise ValueError(
+            f"DATA.labels folders: {unlabelled} has no label, neither a folder below {root} nor one in a list"
+        )
     return entries, names
 
 
 def _from_folder(root: Path) -> list[Entry]:
     entries: list[Entry] = []
-    for folder, below, files in os.walk(root):
+    seen: set[str] = set()  # links are followed, and a loop of links is walked once
+    for folder, below, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
         for file in sorted(files):
             if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith("."):
@@ -125,5 +134,6 @@ def _from_file(file: Path) -> list[Entry]:
 
 def _held_out(paths: list[Path], root: Path, share: float) -> set[Path]:
     base = root if root.is_dir() else root.parent
-    ordered = sorted(paths, key=lambda path: (zlib.crc32(os.path.relpath(path, base).encode()), path))
-    return set(ordered[: math.ceil(share * len(paths))])
+    place = {path: zlib.crc32(os.path.relpath(path, base).encode()) / 2**32 for path in paths}
+    held = {path for path in paths if place[path] < share}
+    return held or ({min(paths, key=place.__getitem__)} if share else set())

@@ -33,6 +33,12 @@ def decode(path: Path, channels: int) -> Image.Image | Tensor:
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
 
 
+def check_channels(channels: int) -> None:
+    """Raises ValueError where no picture has that many channels."""
+    if channels not in MODES:
+        raise ValueError(f"DATA.channels is {channels}: a picture has {', '.join(map(str, MODES))}")
+
+
 def to_mode(picture: Image.Image, channels: int) -> Image.Image:
     """An 8-bit picture with that many channels: grey, RGB or RGBA."""
     if channels not in MODES:
@@ -43,9 +49,13 @@ def to_mode(picture: Image.Image, channels: int) -> Image.Image:
 def _picture(path: Path, channels: int) -> Image.Image | Tensor:
     with Image.open(path) as picture:
         picture.load()
-    if not picture.mode.startswith("I"):
+    if picture.mode != "F" and not picture.mode.startswith("I"):
         return to_mode(picture, channels)
-    grey_HW = np.asarray(picture).astype(np.uint16)  # 16-bit grey scale, as microscopes write it
+    grey_HW = np.asarray(picture)  # grey scale of 16 bits or of floats, as microscopes write it
+    if picture.mode != "F":
+        if grey_HW.min() < 0 or grey_HW.max() > 65535:
+            raise BrokenImage(f"levels from {grey_HW.min()} to {grey_HW.max()}: 16 bits are read; use .npy arrays")
+        grey_HW = grey_HW.astype(np.uint16)
     return torch.from_numpy(np.repeat(grey_HW[None], channels, axis=0))
 
 
@@ -57,6 +67,7 @@ def _array(path: Path, channels: int) -> Tensor:
         array = np.moveaxis(array, -1, 0)
     elif array.ndim != 3 or array.shape[0] != channels:
         raise BrokenImage(f"an array of shape {array.shape} has no axis of DATA.channels {channels} at either end")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype not in (np.uint8, np.uint16):
         if not np.issubdtype(array.dtype, np.floating):
             raise BrokenImage(f"an array of {array.dtype}: uint8, uint16 and floats are read")

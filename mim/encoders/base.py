@@ -10,10 +10,18 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from mim.ops.checks import at_least
 from mim.registry import Component, one_of
 from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask
 
 Hidden = Literal["drop", "replace", "none"]
+
+
+def check_block(width: int, mlp_ratio: float, drop_path: float) -> None:
+    """Raises ValueError where a transformer block of these numbers cannot be."""
+    at_least("ENCODER", 1 / width, mlp_ratio=mlp_ratio)
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"ENCODER.drop_path is {drop_path}: it is a rate, from 0 up to but not including 1")
 
 
 class Encoder(Component, nn.Module, ABC, section="ENCODER"):

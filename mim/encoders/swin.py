@@ -7,7 +7,7 @@ from einops import rearrange
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden
+from mim.encoders.base import Encoder, Hidden, check_block
 from mim.ops.checks import at_least
 from mim.structures import Features, ImageSpec, PatchMask
 
@@ -43,6 +43,7 @@ class Swin(Encoder, name="swin"):
                 f"ENCODER.depths {list(depths)} and ENCODER.heads {list(heads)} must have one number a stage each"
             )
         at_least("ENCODER", 1, depths=min(depths, default=0), heads=min(heads, default=0), width=width, window=window)
+        check_block(width, mlp_ratio, drop_path)
         halvings = 2 ** (len(depths) - 1)
         super().__init__(image, hidden, width=width * halvings, patch=patch, stride=patch * halvings, embed_width=width)
         for stage, count in enumerate(heads):

@@ -11,7 +11,7 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden
+from mim.encoders.base import Encoder, Hidden, check_block
 from mim.ops.checks import at_least
 from mim.ops.positions import sincos_table
 from mim.structures import Features, ImageSpec, PatchMask
@@ -47,6 +47,7 @@ class ViT(Encoder, name="vit"):
         drop_path: float = 0.0,
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
+        check_block(width, mlp_ratio, drop_path)
         super().__init__(image, hidden, width=width, patch=patch, num_prefix=int(class_token))
         if width % heads:
             raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")

@@ -1,6 +1,5 @@
 """Checkpoints: one file of plain values, written whole, the last few kept."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +39,8 @@ def save(folder: Path, step: int, content: dict, keep: int) -> Path:
     path = folder / f"step-{step}.pt"
     write(path, content)
     write_text(folder / "last", path.name + "\n")
-    for old in sorted(folder.glob("step-*.pt"), key=_step_of)[:-keep]:
+    # later steps first: they are of a course that was given up when the run was resumed from before them
+    for old in sorted(folder.glob("step-*.pt"), key=lambda file: (_step_of(file) <= step, _step_of(file)))[:-keep]:
         old.unlink()
     return path
 
@@ -62,7 +62,7 @@ def load(path: Path) -> dict:
         raise ValueError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # PyTorch raises a dozen unrelated types on files that are no checkpoint
         raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {FORMAT!r}")

@@ -28,15 +28,13 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
-        self.reconstructions = path / "reconstructions"
         self.tensorboard = path / "tensorboard"
 
     def create(self) -> None:
         """Makes the folder. Raises ValueError where that path is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--output {self.path} is a file: name a folder")
-        for folder in (self.path, self.checkpoints, self.reconstructions):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def cut_metrics(self, step: int) -> None:
         """Drops what was logged after `step`, and a line that was cut short."""

@@ -117,7 +117,7 @@ class Plan:
         optimizer = settings.optimizer
         peak = self.schedule(settings).peak
         return {
-            "batch": f"{self.batch} = {self.micro} x {self.world_size} devices x {self.accumulation} accumulated",
+            "batch": f"{self.batch} = {self.micro} a device x {self.world_size} x {self.accumulation} accumulated",
             "steps": f"{self.steps:,} = {self.epochs} epochs x {self.steps_per_epoch:,}",
             "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
             f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup",

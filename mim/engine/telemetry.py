@@ -131,10 +131,11 @@ class Telemetry:
             self.bar.update(self._task, note=f"loss {values['train/loss']:.4f}")
 
     def picture(self, name: str, step: int, images_seen: int, image_HWC: Tensor) -> None:
-        """A PNG in the run folder, and the same picture in TensorBoard."""
+        """A PNG in the run folder, in a folder of the picture's name, and the same picture in TensorBoard."""
         if not self.main:
             return
-        Image.fromarray(image_HWC.numpy()).save(self.folder.reconstructions / f"{name}-step-{step}.png")
+        (self.folder.path / name).mkdir(exist_ok=True)
+        Image.fromarray(image_HWC.numpy()).save(self.folder.path / name / f"step-{step}.png")
         if self.writer is not None:
             self.writer.add_image(name, image_HWC.numpy(), images_seen, dataformats="HWC")
 

@@ -6,9 +6,7 @@ The step is `_train_step` and `_update`; all else is what happens between steps.
 import logging
 import resource
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mim.data.loader import batches
-from mim.data.sampler import StepSampler
 from mim.engine import checkpoint
 from mim.engine.distributed import World
 from mim.engine.failures import BrokenFiles, report_unhealthy
+from mim.engine.feed import Feed
 from mim.engine.files import write_json
 from mim.engine.modes import deterministic_kernels, recompute_activations
 from mim.engine.optim import build_optimizer, unmatched
@@ -31,7 +28,7 @@ from mim.engine.telemetry import Meter, Stopwatch, Telemetry
 from mim.engine.watch import Health, Watch
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
-from mim.structures import Batch, Place
+from mim.structures import Place
 
 LOG = logging.getLogger("mim")
 
@@ -66,9 +63,13 @@ class Trainer:
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
         self.watch = Watch(world.device, may_overflow=self.scaler.is_enabled())
 
-    def resume(self, path: Path) -> None:
-        """Takes up a run where a checkpoint left it. Strict: raises ValueError where the checkpoint does not fit."""
-        content = checkpoint.load(path)
+    def resume(self, content: dict, path: Path) -> None:
+        """Takes up a run where the checkpoint of `path` left it. Raises ValueError where it does not fit exactly."""
+        if content["batch"] != self.plan.batch:
+            raise ValueError(
+                f"{path} was trained with a batch of {content['batch']}, and this run would have {self.plan.batch}: "
+                f"set TRAIN.batch {content['batch']}, which then does not depend on the number of devices"
+            )
         checkpoint.load_strict(self.task.model, content["model"], path)
         if self.ema is not None:
             checkpoint.load_strict(self.ema, content["ema"], path)
@@ -81,6 +82,11 @@ class Trainer:
             self.folder.cut_metrics(self.step)
         LOG.info("resumed from %s at step %s of %s", path, f"{self.step:,}", f"{self.plan.steps:,}")
 
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return self.step == self.plan.steps
+
     def run(self) -> dict:
         """Trains to the end, and gives what summary.json holds. Raises RunStopped where the run must end early."""
         self._started = self._saved = time.perf_counter()
@@ -92,8 +98,9 @@ class Trainer:
             self.model = self._wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
-            self.batches = self._load()
-            while self.step < self.plan.steps:
+            data, workers = self.task.train_data, self.settings.workers
+            self.feed = Feed(data, self.plan, self.world, self.step, workers, self.broken)
+            while not self.finished:
                 with self.stopwatch.time("train"):
                     self._train_step()
                 self.out.advance(self.step)
@@ -110,7 +117,7 @@ class Trainer:
         seen: tuple[int, ...] = ()
         for micro in range(self.plan.accumulation):
             with self.stopwatch.time("data"):
-                batch = self._next_batch()
+                batch = self.feed.next()
             start = (micro * self.world.size + self.world.rank) * self.plan.micro
             place = Place(self.settings.seed, step, start, self.plan.batch)
             with self._synchronised(micro == self.plan.accumulation - 1):
@@ -146,7 +153,7 @@ class Trainer:
     # ---------------------------------------------------------------- between steps
 
     def _between_steps(self) -> None:
-        ended = self.step == self.plan.steps
+        ended = self.finished
         epochs, left = divmod(self.step, self.plan.steps_per_epoch)
         log = self.step % self.settings.log.every_steps == 0 or ended
         self._stop_if(self.watch.unhealthy(drain=log or left == 0))
@@ -226,6 +233,7 @@ class Trainer:
     def _content(self) -> dict:
         return {
             "step": self.step,
+            "batch": self.plan.batch,
             "seconds": self._elapsed,
             "model": self.task.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
@@ -285,28 +293,6 @@ class Trainer:
         if self.settings.train.compile:
             model.compile(fullgraph=True)
         return DistributedDataParallel(model, gradient_as_bucket_view=True) if self.world.size > 1 else model
-
-    def _load(self) -> Iterator[Batch]:
-        sampler = StepSampler(
-            len(self.task.train_data),
-            self.plan.batch,
-            self.plan.micro,
-            self.world.rank,
-            self.world.size,
-            self.settings.seed,
-            self.step,
-            self.plan.steps,
-        )
-        return batches(self.task.train_data, sampler, self.settings.workers, self.world.device.type == "cuda")
-
-    def _next_batch(self) -> Batch:
-        batch = next(self.batches)
-        self.broken.add(batch.broken)
-        return replace(
-            batch,
-            images_BCHW=batch.images_BCHW.to(self.world.device, non_blocking=True),
-            labels_B=batch.labels_B.to(self.world.device, non_blocking=True),
-        )
 
     def _autocast(self) -> torch.autocast:
         train = self.settings.train

@@ -14,7 +14,10 @@ from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
 class MLP(Head, name="mlp"):
-    """`depth` hidden layers of `width` with GELU, then a linear map to pixels. Source: SimMIM table 5 (2-layer MLP)."""
+    """`depth` hidden layers of `width` with GELU, then a linear map to pixels.
+
+    Source: SimMIM's ablation of heads (2-layer MLP).
+    """
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, width: int = 512, depth: int = 1):
         super().__init__(encoder, target)

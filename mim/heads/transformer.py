@@ -43,6 +43,7 @@ class Transformer(Head, name="transformer"):
     ):
         super().__init__(encoder, target)
         at_least("HEAD", 1, width=width, depth=depth, heads=heads)
+        at_least("HEAD", 1 / width, mlp_ratio=mlp_ratio)
         if width % heads:
             raise ValueError(f"HEAD.heads {heads} does not divide HEAD.width {width}")
         norm = partial(nn.LayerNorm, eps=1e-6)

@@ -1,6 +1,5 @@
 """INIT.checkpoint: the encoder starts from weights of an earlier run."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +70,11 @@ def _encoder_state(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"INIT.checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # PyTorch raises a dozen unrelated types on files that are no checkpoint
         raise ValueError(f"INIT.checkpoint {path} cannot be read: {error}") from error
     weights = content.get("model") if isinstance(content, dict) else None
-    state = {name.removeprefix(PREFIX): weight for name, weight in (weights or {}).items() if name.startswith(PREFIX)}
+    weights = weights if isinstance(weights, dict) else {}
+    state = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
     if not state:
         raise ValueError(f"INIT.checkpoint {path} holds no encoder: it is not a checkpoint of this toolkit")
     return state

@@ -17,7 +17,8 @@ class Grid(Masker, name="grid"):
     """Keeps one cell of every `one_of`, in the same places of every image; nothing is drawn.
 
     `one_of` = p * q with p <= q as near to a square as it gets: one cell of each p x q rectangle. A prime has no
-    rectangle and keeps diagonals, so that 2 is a checkerboard. Source: MAE figure 6 and table 1f (one of four).
+    rectangle and keeps diagonals, so that 2 is a checkerboard. Where the pattern does not tile the grid, its edges keep
+    more; `ratio` tells the true share. Source: MAE figure 6 and table 1f (one of four).
     """
 
     def __init__(self, image: ImageSpec, *, cell: int = 16, one_of: int = 4):
@@ -32,8 +33,6 @@ class Grid(Masker, name="grid"):
         kept_HW = diagonal_HW if high == 1 else rectangle_HW
         self.hidden_HW = ~kept_HW
         self.visible = int(kept_HW.sum())
-        if self.visible == self.cells:
-            raise ValueError(f"MASKER.one_of {one_of} hides nothing of a grid of {self.grid[0]}x{self.grid[1]} cells")
 
     def hide(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         return repeat(self.hidden_HW.to(device, non_blocking=True), "h w -> b h w", b=batch)

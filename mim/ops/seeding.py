@@ -11,7 +11,7 @@ def derive_seed(seed: int, purpose: str, *place: int) -> int:
 
     Uses numpy's SeedSequence, so neighbouring places give unrelated streams.
     """
-    entropy = [seed, zlib.crc32(purpose.encode()), *place]
+    entropy = [seed, zlib.crc32(purpose.encode()), len(place), *place]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -15,6 +15,7 @@ from mim.model import MaskedImageModel
 from mim.structures import PatchMask
 
 GREY = 0.5
+SIDE, GAP, EDGE, TOP, BOTTOM = 1.25, 0.25, 0.15, 0.62, 0.32  # inches on a sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +59,42 @@ def reconstruct(
 
 
 def draw_sheet(shown: Reconstruction, title: str) -> Tensor:
-    """A labelled sheet (H, W, 3) uint8: a row an image; columns masked, prediction with visible cells, original.
+    """A labelled sheet (H, W, 3) uint8: a triple an image, masked, prediction with visible cells, original.
 
-    Images of 1 or 2 channels are shown in grey (the first channel), others by their first three as red, green, blue.
+    Four images or more stand in two columns of triples. Images of 1 or 2 channels are shown in grey (the first
+    channel), others by their first three as red, green, blue.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
     from matplotlib.figure import Figure
 
-    columns = [_rgb(part) for part in (shown.masked_BCHW, shown.pasted_BCHW, shown.original_BCHW)]
-    titles = ("masked", "prediction + visible", "original")
-    rows, channels = len(columns[0]), shown.original_BCHW.shape[1]
-    aspect = columns[0].shape[1] / columns[0].shape[2]
-    side = 1.25
-    width, height = 3 * side + 0.3, rows * side * aspect + 0.95
-    figure = Figure(figsize=(width, height), dpi=150)
-    grid = figure.subplots(rows, 3, squeeze=False)
-    for row in range(rows):
-        for column in range(3):
-            axes = grid[row][column]
-            axes.imshow(columns[column][row].numpy(), interpolation="nearest", cmap="gray", vmin=0, vmax=1)
+    parts = {"masked": shown.masked_BCHW, "prediction + visible": shown.pasted_BCHW, "original": shown.original_BCHW}
+    count, channels, height, width = shown.original_BCHW.shape
+    columns = 1 if count < 4 else 2
+    rows = -(-count // columns)
+    wide, high = columns * 3 * SIDE + (columns - 1) * GAP + 2 * EDGE, rows * SIDE * height / width + TOP + BOTTOM
+    figure = Figure(figsize=(wide, high), dpi=150)
+    for place in range(count):
+        column, row = divmod(place, rows)
+        for number, (name, images_BCHW) in enumerate(parts.items()):
+            left = EDGE + column * (3 * SIDE + GAP) + number * SIDE
+            bottom = high - TOP - (row + 1) * SIDE * height / width
+            box = (left / wide, bottom / high, 0.97 * SIDE / wide, 0.97 * SIDE * height / width / high)
+            axes = figure.add_axes(box)
+            axes.imshow(_rgb(images_BCHW[place]).numpy(), interpolation="nearest")
             axes.set_axis_off()
             if row == 0:
-                axes.set_title(titles[column], fontsize=8)
-    figure.subplots_adjust(
-        left=0.15 / width, right=1 - 0.15 / width, bottom=0.3 / height, top=1 - 0.62 / height, wspace=0.04, hspace=0.04
-    )
-    figure.text(0.5, 1 - 0.12 / height, title, ha="center", va="top", fontsize=9, fontweight="bold")
+                axes.set_title(name, fontsize=7.5, pad=3)
     note = shown.note
     if channels not in (1, 3):
         note += f"; channels 0, 1, 2 of {channels}" if channels > 3 else f"; channel 0 of {channels}"
-    figure.text(0.5, 0.1 / height, note, ha="center", va="bottom", fontsize=6.5, wrap=True)
+    figure.text(0.5, 1 - 0.1 / high, title, ha="center", va="top", fontsize=9, fontweight="bold")
+    figure.text(0.5, 0.1 / high, note, ha="center", va="bottom", fontsize=7)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _rgb(images_BCHW: Tensor) -> Tensor:
-    """(B, H, W, 3) in [0, 1]."""
-    shown_BCHW = images_BCHW[:, :3] if images_BCHW.shape[1] >= 3 else images_BCHW[:, :1].expand(-1, 3, -1, -1)
-    return rearrange(shown_BCHW, "b c h w -> b h w c").clamp(0, 1)
+def _rgb(image_CHW: Tensor) -> Tensor:
+    """(H, W, 3) in [0, 1]."""
+    shown_CHW = image_CHW[:3] if len(image_CHW) >= 3 else image_CHW[:1].expand(3, -1, -1)
+    return rearrange(shown_CHW, "c h w -> h w c").clamp(0, 1)

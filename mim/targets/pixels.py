@@ -22,8 +22,8 @@ class Pixels(Target, name="pixels"):
         stride: pixels of the image side for one entry of the target; above 1 the image is averaged down first.
         patch: side of a patch for `normalize: patch`, in pixels; 0 takes the encoder's stride, one token.
 
-    Source: MAE, models_mae.py, forward_loss (norm_pix_loss); SimMIM section 3.4 (raw pixels) and table 4
-    (prediction resolution).
+    Source: MAE, models_mae.py, forward_loss (norm_pix_loss); SimMIM section 3.4 (raw pixels) and its
+    ablation of the prediction's resolution.
     """
 
     def __init__(

@@ -1,0 +1,109 @@
+"""Small parts and models for the tests: every registered part of mim, at a size that trains in milliseconds.
+
+A new part joins by itself; only one whose keys are unlike those of its neighbours needs a line in SMALL.
+"""
+
+import torch
+
+from mim.encoders import Encoder, ViT
+from mim.encoders.swin import Swin
+from mim.heads import Head
+from mim.heads.pixel_shuffle import PixelShuffle
+from mim.heads.transformer import Transformer
+from mim.losses import L1, MSE, Loss
+from mim.maskers import Masker
+from mim.maskers.random import Random
+from mim.model import MaskedImageModel
+from mim.registry import keys_of
+from mim.structures import ImageSpec
+from mim.targets import Pixels, Target
+
+CPU = torch.device("cpu")
+IMAGE = ImageSpec(3, 32, 64)  # 4 x 8 cells of 8 px; both stages of a Swin of patch 4 have windows of 4 x 4
+
+SMALL = {  # by section, then by the name of a part; "" for every other part of the section
+    "MASKER": {"": {"cell": 8, "ratio": 0.5}},
+    "ENCODER": {
+        "": {"patch": 8, "width": 16, "depth": 2, "heads": 2},
+        "swin": {"patch": 4, "width": 8, "depths": (2, 2), "heads": (2, 2), "window": 4},
+    },
+    "HEAD": {"": {"width": 16, "depth": 1, "heads": 2}},
+    "TARGET": {"": {}},
+    "LOSS": {"": {}},
+}
+
+
+def members(family) -> dict:
+    """The family's parts that mim itself ships; tests register parts of their own."""
+    return {name: part for name, part in family.members().items() if part.__module__.startswith("mim.")}
+
+
+def small(part: type, *context, **keys):
+    """A part at a small size; `keys` go on top."""
+    section = SMALL[part.section]
+    own = keys_of(part)
+    chosen = {key: value for key, value in section.get(part.name, section[""]).items() if key in own}
+    return part(*context, **{**chosen, **keys})
+
+
+def hidings() -> list[tuple[str, str]]:
+    """Every encoder with every way of hiding that it has."""
+    return [
+        (name, hidden)
+        for name, part in members(Encoder).items()
+        for hidden in (["drop"] if part.can_drop else []) + ["replace"]
+    ]
+
+
+def fits(hidden: str, head: str) -> bool:
+    """Whether a head can work with an encoder that hides in this way."""
+    return hidden != "drop" or Head.named(head).fills_dropped
+
+
+def assemble(masker, encoder, hidden, head, target=Pixels, loss=MSE, image=IMAGE, seed=0, **keys) -> MaskedImageModel:
+    """A model of small parts, each a class or a name; `keys` are by section, e.g. `target={"stride": 2}`."""
+
+    def part(family, given):
+        return family.named(given) if isinstance(given, str) else given
+
+    torch.manual_seed(seed)
+    encoder = small(part(Encoder, encoder), image, hidden=hidden, **keys.get("encoder_keys", {}))
+    target = small(part(Target, target), image, encoder.spec, **keys.get("target_keys", {}))
+    return MaskedImageModel(
+        small(part(Masker, masker), image, **keys.get("masker_keys", {})),
+        encoder,
+        small(part(Head, head), encoder.spec, target.spec, **keys.get("head_keys", {})),
+        target,
+        small(part(Loss, loss), **keys.get("loss_keys", {})),
+    )
+
+
+def mae(image=IMAGE, **keys) -> MaskedImageModel:
+    """MAE: drop, transformer head, patch-normalised pixels, squared error."""
+    keys = {"masker_keys": {"ratio": 0.75}, "target_keys": {"normalize": "patch"}, **keys}
+    return assemble(Random, ViT, "drop", Transformer, Pixels, MSE, image, **keys)
+
+
+def simmim(image=IMAGE, **keys) -> MaskedImageModel:
+    """SimMIM: Swin that replaces, one linear map to pixels, absolute error."""
+    keys = {
+        "masker_keys": {"ratio": 0.6, "rounding": "ceil_hidden"},
+        "loss_keys": {"eps": 1e-5},
+        **keys,
+    }
+    return assemble(Random, Swin, "replace", PixelShuffle, Pixels, L1, image, **keys)
+
+
+def images(batch: int = 2, image: ImageSpec = IMAGE, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
+    """Normalised images of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, image.channels, image.height, image.width, generator=generator, dtype=dtype)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sampled(model: MaskedImageModel, img_BCHW: torch.Tensor, seed: int = 0):
+    """A mask of the model's own masker."""
+    return model.sample_mask(img_BCHW, generator(seed))

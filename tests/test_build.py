@@ -1,0 +1,164 @@
+"""From a config to objects: weights follow from the seed alone, shapes need no memory, statistics become numbers."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from small_data import RECIPE, logged, write_recipe
+
+from mim import Encoder, build_model, load_config
+from mim.build import FAMILIES, SETTINGS, build_data, build_task, build_without_memory, engine_settings, with_statistics
+from mim.config import SECTIONS, dump
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path)
+
+
+def test_build_covers_every_section() -> None:
+    assert {*FAMILIES, *SETTINGS} == set(SECTIONS)
+
+
+def test_build_model_weights_are_a_function_of_the_seed(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    torch.manual_seed(1)
+    first = build_model(cfg).state_dict()
+    torch.manual_seed(2)
+    again = build_model(cfg).state_dict()
+    other = build_model(load_config(recipe, ["SEED", "1"])).state_dict()
+    assert list(first) == list(again) == list(other)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [name for name in first if not torch.equal(first[name], other[name])]
+    assert "encoder.backbone.patch_embed.proj.weight" in drawn
+    assert "head.mask_token" in drawn
+
+
+def test_build_model_leaves_the_global_generator_untouched(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    build_model(cfg)
+    build_without_memory(cfg)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_build_model_is_built_for_the_images_of_the_config(recipe: Path) -> None:
+    model = build_model(load_config(recipe, ["DATA.image_size", "[16, 40]", "DATA.channels", "3"]))
+    assert model.encoder.spec.grid == (2, 5)
+    img_BCHW = torch.rand(2, 3, 16, 40)
+    output = model(img_BCHW, model.sample_mask(img_BCHW))
+    assert output.prediction.shape == img_BCHW.shape
+    assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["ENCODER.hidden", "replace", "HEAD.name", "pixel_shuffle"],
+        ["MASKER.name", "grid", "TARGET.normalize", "none"],
+        ["MASKER.name", "block", "ENCODER.positions", "learned", "ENCODER.class_token", "false"],
+    ],
+)
+def test_build_without_memory_has_the_names_and_shapes_of_the_model(recipe: Path, overrides: list[str]) -> None:
+    with logged():
+        cfg = load_config(recipe, overrides)
+    shape, model = build_without_memory(cfg), build_model(cfg)
+    assert shape is not None
+    assert all(parameter.is_meta for parameter in shape.parameters())
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    held, real = shape.state_dict(), model.state_dict()
+    assert {name: weight.shape for name, weight in held.items()} == {name: w.shape for name, w in real.items()}
+    assert shape.masker.visible == model.masker.visible
+
+
+# -------------------------------------------------------------------- a user's encoder that has to look at values
+
+PLUGIN = '''
+"""An encoder that looks at the values of its weights while it is built."""
+
+import torch
+from torch import nn
+
+from mim import Encoder, Features
+
+
+class Looking(Encoder, name="looking_{how}"):
+    def __init__(self, image, *, hidden: str = "replace", patch: int = 8, width: int = 16):
+        super().__init__(image, hidden, width=width, patch=patch)
+        self.embed = nn.Conv2d(image.channels, width, patch, patch)
+        self.scale = 1 / self.embed.weight.abs().max().{how}
+
+    def forward(self, img_BCHW, mask=None):
+        patches_BND = (self.embed(img_BCHW) * float(self.scale)).flatten(2).transpose(1, 2)
+        return Features(self.replace_hidden(patches_BND, mask), self.spec.grid)
+'''
+
+
+@pytest.fixture(params=["item()", "tolist()", "detach().numpy()"])
+def looking(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The text of a config with such an encoder; nothing of it is left afterwards."""
+    module, folder = "mim_test_looking", tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(PLUGIN.replace("{how}", request.param))
+    monkeypatch.syspath_prepend(str(folder))
+    text = RECIPE.replace(
+        "{name: vit, hidden: drop, patch: 8, width: 16, depth: 1, heads: 2}", f"{{name: 'looking_{request.param}'}}"
+    )
+    yield text + f"PLUGINS: [{module}]\n"
+    Encoder._members.pop(f"looking_{request.param}", None)
+    sys.modules.pop(module, None)
+
+
+def test_build_encoder_that_needs_values_loads_and_builds(looking: str, tmp_path: Path) -> None:
+    cfg = load_config(write_recipe(tmp_path, looking))
+    assert build_without_memory(cfg) is None
+    img_BCHW = torch.rand(2, 1, 32, 32)
+    model = build_model(cfg)
+    assert model(img_BCHW, model.sample_mask(img_BCHW)).loss.isfinite()
+    train, held_out = build_data(cfg)
+    task = build_task(with_statistics(cfg, train), train, held_out)
+    assert task.model is not None
+
+
+# -------------------------------------------------------------------- data and settings
+
+
+def test_build_data_gives_both_splits(recipe: Path) -> None:
+    train, held_out = build_data(load_config(recipe))
+    assert (len(train), len(held_out)) == (1437, 360)
+    assert (train.split, held_out.split) == ("train", "val")
+
+
+def test_build_data_refuses_channels_that_the_data_set_cannot_have(recipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"DATA\.channels is 2"):
+        build_data(load_config(recipe, ["DATA.channels", "2"]))
+
+
+def test_build_with_statistics_puts_numbers_for_estimate(recipe: Path, tmp_path: Path) -> None:
+    cfg = load_config(recipe)
+    train, _ = build_data(cfg)
+    numbers = with_statistics(cfg, train)
+    assert cfg.DATA.mean == cfg.DATA.std == "estimate"
+    assert len(numbers.DATA.mean) == len(numbers.DATA.std) == 1
+    assert 0.2 < numbers.DATA.mean[0] < 0.4
+    assert 0.2 < numbers.DATA.std[0] < 0.5
+    assert numbers.is_frozen()
+    assert load_config(write_recipe(tmp_path, dump(numbers))) == numbers
+
+
+def test_build_with_statistics_keeps_numbers(recipe: Path) -> None:
+    cfg = load_config(recipe, ["DATA.mean", "[0.25]", "DATA.std", "[0.5]"])
+    train, _ = build_data(cfg)
+    assert with_statistics(cfg, train) is cfg
+
+
+def test_build_engine_settings_carry_the_config(recipe: Path) -> None:
+    overrides = ["SEED", "3", "DATA.batch_size", "16", "TRAIN.batch", "32", "OPTIMIZER.betas", "[0.5, 0.6]"]
+    settings = engine_settings(load_config(recipe, overrides))
+    assert (settings.seed, settings.batch_size, settings.train.batch) == (3, 16, 32)
+    assert settings.optimizer.betas == (0.5, 0.6)
+    assert settings.checkpoint.keep == 2

@@ -1,0 +1,114 @@
+"""What every combination of parts must do; a part that joins the registries joins these tests."""
+
+import pytest
+import torch
+from small_models import IMAGE, assemble, fits, hidings, images, members, sampled, small
+
+from mim.encoders import Encoder
+from mim.heads import Head
+from mim.losses import Loss
+from mim.maskers import Masker
+from mim.targets import Target
+
+VARIANTS = {"pixels": {"raw": {}, "patch": {"normalize": "patch"}, "half": {"stride": 2}}}
+TARGETS = [(name, keys) for name in members(Target) for keys in VARIANTS.get(name, {"": {}}).values()]
+TARGET_IDS = [f"{name}-{variant}" for name in members(Target) for variant in VARIANTS.get(name, {"": {}})]
+PAIRS = [(encoder, hidden, head) for encoder, hidden in hidings() for head in members(Head)]
+FITTING = [pair for pair in PAIRS if fits(pair[1], pair[2])]
+REFUSED = [pair for pair in PAIRS if not fits(pair[1], pair[2])]
+
+
+def named(*pair):
+    return "-".join(pair)
+
+
+@pytest.mark.parametrize("loss", members(Loss))
+@pytest.mark.parametrize(("target", "keys"), TARGETS, ids=TARGET_IDS)
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@pytest.mark.parametrize("masker", members(Masker))
+def test_combination_trains_every_parameter(masker, encoder, hidden, head, target, keys, loss):
+    model = assemble(masker, encoder, hidden, head, target, loss, target_keys=keys).train()
+    img = images(2)
+    output = model(img, sampled(model, img))
+    assert output.loss.isfinite()
+    assert output.loss.item() > 0
+    assert output.prediction.shape == model.target(img).shape
+    output.loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, p in trained.items() if not p.grad.isfinite().all()] == []
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    torch.optim.AdamW(trained.values(), lr=1e-3, weight_decay=0.0).step()
+    assert [name for name, parameter in trained.items() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
+    model, img = assemble("random", encoder, hidden, head).train(), images(1)
+    mask = sampled(model, img)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = model(img, mask).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@pytest.mark.parametrize("masker", members(Masker))
+@torch.no_grad()
+def test_hidden_pixels_never_change_a_prediction(masker, encoder, hidden, head):
+    model, img = assemble(masker, encoder, hidden, head), images(2)
+    mask = sampled(model, img)
+    hidden_B1HW = mask.at(IMAGE.height, IMAGE.width)[:, None]
+    expected = model(img, mask).prediction
+    for value in (1e6 * images(2, seed=9), torch.tensor(float("nan"))):
+        assert torch.equal(model(torch.where(hidden_B1HW, value, img), mask).prediction, expected)
+    visible = torch.where(hidden_B1HW, img, img + images(2, seed=9))
+    assert not torch.equal(model(visible, mask).prediction, expected)
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@torch.no_grad()
+def test_weights_survive_a_state_dict(encoder, hidden, head):
+    first, second = (assemble("random", encoder, hidden, head, seed=seed) for seed in (0, 1))
+    img = images(2)
+    mask = sampled(first, img)
+    assert not torch.equal(first(img, mask).loss, second(img, mask).loss)
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(first(img, mask).prediction, second(img, mask).prediction)
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), REFUSED, ids=[named(*pair) for pair in REFUSED])
+def test_head_that_cannot_fill_dropped_places_is_refused_with_a_way_out(encoder, hidden, head):
+    with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use HEAD\.name") as refusal:
+        assemble("random", encoder, hidden, head)
+    message = str(refusal.value)
+    assert "ENCODER.hidden replace" in message
+    fillers = [name for name, part in members(Head).items() if part.fills_dropped]
+    assert fillers
+    assert all(name in message for name in fillers)
+    assemble("random", encoder, "replace", head)  # both ways out are real
+    for name in fillers:
+        assemble("random", encoder, hidden, name)
+
+
+@pytest.mark.parametrize("name", [name for name, part in members(Encoder).items() if not part.can_drop])
+def test_encoder_that_cannot_drop_is_refused_with_a_way_out(name):
+    with pytest.raises(ValueError, match=r"use ENCODER\.hidden replace") as refusal:
+        small(Encoder.named(name), IMAGE, hidden="drop")
+    droppers = [other for other, part in members(Encoder).items() if part.can_drop]
+    assert droppers
+    assert all(other in str(refusal.value) for other in droppers)
+    small(Encoder.named(name), IMAGE, hidden="replace")
+
+
+def test_contracts_cover_every_family():
+    assert {"random", "block", "grid"} <= set(members(Masker))
+    assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace")} <= set(hidings())
+    assert {"transformer", "pixel_shuffle", "mlp"} <= set(members(Head))
+    assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))
+    assert {"drop"} == {hidden for _, hidden, _ in REFUSED}

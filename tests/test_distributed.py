@@ -1,0 +1,104 @@
+"""Several processes under torchrun: the same run as one process with the same global batch, and a clean end."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from processes import TINY, call, command, last_state, losses, run, summary, torchrun
+
+PLUGIN = '''
+"""A ViT that keeps the masks it is trained under, to compare them across ranks."""
+import os
+import torch
+from mim.encoders import ViT
+
+class Recorder(ViT, name="recorder"):
+    def forward(self, img_BCHW, mask=None):
+        if mask is not None and self.training and not mask.hidden_BHW.is_meta:
+            folder = os.environ["MASKS"]
+            number = len([f for f in os.listdir(folder) if f.startswith("rank" + os.environ.get("RANK", "0"))])
+            torch.save(mask.hidden_BHW, f"{folder}/rank{os.environ.get('RANK', '0')}-{number:04d}.pt")
+        return super().forward(img_BCHW, mask)
+'''
+QUICK = TINY | {"TRAIN.batch": 256, "DATA.batch_size": 64, "OPTIMIZER.base_lr": 0.001}
+WARNING_OF_UNUSED = re.compile("unused param|find_unused_parameters|did not receive grad", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """One process that accumulates four micro-batches of 64 rows, and two that accumulate two each."""
+    base = tmp_path_factory.mktemp("runs")
+    (base / "plugins").mkdir()
+    (base / "plugins" / "recorder_plugin.py").write_text(PLUGIN)
+    keys = QUICK | {"ENCODER.name": "recorder", "PLUGINS": "[recorder_plugin]"}
+    lines = {"one": command(base / "one", keys), "two": torchrun(2, base / "two", keys)}
+    for name, line in lines.items():
+        masks = base / f"masks-{name}"
+        masks.mkdir()
+        code, output = run(["env", f"MASKS={masks}", *line], base / "plugins")
+        assert code == 0, output
+        assert not WARNING_OF_UNUSED.search(output), output
+    return {name: base / name for name in ("one", "two", "masks-one", "masks-two")}
+
+
+def test_two_processes_have_the_losses_of_one(runs):
+    one, two = losses(runs["one"]), losses(runs["two"])
+    assert len(one) == 5
+    assert two == pytest.approx(one, rel=1e-5)
+    assert one[-1] < one[0]
+
+
+def test_two_processes_end_with_the_weights_of_one(runs):
+    one, two = (last_state(runs[name])["model"] for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_two_processes_draw_the_masks_of_one(runs):
+    one = [torch.load(path) for path in sorted(runs["masks-one"].iterdir())]
+    ranks = [[torch.load(path) for path in sorted(runs["masks-two"].glob(f"rank{rank}-*"))] for rank in (0, 1)]
+    two = [micro for pair in zip(*ranks, strict=True) for micro in pair]
+    assert len(one) == 5 * 4
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one[0], one[1])
+
+
+def test_two_processes_evaluate_every_sample_once(runs):
+    """63 held-out images do not divide by two ranks."""
+    one, two = (summary(runs[name]) for name in ("one", "two"))
+    assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
+    assert two["val/baseline"] == pytest.approx(one["val/baseline"], rel=1e-6)
+    assert abs(two["knn/top1"] - one["knn/top1"]) <= 1.5 / 63
+
+
+def test_distributed_run_resumes_on_one_process(runs, tmp_path):
+    """The first of two epochs on two ranks, the second on one, ends where one process ends."""
+    keys = QUICK | {"TRAIN.epochs": 2}
+    assert call(tmp_path / "whole", keys)[0] == 0
+    code, text = run(torchrun(2, tmp_path / "half", keys))
+    assert code == 0, text
+    (tmp_path / "half" / "checkpoints" / "last").write_text("step-5.pt\n")
+    (tmp_path / "half" / "summary.json").unlink()
+    code, text = call(tmp_path / "half", keys)
+    assert code == 0, text
+    assert "at step 5 of 10" in text
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def _ends_cleanly(folder: Path, times: int) -> None:
+    for time in range(times):
+        code, text = run(torchrun(2, folder / str(time), QUICK | {"EVALUATE.knn": 0}))
+        assert code == 0, f"run {time}: {text}"
+        assert (folder / str(time) / "summary.json").exists()
+        assert not re.search("abort|terminate called|Traceback", text), text
+    print(f"{times} of {times} runs of two processes ended cleanly")
+
+
+def test_distributed_run_ends_cleanly(tmp_path):
+    _ends_cleanly(tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_distributed_run_ends_cleanly_30_times_of_30(tmp_path):
+    _ends_cleanly(tmp_path, 30)

@@ -1,0 +1,256 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from small_models import CPU, IMAGE, assemble, generator, images, mae, sampled, simmim
+from torch.utils.flop_counter import FlopCounterMode
+
+from mim.data.transforms import Normalize
+from mim.encoders import ViT
+from mim.evaluation.flops import training_flops
+from mim.evaluation.knn import knn_accuracy, mean_features
+from mim.ops.attention import choose_attention
+from mim.reporting.reconstructions import Reconstruction, draw_sheet, reconstruct
+from mim.structures import Batch, ImageSpec, Prediction
+from mim.targets import Pixels
+
+# ---------------------------------------------------------------- nearest neighbours
+
+
+def reference(bank, bank_labels, queries, k, temperature):
+    """Scikit-learn's vote, each neighbour weighing exp(s / T) at a cosine distance of 1 - s."""
+    classifier = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    )
+    return classifier.fit(bank.double().numpy(), bank_labels.numpy()).predict(queries.double().numpy())
+
+
+def check_against_reference(bank, bank_labels, queries, labels, k, temperature):
+    predicted = torch.from_numpy(reference(bank, bank_labels, queries, k, temperature))
+    accuracy = knn_accuracy(bank, bank_labels, queries, labels, k, temperature)
+    assert accuracy == pytest.approx((predicted == labels).double().mean().item(), abs=1e-12)
+    assert knn_accuracy(bank, bank_labels, queries, predicted, k, temperature) == 1.0  # query by query
+    return accuracy
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_knn_accuracy_equals_scikit_learn_on_random_features(k, temperature):
+    source = generator(0)
+    labels = torch.randint(7, (900,), generator=source)
+    features = torch.randn(900, 16, generator=source) + torch.randn(7, 16, generator=source)[labels] * 0.7
+    features *= torch.rand(900, 1, generator=source) * 10 + 0.1  # lengths must not matter
+    accuracy = check_against_reference(features[:300], labels[:300], features[300:], labels[300:], k, temperature)
+    assert 0.3 < accuracy < 1
+
+
+def test_knn_accuracy_equals_scikit_learn_on_digits():
+    digits = load_digits()
+    features, labels = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target).long()
+    accuracy = check_against_reference(features[:1200], labels[:1200], features[1200:], labels[1200:], 20, 0.07)
+    assert accuracy > 0.9
+
+
+def test_knn_accuracy_weighs_near_neighbours_more():
+    """One near neighbour of class 1 against two far ones of class 0."""
+    bank = torch.tensor([[1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    labels, query, truth = torch.tensor([1, 0, 0]), torch.tensor([[1.0, 0.0]]), torch.tensor([1])
+    assert knn_accuracy(bank, labels, query, truth, k=3, temperature=0.07) == 1.0
+    assert knn_accuracy(bank, labels, query, truth, k=3, temperature=100.0) == 0.0
+
+
+def test_knn_accuracy_takes_a_bank_smaller_than_k_and_labels_the_bank_lacks():
+    bank, queries = torch.eye(2), torch.eye(2)
+    assert knn_accuracy(bank, torch.tensor([0, 1]), queries, torch.tensor([0, 5]), k=20, temperature=0.07) == 0.5
+
+
+def test_knn_accuracy_is_computed_in_fp32_under_autocast():
+    source = generator(1)
+    features, labels = torch.randn(400, 32, generator=source), torch.randint(4, (400,), generator=source)
+    expected = torch.from_numpy(reference(features[:200], labels[:200], features[200:], 5, 0.07))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert knn_accuracy(features[:200], labels[:200], features[200:], expected, 5, 0.07) == 1.0
+
+
+@torch.no_grad()
+def test_mean_features_are_the_mean_patch_token_in_the_order_of_the_batches():
+    torch.manual_seed(0)
+    encoder = ViT(IMAGE, patch=8, width=16, depth=2, heads=2).eval()
+    img, labels = images(5), torch.tensor([3, 1, -1, 0, 2])
+    parts = [Batch(img[:2], labels[:2], (0, 1)), Batch(img[2:], labels[2:], (2, 3, 4))]
+    features, found = mean_features(encoder, Normalize((0.5,) * 3, (2.0,) * 3), parts, CPU)
+    expected = encoder.backbone.forward_features((img - 0.5) / 2)[:, 1:].mean(dim=1)  # without the class token
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+    assert torch.equal(found, labels)
+
+
+# ---------------------------------------------------------------- operations
+
+
+def on_meta(make, image, **keys):
+    with torch.device("meta"):
+        return training_flops(make(image, **keys), image)
+
+
+def test_training_flops_equal_a_count_by_hand():
+    image = ImageSpec(3, 16, 24)
+    tokens, width, inner, pixels, hidden = 6, 8, 32, 3 * 8 * 8, 5
+
+    def replace_and_mlp(image):
+        return assemble(
+            *("random", "vit", "replace", "mlp"),
+            image=image,
+            encoder_keys={"patch": 8, "width": width, "depth": 1, "heads": 2, "class_token": False},
+            head_keys={"width": hidden, "depth": 1},
+        )
+
+    embed = tokens * pixels * width
+    linear = tokens * (width * 3 * width + width * width + 2 * width * inner)
+    attention = 2 * tokens * tokens * width
+    head = tokens * (width * hidden + hidden * pixels)
+    # a multiply-add is two; backward needs a gradient of the input and of the weights, the embedding only the latter
+    expected = 2 * (2 * embed + 3 * (linear + attention + head))
+    assert on_meta(replace_and_mlp, image) == expected
+
+
+@pytest.mark.parametrize("make", [mae, simmim])
+def test_training_flops_equal_pytorchs_count_of_the_real_model(make):
+    model = make()
+    choose_attention(model, CPU)
+    img = images(1)
+    with FlopCounterMode(display=False) as counter:
+        model(img, sampled(model, img)).loss.backward()
+    assert on_meta(make, IMAGE) == counter.get_total_flops() > 0
+
+
+def test_training_flops_fall_when_more_is_dropped():
+    flops = [on_meta(mae, IMAGE, masker_keys={"ratio": ratio}) for ratio in (0.25, 0.5, 0.75)]
+    assert flops == sorted(flops, reverse=True)
+    assert flops[0] > flops[-1]
+
+
+# ---------------------------------------------------------------- reconstructions
+
+
+NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def photographs(batch=2):
+    return torch.randint(0, 256, (batch, 3, 32, 64), generator=generator(4), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def reconstructed(model, stored=None):
+    stored = photographs() if stored is None else stored
+    mask = sampled(model, stored)
+    hidden = mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
+    return reconstruct(model, NORMALIZE, stored, mask), hidden
+
+
+@pytest.mark.parametrize("make", [mae, simmim])
+def test_reconstruct_pastes_the_visible_pixels_and_predicts_the_hidden_ones(make):
+    shown, hidden = reconstructed(make())
+    torch.testing.assert_close(shown.original_BCHW, photographs() / 255, rtol=0, atol=1e-6)
+    assert torch.equal(shown.pasted_BCHW[~hidden], shown.original_BCHW[~hidden])
+    assert (shown.pasted_BCHW[hidden] != shown.original_BCHW[hidden]).float().mean() > 0.99
+    assert torch.equal(shown.masked_BCHW[~hidden], shown.original_BCHW[~hidden])
+    assert (shown.masked_BCHW[hidden] == 0.5).all()
+
+
+@pytest.mark.parametrize("keys", [{}, {"normalize": "patch"}, {"normalize": "patch", "patch": 16}])
+def test_reconstruct_of_a_perfect_prediction_is_the_original(keys):
+    model = mae(target_keys=keys)
+    img = NORMALIZE(photographs())
+
+    class Oracle(torch.nn.Module):
+        def forward(self, features):
+            return Prediction(model.target(img))
+
+    model.head = Oracle()
+    shown, _ = reconstructed(model)
+    torch.testing.assert_close(shown.pasted_BCHW, shown.original_BCHW, rtol=0, atol=1e-5)
+
+
+def test_reconstruct_says_what_it_borrows_and_how_much_is_hidden():
+    borrowing, plain = (reconstructed(mae(target_keys={"normalize": how}))[0].note for how in ("patch", "none"))
+    assert borrowing == "75% hidden; the prediction borrows the mean and variance of each true patch"
+    assert plain == "75% hidden"
+
+
+def test_reconstruct_stretches_the_contrast_of_what_is_no_photograph_and_says_so():
+    stored = 3 + 0.01 * images(2)
+    shown, hidden = reconstructed(mae(), stored)
+    assert "contrast stretched" in shown.note
+    assert torch.equal(shown.original_BCHW.amin((1, 2, 3)), torch.zeros(2))
+    torch.testing.assert_close(shown.original_BCHW.amax((1, 2, 3)), torch.ones(2))
+    assert torch.equal(shown.pasted_BCHW[~hidden], shown.original_BCHW[~hidden])
+    assert (shown.masked_BCHW[hidden] == 0.5).all()
+
+
+def test_reconstruct_gives_none_where_the_target_is_no_picture():
+    class Opaque(Pixels):
+        def to_pixels(self, map_BChw, img_BCHW):
+            return None
+
+    model = simmim()
+    model.target = Opaque(IMAGE, model.encoder.spec)
+    assert reconstructed(model)[0] is None
+
+
+def sheet(rows, channels=3, height=32, width=64, note=""):
+    """A sheet of flat pictures: red as masked, green as predicted, blue as the original."""
+    flat = torch.zeros(3, rows, channels, height, width)
+    for column in range(3):
+        flat[column, :, min(column, channels - 1)] = 1
+    return draw_sheet(Reconstruction(*flat, note), "title")
+
+
+def pure(picture, colour):
+    """Where a sheet has exactly one primary colour, (H, W)."""
+    return (picture == torch.tensor([255 * (place == colour) for place in range(3)], dtype=torch.uint8)).all(dim=2)
+
+
+def test_draw_sheet_shows_masked_predicted_original_from_left_to_right():
+    picture = sheet(1)
+    assert picture.dtype == torch.uint8
+    assert picture.shape[2] == 3
+    spans = [pure(picture, colour).any(dim=0).nonzero() for colour in range(3)]
+    assert all(len(span) > 100 for span in spans)
+    assert spans[0].max() < spans[1].min()
+    assert spans[1].max() < spans[2].min()
+
+
+def test_draw_sheet_keeps_the_aspect_of_the_images():
+    rows, columns = (pure(sheet(1), 1).any(dim=axis).sum().item() for axis in (1, 0))
+    assert columns / rows == pytest.approx(2, rel=0.05)
+
+
+def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
+    sheets = {count: sheet(count) for count in (1, 2, 3, 5, 8)}
+    heights = [sheets[count].shape[0] for count in (1, 2, 3)]
+    assert heights[1] - heights[0] > 50
+    assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], abs=2)
+    assert sheets[8].shape[0] > sheets[5].shape[0]
+    areas = {count: pure(picture, 1).sum().item() for count, picture in sheets.items()}
+    for count, area in areas.items():
+        assert area == pytest.approx(count * areas[1], rel=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_draw_sheet_shows_one_or_two_channels_in_grey(channels):
+    flat = torch.full((1, channels, 32, 32), 0.25)
+    flat[:, 1:] = 1.0
+    picture = draw_sheet(Reconstruction(flat, flat, flat, ""), "")
+    centre = picture[picture.shape[0] // 2, picture.shape[1] // 2]
+    assert centre.tolist() == pytest.approx([64] * 3, abs=1)
+
+
+def test_draw_sheet_names_the_channels_it_shows():
+    three, twelve = sheet(1, 3), sheet(1, 12)
+    below = slice(-40, None)
+    assert (three[below] == 255).all()  # no note
+    assert not (twelve[below] == 255).all()
+    assert math.prod(three.shape) == math.prod(twelve.shape)

@@ -1,0 +1,147 @@
+"""Bad input on a real run: what is survived and counted, and what ends it with a clear word and nothing lost."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import TINY, call, command, last_checkpoint, losses, run, torchrun
+from sklearn.datasets import load_digits
+
+FOLDER = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """64 real digits as JPEG files."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, levels in enumerate(load_digits().images[:64]):
+        picture = Image.fromarray((levels * 15).astype(np.uint8)).resize((32, 32))
+        picture.save(folder / f"{number:03d}.jpg")
+    return folder
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _run(processes, output, keys):
+    return call(output, keys) if processes == 1 else run(torchrun(processes, output, keys))
+
+
+def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(tmp_path, images):
+    _truncate(images / "010.jpg")
+    code, output = call(tmp_path / "run", FOLDER | {"DATA.path": images, "TRAIN.epochs": 2})
+    assert code == 0, output
+    assert output.count("stands in") == 1
+    assert re.search(r"cannot read \S*010\.jpg \(.+\)", output)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["data/broken_files"] for row in rows if "train/loss" in row][-1] == 1
+    assert len(losses(tmp_path / "run")) == 8
+    assert "010.jpg" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, images, processes):
+    for number in range(0, 64, 4):
+        _truncate(images / f"{number:03d}.jpg")
+    keys = FOLDER | {"DATA.path": images, "DATA.max_broken": 0.1, "TRAIN.epochs": 9}
+    code, output = _run(processes, tmp_path / "run", keys)
+    assert code == (3 if processes == 1 else 1), output
+    assert "files cannot be read, more than the share DATA.max_broken 0.1 allows (6)" in output
+    assert output.count("error: ") == processes
+    assert len(losses(tmp_path / "run")) < 8
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, processes):
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        array = generator.normal(size=(32, 32)).astype(np.float32)
+        if number == 37:
+            array[5, 5] = np.nan
+        np.save(arrays / f"{number:03d}.npy", array)
+    keys = FOLDER | {"DATA.path": arrays, "DATA.mean": "[0]", "DATA.std": "[1]", "AUGMENT.crop_scale": "[1,1]"}
+    code, output = _run(processes, tmp_path / "run", keys)
+    assert code == (3 if processes == 1 else 1), output
+    assert re.search(r"the (loss|gradient norm) is not finite at step \d+", output)
+    for remedy in (
+        "remove images with non-finite pixels",
+        "lower OPTIMIZER.base_lr or set TRAIN.clip",
+        "TRAIN.precision",
+    ):
+        assert remedy in output
+    saved = sorted((tmp_path / "run").glob("nonfinite-step-*.json"))
+    assert len(saved) == processes
+    found = [json.loads(path.read_text()) for path in saved]
+    suspects = [name for rank in found for name in rank["files_with_non_finite_pixels"]]
+    assert [name.rpartition("/")[2] for name in suspects] == ["037.npy"]
+    assert sum(len(rank["files"]) for rank in found) == 16
+    assert {"step", "loss", "learning_rate", "gradient_norm", "loss_scale"} <= found[0].keys()
+    state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
+    assert all(torch.isfinite(weight).all() for weight in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"DATA.name": "folder", "DATA.path": "/nowhere/at/all"}, r"DATA.path /nowhere/at/all does not exist"),
+        ({"DATA.name": "folder", "DATA.path": "{empty}"}, r"DATA.path \S*empty holds no images"),
+        ({"ENCODER.depht": 3}, r"unknown key ENCODER.depht of vit: did you mean 'depth'\?"),
+        ({"TRAIN.epochs": "many"}, r"TRAIN.epochs is 'many': it must be an integer"),
+        ({"DATA.image_size": "[30,32]"}, r"MASKER.cell 4 does not divide the image height 30"),
+        ({"MASKER.ratio": 1}, r"MASKER.ratio is 1.0: it must lie between 0 and 1"),
+        ({"MASKER.ratio": 0}, r"MASKER.ratio is 0.0: it must lie between 0 and 1"),
+        ({"TRAIN.batch": 100}, r"TRAIN.batch 100 is not a multiple of DATA.batch_size 32 x 1 devices"),
+        ({"TRAIN.batch": 3200}, r"1437 training images, fewer than the 3200 of one step"),
+        ({"INIT.checkpoint": "{empty}/none.pt"}, r"INIT.checkpoint \S*none.pt does not exist"),
+    ],
+)
+def test_mistake_is_answered_in_one_line(tmp_path, keys, message):
+    (tmp_path / "empty").mkdir()
+    keys = {key: str(value).format(empty=tmp_path / "empty") for key, value in keys.items()}
+    code, output = call(tmp_path / "run", keys)
+    assert code == 2, output
+    assert re.search("error: .*" + message, output), output
+
+
+def test_insisting_on_a_resume_needs_a_checkpoint(tmp_path):
+    code, output = call(tmp_path / "run", TINY, flags=("--resume",))
+    assert (code, output) == (2, f"error: --resume: {tmp_path / 'run'} holds no checkpoint\n")
+
+
+def test_mistake_shows_no_traceback_in_a_real_process(tmp_path):
+    code, output = run(command(tmp_path, {"ENCODER.name": "swim"}))
+    assert code == 2
+    assert re.search(r"^error: \S*mae_digits.yaml: ENCODER.name 'swim' is unknown: did you mean 'swin'\?", output)
+    assert "Traceback" not in output
+
+
+def test_checkpoint_of_another_model_is_refused_and_nothing_is_lost(tmp_path):
+    output = tmp_path / "run"
+    assert call(output, TINY)[0] == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    code, text = call(output, TINY | {"HEAD.mlp_ratio": 2})
+    assert code == 2
+    assert "HEAD.mlp_ratio: 4.0 there, 2.0 here" in text
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+    code, text = call(tmp_path / "wide", TINY | {"INIT.checkpoint": last_checkpoint(output), "ENCODER.width": 32})
+    assert code == 2
+    assert "holds another encoder" in text
+
+
+def test_initial_encoder_comes_from_the_checkpoint_of_another_run(tmp_path):
+    """A run that starts from trained weights begins below one that starts from random ones."""
+    assert call(tmp_path / "first", TINY | {"TRAIN.epochs": 3})[0] == 0
+    keys = TINY | {"INIT.checkpoint": last_checkpoint(tmp_path / "first"), "SEED": 1, "TRAIN.epochs": 1}
+    code, text = call(tmp_path / "second", keys)
+    assert code == 0, text
+    assert re.search(r"step-132.pt: \d+ encoder weights loaded", text)
+    assert "missing" not in text

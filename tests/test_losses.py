@@ -1,0 +1,187 @@
+import pytest
+import torch
+from small_models import CPU, IMAGE, assemble, generator, images, mae, members, sampled, simmim, small
+
+from mim.losses import L1, MSE, Loss, SmoothL1
+from mim.maskers.random import Random
+from mim.structures import PatchMask, Prediction
+
+F64 = torch.float64
+
+
+def maps(batch=2, dtype=F64):
+    """A prediction, a target, and a mask on a coarser grid."""
+    mask = Random(IMAGE, cell=8, ratio=0.5).sample(batch, generator(5), CPU)
+    return images(batch, seed=1, dtype=dtype), images(batch, seed=2, dtype=dtype), mask
+
+
+# ---------------------------------------------------------------- the published formulas, on whole models
+
+
+def mae_patchify(imgs, p):
+    """Facebookresearch/mae, models_mae.py, patchify, without its demand for squares."""
+    h, w = imgs.shape[2] // p, imgs.shape[3] // p
+    x = imgs.reshape(imgs.shape[0], 3, h, p, w, p)
+    x = torch.einsum("nchpwq->nhwpqc", x)
+    return x.reshape(imgs.shape[0], h * w, p**2 * 3)
+
+
+def mae_loss(imgs, pred, mask, norm_pix_loss):
+    """Facebookresearch/mae, models_mae.py, forward_loss. pred: (N, L, p*p*3); mask: (N, L), 1 is removed."""
+    target = mae_patchify(imgs, 8)
+    if norm_pix_loss:
+        mean = target.mean(dim=-1, keepdim=True)
+        var = target.var(dim=-1, keepdim=True)
+        target = (target - mean) / (var + 1.0e-6) ** 0.5
+    loss = (pred - target) ** 2
+    loss = loss.mean(dim=-1)
+    return (loss * mask).sum() / mask.sum()
+
+
+@pytest.mark.parametrize("normalize", ["patch", "none"])
+def test_loss_of_mae_equals_the_published_formula(normalize):
+    model, img = mae(target_keys={"normalize": normalize}).double(), images(4, dtype=F64)
+    mask = sampled(model, img)
+    output = model(img, mask)
+    expected = mae_loss(
+        img, mae_patchify(output.prediction, 8), mask.hidden_BHW.flatten(1).to(F64), normalize == "patch"
+    )
+    assert output.loss.dtype == F64
+    assert output.loss.item() == pytest.approx(expected.item(), rel=0, abs=1e-10)
+    assert output.loss.item() > 0.5  # noise that nothing can predict
+
+
+@pytest.mark.parametrize("encoder", ["swin", "vit"])
+def test_loss_of_simmim_equals_the_published_formula(encoder):
+    """Microsoft/SimMIM, models/simmim.py, forward."""
+    model = assemble("random", encoder, "replace", "pixel_shuffle", loss=L1, loss_keys={"eps": 1e-5}).double()
+    x = images(4, dtype=F64)
+    mask = sampled(model, x)
+    output = model(x, mask)
+    x_rec, in_chans = output.prediction, 3
+    pixels = mask.hidden_BHW.repeat_interleave(8, 1).repeat_interleave(8, 2).unsqueeze(1).to(F64)
+    loss_recon = (x - x_rec).abs()
+    expected = (loss_recon * pixels).sum() / (pixels.sum() + 1e-5) / in_chans
+    assert output.loss.item() == pytest.approx(expected.item(), rel=0, abs=1e-10)
+    without = (loss_recon * pixels).sum() / pixels.sum() / in_chans
+    assert abs(without.item() - expected.item()) > 1e-10  # so the 1e-5 is seen
+
+
+def test_loss_over_all_cells_of_a_whole_model_is_the_plain_mean():
+    model = simmim(loss_keys={"over": "all", "eps": 0.0}).double()
+    img = images(dtype=F64)
+    output = model(img, sampled(model, img))
+    assert output.loss.item() == pytest.approx((output.prediction - img).abs().mean().item(), rel=0, abs=1e-10)
+
+
+# ---------------------------------------------------------------- every loss
+
+
+@pytest.mark.parametrize("name", members(Loss))
+def test_loss_is_the_mean_error_of_hidden_cells_and_blind_to_visible_ones(name):
+    loss = small(Loss.named(name))
+    prediction, target, mask = maps()
+    prediction.requires_grad_()
+    value = loss(Prediction(prediction), target, mask)
+    hidden = mask.at(32, 64)[:, None].expand_as(prediction)
+    expected = loss.elementwise(prediction, target)[hidden].mean()
+    assert value.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+    (gradient,) = torch.autograd.grad(value, prediction)
+    assert not gradient[~hidden].any()
+    assert (gradient[hidden] != 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", members(Loss))
+def test_loss_over_all_cells_counts_visible_ones_too(name):
+    loss = small(Loss.named(name), over="all")
+    prediction, target, mask = maps()
+    expected = loss.elementwise(prediction, target).mean()
+    assert loss(Prediction(prediction), target, mask).item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", members(Loss))
+def test_loss_of_a_perfect_prediction_is_zero_and_of_another_positive(name):
+    loss = small(Loss.named(name))
+    prediction, target, mask = maps()
+    assert loss(Prediction(target), target, mask).item() == pytest.approx(0, abs=1e-12)
+    assert loss(Prediction(prediction), target, mask).item() > 0.1
+
+
+@pytest.mark.parametrize("name", members(Loss))
+@pytest.mark.parametrize("over", ["hidden", "all"])
+def test_loss_counts_only_the_cells_that_a_head_predicted(name, over):
+    loss = small(Loss.named(name), over=over)
+    prediction, target, mask = maps()
+    predicted = torch.rand(2, 4, 8, generator=generator(8)) < 0.5
+    counted = predicted & mask.hidden_BHW if over == "hidden" else predicted
+    assert 0 < counted.sum() < mask.hidden_BHW.sum() or over == "all"
+    pixels = counted.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(prediction)
+    expected = loss.elementwise(prediction, target)[pixels].mean()
+    found = loss(Prediction(prediction, predicted), target, mask)
+    assert found.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+    assert found.item() != loss(Prediction(prediction), target, mask).item()
+
+
+@pytest.mark.parametrize("name", members(Loss))
+def test_loss_of_uneven_counts_weighs_every_cell_alike(name):
+    loss = small(Loss.named(name))
+    prediction, target, _ = maps()
+    hidden = torch.zeros(2, 4, 8, dtype=torch.bool)
+    hidden[0, 0, 0] = True
+    hidden[1, :, :6] = True
+    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(prediction)
+    expected = loss.elementwise(prediction, target)[pixels].mean()
+    found = loss(Prediction(prediction), target, PatchMask.given(hidden, 2))
+    assert found.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", members(Loss))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loss_of_narrow_types_is_computed_in_fp32(name, dtype):
+    loss = small(Loss.named(name))
+    prediction, target, mask = maps(dtype=torch.float32)
+    prediction, target = prediction.to(dtype), target.to(dtype)
+    found = loss(Prediction(prediction), target, mask)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(Prediction(prediction.float()), target.float(), mask))
+    mixed = loss(Prediction(prediction), target.float(), mask)  # what autocast gives
+    assert torch.equal(mixed, found)
+    exact = loss(Prediction(prediction.double()), target.double(), mask)
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+# ---------------------------------------------------------------- one by one
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference"),
+    [
+        (MSE(), torch.nn.MSELoss(reduction="none")),
+        (L1(), torch.nn.L1Loss(reduction="none")),
+        (SmoothL1(), torch.nn.SmoothL1Loss(reduction="none")),
+        (SmoothL1(beta=0.3), torch.nn.SmoothL1Loss(reduction="none", beta=0.3)),
+    ],
+)
+def test_loss_elementwise_equals_pytorchs(loss, reference):
+    prediction, target, _ = maps()
+    torch.testing.assert_close(loss.elementwise(prediction, target), reference(prediction, target), rtol=0, atol=1e-15)
+
+
+def test_smooth_l1_is_squared_below_beta_and_absolute_above():
+    loss = SmoothL1(beta=2.0)
+    error = torch.tensor([0.0, 1.0, -1.0, 2.0, 5.0], dtype=F64)
+    expected = torch.tensor([0.0, 0.25, 0.25, 1.0, 4.0], dtype=F64)
+    assert torch.equal(loss.elementwise(error, torch.zeros(5, dtype=F64)), expected)
+
+
+@pytest.mark.parametrize("beta", [0, -1.0])
+def test_smooth_l1_refuses_a_beta_that_is_not_positive(beta):
+    with pytest.raises(ValueError, match=rf"LOSS\.beta is {beta}: it must be positive"):
+        SmoothL1(beta=beta)
+
+
+def test_loss_eps_is_added_to_the_number_of_cells():
+    prediction, target, mask = maps()
+    plain, padded = (MSE(eps=eps)(Prediction(prediction), target, mask).item() for eps in (0.0, 10.0))
+    cells = mask.at(32, 64).sum().item()
+    assert padded == pytest.approx(plain * cells / (cells + 10), rel=1e-12)

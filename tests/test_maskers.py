@@ -1,0 +1,243 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+from scipy import ndimage
+from small_models import CPU, generator, members
+
+from mim.maskers import Masker
+from mim.maskers.base import smallest, visible_cells
+from mim.maskers.block import Block
+from mim.maskers.grid import Grid
+from mim.maskers.random import Random
+from mim.registry import keys_of
+from mim.structures import ImageSpec
+
+ALL = members(Masker)
+DRAWN = {name: part for name, part in ALL.items() if name != "grid"}  # the grid is the one pattern that never changes
+WITH_RATIO = {name: part for name, part in ALL.items() if "ratio" in keys_of(part)}
+
+
+def square(cells: int) -> ImageSpec:
+    return ImageSpec(3, 16 * cells, 16 * cells)
+
+
+def make(name: str, image: ImageSpec, **keys) -> Masker:
+    allowed = keys_of(ALL[name])
+    return ALL[name](image, **{key: value for key, value in keys.items() if key in allowed})
+
+
+def per_cell(part, image, **keys):
+    """Hidden cells of 400 samples, by place."""
+    return part(image, **keys).sample(400, generator(0), CPU).hidden_BHW
+
+
+# ---------------------------------------------------------------- every masker
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [(224, 224), (96, 160), (160, 32), (32, 32)])
+def test_masker_leaves_exactly_its_count_visible_in_every_sample(name, size):
+    masker = make(name, ImageSpec(3, *size), cell=16)
+    mask = masker.sample(64, generator(1), CPU)
+    assert mask.hidden_BHW.dtype == torch.bool
+    assert mask.hidden_BHW.shape == (64, size[0] // 16, size[1] // 16)
+    assert mask.visible == masker.visible
+    assert 0 < masker.visible < masker.cells
+    assert (~mask.hidden_BHW).sum(dim=(1, 2)).tolist() == [masker.visible] * 64
+    assert masker.ratio == pytest.approx(mask.hidden_BHW.float().mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_masker_draws_from_the_generator_alone(name):
+    masker = make(name, ImageSpec(3, 96, 160), cell=16)
+    before = torch.get_rng_state()
+    first = masker.sample(16, generator(3), CPU).hidden_BHW
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert torch.equal(masker.sample(16, generator(3), CPU).hidden_BHW, first)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_masker_differs_by_seed_and_by_sample(name):
+    masker = make(name, square(8), cell=16, ratio=0.5)
+    first, second = (masker.sample(16, generator(seed), CPU).hidden_BHW for seed in (3, 4))
+    assert (first != second).any(dim=(1, 2)).float().mean() > 0.9
+    assert len({tuple(sample.flatten().tolist()) for sample in first}) > 14
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("size", "axis"), [((40, 32), "height 40"), ((32, 40), "width 40")])
+def test_masker_names_the_axis_that_its_cell_does_not_divide(name, size, axis):
+    with pytest.raises(ValueError, match=rf"MASKER\.cell 16 does not divide the image {axis}"):
+        make(name, ImageSpec(3, *size), cell=16)
+
+
+@pytest.mark.parametrize("name", WITH_RATIO)
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, math.nan])
+def test_masker_refuses_a_ratio_outside_zero_to_one(name, ratio):
+    with pytest.raises(ValueError, match=rf"MASKER\.ratio is {ratio}: it must lie between 0 and 1"):
+        make(name, square(4), cell=16, ratio=ratio)
+
+
+@pytest.mark.parametrize("name", WITH_RATIO)
+@pytest.mark.parametrize(
+    ("ratio", "rounding", "visible"), [(0.9, "floor_visible", 0), (0.95, "ceil_hidden", 0), (1e-17, "floor_visible", 4)]
+)
+def test_masker_refuses_a_ratio_that_rounds_to_nothing(name, ratio, rounding, visible):
+    with pytest.raises(ValueError, match=rf"of 4 cells leaves {visible} visible.*MASKER\.cell"):
+        make(name, square(2), cell=16, ratio=ratio, rounding=rounding)
+
+
+# ---------------------------------------------------------------- rounding
+
+
+def test_visible_cells_round_as_mae_and_as_simmim():
+    differ = 0
+    for cells in [*range(2, 120), 196, 256, 576, 1024]:
+        for percent in range(1, 100):
+            ratio = percent / 100
+            kept, hidden = int(cells * (1 - ratio)), math.ceil(cells * ratio)
+            if 0 < kept < cells:
+                assert visible_cells(cells, ratio, "floor_visible") == kept
+            if 0 < hidden < cells:
+                assert visible_cells(cells, ratio, "ceil_hidden") == cells - hidden
+            differ += kept != cells - hidden
+    assert differ > 0
+
+
+@pytest.mark.parametrize("part", [Random, Block])
+def test_maskers_differ_between_roundings_where_the_originals_do(part):
+    assert int(100 * (1 - 0.9)) == 9  # what MAE's code gives: 0.1 is not a binary number
+    assert math.ceil(100 * 0.9) == 90
+    for rounding, hidden in (("floor_visible", 91), ("ceil_hidden", 90)):
+        mask = part(square(10), cell=16, ratio=0.9, rounding=rounding).sample(4, generator(0), CPU)
+        assert mask.hidden_BHW.sum(dim=(1, 2)).tolist() == [hidden] * 4
+
+
+def test_smallest_marks_that_many_of_each_row_with_ties_in_order():
+    score = torch.tensor([[3.0, 1.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    assert smallest(score, 2).tolist() == [[False, True, True, False], [True, True, False, False]]
+    by_row = smallest(score, torch.tensor([[0], [3]]))
+    assert by_row.tolist() == [[False] * 4, [True, True, True, False]]
+
+
+# ---------------------------------------------------------------- random
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((64, 96), 0.75), ((96, 64), 0.6)])
+def test_random_hides_every_cell_equally_often(size, ratio):
+    samples = 2000
+    masker = Random(ImageSpec(3, *size), cell=16, ratio=ratio)
+    frequency = masker.sample(samples, generator(0), CPU).hidden_BHW.double().mean(dim=0)
+    sigma = math.sqrt(masker.ratio * (1 - masker.ratio) / samples)
+    assert ((frequency - masker.ratio).abs() < 5 * sigma).all()
+
+
+def test_random_draws_every_set_of_cells_equally_often():
+    masker = Random(square(2), cell=16, ratio=0.5)
+    drawn = masker.sample(6000, generator(0), CPU).hidden_BHW.flatten(1)
+    counts = Counter(tuple(row) for row in drawn.tolist())
+    assert len(counts) == 6
+    sigma = math.sqrt(6000 * (1 / 6) * (5 / 6))
+    assert all(abs(count - 1000) < 5 * sigma for count in counts.values())
+
+
+# ---------------------------------------------------------------- block
+
+
+def hidden_neighbours(hidden_BHW):
+    """Mean number of hidden cells among the four neighbours of a hidden cell."""
+    padded = torch.nn.functional.pad(hidden_BHW.float(), (1, 1, 1, 1))
+    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return around[hidden_BHW].mean().item()
+
+
+def regions(hidden_BHW):
+    """Mean number of connected hidden regions of a sample."""
+    return sum(ndimage.label(sample.numpy())[1] for sample in hidden_BHW) / len(hidden_BHW)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4, 0.6, 0.75])
+def test_block_hides_connected_rectangles_rather_than_noise(ratio):
+    block, noise = (per_cell(part, square(14), cell=16, ratio=ratio) for part in (Block, Random))
+    expected = 4 * ratio * 13 / 14  # of noise: four neighbours, fewer at the border
+    assert hidden_neighbours(noise) == pytest.approx(expected, rel=0.05)
+    assert hidden_neighbours(block) > expected + 0.35 * (4 - expected)
+    assert regions(block) < 4.5
+    if ratio < 0.6:  # noise joins up by itself above the percolation threshold
+        assert regions(block) < regions(noise) / 4
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.97])
+@pytest.mark.parametrize("size", [(224, 224), (96, 160), (64, 256)])
+def test_block_hits_the_exact_count(ratio, size):
+    masker = Block(ImageSpec(1, *size), cell=16, ratio=ratio)
+    mask = masker.sample(100, generator(2), CPU).hidden_BHW
+    cells = size[0] * size[1] // 256
+    assert mask.sum(dim=(1, 2)).tolist() == [cells - int(cells * (1 - ratio))] * 100
+
+
+def test_block_of_one_small_area_is_mostly_one_rectangle():
+    hidden = per_cell(Block, square(14), cell=16, ratio=16 / 196, rounding="ceil_hidden", max_aspect=1.0)
+    whole = 0
+    for sample in hidden:
+        rows, columns = sample.any(dim=1).sum().item(), sample.any(dim=0).sum().item()
+        whole += (rows, columns) == (4, 4)
+    assert whole == len(hidden)
+
+
+def test_block_reaches_every_cell():
+    frequency = per_cell(Block, ImageSpec(3, 96, 160), cell=16, ratio=0.4).float().mean(dim=0)
+    assert frequency.min() > 0.05
+    assert frequency.max() < 0.9
+
+
+@pytest.mark.parametrize(("key", "value"), [("min_cells", 0), ("max_aspect", 0.5)])
+def test_block_refuses_what_makes_no_rectangle(key, value):
+    with pytest.raises(ValueError, match=rf"MASKER\.{key} is {value}: it must be at least 1"):
+        Block(square(8), cell=16, **{key: value})
+
+
+# ---------------------------------------------------------------- grid
+
+
+def kept_cells(image, **keys):
+    kept = ~Grid(image, cell=16, **keys).sample(2, None, CPU).hidden_BHW
+    assert torch.equal(kept[0], kept[1])
+    return kept[0]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (96, 160)])
+def test_grid_keeps_one_cell_of_each_two_by_two(size):
+    kept = kept_cells(ImageSpec(3, *size))
+    for row in range(kept.shape[0]):
+        for column in range(kept.shape[1]):
+            assert kept[row, column] == (row % 2 == 0 and column % 2 == 0)
+
+
+@pytest.mark.parametrize(("one_of", "high", "wide"), [(4, 2, 2), (6, 2, 3), (8, 2, 4), (9, 3, 3), (16, 4, 4)])
+def test_grid_keeps_exactly_one_cell_of_every_rectangle(one_of, high, wide):
+    kept = kept_cells(ImageSpec(3, 16 * high * 3, 16 * wide * 2), one_of=one_of)
+    tiles = kept.reshape(3, high, 2, wide).sum(dim=(1, 3))
+    assert (tiles == 1).all()
+
+
+@pytest.mark.parametrize("one_of", [2, 3, 5, 7])
+def test_grid_of_a_prime_keeps_one_of_n_in_every_row_and_column(one_of):
+    kept = kept_cells(ImageSpec(3, 32 * one_of, 48 * one_of), one_of=one_of)
+    assert (kept.sum(dim=1) == 3).all()
+    assert (kept.sum(dim=0) == 2).all()
+
+
+def test_grid_of_two_is_a_checkerboard():
+    kept = kept_cells(square(4), one_of=2)
+    assert (kept[:, 1:] != kept[:, :-1]).all()
+    assert (kept[1:] != kept[:-1]).all()
+
+
+@pytest.mark.parametrize("one_of", [1, 0, 17])
+def test_grid_refuses_a_share_that_hides_nothing_or_has_no_cell(one_of):
+    with pytest.raises(ValueError, match=rf"MASKER\.one_of is {one_of}: it must lie between 2 and the 16 cells"):
+        Grid(square(4), cell=16, one_of=one_of)

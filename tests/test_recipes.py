@@ -1,0 +1,386 @@
+"""The shipped recipes: complete, free of settings without effect, and equal to what the papers and their code say."""
+
+import math
+import re
+from bisect import bisect_right
+from functools import cache
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from yacs.config import CfgNode
+
+from mim import build, config, load_config
+from mim.engine.optim import parameter_groups, unmatched
+from mim.engine.settings import Plan
+from mim.model import MaskedImageModel
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("**/*.yaml"))
+TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
+MAE = ["configs/mae/vit_base.yaml", "configs/mae/vit_large.yaml", "configs/mae/vit_huge.yaml"]
+SIMMIM_800 = ["configs/simmim/swin_base_800ep.yaml", "configs/simmim/swin_large_800ep.yaml"]
+SIMMIM = ["configs/simmim/swin_base_100ep.yaml", *SIMMIM_800]
+
+
+@cache
+def recipe(path: str) -> CfgNode:
+    return load_config(ROOT / path)
+
+
+@cache
+def model(path: str) -> MaskedImageModel:
+    built = build.build_without_memory(recipe(path))
+    assert built is not None
+    return built
+
+
+def raw(path: str) -> dict:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def plan(path: str, devices: int = 1) -> Plan:
+    cfg = recipe(path)
+    return Plan.of(build.engine_settings(cfg), TRAINING_IMAGES[cfg.DATA.name], devices)
+
+
+def schedule(path: str):
+    return plan(path).schedule(build.engine_settings(recipe(path)))
+
+
+# ---------------------------------------------------------------- every recipe
+
+
+def test_recipes_are_found():
+    assert {*MAE, *SIMMIM, "configs/quickstart/mae_digits.yaml", "configs/quickstart/simmim_digits.yaml"} <= {*RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_loads_and_keeps_its_values(path):
+    cfg = recipe(path)
+    for section, keys in raw(path).items():
+        if not isinstance(keys, dict):
+            assert cfg[section] == keys
+            continue
+        for key, value in keys.items():
+            assert cfg[section][key] == value, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_states_every_key_its_method_decides(path):
+    stated = raw(path)
+    assert stated["TASK"] == "pretrain"
+    assert "SEED" in stated
+    for section in ("DATA", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "OPTIMIZER", "SCHEDULE"):
+        wanted = set()
+        if section in build.FAMILIES:
+            wanted |= {"name", *build.keys_of(build.FAMILIES[section].named(stated[section]["name"]))}
+        if section in build.SETTINGS:
+            wanted |= set(build.keys_of(build.SETTINGS[section]))
+        assert set(stated[section]) == wanted, section
+    assert {"epochs", "batch", "precision", "clip", "ema"} <= set(stated["TRAIN"])
+    assert "every_epochs" in stated["EVALUATE"]
+    assert "every_epochs" in stated["CHECKPOINT"]
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_sections_stand_in_order(path):
+    sections = [name for name in raw(path) if name in config.SECTIONS]
+    assert sections == [name for name in config.SECTIONS if name in sections]
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_header_says_how_it_was_run(path):
+    text = (ROOT / path).read_text()
+    header = re.match(r"(?:#.*\n)+", text)
+    assert header is not None
+    assert re.match(r"# \S", header[0])
+    for field in ("command", "source", "hardware", "time", "result"):
+        assert len(re.findall(rf"^# {field}: +\S", header[0], re.MULTILINE)) == 1, field
+    commands = re.sub(r"\\\n# +", "", header[0])
+    wanted = rf"python tools/train\.py --config {re.escape(path)} --output runs/\w+\n"
+    assert re.search(r"^# command: +" + wanted, commands, re.MULTILINE)
+    if recipe(path).DATA.name == "folder":
+        wanted = wanted.replace("python", r"torchrun --nproc_per_node \d+", 1)
+        assert re.search(r"^# +" + wanted, commands, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_names_no_absolute_path(path):
+    # a slash before a word and after none: where a path of somebody's machine would start
+    assert not re.findall(r"(?<![\w.)/])/\w+", (ROOT / path).read_text())
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_has_no_setting_without_effect(path):
+    optimizer = build.settings(recipe(path), "OPTIMIZER")
+    assert schedule(path).warnings() == []
+    assert unmatched(model(path), optimizer) == []
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "quickstart" not in path])
+def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
+    for devices in (1, 2, 4, 8):
+        found = plan(path, devices)
+        assert found.batch == found.micro * devices * found.accumulation == recipe(path).TRAIN.batch
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "keys"),
+    [
+        ("configs/cross/mae_on_replacing_vit.yaml", MAE[0], {"ENCODER.hidden"}),
+        (
+            "configs/cross/transformer_decoder_on_swin.yaml",
+            SIMMIM[0],
+            {"HEAD.name", "HEAD.width", "HEAD.depth", "HEAD.heads", "HEAD.mlp_ratio"},
+        ),
+        ("configs/mae/vit_large.yaml", MAE[0], {"ENCODER.width", "ENCODER.depth", "ENCODER.heads"}),
+        (
+            "configs/simmim/swin_large_800ep.yaml",
+            SIMMIM_800[0],
+            {"ENCODER.width", "ENCODER.heads", "ENCODER.window", "DATA.batch_size"},
+        ),
+    ],
+)
+def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
+    assert {line.partition(":")[0] for line in config.differing(recipe(path), recipe(origin))} == keys
+
+
+# ---------------------------------------------------------------- published figures
+
+
+@pytest.mark.parametrize(
+    ("path", "base", "batch", "per_batch"),
+    [
+        *((path, 1.5e-4, 4096, 256) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
+        ("configs/cifar10/mae_vit_tiny.yaml", 1.5e-4, 4096, 256),
+        (SIMMIM[0], 2e-4, 2048, 512),
+        ("configs/cross/transformer_decoder_on_swin.yaml", 2e-4, 2048, 512),
+        *((path, 1e-4, 2048, 512) for path in [*SIMMIM_800, "configs/cross/simmim_on_dropping_vit.yaml"]),
+    ],
+)
+def test_recipe_peak_learning_rate_is_the_published_one(path, base, batch, per_batch):
+    assert schedule(path).peak == pytest.approx(base * batch / per_batch, rel=1e-12)
+
+
+def visible_of_mae(side: int, cell: int, ratio: float) -> tuple[int, int]:
+    cells = (side // cell) ** 2
+    return int(cells * (1 - ratio)), cells
+
+
+def visible_of_simmim(side: int, cell: int, ratio: float) -> tuple[int, int]:
+    cells = (side // cell) ** 2
+    return cells - math.ceil(cells * ratio), cells
+
+
+@pytest.mark.parametrize(
+    ("path", "formula", "published"),
+    [
+        (MAE[0], visible_of_mae(224, 16, 0.75), (49, 196)),
+        (MAE[1], visible_of_mae(224, 16, 0.75), (49, 196)),
+        (MAE[2], visible_of_mae(224, 14, 0.75), (64, 256)),
+        ("configs/cross/mae_on_replacing_vit.yaml", visible_of_mae(224, 16, 0.75), (49, 196)),
+        ("configs/cifar10/mae_vit_tiny.yaml", visible_of_mae(32, 2, 0.75), (64, 256)),
+        *((path, visible_of_simmim(192, 32, 0.6), (36 - 22, 36)) for path in SIMMIM),
+        ("configs/cross/transformer_decoder_on_swin.yaml", visible_of_simmim(192, 32, 0.6), (36 - 22, 36)),
+        ("configs/cross/simmim_on_dropping_vit.yaml", visible_of_simmim(224, 32, 0.6), (49 - 30, 49)),
+        ("configs/cifar10/simmim_vit_tiny.yaml", visible_of_simmim(32, 4, 0.6), (64 - 39, 64)),
+        ("configs/cifar10/simmim_swin_tiny.yaml", visible_of_simmim(32, 4, 0.6), (64 - 39, 64)),
+    ],
+)
+def test_recipe_visible_cells_are_the_published_ones(path, formula, published):
+    masker = model(path).masker
+    assert (masker.visible, masker.cells) == formula == published
+
+
+VIT_B, SWIN_B = "vit_base_patch16_224", "swin_base_patch4_window7_224"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "size", "millions"),
+    [
+        (MAE[0], VIT_B, {}, 85.8),
+        (MAE[1], "vit_large_patch16_224", {}, 303.3),
+        (MAE[2], "vit_huge_patch14_224", {}, 630.8),
+        ("configs/cross/mae_on_replacing_vit.yaml", VIT_B, {}, 85.8),
+        ("configs/cross/simmim_on_dropping_vit.yaml", VIT_B, {}, 85.8),
+        (SIMMIM[0], SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
+        (SIMMIM[1], SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
+        (SIMMIM[2], "swin_large_patch4_window7_224", {"img_size": 192, "window_size": 12}, 195.2),
+        ("configs/cross/transformer_decoder_on_swin.yaml", SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
+    ],
+)
+def test_recipe_encoder_is_the_one_of_timm(path, name, size, millions):
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=0, **size)
+    encoder = model(path).encoder
+    shapes = {name: parameter.shape for name, parameter in encoder.backbone.named_parameters()}
+    assert shapes == {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    assert round(sum(map(math.prod, shapes.values())) / 1e6, 1) == millions
+    heads = [[part.num_heads for part in net.modules() if hasattr(part, "num_heads")] for net in (encoder, theirs)]
+    assert heads[0] == heads[1]
+    assert len(heads[0]) >= 12
+    masks = 0 if encoder.mask_token is None else encoder.mask_token.numel()
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == sum(map(math.prod, shapes.values())) + masks
+
+
+# ---------------------------------------------------------------- schedules
+
+
+@pytest.mark.parametrize("path", MAE)
+def test_mae_learning_rate_follows_the_fractional_epoch(path):
+    # main_pretrain.py, engine_pretrain.py, util/lr_sched.py
+    per_epoch = 1_281_167 // 4096
+    assert plan(path).steps_per_epoch == per_epoch == 312
+    assert plan(path).steps == 800 * per_epoch
+    found = schedule(path)
+    peak, warmup, epochs = 1.5e-4 * 4096 / 256, 40, 800
+    for epoch, step in [(0, 0), (0, 1), (3, 100), (39, 311), (40, 0), (40, 1), (400, 155), (799, 0), (799, 311)]:
+        place = step / per_epoch + epoch
+        if place < warmup:
+            wanted = peak * place / warmup
+        else:
+            wanted = peak * 0.5 * (1 + math.cos(math.pi * (place - warmup) / (epochs - warmup)))
+        assert found.at(epoch * per_epoch + step) == pytest.approx(wanted, rel=1e-9, abs=1e-18)
+    assert found.at(0) == 0
+    assert found.at(40 * per_epoch) == pytest.approx(2.4e-3)
+
+
+def test_simmim_cosine_is_the_one_of_timm_without_warmup_prefix():
+    # lr_scheduler.py; main_simmim.py calls step_update(step) after the optimizer's step
+    per_epoch, scale = 1_281_167 // 2048, 2048 / 512
+    assert plan(SIMMIM[0]).steps_per_epoch == per_epoch == 625
+    found = schedule(SIMMIM[0])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2e-4 * scale)
+    theirs = CosineLRScheduler(
+        optimizer,
+        t_initial=100 * per_epoch,
+        lr_min=1e-5 * scale,
+        warmup_lr_init=1e-6 * scale,
+        warmup_t=10 * per_epoch,
+        cycle_limit=1,
+        t_in_epochs=False,
+    )
+    assert found.at(0) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+    for step in (1, 2, 3000, 10 * per_epoch, 10 * per_epoch + 1, 31_250, 50_000, 100 * per_epoch - 1):
+        theirs.step_update(step - 1)
+        assert found.at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+
+
+def test_simmim_cosine_joins_below_the_peak_and_trails_a_step():
+    per_epoch, peak, least, first = 625, 8e-4, 4e-5, 4e-6
+    found = schedule(SIMMIM[0])
+    assert found.at(0) == found.at(1) == pytest.approx(first)
+    assert found.at(2) == pytest.approx(first + (peak - first) / (10 * per_epoch))
+    assert found.at(10 * per_epoch) == pytest.approx(peak - (peak - first) / (10 * per_epoch))
+    joined = least + (peak - least) * 0.5 * (1 + math.cos(math.pi * 10 / 100))
+    assert found.at(10 * per_epoch + 1) == pytest.approx(joined, rel=1e-12)
+    assert joined / peak == pytest.approx(0.977, abs=5e-4)
+
+
+@pytest.mark.parametrize("path", [*SIMMIM_800, "configs/cross/simmim_on_dropping_vit.yaml"])
+def test_simmim_multistep_drops_at_epoch_700(path):
+    per_epoch, peak, first = 625, 1e-4 * 2048 / 512, 5e-7 * 2048 / 512
+    found = schedule(path)
+    assert plan(path).steps == 800 * per_epoch
+
+    def theirs(update: int) -> float:  # lr_scheduler.py, MultiStepLRScheduler._get_lr
+        if update < 10 * per_epoch:
+            return first + update * (peak - first) / (10 * per_epoch)
+        return peak * 0.1 ** bisect_right([700 * per_epoch], update)
+
+    for step in (1, 2, 3125, 6250, 6251, 6252, 700 * per_epoch, 700 * per_epoch + 1, 800 * per_epoch - 1):
+        assert found.at(step) == pytest.approx(theirs(step - 1), rel=1e-9), step
+    assert found.at(0) == found.at(1) == pytest.approx(2e-6)
+    assert found.at(700 * per_epoch) == pytest.approx(4e-4)
+    assert found.at(700 * per_epoch + 1) == pytest.approx(4e-5)
+
+
+def test_cifar10_mae_learning_rate_is_near_the_one_of_its_source():
+    # IcarusWizard/MAE, mae_pretrain.py: once an epoch, the smaller of a warmup and a cosine from epoch 0
+    found, per_epoch = schedule("configs/cifar10/mae_vit_tiny.yaml"), 50_000 // 4096
+    for epoch in range(0, 2000, 50):
+        wanted = 2.4e-3 * min((epoch + 1) / 200, 0.5 * (math.cos(epoch / 2000 * math.pi) + 1))
+        assert found.at(epoch * per_epoch + per_epoch - 1) == pytest.approx(wanted, abs=2.4e-3 / 1000)
+
+
+# ---------------------------------------------------------------- optimizers
+
+
+def decayed(path: str) -> dict[str, float]:
+    """The weight decay of each trained parameter, by name."""
+    built = model(path)
+    names = {id(parameter): name for name, parameter in built.named_parameters()}
+    groups = parameter_groups(built, build.settings(recipe(path), "OPTIMIZER"))
+    return {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("path", MAE)
+def test_mae_decays_class_and_mask_token(path):
+    decay = decayed(path)
+    assert decay["encoder.backbone.cls_token"] == decay["head.mask_token"] == 0.05
+    shapes = {name: parameter.shape for name, parameter in model(path).named_parameters() if parameter.requires_grad}
+    assert set(shapes) == set(decay)
+    assert {name for name, value in decay.items() if value == 0} == {n for n, shape in shapes.items() if len(shape) < 2}
+    assert {name for name in decay if name.endswith(".bias")} <= {name for name, value in decay.items() if value == 0}
+    assert set(decay.values()) == {0.0, 0.05}
+
+
+@pytest.mark.parametrize("path", SIMMIM)
+def test_simmim_swin_exempts_the_mask_token_and_decays_bias_tables(path):
+    decay = decayed(path)
+    assert decay["encoder.mask_token"] == 0
+    tables = [name for name in decay if name.endswith("relative_position_bias_table")]
+    assert len(tables) == 2 + 2 + 18 + 2
+    assert {decay[name] for name in tables} == {0.05}
+    assert {value for name, value in decay.items() if name.endswith(".bias") or ".norm" in name} == {0.0}
+
+
+@pytest.mark.parametrize("path", ["configs/cross/simmim_on_dropping_vit.yaml", "configs/cifar10/simmim_vit_tiny.yaml"])
+def test_simmim_vit_exempts_the_class_token_and_decays_mask_tokens(path):
+    decay = decayed(path)
+    assert decay["encoder.backbone.cls_token"] == 0
+    assert {decay[name] for name in decay if name.endswith("mask_token")} == {0.05}
+    assert decay.get("encoder.backbone.pos_embed", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "betas", "eps", "clip"),
+    [
+        *((path, [0.9, 0.95], 1e-8, 0) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
+        *((path, [0.9, 0.999], 1e-8, 5) for path in SIMMIM),
+        ("configs/cross/simmim_on_dropping_vit.yaml", [0.9, 0.999], 1e-8, 5),
+        ("configs/cross/transformer_decoder_on_swin.yaml", [0.9, 0.999], 1e-8, 5),
+        ("configs/cifar10/mae_vit_tiny.yaml", [0.9, 0.95], 1e-8, 0),
+    ],
+)
+def test_recipe_optimizer_is_the_published_one(path, betas, eps, clip):
+    cfg = recipe(path)
+    assert (cfg.OPTIMIZER.name, cfg.OPTIMIZER.betas, cfg.OPTIMIZER.eps) == ("adamw", betas, eps)
+    assert (cfg.OPTIMIZER.weight_decay, cfg.TRAIN.clip) == (0.05, clip)
+
+
+MAE_CROPS, SIMMIM_CROPS = ([0.2, 1.0], "bicubic"), ([0.67, 1.0], "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("path", "crops", "epochs", "target"),
+    [
+        *((path, MAE_CROPS, 800, ("patch", "mse", 0)) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
+        (SIMMIM[0], SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
+        ("configs/cross/transformer_decoder_on_swin.yaml", SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
+        *((path, SIMMIM_CROPS, 800, ("none", "l1", 1e-5)) for path in SIMMIM_800),
+        ("configs/cross/simmim_on_dropping_vit.yaml", SIMMIM_CROPS, 800, ("none", "l1", 1e-5)),
+    ],
+)
+def test_recipe_crops_epochs_and_target_are_the_published_ones(path, crops, epochs, target):
+    cfg = recipe(path)
+    assert (cfg.AUGMENT.crop_scale, cfg.AUGMENT.interpolation) == crops
+    assert (cfg.AUGMENT.flip, cfg.AUGMENT.crop_ratio) == (0.5, pytest.approx([3 / 4, 4 / 3]))
+    assert (cfg.DATA.mean, cfg.DATA.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert cfg.TRAIN.epochs == epochs
+    assert (cfg.TARGET.normalize, cfg.LOSS.name, cfg.LOSS.eps) == target
+    assert (cfg.TARGET.stride, cfg.LOSS.over) == (1, "hidden")

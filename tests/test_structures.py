@@ -1,0 +1,162 @@
+import pytest
+import torch
+
+from mim.structures import ImageSpec, PatchMask
+
+
+def random_mask(batch=3, height=4, width=6, visible=9, seed=0) -> PatchMask:
+    """A mask with the same number of visible cells in every sample, made by loops."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.ones(batch, height, width, dtype=torch.bool)
+    for sample in range(batch):
+        for cell in torch.randperm(height * width, generator=generator)[:visible].tolist():
+            hidden[sample, cell // width, cell % width] = False
+    return PatchMask(hidden, visible)
+
+
+def test_image_grid_counts_rows_and_columns():
+    assert ImageSpec(3, 96, 160).grid(16, "KEY") == (6, 10)
+
+
+@pytest.mark.parametrize(("height", "width", "axis"), [(40, 32, "height 40"), (32, 40, "width 40")])
+def test_image_grid_names_the_axis_that_does_not_divide_and_sizes_that_do(height, width, axis):
+    with pytest.raises(ValueError, match=f"KEY 16 does not divide the image {axis}.*32 or 48"):
+        ImageSpec(3, height, width).grid(16, "KEY")
+
+
+def test_image_grid_refuses_a_cell_below_one_pixel():
+    with pytest.raises(ValueError, match="KEY is 0"):
+        ImageSpec(3, 32, 32).grid(0, "KEY")
+
+
+def test_mask_at_its_own_grid_is_itself():
+    mask = random_mask()
+    assert torch.equal(mask.at(4, 6), mask.hidden_BHW)
+
+
+@pytest.mark.parametrize(("high", "wide"), [(2, 2), (1, 3), (4, 1)])
+def test_mask_at_a_finer_grid_repeats_cells(high, wide):
+    mask = random_mask()
+    fine = mask.at(4 * high, 6 * wide)
+    assert fine.shape == (3, 4 * high, 6 * wide)
+    for row in range(4 * high):
+        for column in range(6 * wide):
+            assert torch.equal(fine[:, row, column], mask.hidden_BHW[:, row // high, column // wide])
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (4, 2), (1, 1)])
+def test_mask_at_a_coarser_grid_hides_a_cell_when_any_part_of_it_is_hidden(height, width):
+    mask = random_mask(visible=18)
+    coarse = mask.at(height, width)
+    high, wide = 4 // height, 6 // width
+    for sample in range(3):
+        for row in range(height):
+            for column in range(width):
+                part = mask.hidden_BHW[sample, row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+                assert coarse[sample, row, column] == any(part.flatten().tolist())
+
+
+def test_mask_at_finer_then_coarser_is_the_same_mask():
+    mask = random_mask()
+    assert torch.equal(PatchMask(mask.at(32, 48)).at(4, 6), mask.hidden_BHW)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (4, 7), (3, 6), (8, 3), (2, 12)])
+def test_mask_at_a_grid_that_does_not_divide_is_refused(height, width):
+    with pytest.raises(ValueError, match=f"4x6 cells does not fit a grid of {height}x{width}"):
+        random_mask().at(height, width)
+
+
+@pytest.mark.parametrize("finer", [1, 2, 3])
+def test_mask_kept_lists_the_visible_tokens_in_row_major_order(finer):
+    mask = random_mask()
+    height, width = 4 * finer, 6 * finer
+    kept = mask.kept(height, width)
+    hidden = mask.hidden_BHW
+    for sample in range(3):
+        expected = [
+            row * width + column
+            for row in range(height)
+            for column in range(width)
+            if not hidden[sample, row // finer, column // finer]
+        ]
+        assert kept[sample].tolist() == expected
+    assert kept.dtype == torch.int64
+
+
+def test_mask_kept_needs_one_count_for_the_batch():
+    hidden = torch.zeros(2, 2, 2, dtype=torch.bool)
+    hidden[0, 0, 0] = hidden[1, 0] = True
+    mask = PatchMask.given(hidden, 2)
+    with pytest.raises(ValueError, match="equal counts"):
+        mask.kept(2, 2)
+
+
+def test_mask_kept_on_a_grid_coarser_than_the_mask_is_refused():
+    with pytest.raises(ValueError, match="no finer than"):
+        random_mask().kept(2, 3)
+
+
+def test_mask_kept_on_a_grid_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        random_mask().kept(6, 6)
+
+
+def test_mask_given_one_grid_serves_every_sample():
+    hidden = random_mask(batch=1).hidden_BHW[0]
+    mask = PatchMask.given(hidden, 5)
+    assert mask.visible == 9
+    assert torch.equal(mask.hidden_BHW, torch.stack([hidden] * 5))
+
+
+def test_mask_given_a_grid_a_sample_keeps_each_and_counts_the_visible_cells():
+    hidden = random_mask(visible=7).hidden_BHW
+    mask = PatchMask.given(hidden, 3)
+    assert mask.visible == 7
+    assert torch.equal(mask.hidden_BHW, hidden)
+
+
+def test_mask_given_uneven_counts_has_no_common_one():
+    hidden = torch.cat([random_mask(1, visible=7).hidden_BHW, random_mask(1, visible=8).hidden_BHW])
+    assert PatchMask.given(hidden, 2).visible is None
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
+def test_mask_given_refuses_another_type(dtype):
+    with pytest.raises(ValueError, match=f"True where hidden, not {dtype}"):
+        PatchMask.given(torch.eye(4, dtype=dtype), 2)
+
+
+@pytest.mark.parametrize("shape", [(24,), (3, 4, 6), (2, 1, 4, 6)])
+def test_mask_given_refuses_another_shape(shape):
+    with pytest.raises(ValueError, match=r"\(H, W\) or \(2, H, W\)"):
+        PatchMask.given(torch.ones(shape, dtype=torch.bool), 2)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_mask_given_refuses_a_sample_with_nothing_hidden_or_nothing_visible(value):
+    hidden = random_mask(2).hidden_BHW
+    hidden[1] = value
+    with pytest.raises(ValueError, match="hide at least one cell of every sample and leave at least one visible"):
+        PatchMask.given(hidden, 2)
+
+
+def test_mask_rows_are_the_samples_asked_for():
+    mask = random_mask(batch=5)
+    rows = mask.rows(1, 4)
+    assert rows.visible == mask.visible
+    assert torch.equal(rows.hidden_BHW, mask.hidden_BHW[[1, 2, 3]])
+
+
+def test_mask_coarse_counts_visible_cells_anew():
+    pixels = torch.zeros(1, 4, 4, dtype=torch.bool)
+    pixels[0, 0, 0] = pixels[0, 1, 1] = pixels[0, 3, 3] = True  # two of the four larger cells
+    coarse = PatchMask.given(pixels, 1).coarse(2, 2)
+    assert coarse.hidden_BHW.tolist() == [[[True, False], [False, True]]]
+    assert coarse.visible == 2
+
+
+def test_mask_coarse_leaves_an_equal_or_finer_grid_alone():
+    mask = random_mask()
+    assert mask.coarse(4, 6) is mask
+    assert mask.coarse(8, 12) is mask
