@@ -40,7 +40,6 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
         _prepare(folder, cfg, world, fresh=content is None)
-        LOG.info("%s", output)
         task = build.build_task(cfg, training, held_out)
         if content is None:
             for line in build.initialise(cfg, task.model):

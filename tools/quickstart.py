@@ -19,6 +19,14 @@ from mim.evaluation.knn import knn_accuracy
 from mim.run import train
 
 RECIPES = {"MAE": "mae_digits", "SimMIM": "simmim_digits"}
+HEADINGS = (
+    "held-out\nloss",
+    "loss of\nthe mean",
+    "kNN,\nrandom init",
+    "kNN,\npretrained",
+    "images\na second",
+    "seconds",
+)
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
 
 
@@ -41,16 +49,9 @@ def main() -> int:
 def comparison(summaries: dict[str, dict], pixels: float) -> Table:
     """The figures of each run, a row a run, beside what needs no training."""
     table = Table(title="Pretrained on 1,437 handwritten digits, judged on 360 others", title_justify="left")
-    for column in (
-        "",
-        "held-out loss",
-        "predicting the mean",
-        "kNN, random init",
-        "kNN, pretrained",
-        "images/s",
-        "seconds",
-    ):
-        table.add_column(column, justify="right" if column else "left")
+    table.add_column("", no_wrap=True)
+    for column in HEADINGS:
+        table.add_column(column, justify="right", no_wrap=True)
     for method, found in summaries.items():
         table.add_row(
             method,

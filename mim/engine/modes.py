@@ -1,6 +1,7 @@
-"""Ways to run a model that change its cost and not its function: recomputed activations, deterministic kernels."""
+"""What a run costs: recomputed activations, deterministic kernels, and the memory that was needed."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,3 +35,10 @@ def deterministic_kernels(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on a GPU what tensors took at most, on a CPU what the whole process did."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

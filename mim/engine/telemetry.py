@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from PIL import Image
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,19 +39,19 @@ class Meter:
     """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for."""
 
     def __init__(self) -> None:
-        self.sums = {"line": torch.zeros(()), "epoch": torch.zeros(())}
+        self.sums: dict[str, Tensor | float] = {"line": 0.0, "epoch": 0.0}
         self.counts = {"line": 0, "epoch": 0}
 
     def add(self, loss: Tensor) -> None:
         """Takes the loss of one step."""
         for span in self.sums:
-            self.sums[span] = self.sums[span].to(loss.device) + loss.detach().float()
+            self.sums[span] = self.sums[span] + loss.detach().float()
             self.counts[span] += 1
 
     def take(self, span: str) -> float:
         """The mean of a span, which then starts anew. A host sync."""
         mean = float(self.sums[span]) / max(self.counts[span], 1)
-        self.sums[span], self.counts[span] = torch.zeros(()), 0
+        self.sums[span], self.counts[span] = 0.0, 0
         return mean
 
     def state(self) -> dict:
@@ -61,7 +60,7 @@ class Meter:
 
     def restore(self, state: dict) -> None:
         """The state that `state` gave."""
-        self.sums = {span: torch.tensor(total) for span, total in state["sums"].items()}
+        self.sums = dict(state["sums"])
         self.counts = dict(state["counts"])
 
 
@@ -141,24 +140,33 @@ class Telemetry:
 
 
 class Stopwatch:
-    """Seconds of each kind of work, since the run began and since the last lap."""
+    """Seconds by kind of work. What is neither `evaluate` nor `save` is `train`, and `data` is a part of that."""
 
     def __init__(self) -> None:
-        self.total: defaultdict[str, float] = defaultdict(float)
-        self._before: defaultdict[str, float] = defaultdict(float)
+        self._start = time.perf_counter()
+        self._timed: defaultdict[str, float] = defaultdict(float)
+        self._before = self.total()
 
     @contextmanager
     def time(self, kind: str) -> Iterator[None]:
         """Adds the seconds of a with-block to a kind."""
         start = time.perf_counter()
         yield
-        self.total[kind] += time.perf_counter() - start
+        self._timed[kind] += time.perf_counter() - start
+
+    def total(self) -> dict[str, float]:
+        """Seconds since the start; the host should have waited for the device before."""
+        elapsed = time.perf_counter() - self._start
+        return {
+            "elapsed": elapsed,
+            "train": elapsed - self._timed["evaluate"] - self._timed["save"],
+            "data": self._timed["data"],
+        }
 
     def lap(self) -> dict[str, float]:
-        """Seconds of each kind since the last lap."""
-        lap = {kind: seconds - self._before[kind] for kind, seconds in self.total.items()}
-        self._before = self.total.copy()
-        return lap
+        """Seconds since the last lap."""
+        before, self._before = self._before, self.total()
+        return {kind: seconds - before[kind] for kind, seconds in self._before.items()}
 
 
 class ConsoleHandler(logging.Handler):
@@ -175,3 +183,12 @@ def log_to_console(main: bool) -> None:
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     LOG.handlers[:] = [ConsoleHandler() if main else logging.NullHandler()]
+
+
+def announce(lines: dict[str, str], warnings: list[str]) -> None:
+    """What a run is about to do, a line each, and which of its settings have no effect."""
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        LOG.info("  %-*s  %s", width, name, text)
+    for warning in warnings:
+        LOG.warning(warning)

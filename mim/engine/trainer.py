@@ -4,7 +4,6 @@ The step is `_train_step` and `_update`; all else is what happens between steps.
 """
 
 import logging
-import resource
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,12 +18,12 @@ from mim.engine.distributed import World
 from mim.engine.failures import BrokenFiles, report_unhealthy
 from mim.engine.feed import Feed
 from mim.engine.files import write_json
-from mim.engine.modes import deterministic_kernels, recompute_activations
+from mim.engine.modes import deterministic_kernels, peak_memory, recompute_activations
 from mim.engine.optim import build_optimizer, unmatched
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
-from mim.engine.telemetry import Meter, Stopwatch, Telemetry
+from mim.engine.telemetry import Meter, Stopwatch, Telemetry, announce
 from mim.engine.watch import Health, Watch
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -47,7 +46,7 @@ class Trainer:
         self.first = 0  # the step this process began with
         self.seconds = 0.0  # of the processes that worked on this run before this one
         self.results: dict[str, float] = {}  # the newest figures, for summary.json
-        self.meter, self.stopwatch = Meter(), Stopwatch()
+        self.meter = Meter()
         train = settings.train
         for module in (task.model, *task.fixed):
             module.to(world.device)
@@ -89,8 +88,10 @@ class Trainer:
 
     def run(self) -> dict:
         """Trains to the end, and gives what summary.json holds. Raises RunStopped where the run must end early."""
-        self._started = self._saved = time.perf_counter()
-        self._describe()
+        self._saved = time.perf_counter()
+        lines = {**self.task.describe(), **self.plan.describe(self.settings), "run folder": str(self.folder.path)}
+        announce(lines, self._warnings())
+        self.stopwatch = Stopwatch()
         telemetry = Telemetry(
             self.folder, self.settings.log, self.plan.steps, self.step, self._images_seen, self.world.main
         )
@@ -101,8 +102,7 @@ class Trainer:
             data, workers = self.task.train_data, self.settings.workers
             self.feed = Feed(data, self.plan, self.world, self.step, workers, self.broken)
             while not self.finished:
-                with self.stopwatch.time("train"):
-                    self._train_step()
+                self._train_step()
                 self.out.advance(self.step)
                 self._between_steps()
             return self._finish()
@@ -174,12 +174,13 @@ class Trainer:
     def _log(self) -> None:
         """One line and one row: the log interval, where the host waits for the device."""
         self.broken.settle(self.world)
-        lap = self.stopwatch.lap()
         images = self.plan.batch * self.meter.counts["line"]
+        loss, norm = self.meter.take("line"), float(self.norm)  # host sync
+        lap = self.stopwatch.lap()
         row = {
-            "train/loss": self.meter.take("line"),
+            "train/loss": loss,
             "train/learning_rate": self.rate,
-            "train/gradient_norm": float(self.norm),
+            "train/gradient_norm": norm,
             "time/images_per_s": images / lap["train"],
             "time/data_share": lap["data"] / lap["train"],
         }
@@ -192,9 +193,9 @@ class Trainer:
             self.plan.epochs,
             len(str(self.plan.steps)),
             self.step,
-            row["train/loss"],
+            loss,
             self.rate,
-            row["train/gradient_norm"],
+            norm,
             f"{row['time/images_per_s']:,.0f}",
             100 * row["time/data_share"],
         )
@@ -228,7 +229,8 @@ class Trainer:
         """The main rank writes; the others go on, and meet it at the next step's gradients."""
         self._saved = time.perf_counter()
         if self.world.main:
-            checkpoint.save(self.folder.checkpoints, self.step, self._content(), self.settings.checkpoint.keep)
+            with self.stopwatch.time("save"):
+                checkpoint.save(self.folder.checkpoints, self.step, self._content(), self.settings.checkpoint.keep)
 
     def _content(self) -> dict:
         return {
@@ -246,7 +248,7 @@ class Trainer:
 
     def _finish(self) -> dict:
         """The last figures, on every rank; written by the main one."""
-        trained = self.stopwatch.total["train"]
+        trained = self.stopwatch.total()["train"]
         images = (self.step - self.first) * self.plan.batch
         summary = {
             "task": self.task.name,
@@ -254,9 +256,9 @@ class Trainer:
             "steps": self.step,
             "images_seen": self._images_seen,
             **self.results,
-            "images_per_s": images / trained if trained else self.results.get("images_per_s", 0.0),
+            "images_per_s": images / trained,
             "seconds": self._elapsed,
-            "peak_memory_bytes": self._peak_memory(),
+            "peak_memory_bytes": peak_memory(self.world.device),
             **self.task.figures(),
         }
         if self.world.main:
@@ -272,20 +274,14 @@ class Trainer:
 
     @property
     def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self._started
+        return self.seconds + self.stopwatch.total()["elapsed"]
 
     def _row(self, values: dict[str, float]) -> None:
         self.out.row(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, values)
 
-    def _describe(self) -> None:
-        lines = {**self.task.describe(), **self.plan.describe(self.settings)}
-        width = max(map(len, lines))
-        for name, text in lines.items():
-            LOG.info("  %-*s  %s", width, name, text)
-        for warning in self.schedule.warnings():
-            LOG.warning(warning)
-        for name in unmatched(self.task.model, self.settings.optimizer):
-            LOG.warning("OPTIMIZER.no_decay %s names no trained parameter", name)
+    def _warnings(self) -> list[str]:
+        names = unmatched(self.task.model, self.settings.optimizer)
+        return self.schedule.warnings() + [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in names]
 
     def _wrap(self) -> nn.Module:
         """The model as the step calls it: compiled inside, DDP outside."""
@@ -301,8 +297,3 @@ class Trainer:
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last micro-batch of a step only."""
         return nullcontext() if last or self.world.size == 1 else self.model.no_sync()  # type: ignore[operator]
-
-    def _peak_memory(self) -> int:
-        if self.world.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.world.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

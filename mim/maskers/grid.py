@@ -25,14 +25,17 @@ class Grid(Masker, name="grid"):
         super().__init__(image, cell=cell)
         if not 2 <= one_of <= self.cells:
             raise ValueError(f"MASKER.one_of is {one_of}: it must lie between 2 and the {self.cells} cells")
-        high = max(side for side in range(1, math.isqrt(one_of) + 1) if one_of % side == 0)
-        row, column = torch.meshgrid(
-            *(torch.arange(side, device="cpu") for side in self.grid), indexing="ij"
-        )  # on the CPU also while a model is built without memory: its visible cells are counted below
-        diagonal_HW, rectangle_HW = (row + column) % one_of == 0, (row % high == 0) & (column % (one_of // high) == 0)
-        kept_HW = diagonal_HW if high == 1 else rectangle_HW
-        self.hidden_HW = ~kept_HW
-        self.visible = int(kept_HW.sum())
+        self.one_of = one_of
+        # counted on the CPU also while a model is built without memory
+        self.visible = int(self._kept(torch.device("cpu")).sum())
 
     def hide(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        return repeat(self.hidden_HW.to(device, non_blocking=True), "h w -> b h w", b=batch)
+        return repeat(~self._kept(device), "h w -> b h w", b=batch)
+
+    def _kept(self, device: torch.device) -> Tensor:
+        high = max(side for side in range(1, math.isqrt(self.one_of) + 1) if self.one_of % side == 0)
+        axes = (torch.arange(side, device=device) for side in self.grid)
+        row, column = torch.meshgrid(*axes, indexing="ij")
+        if high == 1:
+            return (row + column) % self.one_of == 0
+        return (row % high == 0) & (column % (self.one_of // high) == 0)

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from mim.ops.checks import at_least
 from mim.ops.seeding import generator_for
 from mim.reporting.reconstructions import draw_sheet, reconstruct
 from mim.structures import Batch, PatchMask, Place, Prediction, Ranks, Report
+
+
+LOG = logging.getLogger("mim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class Pretrain:
         self.batch_size, self.workers = batch_size, workers
         self.fixed: list[nn.Module] = [normalize]
         self._baseline: float | None = None
+        self._broken: set[str] = set()  # named once
 
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
@@ -107,13 +112,12 @@ class Pretrain:
     def describe(self) -> dict[str, str]:
         model, settings = self.model, self.settings
         masker, spec, image = model.masker, model.encoder.spec, model.encoder.image
-        millions = {part: _parameters(getattr(model, part)) / 1e6 for part in ("encoder", "head")}
         lines = {
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
             f"({masker.ratio:.1%} hidden)",
             "encoder": f"{model.encoder.name}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
-            f"tokens of width {spec.width}; {millions['encoder']:.2f} M parameters",
-            "head": f"{model.head.name}; {millions['head']:.2f} M parameters",
+            f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} parameters",
+            "head": f"{model.head.name}; {_words(_parameters(model.head))} parameters",
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
             "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
             f"{image.channels} x {image.height} x {image.width}",
@@ -142,6 +146,10 @@ class Pretrain:
         order = list(in_order((chosen[row] for row in rows), self.batch_size))
         loaded = batches(data, order, self.workers, pin_memory=False)
         for number, batch in enumerate(loaded):
+            for name, reason in batch.broken:
+                if name not in self._broken:
+                    LOG.warning("cannot read %s (%s); another image stands in for it in evaluations", name, reason)
+                    self._broken.add(name)
             yield batch, list(rows[number * self.batch_size :][: len(batch.indices)])
 
     def _fixed_masks(self, device: torch.device) -> PatchMask:
@@ -196,3 +204,7 @@ class Pretrain:
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _words(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
