@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+SHOWN = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -82,7 +84,9 @@ def keys_of(part: type) -> dict[str, Key]:
 
 
 def one_of(word: str, allowed: Iterable[str]) -> str:
-    """The tail of an error message: the nearest allowed word, then all of them."""
+    """The tail of an error message: the nearest allowed word, then all of them, or the first of very many."""
     names = sorted(allowed)
     near = difflib.get_close_matches(word, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Allowed: {', '.join(names)}"
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{meant}Allowed: {', '.join(names[:SHOWN])}{more}"

@@ -87,8 +87,8 @@ def test_sincos_table_refuses_a_width_that_four_does_not_divide(width):
 
 
 def test_derive_seed_is_stable_over_releases():
-    assert derive_seed(0, "mask", 0) == 4776715323780106314
-    assert derive_seed(7, "order", 3, 5) == 2376633871629482102
+    assert derive_seed(0, "mask", 0) == 3684084560314004959
+    assert derive_seed(7, "order", 3, 5) == 7916986876760389296
 
 
 def test_derive_seed_differs_for_neighbouring_seeds_purposes_and_places():

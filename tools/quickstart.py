@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -24,7 +25,7 @@ HEADINGS = (
     "loss of\nthe mean",
     "kNN,\nrandom init",
     "kNN,\npretrained",
-    "images\na second",
+    "images\nper s",
     "seconds",
 )
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
@@ -48,7 +49,12 @@ def main() -> int:
 
 def comparison(summaries: dict[str, dict], pixels: float) -> Table:
     """The figures of each run, a row a run, beside what needs no training."""
-    table = Table(title="Pretrained on 1,437 handwritten digits, judged on 360 others", title_justify="left")
+    table = Table(
+        title="Pretrained on 1,437 handwritten digits, judged on 360 others",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("", no_wrap=True)
     for column in HEADINGS:
         table.add_column(column, justify="right", no_wrap=True)

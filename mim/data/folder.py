@@ -1,5 +1,6 @@
 """Folder: images in class folders, in nested or flat folders without labels, or named by a list file."""
 
+import logging
 import os
 import zlib
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from mim.data.base import DataSettings, Source, Split, Stored
 from mim.data.images import EXTENSIONS, decode
 from mim.registry import one_of
+
+LOG = logging.getLogger("mim")
 
 
 class Folder(Source, name="folder"):
@@ -26,8 +29,8 @@ class Folder(Source, name="folder"):
         labels: `folders` takes the first folder below the root for the label, `none` ignores folders, `auto` does
             the first where every image lies exactly one folder deep and there are at least two folders.
 
-    Raises ValueError where a path does not exist or holds no images, and where a held-out label is not a training
-    label.
+    Raises ValueError where a path does not exist or holds no images, and, under `labels: folders`, where an image has
+    no label or a held-out one a label that no training image has.
     """
 
     def __init__(
@@ -48,16 +51,17 @@ class Folder(Source, name="folder"):
         train_root = root / "train" if (root / "train").is_dir() else root
         val_root = Path(val_path) if val_path else root / "val" if (root / "val").is_dir() else None
         train, names = _list_images(train_root, "DATA.path", labels)
+        strict = labels == "folders" or (val_root is not None and val_root.is_file())
         if val_root is None or (not val_path and train_root == root):
             held = _held_out([entry[0] for entry in train], train_root, val_share)
             chosen = [entry for entry in train if (entry[0] in held) == (split == "val")]
         else:
             val_key = "DATA.val_path" if val_path else "DATA.path"
-            held_out = _list_images(val_root, val_key, "folders" if names else "none")[0]
+            held_out = _list_images(val_root, val_key, ("folders" if strict else "any") if names else "none")[0]
             held = {path for path, _ in held_out}
             chosen = held_out if split == "val" else [entry for entry in train if entry[0] not in held]
         self.paths = [path for path, _ in chosen]
-        self._set_labels([label for _, label in chosen], names)
+        self._set_labels([label for _, label in chosen], names, strict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,15 +72,18 @@ class Folder(Source, name="folder"):
     def describe(self, index: int) -> str:
         return str(self.paths[index])
 
-    def _set_labels(self, found: list[str | None], classes: list[str]) -> None:
+    def _set_labels(self, found: list[str | None], classes: list[str], strict: bool) -> None:
         named = [label for label in found if label is not None]
         if not classes or len(named) < len(found):
             return
         place = {name: number for number, name in enumerate(classes)}
         unknown = next((label for label in named if label not in place), None)
         if unknown is not None:
-            allowed = one_of(unknown, classes)
-            raise ValueError(f"held-out images have the label {unknown!r}, which no training image has: {allowed}")
+            message = f"held-out images have the label {unknown!r}, which no training image has"
+            if strict:
+                raise ValueError(f"{message}: {one_of(unknown, classes)}")
+            LOG.warning("%s: they are taken as unlabelled", message)
+            return
         self.classes = tuple(classes)
         self.labels = np.asarray([place[label] for label in named], dtype=np.int64)
 
@@ -85,7 +92,10 @@ Entry = tuple[Path, str | None]
 
 
 def _list_images(root: Path, key: str, labels: str) -> tuple[list[Entry], list[str]]:
-    """Every image with its label, in a fixed order, and the sorted labels (none where images are unlabelled)."""
+    """Every image with its label, in a fixed order, and the sorted labels (none where images are unlabelled).
+
+    labels: as in Folder, or `any`, which takes each label that there is.
+    """
     if not root.exists():
         raise ValueError(f"{key} {root} does not exist")
     entries = _from_file(root) if root.is_file() else _from_folder(root)

@@ -196,7 +196,7 @@ class Trainer:
             loss,
             self.rate,
             norm,
-            f"{row['time/images_per_s']:,.0f}",
+            f"{row['time/images_per_s']:,.{0 if row['time/images_per_s'] >= 10 else 1}f}",
             100 * row["time/data_share"],
         )
 

@@ -15,7 +15,7 @@ from mim.model import MaskedImageModel
 from mim.structures import PatchMask
 
 GREY = 0.5
-SIDE, GAP, EDGE, TOP, BOTTOM = 1.25, 0.25, 0.15, 0.62, 0.32  # inches on a sheet
+SIDE, GAP, EDGE, TOP, BOTTOM = 1.25, 0.25, 0.15, 0.52, 0.32  # inches on a sheet
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from mim.ops.seeding import generator_for
 from mim.reporting.reconstructions import draw_sheet, reconstruct
 from mim.structures import Batch, PatchMask, Place, Prediction, Ranks, Report
 
-
 LOG = logging.getLogger("mim")
 
 
