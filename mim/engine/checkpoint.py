@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mim.engine.files import write_text, write_whole
 from mim.ops.checks import at_least
+from mim.ops.weights import read_weights
 
 FORMAT = "mim-toolkit checkpoint 1"
 
@@ -58,12 +59,7 @@ def last(folder: Path) -> Path | None:
 
 def load(path: Path) -> dict:
     """A checkpoint's content, on the CPU. Raises ValueError where the file is missing or not one of ours."""
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises a dozen unrelated types on files that are no checkpoint
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    content = read_weights(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {FORMAT!r}")
     return content

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from mim.encoders import Encoder
+from mim.ops.weights import read_weights
 
 LEAST_SHARE = 0.5
 PREFIX = "encoder."
@@ -66,12 +67,7 @@ def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
 
 
 def _encoder_state(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise ValueError(f"INIT.checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises a dozen unrelated types on files that are no checkpoint
-        raise ValueError(f"INIT.checkpoint {path} cannot be read: {error}") from error
+    content = read_weights(path, "INIT.checkpoint")
     weights = content.get("model") if isinstance(content, dict) else None
     weights = weights if isinstance(weights, dict) else {}
     state = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
