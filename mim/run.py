@@ -11,12 +11,12 @@ from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
 from mim.engine.files import write_text
 from mim.engine.run_folder import RunFolder
-from mim.engine.telemetry import log_to_console
+from mim.engine.telemetry import log_to_console, log_to_file
 from mim.engine.trainer import Trainer
 
 LOG = logging.getLogger("mim")
 
-FREE = (  # keys, and sections with a dot, that may change when a run is resumed: they change its cost, not its course
+FREE = (  # keys, and sections with a dot, that a resumed run may change: where images lie, what it costs, what it tells
     *("DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
@@ -40,17 +40,18 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
         _prepare(folder, cfg, world, fresh=content is None)
-        task = build.build_task(cfg, training, held_out)
-        if content is None:
-            for line in build.initialise(cfg, task.model):
-                LOG.info(line)
-        trainer = Trainer(task, build.engine_settings(cfg), world, folder)
-        if path is not None and content is not None:
-            trainer.resume(content, path)
-            if trainer.finished and folder.summary.exists():
-                LOG.info("finished before: %s", folder.summary)
-                return json.loads(folder.summary.read_text())
-        return trainer.run()
+        with log_to_file(folder.log, world.main):
+            task = build.build_task(cfg, training, held_out)
+            if content is None:
+                for line in build.initialise(cfg, task.model):
+                    LOG.info(line)
+            trainer = Trainer(task, build.engine_settings(cfg), world, folder)
+            if path is not None and content is not None:
+                trainer.resume(content, path)
+                if trainer.finished and folder.summary.exists():
+                    LOG.info("finished before: %s", folder.summary)
+                    return json.loads(folder.summary.read_text())
+            return trainer.run()
 
 
 def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:

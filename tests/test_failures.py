@@ -53,6 +53,8 @@ def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, images, process
     assert code == (3 if processes == 1 else 1), output
     assert "files cannot be read, more than the share DATA.max_broken 0.1 allows (6)" in output
     assert output.count("error: ") == processes
+    assert output.count("files cannot be read, more than") == processes  # told once by each rank
+    assert "stopped: RunStopped: " in (tmp_path / "run" / "log.txt").read_text()
     assert len(losses(tmp_path / "run")) < 8
 
 

@@ -58,6 +58,7 @@ def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, whole
     text = process.communicate(timeout=180)[0]
     assert process.returncode == 0, text
     assert "resumed from" in text
+    assert (tmp_path / "log.txt").read_text().count("resumed from") == 2
 
     undisturbed, resumed = last_state(whole), last_state(tmp_path)
     for part in ("step", "model", "ema", "optimizer", "scaler", "meter"):

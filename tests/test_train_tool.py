@@ -50,6 +50,11 @@ def test_train_runs_every_family_of_recipes(tmp_path, family):
     with Image.open(folder / "reconstructions" / "step-44.png") as picture:
         assert len(picture.convert("L").getcolors(1 << 16)) > 20
 
+    log = (folder / "log.txt").read_text()
+    said = [line for line in output.splitlines() if "of the file has no effect" not in line]  # before there is a folder
+    assert "learning rate" in "".join(said)
+    assert [line for line in said if line.removeprefix("warning: ").strip() not in log] == []
+
     found = summary(folder)
     assert set(found) >= SUMMARY
     assert (found["steps"], found["images_seen"], found["epochs"]) == (44, 44 * 64, 2)

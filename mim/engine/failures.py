@@ -46,8 +46,8 @@ def report_unhealthy(
 ) -> RunStopped:
     """Saves what is known of a step that is not finite, and gives the error that ends the run on every rank.
 
-    Each rank writes its own file names; the main rank also writes the state before the step, which has changed no
-    weight.
+    Each rank writes its own file names. The main rank also writes the state of the run: the step itself changed no
+    weight; on a GPU, where it is noticed later, steps that were finite may have followed it.
     """
     name = f"nonfinite-step-{health.step}"
     write_json(
@@ -69,6 +69,7 @@ def report_unhealthy(
     return RunStopped(
         f"the {what} is not finite at step {health.step} (loss {health.loss:g}, gradient norm {health.norm:g}, "
         f"learning rate {health.rate:.3g}).{guilty} Saved: {name}-rank-*.json with the files of the batch, and "
-        f"checkpoints/{name}.pt with the state before it. Remedies: remove images with non-finite pixels; lower "
-        "OPTIMIZER.base_lr or set TRAIN.clip 1.0; use TRAIN.precision bf16 or fp32 instead of fp16"
+        f"checkpoints/{name}.pt with the run's state, which that step left unchanged. Remedies: remove images with "
+        "non-finite pixels; lower OPTIMIZER.base_lr or set TRAIN.clip 1.0; use TRAIN.precision bf16 or fp32 instead of "
+        "fp16"
     )

@@ -118,7 +118,7 @@ class Plan:
         peak = self.schedule(settings).peak
         return {
             "batch": f"{self.batch} = {self.micro} a device x {self.world_size} x {self.accumulation} accumulated",
-            "steps": f"{self.steps:,} = {self.epochs} epochs x {self.steps_per_epoch:,}",
+            "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}",
             "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
             f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup",
         }

@@ -1,4 +1,4 @@
-"""What a run says while it runs: the log, metrics.jsonl, TensorBoard and the progress bar."""
+"""What a run says while it runs: the log on console and in a file, metrics.jsonl, TensorBoard, the progress bar."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,9 +78,6 @@ class Telemetry:
     def __enter__(self) -> Self:
         if not self.main:
             return self
-        self._file = logging.FileHandler(self.folder.log)
-        self._file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        LOG.addHandler(self._file)
         if self.settings.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second to import, and not every run needs it
 
@@ -106,10 +104,6 @@ class Telemetry:
             self.bar.stop()
         if self.writer is not None:
             self.writer.close()
-        if error is not None:
-            LOG.error("stopped: %s", error)
-        LOG.removeHandler(self._file)
-        self._file.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -183,6 +177,29 @@ def log_to_console(main: bool) -> None:
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     LOG.handlers[:] = [ConsoleHandler() if main else logging.NullHandler()]
+
+
+@contextmanager
+def log_to_file(path: Path, main: bool) -> Iterator[None]:
+    """Adds every line of the log to a file, with its time, and last of all the error that ended the run.
+
+    Whoever catches that error tells the console of it.
+    """
+    if not main:
+        yield
+        return
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    LOG.addHandler(file)
+    try:
+        yield
+    except BaseException as error:
+        text = f"stopped: {type(error).__name__}: {error}"
+        file.handle(logging.LogRecord(LOG.name, logging.ERROR, __file__, 0, text, None, None))
+        raise
+    finally:
+        LOG.removeHandler(file)
+        file.close()
 
 
 def announce(lines: dict[str, str], warnings: list[str]) -> None:

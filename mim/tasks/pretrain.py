@@ -102,14 +102,14 @@ class Pretrain:
                 self._baseline = self._constant_loss(model, world)
             figures["val/loss"] = self._mean_loss(world, lambda img, mask: model(img, mask).loss)
             figures["val/baseline"] = self._baseline
-            if self.settings.knn and self.bank.source.labels is not None and self.held_out.source.labels is not None:
+            if self.settings.knn and self._labelled:
                 figures["knn/top1"] = self._knn(model, world)
             if self.settings.reconstructions and world.main:
                 pictures.update(self._picture(model, world.device))
         return Report(figures, pictures)
 
     def describe(self) -> dict[str, str]:
-        model, settings = self.model, self.settings
+        model = self.model
         masker, spec, image = model.masker, model.encoder.spec, model.encoder.image
         lines = {
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
@@ -123,10 +123,9 @@ class Pretrain:
         }
         if self.flops:
             lines["operations"] = f"{self.flops / 1e9:.3g} GFLOP to train on one image, forward and backward"
-        labelled = self.bank.source.labels is not None and self.held_out.source.labels is not None
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
-        elif not labelled and settings.knn:
+        elif self.settings.knn and not self._labelled:
             lines["evaluation"] = "held-out loss; no kNN, because images have no labels"
         return lines
 
@@ -134,6 +133,10 @@ class Pretrain:
         return {"parameters": _parameters(self.model), **({"flops_per_image": self.flops} if self.flops else {})}
 
     # ---------------------------------------------------------------- evaluation
+
+    @property
+    def _labelled(self) -> bool:
+        return self.bank.source.labels is not None and self.held_out.source.labels is not None
 
     def _batches(
         self, data: ImageDataset, most: int, rank: int = 0, size: int = 1
