@@ -26,6 +26,7 @@ setup(
         "rich>=14.0",
         "matplotlib>=3.10",
         "scikit-learn>=1.6",
+        "scipy>=1.15",
     ],
     extras_require={
         "dev": [
@@ -35,7 +36,6 @@ setup(
             "mypy>=1.18",
             "types-PyYAML",
             "pre-commit>=4",
-            "scipy>=1.15",
         ]
     },
 )

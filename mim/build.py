@@ -1,98 +1,100 @@
-"""From a config to objects: which class each section stands for, and the checks that need two parts at once.
+"""From a config to objects, and the checks that need two parts at once."""
 
-A config is taken as any mapping of sections with attribute access; mim.config makes one from a file.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
-from mim.data import DataSettings, Source
+from mim.classifier import Classifier, finetune_classifier, probe_classifier
+from mim.data import Source
+from mim.data.augment import BatchAugment, RandomCropFlipColour
+from mim.data.labels import Subset, few_labels
 from mim.data.loader import ImageDataset
 from mim.data.statistics import estimate_statistics
-from mim.data.transforms import AugmentSettings, CentreCrop, Normalize, RandomCropFlip
-from mim.encoders import Encoder
-from mim.engine.checkpoint import CheckpointSettings
-from mim.engine.distributed import DistributedSettings
-from mim.engine.optim import OptimizerSettings
-from mim.engine.schedule import ScheduleSettings
-from mim.engine.settings import EngineSettings, TrainSettings
-from mim.engine.telemetry import LogSettings
+from mim.data.transforms import CentreCrop, Normalize, RandomCropFlip
+from mim.engine.settings import EngineSettings
 from mim.evaluation.flops import training_flops
-from mim.heads import Head
+from mim.evaluation.reading import Reader
 from mim.interop.initialise import initialise_encoder
-from mim.losses import Loss
-from mim.maskers import Masker
 from mim.model import MaskedImageModel
 from mim.ops.seeding import derive_seed
-from mim.registry import Component, keys_of
-from mim.structures import ImageSpec
-from mim.targets import Target
-from mim.tasks.pretrain import EvaluateSettings, Pretrain
+from mim.schema import image_spec, part, settings
+from mim.tasks.classify import Classify
+from mim.tasks.finetune import Finetune
+from mim.tasks.linear_probe import LinearProbe
+from mim.tasks.pretrain import Pretrain
 
-
-@dataclass(frozen=True, kw_only=True)
-class InitSettings:
-    """INIT. checkpoint: a file whose encoder weights the run starts from; empty for none."""
-
-    checkpoint: str = ""
-
-
-FAMILIES: dict[str, type[Component]] = {
-    family.section: family for family in (Source, Masker, Encoder, Head, Target, Loss)
-}
-SETTINGS: dict[str, type] = {
-    "DATA": DataSettings,
-    "AUGMENT": AugmentSettings,
-    "INIT": InitSettings,
-    "TRAIN": TrainSettings,
-    "OPTIMIZER": OptimizerSettings,
-    "SCHEDULE": ScheduleSettings,
-    "EVALUATE": EvaluateSettings,
-    "CHECKPOINT": CheckpointSettings,
-    "LOG": LogSettings,
-    "DISTRIBUTED": DistributedSettings,
-}
-
-
-def settings(cfg: CfgNode, section: str) -> Any:
-    """The settings of a section as its dataclass. Raises ValueError where a value is out of range."""
-    return SETTINGS[section](**_arguments(cfg, section, SETTINGS[section]))
+Model = MaskedImageModel | Classifier
 
 
 def build_model(cfg: CfgNode) -> MaskedImageModel:
-    """Masker, encoder, head, target and loss of a config, with weights drawn from its SEED.
+    """Masker, encoder, head, target and loss of a pretraining config, with weights drawn from its SEED.
 
     Raises ValueError where two parts do not fit each other, naming the way out.
     """
-    image = _image(cfg)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(cfg.SEED, "weights"))
-        masker = _part(cfg, "MASKER", image)
-        encoder = _part(cfg, "ENCODER", image)
-        target = _part(cfg, "TARGET", image, encoder.spec)
-        head = _part(cfg, "HEAD", encoder.spec, target.spec)
-        return MaskedImageModel(masker, encoder, head, target, _part(cfg, "LOSS"))
+    if cfg.TASK != "pretrain":
+        raise ValueError(f"TASK is {cfg.TASK}: it has a classifier, see build_classifier")
+    image = image_spec(cfg)
+    with _seeded(cfg):
+        masker = part(cfg, "MASKER", image)
+        encoder = part(cfg, "ENCODER", image)
+        target = part(cfg, "TARGET", image, encoder.spec)
+        head = part(cfg, "HEAD", encoder.spec, target.spec)
+        return MaskedImageModel(masker, encoder, head, target, part(cfg, "LOSS"))
 
 
-def build_without_memory(cfg: CfgNode) -> MaskedImageModel | None:
+def build_classifier(cfg: CfgNode, classes: int) -> Classifier:
+    """Encoder and classifier of a config of fine-tuning or of a linear probe, with weights drawn from its SEED.
+
+    Raises ValueError where the two do not fit each other, naming the way out.
+    """
+    head = settings(cfg, "CLASSIFIER")
+    with _seeded(cfg):
+        encoder = part(cfg, "ENCODER", image_spec(cfg))
+        if cfg.TASK == "linear_probe":
+            return probe_classifier(encoder, classes, head)
+        return finetune_classifier(encoder, classes, head, settings(cfg, "FREEZE"))
+
+
+def build_without_memory(cfg: CfgNode, classes: int = 1) -> Model | None:
     """The model on the meta device: shapes and checks, no weights. None where a part of a user's cannot do that."""
     try:
         with torch.device("meta"):
-            return build_model(cfg)
+            return build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, classes)
     except (RuntimeError, TypeError) as error:  # TypeError: numpy() of a meta tensor
         if "meta" in str(error).lower():
             return None
         raise
 
 
+def check(cfg: CfgNode) -> None:
+    """Checks that need two sections at once. Raises ValueError, naming the key and the way out."""
+    build_without_memory(cfg)
+    if cfg.TASK == "finetune":
+        _batch_augment(cfg, classes=1)
+        RandomCropFlipColour(settings(cfg, "AUGMENT"), settings(cfg, "DATA"))
+    if cfg.TASK == "linear_probe" and cfg.TRAIN.clip and len(cfg.CLASSIFIER.rates) > 1:
+        raise ValueError(
+            f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the linear layers of CLASSIFIER.rates; set TRAIN.clip 0"
+        )
+
+
 def build_data(cfg: CfgNode) -> tuple[Source, Source]:
-    """The training images and the held-out ones, which may be none."""
+    """The training images and the held-out ones, which may be none.
+
+    Raises ValueError where the task needs labels and there are none.
+    """
     shared = settings(cfg, "DATA")
-    train, held_out = (_part(cfg, "DATA", split, shared) for split in ("train", "val"))
+    train, held_out = (part(cfg, "DATA", split, shared) for split in ("train", "val"))
+    if cfg.TASK != "pretrain":
+        for images, which in ((train, "training"), (held_out, "held-out")):
+            if len(images) and images.labels is None:
+                raise ValueError(
+                    f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
+                    "name a data set of class folders, or a list with a label behind each path"
+                )
     return train, held_out
 
 
@@ -107,34 +109,26 @@ def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
     return cfg
 
 
-def initialise(cfg: CfgNode, model: MaskedImageModel) -> list[str]:
+def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
-    return initialise_encoder(model.encoder, Path(cfg.INIT.checkpoint)).lines() if cfg.INIT.checkpoint else []
+    return initialise_encoder(task.model.encoder, Path(cfg.INIT.checkpoint)).lines() if cfg.INIT.checkpoint else []
 
 
-def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain:
+def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain | Classify:
     """The task of a config, on the data that build_data gave."""
-    data, augment = settings(cfg, "DATA"), settings(cfg, "AUGMENT")
-    plain = CentreCrop(augment, data.image_size)
-    shape = build_without_memory(cfg)
-    return Pretrain(
-        build_model(cfg),
-        Normalize(data.mean, data.std),
-        train_data=ImageDataset(train, RandomCropFlip(augment, data.image_size), cfg.SEED),
-        bank=ImageDataset(train, plain, cfg.SEED),
-        held_out=ImageDataset(held_out, plain, cfg.SEED),
-        settings=settings(cfg, "EVALUATE"),
-        seed=cfg.SEED,
-        flops=training_flops(shape, _image(cfg)) if shape is not None else None,
-        batch_size=data.batch_size,
-        workers=data.workers,
-    )
+    return _pretrain(cfg, train, held_out) if cfg.TASK == "pretrain" else _classify(cfg, train, held_out)
+
+
+def chosen_labels(task: Pretrain | Classify) -> str | None:
+    """The labelled images of a run that trains on some of them, as a list file; None where it trains on all."""
+    source = task.train_data.source
+    return source.listing() if isinstance(source, Subset) else None
 
 
 def engine_settings(cfg: CfgNode) -> EngineSettings:
     """What the engine is told."""
     data, evaluate = settings(cfg, "DATA"), settings(cfg, "EVALUATE")
-    own = ("train", "optimizer", "schedule", "checkpoint", "log", "distributed")
+    own = ("train", "schedule", "checkpoint", "log", "distributed")
     return EngineSettings(
         seed=cfg.SEED,
         batch_size=data.batch_size,
@@ -142,20 +136,74 @@ def engine_settings(cfg: CfgNode) -> EngineSettings:
         max_broken=data.max_broken,
         evaluate_every_epochs=evaluate.every_epochs,
         evaluate_at_start=evaluate.at_start,
+        optimizer=part(cfg, "OPTIMIZER"),
         **{name: settings(cfg, name.upper()) for name in own},
     )
 
 
-def _image(cfg: CfgNode) -> ImageSpec:
-    return ImageSpec(cfg.DATA.channels, *cfg.DATA.image_size)
+def class_names(source: Source) -> tuple[str, ...]:
+    """The name of each class of a labelled source; its number where the source has no names."""
+    count = 1 + int(source.labels.max()) if source.labels is not None else 0
+    return source.classes or tuple(map(str, range(count)))
 
 
-def _part(cfg: CfgNode, section: str, *context: Any) -> Any:
-    part = FAMILIES[section].named(cfg[section].name)
-    return part(*context, **_arguments(cfg, section, part))
+def evaluation_data(cfg: CfgNode, source: Source) -> ImageDataset:
+    """Images under the evaluation transform."""
+    crop = CentreCrop(settings(cfg, "AUGMENT"), tuple(cfg.DATA.image_size), cfg.EVALUATE.crop_pct)
+    return ImageDataset(source, crop, cfg.SEED)
 
 
-def _arguments(cfg: CfgNode, section: str, cls: type) -> dict[str, Any]:
-    """The keys of a section that a class takes, lists as tuples."""
-    values = {key: cfg[section][key] for key in keys_of(cls)}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def _pretrain(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain:
+    data = settings(cfg, "DATA")
+    shape = build_without_memory(cfg)
+    flops = None
+    if isinstance(shape, MaskedImageModel):
+        model = shape
+        flops = training_flops(lambda img_BCHW: model(img_BCHW, model.sample_mask(img_BCHW)).loss, image_spec(cfg))
+    return Pretrain(
+        build_model(cfg),
+        Normalize(data.mean, data.std),
+        train_data=ImageDataset(train, RandomCropFlip(settings(cfg, "AUGMENT"), data.image_size), cfg.SEED),
+        bank=evaluation_data(cfg, train),
+        held_out=evaluation_data(cfg, held_out),
+        settings=settings(cfg, "EVALUATE"),
+        seed=cfg.SEED,
+        flops=flops,
+        reader=Reader(data.batch_size, data.workers),
+    )
+
+
+def _classify(cfg: CfgNode, train: Source, held_out: Source) -> Classify:
+    data, classes = settings(cfg, "DATA"), class_names(train)
+    labelled = few_labels(train, settings(cfg, "LABELS"))
+    shape = build_without_memory(cfg, len(classes))
+    few = "" if labelled is train else f" of {len(train):,}"
+    shared = {
+        "model": build_classifier(cfg, len(classes)),
+        "normalize": Normalize(data.mean, data.std),
+        "held_out": evaluation_data(cfg, held_out),
+        "classes": classes,
+        "settings": settings(cfg, "EVALUATE"),
+        "labels": f"{len(labelled):,}{few} labelled",
+        "flops": training_flops(lambda img_BCHW: shape(img_BCHW).float().sum(), image_spec(cfg)) if shape else None,
+        "reader": Reader(data.batch_size, data.workers),
+    }
+    augment = settings(cfg, "AUGMENT")
+    if cfg.TASK == "linear_probe":
+        crops = ImageDataset(labelled, RandomCropFlip(augment, data.image_size), cfg.SEED)
+        return LinearProbe(train_data=crops, rates=settings(cfg, "CLASSIFIER").rates, **shared)
+    crops = ImageDataset(labelled, RandomCropFlipColour(augment, data), cfg.SEED)
+    mixing = _batch_augment(cfg, len(classes))
+    return Finetune(train_data=crops, augment=mixing, smoothing=augment.smoothing, **shared)
+
+
+def _batch_augment(cfg: CfgNode, classes: int) -> BatchAugment:
+    return BatchAugment(settings(cfg, "AUGMENT"), classes, cfg.DATA.batch_size)
+
+
+@contextmanager
+def _seeded(cfg: CfgNode) -> Iterator[None]:
+    """Inside, weights are drawn from the config's SEED."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(cfg.SEED, "weights"))
+        yield

@@ -15,28 +15,16 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from yacs.config import CfgNode
 
-from mim import build
+from mim import build, schema
 from mim.registry import Key, keys_of, one_of
 
 LOG = logging.getLogger("mim")
 
 TOP: dict[str, Key] = {
-    "TASK": Key(Literal["pretrain"], "pretrain"),
+    "TASK": Key(schema.TaskName, "pretrain"),
     "SEED": Key(int, 0),
     "PLUGINS": Key(tuple[str, ...], ()),
 }
-DEFAULT_PARTS = {
-    "DATA": "digits",
-    "MASKER": "random",
-    "ENCODER": "vit",
-    "HEAD": "transformer",
-    "TARGET": "pixels",
-    "LOSS": "mse",
-}
-SECTIONS = (
-    *("DATA", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "INIT"),
-    *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
-)
 Raw = dict[str, Any]
 
 
@@ -90,29 +78,27 @@ def differing(cfg: CfgNode, other: CfgNode) -> list[str]:
 
 
 def _resolve(raw: Raw, pairs: dict[str, str]) -> CfgNode:
-    _check_sections(raw, pairs)
+    task = _value("TASK", TOP["TASK"], raw, "TASK", pairs)
+    _check_sections(raw, pairs, task)
     for module in _value("PLUGINS", TOP["PLUGINS"], raw, "PLUGINS", pairs):
         _import(module)
     node = CfgNode()
     for key, kind in TOP.items():
         node[key] = _value(key, kind, raw, key, pairs)
-    for section in SECTIONS:
-        node[section] = _section(section, raw.get(section, {}), pairs)
+    for section in schema.sections(task):
+        node[section] = _section(task, section, raw.get(section, {}), pairs)
     _check(node)
     node.freeze()
     return node
 
 
-def _section(section: str, raw: Raw, pairs: dict[str, str]) -> CfgNode:
+def _section(task: str, section: str, raw: Raw, pairs: dict[str, str]) -> CfgNode:
     """One section, parsed against the keys of its settings and of the part that it names."""
-    node, keys = CfgNode(), {}
-    if section in build.FAMILIES:
-        name = pairs.get(f"{section}.name", raw.get("name", DEFAULT_PARTS[section]))
-        keys.update(keys_of(build.FAMILIES[section].named(str(name))))
-        node.name = str(name)
-        raw = _without_keys_of_another_part(section, raw, str(name), keys)
-    if section in build.SETTINGS:
-        keys = {**keys_of(build.SETTINGS[section]), **keys}
+    node, name = CfgNode(), ""
+    if section in schema.FAMILIES:
+        node.name = name = str(pairs.get(f"{section}.name", raw.get("name", schema.DEFAULT_PARTS[section])))
+        raw = _without_keys_of_another_part(task, section, raw, name)
+    keys = schema.section_keys(task, section, name)
     known = [*keys, *(["name"] if "name" in node else [])]
     asked = [*raw, *(key.partition(".")[2] for key in pairs if key.startswith(section + "."))]
     for key in asked:
@@ -124,12 +110,12 @@ def _section(section: str, raw: Raw, pairs: dict[str, str]) -> CfgNode:
     return node
 
 
-def _without_keys_of_another_part(section: str, raw: Raw, name: str, keys: dict[str, Key]) -> Raw:
+def _without_keys_of_another_part(task: str, section: str, raw: Raw, name: str) -> Raw:
     """Where the command line put another part in place of the file's, the file's keys for that one have no effect."""
-    named = str(raw.get("name", DEFAULT_PARTS[section]))
-    if named == name or named not in build.FAMILIES[section].members():
+    named = str(raw.get("name", schema.DEFAULT_PARTS[section]))
+    if named == name or named not in schema.FAMILIES[section].members():
         return raw
-    foreign = set(keys_of(build.FAMILIES[section].named(named))) - set(keys)
+    foreign = set(keys_of(schema.FAMILIES[section].named(named))) - set(schema.section_keys(task, section, name))
     for key in foreign & set(raw):
         LOG.warning(
             "%s.%s of the file has no effect: it is a key of %s, and %s was asked for", section, key, named, name
@@ -137,12 +123,15 @@ def _without_keys_of_another_part(section: str, raw: Raw, name: str, keys: dict[
     return {key: value for key, value in raw.items() if key not in foreign}
 
 
-def _check_sections(raw: Raw, pairs: dict[str, str]) -> None:
-    known = [*TOP, *SECTIONS]
+def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
+    sections = schema.sections(task)
+    known = [*TOP, *sections]
     for section in [*raw, *(key.partition(".")[0] for key in pairs)]:
+        if section in schema.ORDER and section not in sections:
+            raise ConfigError(f"{section} is no section of TASK {task}: {one_of(section, known)}")
         if section not in known:
             raise ConfigError(f"unknown section or key {section}: {one_of(section, known)}")
-    for section in SECTIONS:
+    for section in sections:
         if not isinstance(raw.get(section, {}), dict):
             raise ConfigError(f"{section} is {raw[section]!r}: it must be a mapping of keys")
         if section in pairs:
@@ -156,9 +145,10 @@ def _check(node: CfgNode) -> None:
     """Ranges, and parts that must fit each other: every section is made once, the model without its memory."""
     if node.SEED < 0:
         raise ConfigError(f"SEED is {node.SEED}: it must be at least 0")
-    for section in build.SETTINGS:
-        build.settings(node, section)
-    build.build_without_memory(node)
+    for section in schema.SETTINGS[node.TASK]:
+        schema.settings(node, section)
+    schema.part(node, "OPTIMIZER")
+    build.check(node)
 
 
 def _import(module: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from mim import build, config
+from mim import build, config, schema
 from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
 from mim.engine.files import write_text
@@ -29,7 +29,7 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
     `resume` names a checkpoint to take instead.
     Raises ValueError for what the user can mend, RunStopped where training had to end.
     """
-    with join_world(build.settings(cfg, "DISTRIBUTED")) as world:
+    with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:
         log_to_console(world.main)
         folder = RunFolder(output)
         with world.main_first():
@@ -42,8 +42,11 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
         _prepare(folder, cfg, world, fresh=content is None)
         with log_to_file(folder.log, world.main):
             task = build.build_task(cfg, training, held_out)
+            chosen = build.chosen_labels(task)
+            if chosen is not None and world.main:
+                write_text(folder.labelled, chosen)
             if content is None:
-                for line in build.initialise(cfg, task.model):
+                for line in build.initialise(cfg, task):
                     LOG.info(line)
             trainer = Trainer(task, build.engine_settings(cfg), world, folder)
             if path is not None and content is not None:

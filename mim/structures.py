@@ -3,12 +3,14 @@
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
+
+Pool = Literal["mean", "class", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,19 @@ class Features:
     kept_BN: Tensor | None = None
     prefix_BKD: Tensor | None = None
 
+    def pooled(self, pool: Pool) -> Tensor:
+        """One vector an image, (B, D): the `mean` of the patch tokens (prefix tokens left out), the `class` token, or
+        `both`, one behind the other, (B, 2 D).
+
+        Raises ValueError where the encoder has no class token.
+        """
+        if pool == "mean":
+            return self.tokens_BND.mean(dim=1)
+        if self.prefix_BKD is None:
+            raise ValueError(f"pool {pool}: this encoder has no class token; use mean")
+        class_BD = self.prefix_BKD[:, 0]
+        return class_BD if pool == "class" else torch.cat([self.tokens_BND.mean(dim=1), class_BD], dim=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -199,10 +214,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an evaluation found: figures by name, and pictures (H, W, 3) uint8 by name."""
+    """What an evaluation found: figures by name, and pictures (H, W, 3) uint8 by name.
+
+    details: what only summary.json holds; score: the figure by which the best checkpoint is chosen, the higher the
+    better, or empty where none is.
+    """
 
     figures: dict[str, float]
     pictures: dict[str, Tensor]
+    details: dict[str, Any] = field(default_factory=dict)
+    score: str = ""
 
 
 class Ranks(Protocol):

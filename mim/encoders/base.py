@@ -84,6 +84,41 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The repeated blocks from the image up: the units of activation checkpointing."""
         return []
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters from the image up: of the stem, then of each block. What is in none of them is on top."""
+        blocks = [list(block.parameters()) for block in self.blocks()]
+        inside = {id(parameter) for block in blocks for parameter in block}
+        return [[parameter for parameter in self.parameters() if id(parameter) not in inside], *blocks]
+
+    def layer_ids(self) -> dict[str, int]:
+        """The layer of each parameter, by name: the stem is 0, block i is i + 1, what lies above is `top_layer`.
+
+        Source: MAE, util/lr_decay.py, get_layer_id_for_vit; SimMIM, optimizer.py, get_vit_layer and get_swin_layer.
+        """
+        ids = {id(parameter): number for number, layer in enumerate(self.layers()) for parameter in layer}
+        return {name: ids.get(id(parameter), self.top_layer) for name, parameter in self.named_parameters()}
+
+    @property
+    def top_layer(self) -> int:
+        """The layer of whatever stands on this encoder."""
+        return len(self.layers())
+
+    def rate_factors(self, decay: float) -> dict[str, float]:
+        """Layer decay as a factor on the learning rate of each parameter, by name: decay ** (top_layer - layer)."""
+        return {name: decay ** (self.top_layer - layer) for name, layer in self.layer_ids().items()}
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+        """The MLP of a block with its norm: what half a block means in partial fine-tuning. Empty: not divisible."""
+        return []
+
+    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        """A weight of an encoder built for another image size or window, brought to this one's geometry.
+
+        name: as in this encoder's state dict; image_size: height and width that the other was built for, None where
+        that is not known. What has no geometry, or the same one, is returned as it is.
+        """
+        return weight
+
     def replace_hidden(self, patches_BND: Tensor, mask: PatchMask | None) -> Tensor:
         """Puts the mask token in place of hidden patches. Raises ValueError where this encoder has none."""
         if mask is None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mim.encoders.base import Encoder, Hidden, check_block
 from mim.ops.checks import at_least
+from mim.ops.positions import resize_bias_table
 from mim.structures import Features, ImageSpec, PatchMask
 
 
@@ -68,6 +69,28 @@ class Swin(Encoder, name="swin"):
 
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self.backbone.layers for block in stage.blocks]  # type: ignore[union-attr]
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """A down-sampling layer shares the layer of the last block before it."""
+        stem = [] if self.mask_token is None else [self.mask_token]
+        layers = [[*stem, *self.backbone.patch_embed.parameters()]]
+        for stage in self.backbone.layers:
+            layers[-1] += stage.downsample.parameters()  # type: ignore[union-attr]
+            layers += [list(block.parameters()) for block in stage.blocks]  # type: ignore[union-attr]
+        return layers
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+        return [block.norm2, block.mlp]  # type: ignore[list-item]
+
+    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        if not name.endswith("relative_position_bias_table") or weight.ndim != 2:
+            return weight
+        attention = self.get_submodule(name.rpartition(".")[0])
+        source = None
+        if image_size is not None:
+            stage = int(name.split(".")[2])  # backbone.layers.<stage>.blocks...
+            source = tuple(side // (self.spec.patch * 2**stage) for side in image_size)
+        return resize_bias_table(weight, attention.window_size, source)  # type: ignore[arg-type]
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         patches_BhwD = self.backbone.patch_embed(img_BCHW)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mim.encoders.base import Encoder, Hidden, check_block
 from mim.ops.checks import at_least
-from mim.ops.positions import sincos_table
+from mim.ops.positions import resize_positions, sincos_table
 from mim.structures import Features, ImageSpec, PatchMask
 
 
@@ -24,6 +24,7 @@ class ViT(Encoder, name="vit"):
         patch: side of a patch in pixels; width, depth, heads, mlp_ratio: of the transformer.
         positions: `sincos` (fixed, added before hidden patches are dropped) or `learned`.
         class_token: a class token goes ahead of the patches.
+        norm: a LayerNorm on the tokens that come out; fine-tuning on their mean puts it behind the mean instead.
         drop_path: stochastic depth rate of the last block, rising linearly from 0.
 
     Source: MAE, models_mae.py (LayerNorm eps 1e-6; linear layers xavier-uniform with zero bias, the patch projection
@@ -44,6 +45,7 @@ class ViT(Encoder, name="vit"):
         mlp_ratio: float = 4.0,
         positions: Literal["sincos", "learned"] = "sincos",
         class_token: bool = True,
+        norm: bool = True,
         drop_path: float = 0.0,
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
@@ -66,10 +68,25 @@ class ViT(Encoder, name="vit"):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             weight_init="skip",
         )
+        if not norm:
+            self.backbone.norm = nn.Identity()
         self._initialise(positions)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        backbone = self.backbone
+        tokens = [token for token in (self.mask_token, backbone.cls_token, backbone.pos_embed) if token is not None]
+        return [[*tokens, *backbone.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks())]
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+        return [block.norm2, block.mlp]  # type: ignore[list-item]
+
+    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        if name != "backbone.pos_embed" or weight.ndim != 3 or weight.shape[2] != self.spec.width:
+            return weight
+        return resize_positions(weight, self.spec.grid, image_size, self.spec.num_prefix)
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix

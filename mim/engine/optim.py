@@ -1,73 +1,124 @@
-"""The optimizer and its parameter groups."""
+"""Optimizer: the family of parts that turn gradients into steps, and the parameter groups they work on."""
 
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import nn
+from timm.optim.lars import Lars
+from torch import Tensor, nn
 
 from mim.ops.checks import at_least
+from mim.registry import Component
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """OPTIMIZER.
+class Optimizer(Component, ABC, section="OPTIMIZER"):
+    """What an optimizer is told. The schedule sets the learning rate of each group before every step.
 
-    name; base_lr: learning rate at a global batch of per_batch, scaled linearly with the batch; betas, eps,
-    weight_decay: of AdamW; no_decay: parameters exempt from weight decay beside biases and 1-D ones, each named by
-    the end of its dotted name, such as `encoder.mask_token` or `pos_embed`.
+    Args:
+        base_lr: learning rate at a global batch of per_batch, scaled linearly with the batch.
+        weight_decay: of all but biases, 1-D parameters and those that no_decay names.
+        no_decay: more parameters without weight decay, each named by the end of its dotted name, such as
+            `encoder.mask_token` or `pos_embed`.
+        layer_decay: factor on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
+            none. Source: BEiT; MAE, util/lr_decay.py; SimMIM, optimizer.py.
     """
 
-    name: Literal["adamw"] = "adamw"
-    base_lr: float = 1.5e-4
-    per_batch: int = 256
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    no_decay: tuple[str, ...] = ()
+    def __init__(
+        self,
+        *,
+        base_lr: float = 1.5e-4,
+        per_batch: int = 256,
+        weight_decay: float = 0.05,
+        no_decay: tuple[str, ...] = (),
+        layer_decay: float = 1.0,
+    ):
+        at_least("OPTIMIZER", 1, per_batch=per_batch)
+        at_least("OPTIMIZER", 0, base_lr=base_lr, weight_decay=weight_decay)
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"OPTIMIZER.layer_decay is {layer_decay}: it must be above 0 and at most 1")
+        self.base_lr, self.per_batch, self.layer_decay = base_lr, per_batch, layer_decay
+        self.weight_decay, self.no_decay = weight_decay, no_decay
 
-    def __post_init__(self) -> None:
-        at_least("OPTIMIZER", 1, per_batch=self.per_batch)
-        at_least("OPTIMIZER", 0, base_lr=self.base_lr, eps=self.eps, weight_decay=self.weight_decay)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"OPTIMIZER.betas is {list(self.betas)}: both must be at least 0 and below 1")
-
-
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW, with its fused kernel where the device has one; the schedule sets the learning rate before every step."""
-    return torch.optim.AdamW(
-        parameter_groups(model, settings),
-        lr=0.0,
-        betas=settings.betas,
-        eps=settings.eps,
-        fused=True,
-    )
+    @abstractmethod
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """PyTorch's optimizer of groups as parameter_groups gives them; it honours `found_inf` (see Trainer)."""
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict]:
-    """The trained parameters in two groups: with weight decay and without.
+class AdamW(Optimizer, name="adamw"):
+    """AdamW, with its fused kernel. betas and eps as in Loshchilov and Hutter 2019."""
 
-    Without: biases, 1-D parameters (norms, layer scales), and what `no_decay` names.
-    Source: timm, optim_factory.py, add_weight_decay (MAE); SimMIM, optimizer.py, set_weight_decay.
+    def __init__(self, *, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, **shared: Any):
+        super().__init__(**shared)
+        at_least("OPTIMIZER", 0, eps=eps)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"OPTIMIZER.betas is {list(betas)}: both must be at least 0 and below 1")
+        self.betas, self.eps = betas, eps
+
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=0.0, betas=self.betas, eps=self.eps, fused=True)
+
+
+class LARS(Optimizer, name="lars"):
+    """LARS: each weight's gradient is scaled to `trust` times the weight's own norm, then steps with momentum.
+
+    What has no weight decay (biases, 1-D parameters) takes plain steps of SGD with momentum.
+    Source: MAE, util/lars.py; the steps are timm's, which adapts without weight decay only under `always_adapt`.
     """
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
+
+    def __init__(self, *, momentum: float = 0.9, trust: float = 0.001, **shared: Any):
+        super().__init__(**shared)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"OPTIMIZER.momentum is {momentum}: it must be at least 0 and below 1")
+        if trust <= 0:
+            raise ValueError(f"OPTIMIZER.trust is {trust}: it must be positive")
+        self.momentum, self.trust = momentum, trust
+
+    def build(self, groups: list[dict]) -> torch.optim.Optimizer:
+        groups = [{**group, "always_adapt": not group["exempt"]} for group in groups]
+        return _SteadyLars(groups, lr=0.0, momentum=self.momentum, trust_coeff=self.trust)
+
+
+class _SteadyLars(Lars):
+    """timm's, but a step whose `found_inf` is set leaves weights and momenta as they were, without a host sync."""
+
+    found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        held = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        for parameter in held:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        values = [*held, *(self.state[parameter]["momentum_buffer"] for parameter in held)]
+        before = [value.clone() for value in values]
+        super().step()
+        if self.found_inf is not None:
+            for value, old in zip(values, before, strict=True):
+                value.copy_(torch.where(self.found_inf > 0, old, value))
+
+
+def parameter_groups(model: nn.Module, optimizer: Optimizer, factors: dict[str, float]) -> list[dict]:
+    """The trained parameters in groups of one `factor` on the learning rate, with weight decay or without.
+
+    Without (`exempt`): biases, 1-D parameters (norms, layer scales), and what `no_decay` names. factors: by parameter
+    name; 1 for those not in it.
+    Source: timm, optim_factory.py, add_weight_decay (MAE); MAE, util/lr_decay.py; SimMIM, optimizer.py.
+    """
+    groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_exempt = parameter.ndim <= 1 or name.endswith(".bias") or _is_named(name, settings.no_decay)
-        (exempt if is_exempt else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+        exempt = parameter.ndim <= 1 or name.endswith(".bias") or _is_named(name, optimizer.no_decay)
+        decay, factor = 0.0 if exempt else optimizer.weight_decay, factors.get(name, 1.0)
+        new = {"params": [], "weight_decay": decay, "factor": factor, "exempt": exempt}
+        groups.setdefault((factor, exempt), new)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1]))]
 
 
-def unmatched(model: nn.Module, settings: OptimizerSettings) -> list[str]:
+def unmatched(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Entries of `no_decay` that name no trained parameter, and so have no effect."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [end for end in settings.no_decay if not any(_is_named(name, (end,)) for name in names)]
+    return [end for end in optimizer.no_decay if not any(_is_named(name, (end,)) for name in names)]
 
 
 def _is_named(name: str, ends: tuple[str, ...]) -> bool:

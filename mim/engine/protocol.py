@@ -26,6 +26,9 @@ class Task(Protocol):
     def blocks(self) -> list[nn.Module]:
         """The units of activation checkpointing."""
 
+    def rate_factors(self, layer_decay: float) -> dict[str, float]:
+        """What multiplies the learning rate of a parameter of the model, by name; 1 for those not in it."""
+
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """The scalar loss of a micro-batch on the device. `model` is `self.model`, perhaps wrapped or compiled."""
 
@@ -35,5 +38,5 @@ class Task(Protocol):
     def describe(self) -> dict[str, str]:
         """What will be trained, for the start of a run: a line each."""
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """What is known before the first step, for summary.json."""

@@ -1,7 +1,7 @@
 """RunFolder: the files of one run, under the names that docs and tools know.
 
-config.yaml  environment.json  log.txt  metrics.jsonl  summary.json
-checkpoints/  reconstructions/  tensorboard/
+config.yaml  environment.json  log.txt  metrics.jsonl  summary.json  labelled.txt
+checkpoints/  tensorboard/  and one of each kind of picture: reconstructions/  confusion/
 """
 
 import json
@@ -27,6 +27,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.log = path / "log.txt"
+        self.labelled = path / "labelled.txt"  # the images of a run that trains on some of the labels
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
 

@@ -16,7 +16,9 @@ class ScheduleSettings:
     warmup_lr and min_lr are scaled by the batch as base_lr is (SimMIM), or are absolute (MAE); milestones: epochs at
     which multistep multiplies the rate by gamma; cosine_from: `warmup` starts the cosine where the warmup ends (MAE),
     `start` lets it run from step 0 and joins it after the warmup (SimMIM, where it then starts below the peak); lag:
-    steps by which the rate trails, 1 where it is set after the optimizer's step (SimMIM), else 0.
+    steps by which the rate trails, 1 where it is set after the optimizer's step (SimMIM), else 0; factor_on: what the
+    factor of a parameter group, such as layer decay, multiplies: the whole `rate` (MAE), or the `peak`, so that all
+    groups share warmup_lr and min_lr (SimMIM, through timm's scheduler).
     """
 
     name: Literal["cosine", "multistep"] = "cosine"
@@ -28,6 +30,7 @@ class ScheduleSettings:
     gamma: float = 0.1
     cosine_from: Literal["warmup", "start"] = "warmup"
     lag: int = 0
+    factor_on: Literal["rate", "peak"] = "rate"
 
     def __post_init__(self) -> None:
         at_least("SCHEDULE", 0, warmup_epochs=self.warmup_epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr)
@@ -54,16 +57,21 @@ class Schedule:
         self.steps = epochs * steps_per_epoch
         self.milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
 
-    def at(self, step: int) -> float:
-        """The rate of step 0, 1, ... steps - 1."""
+    def at(self, step: int, factor: float = 1.0) -> float:
+        """The rate of step 0, 1, ... steps - 1, for a parameter group with this factor."""
+        if self.settings.factor_on == "rate":
+            return factor * self._at(step, self.peak)
+        return self._at(step, factor * self.peak)
+
+    def _at(self, step: int, peak: float) -> float:
         step = max(step - self.settings.lag, 0)
         if step < self.warmup:
-            return self.warmup_lr + (self.peak - self.warmup_lr) * step / self.warmup
+            return self.warmup_lr + (peak - self.warmup_lr) * step / self.warmup
         if self.settings.name == "multistep":
-            return self.peak * self.settings.gamma ** bisect.bisect_right(self.milestones, step)
+            return peak * self.settings.gamma ** bisect.bisect_right(self.milestones, step)
         start = self.warmup if self.settings.cosine_from == "warmup" else 0
         share = (step - start) / (self.steps - start)
-        return self.min_lr + (self.peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
 
     def warnings(self) -> list[str]:
         """Settings that will have no effect in this run."""

@@ -7,7 +7,7 @@ import torch
 
 from mim.engine.checkpoint import CheckpointSettings
 from mim.engine.distributed import DistributedSettings
-from mim.engine.optim import OptimizerSettings
+from mim.engine.optim import Optimizer
 from mim.engine.schedule import Schedule, ScheduleSettings
 from mim.engine.telemetry import LogSettings
 from mim.ops.checks import at_least
@@ -60,7 +60,7 @@ class EngineSettings:
     evaluate_every_epochs: int
     evaluate_at_start: bool
     train: TrainSettings
-    optimizer: OptimizerSettings
+    optimizer: Optimizer
     schedule: ScheduleSettings
     checkpoint: CheckpointSettings
     log: LogSettings

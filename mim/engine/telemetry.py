@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mim.engine.run_folder import RunFolder
 from mim.ops.checks import at_least
+from mim.structures import Report
 
 LOG = logging.getLogger("mim")
 
@@ -123,6 +124,14 @@ class Telemetry:
         if self.bar is not None and "train/loss" in values:
             self.bar.update(self._task, note=f"loss {values['train/loss']:.4f}")
 
+    def evaluated(self, step: int, epoch: float, images_seen: int, report: Report) -> None:
+        """An evaluation's figures as a row and a line, and its pictures."""
+        self.row(step, epoch, images_seen, report.figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in report.figures.items())
+        LOG.info("evaluated at epoch %.4g: %s", epoch, shown)
+        for name, picture in report.pictures.items():
+            self.picture(name, step, images_seen, picture)
+
     def picture(self, name: str, step: int, images_seen: int, image_HWC: Tensor) -> None:
         """A PNG in the run folder, in a folder of the picture's name, and the same picture in TensorBoard."""
         if not self.main:
@@ -200,6 +209,17 @@ def log_to_file(path: Path, main: bool) -> Iterator[None]:
     finally:
         LOG.removeHandler(file)
         file.close()
+
+
+def log_progress(epoch: float, epochs: int, step: int, steps: int, row: dict[str, float]) -> None:
+    """The line of a log interval, from the values of its row."""
+    rate = row["time/images_per_s"]
+    LOG.info(
+        "epoch %6.2f/%d  step %*d  loss %.4f  lr %.2e  norm %.2f  %s images/s  data %.0f%%",
+        *(epoch, epochs, len(str(steps)), step),
+        *(row["train/loss"], row["train/learning_rate"], row["train/gradient_norm"]),
+        *(f"{rate:,.{0 if rate >= 10 else 1}f}", 100 * row["time/data_share"]),
+    )
 
 
 def announce(lines: dict[str, str], warnings: list[str]) -> None:

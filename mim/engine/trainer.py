@@ -7,6 +7,7 @@ import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,11 @@ from mim.engine.failures import BrokenFiles, report_unhealthy
 from mim.engine.feed import Feed
 from mim.engine.files import write_json
 from mim.engine.modes import deterministic_kernels, peak_memory, recompute_activations
-from mim.engine.optim import build_optimizer, unmatched
+from mim.engine.optim import parameter_groups, unmatched
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
-from mim.engine.telemetry import Meter, Stopwatch, Telemetry, announce
+from mim.engine.telemetry import Meter, Stopwatch, Telemetry, announce, log_progress
 from mim.engine.watch import Health, Watch
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -45,7 +46,7 @@ class Trainer:
         self.step = 0  # optimizer steps done
         self.first = 0  # the step this process began with
         self.seconds = 0.0  # of the processes that worked on this run before this one
-        self.results: dict[str, float] = {}  # the newest figures, for summary.json
+        self.results: dict[str, Any] = {}  # the newest figures, for summary.json
         self.meter = Meter()
         train = settings.train
         for module in (task.model, *task.fixed):
@@ -57,7 +58,8 @@ class Trainer:
                 LOG.warning("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
             recompute_activations(task.blocks())
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(task.model, settings.optimizer)
+        factors = task.rate_factors(settings.optimizer.layer_decay)
+        self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, factors))
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
         self.watch = Watch(world.device, may_overflow=self.scaler.is_enabled())
@@ -125,14 +127,14 @@ class Trainer:
                     micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
                 self.scaler.scale(micro_loss).backward()
             loss, seen = loss + micro_loss.detach(), seen + batch.indices
-        norm = self._update(rate)
+        norm = self._update(step)
         loss = self.world.sum(loss) / self.world.size
         self.meter.add(loss)
         self.watch.add(step, rate, seen, loss, norm)
         self.norm, self.rate = norm, rate
         self.step += 1
 
-    def _update(self, rate: float) -> Tensor:
+    def _update(self, step: int) -> Tensor:
         """Clips, steps and clears; gives the gradient norm. Gradients that are not finite change no weight."""
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -140,7 +142,7 @@ class Trainer:
         if self.settings.train.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.schedule.at(step, group["factor"])
         if not self.scaler.is_enabled():  # a scaler does the same by itself
             self.optimizer.grad_scale, self.optimizer.found_inf = None, (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
@@ -186,19 +188,8 @@ class Trainer:
         }
         if self.broken.reasons:
             row["data/broken_files"] = len(self.broken.reasons)
-        self._row(row)
-        LOG.info(
-            "epoch %6.2f/%d  step %*d  loss %.4f  lr %.2e  norm %.2f  %s images/s  data %.0f%%",
-            self.step / self.plan.steps_per_epoch,
-            self.plan.epochs,
-            len(str(self.plan.steps)),
-            self.step,
-            loss,
-            self.rate,
-            norm,
-            f"{row['time/images_per_s']:,.{0 if row['time/images_per_s'] >= 10 else 1}f}",
-            100 * row["time/data_share"],
-        )
+        self.out.row(self.step, self._epoch, self._images_seen, row)
+        log_progress(self._epoch, self.plan.epochs, self.step, self.plan.steps, row)
 
     def _evaluate(self) -> None:
         model = self.task.model if self.ema is None else self.ema.module
@@ -209,12 +200,19 @@ class Trainer:
         model.train()
         if self.step == 0:
             self.results.update({f"{name}_at_start": value for name, value in report.figures.items()})
-        self.results.update(report.figures)
-        self._row(report.figures)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in report.figures.items())
-        LOG.info("evaluated at epoch %.4g: %s", self.step / self.plan.steps_per_epoch, shown)
-        for name, picture in report.pictures.items():
-            self.out.picture(name, self.step, self._images_seen, picture)
+        self.results.update({**report.figures, **report.details})
+        self.out.evaluated(self.step, self._epoch, self._images_seen, report)
+        if report.score:
+            self._keep_best(report.score.rpartition("/")[2], report.figures[report.score])
+
+    def _keep_best(self, name: str, score: float) -> None:
+        """Writes best.pt where this evaluation is the best so far."""
+        if score <= self.results.get(f"best/{name}", -torch.inf):
+            return
+        self.results.update({f"best/{name}": score, "best/epoch": self._epoch})
+        if self.world.main:
+            with self.stopwatch.time("save"):
+                checkpoint.write(self.folder.checkpoints / "best.pt", self._content())
 
     def _stop_if(self, health: Health | None) -> None:
         if health is None:
@@ -269,15 +267,16 @@ class Trainer:
     # ---------------------------------------------------------------- small things
 
     @property
+    def _epoch(self) -> float:
+        return self.step / self.plan.steps_per_epoch
+
+    @property
     def _images_seen(self) -> int:
         return self.step * self.plan.batch
 
     @property
     def _elapsed(self) -> float:
         return self.seconds + self.stopwatch.total()["elapsed"]
-
-    def _row(self, values: dict[str, float]) -> None:
-        self.out.row(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, values)
 
     def _warnings(self) -> list[str]:
         names = unmatched(self.task.model, self.settings.optimizer)

@@ -10,25 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.structures import Batch
+from mim.evaluation.reading import Shown
+from mim.structures import Pool
 
 QUERIES_AT_ONCE = 512
 
 
-def mean_features(
-    encoder: Encoder, normalize: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Mean patch token of each unmasked image, (N, D) float32, and the labels (N,), in the order of the batches."""
-    features, labels = [torch.empty(0, encoder.spec.width, device=device)], [torch.empty(0, dtype=torch.long)]
-    for batch in batches:
-        tokens_BND = encoder(normalize(batch.images_BCHW.to(device))).tokens_BND
-        features.append(tokens_BND.float().mean(dim=1))
-        labels.append(batch.labels_B)
-    return torch.cat(features), torch.cat(labels).to(device)
+def features_of(
+    encoder: Encoder, pool: Pool, normalize: Callable[[Tensor], Tensor], shown: Iterable[Shown], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled features of unmasked images, (N, D) float32, their labels (N,) and their rows (N,), in the order shown.
+
+    Images that stand in for broken ones are left out.
+    """
+    width = encoder.spec.width * (2 if pool == "both" else 1)
+    features, labels, rows = [torch.empty(0, width, device=device)], [torch.empty(0, dtype=torch.long)], []
+    for part in shown:
+        images_BCHW = part.batch.images_BCHW[part.own_B].to(device)
+        if len(images_BCHW):
+            features.append(encoder(normalize(images_BCHW)).pooled(pool).float())
+        labels.append(part.batch.labels_B[part.own_B])
+        rows += [row for row, own in zip(part.rows, part.own_B.tolist(), strict=True) if own]
+    return torch.cat(features), torch.cat(labels).to(device), torch.tensor(rows, dtype=torch.long, device=device)
 
 
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
 def knn_accuracy(
     bank_MD: Tensor, bank_labels_M: Tensor, queries_ND: Tensor, labels_N: Tensor, k: int, temperature: float
 ) -> float:
@@ -36,13 +41,21 @@ def knn_accuracy(
 
     A neighbour's vote weighs exp(s / temperature). Source: Wu et al. 2018, section 3.4 (temperature .07).
     """
+    answers_N = knn_answers(bank_MD, bank_labels_M, queries_ND, k, temperature)
+    return int((answers_N == labels_N).sum()) / len(labels_N)  # host sync
+
+
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
+def knn_answers(bank_MD: Tensor, bank_labels_M: Tensor, queries_ND: Tensor, k: int, temperature: float) -> Tensor:
+    """The class that wins the vote of each query, (N,) int64; see knn_accuracy."""
     bank_MD, queries_ND = F.normalize(bank_MD.float(), dim=1), F.normalize(queries_ND.float(), dim=1)
-    classes = int(torch.cat([bank_labels_M, labels_N]).max()) + 1  # host sync
-    right = 0
-    for rows_ND, truth_N in zip(queries_ND.split(QUERIES_AT_ONCE), labels_N.split(QUERIES_AT_ONCE), strict=True):
+    classes = int(bank_labels_M.max()) + 1  # host sync
+    answers = []
+    for rows_ND in queries_ND.split(QUERIES_AT_ONCE):
         similarity_Nk, nearest_Nk = (rows_ND @ bank_MD.T).topk(min(k, len(bank_MD)), dim=1)
         votes_NC = torch.zeros(len(rows_ND), classes, device=rows_ND.device)
         weights_Nk = ((similarity_Nk - 1) / temperature).exp()
         votes_NC.scatter_add_(1, bank_labels_M[nearest_Nk], weights_Nk)
-        right += int((votes_NC.argmax(dim=1) == truth_N).sum())  # host sync
-    return right / len(labels_N)
+        answers.append(votes_NC.argmax(dim=1))
+    return torch.cat(answers)

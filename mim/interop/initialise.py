@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 
 from mim.encoders import Encoder
 from mim.ops.weights import read_weights
@@ -13,19 +14,32 @@ PREFIX = "encoder."
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """An encoder's state dict from a file; image_size: height and width it was built for, None where not known."""
+
+    state: dict[str, torch.Tensor]
+    image_size: tuple[int, int] | None
+    averaged: bool  # a moving average over training steps, which evaluations used
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of each weight, by name."""
+    """What became of each weight, by name; resized and reshaped with both shapes."""
 
     source: Path
+    averaged: bool
     loaded: list[str]
+    resized: list[str]
     missing: list[str]
     unexpected: list[str]
     reshaped: list[str]
 
     def lines(self) -> list[str]:
-        """The report for a person: counts, then every name that was not loaded."""
-        found = [f"{self.source}: {len(self.loaded)} encoder weights loaded"]
+        """The report for a person: counts, then every name that was not loaded as it is."""
+        average = " (their moving average)" if self.averaged else ""
+        found = [f"{self.source}: {len(self.loaded)} encoder weights loaded{average}"]
         for what, names in (
+            ("resized", self.resized),
             ("missing in the file, kept as initialised", self.missing),
             ("in the file only, left out", self.unexpected),
             ("of another shape, left out", self.reshaped),
@@ -38,39 +52,71 @@ class LoadReport:
 def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     """Copies the encoder weights of a checkpoint of this toolkit; heads are left out.
 
-    Raises ValueError where the file is missing or of another kind, or holds less than half of the encoder's weights
-    in their shapes; the encoder is then unchanged.
+    Tables of positions are resized where the image size or the window is another, and pass untouched, to the bit, where
+    it is not. Raises ValueError where the file is missing or of another kind, holds less than half of the encoder's
+    weights in their shapes, or where less than half of its own find a place; the encoder is then unchanged.
     """
-    state = _encoder_state(path)
+    weights = read_encoder(path)
     own = encoder.state_dict()
-    fitting = {name for name in own if name in state and own[name].shape == state[name].shape}
+    state = {
+        name: encoder.fit(name, weight, weights.image_size) for name, weight in weights.state.items() if name in own
+    }
+    fitting = {name for name in state if own[name].shape == state[name].shape}
     report = LoadReport(
         path,
+        weights.averaged,
         loaded=sorted(fitting),
-        missing=[name for name in own if name not in state],
-        unexpected=[name for name in state if name not in own],
-        reshaped=[
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in state and name not in fitting
+        resized=[
+            f"{name} {_words(weights.state[name])} -> {_words(state[name])}"
+            for name in sorted(fitting)
+            if state[name] is not weights.state[name]
         ],
+        missing=[name for name in own if name not in state],
+        unexpected=[name for name in weights.state if name not in own],
+        reshaped=[f"{name} {_words(state[name])} for {_words(own[name])}" for name in state if name not in fitting],
     )
-    share = sum(own[name].numel() for name in fitting) / sum(weight.numel() for weight in own.values())
-    if share < LEAST_SHARE:
-        details = "\n".join(report.lines()[1:])[:2000]
-        raise ValueError(
-            f"INIT.checkpoint {path} holds another encoder: only {share:.0%} of this one's weights are in it, and at "
-            f"least {LEAST_SHARE:.0%} must be\n{details}"
-        )
+    _check_share(report, _size(own, fitting), _size(own, own), "of this one's weights are in it")
+    used = _size(weights.state, fitting)
+    _check_share(report, used, _size(weights.state, weights.state), "of its weights find a place in this one")
     encoder.load_state_dict({name: state[name] for name in fitting}, strict=False)
     return report
 
 
-def _encoder_state(path: Path) -> dict[str, torch.Tensor]:
+def read_encoder(path: Path) -> EncoderWeights:
+    """The encoder of a checkpoint of this toolkit, averaged where the run kept an average.
+
+    Raises ValueError where the file is missing or of another kind.
+    """
     content = read_weights(path, "INIT.checkpoint")
-    weights = content.get("model") if isinstance(content, dict) else None
-    weights = weights if isinstance(weights, dict) else {}
-    state = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
-    if not state:
-        raise ValueError(f"INIT.checkpoint {path} holds no encoder: it is not a checkpoint of this toolkit")
-    return state
+    content = content if isinstance(content, dict) else {}
+    for key, prefix in (("ema", "module." + PREFIX), ("model", PREFIX)):
+        weights = content.get(key)
+        held = weights if isinstance(weights, dict) else {}
+        state = {name.removeprefix(prefix): weight for name, weight in held.items() if name.startswith(prefix)}
+        if state:
+            return EncoderWeights(state, _image_size(content), key == "ema")
+    raise ValueError(f"INIT.checkpoint {path} holds no encoder: it is not a checkpoint of this toolkit")
+
+
+def _image_size(content: dict) -> tuple[int, int] | None:
+    config = content.get("config")
+    data = yaml.safe_load(config).get("DATA", {}) if isinstance(config, str) else {}
+    size = data.get("image_size")
+    return (int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None
+
+
+def _check_share(report: LoadReport, part: int, whole: int, what: str) -> None:
+    if part < LEAST_SHARE * whole:
+        details = "\n".join(report.lines()[1:])[:2000]
+        raise ValueError(
+            f"INIT.checkpoint {report.source} holds another encoder: only {part / whole:.0%} {what}, and at least "
+            f"{LEAST_SHARE:.0%} must be\n{details}"
+        )
+
+
+def _size(state: dict[str, torch.Tensor], names: set[str] | dict[str, torch.Tensor]) -> int:
+    return sum(state[name].numel() for name in names)
+
+
+def _words(weight: torch.Tensor) -> str:
+    return "x".join(map(str, weight.shape))

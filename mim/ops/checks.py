@@ -6,3 +6,10 @@ def at_least(section: str, least: float, **values: float) -> None:
     for key, value in values.items():
         if value < least:
             raise ValueError(f"{section}.{key} is {value}: it must be at least {least}")
+
+
+def shares(section: str, **values: float) -> None:
+    """Raises ValueError for the first value that is not above 0 and at most 1."""
+    for key, value in values.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{section}.{key} is {value}: it is a share, above 0 and at most 1")

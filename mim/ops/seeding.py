@@ -1,6 +1,9 @@
 """Everything random is a pure function of its place: one seed from the seed of the run and the place's numbers."""
 
+import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,3 +21,21 @@ def derive_seed(seed: int, purpose: str, *place: int) -> int:
 def generator_for(device: torch.device, seed: int, purpose: str, *place: int) -> torch.Generator:
     """A generator on `device`, seeded for one purpose at one place. CPU and GPU draw different numbers."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *place))
+
+
+@contextmanager
+def host_seeded(seed: int) -> Iterator[None]:
+    """Inside, Python's, numpy's and PyTorch's global generators of the host start from `seed`; after it they go on.
+
+    For libraries that draw from them (timm's mixing, erasing and RandAugment, torchvision's jitter).
+    """
+    python, arrays = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)

@@ -3,32 +3,31 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mim.data.loader import ImageDataset, batches, in_order
+from mim.data.loader import ImageDataset
 from mim.data.transforms import Normalize
-from mim.evaluation.knn import knn_accuracy, mean_features
+from mim.evaluation.knn import features_of, knn_accuracy
+from mim.evaluation.reading import Reader, choice
 from mim.model import MaskedImageModel
-from mim.ops.checks import at_least
+from mim.ops.checks import at_least, shares
 from mim.ops.seeding import generator_for
 from mim.reporting.reconstructions import draw_sheet, reconstruct
 from mim.structures import Batch, PatchMask, Place, Prediction, Ranks, Report
 
-LOG = logging.getLogger("mim")
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """EVALUATE.
+    """EVALUATE of pretraining.
 
     every_epochs: how often, 0 for only at the end; at_start: also before the first step; samples: held-out images at
     most; knn: neighbours that vote, 0 for no kNN; knn_bank: training images they are taken from, at most;
-    knn_temperature: of the vote; reconstructions: images in a picture, 0 for none.
+    knn_temperature: of the vote; reconstructions: images in a picture, 0 for none; crop_pct: share of the side that the
+    centre crop keeps.
     """
 
     every_epochs: int = 10
@@ -38,12 +37,14 @@ class EvaluateSettings:
     knn_bank: int = 10000
     knn_temperature: float = 0.07
     reconstructions: int = 8
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         at_least("EVALUATE", 0, every_epochs=self.every_epochs, knn=self.knn, reconstructions=self.reconstructions)
         at_least("EVALUATE", 1, samples=self.samples, knn_bank=self.knn_bank)
         if self.knn_temperature <= 0:
             raise ValueError(f"EVALUATE.knn_temperature is {self.knn_temperature}: it must be positive")
+        shares("EVALUATE", crop_pct=self.crop_pct)
 
 
 class Pretrain:
@@ -53,7 +54,7 @@ class Pretrain:
         train_data: training images under their augmentation.
         bank, held_out: training and held-out images under the evaluation transform; held_out may be empty.
         flops: operations of training on one image, None where they cannot be counted.
-        loading: micro-batch and loader processes of evaluations.
+        reader: of evaluations.
     """
 
     name = "pretrain"
@@ -68,18 +69,19 @@ class Pretrain:
         settings: EvaluateSettings,
         seed: int,
         flops: int | None,
-        batch_size: int,
-        workers: int,
+        reader: Reader,
     ):
         self.model, self.normalize, self.train_data = model, normalize, train_data
         self.bank, self.held_out, self.settings, self.seed, self.flops = bank, held_out, settings, seed, flops
-        self.batch_size, self.workers = batch_size, workers
+        self.reader = reader
         self.fixed: list[nn.Module] = [normalize]
         self._baseline: float | None = None
-        self._broken: set[str] = set()  # named once
 
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
+
+    def rate_factors(self, layer_decay: float) -> dict[str, float]:
+        return {f"encoder.{name}": factor for name, factor in self.model.encoder.rate_factors(layer_decay).items()}
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
@@ -138,21 +140,9 @@ class Pretrain:
     def _labelled(self) -> bool:
         return self.bank.source.labels is not None and self.held_out.source.labels is not None
 
-    def _batches(
-        self, data: ImageDataset, most: int, rank: int = 0, size: int = 1
-    ) -> Iterator[tuple[Batch, list[int]]]:
-        """Batches of this rank's share of a fixed choice of samples, with their rows in that choice."""
-        generator = generator_for(torch.device("cpu"), self.seed, "choice")
-        chosen = torch.randperm(len(data), generator=generator)[:most].tolist()
-        rows = range(rank, len(chosen), size)
-        order = list(in_order((chosen[row] for row in rows), self.batch_size))
-        loaded = batches(data, order, self.workers, pin_memory=False)
-        for number, batch in enumerate(loaded):
-            for name, reason in batch.broken:
-                if name not in self._broken:
-                    LOG.warning("cannot read %s (%s); another image stands in for it in evaluations", name, reason)
-                    self._broken.add(name)
-            yield batch, list(rows[number * self.batch_size :][: len(batch.indices)])
+    @property
+    def _held_out_rows(self) -> list[int]:
+        return choice(len(self.held_out), self.settings.samples, self.seed)
 
     def _fixed_masks(self, device: torch.device) -> PatchMask:
         count = min(self.settings.samples, len(self.held_out))
@@ -162,10 +152,11 @@ class Pretrain:
         """A loss over the held-out images, each under a mask of its own that never changes."""
         masks = self._fixed_masks(world.device)
         total = torch.zeros(2, dtype=torch.float64, device=world.device)
-        for batch, rows in self._batches(self.held_out, self.settings.samples, world.rank, world.size):
-            mask = PatchMask(masks.hidden_BHW[rows], masks.visible)
-            loss = loss_of(self.normalize(batch.images_BCHW.to(world.device)), mask)
-            total += torch.stack([loss.double() * len(rows), torch.tensor(float(len(rows)), device=world.device)])
+        for shown in self.reader.read(self.held_out, self._held_out_rows, world.rank, world.size):
+            mask = PatchMask(masks.hidden_BHW[shown.rows], masks.visible)
+            loss = loss_of(self.normalize(shown.batch.images_BCHW.to(world.device)), mask)
+            count = float(len(shown.rows))
+            total += torch.stack([loss.double() * count, torch.tensor(count, device=world.device)])
         loss_sum, count = world.sum(total).tolist()  # host sync
         return loss_sum / count
 
@@ -173,10 +164,10 @@ class Pretrain:
         """The loss of predicting each channel's mean target, whatever the image shows."""
         spec = model.target.spec
         total = torch.zeros(spec.channels + 1, dtype=torch.float64, device=world.device)
-        for batch, rows in self._batches(self.held_out, self.settings.samples, world.rank, world.size):
-            target_BCHW = model.target(self.normalize(batch.images_BCHW.to(world.device))).double()
+        for shown in self.reader.read(self.held_out, self._held_out_rows, world.rank, world.size):
+            target_BCHW = model.target(self.normalize(shown.batch.images_BCHW.to(world.device))).double()
             total[:-1] += target_BCHW.mean(dim=(2, 3)).sum(dim=0)
-            total[-1] += len(rows)
+            total[-1] += len(shown.rows)
         total = world.sum(total)
         mean_1C11 = (total[:-1] / total[-1]).float()[None, :, None, None]
 
@@ -187,16 +178,18 @@ class Pretrain:
         return self._mean_loss(world, constant)
 
     def _knn(self, model: MaskedImageModel, world: Ranks) -> float:
-        found: list[Tensor] = []
-        for data, most in ((self.bank, self.settings.knn_bank), (self.held_out, self.settings.samples)):
-            shown = (batch for batch, _ in self._batches(data, most, world.rank, world.size))
-            found += map(world.gather, mean_features(model.encoder, self.normalize, shown, world.device))
-        return knn_accuracy(*found, k=self.settings.knn, temperature=self.settings.knn_temperature)
+        found: list[tuple[Tensor, Tensor]] = []
+        bank = choice(len(self.bank), self.settings.knn_bank, self.seed)
+        for data, chosen in ((self.bank, bank), (self.held_out, self._held_out_rows)):
+            shown = self.reader.read(data, chosen, world.rank, world.size)
+            features_ND, labels_N, _ = features_of(model.encoder, "mean", self.normalize, shown, world.device)
+            found.append((world.gather(features_ND), world.gather(labels_N)))
+        return knn_accuracy(*found[0], *found[1], k=self.settings.knn, temperature=self.settings.knn_temperature)
 
     def _picture(self, model: MaskedImageModel, device: torch.device) -> dict[str, Tensor]:
         count = min(self.settings.reconstructions, self.settings.samples, len(self.held_out))
-        shown = [batch.images_BCHW for batch, _ in self._batches(self.held_out, count)]
-        images_BCHW = torch.cat(shown).to(device)
+        shown = self.reader.read(self.held_out, self._held_out_rows[:count])
+        images_BCHW = torch.cat([part.batch.images_BCHW for part in shown]).to(device)
         result = reconstruct(model, self.normalize, images_BCHW, self._fixed_masks(device).rows(0, count))
         if result is None:
             return {}

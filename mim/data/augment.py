@@ -1,0 +1,123 @@
+"""Augmentation of fine-tuning: colours and erasing on single images, mixing of two images and their labels.
+
+Shapes: B batch, C channels, H W pixels, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from timm.data import Mixup
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+
+from mim.data.base import DataSettings, Stored
+from mim.data.transforms import AugmentSettings, RandomCropFlip, to_tensor
+from mim.ops.seeding import host_seeded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyAugmentSettings(AugmentSettings):
+    """AUGMENT of fine-tuning: the random crop and flip of pretraining, and after them, in this order,
+
+    randaugment: timm's word for RandAugment, such as `rand-m9-mstd0.5-inc1`, empty for none; jitter: largest relative
+    change of brightness, contrast and saturation; erase: probability that a rectangle becomes noise; mixup, cutmix:
+    alpha of the Beta distribution that says how much of another image comes in, 0 for none, and where both are given
+    each batch takes one of them; smoothing: share of a label's weight that is spread over all classes.
+    Source: MAE, main_finetune.py; SimMIM, data/data_finetune.py. Differs from: jitter works beside RandAugment, where
+    timm's create_transform drops it.
+    """
+
+    randaugment: str = ""
+    jitter: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        AugmentSettings.__post_init__(self)
+        for key, share in (("erase", self.erase), ("smoothing", self.smoothing), ("jitter", self.jitter)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"AUGMENT.{key} is {share}: it must be from 0 to 1")
+        for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if alpha < 0:
+                raise ValueError(f"AUGMENT.{key} is {alpha}: it must be at least 0")
+        if self.randaugment:
+            _rand_augment(self.randaugment, {})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class RandomCropFlipColour(RandomCropFlip):
+    """The transform of fine-tuning on one image: crop, flip, RandAugment and colour jitter, a pure function of a seed.
+
+    Raises ValueError where images of this many channels have no colours to change.
+    """
+
+    def __init__(self, settings: ClassifyAugmentSettings, data: DataSettings):
+        super().__init__(settings, data.image_size)
+        for key, value in (("randaugment", settings.randaugment), ("jitter", settings.jitter)):
+            if value and data.channels not in (1, 3):
+                raise ValueError(
+                    f"AUGMENT.{key} is {value}: it changes grey or RGB pictures, and DATA.channels is {data.channels}"
+                )
+        self.rand_augment = None
+        if settings.randaugment:
+            grey = tuple(min(255, round(255 * mean)) for mean in data.mean if not isinstance(mean, str))
+            shown = {"translate_const": int(min(data.image_size) * 0.45), "img_mean": grey}
+            self.rand_augment = _rand_augment(settings.randaugment, shown)
+        self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
+
+    def __call__(self, image: Stored, seed: int) -> Tensor:
+        image = self.crop(image, seed)
+        with host_seeded(seed):
+            if self.rand_augment is not None:
+                if isinstance(image, Tensor):
+                    raise ValueError(
+                        f"AUGMENT.randaugment works on 8-bit pictures, and the data holds arrays of {image.dtype}: "
+                        'set AUGMENT.randaugment ""'
+                    )
+                image = self.rand_augment(image)
+            if self.jitter is not None:
+                image = self.jitter(image)
+        return to_tensor(image)
+
+
+class BatchAugment:
+    """The rest, on normalised images on their device: erasing, then mixing. Raises ValueError for an odd batch.
+
+    Source: timm's RandomErasing in `pixel` mode and Mixup in `batch` mode, as MAE and SimMIM call them.
+    """
+
+    def __init__(self, settings: ClassifyAugmentSettings, classes: int, batch_size: int):
+        if settings.mixes and batch_size % 2:
+            raise ValueError(
+                f"DATA.batch_size is {batch_size}: AUGMENT.mixup and AUGMENT.cutmix mix images in pairs, so it must be "
+                "even"
+            )
+        self.erase = RandomErasing(settings.erase, mode="pixel", device="cpu") if settings.erase else None
+        self.mix = None
+        if settings.mixes:
+            self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
+
+    def __call__(self, img_BCHW: Tensor, labels_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Images and labels (B,), or weights of the classes (B, K) where images are mixed; changes img_BCHW itself."""
+        with host_seeded(seed):
+            if self.erase is not None:
+                self.erase.device = img_BCHW.device
+                img_BCHW = self.erase(img_BCHW)
+            return (img_BCHW, labels_B) if self.mix is None else self.mix(img_BCHW, labels_B)
+
+
+def _rand_augment(word: str, shown: dict) -> torch.nn.Module:
+    try:
+        return rand_augment_transform(word, shown)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"AUGMENT.randaugment is {word!r}: it must be a word of timm's, such as rand-m9-mstd0.5-inc1 ({error})"
+        ) from error

@@ -1,0 +1,66 @@
+"""Accuracy of class scores, counted once for each sample whatever the number of ranks.
+
+Shapes: B batch, K classes.
+"""
+
+import torch
+from torch import Tensor
+
+from mim.structures import Ranks
+
+TOP = 5
+
+
+class Tally:
+    """Counts of one classifier on one rank, on its device; nothing is asked of the device until the end."""
+
+    def __init__(self, classes: int, device: torch.device):
+        self.classes = classes
+        self._confusion_KK = torch.zeros(classes, classes, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # cross-entropy, right among the first five
+
+    def add(self, scores_BK: Tensor, labels_B: Tensor) -> None:
+        """Takes a batch of scores and true classes."""
+        scores_BK = scores_BK.float()
+        pairs = labels_B * self.classes + scores_BK.argmax(dim=1)
+        counts = torch.zeros(self.classes**2, dtype=torch.float64, device=pairs.device)
+        self._confusion_KK += counts.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64)).view(
+            self.classes, self.classes
+        )
+        first = scores_BK.topk(min(TOP, self.classes), dim=1).indices
+        among = (first == labels_B[:, None]).any(dim=1).sum()
+        loss = torch.nn.functional.cross_entropy(scores_BK, labels_B, reduction="sum")
+        self._sums += torch.stack([loss.double(), among.double()])
+
+    def settle(self, world: Ranks) -> "Counts":
+        """The counts of all ranks. A host sync."""
+        confusion_KK, sums = world.sum(self._confusion_KK).cpu(), world.sum(self._sums).cpu()
+        return Counts(confusion_KK.long(), *sums.tolist())
+
+
+class Counts:
+    """What a classifier got right. confusion_KK: samples by true class (row) and answer (column)."""
+
+    def __init__(self, confusion_KK: Tensor, loss: float, among_first: float):
+        self.confusion_KK, self.samples = confusion_KK, int(confusion_KK.sum())
+        self._loss, self._among_first = loss, among_first
+
+    @property
+    def top1(self) -> float:
+        """Share of samples whose class got the highest score."""
+        return int(self.confusion_KK.trace()) / max(self.samples, 1)
+
+    @property
+    def top5(self) -> float:
+        """Share of samples whose class is among the five highest scores; 1 with five classes or fewer."""
+        return self._among_first / max(self.samples, 1)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self._loss / max(self.samples, 1)
+
+    def by_class(self, names: tuple[str, ...]) -> dict[str, float]:
+        """Share of right answers for each class that has samples."""
+        right, of = self.confusion_KK.diagonal().tolist(), self.confusion_KK.sum(dim=1).tolist()
+        return {name: hits / count for name, hits, count in zip(names, right, of, strict=True) if count}

@@ -1,0 +1,120 @@
+"""Which sections a task's config has, and which class each of them stands for.
+
+A config is taken as any mapping of sections with attribute access; mim.config makes one from a file.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from yacs.config import CfgNode
+
+from mim.classifier import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
+from mim.data import DataSettings, Source
+from mim.data.augment import ClassifyAugmentSettings
+from mim.data.labels import LabelSettings
+from mim.data.transforms import AugmentSettings
+from mim.encoders import Encoder
+from mim.engine.checkpoint import CheckpointSettings
+from mim.engine.distributed import DistributedSettings
+from mim.engine.optim import Optimizer
+from mim.engine.schedule import ScheduleSettings
+from mim.engine.settings import TrainSettings
+from mim.engine.telemetry import LogSettings
+from mim.heads import Head
+from mim.losses import Loss
+from mim.maskers import Masker
+from mim.registry import Component, Key, keys_of
+from mim.structures import ImageSpec
+from mim.targets import Target
+from mim.tasks.classify import ClassifyEvaluateSettings
+from mim.tasks.pretrain import EvaluateSettings
+
+TaskName = Literal["pretrain", "finetune", "linear_probe"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """INIT. checkpoint: a file whose encoder weights the run starts from; empty for none."""
+
+    checkpoint: str = ""
+
+
+FAMILIES: dict[str, type[Component]] = {
+    family.section: family for family in (Source, Masker, Encoder, Head, Target, Loss, Optimizer)
+}
+DEFAULT_PARTS = {
+    "DATA": "digits",
+    "MASKER": "random",
+    "ENCODER": "vit",
+    "HEAD": "transformer",
+    "TARGET": "pixels",
+    "LOSS": "mse",
+    "OPTIMIZER": "adamw",
+}
+ORDER = (
+    *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "CLASSIFIER", "FREEZE", "INIT"),
+    *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
+)
+SHARED: dict[str, type] = {
+    "DATA": DataSettings,
+    "INIT": InitSettings,
+    "TRAIN": TrainSettings,
+    "SCHEDULE": ScheduleSettings,
+    "CHECKPOINT": CheckpointSettings,
+    "LOG": LogSettings,
+    "DISTRIBUTED": DistributedSettings,
+}
+SETTINGS: dict[str, dict[str, type]] = {
+    "pretrain": {**SHARED, "AUGMENT": AugmentSettings, "EVALUATE": EvaluateSettings},
+    "finetune": {
+        **SHARED,
+        "LABELS": LabelSettings,
+        "AUGMENT": ClassifyAugmentSettings,
+        "CLASSIFIER": FinetuneHeadSettings,
+        "FREEZE": FreezeSettings,
+        "EVALUATE": ClassifyEvaluateSettings,
+    },
+    "linear_probe": {
+        **SHARED,
+        "LABELS": LabelSettings,
+        "AUGMENT": AugmentSettings,
+        "CLASSIFIER": ProbeHeadSettings,
+        "EVALUATE": ClassifyEvaluateSettings,
+    },
+}
+ONLY_PRETRAINING = ("MASKER", "HEAD", "TARGET", "LOSS")
+
+
+def sections(task: str) -> tuple[str, ...]:
+    """The sections of a task's config, in their order."""
+    families = [section for section in FAMILIES if task == "pretrain" or section not in ONLY_PRETRAINING]
+    return tuple(section for section in ORDER if section in families or section in SETTINGS[task])
+
+
+def section_keys(task: str, section: str, name: str) -> dict[str, Key]:
+    """The keys of a section, of its settings and of the part `name` where it holds one."""
+    keys = keys_of(SETTINGS[task][section]) if section in SETTINGS[task] else {}
+    return {**keys, **keys_of(FAMILIES[section].named(name))} if section in FAMILIES else keys
+
+
+def settings(cfg: CfgNode, section: str) -> Any:
+    """The settings of a section as its dataclass. Raises ValueError where a value is out of range."""
+    return SETTINGS[cfg.TASK][section](**_arguments(cfg, section, SETTINGS[cfg.TASK][section]))
+
+
+def part(cfg: CfgNode, section: str, *context: Any) -> Any:
+    """The part that a section names, built for its context."""
+    cls = FAMILIES[section].named(cfg[section].name)
+    return cls(*context, **_arguments(cfg, section, cls))
+
+
+def image_spec(cfg: CfgNode) -> ImageSpec:
+    """The images that a config's encoder is built for."""
+    return ImageSpec(cfg.DATA.channels, *cfg.DATA.image_size)
+
+
+def _arguments(cfg: CfgNode, section: str, cls: type) -> dict[str, Any]:
+    """The keys of a section that a class takes, lists as tuples."""
+    values = {key: cfg[section][key] for key in keys_of(cls)}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,143 @@
+"""Classify: what fine-tuning and linear probing share: accuracy on held-out images, and what a run says of itself.
+
+Shapes: B batch, C channels, H W pixels, K classes, L linear layers.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mim.classifier import Classifier
+from mim.data.loader import ImageDataset
+from mim.data.transforms import Normalize
+from mim.evaluation.accuracy import TOP, Counts, Tally
+from mim.evaluation.reading import Reader, choice
+from mim.ops.checks import at_least, shares
+from mim.reporting.confusion import draw_confusion
+from mim.structures import Batch, Place, Ranks, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyEvaluateSettings:
+    """EVALUATE of fine-tuning and probes.
+
+    every_epochs: how often, 0 for only at the end; at_start: also before the first step; samples: held-out images at
+    most, 0 for all; crop_pct: share of the side that the centre crop keeps; confusion: draw the confusion matrix.
+    """
+
+    every_epochs: int = 1
+    at_start: bool = False
+    samples: int = 0
+    crop_pct: float = 1.0
+    confusion: bool = True
+
+    def __post_init__(self) -> None:
+        at_least("EVALUATE", 0, every_epochs=self.every_epochs, samples=self.samples)
+        shares("EVALUATE", crop_pct=self.crop_pct)
+
+
+class Classify(ABC):
+    """A task with class scores; see mim.engine.protocol.Task for what each method is for.
+
+    Args:
+        train_data, held_out: images under their augmentation and under the evaluation transform; held_out may be empty.
+        classes: the name of each class.
+        labels: in words, which labelled images are trained on.
+        flops: operations of training on one image, None where they cannot be counted.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        model: Classifier,
+        normalize: Normalize,
+        train_data: ImageDataset,
+        held_out: ImageDataset,
+        classes: tuple[str, ...],
+        settings: ClassifyEvaluateSettings,
+        labels: str,
+        flops: int | None,
+        reader: Reader,
+    ):
+        self.model, self.normalize, self.train_data, self.held_out = model, normalize, train_data, held_out
+        self.classes, self.settings, self.labels, self.flops, self.reader = classes, settings, labels, flops, reader
+        self.fixed: list[nn.Module] = [normalize]
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+        """The scalar loss of a micro-batch on the device."""
+
+    @abstractmethod
+    def report(self, counts: list[Counts]) -> Report:
+        """Figures and pictures of held-out counts, one for each linear layer."""
+
+    def blocks(self) -> list[nn.Module]:
+        return self.model.blocks()
+
+    def rate_factors(self, layer_decay: float) -> dict[str, float]:
+        return {f"encoder.{name}": factor for name, factor in self.model.encoder.rate_factors(layer_decay).items()}
+
+    def evaluate(self, model: Classifier, world: Ranks) -> Report:
+        """Accuracy on the held-out images, each counted once; unreadable ones are left out."""
+        if not len(self.held_out):
+            return Report({}, {})
+        chosen = choice(len(self.held_out), self.settings.samples, self.held_out.seed)
+        return self.report(count(model, self.normalize, self.held_out, chosen, len(self.classes), self.reader, world))
+
+    def describe(self) -> dict[str, str]:
+        model, encoder = self.model, self.model.encoder
+        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+        of_encoder = f"{sum(p.numel() for p in trained):,} of {sum(p.numel() for p in encoder.parameters()):,}"
+        lines = {
+            "encoder": f"{encoder.name}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
+            f"{encoder.spec.width}; {of_encoder} parameters are trained",
+            "classifier": f"{model.pool} pooling, {len(self.classes)} classes"
+            + (f", {len(model.heads)} linear layers side by side" if len(model.heads) > 1 else ""),
+            "images": f"{self.labels} to train, {len(self.held_out):,} held out; "
+            f"{encoder.image.channels} x {encoder.image.height} x {encoder.image.width}",
+        }
+        if self.flops:
+            lines["operations"] = f"{self.flops / 1e9:.3g} GFLOP to train on one image"
+        if not len(self.held_out):
+            lines["evaluation"] = "none: no images are held out"
+        return lines
+
+    def figures(self) -> dict:
+        return {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "labelled_images": len(self.train_data),
+            **({"flops_per_image": self.flops} if self.flops else {}),
+        }
+
+    def report_of(self, counts: Counts, figures: dict[str, float], title: str) -> Report:
+        """The report of one linear layer: top-1, top-5, loss, accuracy by class and the confusion matrix."""
+        top = {"val/top1": counts.top1, **({"val/top5": counts.top5} if len(self.classes) > TOP else {})}
+        pictures = {}
+        if self.settings.confusion:
+            title = f"{title}: {counts.top1:.1%} of {counts.samples:,} held-out images"
+            pictures["confusion"] = draw_confusion(counts.confusion_KK, self.classes, title)
+        details = {"val/by_class": counts.by_class(self.classes), "val/samples": counts.samples}
+        return Report({**top, "val/loss": counts.loss, **figures}, pictures, details, score="val/top1")
+
+
+def count(
+    model: Classifier,
+    normalize: Normalize,
+    data: ImageDataset,
+    chosen: list[int],
+    classes: int,
+    reader: Reader,
+    world: Ranks,
+) -> list[Counts]:
+    """What each linear layer of a classifier gets right among the chosen samples."""
+    tallies = [Tally(classes, world.device) for _ in model.heads]
+    for shown in reader.read(data, chosen, world.rank, world.size):
+        images_BCHW = shown.batch.images_BCHW[shown.own_B].to(world.device)
+        labels_B = shown.batch.labels_B[shown.own_B].to(world.device)
+        if len(labels_B):
+            for tally, scores_BK in zip(tallies, model(normalize(images_BCHW)), strict=True):
+                tally.add(scores_BK, labels_B)
+    return [tally.settle(world) for tally in tallies]

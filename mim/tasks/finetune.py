@@ -1,0 +1,41 @@
+"""Finetune: one step is a classification of augmented images, the encoder trained with its classifier.
+
+Shapes: B batch, K classes.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mim.data.augment import BatchAugment
+from mim.evaluation.accuracy import Counts
+from mim.ops.seeding import derive_seed
+from mim.structures import Batch, Place, Report
+from mim.tasks.classify import Classify
+
+
+class Finetune(Classify):
+    """Fine-tuning, of a pretrained encoder or from scratch, of all blocks or the last. See Classify.
+
+    Args:
+        augment: what happens to a batch on the device.
+        smoothing: of the labels, where images are not mixed.
+    """
+
+    name = "finetune"
+
+    def __init__(self, *shared: Any, augment: BatchAugment, smoothing: float, **more: Any):
+        super().__init__(*shared, **more)
+        self.augment, self.smoothing = augment, smoothing
+
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+        """Cross-entropy, in fp32. Erasing and mixing are drawn from the seed, the step and the place in the batch."""
+        seed = derive_seed(place.seed, "mix", place.step, place.start)
+        img_BCHW, truth = self.augment(self.normalize(batch.images_BCHW), batch.labels_B, seed)
+        mixed = truth.ndim == 2  # weights of the classes, smoothed when they were mixed
+        scores_BK = model(img_BCHW)[0].float()
+        return F.cross_entropy(scores_BK, truth, label_smoothing=0.0 if mixed else self.smoothing)
+
+    def report(self, counts: list[Counts]) -> Report:
+        return self.report_of(counts[0], {}, "Fine-tuned")
