@@ -1,11 +1,12 @@
 # make quickstart   install, then pretrain MAE and SimMIM on real digits and show what came out
+# make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
 # make test         install, then run the tests (under ten minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: install quickstart transfer test test-slow lint format clean
 
 install: $(STAMP)
 
@@ -17,6 +18,9 @@ $(STAMP): setup.py
 
 quickstart: $(STAMP)
 	$(BIN)/python tools/quickstart.py
+
+transfer: $(STAMP)
+	$(BIN)/python tools/transfer.py configs/studies/digits.yaml --output runs/transfer_digits
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -1,9 +1,11 @@
 """Masked image modeling: masker, encoder, head, target and loss are parts; one engine trains any combination."""
 
-from mim.build import build_model
+from mim.build import build_classifier, build_model
+from mim.classifier import Classifier
 from mim.config import ConfigError, load_config
 from mim.data import Source
 from mim.encoders import Encoder
+from mim.engine.optim import Optimizer
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
@@ -14,6 +16,7 @@ from mim.targets import Target
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
     "ConfigError",
     "Encoder",
     "EncoderSpec",
@@ -23,12 +26,14 @@ __all__ = [
     "Loss",
     "MaskedImageModel",
     "Masker",
+    "Optimizer",
     "Output",
     "PatchMask",
     "Prediction",
     "Source",
     "Target",
     "TargetSpec",
+    "build_classifier",
     "build_model",
     "load_config",
 ]

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, D width, K classes, L linear layers.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -96,11 +97,10 @@ class Classifier(nn.Module):
             raise ValueError(f"CLASSIFIER.pool is {pool}: ENCODER.name {encoder.name} has no class token; use mean")
         self.encoder, self.norm, self.pool = encoder, norm, pool
         width = encoder.spec.width * (2 if pool == "both" else 1)
-        heads = [nn.Linear(width, classes) for _ in range(layers)]
-        for head in heads:
-            nn.init.trunc_normal_(head.weight, std=init_std)
-            nn.init.zeros_(head.bias)
-        self.heads = nn.ModuleList(heads)
+        head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(head.weight, std=init_std)
+        nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(copy.deepcopy(head) for _ in range(layers))  # so that only their rates differ
         self._resting = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
@@ -149,7 +149,8 @@ def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
     if not tune_blocks:
         return [encoder]
     whole = len(blocks) - int(tune_blocks)  # the first block that is trained whole
-    top = [parameter for name, parameter in encoder.named_parameters() if encoder.layer_ids()[name] == len(layers)]
+    ids = encoder.layer_ids()
+    top = [parameter for name, parameter in encoder.named_parameters() if ids[name] == encoder.top_layer]
     for parameter in [*top, *(parameter for layer in layers[whole + 1 :] for parameter in layer)]:
         parameter.requires_grad_(True)
     if tune_blocks % 1 == 0:

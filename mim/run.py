@@ -22,15 +22,15 @@ FREE = (  # keys, and sections with a dot, that a resumed run may change: where 
 )
 
 
-def train(cfg: CfgNode, output: Path, resume: Path | None = None) -> dict:
+def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = False) -> dict:
     """Runs a config in a folder and gives what summary.json holds.
 
     A folder that already holds a checkpoint of this config is resumed, and left alone where the run is finished;
-    `resume` names a checkpoint to take instead.
+    `resume` names a checkpoint to take instead; `quiet` keeps the log out of the console, and in log.txt alone.
     Raises ValueError for what the user can mend, RunStopped where training had to end.
     """
     with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:
-        log_to_console(world.main)
+        log_to_console(world.main and not quiet)
         folder = RunFolder(output)
         with world.main_first():
             training, held_out = build.build_data(cfg)

@@ -19,6 +19,13 @@ HEAD: {name: transformer, width: 16, depth: 1, heads: 2}
 TARGET: {name: pixels, normalize: patch}
 LOSS: {name: mse}
 """
+FINETUNE = """\
+TASK: finetune
+DATA: {name: digits, image_size: [32, 32], channels: 1, batch_size: 8, workers: 0}
+ENCODER: {name: vit, hidden: none, patch: 8, width: 16, depth: 2, heads: 2}
+"""
+PROBE = FINETUNE.replace("finetune", "linear_probe")
+RECIPES = {"pretrain": RECIPE, "finetune": FINETUNE, "linear_probe": PROBE}
 
 
 def digit(index: int = 0) -> Image.Image:

@@ -9,17 +9,13 @@ import torch
 from small_data import RECIPE, logged, write_recipe
 
 from mim import Encoder, build_model, load_config
-from mim.build import FAMILIES, SETTINGS, build_data, build_task, build_without_memory, engine_settings, with_statistics
-from mim.config import SECTIONS, dump
+from mim.build import build_data, build_task, build_without_memory, engine_settings, with_statistics
+from mim.config import dump
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path)
-
-
-def test_build_covers_every_section() -> None:
-    assert {*FAMILIES, *SETTINGS} == set(SECTIONS)
 
 
 def test_build_model_weights_are_a_function_of_the_seed(recipe: Path) -> None:

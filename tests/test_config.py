@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_data import RECIPE, logged, write_recipe
+import yaml
+from small_data import FINETUNE, PROBE, RECIPE, RECIPES, logged, write_recipe
 
-from mim import ConfigError, Masker, load_config
+from mim import ConfigError, Masker, load_config, schema
 from mim.build import build_without_memory, engine_settings
-from mim.config import SECTIONS, differing, dump
+from mim.config import differing, dump
+from mim.engine.optim import LARS
 
 Refuse = Callable[..., str]
 
@@ -23,8 +25,8 @@ def recipe(tmp_path: Path) -> Path:
 def refuse(tmp_path: Path) -> Refuse:
     """The message under which a recipe is refused, with one of its lines replaced and overrides on top."""
 
-    def refused(*overrides: str, **sections: str) -> str:
-        path = write_recipe(tmp_path, with_sections(**sections))
+    def refused(*overrides: str, task: str = "pretrain", **sections: str) -> str:
+        path = write_recipe(tmp_path, with_sections(RECIPES[task], **sections))
         with pytest.raises(ConfigError) as caught:
             load_config(path, overrides)
         assert str(path) in str(caught.value)
@@ -33,9 +35,9 @@ def refuse(tmp_path: Path) -> Refuse:
     return refused
 
 
-def with_sections(**sections: str) -> str:
+def with_sections(text: str = RECIPE, **sections: str) -> str:
     """The recipe with some sections replaced, or added."""
-    lines = [line for line in RECIPE.splitlines() if line.partition(":")[0] not in sections]
+    lines = [line for line in text.splitlines() if line.partition(":")[0] not in sections]
     return "\n".join([*lines, *(f"{section}: {text}" for section, text in sections.items())]) + "\n"
 
 
@@ -104,7 +106,7 @@ def test_config_override_three_levels_deep_is_refused(refuse: Refuse) -> None:
         ("TRAIN.compile", "1", "true or false"),
         ("TRAIN.deterministic", "maybe", "true or false or auto"),
         ("TRAIN.precision", "fp8", "one of bf16, fp16, fp32"),
-        ("TASK", "pretraining", "pretrain"),
+        ("TASK", "pretraining", "one of pretrain, finetune, linear_probe"),
     ],
 )
 def test_config_scalar_of_the_wrong_type_names_key_value_and_what_is_allowed(
@@ -381,9 +383,18 @@ def test_config_other_part_by_override_refuses_the_old_parts_key_on_the_command_
 
 def test_config_is_complete(recipe: Path, tmp_path: Path) -> None:
     cfg = load_config(write_recipe(tmp_path, "SEED: 3\nENCODER: {patch: 16}\nDATA: {image_size: [32, 32]}\n"))
-    assert set(cfg) == {"TASK", "SEED", "PLUGINS", *SECTIONS}
+    assert list(cfg) == ["TASK", "SEED", "PLUGINS", *schema.sections("pretrain")]
     assert cfg.MASKER.name == "random"
     assert engine_settings(cfg).seed == 3
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_config_holds_every_key_of_every_section_of_its_task(tmp_path: Path, task: str) -> None:
+    cfg = load_config(write_recipe(tmp_path, RECIPES[task]))
+    for section in schema.sections(task):
+        keys = {*schema.section_keys(task, section, cfg[section].get("name", ""))}
+        assert set(cfg[section]) == keys | ({"name"} if section in schema.FAMILIES else set()), section
+        assert (section in schema.FAMILIES) == ("name" in cfg[section] and section != "SCHEDULE")
 
 
 def test_config_dump_loads_back_to_the_same_config(recipe: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, call, losses, run
 
-from mim.build import FAMILIES
+from mim.schema import FAMILIES
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:

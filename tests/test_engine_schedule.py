@@ -1,4 +1,7 @@
-"""The learning rate of every step equals MAE's formula, timm's cosine as SimMIM uses it, and SimMIM's multistep."""
+"""The learning rate of every step equals MAE's formula, timm's cosine as SimMIM uses it, and SimMIM's multistep.
+
+And so does that of every parameter group, whose factor MAE and SimMIM apply in two ways.
+"""
 
 import bisect
 import math
@@ -58,9 +61,14 @@ def test_schedule_rises_in_the_warmup_and_falls_after_it() -> None:
 # -------------------------------------------------------------------- SimMIM
 
 
-def timms_rates(base_lr: float, warmup_lr: float, min_lr: float, warmup: int, steps: int) -> list[float]:
-    """The rate of each step under timm's own scheduler, as SimMIM builds it and updates it after every step."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base_lr)
+def timms_rates(
+    base_lr: float, warmup_lr: float, min_lr: float, warmup: int, steps: int, factor: float = 1.0
+) -> list[float]:
+    """The rate of each step under timm's own scheduler, as SimMIM builds it and updates it after every step.
+
+    factor: SimMIM's optimizer.py gives the group that rate from the start, and the scheduler takes it from there.
+    """
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": base_lr * factor}], lr=base_lr)
     scheduler = CosineLRScheduler(
         optimizer,
         t_initial=steps,
@@ -127,6 +135,81 @@ def test_schedule_multistep_equals_simmims(lag: int) -> None:
         assert found.at(step) == pytest.approx(expected, rel=1e-12)
     assert found.at(5 * PER_EPOCH - 1 + lag) == pytest.approx(peak)
     assert found.at(5 * PER_EPOCH + lag) == pytest.approx(0.3 * peak)
+
+
+# -------------------------------------------------------------------- the factor of a parameter group
+
+FACTORS = [0.0, 0.65**13, 0.5, 1.0, 3.0]
+SHAPES: list[dict] = [
+    {"warmup_epochs": 3, "warmup_lr": 1e-5, "min_lr": 2e-5},
+    {"warmup_epochs": 2.5, "warmup_lr": 1e-6, "min_lr": 1e-5, "scale_all": True, "cosine_from": "start", "lag": 1},
+    {"name": "multistep", "warmup_epochs": 2, "warmup_lr": 1e-5, "milestones": (5.0, 8.0), "gamma": 0.3},
+]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
+def test_schedule_factor_on_the_rate_multiplies_all_of_it(keys: dict, factor: float) -> None:
+    """MAE, util/lr_sched.py: param_group["lr"] = lr * param_group["lr_scale"]."""
+    found = schedule(**keys)
+    for step in range(STEPS):
+        assert found.at(step, factor) == pytest.approx(factor * found.at(step), rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_rate_equals_maes_formula(factor: float) -> None:
+    found = schedule(warmup_epochs=3, min_lr=1e-5, factor_on="rate")
+    lr = 1e-3 * 512 / 256
+    for step in range(STEPS):
+        epoch = step / PER_EPOCH
+        falling = 1e-5 + (lr - 1e-5) * 0.5 * (1.0 + math.cos(math.pi * (epoch - 3) / (EPOCHS - 3)))
+        expected = (lr * epoch / 3 if epoch < 3 else falling) * factor
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_equals_timms_cosine_as_simmim_uses_it(factor: float) -> None:
+    keys = {"base_lr": 1.25e-3, "batch": 2048, "per_batch": 512}
+    ends = {"warmup_lr": 2.5e-7, "min_lr": 2.5e-7, "scale_all": True}
+    found = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, factor_on="peak")
+    expected = timms_rates(1.25e-3 * 4, 2.5e-7 * 4, 2.5e-7 * 4, 2 * PER_EPOCH, STEPS, factor)
+    assert [found.at(step, factor) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: float) -> None:
+    found = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, factor_on="peak")
+    warmup, peak = 3 * PER_EPOCH, factor * 2e-3
+    for step in range(STEPS):
+        falling = 2e-5 + (peak - 2e-5) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
+        expected = 1e-5 + (peak - 1e-5) * step / warmup if step < warmup else falling
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
+    assert found.at(0, factor) == 1e-5
+    assert found.at(warmup, factor) == pytest.approx(peak, abs=1e-18)
+    assert found.at(STEPS, factor) == pytest.approx(2e-5)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_of_multistep_equals_simmims(factor: float) -> None:
+    """SimMIM, lr_scheduler.py, MultiStepLRScheduler: base_values are the groups' own, warmup_lr_init is shared."""
+    milestones = (5.0, 8.0)
+    found = schedule(
+        name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=1, factor_on="peak"
+    )
+    peak, warmup = factor * 2e-3, 2 * PER_EPOCH
+    for step in range(STEPS):
+        t = max(step - 1, 0)
+        falling = peak * 0.3 ** bisect.bisect_right([epoch * PER_EPOCH for epoch in milestones], t)
+        expected = 1e-5 + t * (peak - 1e-5) / warmup if t < warmup else falling
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor_on", ["rate", "peak"])
+@pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
+def test_schedule_factor_of_one_is_none(keys: dict, factor_on: str) -> None:
+    found, plain = schedule(**keys, factor_on=factor_on), schedule(**keys)
+    rates = [plain.at(step) for step in range(STEPS)]
+    assert [found.at(step, 1.0) for step in range(STEPS)] == [found.at(step) for step in range(STEPS)] == rates
 
 
 # -------------------------------------------------------------------- warnings and refusals

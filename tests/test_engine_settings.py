@@ -4,7 +4,7 @@ import pytest
 
 from mim.engine.checkpoint import CheckpointSettings
 from mim.engine.distributed import DistributedSettings
-from mim.engine.optim import OptimizerSettings
+from mim.engine.optim import AdamW
 from mim.engine.schedule import ScheduleSettings
 from mim.engine.settings import EngineSettings, Plan, TrainSettings
 from mim.engine.telemetry import LogSettings
@@ -19,7 +19,7 @@ def settings(batch_size: int, batch: int = 0, epochs: int = 3, **optimizer: floa
         evaluate_every_epochs=1,
         evaluate_at_start=True,
         train=TrainSettings(batch=batch, epochs=epochs),
-        optimizer=OptimizerSettings(**optimizer),
+        optimizer=AdamW(**optimizer),
         schedule=ScheduleSettings(warmup_epochs=1),
         checkpoint=CheckpointSettings(),
         log=LogSettings(),

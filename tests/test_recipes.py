@@ -13,14 +13,19 @@ import yaml
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from yacs.config import CfgNode
 
-from mim import build, config, load_config
+from mim import build, config, load_config, schema
+from mim.classifier import Classifier
 from mim.engine.optim import parameter_groups, unmatched
+from mim.engine.schedule import Schedule
 from mim.engine.settings import Plan
 from mim.model import MaskedImageModel
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("**/*.yaml"))
+RECIPES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("**/*.yaml") if path.parent.name != "studies"
+)
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
+CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
 MAE = ["configs/mae/vit_base.yaml", "configs/mae/vit_large.yaml", "configs/mae/vit_huge.yaml"]
 SIMMIM_800 = ["configs/simmim/swin_base_800ep.yaml", "configs/simmim/swin_large_800ep.yaml"]
 SIMMIM = ["configs/simmim/swin_base_100ep.yaml", *SIMMIM_800]
@@ -32,8 +37,8 @@ def recipe(path: str) -> CfgNode:
 
 
 @cache
-def model(path: str) -> MaskedImageModel:
-    built = build.build_without_memory(recipe(path))
+def model(path: str) -> MaskedImageModel | Classifier:
+    built = build.build_without_memory(recipe(path), CLASSES[recipe(path).DATA.name])
     assert built is not None
     return built
 
@@ -47,8 +52,11 @@ def plan(path: str, devices: int = 1) -> Plan:
     return Plan.of(build.engine_settings(cfg), TRAINING_IMAGES[cfg.DATA.name], devices)
 
 
-def schedule(path: str):
+def schedule(path: str) -> Schedule:
     return plan(path).schedule(build.engine_settings(recipe(path)))
+
+
+ONE_DEVICE = [path for path in RECIPES if raw(path)["DATA"]["batch_size"] == raw(path)["TRAIN"]["batch"]]
 
 
 # ---------------------------------------------------------------- every recipe
@@ -72,24 +80,25 @@ def test_recipe_loads_and_keeps_its_values(path):
 @pytest.mark.parametrize("path", RECIPES)
 def test_recipe_states_every_key_its_method_decides(path):
     stated = raw(path)
-    assert stated["TASK"] == "pretrain"
+    task = stated["TASK"]
     assert "SEED" in stated
-    for section in ("DATA", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "OPTIMIZER", "SCHEDULE"):
-        wanted = set()
-        if section in build.FAMILIES:
-            wanted |= {"name", *build.keys_of(build.FAMILIES[section].named(stated[section]["name"]))}
-        if section in build.SETTINGS:
-            wanted |= set(build.keys_of(build.SETTINGS[section]))
-        assert set(stated[section]) == wanted, section
+    for section in schema.sections(task):
+        if section not in ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"):
+            part = {"name"} if section in schema.FAMILIES else set()
+            assert set(stated[section]) == {
+                *part,
+                *schema.section_keys(task, section, stated[section].get("name", "")),
+            }, section
     assert {"epochs", "batch", "precision", "clip", "ema"} <= set(stated["TRAIN"])
-    assert "every_epochs" in stated["EVALUATE"]
+    assert {"every_epochs"} | ({"crop_pct"} if task != "pretrain" else set()) <= set(stated["EVALUATE"])
     assert "every_epochs" in stated["CHECKPOINT"]
+    assert "INIT" not in stated
 
 
 @pytest.mark.parametrize("path", RECIPES)
 def test_recipe_sections_stand_in_order(path):
-    sections = [name for name in raw(path) if name in config.SECTIONS]
-    assert sections == [name for name in config.SECTIONS if name in sections]
+    sections = [name for name in raw(path) if name in schema.ORDER]
+    assert sections == [name for name in schema.ORDER if name in sections]
 
 
 @pytest.mark.parametrize("path", RECIPES)
@@ -116,12 +125,18 @@ def test_recipe_names_no_absolute_path(path):
 
 @pytest.mark.parametrize("path", RECIPES)
 def test_recipe_has_no_setting_without_effect(path):
-    optimizer = build.settings(recipe(path), "OPTIMIZER")
+    optimizer = schema.part(recipe(path), "OPTIMIZER")
     assert schedule(path).warnings() == []
     assert unmatched(model(path), optimizer) == []
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if "quickstart" not in path])
+@pytest.mark.parametrize("path", ONE_DEVICE)
+def test_recipe_whose_step_is_one_micro_batch_offers_no_torchrun(path):
+    assert recipe(path).TRAIN.batch <= 128
+    assert "torchrun" not in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in ONE_DEVICE])
 def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
     for devices in (1, 2, 4, 8):
         found = plan(path, devices)
@@ -314,7 +329,7 @@ def decayed(path: str) -> dict[str, float]:
     """The weight decay of each trained parameter, by name."""
     built = model(path)
     names = {id(parameter): name for name, parameter in built.named_parameters()}
-    groups = parameter_groups(built, build.settings(recipe(path), "OPTIMIZER"))
+    groups = parameter_groups(built, schema.part(recipe(path), "OPTIMIZER"), {})
     return {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
 
 

@@ -1,6 +1,7 @@
 """Optimizer: the family of parts that turn gradients into steps, and the parameter groups they work on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -119,6 +120,18 @@ def unmatched(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Entries of `no_decay` that name no trained parameter, and so have no effect."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [end for end in optimizer.no_decay if not any(_is_named(name, (end,)) for name in names)]
+
+
+def without_effect(
+    model: nn.Module, optimizer: Optimizer, rate_factors: Callable[[float], dict[str, float]]
+) -> list[str]:
+    """Settings that change nothing for the trained parameters of a model, in words."""
+    found = [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in unmatched(model, optimizer)]
+    plain, decayed = rate_factors(1.0), rate_factors(optimizer.layer_decay)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if optimizer.layer_decay < 1 and all(plain.get(name) == decayed.get(name) for name in trained):
+        found.append("OPTIMIZER.layer_decay has no effect: nothing of the encoder is trained")
+    return found
 
 
 def _is_named(name: str, ends: tuple[str, ...]) -> bool:

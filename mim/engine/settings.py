@@ -116,9 +116,11 @@ class Plan:
         """Batch, steps and learning rate in words, each with its formula."""
         optimizer = settings.optimizer
         peak = self.schedule(settings).peak
+        decay = optimizer.layer_decay
+        layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
         return {
             "batch": f"{self.batch} = {self.micro} a device x {self.world_size} x {self.accumulation} accumulated",
             "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}",
             "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
-            f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup",
+            f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup{layers}",
         }

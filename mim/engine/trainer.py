@@ -20,7 +20,7 @@ from mim.engine.failures import BrokenFiles, report_unhealthy
 from mim.engine.feed import Feed
 from mim.engine.files import write_json
 from mim.engine.modes import deterministic_kernels, peak_memory, recompute_activations
-from mim.engine.optim import parameter_groups, unmatched
+from mim.engine.optim import parameter_groups, without_effect
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
@@ -279,8 +279,8 @@ class Trainer:
         return self.seconds + self.stopwatch.total()["elapsed"]
 
     def _warnings(self) -> list[str]:
-        names = unmatched(self.task.model, self.settings.optimizer)
-        return self.schedule.warnings() + [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in names]
+        task, optimizer = self.task, self.settings.optimizer
+        return [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.rate_factors)]
 
     def _wrap(self) -> nn.Module:
         """The model as the step calls it: compiled inside, DDP outside."""
