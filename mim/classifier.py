@@ -98,7 +98,9 @@ class Classifier(nn.Module):
         self.encoder, self.norm, self.pool = encoder, norm, pool
         width = encoder.spec.width * (2 if pool == "both" else 1)
         head = nn.Linear(width, classes)
-        nn.init.trunc_normal_(head.weight, std=init_std)
+        nn.init.zeros_(head.weight)
+        if init_std:
+            nn.init.trunc_normal_(head.weight, std=init_std)
         nn.init.zeros_(head.bias)
         self.heads = nn.ModuleList(copy.deepcopy(head) for _ in range(layers))  # so that only their rates differ
         self._resting = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
@@ -137,6 +139,8 @@ def probe_classifier(encoder: Encoder, classes: int, head: ProbeHeadSettings) ->
 def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
     """Freezes all but the last blocks and what stands on them; gives the modules of which nothing is trained.
 
+    What was fixed before, such as a table of sine-cosine positions, stays so.
+
     Raises ValueError, naming the key, where the encoder has not so many blocks, or its blocks have no halves.
     """
     blocks, layers = encoder.blocks(), encoder.layers()
@@ -145,22 +149,27 @@ def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
             f"FREEZE.tune_blocks is {tune_blocks:g}, and ENCODER.name {encoder.name} has {len(blocks)} blocks: "
             "use fewer, or all"
         )
-    encoder.requires_grad_(False)
-    if not tune_blocks:
-        return [encoder]
     whole = len(blocks) - int(tune_blocks)  # the first block that is trained whole
     ids = encoder.layer_ids()
-    top = [parameter for name, parameter in encoder.named_parameters() if ids[name] == encoder.top_layer]
-    for parameter in [*top, *(parameter for layer in layers[whole + 1 :] for parameter in layer)]:
-        parameter.requires_grad_(True)
-    if tune_blocks % 1 == 0:
-        return blocks[:whole]
-    half = encoder.upper_half(blocks[whole - 1])
-    if not half:
-        raise ValueError(
-            f"FREEZE.tune_blocks is {tune_blocks:g}: the blocks of ENCODER.name {encoder.name} have no halves; use a "
-            "whole number"
-        )
-    for module in half:
-        module.requires_grad_(True)
-    return blocks[: whole - 1]
+    trained = {id(p) for layer in layers[whole + 1 :] for p in layer}
+    if tune_blocks:
+        trained |= {id(p) for name, p in encoder.named_parameters() if ids[name] == encoder.top_layer}
+    if tune_blocks % 1:
+        half = encoder.upper_half(blocks[whole - 1])
+        if not half:
+            raise ValueError(
+                f"FREEZE.tune_blocks is {tune_blocks:g}: the blocks of ENCODER.name {encoder.name} have no halves: "
+                "use a whole number"
+            )
+        below = {id(p) for p in blocks[whole - 1].parameters()}
+        trained |= {id(p) for p in layers[whole] if id(p) not in below}  # what stands on that block
+        trained |= {id(p) for part in half for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
+    return [module for module in encoder.modules() if _rests(module)]
+
+
+def _rests(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them is trained."""
+    required = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(required) and not any(required)

@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs" / "quickstart" / "mae_digits.yaml"
+FINETUNE, PROBE = (ROOT / "configs" / task / "digits.yaml" for task in ("finetune", "probe"))
 Keys = dict[str, object]
 TINY: Keys = {
     "ENCODER.width": 16,
@@ -31,6 +32,21 @@ TINY: Keys = {
     "LOG.every_steps": 1,
     "TRAIN.precision": "fp32",
     "TRAIN.epochs": 1,
+}
+TINY_CLASSIFIER: Keys = {  # of FINETUNE and PROBE: 80 labelled digits, 5 steps an epoch
+    "ENCODER.width": 16,
+    "ENCODER.depth": 2,
+    "ENCODER.heads": 2,
+    "LABELS.per_class": 8,
+    "DATA.batch_size": 16,
+    "TRAIN.batch": 16,
+    "TRAIN.epochs": 2,
+    "TRAIN.precision": "fp32",
+    "EVALUATE.every_epochs": 1,
+    "EVALUATE.confusion": False,
+    "CHECKPOINT.every_epochs": 1,
+    "LOG.tensorboard": False,
+    "LOG.every_steps": 1,
 }
 
 
@@ -85,9 +101,12 @@ def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...]
     return code, text.getvalue()
 
 
+def rows(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(output: Path) -> list[float]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [row["train/loss"] for row in rows if "train/loss" in row]
+    return [row["train/loss"] for row in rows(output) if "train/loss" in row]
 
 
 def summary(output: Path) -> dict:

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import RECIPE, logged, write_recipe
+from small_data import FINETUNE, PROBE, RECIPE, logged, write_digits, write_recipe
 
 from mim import Encoder, build_model, load_config
-from mim.build import build_data, build_task, build_without_memory, engine_settings, with_statistics
+from mim.build import (
+    build_classifier,
+    build_data,
+    build_task,
+    build_without_memory,
+    chosen_labels,
+    class_names,
+    engine_settings,
+    with_statistics,
+)
+from mim.classifier import Classifier
 from mim.config import dump
+from mim.engine.optim import LARS, AdamW
 
 
 @pytest.fixture
@@ -69,6 +80,59 @@ def test_build_without_memory_has_the_names_and_shapes_of_the_model(recipe: Path
     held, real = shape.state_dict(), model.state_dict()
     assert {name: weight.shape for name, weight in held.items()} == {name: w.shape for name, w in real.items()}
     assert shape.masker.visible == model.masker.visible
+
+
+# -------------------------------------------------------------------- classifiers
+
+
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+def test_build_classifier_weights_are_a_function_of_the_seed(tmp_path: Path, text: str) -> None:
+    path = write_recipe(tmp_path, text)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = build_classifier(load_config(path), 10).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = build_classifier(load_config(path), 10).state_dict()
+    other = build_classifier(load_config(path, ["SEED", "1"]), 10).state_dict()
+    assert list(first) == list(again) == list(other)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = {name for name in first if not torch.equal(first[name], other[name])}
+    assert {"encoder.backbone.patch_embed.proj.weight", "heads.0.weight"} <= drawn
+
+
+def test_build_classifier_is_built_for_images_and_classes(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, PROBE)
+    cfg = load_config(path, ["DATA.image_size", "[16, 40]", "DATA.channels", "3", "CLASSIFIER.rates", "[1, 2]"])
+    assert build_classifier(cfg, 7)(torch.rand(4, 3, 16, 40)).shape == (2, 4, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        (FINETUNE, []),
+        (FINETUNE, ["FREEZE.tune_blocks", "0.5", "ENCODER.norm", "false", "CLASSIFIER.pool", "class"]),
+        (PROBE, []),
+        (PROBE, ["CLASSIFIER.rates", "[0.1, 1]", "CLASSIFIER.pool", "both"]),
+    ],
+)
+def test_build_without_memory_has_the_names_and_shapes_of_the_classifier(
+    tmp_path: Path, text: str, overrides: list[str]
+) -> None:
+    cfg = load_config(write_recipe(tmp_path, text), overrides)
+    shape, model = build_without_memory(cfg, 10), build_classifier(cfg, 10)
+    assert isinstance(shape, Classifier)
+    assert all(parameter.is_meta for parameter in shape.parameters())
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    held, real = dict(shape.named_parameters()), dict(model.named_parameters())
+    assert {name: (weight.shape, weight.requires_grad) for name, weight in held.items()} == {
+        name: (weight.shape, weight.requires_grad) for name, weight in real.items()
+    }
+
+
+def test_build_model_of_a_classifiers_config_names_the_task(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="TASK is finetune: it has a classifier, see build_classifier"):
+        build_model(load_config(write_recipe(tmp_path, FINETUNE)))
 
 
 # -------------------------------------------------------------------- a user's encoder that has to look at values
@@ -158,3 +222,76 @@ def test_build_engine_settings_carry_the_config(recipe: Path) -> None:
     assert (settings.seed, settings.batch_size, settings.train.batch) == (3, 16, 32)
     assert settings.optimizer.betas == (0.5, 0.6)
     assert settings.checkpoint.keep == 2
+    assert isinstance(settings.optimizer, AdamW)
+
+
+def test_build_engine_settings_hold_the_optimizer_of_the_config(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, PROBE)
+    settings = engine_settings(load_config(path, ["OPTIMIZER.name", "lars", "OPTIMIZER.trust", "0.5"]))
+    assert isinstance(settings.optimizer, LARS)
+    assert settings.optimizer.trust == 0.5
+
+
+# -------------------------------------------------------------------- tasks
+
+
+def task_of(path: Path, *overrides: str):
+    """A config's task on its data, with numbers in place of estimated statistics."""
+    cfg = load_config(path, ["DATA.mean", "[0.3]", "DATA.std", "[0.4]", *overrides])
+    return build_task(cfg, *build_data(cfg))
+
+
+@pytest.mark.parametrize(("text", "name"), [(RECIPE, "pretrain"), (FINETUNE, "finetune"), (PROBE, "linear_probe")])
+def test_build_task_is_the_one_that_the_config_names(tmp_path: Path, text: str, name: str) -> None:
+    task = task_of(write_recipe(tmp_path, text))
+    assert task.name == name
+    assert (len(task.train_data), len(task.held_out)) == (1437, 360)
+    assert task.flops > 0
+    assert chosen_labels(task) is None
+
+
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+def test_build_task_trains_on_the_labels_that_the_config_asks_for(tmp_path: Path, text: str) -> None:
+    path = write_recipe(tmp_path, text)
+    tasks = [task_of(path, "LABELS.per_class", "3", "LABELS.seed", seed) for seed in ("0", "0", "1")]
+    listed = [chosen_labels(task) for task in tasks]
+    for task, lines in zip(tasks, listed, strict=True):
+        assert len(task.train_data) == 30
+        assert len(task.held_out) == 360  # fewer labels to train on are not fewer to judge by
+        assert task.labels == "30 of 1,437 labelled"
+        classes = [line.rpartition("\t")[2] for line in lines.splitlines()]
+        assert sorted(classes) == sorted(3 * [str(digit) for digit in range(10)])
+    assert listed[0] == listed[1] != listed[2]
+    assert task_of(path, "LABELS.share", "0.1").labels == "140 of 1,437 labelled"
+
+
+def test_build_task_gives_its_classifier_every_class_of_the_data(tmp_path: Path) -> None:
+    for name in ("five", "four", "one"):
+        write_digits(tmp_path / "images" / name, 4)
+    task = task_of(
+        write_recipe(tmp_path, FINETUNE), "DATA.name", "folder", "DATA.path", str(tmp_path / "images"), "SEED", "1"
+    )
+    assert task.classes == ("five", "four", "one")
+    assert task.model.heads[0].out_features == 3
+
+
+def test_build_class_names_are_the_datas_own_or_numbers(tmp_path: Path) -> None:
+    train, _ = build_data(load_config(write_recipe(tmp_path, FINETUNE)))
+    train.classes = tuple("abcdefghij")
+    assert class_names(train) == tuple("abcdefghij")
+    train.classes = ()
+    assert class_names(train) == tuple("0123456789")
+    train.labels = None
+    assert class_names(train) == ()
+
+
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+def test_build_data_without_labels_is_refused_where_the_task_needs_them(tmp_path: Path, text: str) -> None:
+    write_digits(tmp_path / "images", 12)
+    overrides = ["DATA.name", "folder", "DATA.path", str(tmp_path / "images")]
+    with pytest.raises(
+        ValueError, match=r"TASK \w+ needs labels, and the training images of DATA\.name folder have none"
+    ):
+        build_data(load_config(write_recipe(tmp_path, text), overrides))
+    train, _ = build_data(load_config(write_recipe(tmp_path), overrides))
+    assert train.labels is None

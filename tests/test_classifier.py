@@ -3,7 +3,7 @@
 import pytest
 import torch
 from einops import rearrange
-from processes import ROOT
+from processes import FINETUNE, PROBE
 from small_models import IMAGE, images, members, small
 from torch import nn
 
@@ -21,7 +21,6 @@ from mim.encoders.swin import Swin
 from mim.structures import Features
 
 ENCODERS = members(Encoder)
-FINETUNE, PROBE = (ROOT / "configs" / kind / "digits.yaml" for kind in ("finetune", "probe"))
 
 
 def plain(encoder: type, **keys) -> Encoder:
@@ -130,7 +129,8 @@ def test_classifier_heads_start_as_published():
             assert head.weight.std().item() == pytest.approx(std, rel=0.02)
             assert abs(head.weight.mean().item()) < 0.02 * std
             assert not head.bias.any()
-    assert not torch.equal(probing.heads[0].weight, probing.heads[1].weight)
+    assert torch.equal(probing.heads[0].weight, probing.heads[1].weight)  # only their rates differ
+    assert probing.heads[0].weight is not probing.heads[1].weight
     assert not list(probing.norm.parameters())
     assert (fine.norm.eps, probing.norm.eps) == (1e-6, 1e-6)
 
@@ -295,10 +295,10 @@ class Convolutions(Encoder, name="classifier_test_convolutions"):
 
 
 def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
-    encoder = Convolutions(IMAGE)
     with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves; use a"):
-        finetune_classifier(encoder, 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
-    model = finetune_classifier(encoder, 2, FinetuneHeadSettings(norm=False), FreezeSettings(tune_blocks=1))
+        finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
+    whole = FreezeSettings(tune_blocks=1)
+    model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), whole)
     steps = {f"encoder.steps.1.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
     assert trained(model) == steps | {"heads.0.weight", "heads.0.bias"}
 

@@ -435,6 +435,285 @@ def test_config_differing_lists_each_key_with_both_values(recipe: Path) -> None:
     }
 
 
+# -------------------------------------------------------------------- tasks
+
+SHARED = {"DATA", "AUGMENT", "ENCODER", "INIT", "TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG"}
+SHARED |= {"DISTRIBUTED"}
+OWN = {
+    "pretrain": {"MASKER", "HEAD", "TARGET", "LOSS"},
+    "finetune": {"LABELS", "CLASSIFIER", "FREEZE"},
+    "linear_probe": {"LABELS", "CLASSIFIER"},
+}
+FOREIGN = [(task, section) for task in OWN for section in sorted(set().union(*OWN.values()) - OWN[task])]
+
+
+def test_schema_gives_each_task_its_sections_in_one_order() -> None:
+    assert set(schema.TASKS) == set(OWN) == set(schema.SETTINGS) == set(RECIPES)
+    for task, own in OWN.items():
+        assert set(schema.sections(task)) == SHARED | own
+        assert list(schema.sections(task)) == [section for section in schema.ORDER if section in SHARED | own]
+    assert set(schema.FAMILIES) == set(schema.DEFAULT_PARTS)
+    assert all(schema.DEFAULT_PARTS[section] in family.members() for section, family in schema.FAMILIES.items())
+
+
+def test_config_of_each_task_is_complete_without_a_line_of_its_own(tmp_path: Path) -> None:
+    for task in ("finetune", "linear_probe"):
+        cfg = load_config(write_recipe(tmp_path, f"TASK: {task}\nENCODER: {{hidden: none}}\n"))
+        assert task == cfg.TASK
+        assert (cfg.DATA.name, cfg.ENCODER.name, cfg.OPTIMIZER.name) == ("digits", "vit", "adamw")
+
+
+@pytest.mark.parametrize(("task", "section"), FOREIGN)
+def test_config_section_of_another_task_is_refused_by_name_with_those_there_are(
+    refuse: Refuse, task: str, section: str
+) -> None:
+    for message in (
+        refuse(task=task, **{section: "{}"}),
+        refuse(f"{section}.seed", "1", task=task),
+        refuse(section, "1", task=task),
+    ):
+        assert f"{section} is no section of TASK {task}" in message
+        allowed = message.partition("Allowed: ")[2].split(", ")
+        assert set(allowed) == {"TASK", "SEED", "PLUGINS"} | SHARED | OWN[task]
+
+
+def test_config_task_on_the_command_line_decides_which_sections_there_are(tmp_path: Path, refuse: Refuse) -> None:
+    path = write_recipe(tmp_path, FINETUNE)
+    assert "FREEZE" not in load_config(path, ["TASK", "linear_probe"])
+    assert "FREEZE" in load_config(write_recipe(tmp_path, PROBE), ["TASK", "finetune"])
+    assert "CLASSIFIER.norm" in refuse("TASK", "linear_probe", task="finetune", CLASSIFIER="{norm: true}")
+    assert "MASKER is no section of TASK finetune" in refuse("TASK", "finetune")
+
+
+@pytest.mark.parametrize("value", ["fine-tune", "probe", "Pretrain", "", "[pretrain]"])
+def test_config_unknown_task_names_all_three(refuse: Refuse, value: str) -> None:
+    message = refuse("TASK", value)
+    assert f"TASK is {value!r}: it must be one of pretrain, finetune, linear_probe" in message
+
+
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [
+        *(("pretrain", key) for key in ("AUGMENT.mixup", "AUGMENT.randaugment", "EVALUATE.confusion")),
+        *(("linear_probe", key) for key in ("AUGMENT.cutmix", "AUGMENT.smoothing", "AUGMENT.erase", "EVALUATE.knn")),
+        *(("linear_probe", "CLASSIFIER.norm"), ("finetune", "CLASSIFIER.rates"), ("finetune", "EVALUATE.knn")),
+    ],
+)
+def test_config_key_of_another_task_is_refused(refuse: Refuse, task: str, key: str) -> None:
+    section, inner = key.split(".")
+    for message in (refuse(key, "1", task=task), refuse(task=task, **{section: f"{{{inner}: 1}}"})):
+        assert f"unknown key {key}" in message
+
+
+@pytest.mark.parametrize("task", ["finetune", "linear_probe"])
+@pytest.mark.parametrize("hidden", ["drop", "replace"])
+def test_config_classifier_on_an_encoder_that_hides_is_told_to_hide_nothing(
+    refuse: Refuse, task: str, hidden: str
+) -> None:
+    message = refuse("ENCODER.hidden", hidden, task=task)
+    assert f"ENCODER.hidden is {hidden}" in message
+    assert "must be none" in message
+
+
+def test_config_classifier_without_a_class_token_to_pool_is_told_to_take_the_mean(
+    tmp_path: Path, refuse: Refuse
+) -> None:
+    swin = "{name: swin, hidden: none, patch: 4, width: 16, depths: [1, 1], heads: [2, 2], window: 4}"
+    for pool in ("class", "both"):
+        for more, name in ((("ENCODER.class_token", "false"), "vit"), ((), "swin")):
+            sections = {"ENCODER": swin} if name == "swin" else {}
+            message = refuse("CLASSIFIER.pool", pool, *more, task="linear_probe", **sections)
+            assert f"CLASSIFIER.pool is {pool}: ENCODER.name {name} has no class token; use mean" in message
+    assert "CLASSIFIER.pool is 'both': it must be one of mean, class" in refuse(
+        "CLASSIFIER.pool", "both", task="finetune"
+    )
+    text = with_sections(PROBE, ENCODER=swin)
+    assert load_config(write_recipe(tmp_path, text), ["CLASSIFIER.pool", "mean"]).CLASSIFIER.pool == "mean"
+
+
+def test_config_clipping_would_couple_the_rates_of_a_probe(tmp_path: Path, refuse: Refuse) -> None:
+    message = refuse("TRAIN.clip", "2", "CLASSIFIER.rates", "[0.1, 1]", task="linear_probe")
+    assert "TRAIN.clip is 2: " in message
+    assert "CLASSIFIER.rates" in message
+    assert "TRAIN.clip 0" in message
+    path = write_recipe(tmp_path, PROBE)
+    assert load_config(path, ["TRAIN.clip", "2"]).TRAIN.clip == 2  # one layer couples with nothing
+    assert load_config(path, ["CLASSIFIER.rates", "[0.1, 1]"]).CLASSIFIER.rates == [0.1, 1.0]
+
+
+@pytest.mark.parametrize("key", ["AUGMENT.mixup", "AUGMENT.cutmix"])
+def test_config_mixing_needs_an_even_batch(tmp_path: Path, refuse: Refuse, key: str) -> None:
+    message = refuse(key, "0.8", "DATA.batch_size", "7", task="finetune")
+    assert "DATA.batch_size is 7" in message
+    assert "AUGMENT.mixup" in message
+    assert "must be even" in message
+    path = write_recipe(tmp_path, FINETUNE)
+    assert load_config(path, [key, "0.8", "DATA.batch_size", "6"]).DATA.batch_size == 6
+    assert load_config(path, [key, "0", "DATA.batch_size", "7"]).DATA.batch_size == 7
+
+
+@pytest.mark.parametrize("word", ["nonsense", "rand-m9-q3", "rand-m9.5", "RAND-m9", "original", "rand m9"])
+def test_config_randaugment_that_timm_does_not_know_is_refused(refuse: Refuse, word: str) -> None:
+    message = refuse("AUGMENT.randaugment", word, task="finetune")
+    assert f"AUGMENT.randaugment is {word!r}" in message
+    assert "rand-m9-mstd0.5-inc1" in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("AUGMENT.randaugment", "rand-m9-mstd0.5-inc1"), ("AUGMENT.jitter", "0.4")])
+def test_config_colours_of_twelve_channels_are_refused(tmp_path: Path, refuse: Refuse, key: str, value: str) -> None:
+    message = refuse(key, value, "DATA.channels", "12", task="finetune")
+    assert f"{key} is {value}" in message
+    assert "DATA.channels is 12" in message
+    path = write_recipe(tmp_path, FINETUNE)
+    for channels in ("1", "3"):
+        assert load_config(path, [key, value, "DATA.channels", channels]).DATA.channels == int(channels)
+    colourless = ["AUGMENT.mixup", "0.8", "AUGMENT.erase", "0.25", "DATA.channels", "12"]
+    assert load_config(path, colourless).AUGMENT.erase == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0.3", "FREEZE.tune_blocks is 0.3: it must be 0, 0.5, 1, 1.5 ... or all"),
+        ("-1", "FREEZE.tune_blocks is -1.0: it must be 0, 0.5, 1, 1.5 ... or all"),
+        ("-0.5", "FREEZE.tune_blocks is -0.5: it must be 0, 0.5, 1, 1.5 ... or all"),
+        ("3", "FREEZE.tune_blocks is 3, and ENCODER.name vit has 2 blocks: use fewer, or all"),
+        ("2.5", "FREEZE.tune_blocks is 2.5, and ENCODER.name vit has 2 blocks: use fewer, or all"),
+        ("none", "FREEZE.tune_blocks is 'none': it must be a finite number or all"),
+        ("nan", "FREEZE.tune_blocks is 'nan': it must be a finite number or all"),
+    ],
+)
+def test_config_tune_blocks_that_cannot_be_is_refused(refuse: Refuse, value: str, message: str) -> None:
+    assert message in refuse("FREEZE.tune_blocks", value, task="finetune")
+    assert message in refuse(task="finetune", FREEZE=f"{{tune_blocks: {value}}}")
+
+
+def test_config_labels_by_share_and_by_number_exclude_each_other(refuse: Refuse) -> None:
+    for task in ("finetune", "linear_probe"):
+        message = refuse("LABELS.share", "0.5", "LABELS.per_class", "3", task=task)
+        assert "LABELS.share 0.5 and LABELS.per_class 3: give one of them" in message
+
+
+CLASSIFYING = [
+    *(("LABELS.share", "0"), ("LABELS.share", "1.5"), ("LABELS.share", "-0.1"), ("LABELS.per_class", "-1")),
+    *(("LABELS.seed", "-1"), ("EVALUATE.crop_pct", "0"), ("EVALUATE.crop_pct", "1.01"), ("EVALUATE.samples", "-1")),
+    *(("EVALUATE.every_epochs", "-1"), ("CLASSIFIER.init_std", "-0.1"), ("AUGMENT.flip", "1.5")),
+    *(("OPTIMIZER.layer_decay", "0"), ("OPTIMIZER.layer_decay", "1.1"), ("OPTIMIZER.per_batch", "0")),
+    *(("OPTIMIZER.base_lr", "-1"), ("OPTIMIZER.weight_decay", "-1"), ("SCHEDULE.warmup_epochs", "-1")),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value"),
+    [
+        *((task, *pair) for task in ("finetune", "linear_probe") for pair in CLASSIFYING),
+        *(
+            ("finetune", f"AUGMENT.{key}", value)
+            for key in ("erase", "smoothing", "jitter")
+            for value in ("-0.1", "1.1")
+        ),
+        *(("finetune", f"AUGMENT.{key}", "-0.1") for key in ("mixup", "cutmix")),
+        *(("linear_probe", "CLASSIFIER.rates", value) for value in ("[]", "[0]", "[1, -1]", "[1, 2, 1.0]")),
+        *(("pretrain", "EVALUATE.crop_pct", value) for value in ("0", "1.01")),
+        *(("pretrain", "OPTIMIZER.eps", "-1"), ("pretrain", "OPTIMIZER.layer_decay", "0")),
+    ],
+)
+def test_config_value_out_of_range_of_any_task_is_refused_by_its_key_and_value(
+    refuse: Refuse, task: str, key: str, value: str
+) -> None:
+    message = refuse(key, value, task=task)
+    shown = [float(item) for item in yaml.safe_load(value)] if value.startswith("[") else float(value)
+    assert any(f"{key} is {given}" in message for given in (shown, value)), message
+
+
+def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refuse) -> None:
+    lars = "{name: lars, base_lr: 0.1, momentum: 0.8, trust: 0.002, weight_decay: 0}"
+    chosen = engine_settings(load_config(write_recipe(tmp_path, with_sections(PROBE, OPTIMIZER=lars)))).optimizer
+    assert isinstance(chosen, LARS)
+    assert (chosen.base_lr, chosen.momentum, chosen.trust, chosen.weight_decay) == (0.1, 0.8, 0.002, 0)
+    assert "unknown key OPTIMIZER.betas of lars" in refuse(OPTIMIZER="{name: lars, betas: [0.9, 0.9]}")
+    assert "unknown key OPTIMIZER.trust of adamw" in refuse(OPTIMIZER="{trust: 0.1}")
+    assert "OPTIMIZER.momentum is 1.0" in refuse(OPTIMIZER="{name: lars, momentum: 1}")
+    assert "OPTIMIZER.trust is 0.0" in refuse(OPTIMIZER="{name: lars, trust: 0}")
+    message = refuse(OPTIMIZER="{name: sgd}")
+    assert "OPTIMIZER.name 'sgd' is unknown" in message
+    assert "adamw, lars" in message
+
+
+def test_config_other_optimizer_by_override_keeps_the_shared_keys(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, with_sections(PROBE, OPTIMIZER="{base_lr: 0.3, per_batch: 64, betas: [0.9, 0.99]}"))
+    with logged() as lines:
+        cfg = load_config(path, ["OPTIMIZER.name", "lars"])
+    assert (cfg.OPTIMIZER.base_lr, cfg.OPTIMIZER.per_batch, cfg.OPTIMIZER.trust) == (0.3, 64, 0.001)
+    assert lines == [
+        "OPTIMIZER.betas of the file has no effect: it is a key of adamw, and lars was asked for",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "text", "value"),
+    [
+        ("linear_probe", "CLASSIFIER.rates", "[0.1,1]", [0.1, 1.0]),
+        ("linear_probe", "CLASSIFIER.rates", "[1e-2, 3, 30]", [0.01, 3.0, 30.0]),
+        ("linear_probe", "CLASSIFIER.pool", "both", "both"),
+        ("finetune", "CLASSIFIER.norm", "false", False),
+        ("finetune", "CLASSIFIER.init_std", "2e-5", 2e-5),
+        ("finetune", "FREEZE.tune_blocks", "all", "all"),
+        ("finetune", "FREEZE.tune_blocks", "0.5", 0.5),
+        ("finetune", "FREEZE.tune_blocks", "2", 2.0),
+        ("finetune", "FREEZE.tune_blocks", "0", 0.0),
+        ("finetune", "LABELS.per_class", "7", 7),
+        ("finetune", "LABELS.share", "0.01", 0.01),
+        ("finetune", "AUGMENT.randaugment", "rand-m9-mstd0.5-inc1", "rand-m9-mstd0.5-inc1"),
+        ("finetune", "AUGMENT.randaugment", "", ""),
+        ("finetune", "OPTIMIZER.no_decay", "[cls_token, pos_embed]", ["cls_token", "pos_embed"]),
+        ("finetune", "OPTIMIZER.layer_decay", "0.65", 0.65),
+        ("finetune", "SCHEDULE.factor_on", "peak", "peak"),
+        ("finetune", "INIT.checkpoint", "007", "007"),
+    ],
+)
+def test_config_override_of_a_classifiers_key_is_parsed_by_its_kind(
+    tmp_path: Path, task: str, key: str, text: str, value: object
+) -> None:
+    section, inner = key.split(".")
+    quoted = text if text.startswith("[") else f"'{text}'"
+    for cfg in (
+        load_config(write_recipe(tmp_path, RECIPES[task]), [key, text]),
+        load_config(write_recipe(tmp_path, with_sections(RECIPES[task], **{section: f"{{{inner}: {quoted}}}"}))),
+    ):
+        assert cfg[section][inner] == value
+        assert type(cfg[section][inner]) is type(value)
+
+
+CHANGED = {
+    "pretrain": ["OPTIMIZER.name", "lars", "SCHEDULE.factor_on", "peak", "EVALUATE.crop_pct", "0.875"],
+    "finetune": [
+        *("FREEZE.tune_blocks", "0.5", "LABELS.per_class", "3", "AUGMENT.randaugment", "rand-m9-mstd0.5-inc1"),
+        *("CLASSIFIER.init_std", "2e-5", "OPTIMIZER.no_decay", "[pos_embed]", "ENCODER.norm", "false"),
+        *("AUGMENT.mixup", "0.8", "OPTIMIZER.layer_decay", "0.65"),
+    ],
+    "linear_probe": ["CLASSIFIER.rates", "[1e-7, 1]", "OPTIMIZER.name", "lars", "LABELS.share", "0.1"],
+}
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("task", RECIPES)
+def test_config_dump_of_each_task_loads_back_to_the_same_config(tmp_path: Path, task: str, changed: bool) -> None:
+    cfg = load_config(write_recipe(tmp_path, RECIPES[task]), CHANGED[task] if changed else [])
+    again = load_config(write_recipe(tmp_path, dump(cfg), "again.yaml"))
+    assert again == cfg
+    assert differing(again, cfg) == []
+    assert dump(again) == dump(cfg)
+
+
+def test_config_differing_tells_tasks_apart(tmp_path: Path) -> None:
+    fine, probe = (load_config(write_recipe(tmp_path, text)) for text in (FINETUNE, PROBE))
+    found = differing(probe, fine)
+    assert "TASK: finetune there, linear_probe here" in found
+    assert "FREEZE.tune_blocks: all there, absent here" in found
+    assert "CLASSIFIER.rates: absent there, [1.0] here" in found
+
+
 # -------------------------------------------------------------------- plugins
 
 PLUGIN = '''

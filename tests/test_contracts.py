@@ -4,7 +4,15 @@ import pytest
 import torch
 from small_models import IMAGE, assemble, fits, hidings, images, members, sampled, small
 
+from mim.classifier import (
+    FinetuneHeadSettings,
+    FreezeSettings,
+    ProbeHeadSettings,
+    finetune_classifier,
+    probe_classifier,
+)
 from mim.encoders import Encoder
+from mim.engine.optim import LARS, AdamW, Optimizer, parameter_groups
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
@@ -82,6 +90,59 @@ def test_weights_survive_a_state_dict(encoder, hidden, head):
     assert torch.equal(first(img, mask).prediction, second(img, mask).prediction)
 
 
+def classifier(encoder, tune_blocks):
+    """Fine-tuning of so many blocks, or a probe of three rates."""
+    torch.manual_seed(0)
+    made = small(Encoder.named(encoder), IMAGE, hidden="none")
+    if tune_blocks == "probe":
+        return probe_classifier(made, 5, ProbeHeadSettings(pool="mean", rates=(0.1, 1.0, 10.0)))
+    return finetune_classifier(made, 5, FinetuneHeadSettings(init_std=0.5), FreezeSettings(tune_blocks=tune_blocks))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(base_lr=1e-3), LARS()], ids=["adamw", "lars"])
+@pytest.mark.parametrize("tune_blocks", ["all", 2.0, 1.5, 1.0, 0.5, 0.0, "probe"])
+@pytest.mark.parametrize("encoder", members(Encoder))
+def test_classifier_trains_every_parameter_that_is_not_frozen_and_no_other(encoder, tune_blocks, optimizer):
+    model = classifier(encoder, tune_blocks).train()
+    scores_LBK = model(images(4))
+    sum(torch.nn.functional.cross_entropy(scores_BK, torch.tensor([0, 3, 1, 4])) for scores_BK in scores_LBK).backward()
+    parameters = dict(model.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    assert {name for name, parameter in parameters.items() if parameter.grad is not None} == trained
+    assert [name for name in trained if not parameters[name].grad.any()] == []
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    built = optimizer.build(parameter_groups(model, optimizer, {}))
+    for group in built.param_groups:
+        group["lr"] = 1.0
+    built.step()
+    assert {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])} == trained
+    assert trained >= {name for name in parameters if name.startswith("heads.")}
+
+
+@pytest.mark.parametrize("name", members(Optimizer))
+def test_optimizer_builds_what_the_engine_drives(name):
+    """Groups keep their own rate and factor, and a step whose found_inf is set changes nothing."""
+    optimizer = Optimizer.named(name)()
+    model = classifier("vit", "all")
+    groups = parameter_groups(model, optimizer, {"heads.0.weight": 0.5})
+    built = optimizer.build(groups)
+    assert isinstance(built, torch.optim.Optimizer)
+    assert [group["factor"] for group in built.param_groups] == [1.0, 1.0, 0.5]
+    assert [list(map(id, group["params"])) for group in built.param_groups] == [
+        list(map(id, group["params"])) for group in groups
+    ]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for broken in (1.0, 0.0):
+        for group in built.param_groups:
+            group["lr"] = 0.1
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        built.grad_scale, built.found_inf = None, torch.tensor(broken)
+        built.step()
+        changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+        assert changed == [bool(not broken and parameter.requires_grad) for parameter in model.parameters()]
+
+
 @pytest.mark.parametrize(("encoder", "hidden", "head"), REFUSED, ids=[named(*pair) for pair in REFUSED])
 def test_head_that_cannot_fill_dropped_places_is_refused_with_a_way_out(encoder, hidden, head):
     with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use HEAD\.name") as refusal:
@@ -111,4 +172,5 @@ def test_contracts_cover_every_family():
     assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace")} <= set(hidings())
     assert {"transformer", "pixel_shuffle", "mlp"} <= set(members(Head))
     assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))
+    assert {"adamw", "lars"} <= set(members(Optimizer))
     assert {"drop"} == {hidden for _, hidden, _ in REFUSED}

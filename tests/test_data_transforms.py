@@ -189,6 +189,46 @@ def test_centre_crop_covers_the_size_without_padding_or_stretching(
         assert float(line[-1] - line[0]) >= seen * (1 - 2 / size[axis]) - 1.5
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("side", "shorter"), [(224, 256), (192, 219)])
+@pytest.mark.parametrize(("height", "width"), [(256, 341), (300, 256), (427, 640), (1000, 700), (100, 150)])
+def test_centre_crop_of_a_share_equals_torchvisions_resize_and_centre_crop(
+    height: int, width: int, side: int, shorter: int, interpolation: str
+) -> None:
+    """MAE and SimMIM at 224: the shorter side to int(224 / .875) = 256, then the centre."""
+    image, mode = photograph(height, width), v1.InterpolationMode(interpolation)
+    expected_CHW = F.pil_to_tensor(v1.CenterCrop(side)(v1.Resize(shorter, mode)(image)))
+    crop = CentreCrop(AugmentSettings(interpolation=interpolation), (side, side), 0.875)
+    assert torch.equal(crop(image), expected_CHW)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.875, 0.5])
+@pytest.mark.parametrize("shape", [(60, 60), (48, 100), (100, 48), (9, 13)])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (32, 8), (20, 31)])
+def test_centre_crop_keeps_the_share_of_the_side_that_covers(
+    shape: tuple[int, int], size: tuple[int, int], share: float
+) -> None:
+    image = places(*shape)
+    out_CHW = CentreCrop(AugmentSettings(interpolation="bilinear"), size, share)(image)
+    assert out_CHW.shape == (2, *size)
+    scale = max(size[0] / shape[0], size[1] / shape[1]) / share  # pixels that come out for one that goes in
+    for axis, line in enumerate((out_CHW[0, :, size[1] // 2], out_CHW[1, size[0] // 2])):
+        step = (line[3 * size[axis] // 4] - line[size[axis] // 4]) / (3 * size[axis] // 4 - size[axis] // 4)
+        middle = line[[size[axis] // 2, (size[axis] - 1) // 2]].mean()
+        resized = shape[axis] * scale  # of which there are only whole pixels, first along the axis that covers
+        assert shape[axis] / step == pytest.approx(resized, abs=1.1 + max(shape) / min(shape))
+        assert middle == pytest.approx((shape[axis] - 1) / 2, abs=1 / scale)
+
+
+@pytest.mark.parametrize("kind", stored())
+def test_centre_crop_of_a_share_keeps_the_stored_type(kind: str) -> None:
+    image = stored()[kind]
+    out_CHW = CentreCrop(AugmentSettings(), SIZE, 0.875)(image)
+    dtype, channels = (image.dtype, len(image)) if isinstance(image, Tensor) else (torch.uint8, len(image.getbands()))
+    assert out_CHW.dtype == dtype
+    assert out_CHW.shape == (channels, *SIZE)
+
+
 def test_centre_crop_draws_nothing() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

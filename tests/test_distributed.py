@@ -5,7 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import TINY, call, command, last_state, losses, run, summary, torchrun
+from processes import (
+    FINETUNE,
+    PROBE,
+    RECIPE,
+    TINY,
+    TINY_CLASSIFIER,
+    call,
+    command,
+    last_state,
+    losses,
+    run,
+    summary,
+    torchrun,
+)
+
+from mim import build
+from mim.config import load_config
+from mim.engine.distributed import World
 
 PLUGIN = '''
 """A ViT that keeps the masks it is trained under, to compare them across ranks."""
@@ -84,6 +101,70 @@ def test_distributed_run_resumes_on_one_process(runs, tmp_path):
     assert code == 0, text
     assert "at step 5 of 10" in text
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+# ---------------------------------------------------------------- fine-tuning and probes
+
+CLASSIFIER = TINY_CLASSIFIER | {
+    **{"LABELS.per_class": 32, "TRAIN.batch": 64, "TRAIN.epochs": 1, "DISTRIBUTED.device": "cpu"},
+    **{"ENCODER.drop_path": 0.0, "OPTIMIZER.layer_decay": 1.0, "SCHEDULE.warmup_epochs": 0},
+}
+MIXED = {"AUGMENT.mixup": 0.8, "AUGMENT.cutmix": 1.0, "AUGMENT.erase": 0.25, "AUGMENT.jitter": 0.3}
+
+
+def _two(output: Path, keys: dict, recipe: Path) -> None:
+    """A run of another recipe on two processes."""
+    words = [str(recipe) if word == str(RECIPE) else word for word in torchrun(2, output, keys)]
+    code, text = run(words)
+    assert code == 0, text
+    assert not WARNING_OF_UNUSED.search(text), text
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> dict[str, Path]:
+    """Fine-tuning on one process that accumulates four micro-batches, and on two that accumulate two each."""
+    base = tmp_path_factory.mktemp("tuned")
+    keys = CLASSIFIER | MIXED
+    assert call(base / "one", keys, FINETUNE)[0] == 0
+    _two(base / "two", keys, FINETUNE)
+    return {name: base / name for name in ("one", "two")}
+
+
+def test_two_processes_fine_tune_as_one(tuned):
+    """Mixing, erasing and jitter are drawn for the place in the global batch."""
+    one, two = losses(tuned["one"]), losses(tuned["two"])
+    assert len(one) == 5
+    assert two == pytest.approx(one, rel=1e-5)
+    weights, others = (last_state(tuned[name])["model"] for name in ("one", "two"))
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_two_processes_find_the_accuracy_of_one(tuned):
+    one, two = (summary(tuned[name]) for name in ("one", "two"))
+    assert two["val/samples"] == one["val/samples"] == 360
+    assert 0.1 < one["val/top1"] < one["val/top5"] < 1
+    for name in ("val/top1", "val/top5", "val/by_class", "best/top1"):
+        assert two[name] == one[name]
+    assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
+
+
+def test_two_processes_judge_the_probe_that_they_save(tmp_path):
+    """The statistics of its BatchNorm differ from rank to rank until the next step brings those of the main one."""
+    keys = {"EVALUATE.samples": 9, "CLASSIFIER.rates": "[1.0,3.0]", "CLASSIFIER.init_std": 1.0, "DATA.batch_size": 4}
+    _two(tmp_path, CLASSIFIER | keys, PROBE)
+    cfg = load_config(tmp_path / "config.yaml")
+    task = build.build_task(cfg, *build.build_data(cfg))
+    task.model.load_state_dict(last_state(tmp_path)["model"])
+    with torch.no_grad():
+        report = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu")))
+    found = summary(tmp_path)
+    assert found["val/samples"] == 9
+    assert {name: found[name] for name in report.figures} == pytest.approx(report.figures, rel=1e-5)
+    assert found["val/by_class"] == report.details["val/by_class"]
+
+
+# ---------------------------------------------------------------- the end
 
 
 def _ends_cleanly(folder: Path, times: int) -> None:

@@ -3,12 +3,14 @@ import math
 import pytest
 import timm
 import torch
+from einops import rearrange
 from small_models import generator, hidings, images, members, small
 from timm.layers import DropPath
+from torch import nn
 
 from mim.encoders import Encoder, Swin, ViT
 from mim.maskers.random import Random
-from mim.structures import ImageSpec, PatchMask
+from mim.structures import Features, ImageSpec, PatchMask
 
 SIZES = [(1, 32, 64), (3, 64, 32), (4, 32, 32), (12, 96, 160)]
 
@@ -138,7 +140,230 @@ def test_encoder_without_drop_path_is_deterministic_in_training_mode(name):
     assert torch.equal(encoder(images()).tokens_BND, encoder(images()).tokens_BND)
 
 
+VARIANTS = {
+    "plain": {},
+    "no-norm": {"norm": False},
+    "learned": {"positions": "learned"},
+    "no-class-token": {"class_token": False, "norm": False, "positions": "learned"},
+}
+KINDS = [(name, hidden, {}) for name, hidden in [*hidings(), *((name, "none") for name in members(Encoder))]]
+KINDS += [("vit", hidden, keys) for keys in VARIANTS.values() if keys for hidden in ("drop", "replace", "none")]
+
+
+@pytest.mark.parametrize(("name", "hidden", "keys"), KINDS)
+def test_encoder_gives_every_trained_parameter_a_gradient(name, hidden, keys):
+    encoder = make(name, hidden=hidden, **keys).train()
+    tokens = encoder(images(2), None if hidden == "none" else masked(encoder.image)).tokens_BND
+    (tokens * torch.randn(tokens.shape, generator=generator(3))).sum().backward()
+    trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+# ---------------------------------------------------------------- layers, as layer decay and freezing see them
+
+
+class Custom(Encoder):
+    """An encoder of a user's own, which says of itself only what it must, and perhaps its blocks."""
+
+    def __init__(self, hidden, told):
+        super().__init__(ImageSpec(1, 16, 16), hidden, width=8, patch=4)
+        self.told = told
+        self.embed = nn.Conv2d(1, 8, 4, 4)
+        self.mixers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def blocks(self):
+        return list(self.mixers) if self.told else super().blocks()
+
+    def forward(self, img_BCHW, mask=None):
+        tokens_BND = self.replace_hidden(rearrange(self.embed(img_BCHW), "b d h w -> b (h w) d"), mask)
+        for mixer in self.mixers:
+            tokens_BND = tokens_BND + mixer(tokens_BND)
+        return Features(tokens_BND * self.scale, self.spec.grid)
+
+
+def vit_of_three():
+    return ViT(ImageSpec(1, 16, 16), hidden="replace", patch=8, width=8, depth=3, heads=2)
+
+
+def swin_of_three_stages():
+    return Swin(ImageSpec(1, 64, 64), patch=4, width=8, depths=(2, 1, 3), heads=(2, 2, 2), window=4)
+
+
+def beit(bias):
+    return Encoder.named("beit")(ImageSpec(1, 16, 16), patch=8, width=8, depth=2, heads=2, bias=bias)
+
+
+LAYERS = {  # of each parameter, by how its name begins; the last number is that of what stands on the encoder
+    "vit": (
+        vit_of_three,
+        {
+            "mask_token": 0,
+            "backbone.cls_token": 0,
+            "backbone.pos_embed": 0,
+            "backbone.patch_embed.": 0,
+            "backbone.blocks.0.": 1,
+            "backbone.blocks.1.": 2,
+            "backbone.blocks.2.": 3,
+            "backbone.norm.": 4,
+        },
+        4,
+    ),
+    "swin": (
+        swin_of_three_stages,
+        {
+            "mask_token": 0,
+            "backbone.patch_embed.": 0,
+            "backbone.layers.0.blocks.0.": 1,
+            "backbone.layers.0.blocks.1.": 2,
+            "backbone.layers.1.downsample.": 2,  # in SimMIM's Swin it closes stage 0
+            "backbone.layers.1.blocks.0.": 3,
+            "backbone.layers.2.downsample.": 3,
+            "backbone.layers.2.blocks.0.": 4,
+            "backbone.layers.2.blocks.1.": 5,
+            "backbone.layers.2.blocks.2.": 6,
+            "backbone.norm.": 7,
+        },
+        7,
+    ),
+    "beit of shared biases": (
+        lambda: beit("shared"),
+        {
+            "mask_token": 0,
+            "backbone.cls_token": 0,
+            "backbone.patch_embed.": 0,
+            "backbone.blocks.0.": 1,
+            "backbone.blocks.1.": 2,
+            "backbone.rel_pos_bias.": 3,  # all blocks use it
+            "backbone.norm.": 3,
+        },
+        3,
+    ),
+    "beit of a bias in each block": (
+        lambda: beit("block"),
+        {
+            "mask_token": 0,
+            "backbone.cls_token": 0,
+            "backbone.patch_embed.": 0,
+            "backbone.blocks.0.": 1,
+            "backbone.blocks.1.": 2,
+            "backbone.norm.": 3,
+        },
+        3,
+    ),
+    "custom": (lambda: Custom("replace", told=False), {"mask_token": 0, "embed.": 0, "mixers.": 0, "scale": 0}, 1),
+    "custom with blocks": (
+        lambda: Custom("none", told=True),
+        {"embed.": 0, "mixers.0.": 1, "mixers.1.": 2, "scale": 0},
+        3,
+    ),
+}
+
+
+def named_by(table, names):
+    """Each name with the entry by which it begins; every entry names something, and every name has one entry."""
+    found = {name: [begin for begin in table if name.startswith(begin)] for name in names}
+    assert all(len(begins) == 1 for begins in found.values())
+    assert {begins[0] for begins in found.values()} == set(table)
+    return {name: table[begins[0]] for name, begins in found.items()}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_encoder_layer_ids_are_those_of_mae_and_simmim(kind):
+    build, table, top = LAYERS[kind]
+    encoder = build()
+    names = [name for name, _ in encoder.named_parameters()]
+    assert encoder.layer_ids() == named_by(table, names)
+    assert encoder.top_layer == top
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_encoder_rate_factors_fall_by_the_decay_from_the_top_down(kind):
+    """MAE, util/lr_decay.py: layer_decay ** (num_layers - i); SimMIM, optimizer.py: the same, written reversed."""
+    build, table, top = LAYERS[kind]
+    encoder = build()
+    factors = {begin: 0.5 ** (top - layer) for begin, layer in table.items()}
+    assert encoder.rate_factors(0.5) == named_by(factors, [name for name, _ in encoder.named_parameters()])
+    assert set(encoder.rate_factors(1.0).values()) == {1.0}
+
+
+def simmims_swin_layer(name, depths):
+    """SimMIM, optimizer.py, get_swin_layer, on a name of its own Swin, whose stages end with their downsampling."""
+    if name == "mask_token" or name.startswith("patch_embed"):
+        return 0
+    if not name.startswith("layers"):
+        return sum(depths) + 1
+    stage, block = int(name.split(".")[1]), name.split(".")[3]
+    if block in ("reduction", "norm"):
+        return sum(depths[: stage + 1])
+    return sum(depths[:stage]) + int(block) + 1
+
+
+def test_swin_layer_ids_equal_simmims_own_numbering():
+    encoder = swin_of_three_stages()
+    for name, layer in encoder.layer_ids().items():
+        theirs = name.removeprefix("backbone.")
+        if ".downsample." in theirs:  # timm opens a stage with it
+            theirs = theirs.replace("layers.1.", "layers.0.").replace("layers.2.", "layers.1.")
+        assert layer == simmims_swin_layer(theirs, (2, 1, 3)), name
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_encoder_layers_hold_no_parameter_twice_and_blocks_stand_in_their_order(kind):
+    encoder = LAYERS[kind][0]()
+    layers = encoder.layers()
+    held = [id(parameter) for layer in layers for parameter in layer]
+    assert len(held) == len(set(held))
+    assert set(held) <= {id(parameter) for parameter in encoder.parameters()}
+    for layer, block in zip(layers[1:], encoder.blocks(), strict=True):
+        assert {id(parameter) for parameter in block.parameters()} <= {id(parameter) for parameter in layer}
+
+
+@pytest.mark.parametrize("name", members(Encoder))
+def test_encoder_upper_half_of_a_block_is_its_mlp_and_the_norm_before_it(name):
+    """Without it a block is its attention alone, and with it the rest of the same block."""
+    encoder = make(name, hidden="none")
+    for block in encoder.blocks():
+        half = encoder.upper_half(block)
+        names = {id(parameter): name for name, parameter in block.named_parameters()}
+        held = [[part] if isinstance(part, nn.Parameter) else part.parameters() for part in half]
+        found = {names[id(parameter)] for parameters in held for parameter in parameters}
+        assert {name.split(".")[0] for name in found} - {"gamma_2"} == {"norm2", "mlp"}
+        assert {name.split(".")[0] for name in set(names.values()) - found} - {"gamma_1"} == {"norm1", "attn"}
+
+
+def test_encoder_of_a_user_has_no_halves_unless_it_says_so():
+    encoder = Custom("none", told=True)
+    assert encoder.upper_half(encoder.blocks()[0]) == []
+
+
+@pytest.mark.parametrize("name", members(Encoder))
+@pytest.mark.parametrize("image_size", [None, (32, 64)])
+def test_encoder_fits_its_own_weights_by_leaving_them_alone(name, image_size):
+    encoder = make(name)
+    for key, weight in encoder.state_dict().items():
+        assert encoder.fit(key, weight, image_size) is weight
+
+
 # ---------------------------------------------------------------- ViT
+
+
+@pytest.mark.parametrize("hidden", ["drop", "replace", "none"])
+@torch.no_grad()
+def test_vit_without_norm_gives_the_tokens_that_the_norm_would_take(hidden):
+    with_norm, plain = (make("vit", hidden=hidden, norm=norm) for norm in (True, False))
+    for parameter in with_norm.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(4)))
+    missing = set(with_norm.state_dict()) - set(plain.state_dict())
+    assert missing == {"backbone.norm.weight", "backbone.norm.bias"}
+    assert [name for name, _ in plain.named_parameters() if name.startswith("backbone.norm")] == []
+    plain.load_state_dict({name: w for name, w in with_norm.state_dict().items() if name not in missing})
+    mask = None if hidden == "none" else masked(plain.image)
+    expected, found = with_norm(images(), mask), plain(images(), mask)
+    norm = with_norm.backbone.norm
+    for theirs, ours in ((expected.tokens_BND, found.tokens_BND), (expected.prefix_BKD, found.prefix_BKD)):
+        assert torch.equal(theirs, nn.functional.layer_norm(ours, (16,), norm.weight, norm.bias, 1e-6))
+        assert not torch.allclose(theirs, ours)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])

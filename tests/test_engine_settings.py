@@ -1,10 +1,12 @@
 """Plan: the arithmetic of batches, accumulation, steps and the learning rate."""
 
+from dataclasses import replace
+
 import pytest
 
 from mim.engine.checkpoint import CheckpointSettings
 from mim.engine.distributed import DistributedSettings
-from mim.engine.optim import AdamW
+from mim.engine.optim import LARS, AdamW
 from mim.engine.schedule import ScheduleSettings
 from mim.engine.settings import EngineSettings, Plan, TrainSettings
 from mim.engine.telemetry import LogSettings
@@ -87,7 +89,18 @@ def test_plan_describes_batch_steps_and_rate_with_their_formulas() -> None:
     assert lines["batch"].startswith("64 = 16 ")
     assert lines["batch"].endswith("x 2 accumulated")
     assert lines["steps"] == "3,000 = 15 an epoch x 200"
-    assert lines["learning rate"].startswith("0.0005 = 0.001 x 64 / 128, cosine, 1 epochs of warmup")
+    assert lines["learning rate"] == "0.0005 = 0.001 x 64 / 128, cosine, 1 epochs of warmup"
+    decaying = settings(16, 64, layer_decay=0.65)
+    assert (
+        Plan.of(decaying, 1000, 2)
+        .describe(decaying)["learning rate"]
+        .endswith("x 0.65 for each encoder layer below the top")
+    )
+
+
+def test_plan_schedule_follows_the_optimizer_whatever_its_kind() -> None:
+    chosen = replace(settings(16, 64), optimizer=LARS(base_lr=0.1, per_batch=32))
+    assert Plan.of(chosen, 640, 2).schedule(chosen).peak == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", 0), ("batch", -1), ("clip", -0.5), ("ema", 1.0), ("ema", -0.1)])

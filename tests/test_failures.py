@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import TINY, call, command, last_checkpoint, losses, run, torchrun
+from processes import (
+    FINETUNE,
+    PROBE,
+    TINY,
+    TINY_CLASSIFIER,
+    call,
+    command,
+    last_checkpoint,
+    losses,
+    rows,
+    run,
+    torchrun,
+)
 from sklearn.datasets import load_digits
 
 FOLDER = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16}
@@ -38,8 +50,7 @@ def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(t
     assert code == 0, output
     assert output.count("stands in") == 1
     assert re.search(r"cannot read \S*010\.jpg \(.+\)", output)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row.get("data/broken_files") for row in rows if "train/loss" in row][-1] == 1
+    assert [row.get("data/broken_files") for row in rows(tmp_path / "run") if "train/loss" in row][-1] == 1
     assert len(losses(tmp_path / "run")) == 8
     assert "010.jpg" in (tmp_path / "run" / "log.txt").read_text()
 
@@ -87,6 +98,63 @@ def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, proc
     assert {"step", "loss", "learning_rate", "gradient_norm", "loss_scale"} <= found[0].keys()
     state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
+
+
+@pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["adamw", "lars"])
+def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whole(tmp_path, recipe):
+    arrays = tmp_path / "arrays"
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        array = generator.normal(size=(32, 32)).astype(np.float32)
+        if number == 37:
+            array[5, 5] = np.nan
+        (arrays / f"class-{number % 2}").mkdir(parents=True, exist_ok=True)
+        np.save(arrays / f"class-{number % 2}" / f"{number:03d}.npy", array)
+    keys = TINY_CLASSIFIER | {"DATA.name": "folder", "DATA.path": arrays, "DATA.val_share": 0, "LABELS.per_class": 0}
+    keys |= {"DATA.mean": "[0]", "DATA.std": "[1]", "AUGMENT.crop_scale": "[1,1]"}
+    code, output = call(tmp_path / "run", keys, recipe)
+    assert code == 3, output
+    assert re.search(r"the (loss|gradient norm) is not finite at step \d+", output)
+    assert "037.npy" in output
+    state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
+    held = [weight for name, weight in state["model"].items() if not name.startswith("norm.running")]
+    held += [value for kept in state["optimizer"]["state"].values() for value in kept.values()]
+    assert len(held) > 10
+    assert all(torch.isfinite(value).all() for value in held)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "message"),
+    [
+        (
+            FINETUNE,
+            {"DATA.name": "folder", "DATA.path": "{flat}"},
+            r"TASK finetune needs labels, and the training images",
+        ),
+        (
+            PROBE,
+            {"DATA.name": "folder", "DATA.path": "{flat}"},
+            r"TASK linear_probe needs labels, and the training images",
+        ),
+        (FINETUNE, {"MASKER.ratio": 0.5}, r"MASKER is no section of TASK finetune"),
+        (PROBE, {"FREEZE.tune_blocks": 1}, r"FREEZE is no section of TASK linear_probe"),
+        (FINETUNE, {"ENCODER.hidden": "replace"}, r"ENCODER.hidden is replace: .* must be none"),
+        (FINETUNE, {"FREEZE.tune_blocks": 3}, r"FREEZE.tune_blocks is 3, and ENCODER.name vit has 2 blocks"),
+        (FINETUNE, {"AUGMENT.mixup": 0.8, "DATA.batch_size": 5}, r"DATA.batch_size is 5: .* must be even"),
+        (FINETUNE, {"LABELS.per_class": 1}, r"10 training images, fewer than the 16 of one step \(TRAIN.batch\)"),
+        (
+            PROBE,
+            {"TRAIN.clip": 1, "CLASSIFIER.rates": "[1,2]"},
+            r"TRAIN.clip is 1: it would couple the linear layers of CLASSIFIER.rates",
+        ),
+        (PROBE, {"INIT.checkpoint": "/nowhere/best.pt"}, r"INIT.checkpoint /nowhere/best.pt does not exist"),
+    ],
+)
+def test_mistake_in_a_classifier_is_answered_in_one_line(tmp_path, images, recipe, keys, message):
+    keys = {key: str(value).format(flat=images) for key, value in keys.items()}
+    code, output = call(tmp_path / "run", TINY_CLASSIFIER | keys, recipe)
+    assert code == 2, output
+    assert re.search("error: .*" + message, output), output
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import timm
 import torch
 import yaml
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import nn
 from yacs.config import CfgNode
 
 from mim import build, config, load_config, schema
@@ -29,6 +30,7 @@ CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
 MAE = ["configs/mae/vit_base.yaml", "configs/mae/vit_large.yaml", "configs/mae/vit_huge.yaml"]
 SIMMIM_800 = ["configs/simmim/swin_base_800ep.yaml", "configs/simmim/swin_large_800ep.yaml"]
 SIMMIM = ["configs/simmim/swin_base_100ep.yaml", *SIMMIM_800]
+SIMMIM_VIT = "configs/simmim/vit_base_800ep.yaml"
 
 
 @cache
@@ -63,7 +65,8 @@ ONE_DEVICE = [path for path in RECIPES if raw(path)["DATA"]["batch_size"] == raw
 
 
 def test_recipes_are_found():
-    assert {*MAE, *SIMMIM, "configs/quickstart/mae_digits.yaml", "configs/quickstart/simmim_digits.yaml"} <= {*RECIPES}
+    digits = {"configs/quickstart/mae_digits.yaml", "configs/quickstart/simmim_digits.yaml"}
+    assert {*MAE, *SIMMIM, SIMMIM_VIT, *digits} <= {*RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES)
@@ -83,12 +86,11 @@ def test_recipe_states_every_key_its_method_decides(path):
     task = stated["TASK"]
     assert "SEED" in stated
     for section in schema.sections(task):
-        if section not in ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"):
-            part = {"name"} if section in schema.FAMILIES else set()
-            assert set(stated[section]) == {
-                *part,
-                *schema.section_keys(task, section, stated[section].get("name", "")),
-            }, section
+        if section in ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"):
+            continue
+        part = ["name"] if section in schema.FAMILIES else []
+        wanted = {*part, *schema.section_keys(task, section, stated[section].get("name", ""))}
+        assert set(stated[section]) == wanted, section
     assert {"epochs", "batch", "precision", "clip", "ema"} <= set(stated["TRAIN"])
     assert {"every_epochs"} | ({"crop_pct"} if task != "pretrain" else set()) <= set(stated["EVALUATE"])
     assert "every_epochs" in stated["CHECKPOINT"]
@@ -152,6 +154,15 @@ def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
             SIMMIM[0],
             {"HEAD.name", "HEAD.width", "HEAD.depth", "HEAD.heads", "HEAD.mlp_ratio"},
         ),
+        (
+            "configs/cross/simmim_on_dropping_vit.yaml",
+            SIMMIM_VIT,
+            {
+                *(f"ENCODER.{key}" for key in ("name", "hidden", "positions", "class_token", "drop_path")),
+                *(f"ENCODER.{key}" for key in ("bias", "layer_scale")),
+                *(f"HEAD.{key}" for key in ("name", "width", "depth", "heads", "mlp_ratio")),
+            },
+        ),
         ("configs/mae/vit_large.yaml", MAE[0], {"ENCODER.width", "ENCODER.depth", "ENCODER.heads"}),
         (
             "configs/simmim/swin_large_800ep.yaml",
@@ -174,7 +185,7 @@ def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
         ("configs/cifar10/mae_vit_tiny.yaml", 1.5e-4, 4096, 256),
         (SIMMIM[0], 2e-4, 2048, 512),
         ("configs/cross/transformer_decoder_on_swin.yaml", 2e-4, 2048, 512),
-        *((path, 1e-4, 2048, 512) for path in [*SIMMIM_800, "configs/cross/simmim_on_dropping_vit.yaml"]),
+        *((path, 1e-4, 2048, 512) for path in [*SIMMIM_800, SIMMIM_VIT, "configs/cross/simmim_on_dropping_vit.yaml"]),
     ],
 )
 def test_recipe_peak_learning_rate_is_the_published_one(path, base, batch, per_batch):
@@ -201,6 +212,7 @@ def visible_of_simmim(side: int, cell: int, ratio: float) -> tuple[int, int]:
         ("configs/cifar10/mae_vit_tiny.yaml", visible_of_mae(32, 2, 0.75), (64, 256)),
         *((path, visible_of_simmim(192, 32, 0.6), (36 - 22, 36)) for path in SIMMIM),
         ("configs/cross/transformer_decoder_on_swin.yaml", visible_of_simmim(192, 32, 0.6), (36 - 22, 36)),
+        (SIMMIM_VIT, visible_of_simmim(224, 32, 0.6), (49 - 30, 49)),
         ("configs/cross/simmim_on_dropping_vit.yaml", visible_of_simmim(224, 32, 0.6), (49 - 30, 49)),
         ("configs/cifar10/simmim_vit_tiny.yaml", visible_of_simmim(32, 4, 0.6), (64 - 39, 64)),
         ("configs/cifar10/simmim_swin_tiny.yaml", visible_of_simmim(32, 4, 0.6), (64 - 39, 64)),
@@ -212,6 +224,11 @@ def test_recipe_visible_cells_are_the_published_ones(path, formula, published):
 
 
 VIT_B, SWIN_B = "vit_base_patch16_224", "swin_base_patch4_window7_224"
+SHARED = {  # models/simmim.py with USE_RPB false, USE_SHARED_RPB true, USE_MEAN_POOLING false; the rest is BEiT's
+    "use_rel_pos_bias": False,
+    "use_shared_rel_pos_bias": True,
+    "global_pool": "token",
+}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +242,7 @@ VIT_B, SWIN_B = "vit_base_patch16_224", "swin_base_patch4_window7_224"
         (SIMMIM[0], SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
         (SIMMIM[1], SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
         (SIMMIM[2], "swin_large_patch4_window7_224", {"img_size": 192, "window_size": 12}, 195.2),
+        (SIMMIM_VIT, "beit_base_patch16_224", SHARED, 85.7),
         ("configs/cross/transformer_decoder_on_swin.yaml", SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
     ],
 )
@@ -240,6 +258,37 @@ def test_recipe_encoder_is_the_one_of_timm(path, name, size, millions):
     assert len(heads[0]) >= 12
     masks = 0 if encoder.mask_token is None else encoder.mask_token.numel()
     assert sum(parameter.numel() for parameter in encoder.parameters()) == sum(map(math.prod, shapes.values())) + masks
+
+
+def test_simmim_vit_is_pretrained_with_the_published_layer_scale_and_drop_path():
+    # config.py, VIT.INIT_VALUES; the recipe's DROP_PATH_RATE; models/vision_transformer.py
+    built, cfg = model(SIMMIM_VIT), recipe(SIMMIM_VIT)
+    blocks = built.encoder.blocks()
+    rates = [[getattr(path, "drop_prob", 0.0) for path in (block.drop_path1, block.drop_path2)] for block in blocks]
+    assert torch.tensor(rates) == pytest.approx(torch.linspace(0, 0.1, 12)[:, None].expand(12, 2))
+    assert {block.init_values for block in blocks} == {0.1} == {cfg.ENCODER.layer_scale}
+    assert {norm.eps for norm in built.encoder.modules() if isinstance(norm, nn.LayerNorm)} == {1e-6}
+    assert {name: weight.shape for name, weight in built.head.named_parameters()} == {
+        "conv.weight": (16 * 16 * 3, 768, 1, 1),
+        "conv.bias": (16 * 16 * 3,),
+    }
+
+
+def simmim_vit_layer(name: str, depth: int) -> int:
+    # optimizer.py, get_vit_layer, with num_layers = depth + 2
+    if name in ("cls_token", "mask_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    if name.startswith("rel_pos_bias"):
+        return depth + 1
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks") else depth + 1
+
+
+def test_simmim_vit_layer_ids_are_those_of_its_optimizer():
+    encoder = model(SIMMIM_VIT).encoder
+    found = {name.removeprefix("backbone."): layer for name, layer in encoder.layer_ids().items()}
+    assert found == {name: simmim_vit_layer(name, 12) for name in found}
+    assert found["mask_token"] == found["cls_token"] == found["patch_embed.proj.weight"] == 0
+    assert found["rel_pos_bias.relative_position_bias_table"] == found["norm.weight"] == encoder.top_layer == 13
 
 
 # ---------------------------------------------------------------- schedules
@@ -296,7 +345,7 @@ def test_simmim_cosine_joins_below_the_peak_and_trails_a_step():
     assert joined / peak == pytest.approx(0.977, abs=5e-4)
 
 
-@pytest.mark.parametrize("path", [*SIMMIM_800, "configs/cross/simmim_on_dropping_vit.yaml"])
+@pytest.mark.parametrize("path", [*SIMMIM_800, SIMMIM_VIT, "configs/cross/simmim_on_dropping_vit.yaml"])
 def test_simmim_multistep_drops_at_epoch_700(path):
     per_epoch, peak, first = 625, 1e-4 * 2048 / 512, 5e-7 * 2048 / 512
     found = schedule(path)
@@ -362,11 +411,22 @@ def test_simmim_vit_exempts_the_class_token_and_decays_mask_tokens(path):
     assert decay.get("encoder.backbone.pos_embed", 0) == 0
 
 
+def test_simmim_vit_of_its_own_decays_its_mask_token_and_bias_table():
+    # optimizer.py, get_pretrain_param_groups; models/vision_transformer.py, no_weight_decay
+    shapes = {name: parameter.shape for name, parameter in model(SIMMIM_VIT).named_parameters()}
+    exempt = {name for name, shape in shapes.items() if len(shape) == 1 or name == "encoder.backbone.cls_token"}
+    decay = decayed(SIMMIM_VIT)
+    assert decay == {name: 0.0 if name in exempt else 0.05 for name in shapes}
+    assert decay["encoder.mask_token"] == 0.05
+    assert [decay[name] for name in decay if name.endswith("relative_position_bias_table")] == [0.05]
+    assert {decay[name] for name in decay if name.endswith(("_bias", ".bias")) or "gamma" in name} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("path", "betas", "eps", "clip"),
     [
         *((path, [0.9, 0.95], 1e-8, 0) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
-        *((path, [0.9, 0.999], 1e-8, 5) for path in SIMMIM),
+        *((path, [0.9, 0.999], 1e-8, 5) for path in [*SIMMIM, SIMMIM_VIT]),
         ("configs/cross/simmim_on_dropping_vit.yaml", [0.9, 0.999], 1e-8, 5),
         ("configs/cross/transformer_decoder_on_swin.yaml", [0.9, 0.999], 1e-8, 5),
         ("configs/cifar10/mae_vit_tiny.yaml", [0.9, 0.95], 1e-8, 0),
@@ -387,7 +447,7 @@ MAE_CROPS, SIMMIM_CROPS = ([0.2, 1.0], "bicubic"), ([0.67, 1.0], "bilinear")
         *((path, MAE_CROPS, 800, ("patch", "mse", 0)) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
         (SIMMIM[0], SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
         ("configs/cross/transformer_decoder_on_swin.yaml", SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
-        *((path, SIMMIM_CROPS, 800, ("none", "l1", 1e-5)) for path in SIMMIM_800),
+        *((path, SIMMIM_CROPS, 800, ("none", "l1", 1e-5)) for path in [*SIMMIM_800, SIMMIM_VIT]),
         ("configs/cross/simmim_on_dropping_vit.yaml", SIMMIM_CROPS, 800, ("none", "l1", 1e-5)),
     ],
 )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mim.structures import ImageSpec, PatchMask
+from mim.structures import Features, ImageSpec, PatchMask
 
 
 def random_mask(batch=3, height=4, width=6, visible=9, seed=0) -> PatchMask:
@@ -160,3 +160,37 @@ def test_mask_coarse_leaves_an_equal_or_finer_grid_alone():
     mask = random_mask()
     assert mask.coarse(4, 6) is mask
     assert mask.coarse(8, 12) is mask
+
+
+def features(prefix: int | None = 2) -> Features:
+    """Eight tokens of width 3 of two images, and class token and registers in front of them."""
+    generator = torch.Generator().manual_seed(0)
+    prefix_BKD = None if prefix is None else torch.randn(2, prefix, 3, generator=generator)
+    return Features(torch.randn(2, 8, 3, generator=generator), (2, 4), prefix_BKD=prefix_BKD)
+
+
+def test_pooled_mean_leaves_the_prefix_out():
+    found = features()
+    by_hand = sum(found.tokens_BND[:, place] for place in range(8)) / 8
+    torch.testing.assert_close(found.pooled("mean"), by_hand)
+    without = Features(found.tokens_BND, found.grid)
+    assert torch.equal(without.pooled("mean"), found.pooled("mean"))
+
+
+def test_pooled_class_is_the_first_of_the_prefix_and_no_register():
+    found = features()
+    assert torch.equal(found.pooled("class"), found.prefix_BKD[:, 0])
+    assert not torch.equal(found.pooled("class"), found.prefix_BKD[:, 1])
+
+
+def test_pooled_both_is_the_mean_and_then_the_class_token():
+    found = features()
+    assert torch.equal(found.pooled("both")[:, :3], found.pooled("mean"))
+    assert torch.equal(found.pooled("both")[:, 3:], found.pooled("class"))
+    assert found.pooled("both").shape == (2, 6)
+
+
+@pytest.mark.parametrize("pool", ["class", "both"])
+def test_pooled_without_a_class_token_names_the_pool_that_is_possible(pool):
+    with pytest.raises(ValueError, match=f"pool {pool}: this encoder has no class token; use mean"):
+        features(None).pooled(pool)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT, TINY, call, last_checkpoint, last_state, losses, summary
+from processes import FINETUNE, PROBE, TINY, call, last_checkpoint, last_state, losses, summary
 from sklearn.datasets import load_digits
 from small_data import logged
 from timm.data import Mixup
@@ -19,11 +19,11 @@ from mim import build
 from mim.config import load_config
 from mim.data.loader import batches, in_order
 from mim.engine.distributed import World
+from mim.evaluation.accuracy import Counts
 from mim.ops.seeding import derive_seed
 from mim.structures import Batch, Place, Report
 from mim.tasks.classify import Classify
 
-FINETUNE, PROBE = (ROOT / "configs" / kind / "digits.yaml" for kind in ("finetune", "probe"))
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {
     **{"ENCODER.width": 16, "ENCODER.depth": 2, "ENCODER.heads": 2},
@@ -72,7 +72,7 @@ def class_folders(folder: Path, classes: int, train: int = 6, held_out: int = 3)
     return folder
 
 
-def of_folder(folder: Path, **keys) -> dict:
+def of_folder(folder: Path) -> dict:
     return {"DATA.name": "folder", "DATA.path": folder, "DATA.batch_size": 4, "TRAIN.batch": 4, "LABELS.per_class": 0}
 
 
@@ -185,6 +185,8 @@ def test_finetune_rates_decay_from_the_classifier_down():
 def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own():
     task = task_of(PROBE, {"CLASSIFIER.rates": "[0.1,1.0,10.0]"})
     batch = first_batch(task)
+    for place, head in enumerate(task.model.heads):  # they start alike
+        torch.nn.init.normal_(head.weight, std=0.1 + place)
     loss = task.loss(task.model, batch, Place(0, 0, 0, 8))
     loss.backward()
     scores_LBK = task.model(task.normalize(batch.images_BCHW))
@@ -232,7 +234,8 @@ def probed(pretrained, tmp_path_factory) -> tuple[Path, bool]:
     """A probe of the pretrained run, and whether that run's folder is as it was."""
     before = fingerprint(pretrained)
     folder = tmp_path_factory.mktemp("probed")
-    trained(folder, PROBED | {"INIT.checkpoint": last_checkpoint(pretrained)}, PROBE)
+    keys = {"LABELS.per_class": 40, "TRAIN.epochs": 3, "EVALUATE.every_epochs": 0}
+    trained(folder, PROBED | keys | {"INIT.checkpoint": last_checkpoint(pretrained)}, PROBE)
     return folder, fingerprint(pretrained) == before
 
 
@@ -256,7 +259,7 @@ def test_probe_changes_heads_and_statistics(probed):
         *("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"),
     }
     assert [name for name, weight in after.items() if torch.equal(weight, untrained[name])] == []
-    assert after["norm.num_batches_tracked"] == state["step"] == 6
+    assert after["norm.num_batches_tracked"] == state["step"] == 36
 
 
 def test_probe_reports_the_best_of_its_rates(probed):
@@ -265,24 +268,46 @@ def test_probe_reports_the_best_of_its_rates(probed):
     assert len(set(each.values())) > 1
     assert found["val/top1"] == max(each.values()) == each[found["val/best_rate"]]
     assert found["val/samples"] == 360
-    assert found["labelled_images"] == 100
+    assert found["labelled_images"] == 400
     assert found["trained_parameters"] == 3 * (16 * 10 + 10)
+
+
+def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
+    task = task_of(PROBE, {"ENCODER.depth": 1, "CLASSIFIER.rates": "[0.5,1.0,2.0,4.0]"})
+    counts = []
+    for hits, loss in ((3, 9.0), (5, 8.0), (5, 7.0), (4, 1.0)):
+        confusion_KK = torch.zeros(10, 10, dtype=torch.long)
+        confusion_KK[0, 0], confusion_KK[1, 2] = hits, 8 - hits
+        counts.append(Counts(confusion_KK, loss, 6))
+    report = task.report(counts)
+    assert report.figures == {
+        **{"val/top1": 5 / 8, "val/top5": 6 / 8, "val/loss": 1.0, "val/best_rate": 1.0},
+        **{f"val/top1_rate_{rate}": hits / 8 for rate, hits in (("0.5", 3), ("1", 5), ("2", 5), ("4", 4))},
+    }
+    assert report.details == {"val/by_class": {"0": 1.0, "1": 0.0}, "val/samples": 8}
+    assert report.score == "val/top1"
+    alone = task_of(PROBE, {"CLASSIFIER.rates": "[2.0]"}).report(counts[:1])
+    assert set(alone.figures) == {"val/top1", "val/top5", "val/loss"}
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "adamw"])
 def test_probe_of_several_rates_trains_each_layer_as_it_would_alone(tmp_path, pretrained, optimizer):
+    """To the bit: all layers of a seed start alike, and none feels another."""
     keys = PROBED | {"INIT.checkpoint": last_checkpoint(pretrained), "TRAIN.epochs": 1, "EVALUATE.every_epochs": 0}
-    keys |= {"OPTIMIZER.name": optimizer, "SCHEDULE.warmup_epochs": 0}
-    for name, rates in (("alone", "[1.0]"), ("beside", "[1.0,3.0]"), ("slower", "[0.1,1.0]")):
-        trained(tmp_path / name, keys | {"CLASSIFIER.rates": rates}, PROBE)
-    alone, beside, slower = (last_state(tmp_path / name)["model"] for name in ("alone", "beside", "slower"))
-    for what in ("heads.0.weight", "heads.0.bias"):
-        assert torch.equal(alone[what], beside[what])
-        assert not torch.equal(alone[what], slower[what])
+    keys |= {"OPTIMIZER.name": optimizer, "SCHEDULE.warmup_epochs": 0, "EVALUATE.samples": 9}
+    states = {}
+    for rates in ((1.0,), (3.0,), (1.0, 3.0)):
+        trained(tmp_path / str(rates), keys | {"CLASSIFIER.rates": list(rates)}, PROBE)
+        states[rates] = last_state(tmp_path / str(rates))["model"]
+    beside = states[1.0, 3.0]
+    for what in ("weight", "bias"):
+        for place, rate in enumerate((1.0, 3.0)):
+            assert torch.equal(beside[f"heads.{place}.{what}"], states[rate,][f"heads.0.{what}"])
+        assert not torch.equal(beside[f"heads.0.{what}"], beside[f"heads.1.{what}"])
 
 
 def test_probe_factor_on_the_rate_is_another_base_rate(tmp_path):
-    keys = PROBED | {"TRAIN.epochs": 1, "EVALUATE.every_epochs": 0}
+    keys = PROBED | {"TRAIN.epochs": 1, "EVALUATE.samples": 9}
     trained(tmp_path / "factor", keys | {"CLASSIFIER.rates": "[2.0]", "OPTIMIZER.base_lr": 4.0}, PROBE)
     trained(tmp_path / "base", keys | {"CLASSIFIER.rates": "[1.0]", "OPTIMIZER.base_lr": 8.0}, PROBE)
     factor, base = (last_state(tmp_path / name)["model"]["heads.0.weight"] for name in ("factor", "base"))
@@ -294,7 +319,7 @@ def test_probe_factor_on_the_rate_is_another_base_rate(tmp_path):
 
 def test_finetune_runs_from_scratch_and_from_a_checkpoint_with_one_command(tmp_path, pretrained):
     """At a learning rate of 0 the weights of the checkpoint are those at the end."""
-    still = {"OPTIMIZER.base_lr": 0.0, "SCHEDULE.min_lr": 0.0, "TRAIN.epochs": 1}
+    still = {"OPTIMIZER.base_lr": 0.0, "SCHEDULE.min_lr": 0.0, "TRAIN.epochs": 1, "EVALUATE.samples": 9}
     trained(tmp_path / "scratch", still, FINETUNE)
     trained(tmp_path / "loaded", still | {"INIT.checkpoint": last_checkpoint(pretrained)}, FINETUNE)
     scratch, loaded, given = map(encoder_of, map(last_state, (tmp_path / "scratch", tmp_path / "loaded", pretrained)))
@@ -308,29 +333,31 @@ def test_finetune_runs_from_scratch_and_from_a_checkpoint_with_one_command(tmp_p
     assert "in the file only, left out: backbone.norm.weight, backbone.norm.bias" in log
 
 
-def test_finetune_learns_and_says_what_it_found(tmp_path):
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> Path:
+    """A fine-tuning that learns."""
+    folder = tmp_path_factory.mktemp("tuned")
     keys = {"LABELS.per_class": 60, "TRAIN.epochs": 5, "OPTIMIZER.base_lr": 0.08, "OPTIMIZER.layer_decay": 1.0}
     keys |= {"ENCODER.drop_path": 0.0, "EVALUATE.at_start": True, "EVALUATE.every_epochs": 3}
-    found = trained(tmp_path, keys | {"EVALUATE.confusion": True}, FINETUNE)
+    trained(folder, keys | {"EVALUATE.confusion": True}, FINETUNE)
+    return folder
+
+
+def test_finetune_learns_and_says_what_it_found(tuned):
+    found = summary(tuned)
     assert found["task"] == "finetune"
     assert found["val/samples"] == 360
     assert found["val/top5"] >= found["val/top1"] > 0.3
     assert found["val/loss"] < found["val/loss_at_start"] == pytest.approx(np.log(10), rel=0.01)
     assert found["best/top1"] >= found["val/top1"]
-    by_class = found["val/by_class"]
-    assert list(by_class) == list("0123456789")
-    digits = build.build_data(load_config(FINETUNE))[1].labels
-    mean = sum(by_class[str(label)] * (digits == label).mean() for label in range(10))
-    assert mean == pytest.approx(found["val/top1"], abs=1e-9)
-    with Image.open(next((tmp_path / "confusion").glob("step-*.png"))) as picture:
+    with Image.open(next((tuned / "confusion").glob("step-*.png"))) as picture:
         assert len(picture.convert("L").getcolors(1 << 16)) > 20
 
 
-def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tmp_path):
-    found = trained(tmp_path, {}, FINETUNE)
-    cfg = load_config(tmp_path / "config.yaml")
+def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tuned):
+    cfg = load_config(tuned / "config.yaml")
     task = build.build_task(cfg, *build.build_data(cfg))
-    task.model.load_state_dict(last_state(tmp_path)["model"])
+    task.model.load_state_dict(last_state(tuned)["model"])
     task.model.eval()
     right: dict[int, list[bool]] = {}
     with torch.no_grad():
@@ -338,6 +365,8 @@ def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tmp_path):
             answers = task.model(task.normalize(batch.images_BCHW))[0].argmax(dim=1)
             for label, answer in zip(batch.labels_B.tolist(), answers.tolist(), strict=True):
                 right.setdefault(label, []).append(label == answer)
+    found = summary(tuned)
+    assert list(found["val/by_class"]) == list("0123456789")
     assert found["val/by_class"] == {str(label): pytest.approx(np.mean(right[label])) for label in range(10)}
     assert found["val/top1"] == pytest.approx(np.mean([hit for hits in right.values() for hit in hits]))
 
@@ -353,7 +382,8 @@ def test_finetune_of_the_last_block_changes_nothing_below(tmp_path, pretrained):
 
 def test_finetune_evaluates_the_moving_average(tmp_path):
     """A decay of nearly one keeps the first weights, so that the held-out loss stays at its start."""
-    keys = {"EVALUATE.at_start": True, "OPTIMIZER.base_lr": 0.08, "OPTIMIZER.layer_decay": 1.0, "TRAIN.epochs": 5}
+    keys = {"EVALUATE.at_start": True, "OPTIMIZER.base_lr": 0.04, "OPTIMIZER.layer_decay": 1.0, "TRAIN.epochs": 4}
+    keys |= {"LABELS.per_class": 25, "EVALUATE.every_epochs": 0, "ENCODER.drop_path": 0.0}
     found = {ema: trained(tmp_path / str(ema), keys | {"TRAIN.ema": ema}, FINETUNE) for ema in (0, 0.99999)}
     start = found[0]["val/loss_at_start"]
     assert found[0.99999]["val/loss"] == pytest.approx(start, rel=1e-3)
@@ -363,7 +393,7 @@ def test_finetune_evaluates_the_moving_average(tmp_path):
 
 @pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "probe"])
 def test_classify_run_is_one_seeded_run(tmp_path, recipe):
-    keys = {"TRAIN.epochs": 1, "AUGMENT.flip": 0.5}
+    keys = {"TRAIN.epochs": 1, "AUGMENT.flip": 0.5, "EVALUATE.samples": 9}
     keys |= {"AUGMENT.mixup": 0.8, "AUGMENT.erase": 0.5} if recipe == FINETUNE else {}
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         trained(tmp_path / name, keys | {"SEED": seed}, recipe)

@@ -3,18 +3,21 @@
 Shapes: B batch, C channels, H W pixels, K classes.
 """
 
+import re
 from dataclasses import dataclass
 
-import torch
+from PIL import Image
 from timm.data import Mixup
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from mim.data.base import DataSettings, Stored
 from mim.data.transforms import AugmentSettings, RandomCropFlip, to_tensor
-from mim.ops.seeding import host_seeded
+from mim.ops.seeding import derive_seed, host_seeded
+
+RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +71,19 @@ class RandomCropFlipColour(RandomCropFlip):
                 )
         self.rand_augment = None
         if settings.randaugment:
-            grey = tuple(min(255, round(255 * mean)) for mean in data.mean if not isinstance(mean, str))
-            shown = {"translate_const": int(min(data.image_size) * 0.45), "img_mean": grey}
-            self.rand_augment = _rand_augment(settings.randaugment, shown)
+            self.rand_augment = _rand_augment(
+                settings.randaugment,
+                {  # as timm's create_transform: pixels that move in from outside are of the mean colour
+                    "translate_const": int(min(data.image_size) * 0.45),
+                    "img_mean": () if data.mean == "estimate" else tuple(min(255, round(255 * x)) for x in data.mean),
+                    "interpolation": Image.Resampling[settings.interpolation.upper()],
+                },
+            )
         self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
 
     def __call__(self, image: Stored, seed: int) -> Tensor:
         image = self.crop(image, seed)
-        with host_seeded(seed):
+        with host_seeded(derive_seed(seed, "colour")):
             if self.rand_augment is not None:
                 if isinstance(image, Tensor):
                     raise ValueError(
@@ -84,6 +92,11 @@ class RandomCropFlipColour(RandomCropFlip):
                     )
                 image = self.rand_augment(image)
             if self.jitter is not None:
+                if isinstance(image, Tensor) and image.is_floating_point():
+                    raise ValueError(
+                        f"AUGMENT.jitter changes colours on a scale of known ends, and the data holds arrays of "
+                        f"{image.dtype}: set AUGMENT.jitter 0"
+                    )
                 image = self.jitter(image)
         return to_tensor(image)
 
@@ -114,10 +127,19 @@ class BatchAugment:
             return (img_BCHW, labels_B) if self.mix is None else self.mix(img_BCHW, labels_B)
 
 
-def _rand_augment(word: str, shown: dict) -> torch.nn.Module:
-    try:
-        return rand_augment_transform(word, shown)
-    except (AssertionError, ValueError, KeyError, IndexError) as error:
+def _rand_augment(word: str, shown: dict) -> RandAugment:
+    if not re.fullmatch(RAND_AUGMENT, word):
         raise ValueError(
-            f"AUGMENT.randaugment is {word!r}: it must be a word of timm's, such as rand-m9-mstd0.5-inc1 ({error})"
-        ) from error
+            f"AUGMENT.randaugment is {word!r}: it must be a word of timm's, such as rand-m9-mstd0.5-inc1, with the "
+            "sections m, n, mmax, mstd, p, inc and tweights"
+        )
+    augment = rand_augment_transform(word, shown)
+    for operation in augment.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+    return augment
+
+
+def _posterize(image: Image.Image, bits: int, **unused: object) -> Image.Image:
+    """timm's, and black at 0 bits, which the strongest magnitude asks for and newer Pillows refuse."""
+    return posterize(image, bits) if bits else Image.new(image.mode, image.size)

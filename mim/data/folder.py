@@ -98,6 +98,7 @@ def _list_images(root: Path, key: str, labels: str) -> tuple[list[Entry], list[s
     """
     if not root.exists():
         raise ValueError(f"{key} {root} does not exist")
+    root = root.absolute()  # so that a list of chosen images can be read from anywhere
     entries = _from_file(root) if root.is_file() else _from_folder(root)
     if not entries:
         raise ValueError(f"{key} {root} holds no images: looked in it and below for {' '.join(sorted(EXTENSIONS))}")

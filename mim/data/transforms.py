@@ -73,9 +73,11 @@ class CentreCrop:
     def __call__(self, image: Stored, seed: int = 0) -> Tensor:
         """(C, H, W) in the stored type; nothing is drawn from the seed."""
         height, width = F.get_size(image)
-        scale = max(self.size[0] / height, self.size[1] / width) / self.share
-        covering = (max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale)))
-        return to_tensor(F.center_crop(_resize(image, covering, self.interpolation), list(self.size)))
+        sides, covering = (height, width), [0, 0]
+        tight = 0 if self.size[0] * width >= self.size[1] * height else 1  # the axis that just covers; cut, not rounded
+        covering[tight] = max(self.size[tight], int(self.size[tight] / self.share + 1e-6))
+        covering[1 - tight] = max(self.size[1 - tight], covering[tight] * sides[1 - tight] // sides[tight])
+        return to_tensor(F.center_crop(_resize(image, (covering[0], covering[1]), self.interpolation), list(self.size)))
 
 
 class Normalize(nn.Module):

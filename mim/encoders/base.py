@@ -107,9 +107,13 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """Layer decay as a factor on the learning rate of each parameter, by name: decay ** (top_layer - layer)."""
         return {name: decay ** (self.top_layer - layer) for name, layer in self.layer_ids().items()}
 
-    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         """The MLP of a block with its norm: what half a block means in partial fine-tuning. Empty: not divisible."""
         return []
+
+    def places(self, name: str) -> list[str]:
+        """Where a weight of that name, of an encoder of this kind with other settings, belongs in this one."""
+        return [name]
 
     def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         """A weight of an encoder built for another image size or window, brought to this one's geometry.

@@ -79,7 +79,7 @@ class Swin(Encoder, name="swin"):
             layers += [list(block.parameters()) for block in stage.blocks]  # type: ignore[union-attr]
         return layers
 
-    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         return [block.norm2, block.mlp]  # type: ignore[list-item]
 
     def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:

@@ -80,7 +80,7 @@ class ViT(Encoder, name="vit"):
         tokens = [token for token in (self.mask_token, backbone.cls_token, backbone.pos_embed) if token is not None]
         return [[*tokens, *backbone.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks())]
 
-    def upper_half(self, block: nn.Module) -> list[nn.Module]:
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         return [block.norm2, block.mlp]  # type: ignore[list-item]
 
     def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:

@@ -1,7 +1,7 @@
 """One process or many: what rank this is, how ranks talk, and a clean end."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +59,12 @@ class World:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
+
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every rank the main rank's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, one rank after the other; ranks may have different numbers of rows."""

@@ -194,6 +194,7 @@ class Trainer:
     def _evaluate(self) -> None:
         model = self.task.model if self.ema is None else self.ema.module
         model.eval()
+        self.world.same(model.buffers())  # each rank gathers its own batch statistics, and the main rank's are saved
         eager = torch.compiler.set_stance("force_eager")  # other batch sizes, and nothing to gain
         with self.stopwatch.time("evaluate"), torch.no_grad(), self._autocast(), eager:
             report = self.task.evaluate(model, self.world)

@@ -23,10 +23,7 @@ class Tally:
         """Takes a batch of scores and true classes."""
         scores_BK = scores_BK.float()
         pairs = labels_B * self.classes + scores_BK.argmax(dim=1)
-        counts = torch.zeros(self.classes**2, dtype=torch.float64, device=pairs.device)
-        self._confusion_KK += counts.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64)).view(
-            self.classes, self.classes
-        )
+        self._confusion_KK.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64))
         first = scores_BK.topk(min(TOP, self.classes), dim=1).indices
         among = (first == labels_B[:, None]).any(dim=1).sum()
         loss = torch.nn.functional.cross_entropy(scores_BK, labels_B, reduction="sum")

@@ -17,6 +17,6 @@ def training_flops(loss: Callable[[Tensor], Tensor], image: ImageSpec) -> int:
     Matrix products, convolutions and attention are counted; normalisations and the like are not.
     """
     img_BCHW = torch.empty(IMAGES, image.channels, image.height, image.width, device="meta")
-    with FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         loss(img_BCHW).backward()
     return counter.get_total_flops() // IMAGES

@@ -39,7 +39,7 @@ class LoadReport:
         average = " (their moving average)" if self.averaged else ""
         found = [f"{self.source}: {len(self.loaded)} encoder weights loaded{average}"]
         for what, names in (
-            ("resized", self.resized),
+            ("resized or moved", self.resized),
             ("missing in the file, kept as initialised", self.missing),
             ("in the file only, left out", self.unexpected),
             ("of another shape, left out", self.reshaped),
@@ -58,25 +58,25 @@ def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     """
     weights = read_encoder(path)
     own = encoder.state_dict()
-    state = {
-        name: encoder.fit(name, weight, weights.image_size) for name, weight in weights.state.items() if name in own
-    }
+    origin = {place: name for name in weights.state for place in encoder.places(name) if place in own}
+    state = {place: encoder.fit(place, weights.state[name], weights.image_size) for place, name in origin.items()}
     fitting = {name for name in state if own[name].shape == state[name].shape}
     report = LoadReport(
         path,
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{name} {_words(weights.state[name])} -> {_words(state[name])}"
+            f"{origin[name]} {_words(weights.state[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
+            f"{_words(state[name])}"
             for name in sorted(fitting)
-            if state[name] is not weights.state[name]
+            if name != origin[name] or state[name] is not weights.state[name]
         ],
         missing=[name for name in own if name not in state],
-        unexpected=[name for name in weights.state if name not in own],
+        unexpected=[name for name in weights.state if name not in origin.values()],
         reshaped=[f"{name} {_words(state[name])} for {_words(own[name])}" for name in state if name not in fitting],
     )
     _check_share(report, _size(own, fitting), _size(own, own), "of this one's weights are in it")
-    used = _size(weights.state, fitting)
+    used = _size(weights.state, {origin[name] for name in fitting})
     _check_share(report, used, _size(weights.state, weights.state), "of its weights find a place in this one")
     encoder.load_state_dict({name: state[name] for name in fitting}, strict=False)
     return report

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 NAMED = 30  # classes up to which rows carry names, and cells numbers
+LETTERS = 30  # of a name, at most
 
 
 def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> Tensor:
@@ -21,16 +22,17 @@ def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> 
     counts = confusion_KK.numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(names) <= NAMED
+    names = tuple(name if len(name) <= LETTERS else name[: LETTERS - 1] + "…" for name in names)
     side = max(3.4, 0.42 * len(names)) if named else 7.0
     longest = max(map(len, names)) if named else 4
-    figure = Figure(figsize=(side + 1.2 + 0.07 * longest, side + 0.8 + 0.07 * longest), dpi=120, layout="constrained")
+    figure = Figure(figsize=(side + 1.2 + 0.07 * longest, side + 0.8 + 0.07 * longest), dpi=120, layout="compressed")
     axes = figure.add_subplot()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     axes.set(xlabel="answer", ylabel="true class")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title.replace(": ", ":\n"), fontsize=10, parse_math=False)
     if named:
-        axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         size = 8 if counts.max() < 1000 else 6.5
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
