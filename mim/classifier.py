@@ -143,17 +143,16 @@ def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
 
     Raises ValueError, naming the key, where the encoder has not so many blocks, or its blocks have no halves.
     """
-    blocks, layers = encoder.blocks(), encoder.layers()
+    blocks, layers = encoder.blocks(), encoder.layer_parameters()
     if tune_blocks > len(blocks):
         raise ValueError(
             f"FREEZE.tune_blocks is {tune_blocks:g}, and ENCODER.name {encoder.name} has {len(blocks)} blocks: "
             "use fewer, or all"
         )
     whole = len(blocks) - int(tune_blocks)  # the first block that is trained whole
-    ids = encoder.layer_ids()
     trained = {id(p) for layer in layers[whole + 1 :] for p in layer}
     if tune_blocks:
-        trained |= {id(p) for name, p in encoder.named_parameters() if ids[name] == encoder.top_layer}
+        trained |= {id(p) for p in encoder.above_blocks()}
     if tune_blocks % 1:
         half = encoder.upper_half(blocks[whole - 1])
         if not half:

@@ -128,7 +128,7 @@ def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
     known = [*TOP, *sections]
     for section in [*raw, *(key.partition(".")[0] for key in pairs)]:
         if section in schema.ORDER and section not in sections:
-            raise ConfigError(f"{section} is no section of TASK {task}: {one_of(section, known)}")
+            raise ConfigError(f"{section} is no section of TASK {task}. {one_of('', known)}")
         if section not in known:
             raise ConfigError(f"unknown section or key {section}: {one_of(section, known)}")
     for section in sections:

@@ -311,7 +311,7 @@ def test_swin_layer_ids_equal_simmims_own_numbering():
 @pytest.mark.parametrize("kind", LAYERS)
 def test_encoder_layers_hold_no_parameter_twice_and_blocks_stand_in_their_order(kind):
     encoder = LAYERS[kind][0]()
-    layers = encoder.layers()
+    layers = encoder.layer_parameters()
     held = [id(parameter) for layer in layers for parameter in layer]
     assert len(held) == len(set(held))
     assert set(held) <= {id(parameter) for parameter in encoder.parameters()}

@@ -496,12 +496,12 @@ def test_classify_describes_what_is_trained(tmp_path):
     lines = task_of(FINETUNE, {"FREEZE.tune_blocks": 1}).describe()
     assert "3,280 of " in lines["encoder"]
     assert lines["images"].startswith("100 of 1,437 labelled to train, 360 held out")
-    assert "3 linear layers side by side" in task_of(PROBE, {}).describe()["classifier"]
+    assert "4 linear layers side by side" in task_of(PROBE, {}).describe()["classifier"]
 
 
 def test_classify_figures_count_parameters_and_operations():
     tuned, probing = task_of(FINETUNE, {}).figures(), task_of(PROBE, {}).figures()
-    assert tuned["trained_parameters"] == tuned["parameters"] > probing["trained_parameters"] == 3 * 170
+    assert tuned["trained_parameters"] == tuned["parameters"] > probing["trained_parameters"] == 4 * 170
     assert tuned["flops_per_image"] > 2.5 * probing["flops_per_image"]  # a frozen encoder has no backward pass
 
 

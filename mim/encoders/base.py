@@ -84,7 +84,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The repeated blocks from the image up: the units of activation checkpointing."""
         return []
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
         """Parameters from the image up: of the stem, then of each block. What is in none of them is on top."""
         blocks = [list(block.parameters()) for block in self.blocks()]
         inside = {id(parameter) for block in blocks for parameter in block}
@@ -95,13 +95,18 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
 
         Source: MAE, util/lr_decay.py, get_layer_id_for_vit; SimMIM, optimizer.py, get_vit_layer and get_swin_layer.
         """
-        ids = {id(parameter): number for number, layer in enumerate(self.layers()) for parameter in layer}
+        ids = {id(parameter): number for number, layer in enumerate(self.layer_parameters()) for parameter in layer}
         return {name: ids.get(id(parameter), self.top_layer) for name, parameter in self.named_parameters()}
+
+    def above_blocks(self) -> list[nn.Parameter]:
+        """What stands on the last block, such as a last norm, and is trained where only the last blocks are."""
+        ids = self.layer_ids()
+        return [parameter for name, parameter in self.named_parameters() if ids[name] == self.top_layer]
 
     @property
     def top_layer(self) -> int:
         """The layer of whatever stands on this encoder."""
-        return len(self.layers())
+        return len(self.layer_parameters())
 
     def rate_factors(self, decay: float) -> dict[str, float]:
         """Layer decay as a factor on the learning rate of each parameter, by name: decay ** (top_layer - layer)."""

@@ -81,11 +81,15 @@ class Beit(Encoder, name="beit"):
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
         """The shared bias table is in none of them: it belongs to the top."""
         tokens = [token for token in (self.mask_token, self.backbone.cls_token) if token is not None]
         stem = [*tokens, *self.backbone.patch_embed.parameters()]
         return [stem, *(list(block.parameters()) for block in self.blocks())]
+
+    def above_blocks(self) -> list[nn.Parameter]:
+        """Not the shared bias table, which every block reads."""
+        return list(self.backbone.norm.parameters())
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         scale = [] if block.gamma_2 is None else [block.gamma_2]

@@ -70,7 +70,7 @@ class Swin(Encoder, name="swin"):
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self.backbone.layers for block in stage.blocks]  # type: ignore[union-attr]
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
         """A down-sampling layer shares the layer of the last block before it."""
         stem = [] if self.mask_token is None else [self.mask_token]
         layers = [[*stem, *self.backbone.patch_embed.parameters()]]

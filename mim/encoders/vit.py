@@ -75,7 +75,7 @@ class ViT(Encoder, name="vit"):
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
         backbone = self.backbone
         tokens = [token for token in (self.mask_token, backbone.cls_token, backbone.pos_embed) if token is not None]
         return [[*tokens, *backbone.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks())]

@@ -64,6 +64,7 @@ class LARS(Optimizer, name="lars"):
 
     What has no weight decay (biases, 1-D parameters) takes plain steps of SGD with momentum.
     Source: MAE, util/lars.py; the steps are timm's, which adapts without weight decay only under `always_adapt`.
+    Differs from: with weight decay the norms are as You et al. 2017 have them, |g| + decay |w|, not |g + decay w|.
     """
 
     def __init__(self, *, momentum: float = 0.9, trust: float = 0.001, **shared: Any):

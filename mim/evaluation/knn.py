@@ -55,7 +55,7 @@ def knn_answers(bank_MD: Tensor, bank_labels_M: Tensor, queries_ND: Tensor, k: i
     for rows_ND in queries_ND.split(QUERIES_AT_ONCE):
         similarity_Nk, nearest_Nk = (rows_ND @ bank_MD.T).topk(min(k, len(bank_MD)), dim=1)
         votes_NC = torch.zeros(len(rows_ND), classes, device=rows_ND.device)
-        weights_Nk = ((similarity_Nk - 1) / temperature).exp()
+        weights_Nk = ((similarity_Nk - similarity_Nk[:, :1]) / temperature).exp()  # of the nearest: 1, never too small
         votes_NC.scatter_add_(1, bank_labels_M[nearest_Nk], weights_Nk)
         answers.append(votes_NC.argmax(dim=1))
     return torch.cat(answers)

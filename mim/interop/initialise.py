@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
+from torch import Tensor
 
 from mim.encoders import Encoder
 from mim.ops.weights import read_weights
@@ -17,7 +17,7 @@ PREFIX = "encoder."
 class EncoderWeights:
     """An encoder's state dict from a file; image_size: height and width it was built for, None where not known."""
 
-    state: dict[str, torch.Tensor]
+    state: dict[str, Tensor]
     image_size: tuple[int, int] | None
     averaged: bool  # a moving average over training steps, which evaluations used
 
@@ -92,17 +92,21 @@ def read_encoder(path: Path) -> EncoderWeights:
     for key, prefix in (("ema", "module." + PREFIX), ("model", PREFIX)):
         weights = content.get(key)
         held = weights if isinstance(weights, dict) else {}
-        state = {name.removeprefix(prefix): weight for name, weight in held.items() if name.startswith(prefix)}
+        named = {name: weight for name, weight in held.items() if isinstance(name, str) and isinstance(weight, Tensor)}
+        state = {name.removeprefix(prefix): weight for name, weight in named.items() if name.startswith(prefix)}
         if state:
             return EncoderWeights(state, _image_size(content), key == "ema")
     raise ValueError(f"INIT.checkpoint {path} holds no encoder: it is not a checkpoint of this toolkit")
 
 
 def _image_size(content: dict) -> tuple[int, int] | None:
-    config = content.get("config")
-    data = yaml.safe_load(config).get("DATA", {}) if isinstance(config, str) else {}
-    size = data.get("image_size")
-    return (int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None
+    try:
+        config = yaml.safe_load(content["config"])
+        height, width = config["DATA"]["image_size"]
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError):  # whatever else the file holds there
+        return None
+    whole = isinstance(height, int) and isinstance(width, int)
+    return (height, width) if whole and min(height, width) > 0 else None
 
 
 def _check_share(report: LoadReport, part: int, whole: int, what: str) -> None:
@@ -114,9 +118,9 @@ def _check_share(report: LoadReport, part: int, whole: int, what: str) -> None:
         )
 
 
-def _size(state: dict[str, torch.Tensor], names: set[str] | dict[str, torch.Tensor]) -> int:
+def _size(state: dict[str, Tensor], names: set[str] | dict[str, Tensor]) -> int:
     return sum(state[name].numel() for name in names)
 
 
-def _words(weight: torch.Tensor) -> str:
+def _words(weight: Tensor) -> str:
     return "x".join(map(str, weight.shape))

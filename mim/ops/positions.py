@@ -5,10 +5,10 @@ Shapes: N tokens in row-major order, D width, K prefix tokens, L relative positi
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from scipy.interpolate import RectBivariateSpline
 from scipy.optimize import brentq
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 
@@ -47,9 +47,10 @@ def resize_positions(
     high = round((rows * height / width) ** 0.5)
     if high < 1 or rows % high or high * width != rows // high * height or (high, rows // high) == grid:
         return table_1ND
-    return resample_abs_pos_embed(
-        table_1ND, list(grid), [high, rows // high], num_prefix_tokens=num_prefix, antialias=False
-    )
+    prefix_1KD, patches_1ND = table_1ND[:, :num_prefix], table_1ND[:, num_prefix:]
+    map_1Dhw = rearrange(patches_1ND.float(), "b (h w) d -> b d h w", h=high)
+    resized_1Dhw = F.interpolate(map_1Dhw, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([prefix_1KD, rearrange(resized_1Dhw, "b d h w -> b (h w) d").to(table_1ND.dtype)], dim=1)
 
 
 def resize_bias_table(table_LH: Tensor, window: tuple[int, int], grid: tuple[int, int] | None) -> Tensor:
