@@ -14,6 +14,7 @@ from mim.data.labels import Subset, few_labels
 from mim.data.loader import ImageDataset
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, Normalize, RandomCropFlip
+from mim.engine import checkpoint
 from mim.engine.settings import EngineSettings
 from mim.evaluation.flops import training_flops
 from mim.evaluation.reading import Reader
@@ -111,7 +112,13 @@ def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
 
 def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
-    return initialise_encoder(task.model.encoder, Path(cfg.INIT.checkpoint)).lines() if cfg.INIT.checkpoint else []
+    if not cfg.INIT.checkpoint:
+        return []
+    try:
+        file = checkpoint.find(Path(cfg.INIT.checkpoint))
+    except ValueError as error:
+        raise ValueError(f"INIT.checkpoint: {error}") from error
+    return initialise_encoder(task.model.encoder, file).lines()
 
 
 def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain | Classify:

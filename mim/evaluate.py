@@ -52,20 +52,6 @@ class Opened:
     world: World
 
 
-def checkpoint_of(run: Path) -> Path:
-    """The checkpoint that a path means: a file itself; of a run folder the best one, or the last where none is best.
-
-    Raises ValueError where there is none.
-    """
-    if run.is_file():
-        return run
-    best = run / "checkpoints" / "best.pt"
-    found = best if best.is_file() else checkpoint.last(run / "checkpoints")
-    if found is None:
-        raise ValueError(f"{run} is neither a checkpoint nor a run folder with one")
-    return found
-
-
 def knn(
     run: Path, overrides: Sequence[str], pool: Pool, k: int, temperature: float, labels: LabelSettings
 ) -> dict[str, Any]:
@@ -147,7 +133,7 @@ def features(run: Path, overrides: Sequence[str], pool: Pool, output: Path) -> d
 
 @contextmanager
 def _opened(run: Path, overrides: Sequence[str]) -> Iterator[Opened]:
-    path = checkpoint_of(run)
+    path = checkpoint.find(run)
     content = checkpoint.load(path)
     cfg = config.parse_config(content["config"], overrides)
     with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:

@@ -35,7 +35,9 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 @dataclass(frozen=True, kw_only=True)
 class InitSettings:
-    """INIT. checkpoint: a file whose encoder weights the run starts from; empty for none."""
+    """INIT. checkpoint: whose encoder weights the run starts from: a file, or a run folder (its best checkpoint, or its
+    last); empty for none.
+    """
 
     checkpoint: str = ""
 

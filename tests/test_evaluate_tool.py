@@ -47,12 +47,21 @@ def runs(tmp_path_factory):
     """A pretraining run, a fine-tuning and a probe with two rates that came from it."""
     folder = tmp_path_factory.mktemp("runs")
     assert call(folder / "pretrain", TINY)[0] == 0
-    init = {"INIT.checkpoint": folder / "pretrain" / "checkpoints" / "step-44.pt"}
+    init = {"INIT.checkpoint": folder / "pretrain"}  # its last checkpoint
     for task, more in (("finetune", {}), ("probe", {"CLASSIFIER.rates": "[1.0, 10.0]"})):
         recipe = ROOT / "configs" / task / "digits.yaml"
         code, text = call(folder / task, {**SMALL, **init, **more, "SCHEDULE.warmup_epochs": 0}, recipe)
         assert code == 0, text
     return folder
+
+
+def test_a_run_folder_means_its_last_checkpoint_or_its_best(runs, tmp_path):
+    assert "pretrain/checkpoints/step-44.pt: " in (runs / "finetune" / "log.txt").read_text()
+    assert figures(tmp_path, "knn", runs / "pretrain")["checkpoint"].endswith("step-44.pt")
+    assert figures(tmp_path, "knn", runs / "finetune")["checkpoint"].endswith("best.pt")
+    code, text = call(tmp_path / "run", {**SMALL, "INIT.checkpoint": "nowhere"}, ROOT / "configs/finetune/digits.yaml")
+    assert code == 2
+    assert "INIT.checkpoint: nowhere is neither a checkpoint nor a run folder" in text
 
 
 def test_knn_equals_scikit_learn_on_the_written_features(runs, tmp_path):

@@ -57,6 +57,20 @@ def last(folder: Path) -> Path | None:
     return folder / pointer.read_text().strip() if pointer.exists() else None
 
 
+def find(path: Path) -> Path:
+    """The checkpoint that a path means: a file itself; of a run folder the best one, or the last where none is best.
+
+    Raises ValueError where there is none.
+    """
+    if path.is_file():
+        return path
+    best = path / "checkpoints" / "best.pt"
+    found = best if best.is_file() else last(path / "checkpoints")
+    if found is None:
+        raise ValueError(f"{path} is neither a checkpoint nor a run folder with one")
+    return found
+
+
 def load(path: Path) -> dict:
     """A checkpoint's content, on the CPU. Raises ValueError where the file is missing or not one of ours."""
     content = read_weights(path, "checkpoint")
