@@ -58,7 +58,7 @@ class RandomCropFlip:
             top, left, height, width = RandomResizedCrop.get_params(image, self.scale, self.ratio)
             flipped = bool(torch.rand(()) < self.flip)
         image = _resize(F.crop(image, top, left, height, width), self.size, self.interpolation)
-        return F.horizontal_flip(image) if flipped else image
+        return _mirrored(image) if flipped else image
 
 
 class CentreCrop:
@@ -113,6 +113,12 @@ def _resize(image: Stored, size: tuple[int, int], interpolation: InterpolationMo
         resized = F.resize(image.float(), list(size), interpolation, antialias=True)
         return resized.round().clamp(0, 65535).to(torch.uint16)
     return F.resize(image, list(size), interpolation, antialias=True)
+
+
+def _mirrored(image: Stored) -> Stored:
+    if isinstance(image, Tensor) and image.dtype == torch.uint16:  # older PyTorch does not flip this type
+        return image.view(torch.int16).flip(-1).view(torch.uint16)
+    return F.horizontal_flip(image)
 
 
 def to_tensor(image: Stored) -> Tensor:

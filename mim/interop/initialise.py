@@ -11,6 +11,7 @@ from mim.ops.weights import read_weights
 
 LEAST_SHARE = 0.5
 PREFIX = "encoder."
+DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")  # some timm versions keep them in files
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     weights in their shapes, or where less than half of its own find a place; the encoder is then unchanged.
     """
     weights = read_encoder(path)
-    own = encoder.state_dict()
+    own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED)}
     origin = {place: name for name in weights.state for place in encoder.places(name) if place in own}
     state = {place: encoder.fit(place, weights.state[name], weights.image_size) for place, name in origin.items()}
     fitting = {name for name in state if own[name].shape == state[name].shape}
@@ -93,7 +94,8 @@ def read_encoder(path: Path) -> EncoderWeights:
         weights = content.get(key)
         held = weights if isinstance(weights, dict) else {}
         named = {name: weight for name, weight in held.items() if isinstance(name, str) and isinstance(weight, Tensor)}
-        state = {name.removeprefix(prefix): weight for name, weight in named.items() if name.startswith(prefix)}
+        chosen = [name for name in named if name.startswith(prefix) and not name.endswith(DERIVED)]
+        state = {name.removeprefix(prefix): named[name] for name in chosen}
         if state:
             return EncoderWeights(state, _image_size(content), key == "ema")
     raise ValueError(f"INIT.checkpoint {path} holds no encoder: it is not a checkpoint of this toolkit")
