@@ -2,10 +2,11 @@
 
 A study file names recipes, not hyper-parameters:
 
-    STARTS:     {MAE: {config: FILE, set: {KEY: VALUE}}, scratch: {}}
+    STARTS:     {MAE: {config: FILE, set: {KEY: VALUE}}, scratch: {then: {KEY: VALUE}}}
     PROTOCOLS:  {fine-tuning: {config: FILE, set: {KEY: VALUE}}}
     SEEDS:      [0, 1]
 
+`set` changes the named config, `then` every protocol from that start (layer decay, say, does not suit random weights).
 Every start is trained once a seed, and every protocol once a start and seed, each in a run folder of its own. A study
 that is interrupted goes on where it was.
 """
@@ -31,17 +32,18 @@ KEYS = ("STARTS", "PROTOCOLS", "SEEDS")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A config file and what a study sets in it. file: None for a start from random weights."""
+    """A config file and what a study sets in it. file: None for a start from random weights; then: see above."""
 
     file: Path | None
     pairs: dict[str, str] = field(default_factory=dict)
+    then: dict[str, str] = field(default_factory=dict)
 
-    def load(self, seed: int, more: dict[str, str]) -> CfgNode:
+    def load(self, seed: int, then: dict[str, str], more: dict[str, str]) -> CfgNode:
         """The config under a seed. `more` goes on top, as far as the task has the sections."""
         assert self.file is not None
         task = config.load_config(self.file).TASK
         known = {key: value for key, value in more.items() if key.partition(".")[0] in schema.sections(task)}
-        pairs = {**self.pairs, **known, "SEED": str(seed)}
+        pairs = {**self.pairs, **then, **known, "SEED": str(seed)}
         return config.load_config(self.file, [word for pair in pairs.items() for word in pair])
 
 
@@ -137,7 +139,7 @@ def _planned(study: Study, output: Path, more: dict[str, str]) -> list[tuple[str
             if chosen.file is None:
                 continue
             for seed in study.seeds:
-                cfg = chosen.load(seed, more)
+                cfg = chosen.load(seed, pretraining.then if protocol else {}, more)
                 used |= {key for key in more if key.partition(".")[0] in cfg}
                 folder = output / (_slug(protocol) or "pretraining") / _folder(start, seed)
                 runs.append((start, protocol, seed, cfg, folder))
@@ -179,14 +181,21 @@ def _recipes(file: Path, key: str, raw: Any) -> dict[str, Recipe]:
     found = {}
     for name, entry in raw.items():
         entry = entry or {}
-        if not isinstance(entry, dict) or not set(entry) <= {"config", "set"}:
-            raise ValueError(f"{file}: {key}.{name} is {entry!r}: it has the keys config and set")
-        pairs = entry.get("set") or {}
-        if not isinstance(pairs, dict):
-            raise ValueError(f"{file}: {key}.{name}.set is {pairs!r}: it must be a mapping of KEY: VALUE")
+        allowed = ("config", "set", "then") if key == "STARTS" else ("config", "set")
+        if not isinstance(entry, dict) or not set(entry) <= set(allowed):
+            raise ValueError(f"{file}: {key}.{name} is {entry!r}: it has the keys {', '.join(allowed)}")
         config_file = file.parent / entry["config"] if "config" in entry else None
-        found[name] = Recipe(config_file, {word: _text(value) for word, value in pairs.items()})
+        if config_file is None and "set" in entry:
+            raise ValueError(f"{file}: {key}.{name}.set has no config to change: name one, or use then")
+        found[name] = Recipe(config_file, *(_settings(file, f"{key}.{name}", entry, word) for word in ("set", "then")))
     return found
+
+
+def _settings(file: Path, place: str, entry: dict, key: str) -> dict[str, str]:
+    pairs = entry.get(key) or {}
+    if not isinstance(pairs, dict):
+        raise ValueError(f"{file}: {place}.{key} is {pairs!r}: it must be a mapping of KEY: VALUE")
+    return {word: _text(value) for word, value in pairs.items()}
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, tool
 
+from mim import load_config
 from mim.transfer import in_words, read_study
 
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
@@ -57,7 +58,7 @@ def write_study(folder: Path, text: str) -> Path:
 STUDY = """\
 STARTS:
   MAE: {config: quickstart/mae_digits.yaml, set: {HEAD.width: 16, HEAD.depth: 1, HEAD.heads: 2}}
-  scratch: {}
+  scratch: {then: {OPTIMIZER.layer_decay: 0.9}}
 PROTOCOLS:
   linear probe: {config: probe/digits.yaml}
   "fine-tuning, last block": {config: finetune/digits.yaml, set: {FREEZE.tune_blocks: 1}}
@@ -93,6 +94,15 @@ def test_study_starts_from_the_pretraining_of_the_same_seed(finished):
         assert f"pretraining/mae-seed{seed}/checkpoints" in log
         assert "encoder weights loaded" in log
         assert "weights loaded" not in (output / "linear-probe" / f"scratch-seed{seed}" / "log.txt").read_text()
+
+
+def test_study_then_changes_the_protocols_of_that_start_alone(finished):
+    _, output, _ = finished
+    for protocol, decays in (("linear-probe", (1.0, 0.9)), ("fine-tuning-last-block", (0.75, 0.9))):
+        for start, decay in zip(("mae", "scratch"), decays, strict=True):
+            cfg = load_config(output / protocol / f"{start}-seed0" / "config.yaml")
+            assert cfg.OPTIMIZER.layer_decay == decay
+    assert load_config(output / "pretraining" / "mae-seed0" / "config.yaml").OPTIMIZER.layer_decay == 1
 
 
 def test_study_results_are_those_of_the_runs(finished):
@@ -152,6 +162,7 @@ def test_shipped_study_says_how_it_was_run(study):
         ("STARTS: {a: {}}\n", "PROTOCOLS"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {}}\n", "PROTOCOLS.p has no config"),
         ("STARTS: {a: {file: x}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "STARTS.a"),
+        ("STARTS: {a: {set: {SEED: 1}}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "use then"),
         ("START: {}\n", "did you mean 'STARTS'"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\nSEEDS: [x]\n", "SEEDS"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: none.yaml}}\n", "none.yaml"),
