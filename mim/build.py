@@ -117,7 +117,7 @@ def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
     try:
         file = checkpoint.find(Path(cfg.INIT.checkpoint))
     except ValueError as error:
-        raise ValueError(f"INIT.checkpoint: {error}") from error
+        raise ValueError(f"INIT.checkpoint {error}") from error
     return initialise_encoder(task.model.encoder, file).lines()
 
 

@@ -59,9 +59,11 @@ def test_a_run_folder_means_its_last_checkpoint_or_its_best(runs, tmp_path):
     assert "pretrain/checkpoints/step-44.pt: " in (runs / "finetune" / "log.txt").read_text()
     assert figures(tmp_path, "knn", runs / "pretrain")["checkpoint"].endswith("step-44.pt")
     assert figures(tmp_path, "knn", runs / "finetune")["checkpoint"].endswith("best.pt")
-    code, text = call(tmp_path / "run", {**SMALL, "INIT.checkpoint": "nowhere"}, ROOT / "configs/finetune/digits.yaml")
-    assert code == 2
-    assert "INIT.checkpoint: nowhere is neither a checkpoint nor a run folder" in text
+    recipe = ROOT / "configs" / "finetune" / "digits.yaml"
+    for path, reason in (("nowhere", "does not exist"), (ROOT / "docs", "is no run folder with a checkpoint")):
+        code, text = call(tmp_path / "run", {**SMALL, "INIT.checkpoint": path}, recipe)
+        assert code == 2
+        assert f"INIT.checkpoint {path} {reason}" in text
 
 
 def test_knn_equals_scikit_learn_on_the_written_features(runs, tmp_path):
@@ -141,7 +143,7 @@ def test_few_labels_shrink_the_bank(runs, tmp_path):
     ("words", "named"),
     [
         (("classify", "pretrain"), "no classifier"),
-        (("knn", "nothing"), "neither a checkpoint nor a run folder"),
+        (("knn", "nothing"), "nothing does not exist"),
         (("knn", "pretrain", "--k", "0"), "--k is 0"),
         (("logistic", "pretrain", "--c", "0"), "--c is 0"),
         (("knn", "pretrain", "ENCODER.width", "32"), "holds another model"),

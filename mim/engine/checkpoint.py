@@ -62,12 +62,14 @@ def find(path: Path) -> Path:
 
     Raises ValueError where there is none.
     """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: name a checkpoint, or a run folder with one")
     if path.is_file():
         return path
     best = path / "checkpoints" / "best.pt"
     found = best if best.is_file() else last(path / "checkpoints")
     if found is None:
-        raise ValueError(f"{path} is neither a checkpoint nor a run folder with one")
+        raise ValueError(f"{path} is no run folder with a checkpoint")
     return found
 
 
