@@ -64,10 +64,11 @@ class RandomCropFlipColour(RandomCropFlip):
 
     def __init__(self, settings: ClassifyAugmentSettings, data: DataSettings):
         super().__init__(settings, data.image_size)
-        for key, value in (("randaugment", settings.randaugment), ("jitter", settings.jitter)):
+        for key, value, off in (("randaugment", settings.randaugment, "''"), ("jitter", settings.jitter, 0)):
             if value and data.channels not in (1, 3):
                 raise ValueError(
-                    f"AUGMENT.{key} is {value}: it changes grey or RGB pictures, and DATA.channels is {data.channels}"
+                    f"AUGMENT.{key} is {value}: it changes grey or RGB pictures, and DATA.channels is {data.channels}; "
+                    f"turn it off with AUGMENT.{key} {off}"
                 )
         self.rand_augment = None
         if settings.randaugment:
@@ -88,7 +89,7 @@ class RandomCropFlipColour(RandomCropFlip):
                 if isinstance(image, Tensor):
                     raise ValueError(
                         f"AUGMENT.randaugment works on 8-bit pictures, and the data holds arrays of {image.dtype}: "
-                        'set AUGMENT.randaugment ""'
+                        "turn it off with AUGMENT.randaugment ''"
                     )
                 image = self.rand_augment(image)
             if self.jitter is not None:
