@@ -1,6 +1,6 @@
 # make quickstart   install, then pretrain MAE and SimMIM on real digits and show what came out
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
-# make test         install, then run the tests (under ten minutes on two cores)
+# make test         install, then run the tests (about five minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
