@@ -49,14 +49,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 def parse_config(text: str, overrides: Sequence[str] = ()) -> CfgNode:
     """As load_config, of the text of a file."""
-    pairs = _pairs(overrides)
+    return _resolve(read_mapping(text), read_pairs(overrides))
+
+
+def read_mapping(text: str) -> Raw:
+    """A YAML mapping with every scalar as text. Raises ConfigError where it is none, or a key stands twice."""
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506 - a subclass of BaseLoader: text only
     except yaml.YAMLError as error:
         raise ConfigError(f"not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"a config is a mapping of sections, not {type(raw).__name__}")
-    return _resolve(raw, pairs)
+        raise ConfigError(f"it must be a mapping of sections, not {type(raw).__name__}")
+    return raw
+
+
+def read_pairs(overrides: Sequence[str]) -> dict[str, str]:
+    """KEY VALUE pairs of a command line. Raises ConfigError for a key without a value, or one that is given twice."""
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs, KEY VALUE: {overrides[-1]!r} has no value")
+    pairs: dict[str, str] = {}
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key in pairs:
+            raise ConfigError(f"{key} is given twice on the command line: {pairs[key]} and {value}")
+        pairs[key] = value
+    return pairs
 
 
 def dump(cfg: CfgNode) -> str:
@@ -174,17 +190,6 @@ class _Loader(yaml.BaseLoader):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
-
-
-def _pairs(overrides: Sequence[str]) -> dict[str, str]:
-    if len(overrides) % 2:
-        raise ConfigError(f"overrides come in pairs, KEY VALUE: {overrides[-1]!r} has no value")
-    pairs: dict[str, str] = {}
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if key in pairs:
-            raise ConfigError(f"{key} is given twice on the command line: {pairs[key]} and {value}")
-        pairs[key] = value
-    return pairs
 
 
 def _value(key: str, kind: Key, raw: Raw, raw_key: str, pairs: dict[str, str]) -> Any:

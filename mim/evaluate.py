@@ -185,10 +185,8 @@ def _check_labelled(opened: Opened, source: Source) -> None:
 def _features(opened: Opened, source: Source, pool: Pool) -> Features:
     encoder: Encoder = schema.part(opened.cfg, "ENCODER", schema.image_spec(opened.cfg))
     normalize, world = _ready(opened, encoder, "encoder."), opened.world
-    data, reader = (
-        build.evaluation_data(opened.cfg, source),
-        Reader(opened.cfg.DATA.batch_size, opened.cfg.DATA.workers),
-    )
+    data = build.evaluation_data(opened.cfg, source)
+    reader = Reader(opened.cfg.DATA.batch_size, opened.cfg.DATA.workers)
     with _inference(opened):
         shown = reader.read(data, range(len(data)), world.rank, world.size)
         features_ND, labels_N, rows_N = map(world.gather, features_of(encoder, pool, normalize, shown, world.device))

@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from mim import config, schema
@@ -73,19 +72,17 @@ class Results:
         return mean(self.pretraining.get((start, seed), {}).get(figure, 0) for seed in self.study.seeds)
 
 
-def read_study(file: Path, overrides: Sequence[str] = ()) -> Study:
-    """A study file; KEY VALUE pairs go to every run whose task has that section.
+def read_study(file: Path) -> Study:
+    """A study file.
 
     Raises ValueError that names the file and the key for what is missing, unknown or of the wrong kind.
     """
     if not file.is_file():
         raise ValueError(f"study {file} does not exist")
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - BaseLoader: text only
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file}: a study is a mapping of {', '.join(KEYS)}")
+        raw = config.read_mapping(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     for key in raw:
         if key not in KEYS:
             raise ValueError(f"{file}: unknown key {key}: {one_of(key, KEYS)}")
@@ -103,9 +100,11 @@ def read_study(file: Path, overrides: Sequence[str] = ()) -> Study:
 def run_study(study: Study, output: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Results:
     """Trains what is not trained yet, in `output`, and writes results.json there. `say` is told of each run's end.
 
+    KEY VALUE pairs go to every run whose task has that section.
+
     Every config is loaded before the first run starts. Raises ValueError for what the user can mend.
     """
-    more = _pairs(overrides)
+    more = config.read_pairs(overrides)
     runs = _planned(study, output, more)
     pretraining: dict[tuple[str, int], dict[str, Any]] = {}
     transfer: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -141,7 +140,11 @@ def _planned(study: Study, output: Path, more: dict[str, str]) -> list[tuple[str
             for seed in study.seeds:
                 cfg = chosen.load(seed, pretraining.then if protocol else {}, more)
                 used |= {key for key in more if key.partition(".")[0] in cfg}
-                folder = output / (_slug(protocol) or "pretraining") / _folder(start, seed)
+                folder = output / (_slug(protocol) if protocol else "pretraining") / _folder(start, seed)
+                if any(folder == other[-1] for other in runs):
+                    raise ValueError(
+                        f"{protocol or 'pretraining'}, {start}: another run has the folder {folder}; rename it"
+                    )
                 runs.append((start, protocol, seed, cfg, folder))
     unused = [key for key in more if key not in used]
     if unused:
@@ -200,12 +203,6 @@ def _settings(file: Path, place: str, entry: dict, key: str) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
-
-
-def _pairs(overrides: Sequence[str]) -> dict[str, str]:
-    if len(overrides) % 2:
-        raise ValueError(f"overrides come in pairs, KEY VALUE: {overrides[-1]!r} has no value")
-    return dict(zip(overrides[::2], overrides[1::2], strict=True))
 
 
 def _folder(start: str, seed: int) -> str:

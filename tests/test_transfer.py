@@ -168,6 +168,13 @@ def test_shipped_study_says_how_it_was_run(study):
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: none.yaml}}\n", "none.yaml"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml, set: {TRAIN.epoch: 1}}}\n", "TRAIN.epoch"),
         ("STARTS: {a: [}\n", "not YAML"),
+        ("STARTS: {a: {}, a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "'a' stands twice"),
+        ("STARTS: {a b: {}, A-B: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "another run has the folder"),
+        (
+            "STARTS: {a: {config: quickstart/mae_digits.yaml}}\n"
+            "PROTOCOLS: {Pretraining: {config: finetune/digits.yaml}}\n",
+            "another run has the folder",
+        ),
     ],
 )
 def test_study_mistakes_are_named(text, named, tmp_path):
