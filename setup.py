@@ -22,6 +22,7 @@ setup(
         "pillow>=11.0",
         "pyyaml>=6.0",
         "yacs>=0.1.8",
+        "safetensors>=0.5",
         "tensorboard>=2.19",
         "rich>=14.0",
         "matplotlib>=3.10",
@@ -35,6 +36,7 @@ setup(
             "ruff>=0.15",
             "mypy>=1.18",
             "types-PyYAML",
+            "transformers>=5.0",
             "pre-commit>=4",
         ]
     },

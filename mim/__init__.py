@@ -3,6 +3,7 @@
 from mim.build import build_classifier, build_model
 from mim.classifier import Classifier
 from mim.config import ConfigError, load_config
+from mim.convert import load_encoder
 from mim.data import Source
 from mim.encoders import Encoder
 from mim.engine.optim import Optimizer
@@ -36,4 +37,5 @@ __all__ = [
     "build_classifier",
     "build_model",
     "load_config",
+    "load_encoder",
 ]

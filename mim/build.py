@@ -18,6 +18,7 @@ from mim.engine import checkpoint
 from mim.engine.settings import EngineSettings
 from mim.evaluation.flops import training_flops
 from mim.evaluation.reading import Reader
+from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
 from mim.model import MaskedImageModel
 from mim.ops.seeding import derive_seed
@@ -115,10 +116,18 @@ def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
     if not cfg.INIT.checkpoint:
         return []
     try:
-        file = checkpoint.find(Path(cfg.INIT.checkpoint))
+        file = weights_file(Path(cfg.INIT.checkpoint))
     except ValueError as error:
         raise ValueError(f"INIT.checkpoint {error}") from error
     return initialise_encoder(task.model.encoder, file).lines()
+
+
+def weights_file(path: Path) -> Path:
+    """What a path to weights means: of a run folder its best checkpoint, or its last; else the path itself.
+
+    Raises ValueError where there is nothing.
+    """
+    return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
 def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain | Classify:

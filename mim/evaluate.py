@@ -21,13 +21,13 @@ from mim.data.transforms import Normalize
 from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
-from mim.engine.files import write_whole
 from mim.engine.modes import deterministic_kernels
 from mim.evaluation.accuracy import TOP
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
 from mim.evaluation.reading import Reader
 from mim.ops.attention import choose_attention
+from mim.ops.files import write_whole
 from mim.structures import Pool
 from mim.tasks.classify import count
 

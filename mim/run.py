@@ -9,10 +9,10 @@ from yacs.config import CfgNode
 from mim import build, config, schema
 from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
-from mim.engine.files import write_text
 from mim.engine.run_folder import RunFolder
 from mim.engine.telemetry import log_to_console, log_to_file
 from mim.engine.trainer import Trainer
+from mim.ops.files import write_text
 
 LOG = logging.getLogger("mim")
 

@@ -35,8 +35,8 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 @dataclass(frozen=True, kw_only=True)
 class InitSettings:
-    """INIT. checkpoint: whose encoder weights the run starts from: a file, or a run folder (its best checkpoint, or its
-    last); empty for none.
+    """INIT. checkpoint: whose encoder weights the run starts from: a run folder (its best checkpoint, or its last) or a
+    checkpoint of this toolkit, a file of MAE, SimMIM or timm, or a folder of transformers; empty for none.
     """
 
     checkpoint: str = ""

@@ -22,7 +22,7 @@ from yacs.config import CfgNode
 
 from mim import config, schema
 from mim.engine import checkpoint
-from mim.engine.files import write_json, write_text
+from mim.ops.files import write_json, write_text
 from mim.registry import one_of
 from mim.run import train
 

@@ -22,8 +22,8 @@ from rich.table import Table
 from mim import evaluate
 from mim.data.labels import LabelSettings
 from mim.engine.distributed import RunStopped
-from mim.engine.files import write_json
 from mim.engine.telemetry import log_to_console
+from mim.ops.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,12 +1,16 @@
 """Encoder: the family of parts that turn an image, part of it hidden, into features.
 
-Shapes: B batch, C channels, H W pixels, N tokens, D width of a token.
+Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width of a token.
 """
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -15,6 +19,31 @@ from mim.registry import Component, one_of
 from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask
 
 Hidden = Literal["drop", "replace", "none"]
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What weights tell of the encoder that they are of: its config keys and its images, None where not told.
+
+    untold: keys that change what the encoder computes and leave no trace in its weights.
+    """
+
+    keys: dict[str, Any]
+    channels: int | None = None
+    image_size: tuple[int, int] | None = None
+    untold: tuple[str, ...] = ()
+
+
+def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules stand below a prefix in the names of a state dict."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+
+def square(count: int) -> int:
+    """The side of a square of that many; 0 where there is none."""
+    side = math.isqrt(max(count, 0))
+    return side if side**2 == count else 0
 
 
 def check_block(width: int, mlp_ratio: float, drop_path: float) -> None:
@@ -79,6 +108,35 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     @abstractmethod
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         """Features of normalised images; without a mask, of all of them."""
+
+    def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
+        """The maps that this encoder has by itself, (B, D, h, w) by stride in pixels: of a plain one the last."""
+        features = self(img_BCHW)
+        return {self.spec.stride: rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])}
+
+    def feature_maps(self, img_BCHW: Tensor, strides: Sequence[int] = STRIDES) -> dict[int, Tensor]:
+        """The maps that detectors and segmenters take, (B, D, ceil(H / stride), ceil(W / stride)) by stride in pixels.
+
+        A stride that the encoder has no stage for is made from the nearest finer stage, averaged down (bilinear with
+        antialiasing), or else from its finest one, bilinearly enlarged: no weights are added. Widths differ by stage.
+        """
+        stages = self.stage_maps(img_BCHW)
+        maps = {}
+        for stride in strides:
+            nearest = max((own for own in stages if own <= stride), default=min(stages))
+            size = [-(-side // stride) for side in img_BCHW.shape[-2:]]
+            fits = list(stages[nearest].shape[-2:]) == size
+            maps[stride] = (
+                stages[nearest]
+                if fits
+                else F.interpolate(stages[nearest], size=size, mode="bilinear", align_corners=False, antialias=True)
+            )
+        return maps
+
+    @classmethod
+    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+        """What the weights of an encoder of this kind, under the names of its state dict, tell of its keys."""
+        return Description({})
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks from the image up: the units of activation checkpointing."""

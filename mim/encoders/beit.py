@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W pixels, N tokens, D width.
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -11,13 +12,14 @@ import torch
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden, check_block
+from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of, square
 from mim.ops.checks import at_least
 from mim.ops.positions import resize_bias_table
 from mim.structures import Features, ImageSpec, PatchMask
 
 PREFIX_ROWS = 3  # of a bias table, its last: class token to patch, patch to class token, class token to itself
 SHARED = "backbone.rel_pos_bias.relative_position_bias_table"
+FIRST = "backbone.blocks.0."
 
 
 class Beit(Encoder, name="beit"):
@@ -77,6 +79,28 @@ class Beit(Encoder, name="beit"):
         if not norm:
             self.backbone.norm = nn.Identity()
         self._initialise(cut=0.02 if hidden == "replace" else 2.0)
+
+    @classmethod
+    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+        """A table of biases is taken for that of a square image. Raises ValueError where there is none."""
+        table_LH = state.get(SHARED, state.get(f"{FIRST}attn.relative_position_bias_table"))
+        if table_LH is None:
+            raise ValueError("it has no table of relative-position biases: ENCODER.name beit has no other positions")
+        width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
+        distances = square(len(table_LH) - PREFIX_ROWS)  # 2 side - 1
+        side = (distances + 1) // 2 if distances % 2 else 0
+        scale = state.get(f"{FIRST}gamma_1")
+        keys = {
+            "patch": patch,
+            "width": width,
+            "depth": depth_of(state, "backbone.blocks."),
+            "heads": table_LH.shape[1],
+            "mlp_ratio": len(state[f"{FIRST}mlp.fc1.weight"]) / width,
+            "bias": "shared" if SHARED in state else "block",
+            "layer_scale": 0.0 if scale is None else 0.1,
+            "norm": "backbone.norm.weight" in state,
+        }
+        return Description(keys, channels, (side * patch, side * patch) if side else None)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)

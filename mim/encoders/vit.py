@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, N tokens, K prefix tokens, D width.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -11,7 +12,7 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden, check_block
+from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of, square
 from mim.ops.checks import at_least
 from mim.ops.positions import resize_positions, sincos_table
 from mim.structures import Features, ImageSpec, PatchMask
@@ -71,6 +72,28 @@ class ViT(Encoder, name="vit"):
         if not norm:
             self.backbone.norm = nn.Identity()
         self._initialise(positions)
+
+    @classmethod
+    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+        """A table of positions is taken for that of a square image."""
+        width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
+        table_1ND, class_token = state["backbone.pos_embed"], "backbone.cls_token" in state
+        side = square(table_1ND.shape[1] - class_token)
+        fixed = (
+            side
+            and width % 4 == 0
+            and torch.allclose(table_1ND.float(), sincos_table((side, side), width, int(class_token)), atol=1e-5)
+        )
+        keys = {
+            "patch": patch,
+            "width": width,
+            "depth": depth_of(state, "backbone.blocks."),
+            "mlp_ratio": len(state["backbone.blocks.0.mlp.fc1.weight"]) / width,
+            "positions": "sincos" if fixed else "learned",
+            "class_token": class_token,
+            "norm": "backbone.norm.weight" in state,
+        }
+        return Description(keys, channels, (side * patch, side * patch) if side else None, untold=("heads",))
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)

@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mim.engine.files import write_text, write_whole
 from mim.ops.checks import at_least
-from mim.ops.weights import read_weights
-
-FORMAT = "mim-toolkit checkpoint 1"
+from mim.ops.files import write_text, write_whole
+from mim.ops.weights import OWN, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ def save(folder: Path, step: int, content: dict, keep: int) -> Path:
 
 def write(path: Path, content: dict) -> None:
     """One checkpoint file, whole or not at all."""
-    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    write_whole(path, lambda file: torch.save({"format": OWN, **content}, file))
 
 
 def last(folder: Path) -> Path | None:
@@ -76,8 +74,8 @@ def find(path: Path) -> Path:
 def load(path: Path) -> dict:
     """A checkpoint's content, on the CPU. Raises ValueError where the file is missing or not one of ours."""
     content = read_weights(path, "checkpoint")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {FORMAT!r}")
+    if not isinstance(content, dict) or content.get("format") != OWN:
+        raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {OWN!r}")
     return content
 
 

@@ -5,9 +5,9 @@ import math
 
 from mim.engine import checkpoint
 from mim.engine.distributed import RunStopped, World
-from mim.engine.files import write_json
 from mim.engine.run_folder import RunFolder
 from mim.engine.watch import Health
+from mim.ops.files import write_json
 
 LOG = logging.getLogger("mim")
 

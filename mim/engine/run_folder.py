@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mim.engine.files import write_json, write_text
+from mim.ops.files import write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "einops")
 

@@ -18,7 +18,6 @@ from mim.engine import checkpoint
 from mim.engine.distributed import World
 from mim.engine.failures import BrokenFiles, report_unhealthy
 from mim.engine.feed import Feed
-from mim.engine.files import write_json
 from mim.engine.modes import deterministic_kernels, peak_memory, recompute_activations
 from mim.engine.optim import parameter_groups, without_effect
 from mim.engine.protocol import Task
@@ -27,6 +26,7 @@ from mim.engine.settings import EngineSettings, Plan
 from mim.engine.telemetry import Meter, Stopwatch, Telemetry, announce, log_progress
 from mim.engine.watch import Health, Watch
 from mim.ops.attention import choose_attention
+from mim.ops.files import write_json
 from mim.ops.seeding import derive_seed
 from mim.structures import Place
 

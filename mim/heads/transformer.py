@@ -3,7 +3,9 @@
 Shapes: B batch, N tokens, K prefix tokens, D width, P target entries of one token.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -63,6 +65,13 @@ class Transformer(Head, name="transformer"):
                 nn.init.zeros_(module.bias)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
+
+    @classmethod
+    def described_by(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The config keys that the weights of such a head tell; heads leave no trace in them."""
+        width = len(state["embed.weight"])
+        depth = len({name.split(".")[1] for name in state if name.startswith("layers.")})
+        return {"width": width, "depth": depth, "mlp_ratio": len(state["layers.0.mlp.fc1.weight"]) / width}
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)

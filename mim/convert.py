@@ -1,0 +1,95 @@
+"""Converting weights between formats, and encoders ready to use from any of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from yacs.config import CfgNode
+
+from mim import build, config, schema
+from mim.data import DataSettings
+from mim.encoders import Encoder
+from mim.interop import Format, Weights, read
+from mim.interop.formats import ENCODER, as_yaml
+from mim.interop.initialise import place
+from mim.interop.names import in_words
+from mim.registry import keys_of
+
+
+def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool = True) -> Encoder:
+    """An encoder with its weights, on the CPU and in eval mode, that sees whole images: `encoder(img_BCHW)`.
+
+    Args:
+        path: a checkpoint or a run folder of this toolkit, a file of facebookresearch/mae, microsoft/SimMIM or timm
+            (.pth, .safetensors), or a folder of transformers. Images are to be normalised as its training did.
+        overrides: `KEY VALUE` pairs as of a config: what the file does not tell, or another size to which positions
+            are resized: `["DATA.image_size", "[384, 384]"]`.
+        strict: refuse a file whose encoder has weights that have no place here, or lacks some; features would differ.
+
+    Raises ValueError where the file is missing, damaged, in no known format, or does not tell a key that is needed.
+    """
+    weights = read(build.weights_file(Path(path)), "weights")
+    known = {name: weights.sections.get(name, {}) for name in ("DATA", "ENCODER")}
+    data = {key: held for key, held in known["DATA"].items() if key in keys_of(DataSettings)}
+    plain = {"TASK": "finetune", "DATA": data, "ENCODER": {**known["ENCODER"], "hidden": "none"}}
+    encoder = _encoder(describe(replace(weights, sections=plain), overrides))
+    placed = place(encoder, weights, "weights")
+    report = placed.report
+    unknown = [name for name in report.unexpected if name != "mask_token"]
+    if strict and (report.missing or report.reshaped or unknown):
+        raise ValueError(
+            "\n".join(
+                [
+                    f"weights {path} hold more, or less, than ENCODER.name {encoder.name} computes with, so that its "
+                    "features would differ (strict=False loads what fits):",
+                    *report.lines()[1:],
+                ]
+            )
+        )
+    encoder.load_state_dict(placed.state, strict=False)
+    return encoder.eval().requires_grad_(False)
+
+
+def convert(source: Path, target: Path, to: str, given: str = "", overrides: Sequence[str] = ()) -> list[str]:
+    """Writes the weights of a file or folder in another format; says in lines what became of each.
+
+    given: the format to read; recognised by its keys where empty. overrides: `KEY VALUE` pairs as of a config.
+
+    Raises ValueError where the file cannot be read or written in that format, does not tell a key that is needed, or
+    holds too little of an encoder; nothing is written then.
+    """
+    if target.exists() and target.resolve() == source.resolve():
+        raise ValueError(f"OUT {target} is the file to read: name another")
+    weights = read(build.weights_file(source), "IN", given)
+    cfg = describe(weights, overrides)
+    with torch.device("meta"):
+        placed = place(_encoder(cfg), weights, "IN")
+    others = {name: held for name, held in weights.state.items() if not name.startswith(ENCODER)}
+    state = {**{ENCODER + name: held for name, held in placed.state.items()}, **others}
+    complete = replace(weights, state=state, sections=yaml.safe_load(config.dump(cfg)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = Format.named(to)().write(complete, target)
+    lines = placed.report.lines()
+    if others:
+        lines.append(f"  and beside the encoder: {in_words(others)}")
+    lines.append(f"{target} ({to}): {len(state) - len(written.left_out)} weights written")
+    if written.left_out:
+        lines.append(f"  without a place there, left out: {in_words(written.left_out)}")
+    return [*lines, f"  to load: {written.use}"]
+
+
+def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
+    """The complete config of a file's weights. Raises ValueError for keys that neither it nor the pairs tell."""
+    asked = [key for key in weights.untold if key not in overrides[::2]]
+    if asked:
+        raise ValueError(
+            f"{weights.source} does not tell {' and '.join(asked)}: name each, as in ENCODER.heads 12 or "
+            'DATA.image_size "[224, 224]"'
+        )
+    return config.parse_config(as_yaml(weights.sections), overrides)
+
+
+def _encoder(cfg: CfgNode) -> Encoder:
+    return schema.part(cfg, "ENCODER", schema.image_spec(cfg))

@@ -1,0 +1,93 @@
+"""Stored: a file, or a folder, of weights as it was read, whatever its format."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mim.ops.weights import read_safetensors, read_weights
+
+HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
+WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and DDP
+DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")  # made anew by every model
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """weights: under the file's names, without what is derived from settings; holder: the key they stood under.
+
+    beside: what else stood in the file, or of a folder the content of config.json.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    beside: dict[str, Any]
+    holder: str = ""
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The weights below a prefix, which is taken off."""
+        return {name.removeprefix(prefix): held for name, held in self.weights.items() if name.startswith(prefix)}
+
+
+def is_pretrained_folder(path: Path) -> bool:
+    """Whether a folder is one that `save_pretrained` of transformers writes."""
+    return (path / CONFIG).is_file()
+
+
+def read_stored(path: Path, called: str) -> Stored:
+    """A PyTorch file, a .safetensors file or a folder with config.json.
+
+    Raises ValueError, naming the file as `called`, where it is missing, damaged or holds more than plain values.
+    """
+    if is_pretrained_folder(path):
+        return _read_folder(path, called)
+    if path.suffix == ".safetensors":
+        weights, texts = read_safetensors(path, called)
+        return Stored(path, _plain(weights), dict(texts))
+    content = read_weights(path, called)
+    content = content if isinstance(content, dict) else {}
+    holder = next((key for key in HOLDERS if isinstance(content.get(key), dict) and _plain(content[key])), "")
+    weights = _plain(content[holder] if holder else content)
+    beside = {key: _fields(value) for key, value in content.items() if key != holder and isinstance(key, str)}
+    return Stored(path, weights, beside if holder else {}, holder)
+
+
+def tensors(held: Any) -> dict[str, Tensor]:
+    """The named tensors of a mapping, contained in nothing."""
+    pairs = held.items() if isinstance(held, dict) else ()
+    return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _plain(held: Any) -> dict[str, Tensor]:
+    """The weights of a mapping: without wrappers' prefixes, and without what every model derives anew."""
+    found = {name: value for name, value in tensors(held).items() if not name.endswith(DERIVED)}
+    for wrapper in WRAPPERS:
+        if found and all(name.startswith(wrapper) for name in found):
+            found = {name.removeprefix(wrapper): value for name, value in found.items()}
+    return found
+
+
+def _fields(value: Any) -> Any:
+    return vars(value) if isinstance(value, argparse.Namespace) else value
+
+
+def _read_folder(path: Path, called: str) -> Stored:
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        index = path / "model.safetensors.index.json"
+        files = ["model.safetensors"]
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{called} {path}: its JSON cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{called} {path / CONFIG} must hold a mapping, not {type(config).__name__}")
+    weights: dict[str, Tensor] = {}
+    for name in files:
+        inside = path / Path(str(name)).name  # an index names files of its own folder
+        weights.update(read_safetensors(inside, called)[0])
+    return Stored(path, _plain(weights), config)

@@ -1,0 +1,220 @@
+"""Format: the family of file formats that weights come from and go to. A new one is a file here.
+
+Everything passes through this toolkit's own names: a format reads `Weights` from a file, or writes them to one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from torch import Tensor
+
+from mim.encoders import Encoder
+from mim.interop.files import Stored, read_stored
+from mim.registry import Component, one_of
+
+ENCODER = "encoder."
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of a ViT, by its width
+RECORD = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
+PRETRAINED = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
+CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA")
+Sections = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's weights under this toolkit's names, and what is known of the model.
+
+    state: named as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*); sections: config sections with
+    the keys that are known; untold: keys, as SECTION.key, that matter and that neither weights nor file tell;
+    left_out: names of the file's weights that have no place here; averaged: a moving average over training steps;
+    notes: what a person should know, a line each.
+    """
+
+    state: dict[str, Tensor]
+    sections: Sections
+    source: str
+    untold: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    averaged: bool = False
+    notes: tuple[str, ...] = ()
+    format: str = ""
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The weights whose names start with a prefix."""
+        return {name: held for name, held in self.state.items() if name.startswith(prefix)}
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that the model was made for, where known."""
+        size = self.sections.get("DATA", {}).get("image_size")
+        whole = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)
+        return (size[0], size[1]) if whole and min(size) > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a format made of weights: ours that it has no place for, and a line that says how to load the rest."""
+
+    left_out: list[str] = field(default_factory=list)
+    use: str = ""
+
+
+class Format(Component, ABC, section="FORMAT"):
+    """How one code base names its weights, and where it keeps what they do not tell."""
+
+    @abstractmethod
+    def recognises(self, stored: Stored) -> bool:
+        """Whether a file is in this format, by its keys."""
+
+    @abstractmethod
+    def read(self, stored: Stored) -> Weights:
+        """The weights under our names. Raises ValueError, with the reason, where no encoder here computes the same."""
+
+    @abstractmethod
+    def write(self, weights: Weights, path: Path) -> Written:
+        """Writes a file, or a folder, that the code base itself can load; `weights.sections` must be complete.
+
+        Raises ValueError, with the reason, where its encoders do not compute the same.
+        """
+
+
+def read(path: Path, called: str, given: str = "") -> Weights:
+    """Weights from a file, or a folder, of any known format; `given` names it where it is not to be recognised.
+
+    Raises ValueError, naming the file as `called`, where it is missing, damaged, or in no known format.
+    """
+    stored = read_stored(path, called)
+    for name, part in Format.members().items():
+        if name == given or (not given and part().recognises(stored)):
+            return replace(part().read(stored), format=name)
+    names = ", ".join(list(stored.weights)[:5]) or "none"
+    raise ValueError(
+        f"{called} {path} holds no encoder in a known format. {one_of('', Format.members())}. "
+        f"Its first weights: {names}"
+    )
+
+
+def record(weights: Weights) -> dict[str, str]:
+    """What goes beside converted weights: their source, and what they do not tell of their model."""
+    kept = {name: held for name, held in weights.sections.items() if name in PRETRAINED}
+    data, encoder = kept["DATA"], kept["ENCODER"]
+    kept["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
+    kept["ENCODER"] = {key: held for key, held in encoder.items() if key != "hidden"}
+    return {**origin(weights), RECORD: as_yaml(kept)}
+
+
+def origin(weights: Weights) -> dict[str, str]:
+    """Where converted weights come from, as every format records it."""
+    return {"converted_from": f"{Path(weights.source).name} ({weights.format})"}
+
+
+def as_yaml(sections: Sections) -> str:
+    """Sections as the text of a config."""
+    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None)
+
+
+def sections_of(text: Any) -> Sections:
+    """The sections of a config that stood in a file; empty where it is none. PLUGINS are left out: a file of weights
+    runs nothing.
+    """
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError, TypeError):  # whatever else the file holds there
+        return {}
+    return {name: held for name, held in found.items() if name != "PLUGINS"} if isinstance(found, dict) else {}
+
+
+def merged(*known: Sections) -> Sections:
+    """Sections key by key, the later over the earlier."""
+    found: Sections = {}
+    for sections in known:
+        for name, held in sections.items():
+            found[name] = {**found.get(name, {}), **held} if isinstance(held, dict) else held
+    return found
+
+
+def described(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[Sections, tuple[str, ...]]:
+    """The sections of a file of weights, and which keys of ENCODER and DATA nothing tells.
+
+    state: a model's, under our names; known: TASK, and what a file says beside the weights, which goes over what they
+    tell.
+    """
+    weights = {name.removeprefix(ENCODER): held for name, held in state.items() if name.startswith(ENCODER)}
+    told = Encoder.named(encoder).described_by(weights)
+    data: Sections = dict(IMAGENET) if told.channels == 3 else {}
+    if told.channels is not None:
+        data["channels"] = told.channels
+    if told.image_size is not None:
+        data["image_size"] = list(told.image_size)
+    task = known["TASK"]
+    sections = merged({"TASK": task, "ENCODER": {"name": encoder, **told.keys}, "DATA": data}, known)
+    of_task = ("TASK", *(PRETRAINED if task == "pretrain" else CLASSIFYING))
+    sections = {name: held for name, held in sections.items() if name in of_task}
+    untold = [f"ENCODER.{key}" for key in told.untold if key not in sections["ENCODER"]]
+    return sections, (*untold, *(() if "image_size" in sections["DATA"] else ("DATA.image_size",)))
+
+
+def classifying(state: dict[str, Tensor]) -> Sections:
+    """TASK, ENCODER.hidden and CLASSIFIER of an encoder that sees whole images, with or without a linear layer."""
+    if "norm.running_mean" in state:
+        return {"TASK": "linear_probe", "ENCODER": {"hidden": "none"}}
+    mean = "norm.weight" in state or f"{ENCODER}backbone.cls_token" not in state
+    pooled = {"pool": "mean" if mean else "class", "norm": "norm.weight" in state}
+    return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "CLASSIFIER": pooled}
+
+
+def has_classifier(weights: Weights, pools: Iterable[str]) -> bool:
+    """Whether weights end in a fine-tuned classifier on one of these: `class`, the class token behind the encoder's
+    norm; `mean`, the mean of such tokens; `mean, norm`, a mean with the norm behind it.
+    """
+    if weights.sections["TASK"] != "finetune" or "heads.0.weight" not in weights.state:
+        return False
+    encoder, pooled = weights.sections["ENCODER"], weights.sections["CLASSIFIER"]
+    if pooled["norm"] == encoder.get("norm", True):
+        return False  # two norms, or none
+    return pooled["pool"] + (", norm" if pooled["norm"] else "") in pools
+
+
+def without(state: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """A state dict without what stands below these prefixes."""
+    return {name: held for name, held in state.items() if not name.startswith(prefixes)}
+
+
+def supported(sections: Sections, encoders: Iterable[str], called: str) -> str:
+    """The name of the encoder. Raises ValueError where a format has none of that kind."""
+    name = sections["ENCODER"]["name"]
+    if name not in encoders:
+        raise ValueError(f"ENCODER.name {name} has no counterpart in {called}: {one_of('', encoders)}")
+    return name
+
+
+def published_heads(state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
+    """The number of heads that the published ViT of this width has, as ENCODER keys, and a note that says so."""
+    token = state.get(f"{ENCODER}backbone.norm.weight", state.get(f"{ENCODER}backbone.patch_embed.proj.bias"))
+    heads = PUBLISHED_HEADS.get(len(token)) if token is not None else None
+    if token is None or heads is None:
+        return {}, ()
+    return {"heads": heads}, (
+        f"ENCODER.heads {heads}: not in the file; the published ViT {len(token)} wide has as many",
+    )
+
+
+Kind = Literal["vit", "beit", "swin", "swin_v2"]
+
+
+def kind_of(names: Iterable[str]) -> Kind | None:
+    """Which encoder weights under timm's or the original names belong to; None where to none here."""
+    known = set(names)
+    if "patch_embed.proj.weight" not in known:
+        return None
+    if "layers.0.blocks.0.attn.qkv.weight" in known:
+        return "swin_v2" if "layers.0.blocks.0.attn.logit_scale" in known else "swin"
+    if "blocks.0.attn.qkv.weight" not in known:
+        return None
+    biased = "rel_pos_bias.relative_position_bias_table", "blocks.0.attn.relative_position_bias_table"
+    return "beit" if any(name in known for name in (*biased, "blocks.0.attn.q_bias")) else "vit"

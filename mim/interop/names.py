@@ -1,0 +1,106 @@
+"""Tables of names: which weight of ours is which of theirs, read in either direction."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HOLE = re.compile(r"\{(\w+)([+-]\d+)?\}")  # {block}, or {stage-1}: a number one lower than on the other side
+TAIL = r"(?P<tail>(?:\.(?:weight|bias))?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One weight, or a module with its weight and bias: its name here, and its name, or names, there.
+
+    `{block}` stands for a number. Of several names there, ours is theirs stacked along the first axis.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+
+
+def rows(*pairs: tuple[str, str | tuple[str, ...]]) -> tuple[Row, ...]:
+    """A table, from pairs of our name and theirs."""
+    return tuple(Row(ours, (theirs,) if isinstance(theirs, str) else theirs) for ours, theirs in pairs)
+
+
+def below(table: Iterable[Row], ours: str = "", theirs: str = "") -> tuple[Row, ...]:
+    """The table with a prefix before all of our names, and one before all of theirs."""
+    return tuple(Row(ours + row.ours, tuple(theirs + name for name in row.theirs)) for row in table)
+
+
+def to_ours(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Their weights under our names, and the names of theirs that stand in no row, or in one that is not complete."""
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, str]] = {}
+    counts: dict[str, int] = {}
+    patterns = [(row, place, _pattern(name)) for row in table for place, name in enumerate(row.theirs)]
+    left = []
+    for name in state:
+        match = next(((row, place, hit) for row, place, pattern in patterns if (hit := pattern.fullmatch(name))), None)
+        if match is None:
+            left.append(name)
+            continue
+        row, place, hit = match
+        ours = _filled(row.ours, row.theirs[place], hit)
+        parts.setdefault(ours, {})[place] = name
+        counts[ours] = len(row.theirs)
+    for ours, names in parts.items():
+        if len(names) < counts[ours]:
+            left += names.values()
+        else:
+            stacked = [state[names[place]] for place in sorted(names)]
+            found[ours] = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+    return found, left
+
+
+def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Our weights under their names, and the names of ours that stand in no row."""
+    found: dict[str, Tensor] = {}
+    left = []
+    patterns = [(row, _pattern(row.ours)) for row in table]
+    for name, weight in state.items():
+        match = next(((row, hit) for row, pattern in patterns if (hit := pattern.fullmatch(name))), None)
+        if match is None:
+            left.append(name)
+            continue
+        row, hit = match
+        for theirs, part in zip(row.theirs, weight.chunk(len(row.theirs)), strict=True):
+            found[_filled(theirs, row.ours, hit)] = part.contiguous()
+    return found, left
+
+
+def in_words(names: Iterable[str]) -> str:
+    """Names in one line: `head.conv.{weight, bias}`, and for numbered modules `blocks.0-11.attn.qkv.weight`."""
+    numbers: dict[str, list[list[int]]] = {}
+    for name in names:
+        found = [int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", name)]
+        numbers.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "{}", name), []).append(found)
+    ends: dict[str, list[str]] = {}
+    for name, places in numbers.items():
+        columns = zip(*places, strict=True)
+        ranges = (f"{min(column)}-{max(column)}" if len(set(column)) > 1 else str(column[0]) for column in columns)
+        module, dot, end = name.format(*ranges).rpartition(".")
+        ends.setdefault(module + dot, []).append(end)
+    return ", ".join(
+        module + (tails[0] if len(tails) == 1 else "{" + ", ".join(tails) + "}") for module, tails in ends.items()
+    )
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    pieces = HOLE.split(template)  # text, hole, shift, text, ...
+    text = "".join(
+        re.escape(piece) if place % 3 == 0 else rf"(?P<{piece}>\d+)"
+        for place, piece in enumerate(pieces)
+        if place % 3 != 2
+    )
+    return re.compile(text + TAIL)
+
+
+def _filled(template: str, matched: str, hit: re.Match[str]) -> str:
+    """The template with the numbers that another one, with its own shifts, was matched by."""
+    shifts = {name: int(shift or 0) for name, shift in HOLE.findall(matched)}
+    return HOLE.sub(lambda hole: str(int(hit[hole[1]]) - shifts[hole[1]] + int(hole[2] or 0)), template) + hit["tail"]

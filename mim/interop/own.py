@@ -1,0 +1,40 @@
+"""mim: checkpoints of this toolkit."""
+
+from pathlib import Path
+
+import torch
+
+from mim.interop.files import DERIVED, Stored, tensors
+from mim.interop.formats import Format, Weights, Written, as_yaml, origin, sections_of
+from mim.ops.files import write_whole
+from mim.ops.weights import OWN
+
+AVERAGE = "module."  # before every name of a moving average
+
+
+class Own(Format, name="mim"):
+    """The moving average is read where the run kept one, since evaluations used it."""
+
+    def recognises(self, stored: Stored) -> bool:
+        return stored.beside.get("format") == OWN
+
+    def read(self, stored: Stored) -> Weights:
+        average = {
+            name.removeprefix(AVERAGE): held
+            for name, held in tensors(stored.beside.get("ema")).items()
+            if name.startswith(AVERAGE) and not name.endswith(DERIVED)
+        }
+        sections = sections_of(stored.beside.get("config"))
+        return Weights(average or dict(stored.weights), sections, str(stored.path), averaged=bool(average))
+
+    def write(self, weights: Weights, path: Path) -> Written:
+        content = {
+            "format": OWN,
+            "step": 0,
+            "model": weights.state,
+            "ema": {},
+            "config": as_yaml(weights.sections),
+            **origin(weights),
+        }
+        write_whole(path, lambda file: torch.save(content, file))
+        return Written(use=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

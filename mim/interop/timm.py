@@ -1,0 +1,117 @@
+"""timm: state dicts of its ViT, Beit, Swin and Swin V2, as .pth or .safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from mim.interop.files import Stored
+from mim.interop.formats import (
+    ENCODER,
+    RECORD,
+    Format,
+    Sections,
+    Weights,
+    Written,
+    classifying,
+    described,
+    has_classifier,
+    kind_of,
+    merged,
+    published_heads,
+    record,
+    sections_of,
+    supported,
+    without,
+)
+from mim.interop.names import rows, to_ours, to_theirs
+from mim.ops.files import write_whole
+
+BACKBONE = f"{ENCODER}backbone."
+MODELS = {  # a model of timm's by which its class is reached; the arguments say the rest
+    "vit": "vit_base_patch16_224",
+    "beit": "beit_base_patch16_224",
+    "swin": "swin_base_patch4_window7_224",
+    "swin_v2": "swinv2_base_window8_256",
+}
+
+
+class Timm(Format, name="timm"):
+    """Our backbones are timm's own modules, so that only the prefix and the classifier's names differ."""
+
+    def recognises(self, stored: Stored) -> bool:
+        return kind_of(stored.weights) is not None
+
+    def read(self, stored: Stored) -> Weights:
+        kind = kind_of(stored.weights)
+        if kind is None:
+            raise ValueError(f"{stored.path} holds no ViT, Beit, Swin or Swin V2 of timm")
+        state, rest = to_ours(CLASSIFIERS[kind], stored.weights)
+        state.update({BACKBONE + name: stored.weights[name] for name in rest})
+        own, notes = published_heads(state) if kind == "vit" else ({}, ())
+        known = merged(classifying(state), {"ENCODER": own}, sections_of(stored.beside.get(RECORD)))
+        sections, untold = described(kind, state, known)
+        return Weights(state, sections, str(stored.path), untold, notes=notes)
+
+    def write(self, weights: Weights, path: Path) -> Written:
+        kind = supported(weights.sections, MODELS, "timm")
+        classifier = has_classifier(weights, POOLS[kind])
+        if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
+            raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")
+        taken = {**weights.below(BACKBONE), **(without(weights.state, ENCODER) if classifier else {})}
+        theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
+        theirs.update({name.removeprefix(BACKBONE): taken[name] for name in backbone})
+        if path.suffix == ".safetensors":
+            write_whole(path, lambda file: file.write(save(theirs, metadata=record(weights))))
+        else:
+            write_whole(path, lambda file: torch.save({"state_dict": theirs, **record(weights)}, file))
+        classes = len(weights.state["heads.0.bias"]) if classifier else 0
+        arguments = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
+        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        left_out = [name for name in weights.state if name not in taken]
+        return Written(left_out, f"timm.create_model({MODELS[kind]!r}, {written})")
+
+
+CLASSIFIERS = {
+    "vit": rows(("norm", "fc_norm"), ("heads.0", "head")),
+    "beit": rows(("norm", "fc_norm"), ("heads.0", "head")),
+    "swin": rows(("heads.0", "head.fc")),
+    "swin_v2": rows(("heads.0", "head.fc")),
+}
+
+POOLS = {
+    "vit": ("class", "mean", "mean, norm"),
+    "beit": ("class", "mean, norm"),
+    "swin": ("mean",),
+    "swin_v2": ("mean",),
+}
+
+
+def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
+    """The arguments by which timm.create_model makes an encoder, with a classifier where there are classes."""
+    encoder, data = sections["ENCODER"], sections["DATA"]
+    arguments: dict[str, Any] = {
+        "img_size": tuple(data["image_size"]),
+        "in_chans": data["channels"],
+        "num_classes": classes,
+        "patch_size": encoder["patch"],
+        "embed_dim": encoder["width"],
+        "mlp_ratio": encoder["mlp_ratio"],
+    }
+    if encoder["name"] in ("swin", "swin_v2"):
+        return {
+            **arguments,
+            "depths": tuple(encoder["depths"]),
+            "num_heads": tuple(encoder["heads"]),
+            "window_size": encoder["window"],
+        }
+    pooled = sections["CLASSIFIER"] if classes else {"pool": "class", "norm": False}
+    token = encoder.get("class_token", True) and pooled["pool"] == "class"
+    arguments |= {"depth": encoder["depth"], "num_heads": encoder["heads"], "global_pool": "token" if token else "avg"}
+    if encoder["name"] == "vit":
+        norm = {"fc_norm": pooled["norm"], "final_norm": encoder["norm"] or pooled["norm"]}
+        return {**arguments, "class_token": encoder["class_token"], **norm}
+    shared = encoder["bias"] == "shared"
+    arguments |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
+    return {**arguments, "init_values": encoder["layer_scale"] or None}
