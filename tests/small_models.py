@@ -5,8 +5,7 @@ A new part joins by itself; only one whose keys are unlike those of its neighbou
 
 import torch
 
-from mim.encoders import Encoder, ViT
-from mim.encoders.swin import Swin
+from mim.encoders import Encoder, Swin, SwinV2, ViT
 from mim.heads import Head
 from mim.heads.pixel_shuffle import PixelShuffle
 from mim.heads.transformer import Transformer
@@ -20,12 +19,14 @@ from mim.targets import Pixels, Target
 
 CPU = torch.device("cpu")
 IMAGE = ImageSpec(3, 32, 64)  # 4 x 8 cells of 8 px; both stages of a Swin of patch 4 have windows of 4 x 4
+SWIN = {"patch": 4, "width": 8, "depths": (2, 2), "heads": (2, 2), "window": 4}
 
 SMALL = {  # by section, then by the name of a part; "" for every other part of the section
     "MASKER": {"": {"cell": 8, "ratio": 0.5}},
     "ENCODER": {
         "": {"patch": 8, "width": 16, "depth": 2, "heads": 2},
-        "swin": {"patch": 4, "width": 8, "depths": (2, 2), "heads": (2, 2), "window": 4},
+        "swin": SWIN,
+        "swin_v2": SWIN,
     },
     "HEAD": {"": {"width": 16, "depth": 1, "heads": 2}},
     "TARGET": {"": {}},
@@ -43,7 +44,18 @@ def small(part: type, *context, **keys):
     section = SMALL[part.section]
     own = keys_of(part)
     chosen = {key: value for key, value in section.get(part.name, section[""]).items() if key in own}
-    return part(*context, **{**chosen, **keys})
+    made = part(*context, **{**chosen, **keys})
+    return opened(made) if isinstance(made, SwinV2) else made
+
+
+def opened(encoder: SwinV2) -> SwinV2:
+    """With branches that have an effect. Swin V2 starts with a norm of zero behind each, as published, so that at
+    first nothing in them has a gradient or changes a feature: what all encoders must do is shown one step later.
+    """
+    for block in encoder.blocks():
+        for norm in (block.norm1, block.norm2):
+            torch.nn.init.ones_(norm.weight)
+    return encoder
 
 
 def hidings() -> list[tuple[str, str]]:

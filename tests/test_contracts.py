@@ -18,7 +18,14 @@ from mim.losses import Loss
 from mim.maskers import Masker
 from mim.targets import Target
 
-VARIANTS = {"pixels": {"raw": {}, "patch": {"normalize": "patch"}, "half": {"stride": 2}}}
+VARIANTS = {
+    "pixels": {
+        "raw": {},
+        "patch": {"normalize": "patch"},
+        "window": {"normalize": "window", "window": 9},
+        "half": {"stride": 2},
+    }
+}
 TARGETS = [(name, keys) for name in members(Target) for keys in VARIANTS.get(name, {"": {}}).values()]
 TARGET_IDS = [f"{name}-{variant}" for name in members(Target) for variant in VARIANTS.get(name, {"": {}})]
 PAIRS = [(encoder, hidden, head) for encoder, hidden in hidings() for head in members(Head)]
@@ -169,7 +176,7 @@ def test_encoder_that_cannot_drop_is_refused_with_a_way_out(name):
 
 def test_contracts_cover_every_family():
     assert {"random", "block", "grid"} <= set(members(Masker))
-    assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace")} <= set(hidings())
+    assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace"), ("swin_v2", "replace")} <= set(hidings())
     assert {"transformer", "pixel_shuffle", "mlp"} <= set(members(Head))
     assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))
     assert {"adamw", "lars"} <= set(members(Optimizer))

@@ -8,7 +8,7 @@ from small_models import generator, hidings, images, members, small
 from timm.layers import DropPath
 from torch import nn
 
-from mim.encoders import Encoder, Swin, ViT
+from mim.encoders import Encoder, Swin, SwinV2, ViT
 from mim.maskers.random import Random
 from mim.structures import Features, ImageSpec, PatchMask
 
@@ -186,14 +186,27 @@ def vit_of_three():
     return ViT(ImageSpec(1, 16, 16), hidden="replace", patch=8, width=8, depth=3, heads=2)
 
 
-def swin_of_three_stages():
-    return Swin(ImageSpec(1, 64, 64), patch=4, width=8, depths=(2, 1, 3), heads=(2, 2, 2), window=4)
+def swin_of_three_stages(part=Swin):
+    return part(ImageSpec(1, 64, 64), patch=4, width=8, depths=(2, 1, 3), heads=(2, 2, 2), window=4)
 
 
 def beit(bias):
     return Encoder.named("beit")(ImageSpec(1, 16, 16), patch=8, width=8, depth=2, heads=2, bias=bias)
 
 
+OF_SWIN = {
+    "mask_token": 0,
+    "backbone.patch_embed.": 0,
+    "backbone.layers.0.blocks.0.": 1,
+    "backbone.layers.0.blocks.1.": 2,
+    "backbone.layers.1.downsample.": 2,  # in SimMIM's Swin it closes stage 0
+    "backbone.layers.1.blocks.0.": 3,
+    "backbone.layers.2.downsample.": 3,
+    "backbone.layers.2.blocks.0.": 4,
+    "backbone.layers.2.blocks.1.": 5,
+    "backbone.layers.2.blocks.2.": 6,
+    "backbone.norm.": 7,
+}
 LAYERS = {  # of each parameter, by how its name begins; the last number is that of what stands on the encoder
     "vit": (
         vit_of_three,
@@ -209,23 +222,8 @@ LAYERS = {  # of each parameter, by how its name begins; the last number is that
         },
         4,
     ),
-    "swin": (
-        swin_of_three_stages,
-        {
-            "mask_token": 0,
-            "backbone.patch_embed.": 0,
-            "backbone.layers.0.blocks.0.": 1,
-            "backbone.layers.0.blocks.1.": 2,
-            "backbone.layers.1.downsample.": 2,  # in SimMIM's Swin it closes stage 0
-            "backbone.layers.1.blocks.0.": 3,
-            "backbone.layers.2.downsample.": 3,
-            "backbone.layers.2.blocks.0.": 4,
-            "backbone.layers.2.blocks.1.": 5,
-            "backbone.layers.2.blocks.2.": 6,
-            "backbone.norm.": 7,
-        },
-        7,
-    ),
+    "swin": (swin_of_three_stages, OF_SWIN, 7),
+    "swin_v2": (lambda: swin_of_three_stages(SwinV2), OF_SWIN, 7),
     "beit of shared biases": (
         lambda: beit("shared"),
         {
@@ -299,8 +297,9 @@ def simmims_swin_layer(name, depths):
     return sum(depths[:stage]) + int(block) + 1
 
 
-def test_swin_layer_ids_equal_simmims_own_numbering():
-    encoder = swin_of_three_stages()
+@pytest.mark.parametrize("part", [Swin, SwinV2])
+def test_swin_layer_ids_equal_simmims_own_numbering(part):
+    encoder = swin_of_three_stages(part)
     for name, layer in encoder.layer_ids().items():
         theirs = name.removeprefix("backbone.")
         if ".downsample." in theirs:  # timm opens a stage with it
@@ -320,7 +319,7 @@ def test_encoder_layers_hold_no_parameter_twice_and_blocks_stand_in_their_order(
 
 
 @pytest.mark.parametrize("name", members(Encoder))
-def test_encoder_upper_half_of_a_block_is_its_mlp_and_the_norm_before_it(name):
+def test_encoder_upper_half_of_a_block_is_its_mlp_with_its_norm(name):
     """Without it a block is its attention alone, and with it the rest of the same block."""
     encoder = make(name, hidden="none")
     for block in encoder.blocks():

@@ -31,6 +31,7 @@ MAE = ["configs/mae/vit_base.yaml", "configs/mae/vit_large.yaml", "configs/mae/v
 SIMMIM_800 = ["configs/simmim/swin_base_800ep.yaml", "configs/simmim/swin_large_800ep.yaml"]
 SIMMIM = ["configs/simmim/swin_base_100ep.yaml", *SIMMIM_800]
 SIMMIM_VIT = "configs/simmim/vit_base_800ep.yaml"
+SIMMIM_V2 = "configs/simmim/swin_v2_base_800ep.yaml"  # of microsoft/Swin-Transformer
 
 
 @cache
@@ -66,7 +67,7 @@ ONE_DEVICE = [path for path in RECIPES if raw(path)["DATA"]["batch_size"] == raw
 
 def test_recipes_are_found():
     digits = {"configs/quickstart/mae_digits.yaml", "configs/quickstart/simmim_digits.yaml"}
-    assert {*MAE, *SIMMIM, SIMMIM_VIT, *digits} <= {*RECIPES}
+    assert {*MAE, *SIMMIM, SIMMIM_VIT, SIMMIM_V2, *digits} <= {*RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES)
@@ -169,6 +170,14 @@ def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
             SIMMIM_800[0],
             {"ENCODER.width", "ENCODER.heads", "ENCODER.window", "DATA.batch_size"},
         ),
+        (
+            SIMMIM_V2,
+            SIMMIM_800[0],
+            {
+                *(f"ENCODER.{key}" for key in ("name", "window", "pretrained_windows", "drop_path")),
+                *("TARGET.normalize", "SCHEDULE.cosine_from"),
+            },
+        ),
     ],
 )
 def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
@@ -186,6 +195,7 @@ def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
         (SIMMIM[0], 2e-4, 2048, 512),
         ("configs/cross/transformer_decoder_on_swin.yaml", 2e-4, 2048, 512),
         *((path, 1e-4, 2048, 512) for path in [*SIMMIM_800, SIMMIM_VIT, "configs/cross/simmim_on_dropping_vit.yaml"]),
+        (SIMMIM_V2, 1e-4, 2048, 512),
     ],
 )
 def test_recipe_peak_learning_rate_is_the_published_one(path, base, batch, per_batch):
@@ -210,7 +220,7 @@ def visible_of_simmim(side: int, cell: int, ratio: float) -> tuple[int, int]:
         (MAE[2], visible_of_mae(224, 14, 0.75), (64, 256)),
         ("configs/cross/mae_on_replacing_vit.yaml", visible_of_mae(224, 16, 0.75), (49, 196)),
         ("configs/cifar10/mae_vit_tiny.yaml", visible_of_mae(32, 2, 0.75), (64, 256)),
-        *((path, visible_of_simmim(192, 32, 0.6), (36 - 22, 36)) for path in SIMMIM),
+        *((path, visible_of_simmim(192, 32, 0.6), (36 - 22, 36)) for path in [*SIMMIM, SIMMIM_V2]),
         ("configs/cross/transformer_decoder_on_swin.yaml", visible_of_simmim(192, 32, 0.6), (36 - 22, 36)),
         (SIMMIM_VIT, visible_of_simmim(224, 32, 0.6), (49 - 30, 49)),
         ("configs/cross/simmim_on_dropping_vit.yaml", visible_of_simmim(224, 32, 0.6), (49 - 30, 49)),
@@ -243,6 +253,7 @@ SHARED = {  # models/simmim.py with USE_RPB false, USE_SHARED_RPB true, USE_MEAN
         (SIMMIM[1], SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
         (SIMMIM[2], "swin_large_patch4_window7_224", {"img_size": 192, "window_size": 12}, 195.2),
         (SIMMIM_VIT, "beit_base_patch16_224", SHARED, 85.7),
+        (SIMMIM_V2, "swinv2_base_window12_192", {}, 86.9),
         ("configs/cross/transformer_decoder_on_swin.yaml", SWIN_B, {"img_size": 192, "window_size": 6}, 86.7),
     ],
 )
@@ -271,6 +282,21 @@ def test_simmim_vit_is_pretrained_with_the_published_layer_scale_and_drop_path()
     assert {name: weight.shape for name, weight in built.head.named_parameters()} == {
         "conv.weight": (16 * 16 * 3, 768, 1, 1),
         "conv.bias": (16 * 16 * 3,),
+    }
+
+
+def test_simmim_swin_v2_has_the_published_windows_drop_path_and_target():
+    # configs/simmim/simmim_pretrain__swinv2_base__img192_window12__800ep.yaml
+    built = model(SIMMIM_V2)
+    blocks = built.encoder.blocks()
+    assert [block.attn.window_size for block in blocks] == [(12, 12)] * 22 + [(6, 6)] * 2
+    assert {block.attn.pretrained_window_size for block in blocks} == {(0, 0)}
+    rates = [[getattr(path, "drop_prob", 0.0) for path in (block.drop_path1, block.drop_path2)] for block in blocks]
+    assert torch.tensor(rates) == pytest.approx(torch.linspace(0, 0.1, 24)[:, None].expand(24, 2))
+    assert (built.target.normalize, built.target.window) == ("window", 47)
+    assert {name: weight.shape for name, weight in built.head.named_parameters()} == {
+        "conv.weight": (32 * 32 * 3, 1024, 1, 1),
+        "conv.bias": (32 * 32 * 3,),
     }
 
 
@@ -345,7 +371,7 @@ def test_simmim_cosine_joins_below_the_peak_and_trails_a_step():
     assert joined / peak == pytest.approx(0.977, abs=5e-4)
 
 
-@pytest.mark.parametrize("path", [*SIMMIM_800, SIMMIM_VIT, "configs/cross/simmim_on_dropping_vit.yaml"])
+@pytest.mark.parametrize("path", [*SIMMIM_800, SIMMIM_VIT, SIMMIM_V2, "configs/cross/simmim_on_dropping_vit.yaml"])
 def test_simmim_multistep_drops_at_epoch_700(path):
     per_epoch, peak, first = 625, 1e-4 * 2048 / 512, 5e-7 * 2048 / 512
     found = schedule(path)
@@ -403,6 +429,20 @@ def test_simmim_swin_exempts_the_mask_token_and_decays_bias_tables(path):
     assert {value for name, value in decay.items() if name.endswith(".bias") or ".norm" in name} == {0.0}
 
 
+def test_simmim_swin_v2_exempts_the_mask_token_and_decays_its_scales_and_networks_of_distance():
+    # models/simmim.py gives cpb_mlp and logit_scale the prefix "encoder.", which no name holds
+    shapes = {name: parameter.shape for name, parameter in model(SIMMIM_V2).named_parameters()}
+    exempt = {name for name, shape in shapes.items() if len(shape) == 1 or name == "encoder.mask_token"}
+    decay = decayed(SIMMIM_V2)
+    assert decay == {name: 0.0 if name in exempt else 0.05 for name in shapes}
+    for ends, value in (
+        (("logit_scale", "cpb_mlp.0.weight", "cpb_mlp.2.weight"), 0.05),
+        (("q_bias", "v_bias", "cpb_mlp.0.bias"), 0.0),
+    ):
+        found = [decay[name] for name in decay if name.endswith(ends)]
+        assert (len(found), set(found)) == (3 * 24, {value})
+
+
 @pytest.mark.parametrize("path", ["configs/cross/simmim_on_dropping_vit.yaml", "configs/cifar10/simmim_vit_tiny.yaml"])
 def test_simmim_vit_exempts_the_class_token_and_decays_mask_tokens(path):
     decay = decayed(path)
@@ -426,7 +466,7 @@ def test_simmim_vit_of_its_own_decays_its_mask_token_and_bias_table():
     ("path", "betas", "eps", "clip"),
     [
         *((path, [0.9, 0.95], 1e-8, 0) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
-        *((path, [0.9, 0.999], 1e-8, 5) for path in [*SIMMIM, SIMMIM_VIT]),
+        *((path, [0.9, 0.999], 1e-8, 5) for path in [*SIMMIM, SIMMIM_VIT, SIMMIM_V2]),
         ("configs/cross/simmim_on_dropping_vit.yaml", [0.9, 0.999], 1e-8, 5),
         ("configs/cross/transformer_decoder_on_swin.yaml", [0.9, 0.999], 1e-8, 5),
         ("configs/cifar10/mae_vit_tiny.yaml", [0.9, 0.95], 1e-8, 0),
@@ -449,6 +489,7 @@ MAE_CROPS, SIMMIM_CROPS = ([0.2, 1.0], "bicubic"), ([0.67, 1.0], "bilinear")
         ("configs/cross/transformer_decoder_on_swin.yaml", SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
         *((path, SIMMIM_CROPS, 800, ("none", "l1", 1e-5)) for path in [*SIMMIM_800, SIMMIM_VIT]),
         ("configs/cross/simmim_on_dropping_vit.yaml", SIMMIM_CROPS, 800, ("none", "l1", 1e-5)),
+        (SIMMIM_V2, SIMMIM_CROPS, 800, ("window", "l1", 1e-5)),
     ],
 )
 def test_recipe_crops_epochs_and_target_are_the_published_ones(path, crops, epochs, target):

@@ -42,7 +42,9 @@ PRETRAINED_WEIGHTS = re.compile(
 
 @dataclass(frozen=True)
 class Published:
-    """What the original says. model: its name in timm; depth: blocks, or blocks of each stage; scale: layer decay."""
+    """What the original says. model: its name in timm; depth: blocks, or blocks of each stage; scale: layer decay;
+    warmup_prefix: of timm's cosine.
+    """
 
     model: str
     depth: int | tuple[int, ...]
@@ -52,6 +54,7 @@ class Published:
     drop_path: float
     millions: float
     options: dict = field(default_factory=dict)
+    warmup_prefix: bool = False
 
     @property
     def blocks(self) -> int:
@@ -79,7 +82,20 @@ SWIN = {  # configs/swin_*/simmim_finetune__*.yaml
 SIMMIM_VIT = {
     "configs/finetune/simmim_vit_base_800ep.yaml": Published("beit_base_patch16_224", 12, 0.65, 1.25e-3, 100, 0.1, 86.5)
 }
-SIMMIM = {**SWIN, **SIMMIM_VIT}
+SWIN_V2 = {  # microsoft/Swin-Transformer, configs/simmim/simmim_finetune__swinv2_base__img224_window14__800ep.yaml
+    "configs/finetune/simmim_swin_v2_base_800ep.yaml": Published(
+        "swinv2_base_window12to16_192to256",  # which has its PRETRAINED_WINDOW_SIZES
+        STAGES,
+        0.75,
+        1.25e-3,
+        100,
+        0.1,
+        87.9,
+        {"img_size": 224, "window_size": 14},
+        warmup_prefix=True,  # config.py
+    )
+}
+SIMMIM = {**SWIN, **SWIN_V2, **SIMMIM_VIT}
 PROBES = {
     "configs/probe/mae_vit_base.yaml": Published("vit_base_patch16_224", 12, 1.0, 0.1, 90, 0.0, 86.6),
     "configs/probe/mae_vit_large.yaml": Published("vit_large_patch16_224", 24, 1.0, 0.1, 50, 0.0, 304.3),
@@ -219,7 +235,7 @@ def test_finetuned_vit_has_one_norm_behind_the_mean_of_patches(path):
     assert (model.norm.eps, model.pool, recipe(path).CLASSIFIER.init_std) == (1e-6, "mean", 2e-5)
 
 
-@pytest.mark.parametrize("path", SWIN)
+@pytest.mark.parametrize("path", [*SWIN, *SWIN_V2])
 def test_finetuned_swin_has_one_norm_ahead_of_the_mean(path):
     model = task(path).model
     assert isinstance(model.norm, nn.Identity)
@@ -246,7 +262,7 @@ def test_recipe_starts_from_the_last_checkpoint_of_a_recipe_that_fits(path):
         theirs.DATA.channels,
     )
     assert {key for key, value in ours.ENCODER.items() if value != theirs.ENCODER[key]} <= {
-        *("hidden", "positions", "norm", "drop_path", "window", "bias")
+        *("hidden", "positions", "norm", "drop_path", "window", "pretrained_windows", "bias")
     }
 
 
@@ -338,7 +354,7 @@ def test_simmim_finetuning_layers_are_those_of_its_optimizer(path):
     assert by_name(path, "factor") == pytest.approx(scales, rel=1e-12)
     assert task(path).model.encoder.top_layer == published.blocks + 1 == layers["head.weight"]
     assert len(groups(path)) == 2 * (published.blocks + 2)
-    if path in SWIN:
+    if path not in SIMMIM_VIT:
         downsampling = {name: layer for name, layer in layers.items() if "downsample" in name}
         assert sorted(set(downsampling.values())) == [2, 4, 22]
         assert len(downsampling) == 3 * 3
@@ -355,10 +371,11 @@ def test_simmim_finetuning_rates_are_those_of_timms_cosine(path):
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": peak * factor} for factor in factors])
     theirs = CosineLRScheduler(
         optimizer,
-        t_initial=100 * per_epoch,
+        t_initial=(80 if published.warmup_prefix else 100) * per_epoch,
         lr_min=2.5e-7 * scale,
         warmup_lr_init=2.5e-7 * scale,
         warmup_t=20 * per_epoch,
+        warmup_prefix=published.warmup_prefix,
         cycle_limit=1,
         t_in_epochs=False,
     )
@@ -373,8 +390,15 @@ def test_simmim_finetuning_rates_are_those_of_timms_cosine(path):
     for layer in layers:
         assert found.at(0, own[layer]) == found.at(1, own[layer]) == pytest.approx(1e-6)
     joined = found.at(warm + 1) / found.peak
-    assert joined == pytest.approx(0.905, abs=5e-4)
+    assert joined == pytest.approx(1.0 if published.warmup_prefix else 0.905, abs=5e-4)
     assert found.peak == pytest.approx(5e-3)
+
+
+def test_finetuned_swin_v2_has_the_windows_of_its_source_and_of_its_pretraining():
+    (path,) = SWIN_V2
+    blocks = task(path).model.encoder.blocks()
+    assert [block.attn.window_size for block in blocks] == [(14, 14)] * 22 + [(7, 7)] * 2
+    assert [block.attn.pretrained_window_size for block in blocks] == [(12, 12)] * 22 + [(6, 6)] * 2
 
 
 def test_swin_of_weaker_decay_still_warms_up_every_layer():
@@ -393,9 +417,14 @@ def test_swin_of_weaker_decay_still_warms_up_every_layer():
 @pytest.mark.parametrize("path", FINETUNED)
 def test_finetuning_weight_decay_exempts_what_the_source_exempts(path):
     # MAE: 1-D and timm's no_weight_decay(); SimMIM: 1-D, biases, no_weight_decay(), and Swin's bias tables by keyword,
-    # not its ViT's
+    # not its ViT's; Swin V2's keywords
+    keywords = {
+        **dict.fromkeys(SWIN, ("relative_position_bias_table",)),
+        **dict.fromkeys(SWIN_V2, ("cpb_mlp", "logit_scale", "relative_position_bias_table")),
+    }
+
     def exempt(name: str, shape: torch.Size) -> bool:
-        by_keyword = path in SWIN and "relative_position_bias_table" in name
+        by_keyword = any(keyword in name for keyword in keywords.get(path, ()))
         return len(shape) == 1 or name in ("cls_token", "pos_embed") or by_keyword
 
     shapes = shapes_of(FINETUNED[path])
@@ -403,6 +432,7 @@ def test_finetuning_weight_decay_exempts_what_the_source_exempts(path):
     assert by_name(path, "weight_decay") == decay
     tables = [name for name in decay if name.endswith("relative_position_bias_table")]
     assert len(tables) == (24 if path in SWIN else 12 if path in SIMMIM_VIT else 0)
+    assert sum("logit_scale" in name for name in decay) == (24 if path in SWIN_V2 else 0)
     assert {value for name, value in decay.items() if name.endswith((".bias", "norm.weight"))} == {0.0}
 
 
@@ -617,6 +647,14 @@ SIZE = {"ENCODER.width", "ENCODER.depth", "ENCODER.heads"}
             {
                 *("ENCODER.width", "ENCODER.heads", "ENCODER.window", "ENCODER.drop_path"),
                 *("DATA.batch_size", "OPTIMIZER.layer_decay"),
+            },
+        ),
+        (
+            "configs/finetune/simmim_swin_v2_base_800ep.yaml",
+            "configs/finetune/simmim_swin_base_800ep.yaml",
+            {
+                *("ENCODER.name", "ENCODER.window", "ENCODER.pretrained_windows"),
+                *("OPTIMIZER.layer_decay", "OPTIMIZER.no_decay", "SCHEDULE.cosine_from"),
             },
         ),
     ],

@@ -1,80 +1,137 @@
-"""Pixels: the image itself, at full or lower resolution, raw or normalised patch by patch.
+"""Pixels: the image itself, at full or lower resolution, raw or normalised patch by patch or window by window.
 
 Shapes: B batch, C channels, H W pixels of the image, h w entries of the target, N patches, P entries of a patch.
 """
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor
 
-from mim.ops.patches import patchify, unpatchify
+from mim.ops.patches import patchify
 from mim.structures import EncoderSpec, ImageSpec, TargetSpec
 from mim.targets.base import Target
+
+WINDOW = 47
 
 
 class Pixels(Target, name="pixels"):
     """Pixels of the normalised image.
 
     Args:
-        normalize: `none`, or `patch`: each patch minus its mean, divided by sqrt(var + 1e-6), over all its pixels
-            and channels, with the unbiased variance.
+        normalize: `none`; `patch`: each patch minus its mean, divided by sqrt(var + 1e-6), over all its pixels and
+            channels; `window`: each entry likewise, over the entries of its own channel in a window around it.
+            Variances are unbiased.
         stride: pixels of the image side for one entry of the target; above 1 the image is averaged down first.
         patch: side of a patch for `normalize: patch`, in pixels; 0 takes the encoder's stride, one token.
+        window: side of the window around an entry for `normalize: window`, in entries of the target, odd; at the edges
+            of the image it holds fewer.
 
     Source: MAE, models_mae.py, forward_loss (norm_pix_loss); SimMIM section 3.4 (raw pixels) and its
-    ablation of the prediction's resolution.
+    ablation of the prediction's resolution; Swin-Transformer, models/simmim.py, norm_targets (window). Differs from:
+    the window's sums are taken in float64 (in float32 a flat window's variance is wrong by as much as the 1e-6).
     """
+
+    unbiased_hw: Tensor
 
     def __init__(
         self,
         image: ImageSpec,
         encoder: EncoderSpec,
         *,
-        normalize: Literal["none", "patch"] = "none",
+        normalize: Literal["none", "patch", "window"] = "none",
         stride: int = 1,
         patch: int = 0,
+        window: int = WINDOW,
     ):
         super().__init__(image, encoder)
         self.spec = TargetSpec(image.channels, stride)
         self.grid = image.grid(stride, "TARGET.stride")
-        self.normalize = normalize
-        side = patch or encoder.stride
+        self.normalize, self.window = normalize, window
+        self.side = (patch or encoder.stride) // stride
+        for key, value, default in (("patch", patch, 0), ("window", window, WINDOW)):
+            if normalize != key and value != default:
+                raise ValueError(f"TARGET.{key} {value} has no effect with TARGET.normalize {normalize}: leave it out")
         if normalize == "patch":
-            image.grid(side, "TARGET.patch")
-            if side % stride or (side // stride) ** 2 * image.channels < 2:
-                raise ValueError(
-                    f"TARGET.normalize: patch needs patches of at least two values: TARGET.patch is {side} px and "
-                    f"TARGET.stride {stride}; take a larger patch, a smaller stride that divides it, or normalize: none"
-                )
-        elif patch:
-            raise ValueError(f"TARGET.patch {patch} has no effect with TARGET.normalize none: leave it out")
-        self.side = side // stride
+            self._check_patch(patch or encoder.stride)
+        if normalize == "window":
+            self._check_window()
+            counts_hw = torch.outer(*(_around(side, window) for side in self.grid))
+            self.register_buffer("unbiased_hw", counts_hw / (counts_hw - 1), persistent=False)
 
     @property
     def borrowed(self) -> str:
-        return "mean and variance of each true patch" if self.normalize == "patch" else ""
+        return {
+            "none": "",
+            "patch": "mean and variance of each true patch",
+            "window": "mean and variance of the true pixels around each",
+        }[self.normalize]
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        map_BChw = F.avg_pool2d(img_BCHW, self.spec.stride) if self.spec.stride > 1 else img_BCHW
+        map_BChw = self._averaged(img_BCHW)
         if self.normalize == "none":
             return map_BChw
-        patches_BNP, mean_BN1, deviation_BN1 = self._statistics(map_BChw)
-        return self._unpatchify((patches_BNP - mean_BN1) / deviation_BN1)
+        mean_BChw, deviation_BChw = self._statistics(map_BChw)
+        return (map_BChw - mean_BChw) / deviation_BChw
 
     def to_pixels(self, map_BChw: Tensor, img_BCHW: Tensor) -> Tensor:
-        if self.normalize == "patch":
-            true_BChw = F.avg_pool2d(img_BCHW, self.spec.stride)
-            _, mean_BN1, deviation_BN1 = self._statistics(true_BChw)
-            map_BChw = self._unpatchify(patchify(map_BChw, self.side) * deviation_BN1 + mean_BN1)
+        if self.normalize != "none":
+            mean_BChw, deviation_BChw = self._statistics(self._averaged(img_BCHW))
+            map_BChw = map_BChw * deviation_BChw + mean_BChw
         return F.interpolate(map_BChw, scale_factor=self.spec.stride, mode="nearest")
 
-    def _statistics(self, map_BChw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches (B, N, P), and the mean and deviation of each (B, N, 1)."""
-        patches_BNP = patchify(map_BChw, self.side)
-        mean_BN1 = patches_BNP.mean(dim=-1, keepdim=True)
-        variance_BN1 = patches_BNP.var(dim=-1, keepdim=True, unbiased=True)
-        return patches_BNP, mean_BN1, (variance_BN1 + 1e-6) ** 0.5
+    def _averaged(self, img_BCHW: Tensor) -> Tensor:
+        return F.avg_pool2d(img_BCHW, self.spec.stride) if self.spec.stride > 1 else img_BCHW
 
-    def _unpatchify(self, patches_BNP: Tensor) -> Tensor:
-        return unpatchify(patches_BNP, self.side, (self.grid[0] // self.side, self.grid[1] // self.side))
+    def _statistics(self, map_BChw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation for each entry, (B, 1 or C, h, w)."""
+        if self.normalize == "window":
+            exact_BChw = map_BChw.double()
+            mean_BChw = self._mean_around(exact_BChw)
+            variance_BChw = (self._mean_around(exact_BChw**2) - mean_BChw**2) * self.unbiased_hw
+            deviation_BChw = (variance_BChw.clamp(min=0) + 1e-6) ** 0.5
+            return mean_BChw.to(map_BChw.dtype), deviation_BChw.to(map_BChw.dtype)
+        patches_BNP = patchify(map_BChw, self.side)
+        mean_BN, variance_BN = patches_BNP.mean(dim=-1), patches_BNP.var(dim=-1, unbiased=True)
+        return self._spread(mean_BN), self._spread((variance_BN + 1e-6) ** 0.5)
+
+    def _spread(self, values_BN: Tensor) -> Tensor:
+        """A value of each patch at all its entries."""
+        high = self.grid[0] // self.side
+        return repeat(values_BN, "b (h w) -> b 1 (h p) (w q)", h=high, p=self.side, q=self.side)
+
+    def _mean_around(self, map_BChw: Tensor) -> Tensor:
+        """The mean over the window around each entry: of columns, then of their means, which is the same."""
+        for kernel in ((self.window, 1), (1, self.window)):
+            padding = (kernel[0] // 2, kernel[1] // 2)
+            map_BChw = F.avg_pool2d(map_BChw, kernel, stride=1, padding=padding, count_include_pad=False)
+        return map_BChw
+
+    def _check_patch(self, side: int) -> None:
+        self.image.grid(side, "TARGET.patch")
+        if side % self.spec.stride or self.side**2 * self.image.channels < 2:
+            raise ValueError(
+                f"TARGET.normalize: patch needs patches of at least two values: TARGET.patch is {side} px and "
+                f"TARGET.stride {self.spec.stride}; take a larger patch, a smaller stride that divides it, or "
+                "normalize: none"
+            )
+
+    def _check_window(self) -> None:
+        if self.window < 3 or self.window % 2 == 0:
+            raise ValueError(
+                f"TARGET.window is {self.window}: an odd number of entries, at least 3, with one in the middle"
+            )
+        if self.grid == (1, 1):
+            raise ValueError(
+                f"TARGET.stride {self.spec.stride} leaves one entry of the image, which has no variance: take a "
+                "smaller stride, or normalize: none"
+            )
+
+
+def _around(side: int, window: int) -> Tensor:
+    """How many of so many entries in a row are within the window around each."""
+    places = torch.arange(side)
+    reach = window // 2
+    return ((places + reach).clamp(max=side - 1) - (places - reach).clamp(min=0) + 1).double()

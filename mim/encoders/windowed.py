@@ -1,0 +1,137 @@
+"""Windowed: what Swin and Swin V2 share, timm's stages of blocks with shifted windows, and masking around them.
+
+Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from einops import rearrange
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import Tensor, nn
+
+from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of
+from mim.ops.checks import at_least
+from mim.structures import Features, ImageSpec, PatchMask
+
+
+class Windowed(Encoder):
+    """A transformer of timm's with shifted windows, under its own parameter names in `backbone`.
+
+    Args:
+        backbone: builds it; takes the arguments of timm's SwinTransformer.
+        patch: side of an embedded patch in pixels; each stage after the first halves the grid and doubles the width.
+        width: channels of the first stage; depths and heads: one number a stage.
+        window: side of an attention window in tokens. A stage whose grid is no larger than that has one window.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+
+    Raises ValueError where the window does not tile a stage's grid, naming stage and axis (timm pads silently).
+    Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, put in after the patch embedding's norm).
+    """
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        backbone: Callable[..., SwinTransformer | SwinTransformerV2],
+        *,
+        hidden: Hidden = "replace",
+        patch: int = 4,
+        width: int = 128,
+        depths: tuple[int, ...] = (2, 2, 18, 2),
+        heads: tuple[int, ...] = (4, 8, 16, 32),
+        window: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ):
+        if len(depths) != len(heads):
+            raise ValueError(
+                f"ENCODER.depths {list(depths)} and ENCODER.heads {list(heads)} must have one number a stage each"
+            )
+        at_least("ENCODER", 1, depths=min(depths, default=0), heads=min(heads, default=0), width=width, window=window)
+        check_block(width, mlp_ratio, drop_path)
+        halvings = 2 ** (len(depths) - 1)
+        super().__init__(image, hidden, width=width * halvings, patch=patch, stride=patch * halvings, embed_width=width)
+        for stage, count in enumerate(heads):
+            if width * 2**stage % count:
+                raise ValueError(f"ENCODER.heads {count} does not divide the width {width * 2**stage} of stage {stage}")
+        self._check_window(window, stages=len(depths))
+        self.backbone = backbone(
+            img_size=(image.height, image.width),
+            patch_size=patch,
+            in_chans=image.channels,
+            num_classes=0,
+            global_pool="",
+            embed_dim=width,
+            depths=depths,
+            num_heads=heads,
+            window_size=window,
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path,
+        )
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    @classmethod
+    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+        """All but the window."""
+        width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
+        stages = [f"backbone.layers.{stage}.blocks." for stage in range(depth_of(state, "backbone.layers."))]
+        keys = {
+            "patch": patch,
+            "width": width,
+            "depths": tuple(depth_of(state, stage) for stage in stages),
+            "heads": tuple(cls.heads_of(state, f"{stage}0.attn") for stage in stages),
+            "mlp_ratio": len(state[f"{stages[0]}0.mlp.fc1.weight"]) / width,
+        }
+        return Description(keys, channels, untold=("window",))
+
+    @staticmethod
+    @abstractmethod
+    def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
+        """How many heads the attention layer of that name has, from its weights."""
+
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in self.backbone.layers for block in stage.blocks]  # type: ignore[union-attr]
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        """A down-sampling layer shares the layer of the last block before it."""
+        stem = [] if self.mask_token is None else [self.mask_token]
+        layers = [[*stem, *self.backbone.patch_embed.parameters()]]
+        for stage in self.backbone.layers:
+            layers[-1] += stage.downsample.parameters()  # type: ignore[union-attr]
+            layers += [list(block.parameters()) for block in stage.blocks]  # type: ignore[union-attr]
+        return layers
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
+        return [block.norm2, block.mlp]  # type: ignore[list-item]
+
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
+        tokens_BhwD = self._stages(img_BCHW, mask)[-1]
+        return Features(rearrange(tokens_BhwD, "b h w d -> b (h w) d"), self.spec.grid)
+
+    def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
+        """The output of each stage by its stride; of the last one, behind the last norm."""
+        stages = self._stages(img_BCHW, None)
+        return {self.spec.patch * 2**i: rearrange(stage, "b h w d -> b d h w") for i, stage in enumerate(stages)}
+
+    def _stages(self, img_BCHW: Tensor, mask: PatchMask | None) -> list[Tensor]:
+        """Tokens as (B, h, w, D) behind each stage, the last ones normalised."""
+        patches_BhwD = self.backbone.patch_embed(img_BCHW)
+        patches_BND = self.replace_hidden(rearrange(patches_BhwD, "b h w d -> b (h w) d"), mask)
+        tokens_BhwD = rearrange(patches_BND, "b (h w) d -> b h w d", h=self.patch_grid[0])
+        stages = []
+        for stage in self.backbone.layers:
+            tokens_BhwD = stage(tokens_BhwD)
+            stages.append(tokens_BhwD)
+        return [*stages[:-1], self.backbone.norm(tokens_BhwD)]
+
+    def _check_window(self, window: int, stages: int) -> None:
+        for stage in range(stages):
+            for axis, side in zip(("height", "width"), self.patch_grid, strict=True):
+                tokens = side // 2**stage
+                if tokens > window and tokens % window:
+                    raise ValueError(
+                        f"ENCODER.window {window} does not divide the {axis} of stage {stage}, {tokens} tokens: "
+                        f"change ENCODER.window or that side of DATA.image_size"
+                    )
