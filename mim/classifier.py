@@ -53,7 +53,8 @@ class ProbeHeadSettings:
 
     pool: `class` token, `mean` of the patch tokens, or `both`, one behind the other; init_std: of the initial weights;
     rates: factors on the learning rate; each trains a linear layer of its own, all on one forward pass.
-    Source: MAE, main_linprobe.py (class token, .01, one rate).
+    Source: MAE, main_linprobe.py (class token, .01, one rate). Differs from: `mean` is of tokens behind the encoder's
+    norm; there it has a norm of its own, untrained, behind the mean.
     """
 
     pool: Pool = "class"

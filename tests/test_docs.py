@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT, call, losses, run
+from processes import ROOT, TINY, call, losses, run
 
 from mim.schema import FAMILIES
 
@@ -58,6 +58,16 @@ def test_readme_encoder_trains(tmp_path, own_registry):
 def test_readme_python_example_runs(tmp_path):
     code, output = run([sys.executable, "-c", _blocks("README.md", "python")["example.py"]])
     assert code == 0, output
+
+
+def test_readme_weights_example_loads_a_run(tmp_path):
+    code, output = call(tmp_path / "runs" / "mae", TINY)
+    assert code == 0, output
+    program = _blocks("README.md", "python")["weights.py"]
+    code, output = run(["env", "-C", str(tmp_path), sys.executable, "-c", program], tmp_path)
+    assert code == 0, output
+    assert "torch.Size([2, 16])" in output
+    assert "4 torch.Size([2, 16, 8, 8])" in output
 
 
 def test_readme_table_lists_every_part():

@@ -21,7 +21,8 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of a ViT, by its width
 RECORD = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
 PRETRAINED = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
-CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA")
+CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
+CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # what the published classifiers are judged on
 Sections = dict[str, Any]
 
 
@@ -73,7 +74,11 @@ class Format(Component, ABC, section="FORMAT"):
 
     @abstractmethod
     def read(self, stored: Stored) -> Weights:
-        """The weights under our names. Raises ValueError, with the reason, where no encoder here computes the same."""
+        """The weights under our names.
+
+        Raises ValueError, with the reason, where no encoder here computes the same, and KeyError where a weight lacks
+        that tells of the model; `read` names the file.
+        """
 
     @abstractmethod
     def write(self, weights: Weights, path: Path) -> Written:
@@ -86,12 +91,18 @@ class Format(Component, ABC, section="FORMAT"):
 def read(path: Path, called: str, given: str = "") -> Weights:
     """Weights from a file, or a folder, of any known format; `given` names it where it is not to be recognised.
 
-    Raises ValueError, naming the file as `called`, where it is missing, damaged, or in no known format.
+    Raises ValueError, naming the file as `called`, where it is missing, damaged, in no known format, or not in the one
+    that was given.
     """
     stored = read_stored(path, called)
     for name, part in Format.members().items():
         if name == given or (not given and part().recognises(stored)):
-            return replace(part().read(stored), format=name)
+            try:
+                return replace(part().read(stored), format=name)
+            except KeyError as error:
+                raise ValueError(f"{called} {path} is no model in the format {name}: it lacks {error}") from error
+            except ValueError as error:
+                raise ValueError(f"{called} {path} ({name}): {error}") from error
     names = ", ".join(list(stored.weights)[:5]) or "none"
     raise ValueError(
         f"{called} {path} holds no encoder in a known format. {one_of('', Format.members())}. "
@@ -124,9 +135,10 @@ def sections_of(text: Any) -> Sections:
     """
     try:
         found = yaml.safe_load(text)
-    except (yaml.YAMLError, AttributeError, TypeError):  # whatever else the file holds there
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):  # whatever else the file holds there
         return {}
-    return {name: held for name, held in found.items() if name != "PLUGINS"} if isinstance(found, dict) else {}
+    held = found if isinstance(found, dict) else {}
+    return {name: keys for name, keys in held.items() if isinstance(keys, dict) or name in ("TASK", "SEED")}
 
 
 def merged(*known: Sections) -> Sections:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mim.heads import Transformer
 from mim.interop.files import Stored
 from mim.interop.formats import (
+    CROP,
     ENCODER,
     RECORD,
     Format,
@@ -70,7 +71,7 @@ class MAE(Format, name="mae"):
         table = PROBED if "head.1.weight" in names else FINETUNED if "head.weight" in names else PRETRAINED
         state, left_out = to_ours(table, names)
         own, notes = _known(stored.beside.get("args"), state)
-        published = pretraining(state) if table is PRETRAINED else classifying(state)
+        published = pretraining(state) if table is PRETRAINED else {**classifying(state), **CROP}
         sections, untold = described("vit", state, merged(published, own, sections_of(stored.beside.get(RECORD))))
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
             untold = (*untold, "HEAD.heads")
@@ -108,11 +109,7 @@ def pretraining(state: dict[str, Tensor]) -> Sections:
     patch = state[f"{ENCODER}backbone.patch_embed.proj.weight"].shape[-1]
     return {
         "TASK": "pretrain",
-        "MASKER": {
-            "name": "random",
-            "cell": patch,
-            "ratio": 0.75,
-        },
+        "MASKER": {"name": "random", "cell": patch, "ratio": 0.75},
         "ENCODER": {"hidden": "drop"},
         "HEAD": {"name": "transformer", **keys, **({"heads": heads} if heads else {})},
         "TARGET": {"name": "pixels", "normalize": "patch"},

@@ -7,6 +7,7 @@ import torch
 
 from mim.interop.files import Stored
 from mim.interop.formats import (
+    CROP,
     ENCODER,
     RECORD,
     Format,
@@ -74,9 +75,9 @@ class SimMIM(Format, name="simmim"):
         pretrained = kind_of(stored.below(ENCODER)) is not None
         kind = kind_of(stored.below(ENCODER) if pretrained else stored.weights)
         if kind is None or kind == "vit":
-            raise ValueError(f"{stored.path} holds no Swin and no ViT of SimMIM")
+            raise ValueError("it holds no Swin and no ViT of SimMIM")
         state, left_out = to_ours(table(kind, pretrained), stored.weights)
-        published = pretraining() if pretrained else classifying(state)
+        published = pretraining(kind) if pretrained else {**classifying(state), **CROP}
         known = merged(published, _known(stored.beside.get("config"), kind), sections_of(stored.beside.get(RECORD)))
         sections, untold = described(kind, state, known)
         return Weights(state, sections, str(stored.path), untold, tuple(left_out))
@@ -107,12 +108,13 @@ def table(kind: str, pretrained: bool) -> tuple[Row, ...]:
     return (*below(TABLES[kind], f"{ENCODER}backbone."), *rows(("norm", "fc_norm"), ("heads.0", "head")))
 
 
-def pretraining() -> Sections:
-    """The sections of the published SimMIM pretraining."""
+def pretraining(kind: str) -> Sections:
+    """The sections of the published SimMIM pretraining of an encoder."""
+    own_windows: Sections = {"pretrained_windows": []} if kind == "swin_v2" else {}
     return {
         "TASK": "pretrain",
         "MASKER": {"name": "random", "cell": 32, "ratio": 0.6, "rounding": "ceil_hidden"},
-        "ENCODER": {"hidden": "replace"},
+        "ENCODER": {"hidden": "replace", **own_windows},
         "HEAD": {"name": "pixel_shuffle"},
         "TARGET": {"name": "pixels"},
         "LOSS": {"name": "l1", "eps": 1e-5},
@@ -136,6 +138,9 @@ def _known(config: Any, kind: str) -> Sections:
     own = _section(model, MODEL_SECTIONS[kind])
     if kind != "beit" and isinstance(own.get("WINDOW_SIZE"), int):
         known["ENCODER"] = {"window": own["WINDOW_SIZE"]}
+    windows = own.get("PRETRAINED_WINDOW_SIZES")
+    if kind == "swin_v2" and isinstance(windows, list):
+        known = merged(known, {"ENCODER": {"pretrained_windows": windows if any(windows) else []}})
     target = _section(_section(model, "SIMMIM"), "NORM_TARGET")
     if target.get("ENABLE") is True and isinstance(target.get("PATCH_SIZE"), int):
         known["TARGET"] = {"normalize": "window", "window": target["PATCH_SIZE"]}

@@ -46,7 +46,7 @@ class Timm(Format, name="timm"):
     def read(self, stored: Stored) -> Weights:
         kind = kind_of(stored.weights)
         if kind is None:
-            raise ValueError(f"{stored.path} holds no ViT, Beit, Swin or Swin V2 of timm")
+            raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
         state, rest = to_ours(CLASSIFIERS[kind], stored.weights)
         state.update({BACKBONE + name: stored.weights[name] for name in rest})
         own, notes = published_heads(state) if kind == "vit" else ({}, ())
@@ -98,13 +98,16 @@ def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
         "patch_size": encoder["patch"],
         "embed_dim": encoder["width"],
         "mlp_ratio": encoder["mlp_ratio"],
+        "drop_path_rate": encoder["drop_path"],
     }
     if encoder["name"] in ("swin", "swin_v2"):
+        pretrained = tuple(encoder.get("pretrained_windows", ()))
         return {
             **arguments,
             "depths": tuple(encoder["depths"]),
             "num_heads": tuple(encoder["heads"]),
             "window_size": encoder["window"],
+            **({"pretrained_window_sizes": pretrained} if any(pretrained) else {}),
         }
     pooled = sections["CLASSIFIER"] if classes else {"pool": "class", "norm": False}
     token = encoder.get("class_token", True) and pooled["pool"] == "class"

@@ -121,15 +121,13 @@ class Transformers(Format, name="transformers"):
         return stored.beside.get("model_type") in ENCODERS
 
     def read(self, stored: Stored) -> Weights:
-        config, file = stored.beside, stored.path / CONFIG
+        config = stored.beside
         if config.get("model_type") not in ENCODERS:
-            raise ValueError(f"{file}: model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
+            raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
         for key, own in MUST_BE.items():
             if config.get(key, own) != own:
-                raise ValueError(f"{file}: {key} is {config[key]!r}; encoders here compute {own!r} alone")
+                raise ValueError(f"{key} is {config[key]!r}; encoders here compute {own!r} alone")
         kind, prefix, _ = ENCODERS[config["model_type"]]
-        if any(config.get("pretrained_window_sizes") or ()):
-            raise ValueError(f"{file}: pretrained_window_sizes must be 0: positions are of the own window")
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(_table(config["model_type"], bare), stored.weights)
         known = merged(_published(config, state), _known(config), sections_of(config.get(RECORD)))
@@ -179,7 +177,7 @@ def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
     patch = state[f"{BACKBONE}patch_embed.proj.weight"].shape[-1]
     size = _image_size(config)
     fits = size is not None and all(side % 32 == 0 and side > 32 for side in size) and 32 % patch == 0
-    return merged(simmim.pretraining(), {} if fits else {"MASKER": {"cell": patch}})
+    return merged(simmim.pretraining(ENCODERS[config["model_type"]][0]), {} if fits else {"MASKER": {"cell": patch}})
 
 
 def _image_size(config: Sections) -> list[int] | None:
@@ -193,6 +191,9 @@ def _known(config: Sections) -> Sections:
     known: Sections = {"ENCODER": {"heads": heads} if heads else {}}
     if config.get("window_size"):
         known["ENCODER"]["window"] = config["window_size"]
+    if config["model_type"] == "swinv2":
+        windows = config.get("pretrained_window_sizes") or []
+        known["ENCODER"]["pretrained_windows"] = list(windows) if any(windows) else []
     if size:
         known["DATA"] = {"image_size": size}
     if config["model_type"] != "vit_mae":
@@ -263,7 +264,9 @@ def _config(weights: Weights, model_type: str) -> Sections:
         config["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
         config["label2id"] = {f"LABEL_{number}": number for number in classes}
     if encoder["name"] != "vit":
+        pretrained = list(encoder.get("pretrained_windows", ()))
         return config | {
+            **({"pretrained_window_sizes": pretrained} if any(pretrained) else {}),
             "embed_dim": encoder["width"],
             "depths": list(encoder["depths"]),
             "num_heads": list(encoder["heads"]),
