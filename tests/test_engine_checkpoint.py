@@ -9,6 +9,7 @@ from torch import nn
 
 from mim.engine import checkpoint
 from mim.engine.checkpoint import CheckpointSettings
+from mim.ops.weights import OWN
 
 CONTENT = {
     "step": 7,
@@ -43,7 +44,7 @@ def test_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_checkpoint_loads_under_weights_only(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 7, CONTENT, keep=1)
-    assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
+    assert torch.load(path, weights_only=True)["format"] == OWN
 
 
 def test_checkpoint_keep_removes_the_oldest_by_number(tmp_path: Path) -> None:
@@ -166,10 +167,23 @@ def test_checkpoint_of_another_program_is_refused(tmp_path: Path, content: objec
     assert "is not a checkpoint of this toolkit" in refused(path)
 
 
-def test_checkpoint_with_a_pickled_namespace_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_beside_a_pickled_namespace_is_read_and_that_of_another_script_still_refused(tmp_path: Path) -> None:
     path = tmp_path / "mae.pth"
-    torch.save({"format": checkpoint.FORMAT, "args": argparse.Namespace(lr=1)}, path)
-    assert "cannot be read" in refused(path)
+    arguments = argparse.Namespace(lr=1)
+    torch.save({"format": OWN, "args": arguments}, path)
+    assert checkpoint.load(path)["args"] == arguments
+    torch.save({"model": {}, "args": arguments}, path)
+    assert "is not a checkpoint of this toolkit" in refused(path)
+
+
+class Odd:
+    """A value that is not plain."""
+
+
+def test_checkpoint_that_holds_more_than_plain_values_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save({"format": OWN, "odd": Odd()}, path)
+    assert f"it holds {Odd.__module__}.Odd" in refused(path)
 
 
 # -------------------------------------------------------------------- into a model

@@ -13,7 +13,8 @@ from mim import build_classifier, build_model, load_config
 from mim.config import dump
 from mim.encoders import Encoder, Swin, ViT
 from mim.engine import checkpoint
-from mim.interop.initialise import LoadReport, initialise_encoder, read_encoder
+from mim.interop import read
+from mim.interop.initialise import LoadReport, initialise_encoder
 from mim.ops.positions import resize_bias_table, resize_positions
 from mim.structures import ImageSpec
 
@@ -26,7 +27,7 @@ def vit(hidden: str = "drop", **keys: object) -> ViT:
     return ViT(IMAGE, hidden=hidden, **{**SMALL, **keys})
 
 
-def write(path: Path, encoder: Encoder, average: Encoder | None = None, config: str | None = None) -> Path:
+def write(path: Path, encoder: Encoder, average: Encoder | None = None, config: object = None) -> Path:
     """A checkpoint as a run writes it, with a head beside the encoder, and perhaps an average of both."""
     models = []
     for each in (encoder, average):
@@ -65,7 +66,7 @@ def test_initialise_loads_every_weight_of_the_same_encoder(tmp_path: Path, sourc
     encoder, path = vit(), write(tmp_path / "a.pt", source)
     report = initialise_encoder(encoder, path)
     assert list(equal(encoder.state_dict(), source.state_dict())) == list(source.state_dict())
-    assert report == LoadReport(path, False, sorted(source.state_dict()), [], [], [], [])
+    assert report == LoadReport(str(path), False, sorted(source.state_dict()), [], [], [], [])
     img_BCHW = torch.randn(2, 1, 32, 32)
     assert torch.equal(encoder.eval()(img_BCHW).tokens_BND, source.eval()(img_BCHW).tokens_BND)
 
@@ -107,17 +108,19 @@ def test_initialise_swin_from_its_own_checkpoint(tmp_path: Path) -> None:
 
 
 def test_load_report_says_in_lines_what_was_left_out() -> None:
-    left_out = {"missing": ["mask_token"], "unexpected": ["extra", "more"], "reshaped": ["pos 1 for 2"]}
-    lines = LoadReport(Path("a.pt"), False, ["x", "y"], ["x 4 -> 9"], **left_out).lines()
+    extra = [f"blocks.{block}.norm.{end}" for block in range(3) for end in ("weight", "bias")]
+    left_out = {"missing": ["mask_token"], "unexpected": [*extra, "more"], "reshaped": ["pos 1 for 2"]}
+    lines = LoadReport("a.pt", False, ["x", "y"], ["x 4 -> 9"], **left_out, notes=("heads: 2 by the width",)).lines()
     assert lines[0] == "a.pt: 2 encoder weights loaded"
     assert lines[1:] == [
         "  resized or moved: x 4 -> 9",
         "  missing in the file, kept as initialised: mask_token",
-        "  in the file only, left out: extra, more",
+        "  in the file only, left out: blocks.0-2.norm.{weight, bias}, more",
         "  of another shape, left out: pos 1 for 2",
+        "  heads: 2 by the width",
     ]
-    assert len(LoadReport(Path("a.pt"), False, ["x"], [], [], [], []).lines()) == 1
-    averaged = LoadReport(Path("a.pt"), True, ["x"], [], [], [], []).lines()
+    assert len(LoadReport("a.pt", False, ["x"], [], [], [], []).lines()) == 1
+    averaged = LoadReport("a.pt", True, ["x"], [], [], [], []).lines()
     assert averaged == ["a.pt: 1 encoder weights loaded (their moving average)"]
 
 
@@ -276,7 +279,7 @@ def test_initialise_prefers_the_moving_average_and_says_so(tmp_path: Path, sourc
     assert report.averaged
     assert report.lines() == [f"{path}: {len(average.state_dict())} encoder weights loaded (their moving average)"]
     assert set(equal(encoder.state_dict(), average.state_dict())) == set(average.state_dict())
-    found = read_encoder(path)
+    found = read(path, "x")
     assert (found.averaged, found.image_size) == (True, (32, 32))
 
 
@@ -357,7 +360,7 @@ def test_initialise_from_a_deeper_file_is_refused_and_changes_nothing(tmp_path: 
     assert share < 0.5
     with pytest.raises(ValueError, match=rf"only {share:.0%} of its weights find a place in this one") as caught:
         initialise_encoder(encoder, write(tmp_path / "a.pt", source))
-    assert "in the file only, left out: backbone.blocks.2.norm1.weight" in str(caught.value)
+    assert "in the file only, left out: backbone.blocks.2-5.norm1.{weight, bias}, " in str(caught.value)
     assert set(equal(encoder.state_dict(), before)) == set(before)
 
 
@@ -380,10 +383,11 @@ def test_initialise_from_weights_of_another_kind_is_refused(tmp_path: Path, weig
         initialise_encoder(vit("replace"), tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("config", ["vit_base", "", "DATA:\n", "DATA: [1]\n", "DATA: {image_size: [a, b]}\n", ": [", 3])
+@pytest.mark.parametrize(
+    "config", ["vit_base", "", "DATA:\n", "DATA: [1]\n", "DATA: {image_size: [a, b]}\n", ": [", "DATA: 2026-99-99\n", 3]
+)
 def test_initialise_does_without_a_config_that_is_not_ours(tmp_path: Path, source: ViT, config: object) -> None:
-    encoder, path = vit(), tmp_path / "a.pt"
-    torch.save({"model": {f"encoder.{name}": w for name, w in source.state_dict().items()}, "config": config}, path)
+    encoder, path = vit(), write(tmp_path / "a.pt", source, config=config)
     assert initialise_encoder(encoder, path).loaded == sorted(source.state_dict())
 
 
