@@ -34,7 +34,8 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
     known = {name: weights.sections.get(name, {}) for name in ("DATA", "ENCODER")}
     data = {key: held for key, held in known["DATA"].items() if key in keys_of(DataSettings)}
     plain = {"TASK": "finetune", "DATA": data, "ENCODER": {**known["ENCODER"], "hidden": "none"}}
-    encoder = _encoder(describe(replace(weights, sections=plain), overrides))
+    untold = tuple(key for key in weights.untold if not key.startswith("HEAD."))
+    encoder = _encoder(describe(replace(weights, sections=plain, untold=untold), overrides))
     placed = place(encoder, weights, "weights")
     report = placed.report
     unknown = [name for name in report.unexpected if name != "mask_token"]

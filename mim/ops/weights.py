@@ -4,6 +4,7 @@ import argparse
 import collections
 import pathlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ def _reason(path: Path, error: Exception) -> str:
         return str(error)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a file that can be looked into
-        return "it is damaged, or no PyTorch file"
+    except Exception:  # it cannot look into PyTorch's old format, where the reader names what it met first
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+        if not names:
+            return "it is damaged, or no PyTorch file"
     if not names:
         return "it is damaged, or holds more than tensors and plain values"
     return (
