@@ -72,7 +72,8 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     complete = replace(weights, state=state, sections=yaml.safe_load(config.dump(cfg)))
     target.parent.mkdir(parents=True, exist_ok=True)
     written = Format.named(to)().write(complete, target)
-    lines = placed.report.lines()
+    first, *rest = placed.report.lines()
+    lines = [first, f"  loaded: {in_words(placed.state)}", *rest]
     if others:
         lines.append(f"  and beside the encoder: {in_words(others)}")
     lines.append(f"{target} ({to}): {len(state) - len(written.left_out)} weights written")

@@ -13,7 +13,9 @@ as ENCODER.heads 12, or ask for another size: with DATA.image_size "[384, 384]" 
 """
 
 import argparse
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from mim.convert import convert
@@ -30,7 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(lines))
+    width = shutil.get_terminal_size((120, 24)).columns
+    for line in lines:
+        print(
+            "\n".join(
+                textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+            )
+        )
     return 0
 
 
