@@ -110,12 +110,19 @@ def read(path: Path, called: str, given: str = "") -> Weights:
     )
 
 
-def record(weights: Weights) -> dict[str, str]:
-    """What goes beside converted weights: their source, and what they do not tell of their model."""
-    kept = {name: held for name, held in weights.sections.items() if name in PRETRAINED}
+def record(weights: Weights, taken: Iterable[str]) -> dict[str, str]:
+    """What goes beside converted weights: their source, and what they do not tell of their model.
+
+    taken: names of those that the file holds; nothing is told of a head or a classifier that it lacks.
+    """
+    tops = {name.partition(".")[0] for name in taken}
+    names = PRETRAINED if "head" in tops else ("MASKER", "ENCODER", "DATA")
+    kept = {name: held for name, held in weights.sections.items() if name in names}
     data, encoder = kept["DATA"], kept["ENCODER"]
     kept["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
     kept["ENCODER"] = {key: held for key, held in encoder.items() if key != "hidden"}
+    if "heads" in tops and weights.sections["TASK"] == "finetune":
+        kept["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
     return {**origin(weights), RECORD: as_yaml(kept)}
 
 

@@ -96,7 +96,7 @@ class MAE(Format, name="mae"):
         theirs, left_out = to_theirs(table, taken)
         if "decoder_embed.weight" in theirs:
             theirs[POSITIONS] = decoder_positions(weights)
-        write_whole(path, lambda file: torch.save({"model": theirs, **record(weights)}, file))
+        write_whole(path, lambda file: torch.save({"model": theirs, **record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
         return Written(left_out, f"torch.load({str(path)!r})['model'] fits models_mae.py or models_vit.py")
 

@@ -68,7 +68,8 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
             left.append(name)
             continue
         row, hit = match
-        for theirs, part in zip(row.theirs, weight.chunk(len(row.theirs)), strict=True):
+        parts = (weight,) if len(row.theirs) == 1 else weight.chunk(len(row.theirs))
+        for theirs, part in zip(row.theirs, parts, strict=True):
             found[_filled(theirs, row.ours, hit)] = part.contiguous()
     return found, left
 

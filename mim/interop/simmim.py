@@ -93,7 +93,7 @@ class SimMIM(Format, name="simmim"):
         if not weights.sections["ENCODER"].get("norm", True) and "norm.weight" not in taken:
             raise ValueError("ENCODER.norm is false: SimMIM has no ViT without a last norm")
         theirs, left_out = to_theirs(table(kind, pretrained), taken)
-        write_whole(path, lambda file: torch.save({"model": theirs, **record(weights)}, file))
+        write_whole(path, lambda file: torch.save({"model": theirs, **record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
         return Written(left_out, f"torch.load({str(path)!r})['model'] fits the models of microsoft/SimMIM")
 

@@ -63,9 +63,9 @@ class Timm(Format, name="timm"):
         theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
         theirs.update({name.removeprefix(BACKBONE): taken[name] for name in backbone})
         if path.suffix == ".safetensors":
-            write_whole(path, lambda file: file.write(save(theirs, metadata=record(weights))))
+            write_whole(path, lambda file: file.write(save(theirs, metadata=record(weights, taken))))
         else:
-            write_whole(path, lambda file: torch.save({"state_dict": theirs, **record(weights)}, file))
+            write_whole(path, lambda file: torch.save({"state_dict": theirs, **record(weights, taken)}, file))
         classes = len(weights.state["heads.0.bias"]) if classifier else 0
         arguments = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
         written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
@@ -117,4 +117,4 @@ def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
         return {**arguments, "class_token": encoder["class_token"], **norm}
     shared = encoder["bias"] == "shared"
     arguments |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
-    return {**arguments, "init_values": encoder["layer_scale"] or None}
+    return {**arguments, "init_values": encoder["layer_scale"]}

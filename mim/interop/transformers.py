@@ -151,7 +151,7 @@ class Transformers(Format, name="transformers"):
         model = CLASSES[model_type] + suffix
         config = {"architectures": [model], "model_type": model_type, **_config(weights, model_type)}
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {**config, **record(weights)})
+        write_json(path / CONFIG, {**config, **record(weights, taken)})
         tensors = save(theirs, metadata={"format": "pt", **origin(weights)})
         write_whole(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
