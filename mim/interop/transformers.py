@@ -27,7 +27,7 @@ from mim.interop.formats import (
     sections_of,
     supported,
 )
-from mim.interop.names import Row, below, rows, to_ours, to_theirs
+from mim.interop.names import Row, below, in_words, rows, to_ours, to_theirs
 from mim.ops.files import write_json, write_whole
 from mim.registry import one_of
 
@@ -110,7 +110,7 @@ ENCODERS = {  # by model_type: our encoder, the prefix of the encoder's names, i
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
 CLASSES = {"vit_mae": "ViTMAE", "vit": "ViT", "swin": "Swin", "swinv2": "Swinv2"}
 POSITIONS = "decoder.decoder_pos_embed"
-POOLER = ("pooler.",)  # of ViTModel: behind the features
+POOLER = "pooler."  # of ViTModel: behind the features
 MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
@@ -134,9 +134,13 @@ class Transformers(Format, name="transformers"):
         sections, untold = described(kind, state, known)
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
+        pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
+        notes = [f"{in_words(pooler)}: behind the features, left out"] if pooler else []
         epsilon, own = config.get("layer_norm_eps"), LAYER_NORM_EPS[kind]
-        notes = () if epsilon in (None, own) else (f"layer_norm_eps is {epsilon:g} there and {own:g} here",)
-        return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=notes)
+        if epsilon not in (None, own):
+            notes.append(f"layer_norm_eps is {epsilon:g} there and {own:g} here")
+        left_out = [name for name in left_out if name not in pooler]
+        return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
 
     def write(self, weights: Weights, path: Path) -> Written:
         kind = supported(weights.sections, MODEL_TYPES, "transformers")
@@ -215,17 +219,18 @@ def _check_vit(weights: Weights) -> None:
 
 
 def _check_windows(sections: Sections) -> None:
-    """Where a stage's grid is smaller than the window, transformers' table of positions keeps the full window's size
-    and its forward fails; where one side is just as long as the window, it stops shifting along both.
+    """Where a stage's grid is smaller than the window, transformers' Swin keeps a table of positions for the full
+    window and its forward fails (its Swin V2 has no table); both take one side alone for the window and the shift.
     """
     encoder, size = sections["ENCODER"], sections["DATA"]["image_size"]
     for stage in range(len(encoder["depths"])):
         grid = [side // (encoder["patch"] * 2**stage) for side in size]
-        if not (min(grid) > encoder["window"] or set(grid) == {encoder["window"]}):
+        whole = grid[0] == grid[1] and (encoder["name"] == "swin_v2" or grid[0] == encoder["window"])
+        if not (min(grid) > encoder["window"] or whole):
             raise ValueError(
                 f"ENCODER.window {encoder['window']} and the grid of stage {stage}, {grid[0]}x{grid[1]} tokens: "
-                "transformers' Swin computes no stage whose window is larger than its grid, nor as long as one of two "
-                "unequal sides. Export to timm, which does"
+                "transformers' Swin computes no stage whose window is larger than its grid, and neither it nor its "
+                "Swin V2 one whose window is as long as one of two unequal sides, or longer. Export to timm, which does"
             )
 
 
