@@ -80,7 +80,7 @@ def _read_folder(path: Path, called: str) -> Stored:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         index = path / "model.safetensors.index.json"
         files = ["model.safetensors"]
-        if index.is_file():
+        if index.is_file() and not (path / files[0]).is_file():  # in shards
             files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{called} {path}: its JSON cannot be read: {error}") from error

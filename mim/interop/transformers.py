@@ -118,11 +118,11 @@ class Transformers(Format, name="transformers"):
     """A folder as `save_pretrained` writes it."""
 
     def recognises(self, stored: Stored) -> bool:
-        return stored.beside.get("model_type") in ENCODERS
+        return stored.beside.get("model_type") in list(ENCODERS)
 
     def read(self, stored: Stored) -> Weights:
         config = stored.beside
-        if config.get("model_type") not in ENCODERS:
+        if config.get("model_type") not in list(ENCODERS):
             raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
         for key, own in MUST_BE.items():
             if config.get(key, own) != own:
@@ -143,11 +143,8 @@ class Transformers(Format, name="transformers"):
         return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
 
     def write(self, weights: Weights, path: Path) -> Written:
-        kind = supported(weights.sections, MODEL_TYPES, "transformers")
-        if kind == "vit":
-            _check_vit(weights)
-        else:
-            _check_windows(weights.sections)
+        check = _check_vit if supported(weights.sections, MODEL_TYPES, "transformers") == "vit" else _check_windows
+        check(weights)
         model_type, suffix, taken = _model(weights)
         theirs, left_out = to_theirs(_table(model_type, bare=suffix == "Model"), taken)
         if "decoder.mask_token" in theirs:
@@ -159,7 +156,9 @@ class Transformers(Format, name="transformers"):
         tensors = save(theirs, metadata={"format": "pt", **origin(weights)})
         write_whole(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
-        return Written(left_out, f"transformers.{model}.from_pretrained({str(path)!r}), or AutoModel for its encoder")
+        bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that is not here
+        call = f"transformers.{model}.from_pretrained({str(path)!r}{bare})"
+        return Written(left_out, f"{call}, or AutoModel for its encoder")
 
 
 LAYER_NORM_EPS = {"vit": 1e-6, "swin": 1e-5, "swin_v2": 1e-5}
@@ -218,11 +217,11 @@ def _check_vit(weights: Weights) -> None:
             raise ValueError(f"ENCODER.{key} is false: transformers' {why}")
 
 
-def _check_windows(sections: Sections) -> None:
+def _check_windows(weights: Weights) -> None:
     """Where a stage's grid is smaller than the window, transformers' Swin keeps a table of positions for the full
     window and its forward fails (its Swin V2 has no table); both take one side alone for the window and the shift.
     """
-    encoder, size = sections["ENCODER"], sections["DATA"]["image_size"]
+    encoder, size = weights.sections["ENCODER"], weights.sections["DATA"]["image_size"]
     for stage in range(len(encoder["depths"])):
         grid = [side // (encoder["patch"] * 2**stage) for side in size]
         whole = grid[0] == grid[1] and (encoder["name"] == "swin_v2" or grid[0] == encoder["window"])
