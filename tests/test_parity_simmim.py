@@ -181,7 +181,7 @@ def test_simmim_parity_is_not_trivial(tmp_path: Path, family: Family) -> None:
         wanted, found = answer(family, theirs, img, mask), ours(img, mask)
         assert_same_answer(found, wanted)
         losses.append(wanted.loss)
-    assert abs(losses[0] - losses[1]) > 1e-4 * losses[0]
+    assert abs(losses[0] - losses[1]) > 1e-3 * losses[0]
     if family is VIT:
         other = parity.ours_of(weights, ["ENCODER.heads", "2"]).double()
     else:
