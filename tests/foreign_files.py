@@ -106,12 +106,12 @@ def sine_cosine(side: int, width: int) -> Tensor:
     return torch.from_numpy(table)[None].float()
 
 
-def write_mae(path: Path, model: State, **arguments: object) -> Path:
+def write_mae(path: Path, weights: State, **arguments: object) -> Path:
     """A file as main_pretrain.py, main_finetune.py and main_linprobe.py write it, with their arguments pickled."""
     shared = {"batch_size": 64, "output_dir": PosixPath("output"), "device": "cuda", "blr": 1.5e-4}
     optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     beside = {"optimizer": optimizer, "epoch": 3, "scaler": {"scale": 65536.0}}
-    torch.save({"model": model, **beside, "args": argparse.Namespace(**shared, **arguments)}, path)
+    torch.save({"model": weights, **beside, "args": argparse.Namespace(**shared, **arguments)}, path)
     return path
 
 
@@ -215,8 +215,8 @@ def simmim_config(size: int = 32, window: int = 4, ratio: float = 0.6, section: 
     return config
 
 
-def write_simmim(path: Path, model: State, config: CfgNode | None = None) -> Path:
+def write_simmim(path: Path, weights: State, config: CfgNode | None = None) -> Path:
     """A file as SimMIM's scripts write it, with their yacs config pickled."""
     beside = {"optimizer": {"state": {}, "param_groups": []}, "lr_scheduler": {}, "max_accuracy": 0.0, "epoch": 99}
-    torch.save({"model": model, **beside, "config": simmim_config() if config is None else config}, path)
+    torch.save({"model": weights, **beside, "config": simmim_config() if config is None else config}, path)
     return path
