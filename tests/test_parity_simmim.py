@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, h w patches high and wide, N patches, D width.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +263,7 @@ LARGE = ", width: 8, depths: [1, 1, 1, 1], heads: [1, 1, 1, 1], window: 12"  # S
 LARGE_THEIRS = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 12, "image_size": 192}
 
 
-def test_simmim_of_a_window_larger_than_a_stage_is_refused_by_export(tmp_path: Path) -> None:
+def test_simmim_of_a_window_larger_than_a_stage_is_refused(tmp_path: Path) -> None:
     text = Family("Swin", 192, 4, {}, f"name: swin{LARGE}").config()
     _, path = parity.own_checkpoint(text, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"ENCODER.window 12 and the grid of stage 3, 6x6 tokens"):
@@ -281,7 +282,7 @@ def test_transformers_still_fails_where_a_window_is_larger_than_a_stage() -> Non
 @pytest.mark.parametrize("family", [SWIN, SWIN_V2], ids=str)
 @pytest.mark.parametrize("size", [(64, 128), (128, 64)], ids=["64x128", "128x64"])
 @torch.no_grad()
-def test_simmim_of_a_window_as_long_as_one_side_is_refused_by_export(
+def test_simmim_of_a_window_as_long_as_one_side_is_refused(
     tmp_path: Path, family: Family, size: tuple[int, int]
 ) -> None:
     """In the last stage, of 4 x 8 tokens, theirs shifts along both sides or along none, ours along the longer."""
@@ -291,6 +292,12 @@ def test_simmim_of_a_window_as_long_as_one_side_is_refused_by_export(
     assert not (tmp_path / "refused").exists()
     theirs = family.theirs("Model", image_size=size)
     theirs.save_pretrained(tmp_path / "theirs")
-    encoder, img = mim.load_encoder(tmp_path / "theirs", strict=False), images(1, ImageSpec(3, *size))
+    with pytest.raises(ValueError, match=r"4 and the grid of stage 2.* as here: features would differ"):
+        mim.load_encoder(tmp_path / "theirs")
+
+    config = tmp_path / "theirs" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "image_size": 64}))  # which hides what differs
+    encoder = mim.load_encoder(tmp_path / "theirs", ["DATA.image_size", str(list(size))])
+    img = images(1, ImageSpec(3, *size))
     found, wanted = encoder(img).tokens_BND, theirs(img).last_hidden_state
     assert (found - wanted).abs().max() > 1e-2 * wanted.abs().max()

@@ -1,7 +1,4 @@
-"""transformers: folders with config.json and model.safetensors, of ViTMAE, ViT, Swin and Swin V2.
-
-Names are those on disk, which every version of the library reads; in memory they differ from version to version.
-"""
+"""transformers: folders with config.json and model.safetensors, of ViTMAE, ViT, Swin and Swin V2."""
 
 from pathlib import Path
 from typing import Any
@@ -27,90 +24,13 @@ from mim.interop.formats import (
     sections_of,
     supported,
 )
-from mim.interop.names import Row, below, in_words, rows, to_ours, to_theirs
+from mim.interop.names import in_words, to_ours, to_theirs
+from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
 from mim.ops.files import write_json, write_whole
 from mim.registry import one_of
 
-BACKBONE = f"{ENCODER}backbone."
-VIT_BLOCK = rows(
-    ("norm1", "layernorm_before"),
-    ("attn.qkv", tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))),
-    ("attn.proj", "attention.output.dense"),
-    ("norm2", "layernorm_after"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
-)
-VIT = (
-    *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
-    *below(
-        rows(
-            ("cls_token", "embeddings.cls_token"),
-            ("pos_embed", "embeddings.position_embeddings"),
-            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-            ("norm", "layernorm"),
-        ),
-        BACKBONE,
-    ),
-    *below(VIT_BLOCK, f"{BACKBONE}blocks.{{block}}.", "encoder.layer.{block}."),
-)
-DECODER = (
-    *rows(
-        ("head.embed", "decoder.decoder_embed"),
-        ("head.mask_token", "decoder.mask_token"),
-        ("head.norm", "decoder.decoder_norm"),
-        ("head.predict", "decoder.decoder_pred"),
-    ),
-    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_layers.{block}."),
-    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."),  # as version 5 writes them
-)
-SELF = "attention.self."
-QKV = tuple(f"{SELF}{part}" for part in ("query", "key", "value"))
-SWIN_BLOCK = rows(
-    ("norm1", "layernorm_before"),
-    ("attn.proj", "attention.output.dense"),
-    ("norm2", "layernorm_after"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
-)
-V1_BLOCK = rows(("attn.qkv", QKV), (simmim.BIAS_TABLE, f"{SELF}relative_position_bias_table"))
-V2_BLOCK = rows(
-    ("attn.qkv.weight", tuple(f"{name}.weight" for name in QKV)),
-    ("attn.q_bias", f"{SELF}query.bias"),
-    ("attn.v_bias", f"{SELF}value.bias"),
-    ("attn.logit_scale", f"{SELF}logit_scale"),
-    *((f"attn.cpb_mlp.{place}", f"{SELF}continuous_position_bias_mlp.{place}") for place in (0, 2)),
-)
-
-
-def _swin(block: tuple[Row, ...]) -> tuple[Row, ...]:
-    return (
-        *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
-        *below(
-            rows(
-                ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-                ("patch_embed.norm", "embeddings.norm"),
-                ("norm", "layernorm"),
-                *(
-                    (f"layers.{{stage}}.downsample.{name}", f"encoder.layers.{{stage-1}}.downsample.{name}")
-                    for name in ("reduction", "norm")
-                ),
-            ),
-            BACKBONE,
-        ),
-        *below(block, f"{BACKBONE}layers.{{stage}}.blocks.{{block}}.", "encoder.layers.{stage}.blocks.{block}."),
-    )
-
-
-ENCODERS = {  # by model_type: our encoder, the prefix of the encoder's names, its table
-    "vit_mae": ("vit", "vit.", VIT),
-    "vit": ("vit", "vit.", VIT),
-    "swin": ("swin", "swin.", _swin((*SWIN_BLOCK, *V1_BLOCK))),
-    "swinv2": ("swin_v2", "swinv2.", _swin((*SWIN_BLOCK, *V2_BLOCK))),
-}
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
 CLASSES = {"vit_mae": "ViTMAE", "vit": "ViT", "swin": "Swin", "swinv2": "Swinv2"}
-POSITIONS = "decoder.decoder_pos_embed"
-POOLER = "pooler."  # of ViTModel: behind the features
 MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
@@ -129,11 +49,14 @@ class Transformers(Format, name="transformers"):
                 raise ValueError(f"{key} is {config[key]!r}; encoders here compute {own!r} alone")
         kind, prefix, _ = ENCODERS[config["model_type"]]
         bare = not any(name.startswith(prefix) for name in stored.weights)
-        state, left_out = to_ours(_table(config["model_type"], bare), stored.weights)
+        state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
         known = merged(_published(config, state), _known(config), sections_of(config.get(RECORD)))
         sections, untold = described(kind, state, known)
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
+        square = len(set(sections["DATA"].get("image_size", ()))) < 2
+        if kind != "vit" and not square and _other_windows(sections):
+            raise ValueError(f"{_other_windows(sections)} as here: features would differ")
         pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
         notes = [f"{in_words(pooler)}: behind the features, left out"] if pooler else []
         epsilon, own = config.get("layer_norm_eps"), LAYER_NORM_EPS[kind]
@@ -143,10 +66,12 @@ class Transformers(Format, name="transformers"):
         return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
 
     def write(self, weights: Weights, path: Path) -> Written:
-        check = _check_vit if supported(weights.sections, MODEL_TYPES, "transformers") == "vit" else _check_windows
-        check(weights)
+        kind = supported(weights.sections, MODEL_TYPES, "transformers")
+        reason = _without_a_counterpart(weights.sections) if kind == "vit" else _other_windows(weights.sections)
+        if reason:
+            raise ValueError(f"{reason}. Export to timm, which does")
         model_type, suffix, taken = _model(weights)
-        theirs, left_out = to_theirs(_table(model_type, bare=suffix == "Model"), taken)
+        theirs, left_out = to_theirs(table_of(model_type, bare=suffix == "Model"), taken)
         if "decoder.mask_token" in theirs:
             theirs[POSITIONS] = mae.decoder_positions(weights)
         model = CLASSES[model_type] + suffix
@@ -162,13 +87,6 @@ class Transformers(Format, name="transformers"):
 
 
 LAYER_NORM_EPS = {"vit": 1e-6, "swin": 1e-5, "swin_v2": 1e-5}
-
-
-def _table(model_type: str, bare: bool) -> tuple[Row, ...]:
-    """Names of a model of a type; `bare`: of its encoder alone, which has no prefix."""
-    _, prefix, table = ENCODERS[model_type]
-    top = DECODER if model_type == "vit_mae" else rows(("head.conv", "decoder.0"), ("heads.0", "classifier"))
-    return table if bare else (*below(table, theirs=prefix), *top)
 
 
 def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
@@ -210,27 +128,30 @@ def _known(config: Sections) -> Sections:
     }
 
 
-def _check_vit(weights: Weights) -> None:
-    encoder = weights.sections["ENCODER"]
-    for key, why in (("class_token", "ViT always has a class token"), ("norm", "ViT always has a last norm")):
-        if not encoder[key]:
-            raise ValueError(f"ENCODER.{key} is false: transformers' {why}")
+def _without_a_counterpart(sections: Sections) -> str:
+    """Why transformers has no such ViT; empty where it has."""
+    encoder = sections["ENCODER"]
+    lacking = [key for key in ("class_token", "norm") if not encoder[key]]
+    return f"ENCODER.{lacking[0]} is false: transformers computes no ViT without one" if lacking else ""
 
 
-def _check_windows(weights: Weights) -> None:
-    """Where a stage's grid is smaller than the window, transformers' Swin keeps a table of positions for the full
-    window and its forward fails (its Swin V2 has no table); both take one side alone for the window and the shift.
+def _other_windows(sections: Sections) -> str:
+    """Why transformers computes a Swin otherwise; empty where it does not.
+
+    Where a stage's grid is smaller than the window, its Swin keeps a table of positions for the full window and its
+    forward fails (its Swin V2 has no table); both take one side alone for the window and the shift.
     """
-    encoder, size = weights.sections["ENCODER"], weights.sections["DATA"]["image_size"]
+    encoder, size = sections["ENCODER"], sections["DATA"]["image_size"]
     for stage in range(len(encoder["depths"])):
         grid = [side // (encoder["patch"] * 2**stage) for side in size]
         whole = grid[0] == grid[1] and (encoder["name"] == "swin_v2" or grid[0] == encoder["window"])
         if not (min(grid) > encoder["window"] or whole):
-            raise ValueError(
+            return (
                 f"ENCODER.window {encoder['window']} and the grid of stage {stage}, {grid[0]}x{grid[1]} tokens: "
                 "transformers' Swin computes no stage whose window is larger than its grid, and neither it nor its "
-                "Swin V2 one whose window is as long as one of two unequal sides, or longer. Export to timm, which does"
+                "Swin V2 one whose window is as long as one of two unequal sides, or longer"
             )
+    return ""
 
 
 def _model(weights: Weights) -> tuple[str, str, dict[str, Tensor]]:

@@ -1,0 +1,91 @@
+"""Names of transformers' weights on disk, which every version of the library reads; in memory they differ."""
+
+from mim.interop import simmim
+from mim.interop.formats import ENCODER
+from mim.interop.names import Row, below, rows
+
+BACKBONE = f"{ENCODER}backbone."
+POSITIONS = "decoder.decoder_pos_embed"  # fixed: a head here makes them anew
+POOLER = "pooler."  # of ViTModel: behind the features
+VIT_BLOCK = rows(
+    ("norm1", "layernorm_before"),
+    ("attn.qkv", tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))),
+    ("attn.proj", "attention.output.dense"),
+    ("norm2", "layernorm_after"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+VIT = (
+    *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
+    *below(
+        rows(
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("norm", "layernorm"),
+        ),
+        BACKBONE,
+    ),
+    *below(VIT_BLOCK, f"{BACKBONE}blocks.{{block}}.", "encoder.layer.{block}."),
+)
+DECODER = (
+    *rows(
+        ("head.embed", "decoder.decoder_embed"),
+        ("head.mask_token", "decoder.mask_token"),
+        ("head.norm", "decoder.decoder_norm"),
+        ("head.predict", "decoder.decoder_pred"),
+    ),
+    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_layers.{block}."),
+    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."),  # as version 5 writes them
+)
+SELF = "attention.self."
+QKV = tuple(f"{SELF}{part}" for part in ("query", "key", "value"))
+SWIN_BLOCK = rows(
+    ("norm1", "layernorm_before"),
+    ("attn.proj", "attention.output.dense"),
+    ("norm2", "layernorm_after"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+V1_BLOCK = rows(("attn.qkv", QKV), (simmim.BIAS_TABLE, f"{SELF}relative_position_bias_table"))
+V2_BLOCK = rows(
+    ("attn.qkv.weight", tuple(f"{name}.weight" for name in QKV)),
+    ("attn.q_bias", f"{SELF}query.bias"),
+    ("attn.v_bias", f"{SELF}value.bias"),
+    ("attn.logit_scale", f"{SELF}logit_scale"),
+    *((f"attn.cpb_mlp.{place}", f"{SELF}continuous_position_bias_mlp.{place}") for place in (0, 2)),
+)
+
+
+def _swin(block: tuple[Row, ...]) -> tuple[Row, ...]:
+    return (
+        *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
+        *below(
+            rows(
+                ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+                ("patch_embed.norm", "embeddings.norm"),
+                ("norm", "layernorm"),
+                *(
+                    (f"layers.{{stage}}.downsample.{name}", f"encoder.layers.{{stage-1}}.downsample.{name}")
+                    for name in ("reduction", "norm")
+                ),
+            ),
+            BACKBONE,
+        ),
+        *below(block, f"{BACKBONE}layers.{{stage}}.blocks.{{block}}.", "encoder.layers.{stage}.blocks.{block}."),
+    )
+
+
+ENCODERS = {  # by model_type: our encoder, the prefix of the encoder's names, its table
+    "vit_mae": ("vit", "vit.", VIT),
+    "vit": ("vit", "vit.", VIT),
+    "swin": ("swin", "swin.", _swin((*SWIN_BLOCK, *V1_BLOCK))),
+    "swinv2": ("swin_v2", "swinv2.", _swin((*SWIN_BLOCK, *V2_BLOCK))),
+}
+
+
+def table_of(model_type: str, bare: bool) -> tuple[Row, ...]:
+    """Names of a model of a type; `bare`: of its encoder alone, which has no prefix."""
+    _, prefix, table = ENCODERS[model_type]
+    top = DECODER if model_type == "vit_mae" else rows(("head.conv", "decoder.0"), ("heads.0", "classifier"))
+    return table if bare else (*below(table, theirs=prefix), *top)
