@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from converted import come_back, read_own, sample
+from einops import rearrange
+from PIL import Image
 from processes import TINY_CLASSIFIER, call, last_state
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
@@ -15,11 +18,14 @@ from torch import Tensor
 
 from mim import build_model, load_encoder
 from mim.convert import convert
+from mim.data.transforms import Normalize
 from mim.interop import read
+from mim.interop.formats import RECORD
 from mim.interop.names import in_words
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
-transformers = pytest.importorskip("transformers")
+import transformers
+
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -269,3 +275,21 @@ def test_convert_over_a_folder_in_shards_is_read_as_what_was_written_last(tmp_pa
     found = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
     for tokens in (hidden_state(found, img_BCHW)[:, 1:], load_encoder(tmp_path / "theirs")(img_BCHW).tokens_BND):
         torch.testing.assert_close(tokens, source.features(img_BCHW)[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_convert_says_how_images_are_prepared_and_reads_it_back(tmp_path: Path) -> None:
+    convert(sample("mae").write(tmp_path / "a.pt"), tmp_path / "theirs", "transformers")
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "theirs")
+    found = processor(Image.fromarray(pixels_HWC), return_tensors="pt").pixel_values
+    wanted = Normalize((0.4, 0.4, 0.4), (0.3, 0.3, 0.3))(rearrange(torch.from_numpy(pixels_HWC), "h w c -> 1 c h w"))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+    processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.5, 0.5, 0.25]
+    processor.save_pretrained(tmp_path / "theirs")
+    config = tmp_path / "theirs" / "config.json"
+    config.write_text(json.dumps({key: held for key, held in json.loads(config.read_text()).items() if key != RECORD}))
+    data = read(tmp_path / "theirs", "IN").sections["DATA"]
+    assert (data["mean"], data["std"]) == ([0.1, 0.2, 0.3], [0.5, 0.5, 0.25])
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text("[]")
+    assert read(tmp_path / "theirs", "IN").sections["DATA"]["mean"] == [0.485, 0.456, 0.406]

@@ -1,5 +1,6 @@
 """transformers: folders with config.json and model.safetensors, of ViTMAE, ViT, Swin and Swin V2."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mim.registry import one_of
 
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
 CLASSES = {"vit_mae": "ViTMAE", "vit": "ViT", "swin": "Swin", "swinv2": "Swinv2"}
+PROCESSOR = "preprocessor_config.json"  # how images are prepared
 MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
@@ -50,7 +52,8 @@ class Transformers(Format, name="transformers"):
         kind, prefix, _ = ENCODERS[config["model_type"]]
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
-        known = merged(_published(config, state), _known(config), sections_of(config.get(RECORD)))
+        own = sections_of(config.get(RECORD))
+        known = merged(_published(config, state), _known(config), _normalization(stored.path), own)
         sections, untold = described(kind, state, known)
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
@@ -78,6 +81,8 @@ class Transformers(Format, name="transformers"):
         config = {"architectures": [model], "model_type": model_type, **_config(weights, model_type)}
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, {**config, **record(weights, taken)})
+        if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
+            write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
         tensors = save(theirs, metadata={"format": "pt", **origin(weights)})
         write_whole(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
@@ -125,6 +130,31 @@ def _known(config: Sections) -> Sections:
         "MASKER": {"ratio": config.get("mask_ratio", 0.75)},
         "HEAD": {"heads": config.get("decoder_num_attention_heads", 16)},
         "TARGET": keys,
+    }
+
+
+def _normalization(folder: Path) -> Sections:
+    """DATA.mean and DATA.std of images scaled to [0, 1], where the folder says them."""
+    try:
+        held = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
+        return {"DATA": {"mean": list(held["image_mean"]), "std": list(held["image_std"])}}
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or one that says nothing of it
+        return {}
+
+
+def _processor(data: Sections) -> Sections:
+    """Resized to the image size, scaled to [0, 1] and normalised."""
+    height, width = data["image_size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(data["mean"]),
+        "image_std": list(data["std"]),
     }
 
 
