@@ -61,9 +61,11 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     Raises ValueError where the file cannot be read or written in that format, does not tell a key that is needed, or
     holds too little of an encoder; nothing is written then.
     """
-    if target.exists() and target.resolve() == source.resolve():
-        raise ValueError(f"OUT {target} is the file to read: name another")
-    weights = read(build.weights_file(source), "IN", given)
+    file = build.weights_file(source)
+    held = file.iterdir() if file.is_dir() else ()
+    if target.resolve() in [path.resolve() for path in (source, file, *held)]:
+        raise ValueError(f"OUT {target} is what is to be read: name another")
+    weights = read(file, "IN", given)
     cfg = describe(weights, overrides)
     with torch.device("meta"):
         placed = place(_encoder(cfg), weights, "IN")

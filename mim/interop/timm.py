@@ -61,7 +61,7 @@ class Timm(Format, name="timm"):
             raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")
         taken = {**weights.below(BACKBONE), **(without(weights.state, ENCODER) if classifier else {})}
         theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
-        theirs.update({name.removeprefix(BACKBONE): taken[name] for name in backbone})
+        theirs.update({name.removeprefix(BACKBONE): taken[name].contiguous() for name in backbone})
         if path.suffix == ".safetensors":
             write_whole(path, lambda file: file.write(save(theirs, metadata=record(weights, taken))))
         else:

@@ -52,7 +52,7 @@ def read_safetensors(path: Path, called: str) -> tuple[dict[str, torch.Tensor], 
 def _reason(path: Path, error: Exception) -> str:
     """Names what else a pickle would make; PyTorch's own text advises to read the file with its code."""
     if not isinstance(error, pickle.UnpicklingError):
-        return str(error)
+        return str(error) or "it is empty"
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # it cannot look into PyTorch's old format, where the reader names what it met first
