@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 HOLE = re.compile(r"\{(\w+)([+-]\d+)?\}")  # {block}, or {stage-1}: a number one lower than on the other side
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 TAIL = r"(?P<tail>(?:\.(?:weight|bias))?)"
 
 
@@ -75,20 +76,45 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
 
 
 def in_words(names: Iterable[str]) -> str:
-    """Names in one line: `head.conv.{weight, bias}`, and for numbered modules `blocks.0-11.attn.qkv.weight`."""
-    numbers: dict[str, list[list[int]]] = {}
+    """Names in one line: `head.conv.{weight, bias}`, and for numbered modules `blocks.0-3,6.attn.qkv.weight`."""
+    places: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for name in names:
-        found = [int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", name)]
-        numbers.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "{}", name), []).append(found)
+        found = tuple(int(number) for number in NUMBER.findall(name))
+        places.setdefault(tuple(NUMBER.split(name)), []).append(found)
     ends: dict[str, list[str]] = {}
-    for name, places in numbers.items():
-        columns = zip(*places, strict=True)
-        ranges = (f"{min(column)}-{max(column)}" if len(set(column)) > 1 else str(column[0]) for column in columns)
-        module, dot, end = name.format(*ranges).rpartition(".")
-        ends.setdefault(module + dot, []).append(end)
+    for pieces, numbers in places.items():
+        for ranges in _ranges(numbers):
+            text = pieces[0] + "".join(number + piece for number, piece in zip(ranges, pieces[1:], strict=True))
+            module, dot, end = text.rpartition(".")
+            ends.setdefault(module + dot, []).append(end)
     return ", ".join(
         module + (tails[0] if len(tails) == 1 else "{" + ", ".join(tails) + "}") for module, tails in ends.items()
     )
+
+
+def _ranges(places: Iterable[tuple[int, ...]]) -> list[tuple[str, ...]]:
+    """As few tuples of ranges as hold these tuples of numbers and no others: numbers with the same ones behind them
+    stand together.
+    """
+    behind: dict[int, list[tuple[int, ...]]] = {}
+    for place in places:
+        if not place:
+            return [()]
+        behind.setdefault(place[0], []).append(place[1:])
+    together: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for number, rest in behind.items():
+        together.setdefault(tuple(rest), []).append(number)
+    return [(_runs(numbers), *ranges) for rest, numbers in together.items() for ranges in _ranges(rest)]
+
+
+def _runs(numbers: Iterable[int]) -> str:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
