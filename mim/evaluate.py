@@ -136,6 +136,8 @@ def _opened(run: Path, overrides: Sequence[str]) -> Iterator[Opened]:
     path = checkpoint.find(run)
     content = checkpoint.load(path)
     cfg = config.parse_config(content["config"], overrides)
+    if cfg.DATA.mean == "estimate":  # of a converted file, which does not tell; a run's are numbers by now
+        cfg = build.with_statistics(cfg, build.build_data(cfg)[0])
     with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:
         yield Opened(path, cfg, content, world)
 

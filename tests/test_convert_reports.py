@@ -295,6 +295,7 @@ def test_convert_whose_disk_fails_leaves_what_was_there(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="no space left"):
         convert(source, out, to)
     assert [path.read_bytes() for path in files] == before
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 # -------------------------------------------------------------------- files that are almost what they seem

@@ -33,12 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     width = shutil.get_terminal_size((120, 24)).columns
-    for line in lines:
+    for line in lines[:-1]:
         print(
             "\n".join(
                 textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
             )
         )
+    print(lines[-1])  # a call, to be copied whole
     return 0
 
 

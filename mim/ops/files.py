@@ -10,11 +10,15 @@ from typing import BinaryIO
 def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """A file whose content `fill` writes."""
     aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

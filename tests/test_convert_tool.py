@@ -1,0 +1,191 @@
+"""tools/convert.py: a real process, what it prints, its exit codes; and what comes out is what a run would be."""
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from converted import read_own, tokens_of
+from foreign_files import mae_pretrained, simmim_pretrained, swin, swin_buffers, write_mae, write_simmim
+from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, run, tool
+
+from mim import load_encoder
+from mim.interop import Format
+
+TOOL = [sys.executable, str(ROOT / "tools" / "convert.py")]
+
+
+def main(name: str, *words: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of a tool in this process."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = tool(name).main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, out.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A pretraining run, and a fine-tuning that came from it."""
+    folder = tmp_path_factory.mktemp("runs")
+    code, text = call(folder / "pretrain", TINY)
+    assert code == 0, text
+    code, text = call(folder / "finetune", {**TINY_CLASSIFIER, "INIT.checkpoint": folder / "pretrain"}, FINETUNE)
+    assert code == 0, text
+    return folder
+
+
+def figures(folder: Path, *words: object) -> dict:
+    code, out, errors = main("evaluate", *words, "--json", folder / "figures.json")
+    assert code == 0, out + errors
+    found = json.loads((folder / "figures.json").read_text())
+    return {key: value for key, value in found.items() if key.startswith(("knn/", "val/"))}
+
+
+# -------------------------------------------------------------------- a process
+
+
+def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(tmp_path: Path, runs: Path) -> None:
+    out = tmp_path / "a folder  of encoders" / "an encoder.safetensors"
+    code, text = run([*TOOL, "--to", "timm", str(runs / "pretrain"), str(out)])
+    assert code == 0, text
+    assert all(len(line) <= 120 for line in text.splitlines()[:-1] if str(tmp_path.parent) not in line)
+    lines = text.replace("\n    ", " ").splitlines()  # long ones are folded
+    assert lines[0] == f"{last_checkpoint(runs / 'pretrain')}: 30 encoder weights loaded"
+    assert lines[1].startswith("  loaded: backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, ")
+    assert lines[2].startswith("  and beside the encoder: head.")
+    assert lines[3] == f"{out} (timm): 30 weights written"
+    assert lines[4].startswith("  without a place there, left out: head.")
+    model = eval(lines[5].removeprefix("  to load: "), {"timm": timm}).eval()
+    img_BCHW = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        ours = tokens_of(load_encoder(runs / "pretrain"), img_BCHW)
+        torch.testing.assert_close(model.forward_features(img_BCHW), ours, rtol=1e-5, atol=1e-5)
+
+
+def test_convert_process_that_is_refused_says_why_and_writes_nothing(tmp_path: Path) -> None:
+    source, out = write_mae(tmp_path / "theirs.pth", mae_pretrained()), tmp_path / "ours.pt"
+    code, text = run([*TOOL, "--to", "mim", str(source), str(out)])
+    assert code == 2
+    assert text.splitlines() == [
+        f"error: {source} does not tell ENCODER.heads and HEAD.heads: name each, as in ENCODER.heads 12 or "
+        'DATA.image_size "[224, 224]"'
+    ]
+    assert not out.exists()
+
+
+# -------------------------------------------------------------------- its words
+
+
+def test_convert_takes_its_words_in_any_order(tmp_path: Path) -> None:
+    source = write_mae(tmp_path / "theirs.pth", mae_pretrained())
+    for number, words in enumerate(
+        (
+            ["--from", "mae", "--to", "mim", source, "OUT", "ENCODER.heads", "3", "HEAD.heads", "2"],
+            [source, "OUT", "ENCODER.heads", "3", "HEAD.heads", "2", "--from", "mae", "--to", "mim"],
+            ["--to", "mim", source, "OUT", "ENCODER.heads", "3", "--from", "mae", "HEAD.heads", "2"],
+        )
+    ):
+        out = tmp_path / f"{number}.pt"
+        code, _, errors = main("convert", *(out if word == "OUT" else word for word in words))
+        assert (code, errors) == (0, "")
+        assert read_own(out)[0].HEAD.heads == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from", "keras", "--to", "mim", "a", "b"], "invalid choice: 'keras'"),
+        (["--to", "onnx", "a", "b"], "invalid choice: 'onnx'"),
+        (["a", "b"], "the following arguments are required: --to"),
+        (["--to", "mim", "a"], "required: OUT"),
+    ],
+)
+def test_convert_refuses_words_that_are_none(words: list[str], message: str) -> None:
+    code, out, errors = main("convert", *words)
+    assert (code, out) == (2, "")
+    assert message in errors
+    if "choice" in message:
+        assert all(name in errors for name in Format.members())
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "message"),
+    [
+        (lambda path: None, [], "does not exist"),
+        (lambda path: path.mkdir(), [], "no run folder with a checkpoint"),
+        (lambda path: path.write_bytes(b"\x89PNG"), [], "cannot be read"),
+        (lambda path: write_mae(path, mae_pretrained()), ["ENCODER.heads", "3", "HEAD.heads"], "come in pairs"),
+        (lambda path: write_mae(path, mae_pretrained()), ["--from", "simmim"], "(simmim): it holds no Swin"),
+        (lambda path: write_mae(path, mae_pretrained(patch=7), input_size=30), ["HEAD.heads", "2"], "ENCODER.heads"),
+    ],
+    ids=["missing", "empty-folder", "garbage", "odd", "from", "untold"],
+)
+def test_convert_names_what_to_mend(tmp_path: Path, make, words: list[str], message: str) -> None:
+    source, out = tmp_path / "theirs", tmp_path / "ours.pt"
+    make(source)
+    code, text, errors = main("convert", "--to", "mim", source, out, *words)
+    assert (code, text) == (2, "")
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert not out.exists()
+
+
+def test_convert_onto_what_is_no_file_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    source = write_mae(tmp_path / "theirs.pth", mae_pretrained())
+    words = (source, "ENCODER.heads", "3", "HEAD.heads", "2")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for to, out in (
+        ("mim", tmp_path / "folder"),
+        ("transformers", tmp_path / "file"),
+        ("mim", tmp_path / "file" / "a.pt"),
+    ):
+        code, _, errors = main("convert", "--to", to, words[0], out, *words[1:])
+        assert (code, errors.startswith("error: ")) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "theirs.pth"]
+
+
+def test_convert_traceback_shows_where(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        tool("convert").main(["--traceback", "--to", "mim", str(tmp_path / "none.pt"), str(tmp_path / "out.pt")])
+
+
+# -------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize(("to", "out"), [("mae", "a.pth"), ("timm", "a.pth"), ("transformers", "a")])
+def test_converted_run_is_worth_as_much_as_before(tmp_path: Path, runs: Path, to: str, out: str) -> None:
+    """There and back: the same nearest neighbours, and where the classifier has a place the same accuracy."""
+    assert main("convert", "--to", to, runs / "pretrain", tmp_path / out)[0] == 0
+    assert main("convert", "--from", to, "--to", "mim", tmp_path / out, tmp_path / "back.pt")[0] == 0
+    plain = ["--pool", "mean", "TRAIN.precision", "fp32", "DATA.workers", 0]
+    assert figures(tmp_path, "knn", tmp_path / "back.pt", *plain) == figures(tmp_path, "knn", runs / "pretrain", *plain)
+    if to == "transformers":
+        return  # its ViT has no norm behind the mean
+    assert main("convert", "--to", to, runs / "finetune", tmp_path / "tuned.pth")[0] == 0
+    assert main("convert", "--to", "mim", tmp_path / "tuned.pth", tmp_path / "tuned.pt")[0] == 0
+    plain = ["TRAIN.precision", "fp32", "DATA.workers", 0, "EVALUATE.crop_pct", "1"]
+    found, expected = (
+        figures(tmp_path, "classify", path, *plain) for path in (tmp_path / "tuned.pt", runs / "finetune")
+    )
+    assert found["val/top1"] == expected["val/top1"]
+    assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
+
+
+def test_converted_official_files_are_evaluated_as_runs_are(tmp_path: Path) -> None:
+    mae = write_mae(tmp_path / "mae.pth", mae_pretrained(channels=1))
+    buffers = swin_buffers(swin())
+    simmim = write_simmim(tmp_path / "simmim.pth", simmim_pretrained(swin(channels=1), 8, buffers))
+    for source, pairs in ((mae, ["ENCODER.heads", "3", "HEAD.heads", "2"]), (simmim, [])):
+        assert main("convert", "--to", "mim", source, tmp_path / "ours.pt", *pairs)[0] == 0
+        found = figures(
+            tmp_path, "knn", tmp_path / "ours.pt", "--pool", "mean", "DATA.name", "digits", "DATA.workers", 0
+        )
+        assert found["knn/top1"] > 0.3  # of ten classes: even a random encoder tells digits apart somewhat
