@@ -15,6 +15,7 @@ from mim.interop import Format, Weights, read
 from mim.interop.formats import ENCODER, as_yaml
 from mim.interop.initialise import place
 from mim.interop.names import in_words
+from mim.ops.seeding import host_seeded
 from mim.registry import keys_of
 
 
@@ -35,7 +36,9 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
     data = {key: held for key, held in known["DATA"].items() if key in keys_of(DataSettings)}
     plain = {"TASK": "finetune", "DATA": data, "ENCODER": {**known["ENCODER"], "hidden": "none"}}
     untold = tuple(key for key in weights.untold if not key.startswith("HEAD."))
-    encoder = _encoder(describe(replace(weights, sections=plain, untold=untold), overrides))
+    cfg = describe(replace(weights, sections=plain, untold=untold), overrides)
+    with host_seeded(cfg.SEED):  # what the file lacks is the same in every call, and the caller's generators go on
+        encoder = _encoder(cfg)
     placed = place(encoder, weights, "weights")
     report = placed.report
     unknown = [name for name in report.unexpected if name != "mask_token"]

@@ -25,7 +25,8 @@ class Own(Format, name="mim"):
             if name.startswith(AVERAGE) and not name.endswith(DERIVED)
         }
         sections = sections_of(stored.beside.get("config"))
-        return Weights(average or dict(stored.weights), sections, str(stored.path), averaged=bool(average))
+        untold = () if "ENCODER" in sections else ("ENCODER.name",)
+        return Weights(average or dict(stored.weights), sections, str(stored.path), untold, averaged=bool(average))
 
     def write(self, weights: Weights, path: Path) -> Written:
         content = {
