@@ -192,7 +192,7 @@ REFUSED = {  # what is read, in which format, and what the error says
         "timm",
         "holds no ViT, Beit, Swin",
     ),
-    "mae as mim": (lambda path: write_mae(path, mae_pretrained()), "mim", "IN"),
+    "mae as mim": (lambda path: write_mae(path, mae_pretrained()), "mim", "lacks the mark of this"),
     "mae as transformers": (lambda path: write_mae(path, mae_pretrained()), "transformers", "model_type is None"),
     "half a name": (
         lambda path: write_timm(path, drawn({"patch_embed.proj.weight": (8, 3, 4, 4)})),

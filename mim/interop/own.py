@@ -19,6 +19,8 @@ class Own(Format, name="mim"):
         return stored.beside.get("format") == OWN
 
     def read(self, stored: Stored) -> Weights:
+        if not self.recognises(stored):
+            raise ValueError(f"it lacks the mark of this toolkit's checkpoints, {OWN!r}")
         average = {
             name.removeprefix(AVERAGE): held
             for name, held in tensors(stored.beside.get("ema")).items()
