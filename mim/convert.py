@@ -18,6 +18,8 @@ from mim.interop.names import in_words
 from mim.ops.seeding import host_seeded
 from mim.registry import keys_of
 
+DECODER = "decoder"  # opens the names of weights behind the encoder, in every format that has them
+
 
 def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool = True) -> Encoder:
     """An encoder with its weights, on the CPU and in eval mode, that sees whole images: `encoder(img_BCHW)`.
@@ -41,19 +43,15 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
         encoder = _encoder(cfg)
     placed = place(encoder, weights, "weights")
     report = placed.report
-    unknown = [name for name in report.unexpected if name != "mask_token"]
+    unknown = [name for name in report.unexpected if name != "mask_token" and not name.startswith(DECODER)]
     if strict and (report.missing or report.reshaped or unknown):
+        found = "\n".join(report.lines()[1:])
         raise ValueError(
-            "\n".join(
-                [
-                    f"weights {path} hold more, or less, than ENCODER.name {encoder.name} computes with, so that its "
-                    "features would differ (strict=False loads what fits):",
-                    *report.lines()[1:],
-                ]
-            )
+            f"weights {path} hold more, or less, than ENCODER.name {encoder.name} computes with, so that its features "
+            f"would differ (strict=False loads what fits):\n{found}"
         )
     encoder.load_state_dict(placed.state, strict=False)
-    return encoder.eval().requires_grad_(False)
+    return encoder.eval()
 
 
 def convert(source: Path, target: Path, to: str, given: str = "", overrides: Sequence[str] = ()) -> list[str]:

@@ -417,3 +417,26 @@ def test_published_file_is_what_its_recipe_here_builds(tmp_path: Path, recipe: s
     if not alone:
         assert cfg.HEAD == known.HEAD
         assert {key: cfg.LOSS[key] for key in known.LOSS} == {key: known.LOSS[key] for key in known.LOSS}
+
+
+def test_load_encoder_takes_a_decoder_with_positions_of_its_own(tmp_path: Path) -> None:
+    """A head here makes its own, so the table is left out and named; the encoder has no part in it."""
+    state = mae_pretrained()
+    state["decoder_pos_embed"] = torch.zeros_like(state["decoder_pos_embed"])
+    path = write_mae(tmp_path / "a.pth", state)
+    heads = ["ENCODER.heads", "3"]
+    encoder = load_encoder(path, heads)
+    assert torch.equal(encoder.backbone.pos_embed, state["pos_embed"])
+    assert all(weight.requires_grad for name, weight in encoder.named_parameters() if "pos_embed" not in name)
+    lines = convert(path, tmp_path / "b.pt", "mim", overrides=[*heads, "HEAD.heads", "2"])
+    assert "  in the file only, left out: decoder_pos_embed" in lines
+
+
+def test_convert_counts_what_it_cannot_place_in_the_share(tmp_path: Path) -> None:
+    """Blocks that are no ViT's but for the first: most of the file would be lost."""
+    state = mae_pretrained(decoder=0, depth=6)
+    other = {name if ".0." in name else name.replace("blocks.", "mixers."): held for name, held in state.items()}
+    path = write_mae(tmp_path / "a.pth", other)
+    with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of its weights find a place in this one"):
+        convert(path, tmp_path / "b.pt", "mim", overrides=["ENCODER.heads", "3"])
+    assert not (tmp_path / "b.pt").exists()

@@ -48,10 +48,10 @@ def test_load_encoder_of_a_run_is_its_encoder_without_masks(tmp_path: Path, name
     source = sample(name)
     encoder = load_encoder(source.write(tmp_path / "run.pt"))
     assert (encoder.hidden, encoder.mask_token, encoder.training) == ("none", None, False)
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert {parameter.device.type for parameter in encoder.parameters()} == {"cpu"}
     img_BCHW = source.images()
-    assert torch.equal(tokens_of(encoder, img_BCHW), source.features(img_BCHW))
+    with torch.no_grad():  # attention with a bias takes another kernel where gradients are wanted
+        assert torch.equal(tokens_of(encoder, img_BCHW), source.features(img_BCHW))
 
 
 def test_load_encoder_takes_a_run_folder_by_path_or_by_text(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_load_encoder_is_a_public_name() -> None:
 
 
 def test_load_encoder_trains_when_it_is_told_to(tmp_path: Path) -> None:
-    encoder = load_encoder(sample("beit").write(tmp_path / "run.pt")).train().requires_grad_(True)
+    encoder = load_encoder(sample("beit").write(tmp_path / "run.pt")).train()
     encoder(torch.randn(2, 3, 32, 32)).tokens_BND.square().sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 

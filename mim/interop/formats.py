@@ -32,8 +32,8 @@ class Weights:
 
     state: named as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*); sections: config sections with
     the keys that are known; untold: keys, as SECTION.key, that matter and that neither weights nor file tell;
-    left_out: names of the file's weights that have no place here; averaged: a moving average over training steps;
-    notes: what a person should know, a line each.
+    left_out: names of the file's weights that have no place here, left_entries: how many numbers these are; averaged: a
+    moving average over training steps; notes: what a person should know, a line each.
     """
 
     state: dict[str, Tensor]
@@ -41,6 +41,7 @@ class Weights:
     source: str
     untold: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    left_entries: int = 0
     averaged: bool = False
     notes: tuple[str, ...] = ()
     format: str = ""
@@ -98,11 +99,13 @@ def read(path: Path, called: str, given: str = "") -> Weights:
     for name, part in Format.members().items():
         if name == given or (not given and part().recognises(stored)):
             try:
-                return replace(part().read(stored), format=name)
+                weights = part().read(stored)
             except KeyError as error:
                 raise ValueError(f"{called} {path} is no model in the format {name}: it lacks {error}") from error
             except ValueError as error:
                 raise ValueError(f"{called} {path} ({name}): {error}") from error
+            entries = sum(stored.weights[left].numel() for left in weights.left_out)
+            return replace(weights, format=name, left_entries=entries)
     names = ", ".join(list(stored.weights)[:5]) or "none"
     raise ValueError(
         f"{called} {path} holds no encoder in a known format. {one_of('', Format.members())}. "

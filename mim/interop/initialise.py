@@ -87,8 +87,8 @@ def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
         notes=weights.notes,
     )
     _check_share(report, called, _size(own, fitting), _size(own, own), "of this one's weights are in it")
-    used = _size(theirs, {origin[name] for name in fitting})
-    _check_share(report, called, used, _size(theirs, theirs), "of its weights find a place in this one")
+    used, all_of_it = _size(theirs, {origin[name] for name in fitting}), _size(theirs, theirs) + weights.left_entries
+    _check_share(report, called, used, all_of_it, "of its weights find a place in this one")
     return Placed({name: state[name] for name in state if name in fitting}, report)
 
 
