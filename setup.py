@@ -16,7 +16,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
-        "timm>=1.0.22",
+        "timm>=1.0.23",
         "einops>=0.8",
         "numpy>=2.0",
         "pillow>=11.0",

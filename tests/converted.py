@@ -15,10 +15,10 @@ from yacs.config import CfgNode
 from mim import Classifier, Encoder, MaskedImageModel, build_classifier, build_model
 from mim.config import dump, parse_config
 from mim.engine import checkpoint
+from mim.ops.weights import DERIVED
 
 Sections = dict[str, Any]
 CLASSES = 5
-DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")  # made anew by every model
 VIT = {"name": "vit", "patch": 8, "width": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.0}
 BEIT = {"name": "beit", "patch": 8, "width": 16, "depth": 2, "heads": 2}
 SWIN = {"name": "swin", "patch": 4, "width": 8, "depths": [2, 2], "heads": [2, 4], "window": 4}
@@ -108,7 +108,7 @@ class Sample:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
+        return {name: held for name, held in self.model.state_dict().items() if not name.endswith(DERIVED)}
 
     def images(self, batch: int = 2) -> Tensor:
         """Normalised images of noise, of the config's size."""

@@ -63,7 +63,7 @@ def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
     mask = sampled(model, img)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(25):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = model(img, mask).loss
         loss.backward()

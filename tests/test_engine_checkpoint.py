@@ -203,6 +203,18 @@ def test_load_strict_loads_every_weight(tmp_path: Path) -> None:
         assert torch.equal(model.state_dict()[name], weight)
 
 
+def test_load_strict_takes_no_notice_of_what_a_model_derives_anew(tmp_path: Path) -> None:
+    """Whether such a buffer stands in a file depends on the release of timm that wrote it."""
+    with_index, without = Model(), Model()
+    with_index.register_buffer("relative_position_index", torch.arange(3))
+    checkpoint.load_strict(without, with_index.state_dict(), tmp_path)
+    assert torch.equal(without.first.weight, with_index.first.weight)
+    changed = {**Model().state_dict()}
+    checkpoint.load_strict(with_index, changed, tmp_path)
+    assert torch.equal(with_index.first.weight, changed["first.weight"])
+    assert torch.equal(with_index.relative_position_index, torch.arange(3))
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mim.ops.checks import at_least
 from mim.ops.files import write_text, write_whole
-from mim.ops.weights import OWN, read_weights
+from mim.ops.weights import DERIVED, OWN, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,13 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
             f"checkpoint {source} holds another model ({len(differing)} differences):\n{shown}{more}\n"
             "Use the config it was trained with, or take only its encoder with INIT.checkpoint"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
 
 
 def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting a model, one line a name."""
-    own = model.state_dict()
+    """What keeps a state dict from fitting a model, one line a name; what a model derives anew does not."""
+    own = {name: weight for name, weight in model.state_dict().items() if not name.endswith(DERIVED)}
+    state = {name: weight for name, weight in state.items() if not name.endswith(DERIVED)}
     found = [f"missing: {name}" for name in own if name not in state]
     found += [f"unexpected: {name}" for name in state if name not in own]
     for name in own:

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mim.ops.weights import read_safetensors, read_weights
+from mim.ops.weights import DERIVED, read_safetensors, read_weights
 
 HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
 WRAPPERS = ("module.", "_orig_mod.", "module.")  # of DDP and torch.compile, either around the other
-DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")  # made anew by every model
 CONFIG = "config.json"
 
 

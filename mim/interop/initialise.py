@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.interop.files import DERIVED
 from mim.interop.formats import ENCODER, Weights, read
 from mim.interop.names import in_words
+from mim.ops.weights import DERIVED
 
 LEAST_SHARE = 0.5
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from mim.interop.files import DERIVED, Stored, tensors
+from mim.interop.files import Stored, tensors
 from mim.interop.formats import Format, Weights, Written, as_yaml, origin, sections_of
 from mim.ops.files import write_whole
-from mim.ops.weights import OWN
+from mim.ops.weights import DERIVED, OWN
 
 AVERAGE = "module."  # before every name of a moving average
 

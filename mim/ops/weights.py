@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+# Buffers that every model makes anew; some releases of timm keep them in files, and others do not.
+DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")
 OWN = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
 # What old training scripts left beside the weights, and what it is read as. Nothing else of a pickle is made.
 PLAIN: list[Any] = [
