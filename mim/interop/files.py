@@ -56,7 +56,7 @@ def read_stored(path: Path, called: str) -> Stored:
 
 
 def tensors(held: Any) -> dict[str, Tensor]:
-    """The named tensors of a mapping, contained in nothing."""
+    """The tensors that stand in a mapping by name; none where it is no mapping."""
     pairs = held.items() if isinstance(held, dict) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
 

@@ -46,15 +46,14 @@ class Transformers(Format, name="transformers"):
         config = stored.beside
         if config.get("model_type") not in list(ENCODERS):
             raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
-        for key, own in MUST_BE.items():
-            if config.get(key, own) != own:
-                raise ValueError(f"{key} is {config[key]!r}; encoders here compute {own!r} alone")
+        for key, only in MUST_BE.items():
+            if config.get(key, only) != only:
+                raise ValueError(f"{key} is {config[key]!r}; encoders here compute {only!r} alone")
         kind, prefix, _ = ENCODERS[config["model_type"]]
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
-        own = sections_of(config.get(RECORD))
-        known = merged(_published(config, state), _known(config), _normalization(stored.path), own)
-        sections, untold = described(kind, state, known)
+        told = [_published(config, state), _known(config), _normalization(stored.path), sections_of(config.get(RECORD))]
+        sections, untold = described(kind, state, merged(*told))
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
@@ -62,9 +61,9 @@ class Transformers(Format, name="transformers"):
             raise ValueError(f"{_other_windows(sections)} as here: features would differ")
         pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
         notes = [f"{in_words(pooler)}: behind the features, left out"] if pooler else []
-        epsilon, own = config.get("layer_norm_eps"), LAYER_NORM_EPS[kind]
-        if epsilon not in (None, own):
-            notes.append(f"layer_norm_eps is {epsilon:g} there and {own:g} here")
+        epsilon = config.get("layer_norm_eps")
+        if epsilon not in (None, LAYER_NORM_EPS[kind]):
+            notes.append(f"layer_norm_eps is {epsilon:g} there and {LAYER_NORM_EPS[kind]:g} here")
         left_out = [name for name in left_out if name not in pooler]
         return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
 
