@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 from mim import build, config, schema
 from mim.data import DataSettings
 from mim.encoders import Encoder
-from mim.interop import Format, Weights, read
-from mim.interop.formats import ENCODER, as_yaml
+from mim.interop import Format, Weights, read, telling
+from mim.interop.formats import ENCODER
 from mim.interop.initialise import place
 from mim.interop.names import in_words
 from mim.ops.seeding import host_seeded
@@ -93,7 +93,7 @@ def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
             f"{weights.source} does not tell {' and '.join(asked)}: name each, as in ENCODER.heads 12 or "
             'DATA.image_size "[224, 224]"'
         )
-    return config.parse_config(as_yaml(weights.sections), overrides)
+    return config.parse_config(telling.as_yaml(weights.sections), overrides)
 
 
 def _encoder(cfg: CfgNode) -> Encoder:

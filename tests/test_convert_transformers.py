@@ -20,8 +20,8 @@ from mim import build_model, load_encoder
 from mim.convert import convert
 from mim.data.transforms import Normalize
 from mim.interop import read
-from mim.interop.formats import RECORD
 from mim.interop.names import in_words
+from mim.interop.telling import RECORD
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
 import transformers

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from mim.interop import telling
 from mim.interop.files import Stored, tensors
-from mim.interop.formats import Format, Weights, Written, as_yaml, origin, sections_of
+from mim.interop.formats import Format, Weights, Written
 from mim.ops.files import write_whole
 from mim.ops.weights import DERIVED, OWN
 
@@ -26,7 +27,7 @@ class Own(Format, name="mim"):
             for name, held in tensors(stored.beside.get("ema")).items()
             if name.startswith(AVERAGE) and not name.endswith(DERIVED)
         }
-        sections = sections_of(stored.beside.get("config"))
+        sections = telling.sections_of(stored.beside.get("config"))
         untold = () if "ENCODER" in sections else ("ENCODER.name",)
         return Weights(average or dict(stored.weights), sections, str(stored.path), untold, averaged=bool(average))
 
@@ -36,8 +37,8 @@ class Own(Format, name="mim"):
             "step": 0,
             "model": weights.state,
             "ema": {},
-            "config": as_yaml(weights.sections),
-            **origin(weights),
+            "config": telling.as_yaml(weights.sections),
+            **telling.origin(weights),
         }
         write_whole(path, lambda file: torch.save(content, file))
         return Written(use=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

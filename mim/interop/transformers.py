@@ -7,24 +7,9 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from mim.interop import mae, simmim
+from mim.interop import mae, simmim, telling
 from mim.interop.files import CONFIG, Stored
-from mim.interop.formats import (
-    ENCODER,
-    RECORD,
-    Format,
-    Sections,
-    Weights,
-    Written,
-    classifying,
-    described,
-    has_classifier,
-    merged,
-    origin,
-    record,
-    sections_of,
-    supported,
-)
+from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, supported
 from mim.interop.names import in_words, to_ours, to_theirs
 from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
 from mim.ops.files import write_json, write_whole
@@ -52,8 +37,8 @@ class Transformers(Format, name="transformers"):
         kind, prefix, _ = ENCODERS[config["model_type"]]
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
-        told = [_published(config, state), _known(config), _normalization(stored.path), sections_of(config.get(RECORD))]
-        sections, untold = described(kind, state, merged(*told))
+        told = [_published(config, state), _known(config), _normalization(stored.path), telling.recorded(config)]
+        sections, untold = telling.described(kind, state, telling.merged(*told))
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
@@ -79,10 +64,10 @@ class Transformers(Format, name="transformers"):
         model = CLASSES[model_type] + suffix
         config = {"architectures": [model], "model_type": model_type, **_config(weights, model_type)}
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {**config, **record(weights, taken)})
+        write_json(path / CONFIG, {**config, **telling.record(weights, taken)})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
-        tensors = save(theirs, metadata={"format": "pt", **origin(weights)})
+        tensors = save(theirs, metadata={"format": "pt", **telling.origin(weights)})
         write_whole(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
         bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that is not here
@@ -98,11 +83,13 @@ def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
     if config["model_type"] == "vit_mae":
         return mae.pretraining(state)
     if f"{ENCODER}mask_token" not in state:
-        return classifying(state)
+        return telling.classifying(state)
     patch = state[f"{BACKBONE}patch_embed.proj.weight"].shape[-1]
     size = _image_size(config)
     fits = size is not None and all(side % 32 == 0 and side > 32 for side in size) and 32 % patch == 0
-    return merged(simmim.pretraining(ENCODERS[config["model_type"]][0]), {} if fits else {"MASKER": {"cell": patch}})
+    return telling.merged(
+        simmim.pretraining(ENCODERS[config["model_type"]][0]), {} if fits else {"MASKER": {"cell": patch}}
+    )
 
 
 def _image_size(config: Sections) -> list[int] | None:
