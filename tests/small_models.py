@@ -112,6 +112,15 @@ def images(batch: int = 2, image: ImageSpec = IMAGE, seed: int = 0, dtype=torch.
     return torch.randn(batch, image.channels, image.height, image.width, generator=generator, dtype=dtype)
 
 
+def shaken(encoder: Encoder, seed: int = 1) -> Encoder:
+    """The encoder with every weight moved by noise, also those that start at zero: tables, scales, norms."""
+    noise = generator(seed)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=noise, dtype=parameter.dtype))
+    return encoder
+
+
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from einops import rearrange, repeat
 from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, last_state, losses
-from small_models import assemble, generator, images, sampled
+from small_models import assemble, generator, images, sampled, shaken
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
@@ -38,15 +38,6 @@ VARIANTS = pytest.mark.parametrize(
 def beit(image: ImageSpec = SQUARE, **keys) -> Beit:
     torch.manual_seed(0)
     return Beit(image, **{"patch": 8, "width": 16, "depth": 2, "heads": 2, **keys})
-
-
-def shaken(encoder: Beit, seed: int = 1) -> Beit:
-    """The encoder with every weight moved by noise, bias tables and layer scales too."""
-    noise = generator(seed)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(0.5 * torch.randn(parameter.shape, generator=noise, dtype=parameter.dtype))
-    return encoder
 
 
 def masked(image: ImageSpec, batch: int, cell: int) -> PatchMask:

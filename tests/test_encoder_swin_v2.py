@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, last_state, losses
-from small_models import SWIN, assemble, generator, images, opened, sampled
+from small_models import SWIN, assemble, generator, images, opened, sampled, shaken
 from torch import Tensor, nn
 
-from mim.encoders import Encoder, Swin, SwinV2
+from mim.encoders import Swin, SwinV2
 from mim.heads.pixel_shuffle import PixelShuffle
 from mim.losses import L1
 from mim.maskers.random import Random
@@ -27,15 +27,6 @@ STAGES = pytest.mark.parametrize("part", [Swin, SwinV2])
 def swin_v2(image: ImageSpec = WIDE, **keys) -> SwinV2:
     torch.manual_seed(0)
     return SwinV2(image, **{**SWIN, **keys})
-
-
-def shaken(encoder: Encoder, seed: int = 1) -> Encoder:
-    """The encoder with every weight moved by noise, the norms that start at zero too."""
-    noise = generator(seed)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(0.5 * torch.randn(parameter.shape, generator=noise, dtype=parameter.dtype))
-    return encoder
 
 
 def timm_swin_v2(image: ImageSpec, **keys) -> nn.Module:

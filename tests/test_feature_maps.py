@@ -88,8 +88,10 @@ def test_stage_maps_are_the_stages_of_timm_by_stride(part, height, width):
 @torch.no_grad()
 def test_stage_maps_of_a_plain_encoder_are_its_last_tokens_alone(name):
     encoder = make(name)
-    maps = encoder.stage_maps(images(2))
-    assert {stride: tuple(found.shape) for stride, found in maps.items()} == {8: (2, 16, 4, 8)}
+    maps, tokens_BND = encoder.stage_maps(images(2)), encoder(images(2)).tokens_BND
+    assert list(maps) == [8]
+    assert torch.equal(maps[8].flatten(2).transpose(1, 2), tokens_BND)
+    assert maps[8].shape[2:] == encoder.spec.grid
 
 
 # ---------------------------------------------------------------- resampling

@@ -269,6 +269,15 @@ def test_recipe_starts_from_the_last_checkpoint_of_a_recipe_that_fits(path):
 # ---------------------------------------------------------------- learning rates: MAE
 
 
+def assert_scaled(path: Path, layers: dict[str, int], decay: float, blocks: int) -> None:
+    """Each parameter's rate by the original's layers: the stem 0, a block 1 to `blocks`, the classifier above them."""
+    scales = {name: decay ** (blocks + 1 - layer) for name, layer in layers.items()}
+    assert by_name(path, "factor") == pytest.approx(scales, rel=1e-12)
+    assert task(path).model.encoder.top_layer == blocks + 1 == layers["head.weight"]
+    assert min(scales.values()) == pytest.approx(decay ** (blocks + 1))
+    assert len(groups(path)) == 2 * (blocks + 2)  # of each layer what decays, and what does not
+
+
 def mae_layer(name: str, depth: int) -> int:
     # util/lr_decay.py
     if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
@@ -280,15 +289,12 @@ def mae_layer(name: str, depth: int) -> int:
 def test_mae_finetuning_layers_are_those_of_lr_decay(path):
     published = MAE[path]
     layers = {name: mae_layer(name, published.depth) for name in shapes_of(published)}
-    scales = {name: published.scale ** (published.depth + 1 - layer) for name, layer in layers.items()}
-    assert by_name(path, "factor") == pytest.approx(scales, rel=1e-12)
+    assert_scaled(path, layers, published.scale, published.depth)
     encoder = task(path).model.encoder
     assert {original_name(f"encoder.{name}"): layer for name, layer in encoder.layer_ids().items()}.items() <= (
         layers.items()
     )
-    assert (encoder.top_layer, layers["head.weight"], layers["fc_norm.weight"]) == (published.depth + 1,) * 3
-    assert len(groups(path)) == 2 * (published.depth + 2)
-    assert min(scales.values()) == pytest.approx(published.scale ** (published.depth + 1))
+    assert layers["fc_norm.weight"] == encoder.top_layer
 
 
 @pytest.mark.parametrize("path", MAE)
@@ -350,10 +356,7 @@ def simmim_layer(name: str, depth: int | tuple[int, ...]) -> int:
 def test_simmim_finetuning_layers_are_those_of_its_optimizer(path):
     published = SIMMIM[path]
     layers = {name: simmim_layer(name, published.depth) for name in shapes_of(published)}
-    scales = {name: published.scale ** (published.blocks + 1 - layer) for name, layer in layers.items()}
-    assert by_name(path, "factor") == pytest.approx(scales, rel=1e-12)
-    assert task(path).model.encoder.top_layer == published.blocks + 1 == layers["head.weight"]
-    assert len(groups(path)) == 2 * (published.blocks + 2)
+    assert_scaled(path, layers, published.scale, published.blocks)
     if path not in SIMMIM_VIT:
         downsampling = {name: layer for name, layer in layers.items() if "downsample" in name}
         assert sorted(set(downsampling.values())) == [2, 4, 22]

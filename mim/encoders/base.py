@@ -35,22 +35,30 @@ class Description:
     untold: tuple[str, ...] = ()
 
 
-def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules stand below a prefix in the names of a state dict."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
 def square(count: int) -> int:
     """The side of a square of that many; 0 where there is none."""
     side = math.isqrt(max(count, 0))
     return side if side**2 == count else 0
 
 
-def check_block(width: int, mlp_ratio: float, drop_path: float) -> None:
-    """Raises ValueError where a transformer block of these numbers cannot be."""
+def timm_arguments(image: ImageSpec, patch: int, width: int, mlp_ratio: float, drop_path: float) -> dict[str, Any]:
+    """What every backbone of timm's is told: its images and the numbers all have, and that it has no classifier.
+
+    Raises ValueError where a transformer block of these numbers cannot be.
+    """
     at_least("ENCODER", 1 / width, mlp_ratio=mlp_ratio)
     if not 0 <= drop_path < 1:
         raise ValueError(f"ENCODER.drop_path is {drop_path}: it is a rate, from 0 up to but not including 1")
+    return {
+        "img_size": (image.height, image.width),
+        "patch_size": patch,
+        "in_chans": image.channels,
+        "num_classes": 0,
+        "global_pool": "",
+        "embed_dim": width,
+        "mlp_ratio": mlp_ratio,
+        "drop_path_rate": drop_path,
+    }
 
 
 class Encoder(Component, nn.Module, ABC, section="ENCODER"):

@@ -12,9 +12,10 @@ import torch
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of, square
+from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
 from mim.ops.checks import at_least
 from mim.ops.positions import resize_bias_table
+from mim.ops.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 PREFIX_ROWS = 3  # of a bias table, its last: class token to patch, patch to class token, class token to itself
@@ -55,21 +56,14 @@ class Beit(Encoder, name="beit"):
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
         at_least("ENCODER", 0, layer_scale=layer_scale)
-        check_block(width, mlp_ratio, drop_path)
+        shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
         super().__init__(image, hidden, width=width, patch=patch, num_prefix=1)
         if width % heads:
             raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
         self.backbone = TimmBeit(
-            img_size=(image.height, image.width),
-            patch_size=patch,
-            in_chans=image.channels,
-            num_classes=0,
-            global_pool="",
-            embed_dim=width,
+            **shared,
             depth=depth,
             num_heads=heads,
-            mlp_ratio=mlp_ratio,
-            drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
             init_values=layer_scale or None,
             use_abs_pos_emb=False,

@@ -12,9 +12,10 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of, square
+from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
 from mim.ops.checks import at_least
 from mim.ops.positions import resize_positions, sincos_table
+from mim.ops.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 
@@ -50,22 +51,15 @@ class ViT(Encoder, name="vit"):
         drop_path: float = 0.0,
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
-        check_block(width, mlp_ratio, drop_path)
+        shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
         super().__init__(image, hidden, width=width, patch=patch, num_prefix=int(class_token))
         if width % heads:
             raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
         self.backbone = VisionTransformer(
-            img_size=(image.height, image.width),
-            patch_size=patch,
-            in_chans=image.channels,
-            num_classes=0,
-            global_pool="",
-            embed_dim=width,
+            **shared,
             depth=depth,
             num_heads=heads,
-            mlp_ratio=mlp_ratio,
             class_token=class_token,
-            drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             weight_init="skip",
         )

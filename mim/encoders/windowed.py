@@ -11,8 +11,9 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, check_block, depth_of
+from mim.encoders.base import Description, Encoder, Hidden, timm_arguments
 from mim.ops.checks import at_least
+from mim.ops.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 
@@ -49,7 +50,7 @@ class Windowed(Encoder):
                 f"ENCODER.depths {list(depths)} and ENCODER.heads {list(heads)} must have one number a stage each"
             )
         at_least("ENCODER", 1, depths=min(depths, default=0), heads=min(heads, default=0), width=width, window=window)
-        check_block(width, mlp_ratio, drop_path)
+        shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
         halvings = 2 ** (len(depths) - 1)
         super().__init__(image, hidden, width=width * halvings, patch=patch, stride=patch * halvings, embed_width=width)
         for stage, count in enumerate(heads):
@@ -57,17 +58,10 @@ class Windowed(Encoder):
                 raise ValueError(f"ENCODER.heads {count} does not divide the width {width * 2**stage} of stage {stage}")
         self._check_window(window, stages=len(depths))
         self.backbone = backbone(
-            img_size=(image.height, image.width),
-            patch_size=patch,
-            in_chans=image.channels,
-            num_classes=0,
-            global_pool="",
-            embed_dim=width,
+            **shared,
             depths=depths,
             num_heads=heads,
             window_size=window,
-            mlp_ratio=mlp_ratio,
-            drop_path_rate=drop_path,
         )
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)

@@ -15,6 +15,7 @@ from mim.heads.base import Head
 from mim.ops.checks import at_least
 from mim.ops.patches import unpatchify
 from mim.ops.positions import sincos_table
+from mim.ops.weights import depth_of
 from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
@@ -69,9 +70,8 @@ class Transformer(Head, name="transformer"):
     @classmethod
     def described_by(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """The config keys that the weights of such a head tell; heads leave no trace in them."""
-        width = len(state["embed.weight"])
-        depth = len({name.split(".")[1] for name in state if name.startswith("layers.")})
-        return {"width": width, "depth": depth, "mlp_ratio": len(state["layers.0.mlp.fc1.weight"]) / width}
+        width, ratio = len(state["embed.weight"]), len(state["layers.0.mlp.fc1.weight"]) / len(state["embed.weight"])
+        return {"width": width, "depth": depth_of(state, "layers."), "mlp_ratio": ratio}
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timm.models import clean_state_dict
 from torch import Tensor
 
 from mim.ops.weights import DERIVED, read_safetensors, read_weights
 
 HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
-WRAPPERS = ("module.", "_orig_mod.", "module.")  # of DDP and torch.compile, either around the other
 CONFIG = "config.json"
 
 
@@ -62,12 +62,9 @@ def tensors(held: Any) -> dict[str, Tensor]:
 
 
 def _plain(held: Any) -> dict[str, Tensor]:
-    """The weights of a mapping: without wrappers' prefixes, and without what every model derives anew."""
+    """The weights of a mapping, without the prefixes of DDP and torch.compile and without what a model derives anew."""
     found = {name: value for name, value in tensors(held).items() if not name.endswith(DERIVED)}
-    for wrapper in WRAPPERS:
-        if found and all(name.startswith(wrapper) for name in found):
-            found = {name.removeprefix(wrapper): value for name, value in found.items()}
-    return found
+    return clean_state_dict(clean_state_dict(found))  # older releases of timm know one order of the two wrappers
 
 
 def _fields(value: Any) -> Any:

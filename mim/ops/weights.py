@@ -1,10 +1,11 @@
-"""Reading files of weights without running what is in them."""
+"""Files of weights: read without running what is in them."""
 
 import argparse
 import collections
 import pathlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def read_safetensors(path: Path, called: str) -> tuple[dict[str, torch.Tensor], 
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{called} {path} cannot be read: {error}") from error
+
+
+def depth_of(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """How many numbered modules stand below a prefix in the names of a state dict."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _reason(path: Path, error: Exception) -> str:
