@@ -113,13 +113,18 @@ def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
 
 def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
+    file = init_file(cfg)
+    return initialise_encoder(task.model.encoder, file).lines() if file is not None else []
+
+
+def init_file(cfg: CfgNode) -> Path | None:
+    """The weights that INIT.checkpoint means; None where it is empty. Raises ValueError where there are none."""
     if not cfg.INIT.checkpoint:
-        return []
+        return None
     try:
-        file = weights_file(Path(cfg.INIT.checkpoint))
+        return weights_file(Path(cfg.INIT.checkpoint))
     except ValueError as error:
         raise ValueError(f"INIT.checkpoint {error}") from error
-    return initialise_encoder(task.model.encoder, file).lines()
 
 
 def weights_file(path: Path) -> Path:

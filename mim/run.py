@@ -39,7 +39,8 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = 
         content = checkpoint.load(path) if path is not None else None
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
-        _prepare(folder, cfg, world, fresh=content is None)
+        origin = _origin(cfg) if content is None else None
+        _prepare(folder, cfg, world, fresh=content is None, origin=origin)
         with log_to_file(folder.log, world.main):
             task = build.build_task(cfg, training, held_out)
             chosen = build.chosen_labels(task)
@@ -68,7 +69,13 @@ def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:
         )
 
 
-def _prepare(folder: RunFolder, cfg: CfgNode, world: World, fresh: bool) -> None:
+def _origin(cfg: CfgNode) -> dict | None:
+    """What a run starts from, for its environment.json; None for random weights."""
+    file = build.init_file(cfg)
+    return {"checkpoint": cfg.INIT.checkpoint, "run": checkpoint.run_of(file)} if file is not None else None
+
+
+def _prepare(folder: RunFolder, cfg: CfgNode, world: World, fresh: bool, origin: dict | None) -> None:
     """Makes the folder and writes what is known before the first step."""
     world.barrier()
     if world.main:
@@ -76,5 +83,5 @@ def _prepare(folder: RunFolder, cfg: CfgNode, world: World, fresh: bool) -> None
         if fresh:
             folder.cut_metrics(-1)
         write_text(folder.config, config.dump(cfg))
-        folder.write_environment(world.device, world.size)
+        folder.write_environment(world.device, world.size, fresh, origin)
     world.barrier()

@@ -79,6 +79,15 @@ def load(path: Path) -> dict:
     return content
 
 
+def run_of(path: Path) -> str | None:
+    """The id of the run that wrote a file of weights; None where the file does not tell. Tensors are not read."""
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # files of others, and folders: PyTorch raises a dozen unrelated types
+        return None
+    return content.get("run") if isinstance(content, dict) and content.get("format") == OWN else None
+
+
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """All weights, none missing, none left over. Raises ValueError that names what differs, and changes nothing."""
     differing = differences(model, state)

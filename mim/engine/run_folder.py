@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 import sys
+import uuid
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
+        self.environment = path / "environment.json"
         self.log = path / "log.txt"
         self.labelled = path / "labelled.txt"  # the images of a run that trains on some of the labels
         self.checkpoints = path / "checkpoints"
@@ -51,9 +53,24 @@ class RunFolder:
                 kept.append(line)
         write_text(self.metrics, "".join(line + "\n" for line in kept))
 
-    def write_environment(self, device: torch.device, world_size: int) -> None:
-        """Versions, device and git state, so that a figure can be traced to what made it."""
+    @property
+    def identity(self) -> str | None:
+        """The id of the run in this folder, which stays with it wherever the folder goes; None before it has one."""
+        return self._recorded().get("run")
+
+    def _recorded(self) -> dict:
+        return json.loads(self.environment.read_text()) if self.environment.exists() else {}
+
+    def write_environment(
+        self, device: torch.device, world_size: int, fresh: bool = True, origin: dict | None = None
+    ) -> None:
+        """Which run this is, what it started from, versions, device and git state, so that a figure can be traced to
+        what made it. A run that goes on keeps its id and its origin.
+        """
+        before = {} if fresh else self._recorded()
         environment = {
+            "run": before.get("run") or uuid.uuid4().hex,
+            "from": before.get("from", origin),
             "python": platform.python_version(),
             "platform": platform.platform(),
             **{package: metadata.version(package) for package in PACKAGES},
@@ -64,7 +81,7 @@ class RunFolder:
             "command": sys.argv,
             "git": _git_state(),
         }
-        write_json(self.path / "environment.json", environment)
+        write_json(self.environment, environment)
 
 
 def _git_state() -> dict | None:

@@ -37,6 +37,16 @@ class LogSettings:
         at_least("LOG", 1, every_steps=self.every_steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a run has come. seconds: of work on it, by all processes that did some, evaluations included."""
+
+    step: int
+    epoch: float
+    images_seen: int
+    seconds: float
+
+
 class Meter:
     """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for."""
 
@@ -111,35 +121,43 @@ class Telemetry:
         if self.bar is not None:
             self.bar.update(self._task, completed=step)
 
-    def row(self, step: int, epoch: float, images_seen: int, values: dict[str, float]) -> None:
+    def plan(self, lines: dict[str, str], warnings: list[str]) -> None:
+        """What the run is about to do, on the log and, as a table, in TensorBoard."""
+        announce(lines, warnings)
+        if self.writer is not None:
+            rows = "".join(f"\n| {name} | {text} |" for name, text in lines.items())
+            self.writer.add_text("plan", f"| | |\n|---|---|{rows}", self._purge or 0)
+
+    def row(self, at: Reached, values: dict[str, float]) -> None:
         """One object in metrics.jsonl, and the same values in TensorBoard over images seen."""
         if not self.main:
             return
-        row = {"step": step, "epoch": round(epoch, 4), "images_seen": images_seen, **values}
+        place = {"step": at.step, "epoch": round(at.epoch, 4), "images_seen": at.images_seen}
+        row = {**place, "seconds": round(at.seconds, 3), **values}
         with self.folder.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self.writer is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, images_seen)
+                self.writer.add_scalar(name, value, at.images_seen)
         if self.bar is not None and "train/loss" in values:
             self.bar.update(self._task, note=f"loss {values['train/loss']:.4f}")
 
-    def evaluated(self, step: int, epoch: float, images_seen: int, report: Report) -> None:
+    def evaluated(self, at: Reached, report: Report) -> None:
         """An evaluation's figures as a row and a line, and its pictures."""
-        self.row(step, epoch, images_seen, report.figures)
+        self.row(at, report.figures)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in report.figures.items())
-        LOG.info("evaluated at epoch %.4g: %s", epoch, shown)
+        LOG.info("evaluated at epoch %.4g: %s", at.epoch, shown)
         for name, picture in report.pictures.items():
-            self.picture(name, step, images_seen, picture)
+            self.picture(name, at, picture)
 
-    def picture(self, name: str, step: int, images_seen: int, image_HWC: Tensor) -> None:
+    def picture(self, name: str, at: Reached, image_HWC: Tensor) -> None:
         """A PNG in the run folder, in a folder of the picture's name, and the same picture in TensorBoard."""
         if not self.main:
             return
         (self.folder.path / name).mkdir(exist_ok=True)
-        Image.fromarray(image_HWC.numpy()).save(self.folder.path / name / f"step-{step}.png")
+        Image.fromarray(image_HWC.numpy()).save(self.folder.path / name / f"step-{at.step}.png")
         if self.writer is not None:
-            self.writer.add_image(name, image_HWC.numpy(), images_seen, dataformats="HWC")
+            self.writer.add_image(name, image_HWC.numpy(), at.images_seen, dataformats="HWC")
 
 
 class Stopwatch:
@@ -211,12 +229,12 @@ def log_to_file(path: Path, main: bool) -> Iterator[None]:
         file.close()
 
 
-def log_progress(epoch: float, epochs: int, step: int, steps: int, row: dict[str, float]) -> None:
+def log_progress(at: Reached, epochs: int, steps: int, row: dict[str, float]) -> None:
     """The line of a log interval, from the values of its row."""
     rate = row["time/images_per_s"]
     LOG.info(
         "epoch %6.2f/%d  step %*d  loss %.4f  lr %.2e  norm %.2f  %s images/s  data %.0f%%",
-        *(epoch, epochs, len(str(steps)), step),
+        *(at.epoch, epochs, len(str(steps)), at.step),
         *(row["train/loss"], row["train/learning_rate"], row["train/gradient_norm"]),
         *(f"{rate:,.{0 if rate >= 10 else 1}f}", 100 * row["time/data_share"]),
     )

@@ -23,7 +23,7 @@ from mim.engine.optim import parameter_groups, without_effect
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
-from mim.engine.telemetry import Meter, Stopwatch, Telemetry, announce, log_progress
+from mim.engine.telemetry import Meter, Reached, Stopwatch, Telemetry, log_progress
 from mim.engine.watch import Health, Watch
 from mim.ops.attention import choose_attention
 from mim.ops.files import write_json
@@ -92,12 +92,12 @@ class Trainer:
         """Trains to the end, and gives what summary.json holds. Raises RunStopped where the run must end early."""
         self._saved = time.perf_counter()
         lines = {**self.task.describe(), **self.plan.describe(self.settings), "run folder": str(self.folder.path)}
-        announce(lines, self._warnings())
         self.stopwatch = Stopwatch()
         telemetry = Telemetry(
             self.folder, self.settings.log, self.plan.steps, self.step, self._images_seen, self.world.main
         )
         with deterministic_kernels(self.settings.train.is_deterministic(self.world.device)), telemetry as self.out:
+            self.out.plan(lines, self._warnings())
             self.model = self._wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
@@ -188,8 +188,8 @@ class Trainer:
         }
         if self.broken.reasons:
             row["data/broken_files"] = len(self.broken.reasons)
-        self.out.row(self.step, self._epoch, self._images_seen, row)
-        log_progress(self._epoch, self.plan.epochs, self.step, self.plan.steps, row)
+        self.out.row(self._reached, row)
+        log_progress(self._reached, self.plan.epochs, self.plan.steps, row)
 
     def _evaluate(self) -> None:
         model = self.task.model if self.ema is None else self.ema.module
@@ -202,7 +202,7 @@ class Trainer:
         if self.step == 0:
             self.results.update({f"{name}_at_start": value for name, value in report.figures.items()})
         self.results.update({**report.figures, **report.details})
-        self.out.evaluated(self.step, self._epoch, self._images_seen, report)
+        self.out.evaluated(self._reached, report)
         if report.score:
             self._keep_best(report.score.rpartition("/")[2], report.figures[report.score])
 
@@ -210,7 +210,7 @@ class Trainer:
         """Writes best.pt where this evaluation is the best so far."""
         if score <= self.results.get(f"best/{name}", -torch.inf):
             return
-        self.results.update({f"best/{name}": score, "best/epoch": self._epoch})
+        self.results.update({f"best/{name}": score, "best/epoch": self._reached.epoch})
         if self.world.main:
             with self.stopwatch.time("save"):
                 checkpoint.write(self.folder.checkpoints / "best.pt", self._content())
@@ -233,6 +233,7 @@ class Trainer:
 
     def _content(self) -> dict:
         return {
+            "run": self.folder.identity,
             "step": self.step,
             "batch": self.plan.batch,
             "seconds": self._elapsed,
@@ -268,12 +269,12 @@ class Trainer:
     # ---------------------------------------------------------------- small things
 
     @property
-    def _epoch(self) -> float:
-        return self.step / self.plan.steps_per_epoch
-
-    @property
     def _images_seen(self) -> int:
         return self.step * self.plan.batch
+
+    @property
+    def _reached(self) -> Reached:
+        return Reached(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, self._elapsed)
 
     @property
     def _elapsed(self) -> float:
