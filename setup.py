@@ -28,7 +28,9 @@ setup(
         "matplotlib>=3.10",
         "scikit-learn>=1.6",
         "scipy>=1.15",
+        "jinja2>=3.1",
     ],
+    package_data={"mim.reporting": ["templates/*"]},
     extras_require={
         "dev": [
             "pytest>=8",
@@ -38,6 +40,7 @@ setup(
             "types-PyYAML",
             "transformers>=5.0",
             "pre-commit>=4",
+            "playwright>=1.50",
         ]
     },
 )

@@ -1,10 +1,11 @@
 """From a config to objects, and the checks that need two parts at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mim.classifier import Classifier, finetune_classifier, probe_classifier
@@ -16,13 +17,15 @@ from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, Normalize, RandomCropFlip
 from mim.engine import checkpoint
 from mim.engine.settings import EngineSettings
-from mim.evaluation.flops import training_flops
+from mim.evaluation.anatomy import Anatomy, dissect
 from mim.evaluation.reading import Reader
 from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
 from mim.model import MaskedImageModel
+from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
 from mim.schema import image_spec, part, settings
+from mim.structures import ImageSpec
 from mim.tasks.classify import Classify
 from mim.tasks.finetune import Finetune
 from mim.tasks.linear_probe import LinearProbe
@@ -58,6 +61,21 @@ def build_classifier(cfg: CfgNode, classes: int) -> Classifier:
         if cfg.TASK == "linear_probe":
             return probe_classifier(encoder, classes, head)
         return finetune_classifier(encoder, classes, head, settings(cfg, "FREEZE"))
+
+
+def ready(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path, cfg: CfgNode, device: torch.device
+) -> Normalize:
+    """Loads all the weights of a model, or of a part of one, from the file `source`.
+
+    It and the normalisation, which is given back, are then on the device and ready to evaluate. Raises ValueError where
+    the file holds other weights.
+    """
+    checkpoint.load_strict(module, state, source)
+    module.to(device).eval()
+    choose_attention(module, device)
+    data = settings(cfg, "DATA")
+    return Normalize(data.mean, data.std).to(device)
 
 
 def build_without_memory(cfg: CfgNode, classes: int = 1) -> Model | None:
@@ -135,9 +153,12 @@ def weights_file(path: Path) -> Path:
     return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
-def build_task(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain | Classify:
-    """The task of a config, on the data that build_data gave."""
-    return _pretrain(cfg, train, held_out) if cfg.TASK == "pretrain" else _classify(cfg, train, held_out)
+def build_task(cfg: CfgNode, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
+    """The task of a config, on the data that build_data gave.
+
+    weights: without them the model is on the meta device, unless a part of a user's cannot do that.
+    """
+    return (_pretrain if cfg.TASK == "pretrain" else _classify)(cfg, train, held_out, weights)
 
 
 def chosen_labels(task: Pretrain | Classify) -> str | None:
@@ -170,43 +191,46 @@ def class_names(source: Source) -> tuple[str, ...]:
 
 def evaluation_data(cfg: CfgNode, source: Source) -> ImageDataset:
     """Images under the evaluation transform."""
-    crop = CentreCrop(settings(cfg, "AUGMENT"), tuple(cfg.DATA.image_size), cfg.EVALUATE.crop_pct)
-    return ImageDataset(source, crop, cfg.SEED)
+    return ImageDataset(source, evaluation_crop(cfg), cfg.SEED)
 
 
-def _pretrain(cfg: CfgNode, train: Source, held_out: Source) -> Pretrain:
+def evaluation_crop(cfg: CfgNode) -> CentreCrop:
+    """The evaluation transform."""
+    return CentreCrop(settings(cfg, "AUGMENT"), tuple(cfg.DATA.image_size), cfg.EVALUATE.crop_pct)
+
+
+def _pretrain(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> Pretrain:
     data = settings(cfg, "DATA")
     shape = build_without_memory(cfg)
-    flops = None
-    if isinstance(shape, MaskedImageModel):
-        model = shape
-        flops = training_flops(lambda img_BCHW: model(img_BCHW, model.sample_mask(img_BCHW)).loss, image_spec(cfg))
+    model = build_model(cfg) if weights or shape is None else shape
+    assert isinstance(model, MaskedImageModel)
     return Pretrain(
-        build_model(cfg),
+        model,
         Normalize(data.mean, data.std),
         train_data=ImageDataset(train, RandomCropFlip(settings(cfg, "AUGMENT"), data.image_size), cfg.SEED),
         bank=evaluation_data(cfg, train),
         held_out=evaluation_data(cfg, held_out),
         settings=settings(cfg, "EVALUATE"),
         seed=cfg.SEED,
-        flops=flops,
+        anatomy=_anatomy(shape, model, image_spec(cfg)),
         reader=Reader(data.batch_size, data.workers),
     )
 
 
-def _classify(cfg: CfgNode, train: Source, held_out: Source) -> Classify:
+def _classify(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> Classify:
     data, classes = settings(cfg, "DATA"), class_names(train)
     labelled = few_labels(train, settings(cfg, "LABELS"))
     shape = build_without_memory(cfg, len(classes))
+    model = build_classifier(cfg, len(classes)) if weights or shape is None else shape
     few = "" if labelled is train else f" of {len(train):,}"
     shared = {
-        "model": build_classifier(cfg, len(classes)),
+        "model": model,
         "normalize": Normalize(data.mean, data.std),
         "held_out": evaluation_data(cfg, held_out),
         "classes": classes,
         "settings": settings(cfg, "EVALUATE"),
         "labels": f"{len(labelled):,}{few} labelled",
-        "flops": training_flops(lambda img_BCHW: shape(img_BCHW).float().sum(), image_spec(cfg)) if shape else None,
+        "anatomy": _anatomy(shape, model, image_spec(cfg)),
         "reader": Reader(data.batch_size, data.workers),
     }
     augment = settings(cfg, "AUGMENT")
@@ -216,6 +240,17 @@ def _classify(cfg: CfgNode, train: Source, held_out: Source) -> Classify:
     crops = ImageDataset(labelled, RandomCropFlipColour(augment, data), cfg.SEED)
     mixing = _batch_augment(cfg, len(classes))
     return Finetune(train_data=crops, augment=mixing, smoothing=augment.smoothing, **shared)
+
+
+def _anatomy(shape: Model | None, model: Model, image: ImageSpec) -> Anatomy:
+    """Of the model without weights; of the one with them where a part of a user's has to look at values."""
+    if shape is not None:
+        try:
+            return dissect(shape, image)
+        except (RuntimeError, TypeError) as error:  # as in build_without_memory
+            if "meta" not in str(error).lower():
+                raise
+    return dissect(model, image)
 
 
 def _batch_augment(cfg: CfgNode, classes: int) -> BatchAugment:

@@ -16,6 +16,7 @@ import yaml
 from yacs.config import CfgNode
 
 from mim import build, schema
+from mim.interop import Weights, telling
 from mim.registry import Key, keys_of, one_of
 
 LOG = logging.getLogger("mim")
@@ -52,6 +53,17 @@ def parse_config(text: str, overrides: Sequence[str] = ()) -> CfgNode:
     return _resolve(read_mapping(text), read_pairs(overrides))
 
 
+def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
+    """The complete config of a file's weights. Raises ValueError for keys that neither it nor the pairs tell."""
+    asked = [key for key in weights.untold if key not in overrides[::2]]
+    if asked:
+        raise ValueError(
+            f"{weights.source} does not tell {' and '.join(asked)}: name each, as in ENCODER.heads 12 or "
+            'DATA.image_size "[224, 224]"'
+        )
+    return parse_config(telling.as_yaml(weights.sections), overrides)
+
+
 def read_mapping(text: str) -> Raw:
     """A YAML mapping with every scalar as text. Raises ConfigError where it is none, or a key stands twice."""
     try:
@@ -82,12 +94,22 @@ def dump(cfg: CfgNode) -> str:
 
 def differing(cfg: CfgNode, other: CfgNode) -> list[str]:
     """Keys in which two configs differ, each with both values."""
-    ours, theirs = _flat(cfg), _flat(other)
+    ours, theirs = flat(cfg), flat(other)
     return [
         f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} here"
         for key in dict.fromkeys([*ours, *theirs])
         if ours.get(key) != theirs.get(key)
     ]
+
+
+def flat(cfg: CfgNode) -> dict[str, Any]:
+    """Every key with its section, as in TRAIN.epochs, with its value."""
+    found: dict[str, Any] = {}
+    for key, value in cfg.items():
+        found.update(
+            {f"{key}.{inner}": held for inner, held in value.items()} if isinstance(value, CfgNode) else {key: value}
+        )
+    return found
 
 
 # -------------------------------------------------------------------- the two passes
@@ -260,12 +282,3 @@ def _words(annotation: Any) -> str:
         return f"a list of {count}{_words(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
     words = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
     return words.get(annotation, str(annotation))
-
-
-def _flat(cfg: CfgNode) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat.update(
-            {f"{key}.{inner}": held for inner, held in value.items()} if isinstance(value, CfgNode) else {key: value}
-        )
-    return flat

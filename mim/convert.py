@@ -9,9 +9,10 @@ import yaml
 from yacs.config import CfgNode
 
 from mim import build, config, schema
+from mim.config import describe
 from mim.data import DataSettings
 from mim.encoders import Encoder
-from mim.interop import Format, Weights, read, telling
+from mim.interop import Format, read
 from mim.interop.formats import ENCODER
 from mim.interop.initialise import place
 from mim.interop.names import in_words
@@ -83,17 +84,6 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     if written.left_out:
         lines.append(f"  without a place there, left out: {in_words(written.left_out)}")
     return [*lines, f"  to load: {written.use}"]
-
-
-def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
-    """The complete config of a file's weights. Raises ValueError for keys that neither it nor the pairs tell."""
-    asked = [key for key in weights.untold if key not in overrides[::2]]
-    if asked:
-        raise ValueError(
-            f"{weights.source} does not tell {' and '.join(asked)}: name each, as in ENCODER.heads 12 or "
-            'DATA.image_size "[224, 224]"'
-        )
-    return config.parse_config(telling.as_yaml(weights.sections), overrides)
 
 
 def _encoder(cfg: CfgNode) -> Encoder:

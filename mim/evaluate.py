@@ -4,13 +4,12 @@ Every sample is counted once, on one process or under torchrun. Shapes: N sample
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -21,12 +20,11 @@ from mim.data.transforms import Normalize
 from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
-from mim.engine.modes import deterministic_kernels
+from mim.engine.modes import inference
 from mim.evaluation.accuracy import TOP
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
 from mim.evaluation.reading import Reader
-from mim.ops.attention import choose_attention
 from mim.ops.files import write_whole
 from mim.structures import Pool
 from mim.tasks.classify import count
@@ -143,26 +141,13 @@ def _opened(run: Path, overrides: Sequence[str]) -> Iterator[Opened]:
 
 
 def _ready(opened: Opened, module: nn.Module, prefix: str) -> Normalize:
-    """Loads the part of the checkpoint whose names start with `prefix`, averaged where the run kept an average.
-
-    The module and the normalisation, which is given back, are then on the device and ready to evaluate.
-    """
-    content = opened.content
-    key, before = ("ema", "module." + prefix) if content["ema"] else ("model", prefix)
-    state = {name.removeprefix(before): value for name, value in content[key].items() if name.startswith(before)}
-    checkpoint.load_strict(module, state, opened.path)
-    module.to(opened.world.device).eval()
-    choose_attention(module, opened.world.device)
-    data = schema.settings(opened.cfg, "DATA")
-    return Normalize(data.mean, data.std).to(opened.world.device)
+    """See build.ready; the module is the part of the model whose names start with `prefix`."""
+    state = checkpoint.evaluated(opened.content, prefix)
+    return build.ready(module, state, opened.path, opened.cfg, opened.world.device)
 
 
-@contextmanager
-def _inference(opened: Opened) -> Iterator[None]:
-    train, device = schema.settings(opened.cfg, "TRAIN"), opened.world.device
-    autocast = torch.autocast(device.type, train.dtype, enabled=train.precision != "fp32")
-    with torch.no_grad(), autocast, deterministic_kernels(train.is_deterministic(device)):
-        yield
+def _inference(opened: Opened) -> AbstractContextManager[None]:
+    return inference(schema.settings(opened.cfg, "TRAIN"), opened.world.device)
 
 
 def _both(opened: Opened, pool: Pool, labels: LabelSettings) -> tuple[Features, Features]:

@@ -1,4 +1,3 @@
-import math
 
 import numpy as np
 import pytest
@@ -22,9 +21,7 @@ from mim.evaluation.flops import training_flops
 from mim.evaluation.knn import features_of, knn_accuracy, knn_answers
 from mim.evaluation.reading import Shown
 from mim.ops.attention import choose_attention
-from mim.reporting.reconstructions import Reconstruction, draw_sheet, reconstruct
-from mim.structures import Batch, ImageSpec, Prediction
-from mim.targets import Pixels
+from mim.structures import Batch, ImageSpec
 
 # ---------------------------------------------------------------- nearest neighbours
 
@@ -241,127 +238,3 @@ def test_training_flops_of_a_classifier_equal_a_count_by_hand():
         keys = ProbeHeadSettings(pool="mean", rates=tuple(range(1, layers + 1)))
         found = classifier_flops(lambda encoder, keys=keys: probe_classifier(encoder, 7, keys))
         assert found == 2 * (embed + 2 * block + layers * head) + 2 * layers * head
-
-
-# ---------------------------------------------------------------- reconstructions
-
-
-NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def photographs(batch=2):
-    return torch.randint(0, 256, (batch, 3, 32, 64), generator=generator(4), dtype=torch.uint8)
-
-
-@torch.no_grad()
-def reconstructed(model, stored=None):
-    stored = photographs() if stored is None else stored
-    mask = sampled(model, stored)
-    hidden = mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
-    return reconstruct(model, NORMALIZE, stored, mask), hidden
-
-
-@pytest.mark.parametrize("make", [mae, simmim])
-def test_reconstruct_pastes_the_visible_pixels_and_predicts_the_hidden_ones(make):
-    shown, hidden = reconstructed(make())
-    torch.testing.assert_close(shown.original_BCHW, photographs() / 255, rtol=0, atol=1e-6)
-    assert torch.equal(shown.pasted_BCHW[~hidden], shown.original_BCHW[~hidden])
-    assert (shown.pasted_BCHW[hidden] != shown.original_BCHW[hidden]).float().mean() > 0.99
-    assert torch.equal(shown.masked_BCHW[~hidden], shown.original_BCHW[~hidden])
-    assert (shown.masked_BCHW[hidden] == 0.5).all()
-
-
-@pytest.mark.parametrize("keys", [{}, {"normalize": "patch"}, {"normalize": "patch", "patch": 16}])
-def test_reconstruct_of_a_perfect_prediction_is_the_original(keys):
-    model = mae(target_keys=keys)
-    img = NORMALIZE(photographs())
-
-    class Oracle(torch.nn.Module):
-        def forward(self, features):
-            return Prediction(model.target(img))
-
-    model.head = Oracle()
-    shown, _ = reconstructed(model)
-    torch.testing.assert_close(shown.pasted_BCHW, shown.original_BCHW, rtol=0, atol=1e-5)
-
-
-def test_reconstruct_says_what_it_borrows_and_how_much_is_hidden():
-    borrowing, plain = (reconstructed(mae(target_keys={"normalize": how}))[0].note for how in ("patch", "none"))
-    assert borrowing == "75% hidden; the prediction borrows the mean and variance of each true patch"
-    assert plain == "75% hidden"
-
-
-def test_reconstruct_stretches_the_contrast_of_what_is_no_photograph_and_says_so():
-    stored = 3 + 0.01 * images(2)
-    shown, hidden = reconstructed(mae(), stored)
-    assert "contrast stretched" in shown.note
-    assert torch.equal(shown.original_BCHW.amin((1, 2, 3)), torch.zeros(2))
-    torch.testing.assert_close(shown.original_BCHW.amax((1, 2, 3)), torch.ones(2))
-    assert torch.equal(shown.pasted_BCHW[~hidden], shown.original_BCHW[~hidden])
-    assert (shown.masked_BCHW[hidden] == 0.5).all()
-
-
-def test_reconstruct_gives_none_where_the_target_is_no_picture():
-    class Opaque(Pixels):
-        def to_pixels(self, map_BChw, img_BCHW):
-            return None
-
-    model = simmim()
-    model.target = Opaque(IMAGE, model.encoder.spec)
-    assert reconstructed(model)[0] is None
-
-
-def sheet(rows, channels=3, height=32, width=64, note=""):
-    """A sheet of flat pictures: red as masked, green as predicted, blue as the original."""
-    flat = torch.zeros(3, rows, channels, height, width)
-    for column in range(3):
-        flat[column, :, min(column, channels - 1)] = 1
-    return draw_sheet(Reconstruction(*flat, note), "title")
-
-
-def pure(picture, colour):
-    """Where a sheet has exactly one primary colour, (H, W)."""
-    return (picture == torch.tensor([255 * (place == colour) for place in range(3)], dtype=torch.uint8)).all(dim=2)
-
-
-def test_draw_sheet_shows_masked_predicted_original_from_left_to_right():
-    picture = sheet(1)
-    assert picture.dtype == torch.uint8
-    assert picture.shape[2] == 3
-    spans = [pure(picture, colour).any(dim=0).nonzero() for colour in range(3)]
-    assert all(len(span) > 100 for span in spans)
-    assert spans[0].max() < spans[1].min()
-    assert spans[1].max() < spans[2].min()
-
-
-def test_draw_sheet_keeps_the_aspect_of_the_images():
-    rows, columns = (pure(sheet(1), 1).any(dim=axis).sum().item() for axis in (1, 0))
-    assert columns / rows == pytest.approx(2, rel=0.05)
-
-
-def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
-    sheets = {count: sheet(count) for count in (1, 2, 3, 5, 8)}
-    heights = [sheets[count].shape[0] for count in (1, 2, 3)]
-    assert heights[1] - heights[0] > 50
-    assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], abs=2)
-    assert sheets[8].shape[0] > sheets[5].shape[0]
-    areas = {count: pure(picture, 1).sum().item() for count, picture in sheets.items()}
-    for count, area in areas.items():
-        assert area == pytest.approx(count * areas[1], rel=0.05)
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_draw_sheet_shows_one_or_two_channels_in_grey(channels):
-    flat = torch.full((1, channels, 32, 32), 0.25)
-    flat[:, 1:] = 1.0
-    picture = draw_sheet(Reconstruction(flat, flat, flat, ""), "")
-    centre = picture[picture.shape[0] // 2, picture.shape[1] // 2]
-    assert centre.tolist() == pytest.approx([64] * 3, abs=1)
-
-
-def test_draw_sheet_names_the_channels_it_shows():
-    three, twelve = sheet(1, 3), sheet(1, 12)
-    below = slice(-40, None)
-    assert (three[below] == 255).all()  # no note
-    assert not (twelve[below] == 255).all()
-    assert math.prod(three.shape) == math.prod(twelve.shape)

@@ -19,12 +19,13 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"schema"},
     {"build"},
     {"config"},
-    {"run", "evaluate", "convert"},
-    {"transfer"},
+    {"run", "evaluate", "convert", "reconstruct", "plan"},
+    {"comparison"},
+    {"study"},
 ]
 ROW = {unit: place for place, units in enumerate(ROWS) for unit in units}
 ENGINE_SEES = {"structures", "registry", "ops", "data", "engine"}
-CONFIG_NODES = {"config", "schema", "build", "run", "evaluate", "convert", "transfer"}
+CONFIG_NODES = {"config", "schema", "build", "run", "evaluate", "convert", "reconstruct", "plan", "comparison", "study"}
 
 
 def imported(tree: ast.AST, module: str) -> list[str]:

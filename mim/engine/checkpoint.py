@@ -88,6 +88,14 @@ def run_of(path: Path) -> str | None:
     return content.get("run") if isinstance(content, dict) and content.get("format") == OWN else None
 
 
+def evaluated(content: Mapping, prefix: str = "") -> dict[str, Tensor]:
+    """The weights that evaluations use, the moving average where the run kept one: of the part of the model whose names
+    start with `prefix`, which is taken off.
+    """
+    key, before = ("ema", "module." + prefix) if content["ema"] else ("model", prefix)
+    return {name.removeprefix(before): held for name, held in content[key].items() if name.startswith(before)}
+
+
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """All weights, none missing, none left over. Raises ValueError that names what differs, and changes nothing."""
     differing = differences(model, state)

@@ -11,11 +11,21 @@ from torch import nn
 from torch.utils import deterministic as memory
 from torch.utils.checkpoint import checkpoint
 
+from mim.engine.settings import TrainSettings
+
 
 def recompute_activations(blocks: list[nn.Module]) -> None:
     """Each block forgets its activations and computes them again in the backward pass."""
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+@contextmanager
+def inference(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """Inside, a model predicts as the run's own evaluations did: its precision and kernels, without gradients."""
+    autocast = torch.autocast(device.type, settings.dtype, enabled=settings.precision != "fp32")
+    with torch.no_grad(), autocast, deterministic_kernels(settings.is_deterministic(device)):
+        yield
 
 
 @contextmanager

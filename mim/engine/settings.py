@@ -105,6 +105,11 @@ class Plan:
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def images_seen(self) -> int:
+        """Rows of all steps: an image counts once an epoch, and those that do not fill the last batch not at all."""
+        return self.steps * self.batch
+
     def schedule(self, settings: EngineSettings) -> Schedule:
         """The learning rate of every step."""
         optimizer = settings.optimizer
@@ -119,8 +124,10 @@ class Plan:
         decay = optimizer.layer_decay
         layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
         return {
-            "batch": f"{self.batch} = {self.micro} a device x {self.world_size} x {self.accumulation} accumulated",
-            "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}",
+            "batch": f"{self.batch:,} = {self.micro} a device x {self.world_size} device{'s' * (self.world_size > 1)} "
+            f"x {self.accumulation} accumulated",
+            "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}; "
+            f"{self.images_seen:,} images seen in all",
             "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
             f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup{layers}",
         }

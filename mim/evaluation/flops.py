@@ -1,6 +1,7 @@
 """Operations of training on one image, by PyTorch's own counter."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mim.structures import ImageSpec
 
 IMAGES = 2  # batch norm needs more than one
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Operations on one image, a multiply-add as two: of the forward pass, and of forward and backward together."""
+
+    forward: int
+    training: int
 
 
 def training_flops(loss: Callable[[Tensor], Tensor], image: ImageSpec) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from statistics import fmean, stdev
 
 from scipy import stats
@@ -11,7 +12,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `runs` values; half: half the width of its 95% interval, None where one value tells of no spread."""
+    """A mean over `runs` values; half: half the width of its 95% interval, None where one value tells of no spread.
+
+    A value that is not finite, as of a run that diverged, makes the mean NaN and leaves no interval.
+    """
 
     mean: float
     half: float | None
@@ -24,7 +28,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The mean difference of pairs (first minus second), and the p-value of no difference; None for a single pair."""
+    """The mean difference of pairs (first minus second), and the p-value of no difference.
+
+    p is None for a single pair, and where a difference is not finite.
+    """
 
     difference: Estimate
     p: float | None
@@ -35,6 +42,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if not values:
         raise ValueError("an estimate needs at least one value")
     count = len(values)
+    if not all(map(isfinite, values)):  # of which the standard library makes an AttributeError
+        return Estimate(nan, None, count)
     if count == 1:
         return Estimate(float(values[0]), None, 1)
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))

@@ -12,6 +12,7 @@ from mim.classifier import Classifier
 from mim.data.loader import ImageDataset
 from mim.data.transforms import Normalize
 from mim.evaluation.accuracy import TOP, Counts, Tally
+from mim.evaluation.anatomy import Anatomy
 from mim.evaluation.reading import Reader, choice
 from mim.ops.checks import at_least, shares
 from mim.reporting.confusion import draw_confusion
@@ -44,7 +45,7 @@ class Classify(ABC):
         train_data, held_out: images under their augmentation and under the evaluation transform; held_out may be empty.
         classes: the name of each class.
         labels: in words, which labelled images are trained on.
-        flops: operations of training on one image, None where they cannot be counted.
+        anatomy: shapes at the boundaries and operations.
     """
 
     name: str
@@ -58,11 +59,11 @@ class Classify(ABC):
         classes: tuple[str, ...],
         settings: ClassifyEvaluateSettings,
         labels: str,
-        flops: int | None,
+        anatomy: Anatomy,
         reader: Reader,
     ):
         self.model, self.normalize, self.train_data, self.held_out = model, normalize, train_data, held_out
-        self.classes, self.settings, self.labels, self.flops, self.reader = classes, settings, labels, flops, reader
+        self.classes, self.settings, self.labels, self.anatomy, self.reader = classes, settings, labels, anatomy, reader
         self.fixed: list[nn.Module] = [normalize]
 
     @abstractmethod
@@ -97,9 +98,8 @@ class Classify(ABC):
             + (f", {len(model.heads)} linear layers side by side" if len(model.heads) > 1 else ""),
             "images": f"{self.labels} to train, {len(self.held_out):,} held out; "
             f"{encoder.image.channels} x {encoder.image.height} x {encoder.image.width}",
+            **self.anatomy.describe(),
         }
-        if self.flops:
-            lines["operations"] = f"{self.flops / 1e9:.3g} GFLOP to train on one image"
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
         return lines
@@ -109,7 +109,7 @@ class Classify(ABC):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "labelled_images": len(self.train_data),
-            **({"flops_per_image": self.flops} if self.flops else {}),
+            **self.anatomy.figures(),
         }
 
     def report_of(self, counts: Counts, figures: dict[str, float], title: str) -> Report:

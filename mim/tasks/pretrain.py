@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mim.data.loader import ImageDataset
 from mim.data.transforms import Normalize
+from mim.evaluation.anatomy import Anatomy
+from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.reading import Reader, choice
 from mim.model import MaskedImageModel
@@ -53,7 +55,7 @@ class Pretrain:
     Args:
         train_data: training images under their augmentation.
         bank, held_out: training and held-out images under the evaluation transform; held_out may be empty.
-        flops: operations of training on one image, None where they cannot be counted.
+        anatomy: shapes at the boundaries and operations.
         reader: of evaluations.
     """
 
@@ -68,12 +70,12 @@ class Pretrain:
         held_out: ImageDataset,
         settings: EvaluateSettings,
         seed: int,
-        flops: int | None,
+        anatomy: Anatomy,
         reader: Reader,
     ):
         self.model, self.normalize, self.train_data = model, normalize, train_data
-        self.bank, self.held_out, self.settings, self.seed, self.flops = bank, held_out, settings, seed, flops
-        self.reader = reader
+        self.bank, self.held_out, self.settings, self.seed = bank, held_out, settings, seed
+        self.anatomy, self.reader = anatomy, reader
         self.fixed: list[nn.Module] = [normalize]
         self._baseline: float | None = None
 
@@ -113,18 +115,18 @@ class Pretrain:
     def describe(self) -> dict[str, str]:
         model = self.model
         masker, spec, image = model.masker, model.encoder.spec, model.encoder.image
+        distance = masker_avg_dist(masker, image).mean
         lines = {
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
-            f"({masker.ratio:.1%} hidden)",
+            f"({masker.ratio:.1%} hidden), AvgDist {distance:.1f} px",
             "encoder": f"{model.encoder.name}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} parameters",
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
             "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
             f"{image.channels} x {image.height} x {image.width}",
+            **self.anatomy.describe(),
         }
-        if self.flops:
-            lines["operations"] = f"{self.flops / 1e9:.3g} GFLOP to train on one image, forward and backward"
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
         elif self.settings.knn and not self._labelled:
@@ -132,7 +134,7 @@ class Pretrain:
         return lines
 
     def figures(self) -> dict[str, float]:
-        return {"parameters": _parameters(self.model), **({"flops_per_image": self.flops} if self.flops else {})}
+        return {"parameters": _parameters(self.model), **self.anatomy.figures()}
 
     # ---------------------------------------------------------------- evaluation
 

@@ -1,0 +1,117 @@
+"""Rehearsal: training steps on random images, to see what a step will cost."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mim.engine.distributed import World
+from mim.engine.feed import Feed
+from mim.engine.modes import deterministic_kernels
+from mim.engine.protocol import Task
+from mim.engine.run_folder import RunFolder
+from mim.engine.settings import EngineSettings, Plan
+from mim.engine.telemetry import Stopwatch
+from mim.engine.trainer import Trainer
+from mim.structures import Batch, ImageSpec
+
+Phase = Literal["batch", "forward", "backward", "update", "end"]
+AGAIN = 2  # micro-batches of a step that are rehearsed at most: from the second on, each is like the one before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What random images are like: their size, the type they are stored in, and the classes they are of, 0 for none."""
+
+    image: ImageSpec
+    stored: torch.dtype
+    classes: int = 0
+
+
+class RandomImages(Feed):
+    """Micro-batches of noise, with random labels."""
+
+    def __init__(self, noise: Noise, rows: int, device: torch.device, entered: Callable[[Phase], None]):
+        self.noise, self.rows, self.device, self.entered = noise, rows, device, entered
+
+    def next(self) -> Batch:
+        """Another micro-batch, made on the device."""
+        self.entered("batch")
+        image, stored = self.noise.image, self.noise.stored
+        shape = (self.rows, image.channels, image.height, image.width)
+        if stored.is_floating_point:
+            images_BCHW = torch.randn(shape, dtype=stored, device=self.device)
+        else:
+            images_BCHW = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device).to(stored)
+        labels_B = torch.randint(0, max(self.noise.classes, 1), (self.rows,), device=self.device)
+        return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
+
+
+class Rehearsal(Trainer):
+    """A trainer of one device without data, run folder and evaluations; its step is that of a run.
+
+    Args:
+        task: its train_data needs no images, only a length of at least one batch.
+        plan: of the run. Where several devices share a batch, this is one of them, with the memory for the exchange
+            of gradients, but without the exchange.
+        entered: told of each phase of a step as it begins, and of the end.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: EngineSettings,
+        plan: Plan,
+        noise: Noise,
+        device: torch.device,
+        entered: Callable[[Phase], None],
+    ):
+        super().__init__(task, settings, World(0, 1, device), RunFolder(Path()))
+        self.plan = replace(plan, accumulation=min(plan.accumulation, AGAIN))
+        self.feed: Feed = RandomImages(noise, plan.micro, device, entered)
+        self.entered, self.stopwatch = entered, Stopwatch()
+        self.model = self._wrap()
+        self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged
+        if plan.world_size > 1:
+            self.buckets = {parameter: torch.empty_like(parameter) for parameter in self.parameters}
+            for parameter in self.parameters:
+                parameter.register_post_accumulate_grad_hook(self._fill_bucket)
+
+    def settle(self) -> None:
+        """Makes the optimizer's state, which a run has from its second step on, by a step with gradients of zero."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.scaler.scale(torch.zeros((), device=self.world.device))  # which makes its state, too
+        super()._update(0)
+
+    def take_step(self) -> None:
+        """One optimizer step, of at most AGAIN micro-batches."""
+        self.step %= self.plan.steps
+        with deterministic_kernels(self.settings.train.is_deterministic(self.world.device)):
+            self._train_step()
+        self.entered("end")
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:  # type: ignore[override]
+        """What is inside is the forward pass."""
+        self.entered("forward")
+        with super()._autocast():
+            yield
+        self.entered("backward")
+
+    def _update(self, step: int) -> Tensor:
+        self.entered("update")
+        return super()._update(step)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager:
+        self._last = last
+        return nullcontext()
+
+    def _fill_bucket(self, parameter: Tensor) -> None:
+        """As in the last micro-batch of a step, when each gradient moves to its bucket."""
+        if self._last and parameter.grad is not None:
+            parameter.grad = self.buckets[parameter].copy_(parameter.grad)

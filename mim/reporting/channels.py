@@ -1,0 +1,92 @@
+"""How images of any number of channels are shown in red, green and blue.
+
+Shapes: B batch, C channels, H W pixels, P pixels of all images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Channels = Sequence[int] | Literal["pca"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A linear map from channels to red, green and blue.
+
+    low_B3, high_B3: what is shown as 0 and as full, for each image; words: what a footnote must say, or empty.
+    """
+
+    matrix_3C: Tensor
+    low_B3: Tensor
+    high_B3: Tensor
+    words: str
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """(B, H, W, 3) in [0, 1]."""
+        low_B311, high_B311 = self.low_B3[..., None, None], self.high_B3[..., None, None]
+        shown_B3HW = torch.einsum("kc,bchw->bkhw", self.matrix_3C, images_BCHW)
+        shown_B3HW = (shown_B3HW - low_B311) / (high_B311 - low_B311).clamp(min=1e-12)
+        return rearrange(shown_B3HW, "b k h w -> b h w k").clamp(0, 1)
+
+
+def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> View:
+    """How images, and what was predicted of them, are shown.
+
+    channels: one for grey, three for red, green and blue, or `pca`; none for the first three, or the first where
+    there are fewer. Images of more than 8 bits rarely use the range of their type, so each is stretched to its own;
+    of more than three channels each channel by itself.
+
+    Raises ValueError for channels that the images do not have.
+    """
+    count = original_BCHW.shape[1]
+    if channels == "pca":
+        return _principal(original_BCHW)
+    chosen = tuple(int(channel) for channel in channels) or (tuple(range(3)) if count >= 3 else (0,))
+    if len(chosen) not in (1, 3) or not all(0 <= channel < count for channel in chosen):
+        raise ValueError(
+            f"--channels {','.join(map(str, chosen))}: name one, three, or pca; these images have channels 0 to "
+            f"{count - 1}"
+        )
+    matrix_3C = torch.zeros(3, count)
+    for colour, channel in enumerate(chosen * (3 // len(chosen))):
+        matrix_3C[colour, channel] = 1
+    words = [] if count == len(chosen) and not channels else [_named(chosen, count)]
+    low_B3, high_B3 = torch.zeros(len(original_BCHW), 3), torch.ones(len(original_BCHW), 3)
+    if not eight_bit:
+        shown_B3P = rearrange(original_BCHW[:, list(chosen * (3 // len(chosen)))], "b k h w -> b k (h w)")
+        low_B3, high_B3 = shown_B3P.amin(dim=2), shown_B3P.amax(dim=2)
+        if count <= 3:  # colours of one picture
+            low_B3, high_B3 = low_B3.amin(1, keepdim=True).expand(-1, 3), high_B3.amax(1, keepdim=True).expand(-1, 3)
+        words.append("contrast of each image stretched" if count <= 3 else "each stretched in each image")
+    return View(matrix_3C, low_B3, high_B3, ", ".join(words))
+
+
+def _named(chosen: tuple[int, ...], count: int) -> str:
+    if len(chosen) == 1:
+        return f"channel {chosen[0]} of {count} (counted from 0) shown in grey"
+    return f"channels {', '.join(map(str, chosen))} of {count} (counted from 0) shown as red, green, blue"
+
+
+def _principal(original_BCHW: Tensor) -> View:
+    """The first three principal components of all pixels, each channel over its deviation."""
+    count = original_BCHW.shape[1]
+    if count < 3:
+        raise ValueError(f"--channels pca needs images of at least 3 channels, and these have {count}")
+    pixels_PC = rearrange(original_BCHW, "b c h w -> (b h w) c").double()
+    deviation_C = pixels_PC.std(dim=0).clamp(min=1e-12)
+    pixels_PC = (pixels_PC - pixels_PC.mean(dim=0)) / deviation_C
+    variances_C, vectors_CC = torch.linalg.eigh(pixels_PC.T @ pixels_PC / len(pixels_PC))
+    parts_3C = vectors_CC[:, -3:].T.flip(0)
+    largest_31 = parts_3C.gather(1, parts_3C.abs().argmax(dim=1, keepdim=True))
+    parts_3C = parts_3C * largest_31.sign()  # a component has no sign of its own
+    matrix_3C = (parts_3C / deviation_C).float()
+    shown_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
+    low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (shown_P3.amin(dim=0), shown_P3.amax(dim=0)))
+    share = variances_C[-3:].sum() / variances_C.clamp(min=0).sum().clamp(min=1e-12)
+    words = f"the first three principal components of {count} channels shown as red, green, blue ({share:.0%} of their"
+    return View(matrix_3C, low_B3, high_B3, f"{words} standardised variance)")

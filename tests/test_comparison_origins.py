@@ -1,0 +1,122 @@
+"""Which probe and which fine-tuning came from which pretraining run, wherever their folders are now."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from run_folders import Real, change_environment, made, real_runs
+
+from mim.comparison import compare
+from mim.reporting.comparison import Comparison
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    return real_runs()
+
+
+def compared(*folders, **keys) -> Comparison:
+    return compare(folders, reconstructions=False, **keys)
+
+
+def titles(comparison: Comparison) -> set[str]:
+    return {column.title for column in comparison.columns if column.section == "accuracy"} - {
+        "kNN",
+        "kNN, random weights",
+    }
+
+
+def figures(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
+    key = next(column.key for column in comparison.columns if column.title == title)
+    return {entry.name: entry.values[key] for entry in comparison.entries if key in entry.values}
+
+
+def test_transfers_are_found_by_id_after_every_folder_was_moved_and_renamed(real, tmp_path):
+    for number, folder in enumerate((real.pretraining, real.probe, real.finetune)):
+        shutil.copytree(folder, tmp_path / f"deep{number}" / f"renamed {number}")
+    (tmp_path / "deep0" / "renamed 0").rename(tmp_path / "x")
+    found = compared(tmp_path / "x")
+    assert [entry.name for entry in found.entries] == ["x"]
+    assert titles(found) == {"linear probe", "fine-tuning"}
+
+
+def test_transfers_of_an_id_that_is_not_compared_are_not_taken_whatever_their_path_says(real, tmp_path):
+    run = made(tmp_path / "run", real.pretraining)
+    probe = made(tmp_path / "probe", real.probe, start=run)
+    change_environment(probe, **{"from": {"checkpoint": str(run), "run": "another"}})
+    assert titles(compared(run)) == set()
+
+
+@pytest.mark.parametrize("checkpoint", ["{run}", "{run}/checkpoints/step-44.pt", "{run}/checkpoints/best.pt"])
+def test_transfers_of_runs_without_ids_are_found_by_path(real, tmp_path, checkpoint):
+    run = made(tmp_path / "run", real.pretraining)
+    probe = made(tmp_path / "probe", real.probe, {"INIT.checkpoint": checkpoint.format(run=run)})
+    for folder in (run, probe):
+        change_environment(folder, run=None, **{"from": None})
+    assert titles(compared(run)) == {"linear probe"}
+
+
+def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real, tmp_path, monkeypatch):
+    for study, score in (("one", 0.25), ("two", 0.75)):
+        run = made(tmp_path / study / "pretraining" / "mae-seed0", real.pretraining)
+        start = f"runs/{study}/pretraining/mae-seed0/checkpoints/step-44.pt"
+        probe = made(
+            tmp_path / study / "probes" / "mae-seed0", real.probe, {"INIT.checkpoint": start}, {"val/top1": score}
+        )
+        for folder in (run, probe):
+            change_environment(folder, run=None, **{"from": None})
+    (tmp_path / "two").rename(tmp_path / "elsewhere")
+    for study, score in (("one", 25), ("elsewhere", 75)):
+        found = compared(tmp_path / study / "pretraining" / "mae-seed0")
+        assert figures(found, "probes") == {"mae": (score,)}
+
+
+def test_transfers_that_name_another_existing_folder_are_not_taken(real, tmp_path):
+    other = made(tmp_path / "a" / "run", real.pretraining)
+    run = made(tmp_path / "b" / "run", real.pretraining, {"SEED": 1})
+    probe = made(tmp_path / "b" / "probe", real.probe, start=other)
+    for folder in (other, run, probe):
+        change_environment(folder, run=None, **{"from": None})
+    assert titles(compared(run)) == set()
+
+
+def test_transfers_are_not_searched_for_where_that_is_off(real):
+    assert titles(compared(real.pretraining)) == {"linear-probe", "fine-tuning"}
+    assert titles(compared(real.pretraining, search=False)) == set()
+
+
+def test_transfers_beside_are_taken_from_few_levels_and_not_from_checkpoints(real, tmp_path):
+    run = made(tmp_path / "run", real.pretraining)
+    near, far = tmp_path / "1" / "2" / "3" / "probe", tmp_path / "1" / "2" / "3" / "4" / "5" / "probe"
+    made(near, real.probe, figures={"val/top1": 0.25}, start=run)
+    made(far, real.probe, {"LABELS.per_class": 5}, start=run)
+    made(tmp_path / "1" / "checkpoints" / "probe", real.probe, {"LABELS.per_class": 4}, start=run)
+    assert figures(compared(run), "linear probe") == {"run": (25,)}
+
+
+def test_run_given_twice_counts_once(real, tmp_path, monkeypatch):
+    run = made(tmp_path / "run", real.pretraining)
+    monkeypatch.chdir(tmp_path)
+    found = compared(run, Path("run"), tmp_path, run)
+    assert [entry.folders for entry in found.entries] == [("run",)]
+    assert found.left_out == ()
+
+
+def test_copy_of_a_run_is_left_out_by_name(real, tmp_path, monkeypatch):
+    made(tmp_path / "run", real.pretraining)
+    shutil.copytree(tmp_path / "run", tmp_path / "run copy")
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "probe", real.probe, start=tmp_path / "run copy")
+    found = compared(tmp_path / "run", tmp_path / "run copy")
+    assert [entry.name for entry in found.entries] == ["run"]
+    assert titles(found) == {"linear probe"}
+    assert found.left_out == (("run copy", "a copy of run"),)
+
+
+def test_copies_beside_are_passed_over(real, tmp_path):
+    run = made(tmp_path / "run", real.pretraining)
+    made(tmp_path / "probe", real.probe, start=run)
+    shutil.copytree(tmp_path / "probe", tmp_path / "backup" / "probe")
+    found = compared(run, tmp_path / "probe")
+    assert found.left_out == ()
+    assert titles(found) == {"linear probe"}
