@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from mim import build, schema
 from mim.interop import Weights, telling
+from mim.ops.recipes import recipe_names
 from mim.registry import Key, keys_of, one_of
 
 LOG = logging.getLogger("mim")
@@ -24,6 +25,7 @@ LOG = logging.getLogger("mim")
 TOP: dict[str, Key] = {
     "TASK": Key(schema.TaskName, "pretrain"),
     "SEED": Key(int, 0),
+    "RECIPE": Key(str, ""),
     "PLUGINS": Key(tuple[str, ...], ()),
 }
 Raw = dict[str, Any]
@@ -36,16 +38,18 @@ class ConfigError(ValueError):
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     """The complete config of a file and `KEY VALUE` pairs, frozen: `load_config("a.yaml", ["TRAIN.epochs", "2"])`.
 
-    Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, and parts that do not fit
-    each other.
+    Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, parts that do not fit each
+    other, and a RECIPE that is none.
     """
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"config {path} does not exist")
     try:
-        return parse_config(file.read_text(encoding="utf-8"), overrides)
+        cfg = parse_config(file.read_text(encoding="utf-8"), overrides)
+        _check_recipe(cfg.RECIPE)  # not where a run is read again, whose recipe may be gone
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return cfg
 
 
 def parse_config(text: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -187,6 +191,12 @@ def _check(node: CfgNode) -> None:
         schema.settings(node, section)
     schema.part(node, "OPTIMIZER")
     build.check(node)
+
+
+def _check_recipe(name: str) -> None:
+    names = recipe_names()
+    if name and names and name not in names:
+        raise ConfigError(f"RECIPE is {name!r}: it names the recipe that this file follows. {one_of(name, names)}")
 
 
 def _import(module: str) -> None:

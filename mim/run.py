@@ -17,7 +17,7 @@ from mim.ops.files import write_text
 LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: where images lie, what it costs, what it tells
-    *("DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "TRAIN.compile"),
+    *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 

@@ -30,7 +30,7 @@ SMALL = {  # for every run of a study
     "DATA.channels": 1,
     "DATA.mean": "estimate",
     "DATA.std": "estimate",
-    "DATA.batch_size": 20,
+    "DATA.batch_size": 40,
     "DATA.workers": 0,
     "ENCODER.patch": 4,
     "ENCODER.width": 16,
@@ -39,7 +39,7 @@ SMALL = {  # for every run of a study
     "LABELS.share": 1.0,
     "LABELS.per_class": 4,
     "TRAIN.epochs": 1,
-    "TRAIN.batch": 20,
+    "TRAIN.batch": 40,
     "TRAIN.compile": False,
     "SCHEDULE.warmup_epochs": 0,
     "EVALUATE.samples": 60,
@@ -80,7 +80,7 @@ def said(study, output, *, jobs=1, keys=SMALL) -> tuple[Results, list[str]]:
 
 TRANSFER = """\
 STARTS:
-  MAE: {config: quickstart/mae_digits.yaml, set: {HEAD.width: 16, HEAD.depth: 1, HEAD.heads: 2, MASKER.cell: 4}}
+  MAE: {config: quickstart/mae_digits.yaml, set: {HEAD.width: 16, HEAD.depth: 1, HEAD.heads: 2, EVALUATE.knn_bank: 60}}
   scratch: {then: {OPTIMIZER.layer_decay: 0.9}}
 PROTOCOLS:
   linear probe: {config: probe/digits.yaml}
@@ -89,7 +89,7 @@ SEEDS: [0, 1]
 """
 SWEEP = """\
 STARTS:
-  SimMIM: {config: quickstart/simmim_digits.yaml}
+  SimMIM: {config: quickstart/simmim_digits.yaml, set: {EVALUATE.reconstructions: 0, EVALUATE.knn_bank: 60}}
 GRID:
   MASKER.ratio: [0.3, 0.6, 0.8]
   MASKER.cell: [4, 8]
@@ -162,7 +162,7 @@ def test_study_figures_are_mean_and_interval_of_the_runs(finished):
             ]
             assert found[name]["val/top1"][protocol] == {"0": of_runs[0], "1": of_runs[1]}
             percent = 100 * np.array(of_runs)
-            half = stats.t.interval(0.95, 1, percent.mean(), stats.sem(percent))[1] - percent.mean()
+            half = stats.t.ppf(0.975, 1) * stats.sem(percent)
             words = f"{percent.mean():.1f} ± {half:.1f}"
             assert words in text
             assert words in (output / "results.md").read_text()

@@ -4,11 +4,11 @@ Shapes: B batch, C channels, H W pixels or cells, N tokens, K prefix tokens, D w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim.classifier import Classifier
@@ -113,9 +113,7 @@ def dissect(model: Model, image: ImageSpec) -> Anatomy:
     return Anatomy(tuple(boundaries), _work(stages) if counts else None)
 
 
-def _parts(
-    model: Model, img_BCHW: Tensor, mask: PatchMask | None
-) -> list[tuple[str, Callable[[Any], Any]]]:
+def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple[str, Callable[[Any], Any]]]:
     """The parts of `forward` one after the other, each a function of what the one before answers."""
     if isinstance(model, MaskedImageModel):
         assert mask is not None
@@ -143,8 +141,7 @@ def _cut(value: Any) -> Any:
     """The same values, with gradients that end here."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.requires_grad)
-    assert is_dataclass(value) and not isinstance(value, type)
-    return replace(value, **{name: _cut(tensor) for name, tensor in _tensors(value).items()})  # type: ignore[type-var]
+    return replace(value, **{name: _cut(tensor) for name, tensor in _tensors(value).items()})
 
 
 def _tensors(value: Any) -> dict[str, Tensor]:
@@ -167,8 +164,8 @@ def _work(stages: list[_Stage]) -> dict[str, Work]:
         forward[stage.part] = forward.get(stage.part, 0) + stage.forward
         backward[stage.part] = backward.get(stage.part, 0) + counter.get_total_flops()
         before, given = _tensors(stage.before), _tensors(stage.given)
-        reached = [name for name, leaf in given.items() if leaf.grad is not None]
-        ends, gradients = [before[name] for name in reached], [given[name].grad for name in reached]
+        reached = {name: leaf.grad for name, leaf in given.items() if leaf.grad is not None}
+        ends, gradients = [before[name] for name in reached], list(reached.values())
     return {
         part: Work(forward[part] // IMAGES, (forward[part] + backward[part]) // IMAGES) for part in reversed(forward)
     }
@@ -195,4 +192,6 @@ def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, stages: 
     features_BD, scores_LBK = stages[1].outcome, stages[2].outcome
     layers, _, classes = scores_LBK.shape
     found.append(Boundary("features", f"{model.pool} pooling", tuple(features_BD.shape[1:]), "width"))
-    return [*found, Boundary("scores", f"{layers} linear", (layers, classes) if layers > 1 else (classes,), "classes")]
+    if layers > 1:
+        return [*found, Boundary("scores", "linear layers", (layers, classes), "layers x classes")]
+    return [*found, Boundary("scores", "linear layer", (classes,), "classes")]

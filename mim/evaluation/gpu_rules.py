@@ -3,6 +3,7 @@
 Shapes: B batch, H heads, N tokens, D width of a head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ class GpuRules(TorchFunctionMode):
     It is of use with fake tensors alone, because the attention computes nothing. Source: PyTorch's list of operations
     that CUDA's autocast runs in float32; its memory-efficient attention, which keeps one number a row of the scores.
     """
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function under these rules wherever it is called: PyTorch turns them off in a backward pass, where blocks
+        whose activations were not kept are run again.
+        """
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return run
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -48,7 +60,7 @@ def _attention(
 
 
 class _Fused(torch.autograd.Function):
-    """What a fused kernel keeps of softmax(Q K^T + mask) V, and what its backward pass takes; the values are anything."""
+    """What a fused kernel keeps of softmax(Q K^T + mask) V, and what its backward pass takes; values are anything."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -66,5 +78,8 @@ class _Fused(torch.autograd.Function):
         del sums_BHND, dots_BHN
         if mask is None or not ctx.needs_input_grad[3]:
             return (*found, None)
-        scores = (*query.shape[:-1], key.shape[-2])  # the gradient of every score before it is summed to the mask's shape
+        scores = (
+            *query.shape[:-1],
+            key.shape[-2],
+        )  # the gradient of every score before it is summed to the mask's shape
         return (*found, mask.new_empty(scores).sum_to_size(mask.shape))

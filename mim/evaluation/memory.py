@@ -1,17 +1,14 @@
-"""Memory: what holds it at the peak of a training step, by following every tensor from when it is made until it is freed."""
+"""Memory: what holds it at the peak of a training step, by following every tensor from its making to its end."""
 
 import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-
-Phase = Literal["setup", "batch", "forward", "backward", "update"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +44,19 @@ class _Storage:
 
 
 class Followed(TorchDispatchMode):
-    """Follows the storage of every tensor that is made inside. Fake tensors do as well as real ones, and take no memory.
+    """Follows the storage of every tensor that is made inside. Fake tensors, which take no memory, do as well as real ones.
 
     It sees what operations return, and not what a kernel takes for itself and gives back before it returns.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._phase: Phase = "setup"
+        self._phase = ""
         self._held: dict[int, _Storage] = {}  # by the address of the storage, which a later one may have again
         self._log: list[tuple[_Storage, bool]] = []  # in order; True where it was made, False where it was freed
 
-    def enter(self, phase: Phase) -> None:
-        """Says what begins now. What a forward pass made and still holds as it ends are its activations."""
+    def enter(self, phase: str) -> None:
+        """Says what begins now. What was made in `forward` and is still held as that ends are activations."""
         if self._phase == "forward":
             for storage in self._held.values():
                 if storage.kind == "forward":
@@ -100,7 +97,9 @@ class Followed(TorchDispatchMode):
         address: int = storage._cdata
         if address not in self._held:
             kind = self._phase
-            self._held[address] = new = _Storage(storage.nbytes(), kind, weakref.ref(storage, lambda _: self._free(address)))
+            self._held[address] = new = _Storage(
+                storage.nbytes(), kind, weakref.ref(storage, lambda _: self._free(address))
+            )
             self._log.append((new, True))
         return address
 

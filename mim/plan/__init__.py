@@ -1,0 +1,6 @@
+"""Plans: what a run will be and cost, before it starts."""
+
+from mim.plan.planned import Planned, plan
+from mim.plan.terminal import show
+
+__all__ = ["Planned", "plan", "show"]

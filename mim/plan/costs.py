@@ -56,21 +56,30 @@ def estimate_memory(bare: Bare, plan: Plan, gpu: bool) -> Memory:
     gpu: as on a GPU, whether there is one or not. Raises RuntimeError or TypeError where a part of a user's has to look
     at values.
     """
-    task, followed = _copy(bare, plan), Followed()
+    task, followed, rules = _copy(bare, plan), Followed(), GpuRules()
     settings = _engine(bare, compiled=False)
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), GpuRules() if gpu else nullcontext(), followed:
+    with (
+        warnings.catch_warnings(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        rules if gpu else nullcontext(),
+        followed,
+    ):
         warnings.simplefilter("ignore", UserWarning)  # of a copy of fake weights (EMA)
         for module in (task.model, task.normalize):
             module.to_empty(device=CPU)
-            module.to = lambda device, module=module: module  # it is there; PyTorch would replace each tensor, and cannot
+            module.to = lambda device, module=module: (
+                module
+            )  # it is there; PyTorch would replace each tensor, and cannot
             followed.name("weights", [*module.parameters(), *module.buffers()])
         task.normalize.register_forward_hook(lambda module, given, img: followed.name("batch", [img]))
 
         def entered(phase: Phase) -> None:
-            if phase == "update":
+            if phase in ("batch", "update"):
                 followed.name("gradients", [p.grad for p in rehearsal.parameters if p.grad is not None])
             followed.enter(phase)
 
+        for block in task.blocks() if gpu else []:
+            block.forward = rules.around(block.forward)
         rehearsal = Rehearsal(task, settings, plan, _noise(bare), CPU, entered)
         choose_attention(task.model, torch.device("cuda") if gpu else CPU)
         rehearsal.settle()
@@ -146,7 +155,11 @@ class _Peak:
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
             return
         self._record.__exit__(*error)
-        events = [(event.start_ns(), event.nbytes()) for event in self._record.kineto_results.events() if event.name() == "[memory]"]
+        events = [
+            (event.start_ns(), event.nbytes())
+            for event in self._record.kineto_results.events()
+            if event.name() == "[memory]"
+        ]
         self.bytes = max(accumulate(size for _, size in sorted(events)), default=0)
 
 
