@@ -246,7 +246,7 @@ def test_build_task_is_the_one_that_the_config_names(tmp_path: Path, text: str, 
     task = task_of(write_recipe(tmp_path, text))
     assert task.name == name
     assert (len(task.train_data), len(task.held_out)) == (1437, 360)
-    assert task.flops > 0
+    assert task.anatomy.flops > 0
     assert chosen_labels(task) is None
 
 

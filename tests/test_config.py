@@ -383,7 +383,7 @@ def test_config_other_part_by_override_refuses_the_old_parts_key_on_the_command_
 
 def test_config_is_complete(recipe: Path, tmp_path: Path) -> None:
     cfg = load_config(write_recipe(tmp_path, "SEED: 3\nENCODER: {patch: 16}\nDATA: {image_size: [32, 32]}\n"))
-    assert list(cfg) == ["TASK", "SEED", "PLUGINS", *schema.sections("pretrain")]
+    assert list(cfg) == ["TASK", "SEED", "RECIPE", "PLUGINS", *schema.sections("pretrain")]
     assert cfg.MASKER.name == "random"
     assert engine_settings(cfg).seed == 3
 
@@ -474,7 +474,7 @@ def test_config_section_of_another_task_is_refused_by_name_with_those_there_are(
     ):
         assert f"{section} is no section of TASK {task}" in message
         allowed = message.partition("Allowed: ")[2].split(", ")
-        assert set(allowed) == {"TASK", "SEED", "PLUGINS"} | SHARED | OWN[task]
+        assert set(allowed) == {"TASK", "SEED", "RECIPE", "PLUGINS"} | SHARED | OWN[task]
 
 
 def test_config_task_on_the_command_line_decides_which_sections_there_are(tmp_path: Path, refuse: Refuse) -> None:

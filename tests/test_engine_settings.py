@@ -88,7 +88,7 @@ def test_plan_describes_batch_steps_and_rate_with_their_formulas() -> None:
     lines = Plan.of(chosen, 1000, 2).describe(chosen)
     assert lines["batch"].startswith("64 = 16 ")
     assert lines["batch"].endswith("x 2 accumulated")
-    assert lines["steps"] == "3,000 = 15 an epoch x 200"
+    assert lines["steps"] == "3,000 = 15 an epoch x 200; 192,000 images seen in all"
     assert lines["learning rate"] == "0.0005 = 0.001 x 64 / 128, cosine, 1 epochs of warmup"
     decaying = settings(16, 64, layer_decay=0.65)
     assert (

@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from mim.classifier import (
 )
 from mim.data.transforms import Normalize
 from mim.encoders import Swin, ViT
-from mim.evaluation.flops import training_flops
+from mim.evaluation.anatomy import dissect
 from mim.evaluation.knn import features_of, knn_accuracy, knn_answers
 from mim.evaluation.reading import Shown
 from mim.ops.attention import choose_attention
@@ -168,10 +167,10 @@ def test_features_of_leave_out_what_stands_in_for_broken_images():
 def on_meta(make, image, **keys):
     with torch.device("meta"):
         model = make(image, **keys)
-    return training_flops(lambda img_BCHW: model(img_BCHW, model.sample_mask(img_BCHW)).loss, image)
+    return dissect(model, image).flops
 
 
-def test_training_flops_equal_a_count_by_hand():
+def test_dissect_flops_equal_a_count_by_hand():
     image = ImageSpec(3, 16, 24)
     tokens, width, inner, pixels, hidden = 6, 8, 32, 3 * 8 * 8, 5
 
@@ -193,7 +192,7 @@ def test_training_flops_equal_a_count_by_hand():
 
 
 @pytest.mark.parametrize("make", [mae, simmim])
-def test_training_flops_equal_pytorchs_count_of_the_real_model(make):
+def test_dissect_flops_equal_pytorchs_count_of_the_real_model(make):
     model = make()
     choose_attention(model, CPU)
     img = images(1)
@@ -202,7 +201,7 @@ def test_training_flops_equal_pytorchs_count_of_the_real_model(make):
     assert on_meta(make, IMAGE) == counter.get_total_flops() > 0
 
 
-def test_training_flops_fall_when_more_is_dropped():
+def test_dissect_flops_fall_when_more_is_dropped():
     flops = [on_meta(mae, IMAGE, masker_keys={"ratio": ratio}) for ratio in (0.25, 0.5, 0.75)]
     assert flops == sorted(flops, reverse=True)
     assert flops[0] > flops[-1]
@@ -214,7 +213,7 @@ def classifier_flops(make, **keys):
     with torch.device("meta"):
         encoder = ViT(image, hidden="none", patch=8, width=8, depth=2, heads=2, class_token=False)
         model = make(encoder, **keys)
-    return training_flops(lambda img_BCHW: model(img_BCHW).sum(), image)
+    return dissect(model, image).flops
 
 
 def fine_tuning(tune_blocks):
@@ -223,7 +222,7 @@ def fine_tuning(tune_blocks):
     )
 
 
-def test_training_flops_of_a_classifier_equal_a_count_by_hand():
+def test_dissect_flops_of_a_classifier_equal_a_count_by_hand():
     """Frozen parts have no backward pass; what is trained begins with a norm, so all its products have a whole one."""
     tokens, width, inner, pixels, classes = 6, 8, 32, 3 * 8 * 8, 7
     embed = tokens * pixels * width

@@ -331,7 +331,8 @@ def recipe(path: str) -> CfgNode:
 def task(path: str) -> Pretrain | Classify:
     """The task of a recipe without its weights; its operations are not counted, for which it would be built again."""
     source = Photographs(schema.settings(recipe(path), "DATA"))
-    with torch.device("meta"), mock.patch.object(build, "build_without_memory", return_value=None):
+    uncounted = mock.patch.object(build, "dissect", return_value=build.Anatomy((), None))
+    with torch.device("meta"), uncounted, mock.patch.object(build, "build_without_memory", return_value=None):
         return build.build_task(recipe(path), source, source)
 
 

@@ -23,7 +23,7 @@ from mim.model import MaskedImageModel
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("**/*.yaml") if path.parent.name != "studies"
+    str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("**/*.yaml") if "studies" not in path.parts
 )
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
@@ -96,6 +96,16 @@ def test_recipe_states_every_key_its_method_decides(path):
     assert {"every_epochs"} | ({"crop_pct"} if task != "pretrain" else set()) <= set(stated["EVALUATE"])
     assert "every_epochs" in stated["CHECKPOINT"]
     assert "INIT" not in stated
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_recipe_names_the_published_one_that_it_follows(path):
+    """Itself, where it is one; and else one that has no other above it, of the same task."""
+    named = f"configs/{recipe(path).RECIPE}.yaml"
+    assert recipe(named).RECIPE == recipe(path).RECIPE
+    assert recipe(named).TASK == recipe(path).TASK
+    published = path.split("/")[1] in ("mae", "simmim") or recipe(path).DATA.name == "folder" and "cross" not in path
+    assert (named == path) == published
 
 
 @pytest.mark.parametrize("path", RECIPES)
@@ -181,7 +191,8 @@ def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
     ],
 )
 def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
-    assert {line.partition(":")[0] for line in config.differing(recipe(path), recipe(origin))} == keys
+    differing = {line.partition(":")[0] for line in config.differing(recipe(path), recipe(origin))}
+    assert differing - {"RECIPE"} == keys
 
 
 # ---------------------------------------------------------------- published figures

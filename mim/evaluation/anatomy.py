@@ -4,21 +4,21 @@ Shapes: B batch, C channels, H W pixels or cells, N tokens, K prefix tokens, D w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from mim.classifier import Classifier
-from mim.evaluation.flops import IMAGES, Work
+from mim.evaluation.flops import Stage, Work, at_work, work_of
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.structures import Features, ImageSpec, PatchMask, Prediction
 
 Model = MaskedImageModel | Classifier
 CPU = torch.device("cpu")
+IMAGES = 2  # batch norm needs more than one
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,6 @@ class Anatomy:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """One part at work. outcome: what it answered to `given`, whose tensors are cut loose from those in `before`."""
-
-    part: str
-    before: Any
-    given: Any
-    outcome: Any
-    forward: int
-
-
 def dissect(model: Model, image: ImageSpec) -> Anatomy:
     """Takes a model part by part over two images.
 
@@ -104,13 +93,13 @@ def dissect(model: Model, image: ImageSpec) -> Anatomy:
         model.eval()
     with torch.set_grad_enabled(counts), torch.random.fork_rng(devices=[]):
         mask = model.sample_mask(img_BCHW) if isinstance(model, MaskedImageModel) else None
-        stages: list[_Stage] = []
+        stages: list[Stage] = []
         for part, run in _parts(model, img_BCHW, mask):
             before = stages[-1].outcome if stages else img_BCHW
-            stages.append(_run(part, run, before))
+            stages.append(at_work(part, run, before))
         boundaries = _boundaries(model, img_BCHW, mask, stages)
     model.train(mode)
-    return Anatomy(tuple(boundaries), _work(stages) if counts else None)
+    return Anatomy(tuple(boundaries), work_of(stages, IMAGES) if counts else None)
 
 
 def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -130,48 +119,7 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
     ]
 
 
-def _run(part: str, run: Callable[[Any], Any], before: Any) -> _Stage:
-    given = _cut(before)
-    with FlopCounterMode(display=False) as counter:
-        outcome = run(given)
-    return _Stage(part, before, given, outcome, counter.get_total_flops())
-
-
-def _cut(value: Any) -> Any:
-    """The same values, with gradients that end here."""
-    if isinstance(value, Tensor):
-        return value.detach().requires_grad_(value.requires_grad)
-    return replace(value, **{name: _cut(tensor) for name, tensor in _tensors(value).items()})
-
-
-def _tensors(value: Any) -> dict[str, Tensor]:
-    """The tensors of a value that crosses a boundary, by name."""
-    if isinstance(value, Tensor):
-        return {"": value}
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
-
-
-def _work(stages: list[_Stage]) -> dict[str, Work]:
-    """Forward as counted, and the backward pass of each stage from the gradients that the next one left at the cut."""
-    forward: dict[str, int] = {}
-    backward: dict[str, int] = {}
-    ends, gradients = [stages[-1].outcome], [torch.ones_like(stages[-1].outcome)]
-    for stage in reversed(stages):
-        with FlopCounterMode(display=False) as counter:
-            if ends:
-                torch.autograd.backward(ends, gradients)
-        forward[stage.part] = forward.get(stage.part, 0) + stage.forward
-        backward[stage.part] = backward.get(stage.part, 0) + counter.get_total_flops()
-        before, given = _tensors(stage.before), _tensors(stage.given)
-        reached = {name: leaf.grad for name, leaf in given.items() if leaf.grad is not None}
-        ends, gradients = [before[name] for name in reached], list(reached.values())
-    return {
-        part: Work(forward[part] // IMAGES, (forward[part] + backward[part]) // IMAGES) for part in reversed(forward)
-    }
-
-
-def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, stages: list[_Stage]) -> list[Boundary]:
+def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, stages: list[Stage]) -> list[Boundary]:
     found = [Boundary("image", "data", tuple(img_BCHW.shape[1:]), "channels x height x width")]
     features: Features = stages[0].outcome
     if isinstance(model, MaskedImageModel) and mask is not None:

@@ -44,7 +44,7 @@ class _Storage:
 
 
 class Followed(TorchDispatchMode):
-    """Follows the storage of every tensor that is made inside. Fake tensors, which take no memory, do as well as real ones.
+    """Follows the storage of every tensor that is made inside. Fake tensors, which take no memory, do as well.
 
     It sees what operations return, and not what a kernel takes for itself and gives back before it returns.
     """

@@ -1,15 +1,18 @@
 """A config's task without its weights and, where they are not here, without its images."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from mim import build
+from mim import build, schema
 from mim.data import DataSettings, Source
 from mim.data.base import Split, Stored
-from mim.engine.settings import Plan
+from mim.data.loader import ImageDataset
+from mim.engine.rehearsal import Noise
+from mim.engine.settings import EngineSettings, Plan
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
 
@@ -50,6 +53,32 @@ class Bare:
     classes: int | None
     stored: torch.dtype | None
     missing: tuple[str, ...]
+
+    @property
+    def noise(self) -> Noise:
+        """What random images in place of these are like."""
+        classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
+        return Noise(image=schema.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
+
+    def engine(self, compiled: bool = True) -> EngineSettings:
+        """What the engine is told, without settings that have no effect; not to compile where so asked."""
+        settings = build.engine_settings(self.cfg)
+        train = replace(
+            settings.train,
+            compile=settings.train.compile and compiled,
+            activation_checkpointing=settings.train.activation_checkpointing and bool(self.task.blocks()),
+        )
+        return replace(settings, train=train)
+
+    def of_one_step(self, plan: Plan) -> Task:
+        """The task with a model and a normalisation of its own, and just as many images as one step takes."""
+        task, data = copy.copy(self.task), self.task.train_data
+        task.model, task.normalize = copy.deepcopy(task.model), copy.deepcopy(task.normalize)
+        task.fixed = [task.normalize]
+        task.train_data = ImageDataset(
+            Absent("train", data.source.settings, plan.batch, self.noise.classes), data.transform, data.seed
+        )
+        return task
 
     def plan(self, devices: int) -> Plan:
         """Batches and steps on so many devices, one step an epoch where the number of images is unknown.
@@ -109,11 +138,14 @@ def _bare(
 
 def _task(cfg: CfgNode, train: Source, held_out: Source) -> Task:
     try:
-        return build.build_task(cfg, train, held_out, weights=False)
+        task = build.build_task(cfg, train, held_out, weights=False)
     except (RuntimeError, TypeError) as error:  # a part of a user's that looks at values as it runs
         if "meta" not in str(error).lower():
             raise
         return build.build_task(cfg, train, held_out)
+    if isinstance(task, Pretrain):
+        task.model.masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))  # which can be sampled
+    return task
 
 
 def _with_numbers(cfg: CfgNode) -> CfgNode:

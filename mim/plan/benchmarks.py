@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from mim.config import flat
-from mim.plan.costs import Measured
+from mim.plan.measure import Measured
 
 WHOLE = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
 KEYS = (

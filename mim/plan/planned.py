@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from mim import build
@@ -19,7 +20,8 @@ from mim.ops.statistics import Estimate
 from mim.plan import benchmarks, recipe
 from mim.plan.bare import Bare, bare
 from mim.plan.benchmarks import Record
-from mim.plan.costs import estimate_memory, measure
+from mim.plan.estimate import estimate_memory
+from mim.plan.measure import measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +51,11 @@ class Cells:
 class Planned:
     """What is known of a run before it starts.
 
-    device: of this machine; classes: 0 in pretraining, None where unknown; lines: as the run says at its start; stored: the type of the images, empty where unknown;
-    memory: of a step on one device, for `cpu` and `gpu`, empty where it cannot be told; plan: None where the number of images is unknown; operations: of the whole run; speed: measured on
-    this machine, None where it was not; missing: what is not known and why; warnings: settings without effect.
+    device: of this machine; classes: 0 in pretraining, None where unknown; lines: as the run says at its start; stored:
+    the type of the images, empty where unknown; plan: None where the number of images is unknown; operations: of the
+    whole run; recomputed: activations, in the backward pass; memory: of a step on one device, for `cpu` and `gpu`,
+    empty where it cannot be told; speed: as measured on this machine, None where it was not, and from it images_per_s
+    on all devices and the seconds of the run; missing: what is not known and why; warnings: settings without effect.
     """
 
     device: str
@@ -102,7 +106,7 @@ def plan(
     if devices < 1 or steps < 0:
         raise ValueError(f"--devices is {devices} and --measure {steps}: at least 1 device, and no fewer than 0 steps")
     found = bare(cfg, images, classes)
-    task, engine, run = found.task, build.engine_settings(found.cfg), found.plan(devices)
+    task, engine, run = found.task, found.engine(), found.plan(devices)
     with join_world(engine.distributed) as world:
         device = world.device
     speed = _speed(found, run, steps, device, file)
@@ -127,14 +131,14 @@ def plan(
         peak_rate=run.schedule(engine).peak,
         plan=run if known else None,
         operations=flops * run.images_seen if known and flops else None,
-        recomputed=engine.train.activation_checkpointing and bool(task.blocks()),
+        recomputed=engine.train.activation_checkpointing,
         memory=memory,
         speed=speed,
         images_per_s=rate,
         seconds=run.images_seen / rate if rate and known else None,
         recipe=recipe.compare(cfg, devices),
         missing=tuple(missing),
-        warnings=(*run.schedule(engine).warnings(), *without_effect(task.model, engine.optimizer, task.rate_factors)),
+        warnings=_warnings(found, run),
     )
 
 
@@ -162,7 +166,7 @@ def _lines(found: Bare, run: Plan, engine: EngineSettings) -> dict[str, str]:
     lines = {**found.task.describe(), **run.describe(engine)}
     if found.held_out is None:
         lines.pop("evaluation", None)
-        lines["images"] = lines["images"].replace("0 held out", "held-out ones unknown")
+        lines["images"] = lines["images"].replace(", 0 held out", ", held-out ones unknown")
     if found.images is None:
         del lines["images"], lines["steps"]
     if found.classes is None:
@@ -182,13 +186,12 @@ def _anatomy(found: Bare) -> Anatomy:
 
 def _parts(found: Bare) -> tuple[Part, ...]:
     model = found.task.model
+    modules: dict[str, tuple[str, list[nn.Module]]] = {"encoder": (model.encoder.name, [model.encoder])}
     if isinstance(model, MaskedImageModel):
-        modules = {"encoder": (model.encoder.name, [model.encoder]), "head": (model.head.name, [model.head])}
-        modules["rest"] = (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])
-    else:
-        modules = {"encoder": (model.encoder.name, [model.encoder])}
-        if found.classes is not None:
-            modules["classifier"] = (f"{found.classes} classes", [model.norm, model.heads])
+        modules |= {"head": (model.head.name, [model.head])}
+        modules |= {"rest": (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])}
+    elif found.classes is not None:
+        modules["classifier"] = (f"{found.classes} classes", [model.norm, model.heads])
     parts = []
     for part, (name, held) in modules.items():
         weights = [parameter for module in held for parameter in module.parameters()]
@@ -204,6 +207,21 @@ def _parts(found: Bare) -> tuple[Part, ...]:
             )
         )
     return tuple(part for part in parts if part.part != "target, loss" or part.parameters or part.training)
+
+
+def _warnings(found: Bare, run: Plan) -> tuple[str, ...]:
+    """Settings without effect."""
+    task, engine = found.task, build.engine_settings(found.cfg)
+    blockless = engine.train.activation_checkpointing and not task.blocks()
+    return (
+        *run.schedule(engine).warnings(),
+        *without_effect(task.model, engine.optimizer, task.rate_factors),
+        *(
+            ["TRAIN.activation_checkpointing has no effect: no part of this model names its blocks"]
+            if blockless
+            else []
+        ),
+    )
 
 
 def _cells(model: MaskedImageModel) -> Cells:

@@ -73,18 +73,24 @@ def _images(planned: Planned) -> list[str]:
 
 
 def _parts(planned: Planned) -> Table:
-    table = _table(("", "", "parameters", "trained", "forward", "and backward"), right=(2, 3, 4, 5))
-    rows = [
-        (part.part, part.name, part.parameters, part.trained, part.forward, part.training) for part in planned.parts
-    ]
-    for part, name, parameters, trained, forward, training in rows:
-        table.add_row(part, Text(name), f"{parameters:,}", f"{trained:,}", _giga(forward), _giga(training))
-    if len(rows) > 1:
-        parameters, trained = (sum(row[place] for row in rows) for place in (2, 3))
-        work = (None if None in (row[place] for row in rows) else sum(row[place] for row in rows) for place in (4, 5))
+    table, parts = (
+        _table(("", "", "parameters", "trained", "forward", "and backward"), right=(2, 3, 4, 5)),
+        planned.parts,
+    )
+    for part in parts:
+        counts = f"{part.parameters:,}", f"{part.trained:,}"
+        table.add_row(part.part, Text(part.name), *counts, _giga(part.forward), _giga(part.training))
+    if len(parts) > 1:
+        sums = sum(part.parameters for part in parts), sum(part.trained for part in parts)
         table.add_section()
-        table.add_row("together", "", f"{parameters:,}", f"{trained:,}", *map(_giga, work))
+        work = [[part.forward for part in parts], [part.training for part in parts]]
+        table.add_row("together", "", *(f"{count:,}" for count in sums), *(_giga(_sum(column)) for column in work))
     return table
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _operations(planned: Planned) -> list[str]:
@@ -122,8 +128,8 @@ def _beside(planned: Planned) -> list[str]:
         found.append("Gradients are hardly in it: the peak comes as the backward pass begins.")
     return [
         *found,
-        "On a GPU its context and the workspaces of its libraries come on top; on a CPU the program itself, and what the "
-        "C library keeps of freed memory.",
+        "On a GPU its context and the workspaces of its libraries come on top; on a CPU the program itself, and what "
+        "the C library keeps of freed memory.",
     ]
 
 

@@ -93,8 +93,11 @@ class Dot:
     label: str
 
 
-def draw_over(title: str, across: str, panels: dict[str, list[Dot]]) -> Tensor:
-    """(H, W, 3) uint8: each panel's figures over another one, each dot with its interval and its label."""
+def draw_over(title: str, across: str, panels: dict[str, list[Dot]], labels: str = "") -> Tensor:
+    """(H, W, 3) uint8: each panel's figures over another one, each dot with its interval and its label.
+
+    labels: what the labels are values of, where they are.
+    """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = _figure(title, columns * 4.0 + 0.2, rows * 3.1 + 0.35)
@@ -110,7 +113,7 @@ def draw_over(title: str, across: str, panels: dict[str, list[Dot]]) -> Tensor:
                 place_of = (dot.over, dot.figure.mean)
                 axes.annotate(dot.label, place_of, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
         if place == 0 and points[0].series:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, frameon=False, title=f"numbers: {labels}" if labels else None, title_fontsize=7)
         axes.set_title(name, fontsize=9, pad=6)
         axes.set_xlabel(across, fontsize=8.5)
         axes.margins(x=0.14, y=0.12)

@@ -131,8 +131,7 @@ class Results:
                 panels = [panel for metric in accuracies if (panel := self._map(metric, start))]
                 if panels:
                     name = "heat_map" if len(self.study.starts) == 1 else f"heat_map_{slug(start)}"
-                    short = short_names(tuple(self.study.grid))
-                    found[name] = draw_heat_map(f"{self._title}: {start}", panels, *(short[k] for k in self.study.grid))
+                    found[name] = draw_heat_map(f"{self._title}: {start}", panels, *self._varied)
         else:
             names = [trial.name for trial in self.trials]
             panels = [
@@ -142,8 +141,14 @@ class Results:
         distances = next((metric.values for metric in metrics if metric.title.startswith("AvgDist")), {})
         if len({round(found.mean, 3) for found in distances.values()}) >= LEAST:
             over = {each.title: self._dots(each, distances) for each in accuracies}
-            found["over_avg_dist"] = draw_over(self._title, "AvgDist, px", over)
+            labels = self._varied[0] if len(self.study.grid) == 2 else ""
+            found["over_avg_dist"] = draw_over(self._title, "AvgDist, px", over, labels)
         return found
+
+    @property
+    def _varied(self) -> list[str]:
+        """The keys of the grid, in short."""
+        return list(short_names(tuple(self.study.grid)).values())
 
     @property
     def _title(self) -> str:
@@ -159,8 +164,8 @@ class Results:
                 continue
             series, label = "", trial.name
             if len(self.study.grid) == 2:
-                short = short_names(tuple(self.study.grid))
-                label, series = (f"{short[key]} {value}" for key, value in trial.point.items())
+                label, other = trial.point.values()
+                series = f"{self._varied[1]} {other}"
             dots.append(Dot(over[trial.name].mean, metric.values[trial.name], series, label))
         return dots
 
