@@ -200,14 +200,13 @@ from mim.engine.telemetry import Stopwatch
 from mim.engine.trainer import Trainer
 from mim.plan.bare import bare
 from mim.plan.estimate import estimate_memory
-from mim.plan.measure import _weights
 
 found = bare(load_config(sys.argv[1], ["TRAIN.batch", "64"]), 10**6)
 plan = found.plan(2)
 with join_world(schema.settings(found.cfg, "DISTRIBUTED")) as world:
     with profile(use_kineto=False, profile_memory=True) as record:
         task = found.of_one_step(plan)
-        task.model = _weights(found)
+        task.model = found.model()
         trainer = Trainer(task, found.engine(), world, RunFolder(Path("unused")))
         trainer.feed = RandomImages(found.noise, plan.micro, world.device, lambda phase: None)
         trainer.stopwatch, trainer.model = Stopwatch(), trainer._wrap()

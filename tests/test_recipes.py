@@ -104,7 +104,7 @@ def test_recipe_names_the_published_one_that_it_follows(path):
     named = f"configs/{recipe(path).RECIPE}.yaml"
     assert recipe(named).RECIPE == recipe(path).RECIPE
     assert recipe(named).TASK == recipe(path).TASK
-    published = path.split("/")[1] in ("mae", "simmim") or recipe(path).DATA.name == "folder" and "cross" not in path
+    published = path.split("/")[1] in ("mae", "simmim") or (recipe(path).DATA.name == "folder" and "cross" not in path)
     assert (named == path) == published
 
 

@@ -50,6 +50,8 @@ def test_file_of_others_tells_no_run(tmp_path):
     assert checkpoint.run_of(tmp_path / "model.pth") is None
     assert checkpoint.run_of(tmp_path) is None
     assert RunFolder(tmp_path).identity is None
+    (tmp_path / "environment.json").write_text('{"run": ')  # cut short
+    assert RunFolder(tmp_path).identity is None
 
 
 def test_seconds_of_rows_grow_up_to_those_of_the_checkpoint(tmp_path):

@@ -13,6 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from rich import get_console
 from rich.console import Console
 
 from mim.config import load_config
@@ -27,10 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 2 something for the user to mend."""
     args = _parser().parse_intermixed_args(arguments)
     log_to_console(main=True)
-    console = Console()
     try:
         cfg = load_config(args.config, args.overrides)
-        with console.status("measuring steps" if args.measure else "planning"):
+        with get_console().status("measuring steps" if args.measure else "planning"):
             planned = plan(
                 cfg,
                 devices=args.devices,
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(planned, console, measure=_again(args, planned.classes))
+    show(planned, Console(), measure=_again(args, planned.classes))
     if args.json:
         write_json(args.json, planned.figures())
     return 0

@@ -59,7 +59,11 @@ class RunFolder:
         return self._recorded().get("run")
 
     def _recorded(self) -> dict:
-        return json.loads(self.environment.read_text()) if self.environment.exists() else {}
+        try:
+            found = json.loads(self.environment.read_text())
+        except (OSError, ValueError):  # absent, or damaged: it is written anew
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_environment(
         self, device: torch.device, world_size: int, fresh: bool = True, origin: dict | None = None

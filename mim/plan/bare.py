@@ -60,6 +60,12 @@ class Bare:
         classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
         return Noise(image=schema.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
 
+    def model(self) -> build.Model:
+        """The model with its weights."""
+        if isinstance(self.task, Pretrain):
+            return build.build_model(self.cfg)
+        return build.build_classifier(self.cfg, len(self.task.classes))
+
     def engine(self, compiled: bool = True) -> EngineSettings:
         """What the engine is told, without settings that have no effect; not to compile where so asked."""
         settings = build.engine_settings(self.cfg)

@@ -1,5 +1,6 @@
 """Real training steps on this machine: the time and the memory that they take."""
 
+import gc
 import os
 import time
 from collections import defaultdict
@@ -12,13 +13,9 @@ from typing import Any, Self
 import torch
 from torch.autograd.profiler import profile
 
-from mim import build
-from mim.classifier import Classifier
 from mim.engine.rehearsal import Phase, Rehearsal
 from mim.engine.settings import Plan
-from mim.model import MaskedImageModel
 from mim.plan.bare import Bare
-from mim.tasks.pretrain import Pretrain
 
 WARM = 2  # steps before the clock counts: the first makes the optimizer's state
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -44,7 +41,7 @@ def measure(bare: Bare, plan: Plan, steps: int, device: torch.device) -> Measure
     held, clock = _resident() if _forget() else None, _Clock(device)
     with _Peak(device) as peak:
         task = bare.of_one_step(plan)
-        task.model = _weights(bare)
+        task.model = bare.model()
         rehearsal = Rehearsal(task, bare.engine(), plan, bare.noise, device, clock.entered)
         for _ in range(WARM):
             rehearsal.take_step()
@@ -89,6 +86,7 @@ class _Peak:
         self.device, self.bytes = device, 0
 
     def __enter__(self) -> Self:
+        gc.collect()  # or what earlier work left behind would be freed inside
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
@@ -106,12 +104,6 @@ class _Peak:
         found: Any = self._record.kineto_results
         events = [(event.start_ns(), event.nbytes()) for event in found.events() if event.name() == "[memory]"]
         self.bytes = max(accumulate(size for _, size in sorted(events)), default=0)
-
-
-def _weights(bare: Bare) -> MaskedImageModel | Classifier:
-    if isinstance(bare.task, Pretrain):
-        return build.build_model(bare.cfg)
-    return build.build_classifier(bare.cfg, len(bare.task.classes))
 
 
 def _resident(key: str = "VmRSS") -> int | None:

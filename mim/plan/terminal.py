@@ -137,11 +137,12 @@ def _time(planned: Planned, measure: str) -> list[str]:
     speed, run = planned.speed, planned.plan
     if speed is None or planned.images_per_s is None:
         return [f"Such a step was not measured on this machine. To measure it: {measure}"]
-    step_ms = 1000 * planned.batch / planned.images_per_s
+    step_s = planned.batch / planned.images_per_s
+    step = f"{_count(1000 * step_s)} ms" if step_s < 10 else f"{_count(step_s)} s"
     threads = f", threads: {speed.hardware['threads']}" if "threads" in speed.hardware else ""
     scaled = f", as if {planned.devices} devices were {planned.devices} times as fast" if planned.devices > 1 else ""
     found = [
-        f"{_count(planned.images_per_s)} images/s and {_count(step_ms)} ms a step{scaled}. Measured {speed.date} on "
+        f"{_count(planned.images_per_s)} images/s and {step} a step{scaled}. Measured {speed.date} on "
         f"{speed.hardware['device']}{threads}, PyTorch {speed.torch}."
     ]
     if run is not None and planned.seconds is not None:
@@ -212,5 +213,5 @@ def _count(value: float) -> str:
 def _duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
+            return f"{_count(seconds / size)} {unit}"
     return f"{seconds:.0f} seconds"
