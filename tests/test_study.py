@@ -324,6 +324,7 @@ def _mentions(path: Path, words: str) -> bool:
         ("STARTS: {a: {file: x}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "STARTS.a"),
         ("STARTS: {a: {set: {SEED: 1}}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "use then"),
         ("START: {}\n", "did you mean 'STARTS'"),
+        ("TITLE: [a]\nSTARTS: {a: {config: quickstart/mae_digits.yaml}}\n", "TITLE is ['a']"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\nSEEDS: [x]\n", "SEEDS"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\nSEEDS: [1, 1]\n", "twice"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: none.yaml}}\n", "none.yaml"),

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         Console().print(accuracies(results))
         print(f"Tables and pictures: {output}/results.md, results.json, *.png")
         if not args.no_page:
-            page = write(compare([output], title=study.name.replace("_", " ")), output / "comparison")
+            page = write(compare([output], title=study.name), output / "comparison")
             print(f"Comparison: {page}")
     except (ValueError, RunStopped) as error:
         if args.traceback:

@@ -2,6 +2,7 @@
 
 A study names recipes, not hyper-parameters:
 
+    TITLE:      MAE and SimMIM on the digits
     STARTS:     {MAE: {config: FILE, set: {KEY: VALUE}}, scratch: {then: {KEY: VALUE}}}
     GRID:       {MASKER.ratio: [0.5, 0.75], MASKER.cell: [4, 8]}
     LIST:       {deep decoder: {HEAD.depth: 8}, shallow decoder: {HEAD.depth: 1}}
@@ -22,7 +23,7 @@ from yacs.config import CfgNode
 from mim import config, schema
 from mim.registry import one_of
 
-KEYS = ("STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
+KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
 Pairs = dict[str, str]
 
 
@@ -55,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file. grid: the values of each varied key, empty for a LIST or where nothing is varied."""
+    """A study file. name: its TITLE, or that of the file; grid: the values of each varied key, empty for a LIST or where nothing is varied."""
 
     name: str
     trials: tuple[Trial, ...]
@@ -97,7 +98,10 @@ def read_study(file: Path) -> Study:
         raise ValueError(f"{file}: SEEDS is {seeds!r}: a seed stands twice")
     grid = _grid(file, raw.get("GRID"))
     trials = _trials(starts, _points(file, raw, grid))
-    return Study(file.stem, trials, protocols, tuple(map(int, seeds)), grid)
+    name = raw.get("TITLE", file.stem.replace("_", " "))
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{file}: TITLE is {name!r}: it must be a text")
+    return Study(name, trials, protocols, tuple(map(int, seeds)), grid)
 
 
 def _trials(starts: dict[str, Recipe], points: dict[str, Pairs]) -> tuple[Trial, ...]:

@@ -154,7 +154,7 @@ class Results:
     def _title(self) -> str:
         seeds = len(self.study.seeds)
         over = f"mean and 95% interval over {seeds} seeds" if seeds > 1 else f"seed {self.study.seeds[0]}"
-        return f"{self.study.name.replace('_', ' ')} ({over})"
+        return f"{self.study.name} ({over})"
 
     def _dots(self, metric: Metric, over: dict[str, Estimate]) -> list[Dot]:
         """A metric over another figure; where two keys vary, the second one tells the series apart."""
