@@ -56,8 +56,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file. name: its TITLE, or the name of the file; grid: the values of each varied key, empty for a LIST or where
-    nothing is varied.
+    """A study file. name: its TITLE, or the name of the file; grid: the values of each varied key, empty for a LIST or
+    where nothing is varied.
     """
 
     name: str
