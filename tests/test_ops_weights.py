@@ -229,9 +229,7 @@ def test_plugins_named_in_a_file_of_weights_are_not_imported(tmp_path: Path, mon
     assert mim.load_encoder(tmp_path / "hostile.pt").spec.width == 24
     convert.convert(tmp_path / "hostile.pt", tmp_path / "out.pt", "mim")
     assert not created.exists()
-    assert torch.load(tmp_path / "out.pt", weights_only=True)["config"].startswith(
-        "TASK: pretrain\nSEED: 0\nPLUGINS: []\n"
-    )
+    assert "\nPLUGINS: []\n" in torch.load(tmp_path / "out.pt", weights_only=True)["config"]
     importlib.import_module(plugin)
     assert created.exists(), "the trap must be one"
 
