@@ -1,6 +1,6 @@
 # make quickstart   install, then pretrain MAE and SimMIM on real digits and show what came out
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
-# make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (about ten minutes)
+# make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (nine minutes)
 # make test         install, then run the tests (about eight minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
