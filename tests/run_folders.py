@@ -13,6 +13,8 @@ from pathlib import Path
 from processes import FINETUNE, PROBE, TINY, TINY_CLASSIFIER, call
 
 from mim import config
+from mim.comparison import compare
+from mim.reporting.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,21 @@ def change_environment(folder: Path, **values: object) -> None:
     path = folder / "environment.json"
     told = {**read_json(path), **values}
     path.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+
+
+def compared(*folders: Path, **keys) -> Comparison:
+    return compare(folders, reconstructions=False, **keys)
+
+
+def titles(comparison: Comparison) -> set[str]:
+    """Of the columns of what came from pretraining runs."""
+    return {column.title for column in comparison.columns if column.section == "accuracy"} - {
+        "kNN",
+        "kNN, random weights",
+    }
+
+
+def figures(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
+    """The values of a column over seeds, by entry."""
+    key = next(column.key for column in comparison.columns if column.title == title)
+    return {entry.name: entry.values[key] for entry in comparison.entries if key in entry.values}

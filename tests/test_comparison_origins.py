@@ -4,31 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import Real, change_environment, made, real_runs
-
-from mim.comparison import compare
-from mim.reporting.comparison import Comparison
+from run_folders import Real, change_environment, compared, figures, made, real_runs, titles
 
 
 @pytest.fixture(scope="module")
 def real() -> Real:
     return real_runs()
-
-
-def compared(*folders, **keys) -> Comparison:
-    return compare(folders, reconstructions=False, **keys)
-
-
-def titles(comparison: Comparison) -> set[str]:
-    return {column.title for column in comparison.columns if column.section == "accuracy"} - {
-        "kNN",
-        "kNN, random weights",
-    }
-
-
-def figures(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
-    key = next(column.key for column in comparison.columns if column.title == title)
-    return {entry.name: entry.values[key] for entry in comparison.entries if key in entry.values}
 
 
 def test_transfers_are_found_by_id_after_every_folder_was_moved_and_renamed(real, tmp_path):

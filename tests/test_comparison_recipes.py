@@ -3,10 +3,7 @@
 import json
 
 import pytest
-from run_folders import Real, made, real_runs
-
-from mim.comparison import compare
-from mim.reporting.comparison import Comparison
+from run_folders import Real, compared, figures, made, real_runs, titles
 
 PLUGIN = """
 from mim.encoders.vit import ViT
@@ -21,22 +18,6 @@ class Mine(ViT, name="mine_of_comparison"):
 @pytest.fixture(scope="module")
 def real() -> Real:
     return real_runs()
-
-
-def compared(*folders) -> Comparison:
-    return compare(folders, reconstructions=False)
-
-
-def titles(comparison: Comparison) -> set[str]:
-    return {column.title for column in comparison.columns if column.section == "accuracy"} - {
-        "kNN",
-        "kNN, random weights",
-    }
-
-
-def figures(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
-    key = next(column.key for column in comparison.columns if column.title == title)
-    return {entry.name: entry.values[key] for entry in comparison.entries if key in entry.values}
 
 
 def test_runs_that_differ_in_what_has_no_effect_are_one_recipe(real, tmp_path):
