@@ -20,6 +20,7 @@ setup(
         "einops>=0.8",
         "numpy>=2.0",
         "pillow>=11.0",
+        "simplejpeg>=1.9",
         "pyyaml>=6.0",
         "yacs>=0.1.8",
         "safetensors>=0.5",

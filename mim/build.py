@@ -14,7 +14,7 @@ from mim.data.augment import BatchAugment, RandomCropFlipColour
 from mim.data.labels import Subset, few_labels
 from mim.data.loader import ImageDataset
 from mim.data.statistics import estimate_statistics
-from mim.data.transforms import CentreCrop, Normalize, RandomCropFlip
+from mim.data.transforms import CentreCrop, DeviceCropFlip, Normalize, RandomCropFlip
 from mim.engine import checkpoint
 from mim.engine.settings import EngineSettings
 from mim.evaluation.anatomy import Anatomy, dissect
@@ -174,6 +174,7 @@ def engine_settings(cfg: CfgNode) -> EngineSettings:
     return EngineSettings(
         seed=cfg.SEED,
         batch_size=data.batch_size,
+        repeats=data.repeats,
         workers=data.workers,
         max_broken=data.max_broken,
         evaluate_every_epochs=evaluate.every_epochs,
@@ -207,7 +208,7 @@ def _pretrain(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> P
     return Pretrain(
         model,
         Normalize(data.mean, data.std),
-        train_data=ImageDataset(train, RandomCropFlip(settings(cfg, "AUGMENT"), data.image_size), cfg.SEED),
+        train_data=_train_data(cfg, train, compare=weights),
         bank=evaluation_data(cfg, train),
         held_out=evaluation_data(cfg, held_out),
         settings=settings(cfg, "EVALUATE"),
@@ -233,13 +234,23 @@ def _classify(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> C
         "anatomy": _anatomy(shape, model, image_spec(cfg)),
         "reader": Reader(data.batch_size, data.workers),
     }
-    augment = settings(cfg, "AUGMENT")
+    crops = _train_data(cfg, labelled, compare=weights)
     if cfg.TASK == "linear_probe":
-        crops = ImageDataset(labelled, RandomCropFlip(augment, data.image_size), cfg.SEED)
         return LinearProbe(train_data=crops, rates=settings(cfg, "CLASSIFIER").rates, **shared)
-    crops = ImageDataset(labelled, RandomCropFlipColour(augment, data), cfg.SEED)
     mixing = _batch_augment(cfg, len(classes))
-    return Finetune(train_data=crops, augment=mixing, smoothing=augment.smoothing, **shared)
+    return Finetune(train_data=crops, augment=mixing, smoothing=settings(cfg, "AUGMENT").smoothing, **shared)
+
+
+def _train_data(cfg: CfgNode, source: Source, compare: bool) -> ImageDataset:
+    """Images under the training transform. compare: read a few, where they must be of one size."""
+    data, augment = settings(cfg, "DATA"), settings(cfg, "AUGMENT")
+    crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
+    if cfg.TASK == "finetune" and not augment.on_device:
+        crop = RandomCropFlipColour(augment, data)
+    images = ImageDataset(source, crop, cfg.SEED, data.repeats)
+    if compare:
+        images.compare_sizes()
+    return images
 
 
 def _anatomy(shape: Model | None, model: Model, image: ImageSpec) -> Anatomy:

@@ -17,7 +17,8 @@ from mim.targets import Target
 class MaskedImageModel(nn.Module):
     """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five.
 
-    Raises ValueError where the masker's cells are finer than the encoder's patches, or the encoder hides nothing.
+    Raises ValueError where the masker's cells are finer than the encoder's patches, the encoder hides nothing, or the
+    loss asks for visible cells that the head does not predict.
     """
 
     def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
@@ -28,6 +29,11 @@ class MaskedImageModel(nn.Module):
             raise ValueError(
                 f"MASKER.cell {masker.cell} is not a multiple of ENCODER.patch {encoder.spec.patch}: a cell must cover "
                 "whole patches"
+            )
+        if head.hidden_only and loss.over == "all":
+            raise ValueError(
+                f"LOSS.over all counts visible cells too, which HEAD.name {head.name} does not predict: use LOSS.over "
+                "hidden, or HEAD.name transformer"
             )
         self.masker, self.encoder, self.head, self.target, self.loss = masker, encoder, head, target, loss
 

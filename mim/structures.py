@@ -3,7 +3,8 @@
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -66,10 +67,14 @@ class PatchMask:
 
     `visible` is the number of visible cells in every sample, or None where it varies from sample to sample. It is
     a Python int so that the shapes of dropped tokens are known without asking the device.
+
+    `draw_B` is an int64 in [0, 2**31) drawn for each sample, from which a part derives what it chooses at random under
+    this mask (`mim.ops.seeding.scores`); None where nothing was drawn, as with a mask made by hand.
     """
 
     hidden_BHW: Tensor
     visible: int | None = None
+    draw_B: Tensor | None = None
 
     @classmethod
     def given(cls, hidden: Tensor, batch: int) -> "PatchMask":
@@ -90,7 +95,8 @@ class PatchMask:
 
     def rows(self, start: int, stop: int) -> "PatchMask":
         """The masks of samples start..stop-1."""
-        return PatchMask(self.hidden_BHW[start:stop], self.visible)
+        draw_B = None if self.draw_B is None else self.draw_B[start:stop]
+        return PatchMask(self.hidden_BHW[start:stop], self.visible, draw_B)
 
     def at(self, height: int, width: int) -> Tensor:
         """The mask on another grid, (B, height, width) bool.
@@ -138,13 +144,15 @@ class Features:
     """What an encoder says of an image.
 
     tokens_BND: patch tokens, all of them or, where kept_BN is given, the kept ones; grid: tokens high and wide of
-    the full grid; kept_BN: indices of the kept tokens, None where dense; prefix_BKD: class token and registers.
+    the full grid; kept_BN: indices of the kept tokens, None where dense; prefix_BKD: class token and registers; draw_B:
+    the mask's, for a head that chooses among dropped places.
     """
 
     tokens_BND: Tensor
     grid: tuple[int, int]
     kept_BN: Tensor | None = None
     prefix_BKD: Tensor | None = None
+    draw_B: Tensor | None = None
 
     def pooled(self, pool: Pool) -> Tensor:
         """One vector an image, (B, D): the `mean` of the patch tokens (prefix tokens left out), the `class` token, or
@@ -185,17 +193,34 @@ class Batch:
     """Images in their stored type, on the host or a device.
 
     images_BCHW: uint8, uint16 or float32; labels_B: int64, -1 where there is none; indices: the samples' places in
-    the data set; broken: files that could not be read while this batch was made, with the reason.
+    the data set; broken: files that could not be read while this batch was made, with the reason; crops_B5: where
+    images are whole, what is to be cut out of them, as mim.ops.resample.crop_resize takes it, else None. There are then
+    as many rows as crops, and of images a whole share of that.
     """
 
     images_BCHW: Tensor
     labels_B: Tensor
     indices: tuple[int, ...]
     broken: tuple[tuple[str, str], ...] = ()
+    crops_B5: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Called by PyTorch's loader."""
-        return Batch(self.images_BCHW.pin_memory(), self.labels_B.pin_memory(), self.indices, self.broken)
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """On a device; the host does not wait for a copy of pinned memory to a GPU."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def keep_for(self, stream: torch.cuda.Stream) -> None:
+        """Where it was made on another stream of the device: its memory is not free before this one is done with it."""
+        for tensor in (self.images_BCHW, self.labels_B, self.crops_B5):
+            if tensor is not None:
+                tensor.record_stream(stream)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        crops_B5 = None if self.crops_B5 is None else change(self.crops_B5)
+        return replace(self, images_BCHW=change(self.images_BCHW), labels_B=change(self.labels_B), crops_B5=crops_B5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,10 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
         "swin": SWIN,
         "swin_v2": SWIN,
     },
-    "HEAD": {"": {"width": 16, "depth": 1, "heads": 2}},
+    "HEAD": {
+        "": {"width": 16, "depth": 1, "heads": 2},
+        "cross_attention": {"width": 16, "depth": 1, "heads": 2, "share": 0.5},
+    },
     "TARGET": {"": {}},
     "LOSS": {"": {}},
 }
@@ -69,7 +72,8 @@ def hidings() -> list[tuple[str, str]]:
 
 def fits(hidden: str, head: str) -> bool:
     """Whether a head can work with an encoder that hides in this way."""
-    return hidden != "drop" or Head.named(head).fills_dropped
+    part = Head.named(head)
+    return part.fills_dropped if hidden == "drop" else not part.hidden_only
 
 
 def assemble(masker, encoder, hidden, head, target=Pixels, loss=MSE, image=IMAGE, seed=0, **keys) -> MaskedImageModel:

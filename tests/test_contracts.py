@@ -31,6 +31,8 @@ TARGET_IDS = [f"{name}-{variant}" for name in members(Target) for variant in VAR
 PAIRS = [(encoder, hidden, head) for encoder, hidden in hidings() for head in members(Head)]
 FITTING = [pair for pair in PAIRS if fits(pair[1], pair[2])]
 REFUSED = [pair for pair in PAIRS if not fits(pair[1], pair[2])]
+UNFILLED = [pair for pair in REFUSED if pair[1] == "drop"]
+UNTOLD = [pair for pair in REFUSED if pair[1] != "drop"]
 
 
 def named(*pair):
@@ -150,7 +152,7 @@ def test_optimizer_builds_what_the_engine_drives(name):
         assert changed == [bool(not broken and parameter.requires_grad) for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize(("encoder", "hidden", "head"), REFUSED, ids=[named(*pair) for pair in REFUSED])
+@pytest.mark.parametrize(("encoder", "hidden", "head"), UNFILLED, ids=[named(*pair) for pair in UNFILLED])
 def test_head_that_cannot_fill_dropped_places_is_refused_with_a_way_out(encoder, hidden, head):
     with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use HEAD\.name") as refusal:
         assemble("random", encoder, hidden, head)
@@ -162,6 +164,19 @@ def test_head_that_cannot_fill_dropped_places_is_refused_with_a_way_out(encoder,
     assemble("random", encoder, "replace", head)  # both ways out are real
     for name in fillers:
         assemble("random", encoder, hidden, name)
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), UNTOLD, ids=[named(*pair) for pair in UNTOLD])
+def test_head_of_hidden_places_alone_is_refused_on_dense_features_with_a_way_out(encoder, hidden, head):
+    with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use ENCODER\.hidden drop, or HEAD\.name ") as refusal:
+        assemble("random", encoder, hidden, head)
+    others = [name for name, part in members(Head).items() if not part.hidden_only]
+    assert others
+    for name in others:  # both ways out are real
+        assert name in str(refusal.value)
+        assemble("random", encoder, hidden, name)
+    if Encoder.named(encoder).can_drop:
+        assemble("random", encoder, "drop", head)
 
 
 @pytest.mark.parametrize("name", [name for name, part in members(Encoder).items() if not part.can_drop])
@@ -177,7 +192,8 @@ def test_encoder_that_cannot_drop_is_refused_with_a_way_out(name):
 def test_contracts_cover_every_family():
     assert {"random", "block", "grid"} <= set(members(Masker))
     assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace"), ("swin_v2", "replace")} <= set(hidings())
-    assert {"transformer", "pixel_shuffle", "mlp"} <= set(members(Head))
+    assert {"transformer", "cross_attention", "pixel_shuffle", "mlp"} <= set(members(Head))
     assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))
     assert {"adamw", "lars"} <= set(members(Optimizer))
-    assert {"drop"} == {hidden for _, hidden, _ in REFUSED}
+    assert {head for _, _, head in UNFILLED} == {"pixel_shuffle", "mlp"}
+    assert {head for _, _, head in UNTOLD} == {"cross_attention"}

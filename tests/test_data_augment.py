@@ -162,7 +162,17 @@ def test_random_crop_flip_colour_fills_with_the_mean_of_the_data(channels: int) 
     assert (128,) * channels not in corners
 
 
-@pytest.mark.parametrize("image", [uint16_picture(), uint16_picture().float(), uint16_picture().to(torch.uint8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_of_an_array_of_8_bits_is_that_of_the_picture(channels: int) -> None:
+    """Decoders of JPEG give arrays. At the image's own size nothing is resized, which could differ in the last bit."""
+    picture = digit() if channels == 1 else photograph(32, 48)
+    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    colour = transform(channels, size=(picture.height, picture.width), randaugment=MAE, **whole)
+    for seed in range(20):
+        assert torch.equal(colour(F.pil_to_tensor(picture), seed), colour(picture, seed))
+
+
+@pytest.mark.parametrize("image", [uint16_picture(), uint16_picture().float()])
 def test_randaugment_refuses_arrays_with_a_way_out(image: Tensor) -> None:
     colour = transform(1, randaugment=MAE)
     wanted = rf"AUGMENT\.randaugment .*arrays of {image.dtype}: turn it off with AUGMENT\.randaugment ''"

@@ -23,6 +23,7 @@ def features(spec=DENSE, batch=2, seed=0):
 
 def make(part, spec=DENSE, target=TARGET, **keys):
     torch.manual_seed(1)
+    spec = DROPPED if part.hidden_only else spec
     return small(part, spec, target, **keys).double()
 
 

@@ -20,12 +20,24 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"build"},
     {"config"},
     {"run", "evaluate", "convert", "reconstruct", "plan"},
-    {"comparison"},
+    {"comparison", "benchmark"},
     {"study"},
 ]
 ROW = {unit: place for place, units in enumerate(ROWS) for unit in units}
 ENGINE_SEES = {"structures", "registry", "ops", "data", "engine"}
-CONFIG_NODES = {"config", "schema", "build", "run", "evaluate", "convert", "reconstruct", "plan", "comparison", "study"}
+CONFIG_NODES = {
+    "config",
+    "schema",
+    "build",
+    "run",
+    "evaluate",
+    "convert",
+    "reconstruct",
+    "plan",
+    "comparison",
+    "benchmark",
+    "study",
+}
 
 
 def imported(tree: ast.AST, module: str) -> list[str]:

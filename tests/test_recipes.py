@@ -28,6 +28,7 @@ RECIPES = sorted(
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
 MAE = ["configs/mae/vit_base.yaml", "configs/mae/vit_large.yaml", "configs/mae/vit_huge.yaml"]
+CROSSMAE = "configs/mae/vit_base_cross_attention.yaml"
 SIMMIM_800 = ["configs/simmim/swin_base_800ep.yaml", "configs/simmim/swin_large_800ep.yaml"]
 SIMMIM = ["configs/simmim/swin_base_100ep.yaml", *SIMMIM_800]
 SIMMIM_VIT = "configs/simmim/vit_base_800ep.yaml"
@@ -175,6 +176,7 @@ def test_recipe_batch_comes_out_whole_on_one_to_eight_devices(path):
             },
         ),
         ("configs/mae/vit_large.yaml", MAE[0], {"ENCODER.width", "ENCODER.depth", "ENCODER.heads"}),
+        (CROSSMAE, MAE[0], {"HEAD.name", "HEAD.depth", "HEAD.share", "OPTIMIZER.base_lr"}),
         (
             "configs/simmim/swin_large_800ep.yaml",
             SIMMIM_800[0],
@@ -203,6 +205,7 @@ def test_recipe_differs_from_its_origin_only_where_it_says(path, origin, keys):
     [
         *((path, 1.5e-4, 4096, 256) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
         ("configs/cifar10/mae_vit_tiny.yaml", 1.5e-4, 4096, 256),
+        (CROSSMAE, 1.5e-4 * 0.25 / 0.75, 4096, 256),
         (SIMMIM[0], 2e-4, 2048, 512),
         ("configs/cross/transformer_decoder_on_swin.yaml", 2e-4, 2048, 512),
         *((path, 1e-4, 2048, 512) for path in [*SIMMIM_800, SIMMIM_VIT, "configs/cross/simmim_on_dropping_vit.yaml"]),
@@ -229,6 +232,7 @@ def visible_of_simmim(side: int, cell: int, ratio: float) -> tuple[int, int]:
         (MAE[0], visible_of_mae(224, 16, 0.75), (49, 196)),
         (MAE[1], visible_of_mae(224, 16, 0.75), (49, 196)),
         (MAE[2], visible_of_mae(224, 14, 0.75), (64, 256)),
+        (CROSSMAE, visible_of_mae(224, 16, 0.75), (49, 196)),
         ("configs/cross/mae_on_replacing_vit.yaml", visible_of_mae(224, 16, 0.75), (49, 196)),
         ("configs/cifar10/mae_vit_tiny.yaml", visible_of_mae(32, 2, 0.75), (64, 256)),
         *((path, visible_of_simmim(192, 32, 0.6), (36 - 22, 36)) for path in [*SIMMIM, SIMMIM_V2]),
@@ -280,6 +284,19 @@ def test_recipe_encoder_is_the_one_of_timm(path, name, size, millions):
     assert len(heads[0]) >= 12
     masks = 0 if encoder.mask_token is None else encoder.mask_token.numel()
     assert sum(parameter.numel() for parameter in encoder.parameters()) == sum(map(math.prod, shapes.values())) + masks
+
+
+def test_crossmae_decodes_as_many_places_as_its_source():
+    # models_cross.py, random_masking with the published --mask_ratio 0.75 --kept_mask_ratio 0.25, and mask_tokens_grid
+    length, mask_ratio, kept_mask_ratio = 196, 0.75, 0.25
+    theirs = length - int(length * (1 - mask_ratio)) - int(length * (mask_ratio - kept_mask_ratio))
+    built, shapes, img = model(CROSSMAE), [], torch.empty(2, 3, 224, 224, device="meta")
+    hook = built.head.predict.register_forward_hook(lambda module, given, answer: shapes.append(answer.shape))
+    built(img, built.sample_mask(img))
+    hook.remove()
+    assert shapes == [(2, theirs, 16 * 16 * 3)]
+    assert theirs == 49
+    assert len(built.head.layers) == 12  # --decoder_depth
 
 
 def test_simmim_vit_is_pretrained_with_the_published_layer_scale_and_drop_path():
@@ -476,7 +493,7 @@ def test_simmim_vit_of_its_own_decays_its_mask_token_and_bias_table():
 @pytest.mark.parametrize(
     ("path", "betas", "eps", "clip"),
     [
-        *((path, [0.9, 0.95], 1e-8, 0) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
+        *((path, [0.9, 0.95], 1e-8, 0) for path in [*MAE, CROSSMAE, "configs/cross/mae_on_replacing_vit.yaml"]),
         *((path, [0.9, 0.999], 1e-8, 5) for path in [*SIMMIM, SIMMIM_VIT, SIMMIM_V2]),
         ("configs/cross/simmim_on_dropping_vit.yaml", [0.9, 0.999], 1e-8, 5),
         ("configs/cross/transformer_decoder_on_swin.yaml", [0.9, 0.999], 1e-8, 5),
@@ -495,6 +512,7 @@ MAE_CROPS, SIMMIM_CROPS = ([0.2, 1.0], "bicubic"), ([0.67, 1.0], "bilinear")
 @pytest.mark.parametrize(
     ("path", "crops", "epochs", "target"),
     [
+        (CROSSMAE, MAE_CROPS, 800, ("patch", "mse", 0)),
         *((path, MAE_CROPS, 800, ("patch", "mse", 0)) for path in [*MAE, "configs/cross/mae_on_replacing_vit.yaml"]),
         (SIMMIM[0], SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),
         ("configs/cross/transformer_decoder_on_swin.yaml", SIMMIM_CROPS, 100, ("none", "l1", 1e-5)),

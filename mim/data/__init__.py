@@ -4,5 +4,8 @@ from mim.data.base import DataSettings, Source
 from mim.data.cifar10 import CIFAR10
 from mim.data.digits import Digits
 from mim.data.folder import Folder
+from mim.data.huggingface import HuggingFace
+from mim.data.packed import Packed
+from mim.data.webdataset import WebDataset
 
-__all__ = ["CIFAR10", "DataSettings", "Digits", "Folder", "Source"]
+__all__ = ["CIFAR10", "DataSettings", "Digits", "Folder", "HuggingFace", "Packed", "Source", "WebDataset"]

@@ -6,12 +6,14 @@ Shapes: B batch, C channels, H W pixels, K classes.
 import re
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from timm.data import Mixup
 from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import ColorJitter
+from torchvision.transforms.v2.functional import to_pil_image
 
 from mim.data.base import DataSettings, Stored
 from mim.data.transforms import AugmentSettings, RandomCropFlip, to_tensor
@@ -49,6 +51,12 @@ class ClassifyAugmentSettings(AugmentSettings):
                 raise ValueError(f"AUGMENT.{key} is {alpha}: it must be at least 0")
         if self.randaugment:
             _rand_augment(self.randaugment, {})
+        for key, value, off in (("randaugment", self.randaugment, "''"), ("jitter", self.jitter, 0)):
+            if self.on_device and value:
+                raise ValueError(
+                    f"AUGMENT.{key} is {value}: it changes crops on the host, and AUGMENT.on_device makes them on the "
+                    f"device; set AUGMENT.on_device false, or AUGMENT.{key} {off}"
+                )
 
     @property
     def mixes(self) -> bool:
@@ -82,10 +90,12 @@ class RandomCropFlipColour(RandomCropFlip):
             )
         self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
 
-    def __call__(self, image: Stored, seed: int) -> Tensor:
-        image = self.crop(image, seed)
+    def finish(self, image: Stored, seed: int) -> Tensor:
+        """The colours."""
         with host_seeded(derive_seed(seed, "colour")):
             if self.rand_augment is not None:
+                if isinstance(image, Tensor) and image.dtype == torch.uint8:
+                    image = to_pil_image(image)
                 if isinstance(image, Tensor):
                     raise ValueError(
                         f"AUGMENT.randaugment works on 8-bit pictures, and the data holds arrays of {image.dtype}: "

@@ -4,6 +4,7 @@ Shapes: C channels, H W pixels.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,14 +19,26 @@ Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What of a stored image is enough: its sides may be divided by `by`, and rows from `rows` on may be missing."""
+
+    by: float
+    rows: int
+
+
+Enough = Callable[[int, int], Need]  # of a stored image of that height and width
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """The DATA keys that every source shares.
 
     path: where the source looks, as it documents; image_size: height and width in pixels that the model sees;
     channels: of an image; mean, std: per channel, on images scaled to [0, 1] (floats as they are), or `estimate`;
-    batch_size: micro-batch of one device; workers: loader processes of one device; max_broken: share of unreadable
-    files of the data set above which a run stops (a single one never stops it).
+    batch_size: micro-batch of one device; repeats: crops that an epoch shows of each image it reads, in neighbouring
+    rows of a batch; workers: loader processes of one device; max_broken: share of unreadable files of the data set
+    above which a run stops (a single one never stops it).
     """
 
     path: str = ""
@@ -34,12 +47,18 @@ class DataSettings:
     mean: tuple[float, ...] | Literal["estimate"] = "estimate"
     std: tuple[float, ...] | Literal["estimate"] = "estimate"
     batch_size: int = 64
+    repeats: int = 1
     workers: int = 4
     max_broken: float = 0.01
 
     def __post_init__(self) -> None:
-        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size)
+        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size, repeats=self.repeats)
         at_least("DATA", 0, workers=self.workers)
+        if self.batch_size % self.repeats:
+            raise ValueError(
+                f"DATA.batch_size is {self.batch_size} and DATA.repeats {self.repeats}: the crops of an image stay in "
+                "one batch, so DATA.batch_size must be a multiple of DATA.repeats"
+            )
         if min(self.image_size) < 1:
             raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
         if not 0 <= self.max_broken <= 1:
@@ -81,6 +100,20 @@ class Source(Component, ABC, section="DATA"):
         Raises BrokenImage where it cannot be read.
         """
 
+    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
+        """An image, decoded only as far as is enough where that saves time, and its stored height and width.
+
+        It is then a uint8 tensor wherever `read` gives an 8-bit picture, or that picture. This default reads the image
+        whole. Raises BrokenImage as `read` does.
+        """
+        stored = self.read(index)
+        return stored, sides(stored)
+
     def describe(self, index: int) -> str:
         """The file, or whatever else names this sample to a person."""
         return f"{self.name} {self.split} image {index}"
+
+
+def sides(image: Stored) -> tuple[int, int]:
+    """Height and width."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[-2], image.shape[-1])

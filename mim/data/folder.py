@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from mim.data.base import DataSettings, Source, Split, Stored
-from mim.data.images import EXTENSIONS, decode
+from mim.data.base import DataSettings, Enough, Source, Split, Stored
+from mim.data.images import EXTENSIONS, decode, decode_reduced
 from mim.registry import one_of
 
 LOG = logging.getLogger("mim")
@@ -68,6 +68,9 @@ class Folder(Source, name="folder"):
 
     def read(self, index: int) -> Stored:
         return decode(self.paths[index], self.settings.channels)
+
+    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
+        return decode_reduced(self.paths[index], self.settings.channels, enough)
 
     def describe(self, index: int) -> str:
         return str(self.paths[index])

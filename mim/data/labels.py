@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mim.data.base import Source, Stored
+from mim.data.base import Enough, Source, Stored
 from mim.ops.checks import at_least, shares
 from mim.ops.seeding import generator_for
 
@@ -48,6 +48,9 @@ class Subset(Source):
 
     def read(self, index: int) -> Stored:
         return self.source.read(self.chosen[index])
+
+    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
+        return self.source.read_reduced(self.chosen[index], enough)
 
     def describe(self, index: int) -> str:
         return self.source.describe(self.chosen[index])

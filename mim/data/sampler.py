@@ -15,14 +15,27 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     Every epoch is one permutation, drawn from (seed, epoch) and cut into global batches of `batch` rows; what is
     left over waits for the next epoch. Micro-batch a of rank r holds rows (a * world + r) * micro onwards, so the
-    global batch is the same whatever the number of ranks and micro-batches.
+    global batch is the same whatever the number of ranks and micro-batches. A sample stands for `repeats` rows, which
+    lie next to each other in one micro-batch, and is named once.
     """
 
-    def __init__(self, samples: int, batch: int, micro: int, rank: int, world: int, seed: int, start: int, stop: int):
+    def __init__(
+        self,
+        samples: int,
+        batch: int,
+        micro: int,
+        rank: int,
+        world: int,
+        seed: int,
+        start: int,
+        stop: int,
+        repeats: int = 1,
+    ):
         assert batch % (micro * world) == 0
-        assert samples >= batch
-        self.samples, self.batch, self.micro, self.seed = samples, batch, micro, seed
-        self.starts = range(rank * micro, batch, world * micro)
+        assert micro % repeats == 0
+        assert samples * repeats >= batch
+        self.samples, self.batch, self.micro, self.seed = samples, batch // repeats, micro // repeats, seed
+        self.starts = range(rank * self.micro, self.batch, world * self.micro)
         self.steps = range(start, stop)
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -108,21 +109,32 @@ class ViT(Encoder, name="vit"):
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix
         assert positions_1ND is not None
-        tokens_BND = backbone.patch_embed(img_BCHW)
-        if self.hidden != "drop":
-            tokens_BND = self.replace_hidden(tokens_BND, mask)
-        tokens_BND = tokens_BND + positions_1ND[:, prefix:]
-        kept_BN = None
+        places_1ND, kept_BN, draw_B = positions_1ND[:, prefix:], None, None
         if mask is not None and self.hidden == "drop":
-            kept_BN = mask.kept(*self.spec.grid)
-            tokens_BND = tokens_BND.gather(1, kept_BN[..., None].expand(-1, -1, self.spec.width))
+            kept_BN, draw_B = mask.kept(*self.spec.grid), mask.draw_B
+            tokens_BND = self._embed_kept(img_BCHW, kept_BN)
+            places_1ND = places_1ND.expand(len(kept_BN), -1, -1).gather(1, _at(kept_BN, self.spec.width))
+        else:
+            tokens_BND = backbone.patch_embed(img_BCHW)
+        if self.hidden == "replace":
+            tokens_BND = self.replace_hidden(tokens_BND, mask)
+        tokens_BND = tokens_BND + places_1ND
         if backbone.cls_token is not None:
             class_1KD = backbone.cls_token + positions_1ND[:, :prefix]
             tokens_BND = torch.cat([class_1KD.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
         for block in backbone.blocks:
             tokens_BND = block(tokens_BND)
         tokens_BND = backbone.norm(tokens_BND)
-        return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, tokens_BND[:, :prefix] if prefix else None)
+        prefix_BKD = tokens_BND[:, :prefix] if prefix else None
+        return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B)
+
+    def _embed_kept(self, img_BCHW: Tensor, kept_BN: Tensor) -> Tensor:
+        """The patch embedding of the kept patches alone: the others cost nothing."""
+        embed, patch = self.backbone.patch_embed, self.spec.patch
+        patches_BNP = rearrange(img_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
+        kept_BNP = patches_BNP.gather(1, _at(kept_BN, patches_BNP.shape[2]))
+        matrix_DP = rearrange(embed.proj.weight, "d c p q -> d (c p q)")
+        return embed.norm(F.linear(kept_BNP, matrix_DP, embed.proj.bias))
 
     def _initialise(self, positions: str) -> None:
         backbone = self.backbone
@@ -141,3 +153,8 @@ class ViT(Encoder, name="vit"):
         if positions == "learned":
             table = nn.init.trunc_normal_(table, std=0.02)
         backbone.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
+
+
+def _at(kept_BN: Tensor, width: int) -> Tensor:
+    """Indices for gathering rows of that width."""
+    return kept_BN[..., None].expand(-1, -1, width)

@@ -1,5 +1,6 @@
 """What a run costs: recomputed activations, deterministic kernels, and the memory that was needed."""
 
+import ctypes
 import os
 import resource
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from torch.utils import deterministic as memory
 from torch.utils.checkpoint import checkpoint
 
 from mim.engine.settings import TrainSettings
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
+KEPT = 2**25  # bytes: larger blocks, the most that glibc allows, are always handed out anew
 
 
 def recompute_activations(blocks: list[nn.Module]) -> None:
@@ -45,6 +49,36 @@ def deterministic_kernels(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@contextmanager
+def cast_once(device: torch.device) -> Iterator[None]:
+    """Inside, autocast keeps the weights that it has cast from one micro-batch to the next; they must not change."""
+    before = torch.is_autocast_enabled(device.type)
+    with torch.autocast(device.type, torch.bfloat16):  # its cache lives as long as the outermost autocast
+        torch.set_autocast_enabled(device.type, before)
+        yield
+
+
+@contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Inside, glibc keeps the memory that a training step on a CPU frees, for the next step to take.
+
+    Otherwise large blocks go back to the system, which hands them out again page by page, each filled with zeros. Has no
+    effect with other allocators and systems.
+    """
+    try:
+        adjust = ctypes.CDLL(None).mallopt if device.type == "cpu" else None
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        adjust = None
+    if adjust is not None:
+        adjust(M_MMAP_THRESHOLD, KEPT)
+        adjust(M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        if adjust is not None:
+            adjust(M_TRIM_THRESHOLD, 2 * KEPT)  # as glibc itself moves it
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mim.engine.distributed import World
 from mim.engine.feed import Feed
-from mim.engine.modes import deterministic_kernels
+from mim.engine.modes import deterministic_kernels, kept_memory
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
@@ -20,6 +20,8 @@ from mim.engine.trainer import Trainer
 from mim.structures import Batch, ImageSpec
 
 Phase = Literal["batch", "forward", "backward", "update", "end"]
+Entered = Callable[[Phase], None]
+ENDLESS = 1_000_000  # epochs of the images that are read
 AGAIN = 2  # micro-batches of a step that are rehearsed at most: from the second on, each is like the one before
 
 
@@ -35,7 +37,7 @@ class Noise:
 class RandomImages(Feed):
     """Micro-batches of noise, with random labels."""
 
-    def __init__(self, noise: Noise, rows: int, device: torch.device, entered: Callable[[Phase], None]):
+    def __init__(self, noise: Noise, rows: int, device: torch.device, entered: Entered):
         self.noise, self.rows, self.device, self.entered = noise, rows, device, entered
 
     def next(self) -> Batch:
@@ -50,15 +52,35 @@ class RandomImages(Feed):
         labels_B = torch.randint(0, max(self.noise.classes, 1), (self.rows,), device=self.device)
         return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
 
+    def prefetch(self) -> None:
+        """Nothing is copied."""
+
+
+class Announced(Feed):
+    """A feed that tells when it is asked for a micro-batch."""
+
+    def __init__(self, feed: Feed, entered: Entered):
+        self.feed, self.entered = feed, entered
+
+    def next(self) -> Batch:
+        """The next micro-batch of that feed."""
+        self.entered("batch")
+        return self.feed.next()
+
+    def prefetch(self) -> None:
+        """As that feed."""
+        self.feed.prefetch()
+
 
 class Rehearsal(Trainer):
-    """A trainer of one device without data, run folder and evaluations; its step is that of a run.
+    """A trainer of one device without run folder and evaluations, and mostly without data; its step is that of a run.
 
     Args:
-        task: its train_data needs no images, only a length of at least one batch.
+        task: its train_data needs no images where `workers` is None, only a length of at least one batch.
         plan: of the run. Where several devices share a batch, this is one of them, with the memory for the exchange
             of gradients, but without the exchange.
         entered: told of each phase of a step as it begins, and of the end.
+        workers: loader processes that read the task's own images; None for random images in their place.
     """
 
     def __init__(
@@ -68,11 +90,15 @@ class Rehearsal(Trainer):
         plan: Plan,
         noise: Noise,
         device: torch.device,
-        entered: Callable[[Phase], None],
+        entered: Entered,
+        workers: int | None = None,
     ):
         super().__init__(task, settings, World(0, 1, device), RunFolder(Path()))
         self.plan = replace(plan, accumulation=min(plan.accumulation, AGAIN))
         self.feed: Feed = RandomImages(noise, plan.micro, device, entered)
+        if workers is not None:
+            endless = replace(plan, epochs=ENDLESS)
+            self.feed = Announced(Feed(task.train_data, endless, self.world, 0, workers, self.broken), entered)
         self.entered, self.stopwatch = entered, Stopwatch()
         self.model = self._wrap()
         self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged
@@ -91,8 +117,11 @@ class Rehearsal(Trainer):
     def take_step(self) -> None:
         """One optimizer step, of at most AGAIN micro-batches."""
         self.step %= self.plan.steps
-        with deterministic_kernels(self.settings.train.is_deterministic(self.world.device)):
+        deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
+        with deterministic, kept_memory(self.world.device):
             self._train_step()
+        if self.world.device.type == "cuda":
+            self.watch.unhealthy()  # as a run does, or copies of the loss would pile up on the host
         self.entered("end")
 
     @contextmanager

@@ -51,10 +51,14 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """All that the engine is told. batch_size: micro-batch of one device; workers: loader processes of one device."""
+    """All that the engine is told.
+
+    batch_size: micro-batch of one device; repeats: rows of each image in it; workers: loader processes of one device.
+    """
 
     seed: int
     batch_size: int
+    repeats: int = 1
     workers: int
     max_broken: float
     evaluate_every_epochs: int
@@ -92,13 +96,15 @@ class Plan:
                 f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro} x {world_size} devices = "
                 f"{micro * world_size}: the number of accumulated micro-batches must come out whole"
             )
-        if samples < batch:
+        rows = samples * settings.repeats
+        if rows < batch:
+            repeated = f" x DATA.repeats {settings.repeats}" if settings.repeats > 1 else ""
             raise ValueError(
-                f"the data set has {samples} training images, fewer than the {batch} of one step (TRAIN.batch): "
-                "lower TRAIN.batch, and DATA.batch_size so that it divides it"
+                f"the data set has {samples} training images{repeated}, fewer than the {batch} of one step "
+                "(TRAIN.batch): lower TRAIN.batch, and DATA.batch_size so that it divides it"
             )
         accumulation = batch // (micro * world_size)
-        return cls(batch, micro, world_size, accumulation, settings.train.epochs, samples // batch)
+        return cls(batch, micro, world_size, accumulation, settings.train.epochs, rows // batch)
 
     @property
     def steps(self) -> int:
@@ -107,7 +113,7 @@ class Plan:
 
     @property
     def images_seen(self) -> int:
-        """Rows of all steps: an image counts once an epoch, and those that do not fill the last batch not at all."""
+        """Rows of all steps: each crop of an image counts, and those that do not fill an epoch's last batch do not."""
         return self.steps * self.batch
 
     def schedule(self, settings: EngineSettings) -> Schedule:

@@ -18,7 +18,7 @@ from mim.engine import checkpoint
 from mim.engine.distributed import World
 from mim.engine.failures import BrokenFiles, report_unhealthy
 from mim.engine.feed import Feed
-from mim.engine.modes import deterministic_kernels, peak_memory, recompute_activations
+from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory, recompute_activations
 from mim.engine.optim import parameter_groups, without_effect
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
@@ -93,10 +93,10 @@ class Trainer:
         self._saved = time.perf_counter()
         lines = {**self.task.describe(), **self.plan.describe(self.settings), "run folder": str(self.folder.path)}
         self.stopwatch = Stopwatch()
-        telemetry = Telemetry(
-            self.folder, self.settings.log, self.plan.steps, self.step, self._images_seen, self.world.main
-        )
-        with deterministic_kernels(self.settings.train.is_deterministic(self.world.device)), telemetry as self.out:
+        place = (self.plan.steps, self.step, self._images_seen)
+        telemetry = Telemetry(self.folder, self.settings.log, *place, self.world.main)
+        deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
+        with deterministic, kept_memory(self.world.device), telemetry as self.out:
             self.out.plan(lines, self._warnings())
             self.model = self._wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
@@ -117,16 +117,18 @@ class Trainer:
         torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # drop path draws from it
         loss = torch.zeros((), device=self.world.device)
         seen: tuple[int, ...] = ()
-        for micro in range(self.plan.accumulation):
-            with self.stopwatch.time("data"):
-                batch = self.feed.next()
-            start = (micro * self.world.size + self.world.rank) * self.plan.micro
-            place = Place(self.settings.seed, step, start, self.plan.batch)
-            with self._synchronised(micro == self.plan.accumulation - 1):
-                with self._autocast():
-                    micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
-                self.scaler.scale(micro_loss).backward()
-            loss, seen = loss + micro_loss.detach(), seen + batch.indices
+        with cast_once(self.world.device):
+            for micro in range(self.plan.accumulation):
+                with self.stopwatch.time("data"):
+                    batch = self.feed.next()
+                start = (micro * self.world.size + self.world.rank) * self.plan.micro
+                place = Place(self.settings.seed, step, start, self.plan.batch)
+                with self._synchronised(micro == self.plan.accumulation - 1):
+                    with self._autocast():
+                        micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
+                    self.scaler.scale(micro_loss).backward()
+                loss, seen = loss + micro_loss.detach(), seen + batch.indices
+                self.feed.prefetch()
         norm = self._update(step)
         loss = self.world.sum(loss) / self.world.size
         self.meter.add(loss)

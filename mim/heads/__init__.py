@@ -1,8 +1,9 @@
 """Heads predict the target from an encoder's features. A new head is a file here, or a class in your own package."""
 
 from mim.heads.base import Head
+from mim.heads.cross_attention import CrossAttention
 from mim.heads.mlp import MLP
 from mim.heads.pixel_shuffle import PixelShuffle
 from mim.heads.transformer import Transformer
 
-__all__ = ["MLP", "Head", "PixelShuffle", "Transformer"]
+__all__ = ["MLP", "CrossAttention", "Head", "PixelShuffle", "Transformer"]

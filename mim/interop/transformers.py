@@ -53,8 +53,8 @@ class Transformers(Format, name="transformers"):
         return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
 
     def write(self, weights: Weights, path: Path) -> Written:
-        kind = supported(weights.sections, MODEL_TYPES, "transformers")
-        reason = _without_a_counterpart(weights.sections) if kind == "vit" else _other_windows(weights.sections)
+        supported(weights.sections, MODEL_TYPES, "transformers")
+        reason = computed_otherwise(weights.sections)
         if reason:
             raise ValueError(f"{reason}. Export to timm, which does")
         model_type, suffix, taken = _model(weights)
@@ -62,7 +62,8 @@ class Transformers(Format, name="transformers"):
         if "decoder.mask_token" in theirs:
             theirs[POSITIONS] = mae.decoder_positions(weights)
         model = CLASSES[model_type] + suffix
-        config = {"architectures": [model], "model_type": model_type, **_config(weights, model_type)}
+        config = {"architectures": [model], "model_type": model_type}
+        config |= {**model_config(weights.sections, model_type), **_told_by(weights.state)}
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, {**config, **telling.record(weights, taken)})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
@@ -144,6 +145,11 @@ def _processor(data: Sections) -> Sections:
     }
 
 
+def computed_otherwise(sections: Sections) -> str:
+    """Why transformers does not compute an encoder as here; empty where it does."""
+    return _without_a_counterpart(sections) if sections["ENCODER"]["name"] == "vit" else _other_windows(sections)
+
+
 def _without_a_counterpart(sections: Sections) -> str:
     """Why transformers has no such ViT; empty where it has."""
     encoder = sections["ENCODER"]
@@ -186,8 +192,9 @@ def _model(weights: Weights) -> tuple[str, str, dict[str, Tensor]]:
     return model_type, "Model", plain
 
 
-def _config(weights: Weights, model_type: str) -> Sections:
-    encoder, data = weights.sections["ENCODER"], weights.sections["DATA"]
+def model_config(sections: Sections, model_type: str) -> Sections:
+    """What config.json says of a model of a type, from the config sections of its counterpart here."""
+    encoder, data = sections["ENCODER"], sections["DATA"]
     height, width = data["image_size"]
     config = {
         "image_size": height if height == width else [height, width],
@@ -198,12 +205,7 @@ def _config(weights: Weights, model_type: str) -> Sections:
         "layer_norm_eps": LAYER_NORM_EPS[encoder["name"]],
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "dtype": str(next(iter(weights.state.values())).dtype).removeprefix("torch."),
     }
-    if "heads.0.bias" in weights.state:
-        classes = range(len(weights.state["heads.0.bias"]))
-        config["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
-        config["label2id"] = {f"LABEL_{number}": number for number in classes}
     if encoder["name"] != "vit":
         pretrained = list(encoder.get("pretrained_windows", ()))
         return config | {
@@ -224,12 +226,22 @@ def _config(weights: Weights, model_type: str) -> Sections:
     }
     if model_type != "vit_mae":
         return config | {"encoder_stride": encoder["patch"]}
-    head = weights.sections["HEAD"]
+    head = sections["HEAD"]
     return config | {
         "decoder_hidden_size": head["width"],
         "decoder_num_hidden_layers": head["depth"],
         "decoder_num_attention_heads": head["heads"],
         "decoder_intermediate_size": int(head["width"] * head["mlp_ratio"]),
-        "mask_ratio": weights.sections["MASKER"]["ratio"],
-        "norm_pix_loss": weights.sections["TARGET"]["normalize"] == "patch",
+        "mask_ratio": sections["MASKER"]["ratio"],
+        "norm_pix_loss": sections["TARGET"]["normalize"] == "patch",
     }
+
+
+def _told_by(state: dict[str, Tensor]) -> Sections:
+    """What config.json says of weights: their type, and a name for each class of a classifier."""
+    told: Sections = {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
+    if "heads.0.bias" in state:
+        classes = range(len(state["heads.0.bias"]))
+        told["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
+        told["label2id"] = {f"LABEL_{number}": number for number in classes}
+    return told

@@ -41,7 +41,9 @@ class Masker(Component, ABC, section="MASKER"):
 
     def sample(self, batch: int, generator: torch.Generator | None, device: torch.device) -> PatchMask:
         """Masks for a batch, drawn from `generator`, which lives on `device`."""
-        return PatchMask(self.hide(batch, generator, device), self.visible)
+        hidden_BHW = self.hide(batch, generator, device)
+        draw_B = torch.randint(2**31, (batch,), generator=generator, device=device)
+        return PatchMask(hidden_BHW, self.visible, draw_B)
 
 
 def visible_cells(cells: int, ratio: float, rounding: Rounding) -> int:

@@ -1,4 +1,7 @@
-"""Everything random is a pure function of its place: one seed from the seed of the run and the place's numbers."""
+"""Everything random is a pure function of its place: one seed from the seed of the run and the place's numbers.
+
+Shapes: B samples, N places.
+"""
 
 import random
 import zlib
@@ -7,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, purpose: str, *place: int) -> int:
@@ -21,6 +25,19 @@ def derive_seed(seed: int, purpose: str, *place: int) -> int:
 def generator_for(device: torch.device, seed: int, purpose: str, *place: int) -> torch.Generator:
     """A generator on `device`, seeded for one purpose at one place. CPU and GPU draw different numbers."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *place))
+
+
+def scores(draw_B: Tensor, count: int) -> Tensor:
+    """A pseudo-random number in [0, 2**32) for each place, (B, count) int64, no two of a sample alike: a function of
+    the sample's `draw_B`, int64 in [0, 2**31), and of the place alone, for choices where nothing can be drawn.
+
+    A 32-bit mixing of shifts and multiplications, in 64 bits that never overflow, and so the same on every device and
+    in a compiled graph.
+    """
+    mixed_BN = draw_B[:, None] ^ torch.arange(count, device=draw_B.device)
+    for _ in range(2):
+        mixed_BN = (((mixed_BN >> 16) ^ mixed_BN) * 0x45D9F3B) & 0xFFFFFFFF
+    return (mixed_BN >> 16) ^ mixed_BN
 
 
 @contextmanager

@@ -81,9 +81,8 @@ class Bare:
         task, data = copy.copy(self.task), self.task.train_data
         task.model, task.normalize = copy.deepcopy(task.model), copy.deepcopy(task.normalize)
         task.fixed = [task.normalize]
-        task.train_data = ImageDataset(
-            Absent("train", data.source.settings, plan.batch, self.noise.classes), data.transform, data.seed
-        )
+        absent = Absent("train", data.source.settings, plan.batch, self.noise.classes)
+        task.train_data = ImageDataset(absent, data.transform, data.seed, data.repeats)
         return task
 
     def plan(self, devices: int) -> Plan:

@@ -1,9 +1,12 @@
 """Real training steps on this machine: the time and the memory that they take."""
 
+import ctypes
 import gc
 import os
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -13,11 +16,12 @@ from typing import Any, Self
 import torch
 from torch.autograd.profiler import profile
 
-from mim.engine.rehearsal import Phase, Rehearsal
+from mim.engine.rehearsal import AGAIN, Entered, Phase, Rehearsal
 from mim.engine.settings import Plan
 from mim.plan.bare import Bare
 
 WARM = 2  # steps before the clock counts: the first makes the optimizer's state
+Spent = dict[Phase, float]  # seconds of a step
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -38,45 +42,100 @@ class Measured:
 
 def measure(bare: Bare, plan: Plan, steps: int, device: torch.device) -> Measured:
     """Takes real steps of this plan, as one of its devices, on random images, after two that do not count."""
-    held, clock = _resident() if _forget() else None, _Clock(device)
-    with _Peak(device) as peak:
-        task = bare.of_one_step(plan)
-        task.model = bare.model()
-        rehearsal = Rehearsal(task, bare.engine(), plan, bare.noise, device, clock.entered)
-        for _ in range(WARM):
-            rehearsal.take_step()
-    clock.steps.clear()
-    for _ in range(steps):
-        rehearsal.take_step()
-    most = _resident("VmHWM")
-    micro = [(step["forward"] + step["backward"]) / rehearsal.plan.accumulation for step in clock.steps]
-    return Measured(
-        steps=steps,
-        micro_s=median(micro),
-        update_s=median(step["update"] for step in clock.steps),
-        tensors=peak.bytes,
-        process=None if held is None or most is None else most - held,
-    )
+    timed = Timed(lambda entered: rehearse(bare, plan, device, entered).take_step, device)
+    return timed.measured(timed.take(steps), min(plan.accumulation, AGAIN))
 
 
-class _Clock:
-    """Seconds of each phase of each step."""
+def rehearse(
+    bare: Bare, plan: Plan, device: torch.device, entered: Entered, *, compiled: bool = True, real: bool = False
+) -> Rehearsal:
+    """The run's own trainer, as one of the plan's devices, before its first step.
+
+    compiled: as TRAIN.compile says, else not at all; real: on the run's own images, read by its loader processes, else
+    on random ones.
+    """
+    task = bare.of_one_step(plan)
+    task.model = bare.model()
+    if real:
+        task.train_data = bare.task.train_data
+    engine = bare.engine(compiled)
+    return Rehearsal(task, engine, plan, bare.noise, device, entered, engine.workers if real else None)
+
+
+class Timed:
+    """What trains, with the seconds of each phase of its steps; two steps that do not count are taken at once.
+
+    Args:
+        make: builds it and gives what takes a step; it is given whom it must tell of each phase as that begins, and of
+            the end.
+
+    Attributes: warm: the seconds of these first steps, by phase; tensors, process: as in Measured.
+    """
+
+    def __init__(self, make: Callable[[Entered], Callable[[], None]], device: torch.device):
+        _return_freed_memory(device)
+        held, self._clock = _resident() if _forget() else None, Clock(device)
+        with _Peak(device) as peak:
+            self._step = make(self._clock.entered)
+            for _ in range(WARM):
+                self._step()
+        most = _resident("VmHWM")
+        self.warm = self._clock.read()
+        self.tensors = peak.bytes
+        self.process = None if held is None or most is None else most - held
+
+    def take(self, steps: int) -> list[Spent]:
+        """Takes so many steps."""
+        for _ in range(steps):
+            self._step()
+        return self._clock.read()
+
+    def measured(self, steps: Sequence[Spent], accumulation: int) -> Measured:
+        """Steps of so many micro-batches in one value."""
+        return Measured(
+            steps=len(steps),
+            micro_s=median((step["forward"] + step["backward"]) / accumulation for step in steps),
+            update_s=median(step["update"] for step in steps),
+            tensors=self.tensors,
+            process=self.process,
+        )
+
+
+class Clock:
+    """Seconds of each phase of each step; on a GPU those of its own time, for which the host does not wait."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.steps: list[dict[str, float]] = []
-        self._spent: defaultdict[str, float] = defaultdict(float)
-        self._phase, self._since = "", 0.0
+        self._marks: list[tuple[Phase, Any]] = []
 
     def entered(self, phase: Phase) -> None:
-        if self.device.type == "cuda" and phase in ("update", "end"):
+        """A phase begins; `end`: the step is over."""
+        self._marks.append((phase, self._now()))
+
+    def read(self) -> list[Spent]:
+        """Of each step since the last reading. What passes between two steps belongs to the update of the first."""
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self._spent[self._phase] += now - self._since
-        self._phase, self._since = phase, now
-        if phase == "end":
-            self.steps.append(self._spent)
-            self._spent = defaultdict(float)
+        steps: list[Spent] = []
+        spent: defaultdict[Phase, float] = defaultdict(float)
+        for place, (phase, since) in enumerate(self._marks):
+            until = self._marks[place + 1][1] if place + 1 < len(self._marks) else since
+            spent["update" if phase == "end" else phase] += self._seconds(since, until)
+            if phase == "end":
+                steps.append(dict(spent))
+                spent.clear()
+        self._marks.clear()
+        return steps
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _seconds(self, since: Any, until: Any) -> float:
+        return since.elapsed_time(until) / 1000 if self.device.type == "cuda" else until - since
 
 
 class _Peak:
@@ -122,3 +181,12 @@ def _forget() -> bool:
     except OSError:
         return False
     return True
+
+
+def _return_freed_memory(device: torch.device) -> None:
+    """What earlier work has freed goes back to the system, or the process would not grow for what comes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # a C library that is not GNU's
+        ctypes.CDLL(None).malloc_trim(0)

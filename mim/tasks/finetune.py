@@ -32,7 +32,8 @@ class Finetune(Classify):
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Cross-entropy, in fp32. Erasing and mixing are drawn from the seed, the step and the place in the batch."""
         seed = derive_seed(place.seed, "mix", place.step, place.start)
-        img_BCHW, truth = self.augment(self.normalize(batch.images_BCHW), batch.labels_B, seed)
+        images_BCHW = self.train_data.model_images(batch)
+        img_BCHW, truth = self.augment(self.normalize(images_BCHW), batch.labels_B, seed)
         mixed = truth.ndim == 2  # weights of the classes, smoothed when they were mixed
         scores_BK = model(img_BCHW)[0].float()
         return F.cross_entropy(scores_BK, truth, label_smoothing=0.0 if mixed else self.smoothing)

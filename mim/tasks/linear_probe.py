@@ -35,7 +35,7 @@ class LinearProbe(Classify):
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """Cross-entropy, in fp32: the gradient of each layer's own, the value of their mean."""
-        scores_LBK = model(self.normalize(batch.images_BCHW)).float()
+        scores_LBK = model(self.normalize(self.train_data.model_images(batch))).float()
         losses = [F.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
         total = torch.stack(losses).sum()
         return total - (total - total / len(losses)).detach()

@@ -87,11 +87,12 @@ class Pretrain:
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
-        device = batch.images_BCHW.device
+        images_BCHW = self.train_data.model_images(batch)
+        device = images_BCHW.device
         generator = generator_for(device, place.seed, "mask", place.step)
         mask = self.model.masker.sample(place.batch, generator, device)
-        rows = mask.rows(place.start, place.start + len(batch.images_BCHW))
-        return model(self.normalize(batch.images_BCHW), rows).loss
+        rows = mask.rows(place.start, place.start + len(images_BCHW))
+        return model(self.normalize(images_BCHW), rows).loss
 
     def evaluate(self, model: MaskedImageModel, world: Ranks) -> Report:
         """val/loss and val/baseline under fixed masks, knn/top1 where images are labelled, and a picture.

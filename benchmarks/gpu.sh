@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Every recipe that docs/performance.md speaks of, on this machine's first GPU, each in a process of its own:
+#   benchmarks/gpu.sh [KEY VALUE ...]
+# Needs no network and no images. Results are added to benchmarks/<config>_<hardware>_<day>.md.
+# PYTHON: the interpreter; BATCHES: of the base models; LARGE: of ViT-L.
+set -u
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+read -ra base <<< "${BATCHES:-128 256 512}"
+read -ra large <<< "${LARGE:-64 128 256}"
+failed=0
+
+measure() {  # CONFIG BATCH..., then what stands in `keys`
+    local config=$1
+    shift
+    "$python" tools/benchmark.py --config "configs/$config.yaml" --compile --against transformers --profile \
+        --batch-sizes "$@" "${keys[@]}" || { echo "failed: $config" >&2; failed=1; }
+}
+
+keys=("$@")
+measure mae/vit_base "${base[@]}"
+measure mae/vit_large "${large[@]}"
+measure simmim/swin_base_100ep "${base[@]}"
+measure simmim/vit_base_800ep "${base[@]}"
+exit "$failed"

@@ -1,0 +1,72 @@
+"""Sides: what trains a model in a benchmark, ours among them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mim import build
+from mim.data.loader import ImageDataset
+from mim.engine.rehearsal import Entered
+from mim.engine.settings import Plan
+from mim.model import MaskedImageModel
+from mim.plan.bare import Absent, Bare
+from mim.plan.measure import rehearse
+
+OURS = "ours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One way to train the model of a config.
+
+    name: `ours`, or as in --against; model: it and what computes its attention, in words; parameters: trained ones;
+    flops: operations of forward and backward on one image, None where not known; make: builds it and gives what takes a
+    step, see Timed; notes: in what it differs from ours, a line each.
+    """
+
+    name: str
+    model: str
+    parameters: int
+    flops: int | None
+    make: Callable[[Entered], Callable[[], None]]
+    notes: tuple[str, ...] = ()
+
+
+def ours(bare: Bare, plan: Plan, device: torch.device, *, real: bool) -> Side:
+    """The run's own trainer, on its own images or on random ones."""
+    return _own(OURS, bare, plan, device, compiled=True, real=real)
+
+
+def eager(bare: Bare, plan: Plan, device: torch.device, *, real: bool) -> Side:
+    """The same without torch.compile. Raises ValueError where ours is not compiled either."""
+    if not bare.engine().train.compile:
+        raise ValueError("--against eager: TRAIN.compile is false, so that ours is eager already; add --compile")
+    return _own("eager", bare, plan, device, compiled=False, real=real)
+
+
+def _own(name: str, bare: Bare, plan: Plan, device: torch.device, *, compiled: bool, real: bool) -> Side:
+    model = bare.task.model
+    parts = [str(model.encoder.name)]
+    if isinstance(model, MaskedImageModel):
+        parts += [model.head.name, model.target.name, model.loss.name]
+    how = "compiled" if bare.engine(compiled).train.compile else "eager"
+    return Side(
+        name=name,
+        model=f"{', '.join(parts)}; {how}",
+        parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        flops=bare.task.anatomy.flops or None,
+        make=lambda entered: rehearse(bare, plan, device, entered, compiled=compiled, real=real).take_step,
+    )
+
+
+def own_images(held: Bare, flag: str) -> ImageDataset:
+    """The training images of a config. Raises ValueError, which names the flag that asked, where they are not here."""
+    images = held.task.train_data
+    if isinstance(images.source, Absent):
+        try:
+            build.build_data(held.cfg)
+        except ValueError as error:
+            raise ValueError(f"{flag} reads the config's own images: {error}") from error
+        raise ValueError(f"{flag} reads the config's own images: leave out --classes")
+    return images

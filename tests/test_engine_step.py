@@ -1,0 +1,132 @@
+"""The step: what it casts, compiles, keeps and waits for."""
+
+import ctypes
+import resource
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mim.config import load_config
+from mim.engine.feed import Feed
+from mim.engine.modes import cast_once, kept_memory
+from mim.plan.bare import bare
+from mim.plan.measure import rehearse
+from tests.processes import TINY
+
+CPU = torch.device("cpu")
+BLOCK = 2**22  # floats: 16 MiB
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of tensors of one shape to half precision."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.count += (kwargs or {}).get("dtype") is torch.bfloat16
+        return function(*args, **(kwargs or {}))
+
+
+def digits(**keys):
+    pairs = TINY | {name.replace("__", "."): value for name, value in keys.items()}
+    words = [str(word) for pair in pairs.items() for word in pair]
+    return bare(load_config("configs/quickstart/mae_digits.yaml", words))
+
+
+def rehearsal(device, **keys):
+    found = digits(**keys)
+    return rehearse(found, found.plan(1), device, lambda phase: None)
+
+
+def test_step_casts_each_weight_once_for_all_its_micro_batches():
+    trainer = rehearsal(CPU, DATA__batch_size=8, TRAIN__batch=16, TRAIN__precision="bf16")
+    assert trainer.plan.accumulation == 2
+    weight = trainer.task.model.encoder.backbone.blocks[0].mlp.fc1.weight
+    with Casts(weight.shape) as casts:
+        trainer.take_step()
+    same = [parameter for parameter in trainer.parameters if parameter.shape == weight.shape]
+    assert casts.count == len(same)
+
+
+def test_cast_once_changes_no_gradient():
+    def gradients(context):
+        torch.manual_seed(0)
+        layer, x = torch.nn.Linear(8, 8), torch.randn(4, 8)
+        with context:
+            for scale in (1, 2):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = layer(scale * x).square().sum()
+                assert not torch.is_autocast_enabled("cpu")
+                loss.backward()
+        return [parameter.grad for parameter in layer.parameters()]
+
+    for once, again in zip(gradients(cast_once(CPU)), gradients(nullcontext()), strict=True):
+        assert torch.equal(once, again)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_kept_memory_is_not_handed_out_anew():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            [torch.ones(BLOCK) for _ in range(8)]  # 128 MiB at once, more than glibc keeps by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    usual = faults()
+    with kept_memory(CPU):
+        faults()
+        kept = faults()
+    assert usual > 4 * 8 * 4_000 > 2 * kept  # pages of 4 KiB; glibc alone gives the block back each time
+    ctypes.CDLL(None).malloc_trim(0)
+    assert faults() > 4 * 8 * 4_000  # and again when it is over
+
+
+@pytest.mark.slow
+def test_step_compiles_one_graph_and_never_again():
+    counters.clear()
+    trainer = rehearsal(CPU, TRAIN__compile=True)
+    trainer.take_step()
+    assert counters["stats"]["unique_graphs"] == 1
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for _ in range(3):
+            trainer.take_step()
+    assert not counters["graph_break"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
+    trainer = rehearsal(torch.device("cuda"), TRAIN__compile=compiled)
+    for _ in range(4):
+        trainer.take_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer._train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_feed_prefetches_the_same_batches():
+    found = digits()
+    trainer = rehearse(found, found.plan(1), torch.device("cuda"), lambda phase: None)
+
+    def batches(prefetch):
+        feed = Feed(found.task.train_data, trainer.plan, trainer.world, 0, 0, trainer.broken)
+        shown = []
+        for _ in range(3):
+            shown.append(feed.next().images_BCHW.cpu())
+            if prefetch:
+                feed.prefetch()
+        return torch.stack(shown)
+
+    assert torch.equal(batches(prefetch=True), batches(prefetch=False))
