@@ -33,6 +33,7 @@ setup(
     ],
     package_data={"mim.reporting": ["templates/*"]},
     extras_require={
+        "huggingface": ["datasets>=3.0"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -40,8 +41,9 @@ setup(
             "mypy>=1.18",
             "types-PyYAML",
             "transformers>=5.0",
+            "datasets>=3.0",
             "pre-commit>=4",
             "playwright>=1.50",
-        ]
+        ],
     },
 )

@@ -380,7 +380,7 @@ def test_vit_without_a_mask_equals_timms_own_vit(positions, class_token, channel
         tokens = torch.cat([features.prefix_BKD, tokens], dim=1)
     else:
         assert features.prefix_BKD is None
-    torch.testing.assert_close(tokens, other.forward_features(images(2, image)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(tokens, other.forward_features(images(2, image)), rtol=0, atol=5e-6)
     assert torch.equal(tokens, encoder.backbone.forward_features(images(2, image)))
 
 
@@ -404,10 +404,10 @@ def test_vit_that_drops_equals_timms_blocks_on_only_the_kept_tokens(class_token)
         if class_token:
             tokens = torch.cat([backbone.cls_token[0] + backbone.pos_embed[0, :1], tokens])
         tokens = backbone.norm(backbone.blocks(tokens[None]))[0]
-        torch.testing.assert_close(features.tokens_BND[sample], tokens[prefix:], rtol=0, atol=1e-6)
+        torch.testing.assert_close(features.tokens_BND[sample], tokens[prefix:], rtol=0, atol=5e-6)
         assert features.kept_BN[sample].tolist() == kept
         if class_token:
-            torch.testing.assert_close(features.prefix_BKD[sample], tokens[:1], rtol=0, atol=1e-6)
+            torch.testing.assert_close(features.prefix_BKD[sample], tokens[:1], rtol=0, atol=5e-6)
 
 
 @torch.no_grad()

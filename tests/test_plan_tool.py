@@ -54,7 +54,7 @@ def test_plan_tool_shows_figures_that_are_right(show):
     assert "249,600 = 312 an epoch x 800" in text
     assert "49 of 196 cells of 16 px are visible and 147 hidden (75.0%)" in text
     assert "tokens 49 x 768" in text
-    assert "encoder vit 85,798,656 85,647,360 8.82 26.2" in text
+    assert "encoder vit 85,798,656 85,647,360 8.64 25.9" in text
     assert "No difference." in text
     assert "Not known" not in text
 

@@ -14,6 +14,8 @@ from mim.benchmark.data import LoadingOutcome
 from mim.benchmark.run import Outcome
 from mim.benchmark.tables import Table
 
+NARROW = 9  # letters: a longer head takes two lines
+
 
 def show(outcome: Outcome | LoadingOutcome, console: Console) -> None:
     """Prints all of it."""
@@ -47,7 +49,8 @@ def _print(table: Table, console: Console) -> None:
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, head in enumerate(table.heads):
         justify: Any = "left" if place < table.left else "right"
-        shown.add_column(Text(head), justify=justify, no_wrap=place > 0 or len(table.rows) < 2, overflow="fold")
+        lines = head.replace(" ", "\n", 1) if len(head) > NARROW else head
+        shown.add_column(Text(lines), justify=justify, no_wrap=True, overflow="fold")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print()

@@ -65,7 +65,7 @@ class RandomCropFlip:
         aspect = size[1] / size[0]
         self.settings, self.size, self.flip, self.scale = settings, size, settings.flip, settings.crop_scale
         self.ratio = [limit * aspect for limit in settings.crop_ratio]
-        self.log_ratio = torch.tensor(self.ratio).log().tolist()
+        self.log_ratio = torch.tensor(self.ratio, device="cpu").log().tolist()
         self.interpolation = InterpolationMode(settings.interpolation)
 
     def __call__(self, image: Stored, seed: int) -> Tensor:

@@ -116,7 +116,7 @@ class ViT(Encoder, name="vit"):
             places_1ND = places_1ND.expand(len(kept_BN), -1, -1).gather(1, _at(kept_BN, self.spec.width))
         else:
             tokens_BND = backbone.patch_embed(img_BCHW)
-        if self.hidden == "replace":
+        if self.hidden != "drop":
             tokens_BND = self.replace_hidden(tokens_BND, mask)
         tokens_BND = tokens_BND + places_1ND
         if backbone.cls_token is not None:

@@ -64,8 +64,8 @@ def cast_once(device: torch.device) -> Iterator[None]:
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Inside, glibc keeps the memory that a training step on a CPU frees, for the next step to take.
 
-    Otherwise large blocks go back to the system, which hands them out again page by page, each filled with zeros. Has no
-    effect with other allocators and systems.
+    Otherwise large blocks go back to the system, which hands them out again page by page, each filled with zeros. Other
+    allocators and systems are left alone.
     """
     try:
         adjust = ctypes.CDLL(None).mallopt if device.type == "cpu" else None

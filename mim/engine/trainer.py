@@ -133,8 +133,7 @@ class Trainer:
         loss = self.world.sum(loss) / self.world.size
         self.meter.add(loss)
         self.watch.add(step, rate, seen, loss, norm)
-        self.norm, self.rate = norm, rate
-        self.step += 1
+        self.norm, self.rate, self.step = norm, rate, step + 1
 
     def _update(self, step: int) -> Tensor:
         """Clips, steps and clears; gives the gradient norm. Gradients that are not finite change no weight."""
@@ -251,14 +250,13 @@ class Trainer:
     def _finish(self) -> dict:
         """The last figures, on every rank; written by the main one."""
         trained = self.stopwatch.total()["train"]
-        images = (self.step - self.first) * self.plan.batch
         summary = {
             "task": self.task.name,
             "epochs": self.plan.epochs,
             "steps": self.step,
             "images_seen": self._images_seen,
             **self.results,
-            "images_per_s": images / trained,
+            "images_per_s": (self.step - self.first) * self.plan.batch / trained,
             "seconds": self._elapsed,
             "peak_memory_bytes": peak_memory(self.world.device),
             **self.task.figures(),
