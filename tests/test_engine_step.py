@@ -96,6 +96,7 @@ def test_kept_memory_stays_with_the_process():
 
 @pytest.mark.slow
 def test_step_compiles_one_graph_and_never_again():
+    torch.compiler.reset()  # a test before this one may have compiled the same step
     counters.clear()
     trainer = rehearsal(CPU, TRAIN__compile=True)
     trainer.take_step()
