@@ -9,6 +9,7 @@ import torch
 import transformers
 from PIL import Image
 from processes import FINETUNE, RECIPE
+from rich.console import Console
 from small_models import CPU
 
 from mim import load_config
@@ -22,6 +23,7 @@ from mim.benchmark.profiling import Operator, Profile
 from mim.benchmark.run import Outcome
 from mim.benchmark.sides import Side, ours
 from mim.benchmark.tables import Table, operator_table, ratio_lines, time_table, work_table
+from mim.benchmark.terminal import show
 from mim.benchmark.turns import Figures, Turns, ratio, take_turns
 from mim.plan.bare import bare
 from mim.plan.measure import Clock, Timed
@@ -339,6 +341,20 @@ def test_tables_of_several_batches_name_the_best_of_each_side():
     assert columns(time_table(found))["images/s"][4:] == ["out of memory"] * 2
     assert found.best.batch == 16
     assert ratio_lines(found)[-1].startswith("ours / eager, each at its best batch: 2.00 times")
+
+
+def test_terminal_of_80_columns_cuts_no_figure():
+    names = ("ours", "transformers", "transformers-compiled", "eager")
+    found = outcome(*(taken(name, 0.1234, batch=batch) for name in names for batch in (8, 1024)), profiles=(PROFILE,))
+    tries = tuple(
+        replace(one, figures=tuple(replace(of, side=replace(of.side, parameters=1_987_654_321)) for of in one.figures))
+        for one in found.tries
+    )
+    console = Console(width=80, file=io.StringIO())
+    show(replace(found, tries=tries), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("1,987,654,321" in line for line in lines) == 2 * len(names)
 
 
 def test_operator_table_is_short():

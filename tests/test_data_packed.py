@@ -1,6 +1,5 @@
-"""Packed data sets: they are the folder they were made from, and nothing half-made or damaged passes for one."""
+"""Packed data sets: they are the folder they were made from, and nothing damaged passes for one."""
 
-import io
 import json
 import pickle
 import shutil
@@ -10,55 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from packed_sets import packed, pixels, quiet, source, whole, write_classes
 from processes import TINY, call, losses
 from small_data import photograph, write_digits
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data import DataSettings, Folder, Packed, Source
-from mim.data.base import Need
+from mim.data import DataSettings, Folder, Packed
 from mim.data.images import BrokenImage
 from mim.data.loader import ImageDataset, batches
-from mim.data.packed import HEADER, INDEX
-from mim.data.packing import LEFT_OUT, PackSettings, damaged, pack, shrunk
+from mim.data.packed import HEADER, INDEX, Header
+from mim.data.packing import PackSettings, damaged
 from mim.data.transforms import AugmentSettings, RandomCropFlip
-
-AS_IS = PackSettings(short_side=0)
-
-
-def whole(height: int, width: int) -> Need:
-    """All of an image is needed."""
-    return Need(1.0, height)
-
-
-def quiet(done: int) -> None:
-    """Nobody watches."""
-
-
-def packed(
-    path: Path, out: Path, settings: PackSettings = AS_IS, channels: int = 1, share: float = 0, **keys: object
-) -> Path:
-    """The folder's images, packed."""
-    shared = DataSettings(path=str(path), channels=channels)
-    pack({split: Folder(split, shared, val_share=share, **keys) for split in ("train", "val")}, out, settings, quiet)
-    return out
-
-
-def source(out: Path, split: str = "train", channels: int = 1, **keys: object) -> Packed:
-    return Packed(split, DataSettings(path=str(out), channels=channels), **keys)
-
-
-def pixels(found: Source, index: int) -> torch.Tensor:
-    """(C, H, W), whatever the source reads."""
-    stored = found.read(index)
-    return stored if isinstance(stored, torch.Tensor) else pil_to_tensor(stored)
-
-
-def write_classes(root: Path, each: int = 6) -> Path:
-    for number, name in enumerate(("five", "four", "three")):
-        write_digits(root / name, each, first=each * number)
-    return root
-
 
 # -------------------------------------------------------------------- the same as the folder
 
@@ -157,160 +117,6 @@ def test_packed_arrays_of_many_channels(dtype: str, tmp_path: Path) -> None:
     assert crops[(0, 1)].image_CHW.shape == (12, 8, 8)
 
 
-# -------------------------------------------------------------------- smaller images
-
-
-@pytest.mark.parametrize(("short_side", "size"), [(24, (24, 32)), (31, (31, 41)), (48, (48, 64)), (300, (48, 64))])
-def test_packed_shorter_side_is_reduced_and_never_enlarged(short_side: int, size: tuple, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    photograph(48, 64).save(tmp_path / "images" / "wide.png")
-    photograph(64, 48).save(tmp_path / "images" / "high.png")
-    out = packed(tmp_path / "images", tmp_path / "packed", PackSettings(short_side=short_side), channels=3)
-    high, wide = (pixels(source(out, channels=3, val_share=0), index) for index in (0, 1))
-    assert (tuple(high.shape[1:]), tuple(wide.shape[1:])) == (size[::-1], size)
-    expected = photograph(48, 64).resize(size[::-1], Image.Resampling.BICUBIC)
-    assert torch.equal(wide, pil_to_tensor(expected))
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
-def test_packed_arrays_are_reduced_as_pictures_are(dtype: torch.dtype) -> None:
-    picture = photograph(48, 64).point(lambda level: 64 + level // 2)  # Pillow would also clip between the axes
-    array_CHW = pil_to_tensor(picture).float()
-    scale = 257 if dtype == torch.uint16 else 1
-    reduced = shrunk((array_CHW * scale).to(dtype), 20)
-    assert reduced.dtype == dtype
-    expected = pil_to_tensor(shrunk(picture, 20)).float()
-    assert reduced.shape == expected.shape
-    assert (reduced.float() / scale - expected).abs().max() <= 1.5  # Pillow rounds between the axes
-
-
-def test_packed_jpeg_is_the_file_of_that_quality_and_cropped_as_one(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    photograph(160, 240).save(tmp_path / "images" / "a.png")
-    here = source(
-        packed(
-            tmp_path / "images", tmp_path / "packed", PackSettings(store="jpeg", short_side=96, quality=80), channels=3
-        ),
-        channels=3,
-        val_share=0,
-    )
-    file = io.BytesIO()
-    photograph(160, 240).resize((144, 96), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
-    assert torch.equal(pixels(here, 0), pil_to_tensor(Image.open(file)))
-    assert here.read_reduced(0, whole)[1] == (96, 144)
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "a.jpg").write_bytes(file.getvalue())
-    there = Folder("train", DataSettings(path=str(tmp_path / "files")), val_share=0)
-    crop = RandomCropFlip(AugmentSettings(), (20, 20))
-    for epoch in range(5):
-        one, two = (ImageDataset(found, crop, 0)[(epoch, 0)].image_CHW for found in (here, there))
-        assert torch.equal(one, two)
-
-
-def test_packed_jpeg_refuses_what_a_jpeg_file_cannot_hold(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    np.save(tmp_path / "images" / "a.npy", np.zeros((3, 4, 4), np.uint16))
-    with pytest.raises(ValueError, match=r"--store jpeg .*a\.npy is an array of 3 channels of uint16: use --store pix"):
-        packed(tmp_path / "images", tmp_path / "packed", PackSettings(store="jpeg"), channels=3)
-
-
-@pytest.mark.parametrize(
-    ("keys", "text"),
-    [({"short_side": -1}, "--short-side is -1"), ({"quality": 0}, "--quality is 0"), ({"workers": -1}, "--workers is")],
-)
-def test_packed_settings_out_of_range_are_refused(keys: dict, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        PackSettings(**keys)
-
-
-# -------------------------------------------------------------------- writing
-
-
-def test_packed_files_do_not_depend_on_workers(tmp_path: Path) -> None:
-    write_classes(tmp_path / "images", 12)
-    one = packed(tmp_path / "images", tmp_path / "one")
-    two = packed(tmp_path / "images", tmp_path / "two", PackSettings(short_side=0, workers=2))
-    assert sorted(path.name for path in one.iterdir()) == [HEADER, "train.images", "train.index", "train.names"]
-    assert all((two / path.name).read_bytes() == path.read_bytes() for path in one.iterdir())
-
-
-def test_packed_leaves_broken_images_out_and_names_them(tmp_path: Path) -> None:
-    root = write_classes(tmp_path / "images", 4)
-    (root / "four" / "digit-005.png").write_bytes(b"not a picture")
-    shared = DataSettings(path=str(root), channels=1)
-    whole = Folder("train", shared, val_share=0)
-    found = pack({"train": whole, "val": Folder("val", shared, val_share=0)}, tmp_path / "packed", AS_IS, quiet)
-    assert [name for name, _ in found.broken] == [str(root / "four" / "digit-005.png")]
-    assert "digit-005.png" in (tmp_path / "packed" / LEFT_OUT).read_text()
-    here = source(tmp_path / "packed", val_share=0)
-    kept = [index for index in range(12) if index != 5]
-    assert here.labels.tolist() == whole.labels[kept].tolist()
-    assert [here.describe(place) for place in range(11)] == [whole.describe(index) for index in kept]
-    assert torch.equal(pixels(here, 5), pixels(whole, 6))
-
-
-def test_packed_held_out_images_that_cannot_be_read_move_no_training_image(tmp_path: Path) -> None:
-    write_digits(tmp_path / "images" / "train", 30)
-    (tmp_path / "images" / "val").mkdir()
-    (tmp_path / "images" / "val" / "a.png").write_bytes(b"not a picture")
-    out = packed(tmp_path / "images", tmp_path / "packed")
-    assert (len(source(out)), len(source(out, "val"))) == (30, 0)
-
-
-def test_packed_without_an_image_that_can_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"no training image that can be read, such as .*a\.png: UnidentifiedImage"):
-        packed(tmp_path / "images", tmp_path / "packed")
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
-def test_packed_images_of_two_types_are_refused(tmp_path: Path) -> None:
-    write_digits(tmp_path / "images", 2)
-    np.save(tmp_path / "images" / "z.npy", np.zeros((1, 4, 4), np.float32))
-    with pytest.raises(ValueError, match=r"z\.npy is an array of 1 channels of float32, and .* a picture of 1 ch"):
-        packed(tmp_path / "images", tmp_path / "packed")
-
-
-class Stopped(Folder):
-    """A user's interrupt at the third image."""
-
-    def read(self, index: int) -> object:
-        if index == 2:
-            raise KeyboardInterrupt
-        return super().read(index)
-
-
-def test_packed_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    write_digits(tmp_path / "images", 5)
-    shared = DataSettings(path=str(tmp_path / "images"), channels=1)
-    with pytest.raises(KeyboardInterrupt):
-        pack({"train": Stopped("train", shared, val_share=0)}, tmp_path / "packed", AS_IS, quiet)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
-def test_packed_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) -> None:
-    write_digits(tmp_path / "images", 5)
-    aside = tmp_path / "packed.partial"
-    aside.mkdir()
-    (aside / "train.images").write_bytes(b"half")
-    (tmp_path / "packed").mkdir()
-    assert len(source(packed(tmp_path / "images", tmp_path / "packed"), val_share=0)) == 5
-    assert not aside.exists()
-    aside.mkdir()
-    (aside / "thesis.tex").touch()
-    shutil.rmtree(tmp_path / "packed")
-    with pytest.raises(ValueError, match=r"packed\.partial is in the way"):
-        packed(tmp_path / "images", tmp_path / "packed")
-    assert (aside / "thesis.tex").exists()
-
-
-def test_packed_never_writes_into_a_folder_that_holds_something(tmp_path: Path) -> None:
-    write_digits(tmp_path / "images", 2)
-    with pytest.raises(ValueError, match="is there and not empty"):
-        packed(tmp_path / "images", tmp_path / "images")
-
-
 # -------------------------------------------------------------------- reading
 
 
@@ -383,6 +189,8 @@ def shorter(file: Path) -> None:
         (lambda out: changed(out, version=2), "of version 2 and this toolkit reads up to 1: update it"),
         (lambda out: changed(out, dtype="int3"), "packed.json is damaged"),
         (lambda out: changed(out, splits=[1]), "packed.json is damaged"),
+        (lambda out: changed(out, size=32), "packed.json is damaged"),
+        (lambda out: changed(out, size=[32]), "packed.json is damaged"),
         (lambda out: changed(out, splits={"train": {"images": 3}}), "packed.json is damaged"),
         (lambda out: without(out, "store"), "packed.json is damaged"),
         (lambda out: shorter(out / "train.images"), r"train\.images has [\d,]+ bytes and [\d,]+ were written"),
@@ -398,6 +206,13 @@ def test_packed_damage_is_named(damage: Callable, text: str, out: Path) -> None:
     damage(out)
     with pytest.raises(ValueError, match=text):
         source(out)
+
+
+def test_packed_header_from_before_there_was_a_size_is_read(out: Path) -> None:
+    header = Header.of(out)
+    without(out, "size")
+    assert Header.of(out) == header
+    assert len(source(out, val_share=0)) == 18
 
 
 def test_packed_without_a_path_is_refused() -> None:

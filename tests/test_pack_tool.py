@@ -68,6 +68,31 @@ def test_pack_tool_as_a_process_packs_photographs_in_workers(tmp_path: Path) -> 
     assert [Path(found.describe(index)).name for index in range(20)] == [f"{number:02d}.jpg" for number in range(20)]
 
 
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_pack_tool_makes_of_photographs_what_on_device_needs(store: str, main, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(20):
+        photograph(30 + 5 * number, 90 - 3 * number).save(tmp_path / "images" / f"{number:02d}.jpg")
+    shared = {**TINY, "AUGMENT.on_device": True, "DATA.batch_size": 8, "TRAIN.batch": 8, "DATA.val_share": 0.1}
+    files = {"DATA.name": "folder", "DATA.path": str(tmp_path / "images"), "DATA.channels": 3}
+    code, text = call(tmp_path / "files", {**shared, **files})
+    assert code == 2
+    assert "pack them with tools/pack.py --size H W and set DATA.name packed" in text
+    code, output, errors = main(tmp_path / "images", tmp_path / "out", "--size", 40, 48, "--store", store)
+    assert (code, errors) == (0, "")
+    assert f"{'3 x uint8' if store == 'pixels' else 'JPEG'}, 40 x 48 px each (height x width)" in output
+    code, text = call(tmp_path / "run", {**shared, **settings_of(output)})
+    assert code == 0, text
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_pack_tool_refuses_a_size_of_one_number(main, images: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(images, tmp_path / "out", "--size", 32)
+    assert stop.value.code == 2
+    assert "argument --size: expected 2 arguments" in capsys.readouterr().err
+
+
 def test_pack_tool_keeps_sizes_and_takes_other_keys_of_the_source(main, images: Path, tmp_path: Path) -> None:
     pairs = ["DATA.labels", "none", "DATA.channels", 3, "DATA.val_path", images / "val" / "four"]
     code, output, _ = main(images / "train", tmp_path / "out", "--short-side", 0, *pairs)
@@ -132,6 +157,12 @@ def test_pack_tool_stopped_by_hand_leaves_nothing(
         (["{images}", "{images}"], "is there and not empty: name a new folder"),
         (["/nowhere", "{out}"], "DATA.path /nowhere does not exist"),
         (["{images}", "{out}", "--short-side", "-3"], "--short-side is -3"),
+        (["{images}", "{out}", "--size", "0", "32"], "--size is 0 32: a height and a width in pixels, each at least 1"),
+        (["{images}", "{out}", "--size", "32", "-1"], "--size is 32 -1"),
+        (
+            ["{images}", "{out}", "--size", "8", "9", "--short-side", "256"],
+            "--size and --short-side exclude each other",
+        ),
         (["{images}", "{out}", "--store", "jpeg", "--quality", "101"], "--quality is 101"),
         (["{images}", "{out}", "DATA.lables", "none"], "unknown key DATA.lables of folder: did you mean 'labels'?"),
         (["{images}", "{out}", "TRAIN.batch", "3"], "TRAIN.batch has no effect on packing: only keys of DATA have"),

@@ -1,13 +1,15 @@
-"""Pack: turns images into a packed data set, resized to a short side, which a run reads without decoding.
+"""Pack: turns images into a packed data set, resized, which a run reads without decoding.
 
-  python tools/pack.py SOURCE OUT [--short-side 256] [--store pixels|jpeg] [--quality 90] [--workers N] [KEY VALUE ...]
+  python tools/pack.py SOURCE OUT [--short-side 256 | --size H W] [--store pixels|jpeg] [--quality 90] [--workers N]
+                       [KEY VALUE ...]
   python tools/pack.py --check OUT
 
 SOURCE is whatever DATA.path of DATA.name folder takes: a folder with train/ and val/, class folders, a flat folder, a
 list file. KEY VALUE pairs set other keys of DATA, such as DATA.labels none, DATA.channels 12, DATA.val_path FOLDER, or
 DATA.name huggingface for another source. Order, labels, class and file names are kept, and held-out images where there
-are any; where a folder has none, DATA.val_share chooses them when the packed set is read. Images that cannot be read
-are left out and named. OUT appears when it is complete.
+are any; where a folder has none, DATA.val_share chooses them when the packed set is read. --size makes all images of
+one size, which AUGMENT.on_device needs. Images that cannot be read are left out and named. OUT appears when it is
+complete.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _pack(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ValueError("name the folder to write: python tools/pack.py SOURCE OUT")
-    settings = PackSettings(short_side=args.short_side, store=args.store, quality=args.quality, workers=args.workers)
+    settings = _settings(args)
     start = time.perf_counter()
     train, val = build_data(_config(args))
     with _progress() as progress:
@@ -68,6 +70,18 @@ def _pack(args: argparse.Namespace) -> int:
         packed = pack({"train": train, "val": val}, args.out, settings, lambda done: progress.advance(task, done))
     _show(packed, args.out, time.perf_counter() - start)
     return 0
+
+
+def _settings(args: argparse.Namespace) -> PackSettings:
+    if args.size is not None and args.short_side is not None:
+        raise ValueError("--size and --short-side exclude each other: --size cuts to one size, --short-side never cuts")
+    return PackSettings(
+        short_side=PackSettings.short_side if args.short_side is None else args.short_side,
+        size=args.size and (args.size[0], args.size[1]),
+        store=args.store,
+        quality=args.quality,
+        workers=args.workers,
+    )
 
 
 def _config(args: argparse.Namespace):
@@ -99,10 +113,13 @@ def _show(packed: Packing, out: Path, seconds: float) -> None:
     images = sum(held.images for held in header.splits.values())
     size = sum(held.bytes for held in header.splits.values())
     kept = f"{header.channels} x {header.dtype}" if header.store == "pixels" else "JPEG"
+    sizes = f"short side {f'up to {header.short_side} px' if header.short_side else 'as it was'}"
+    if header.size:
+        sizes = f"{header.size[0]} x {header.size[1]} px each (height x width)"
     rows = {
         "images": ", ".join(f"{held.images:,} {split}" for split, held in header.splits.items()),
         "labels": f"{len(header.classes)} classes" if header.splits["train"].labelled else "none",
-        "kept as": f"{kept}, short side {f'up to {header.short_side} px' if header.short_side else 'as it was'}",
+        "kept as": f"{kept}, {sizes}",
         "size": f"{decimal(size)}, {decimal(size // images)} an image",
         "time": f"{seconds:.1f} s, {images / seconds:,.0f} images/s",
         "left out": f"{header.left_out:,} that cannot be read, named in {out / LEFT_OUT}" if packed.broken else "none",
@@ -139,8 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="keys of DATA, such as DATA.labels none")
     parser.add_argument(
-        "--short-side", type=int, default=256, metavar="PX",
-        help="what the shorter side is reduced to, never enlarged; 0: sizes as they are; default: %(default)s",
+        "--short-side", type=int, metavar="PX",
+        help="what the shorter side is reduced to, never enlarged; 0: sizes as they are; "
+        f"default: {PackSettings.short_side}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"),
+        help="in place of --short-side: every image reduced or enlarged to cover H x W pixels, and cut at the centre",
     )  # fmt: skip
     parser.add_argument(
         "--store", choices=("pixels", "jpeg"), default="pixels",

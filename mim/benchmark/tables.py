@@ -12,7 +12,7 @@ from mim.benchmark.turns import Figures, Ratio
 PHASES = {"batch": "data", "forward": "forward", "backward": "backward", "update": "optimizer"}
 MIB, GIB = 2**20, 2**30
 TOP = 15  # operators
-NAME = 48  # letters of an operator's name
+NAME = 36  # letters of an operator's name
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,12 @@ def show(outcome: Outcome | LoadingOutcome, console: Console) -> None:
 
 
 def _print(table: Table, console: Console) -> None:
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for place, head in enumerate(table.heads):
-        justify: Any = "left" if place < table.left else "right"
+        word = place < table.left
+        justify: Any = "left" if word else "right"
         lines = head.replace(" ", "\n", 1) if len(head) > NARROW else head
-        shown.add_column(Text(lines), justify=justify, no_wrap=True, overflow="fold")
+        shown.add_column(Text(lines), justify=justify, no_wrap=not word, overflow="fold")  # words give way, no figure
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print()

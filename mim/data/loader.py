@@ -143,7 +143,7 @@ class ImageDataset(Dataset[Sample]):
             ]
             raise ValueError(
                 f"AUGMENT.on_device needs images of one size, and there are {one} and {other} (height x width): "
-                "make them of one size beforehand, or set AUGMENT.on_device false"
+                "pack them with tools/pack.py --size H W and set DATA.name packed, or set AUGMENT.on_device false"
             )
 
     def is_finite(self, index: int) -> bool:

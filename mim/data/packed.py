@@ -60,9 +60,9 @@ class Header:
     """packed.json.
 
     store: how an image is kept; dtype: of its pixels; channels; pictures: whether reading gives 8-bit pictures, or
-    arrays; short_side: pixels that no shorter side exceeds, 0 for sizes as they were; root: the folder that names are
-    relative to, empty where they are none of files; classes: the name of each label; splits: those that hold images;
-    left_out: images that could not be read.
+    arrays; short_side: pixels that no shorter side exceeds, 0 for sizes as they were; size: height and width of every
+    image, None where each has its own; root: the folder that names are relative to, empty where they are none of files;
+    classes: the name of each label; splits: those that hold images; left_out: images that could not be read.
     """
 
     store: Literal["pixels", "jpeg"]
@@ -74,6 +74,7 @@ class Header:
     classes: tuple[str, ...]
     splits: dict[str, Contents]
     left_out: int
+    size: tuple[int, int] | None = None  # headers written before there was one have none
 
     def text(self) -> str:
         """As it stands in packed.json."""
@@ -99,10 +100,13 @@ class Header:
             )
         try:
             splits = {split: Contents(**held) for split, held in content["splits"].items()}
+            if content.setdefault("size", None) is not None:
+                height, width = content["size"]
+                content["size"] = int(height), int(width)
             values = {key.name: content[key.name] for key in fields(cls)}
             header = cls(**{**values, "splits": splits, "classes": tuple(content["classes"])})
             DTYPES[header.dtype]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: pack it again") from error
         return header
 

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mim.data.base import Source, Split, Stored, sides
+from mim.data.base import Source, Split, sides
 from mim.data.folder import Folder
 from mim.data.images import BrokenImage
 from mim.data.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
+from mim.data.resizing import fitted, shrunk
 
 CHUNK = 16  # images that a worker hands over at once
 LEFT_OUT = "left_out.txt"
@@ -34,10 +33,12 @@ class PackSettings:
     """How images are kept.
 
     short_side: pixels that the shorter side of an image is reduced to, never enlarged; 0 leaves sizes as they are;
-    store: pixels, or JPEG files of that quality; workers: processes, 0 for this one.
+    size: the height and width that every image gets instead, see fitted; store: pixels, or JPEG files of that quality;
+    workers: processes, 0 for this one.
     """
 
     short_side: int = 256
+    size: tuple[int, int] | None = None
     store: Literal["pixels", "jpeg"] = "pixels"
     quality: int = 90
     workers: int = 0
@@ -45,6 +46,9 @@ class PackSettings:
     def __post_init__(self) -> None:
         if self.short_side < 0:
             raise ValueError(f"--short-side is {self.short_side}: a number of pixels, or 0 for sizes as they are")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            given = " ".join(map(str, self.size))
+            raise ValueError(f"--size is {given}: a height and a width in pixels, each at least 1, such as 256 256")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}: it must be from 1 to 100")
         if self.workers < 0:
@@ -100,7 +104,8 @@ def pack(
             dtype=kind[0],
             channels=kind[1],
             pictures=kind[2],
-            short_side=settings.short_side,
+            short_side=min(settings.size) if settings.size else settings.short_side,
+            size=settings.size,
             root=str(_root(training) or ""),
             classes=training.classes,
             splits=splits,
@@ -129,21 +134,6 @@ def damaged(folder: Path, progress: Callable[[int], None]) -> list[str]:
                 found.append(f"{split} image {place}, {files.name(place)}: {error}")
             progress(1)
     return found
-
-
-def shrunk(image: Stored, short_side: int) -> Stored:
-    """The image reduced until its shorter side has that many pixels (bicubic, antialiased); a smaller one as it is."""
-    height, width = sides(image)
-    shorter = min(height, width)
-    if not short_side or shorter <= short_side:
-        return image
-    size = round(height * short_side / shorter), round(width * short_side / shorter)
-    if isinstance(image, Image.Image):
-        return image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    resized_CHW = torch.nn.functional.interpolate(image.float()[None], size, mode="bicubic", antialias=True)[0]
-    if image.is_floating_point():
-        return resized_CHW
-    return resized_CHW.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
 
 
 class _SplitWriter:
@@ -220,7 +210,8 @@ class _Encoded(Dataset[list[_Item]]):
 
     def _item(self, index: int) -> _Item:
         try:
-            image = shrunk(self.source.read(index), self.settings.short_side)
+            image, size = self.source.read(index), self.settings.size
+            image = fitted(image, size) if size else shrunk(image, self.settings.short_side)
         except BrokenImage as error:
             return _Item(reason=str(error))
         height, width = sides(image)

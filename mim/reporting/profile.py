@@ -8,6 +8,7 @@ COLOURS = ("#2f6db3", "#d98032", "#6c9f4b", "#8a6bb1")
 THICK, APART = 0.21, 0.20  # inches: of a bar, and between kinds
 WIDTH, LETTERS = 9.0, 10.0
 LEFT = 0.22  # share of the width, for the names of the kinds
+ABREAST, LINE = 3, 0.22  # names of sides: in one line at most, and its inches
 WORDS = "#444444"
 
 
@@ -31,7 +32,8 @@ def profile_picture(title: str, line: str, sides: Sequence[Bars]) -> bytes:
 
     kinds, count = list(sides[0].milliseconds), len(sides)
     tall = len(kinds) * (count * THICK + APART)
-    height = tall + 1.0
+    wide = count if count <= ABREAST else 2
+    height = tall + 1.0 + (-(-count // wide) - 1) * LINE
     figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
     axes = figure.add_axes((LEFT, 0.1 / height, 0.98 - LEFT, tall / height))
     step = count * THICK + APART
@@ -59,7 +61,7 @@ def profile_picture(title: str, line: str, sides: Sequence[Bars]) -> bytes:
     figure.legend(
         loc="upper left",
         bbox_to_anchor=(edge - 0.01, 1 - 0.62 / height),
-        ncols=count,
+        ncols=wide,
         frameon=False,
         fontsize=LETTERS - 1,
         borderaxespad=0,
