@@ -17,6 +17,7 @@ measure() {  # CONFIG BATCH..., then what stands in `keys`
         --batch-sizes "$@" "${keys[@]}" || { echo "failed: $config" >&2; failed=1; }
 }
 
+"$python" benchmarks/attention.py || { echo "failed: attention.py" >&2; failed=1; }
 keys=("$@")
 measure mae/vit_base "${base[@]}"
 measure mae/vit_large "${large[@]}"

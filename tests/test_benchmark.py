@@ -185,7 +185,7 @@ def test_ours_is_the_engines_own_step(tmp_path):
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_is_of_the_same_size(tmp_path, name):
     held = small(tmp_path, *PEERS[name])
-    side_ = transformers_side(held, held.plan(1), CPU, compiled=False)
+    side_ = transformers_side(held, held.plan(1), CPU)
     own = ours(held, held.plan(1), CPU, real=False)
     assert side_.model.startswith(f"{name}, {'eager' if 'v2' in name else 'sdpa'} attention")
     extra = 0
@@ -213,10 +213,19 @@ def test_peer_of_mae_sees_as_many_patches(tmp_path):
         assert model.config.norm_pix_loss is (held.cfg.TARGET.normalize == "patch")
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_peer_has_the_optimizer_that_its_name_says(tmp_path, fused):
+    held = small(tmp_path, *PEERS["ViTMAEForPreTraining"])
+    found = transformers_side(held, held.plan(1), CPU, fused=fused)
+    assert found.name == ("transformers" if fused else "transformers-unfused")
+    steps = Timed(found.make, CPU)._step.__self__
+    assert [bool(group["fused"]) for group in steps.optimizer.param_groups] == [fused] * 2
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_trains(tmp_path, name):
     held = small(tmp_path, *PEERS[name])
-    timed = Timed(transformers_side(held, held.plan(1), CPU, compiled=False).make, CPU)
+    timed = Timed(transformers_side(held, held.plan(1), CPU).make, CPU)
     steps = timed._step.__self__
     assert isinstance(steps.model, getattr(transformers, name))
     assert steps.model.training

@@ -1,9 +1,11 @@
 """tools/benchmark.py: real runs of it on tiny models, what it prints and writes, and what it refuses."""
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -171,8 +173,26 @@ def test_benchmark_scripts_name_configs_and_flags_that_there_are(script):
         ["bash", ROOT / "benchmarks" / script, *(["/photos"] if script == "cpu.sh" else [])],
         env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    calls = [line.split()[1:] for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    assert lines.count("benchmarks/attention.py") == (script == "gpu.sh")
+    calls = [line.split()[1:] for line in lines if line.startswith("tools/benchmark.py")]
     assert len(calls) == 4
     for words in calls:
         args = tool("benchmark")._parser().parse_intermixed_args(words)
         assert (ROOT / args.config).is_file()
+
+
+def test_ways_of_attention_compute_the_same(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("attention", ROOT / "benchmarks" / "attention.py")
+    attention = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "attention", attention)
+    spec.loader.exec_module(attention)
+    monkeypatch.delitem(attention.WAYS, "explicit, compiled")
+    monkeypatch.setattr(attention, "SHAPES", [attention.Shape("small", 2, 2, 9, 16, biased=True)])
+    monkeypatch.setattr(sys, "argv", ["attention.py", "--device", "cpu", "--batch", "2", "--rounds", "2"])
+    attention.main()
+    output = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in output.splitlines() if line.startswith(" ")}
+    errors = [float(rows[name][-1]) for name in ("explicit", "sdpa")]
+    assert all(0 < error < 0.02 for error in errors)  # bf16 keeps 8 bits
+    assert "flex: no backward pass on a CPU" in output

@@ -1,6 +1,6 @@
 """Benchmark: how fast a config trains on this machine, in turns with what it is compared with.
 
-  python tools/benchmark.py --config FILE [--against transformers transformers-compiled eager] [--compile]
+  python tools/benchmark.py --config FILE [--against SIDE ...] [--compile]
       [--batch-sizes 64 128 256] [--profile] [--real] [--data] [--no-write] [--json FILE] [KEY VALUE ...]
 
 Takes real training steps, on random images unless --real, and shows images a second, the time of each phase, memory,
@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against", nargs="+", default=[], metavar="SIDE",
         help=f"any of {', '.join(AGAINST)}. transformers: that library's model of the same size, trained as its "
-        "Trainer does; transformers-compiled: the same under torch.compile; eager: ours without torch.compile",
+        "Trainer does; transformers-compiled: the same under torch.compile; transformers-unfused: with torch's AdamW "
+        "as it is by default, as in their loops without a Trainer; eager: ours without torch.compile",
     )  # fmt: skip
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="TRAIN.compile true or false; default: as the config"

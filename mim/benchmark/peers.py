@@ -86,20 +86,24 @@ def peer_of(bare: Bare) -> Peer:
     )
 
 
-def transformers_side(bare: Bare, plan: Plan, device: torch.device, *, compiled: bool) -> Side:
+def transformers_side(
+    bare: Bare, plan: Plan, device: torch.device, *, compiled: bool = False, fused: bool = True
+) -> Side:
     """A peer's training, in the config's precision. Raises ValueError where a config has no peer.
 
-    plan: of one micro-batch a step.
+    plan: of one micro-batch a step; fused: AdamW as their Trainer has it, or else as torch.optim.AdamW
+    is by default, which run_mim_no_trainer.py of their examples takes.
     """
     peer, train = peer_of(bare), bare.engine().train
     with torch.device("meta"):
         model = peer.build()
     return Side(
-        name="transformers" + "-compiled" * compiled,
-        model=f"{peer.name}, {model.config._attn_implementation} attention; {'compiled' if compiled else 'eager'}",
+        name="transformers" + "-compiled" * compiled + "-unfused" * (not fused),
+        model=f"{peer.name}, {model.config._attn_implementation} attention; {'compiled' if compiled else 'eager'}, "
+        f"{'fused ' * fused}AdamW",
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         flops=_flops(model, peer, bare),
-        make=lambda entered: PeerSteps(peer, bare, plan.micro, train, device, entered, compiled).take_step,
+        make=lambda entered: PeerSteps(peer, bare, plan.micro, train, device, entered, compiled, fused).take_step,
         notes=peer.notes,
     )
 
@@ -107,8 +111,8 @@ def transformers_side(bare: Bare, plan: Plan, device: torch.device, *, compiled:
 class PeerSteps:
     """Training steps of a peer, as the library's Trainer takes them by default.
 
-    Autocast, backward pass, clipping where the config clips, fused AdamW, gradients set to None. Its images come
-    normalised and its masks drawn, which is the work of its loader, and so no part of a step.
+    Autocast, backward pass, clipping where the config clips, AdamW, gradients set to None. Its images come normalised
+    and its masks drawn, which is the work of its loader, and so no part of a step.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class PeerSteps:
         device: torch.device,
         entered: Entered,
         compiled: bool,
+        fused: bool,
     ):
         self.peer, self.image, self.rows, self.train = peer, bare.noise.image, rows, train
         self.device, self.entered = device, entered
@@ -129,7 +134,7 @@ class PeerSteps:
         if train.activation_checkpointing:
             model.gradient_checkpointing_enable()
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = _optimizer(bare.cfg, self.parameters)
+        self.optimizer = _optimizer(bare.cfg, self.parameters, fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.model = torch.compile(model) if compiled else model
 
@@ -184,13 +189,15 @@ def _check(cfg: CfgNode) -> bool:
     return not dropped
 
 
-def _optimizer(cfg: CfgNode, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """`adamw_torch_fused`, the Trainer's default, with decay on matrices alone."""
+def _optimizer(cfg: CfgNode, parameters: list[torch.nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+    """With decay on matrices alone. Fused is `adamw_torch_fused`, the Trainer's default."""
     groups = [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": 0.05},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=RATE, betas=tuple(cfg.OPTIMIZER.betas), eps=cfg.OPTIMIZER.eps, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=RATE, betas=tuple(cfg.OPTIMIZER.betas), eps=cfg.OPTIMIZER.eps, fused=fused or None
+    )
 
 
 def _flops(model: Any, peer: Peer, bare: Bare) -> int | None:

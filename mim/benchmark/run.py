@@ -24,7 +24,7 @@ from mim.plan.benchmarks import remember
 from mim.plan.measure import Timed
 from mim.registry import one_of
 
-AGAINST = ("transformers", "transformers-compiled", "eager")
+AGAINST = ("transformers", "transformers-compiled", "transformers-unfused", "eager")
 ROUNDS = 5
 
 
@@ -173,8 +173,9 @@ def _sides(held: Bare, asked: Asked, device: torch.device) -> list[Side]:
     run = held.plan(devices=1)
     makers: dict[str, Callable[[], Side]] = {
         "eager": lambda: eager(held, run, device, real=asked.real),
-        "transformers": lambda: transformers_side(held, run, device, compiled=False),
+        "transformers": lambda: transformers_side(held, run, device),
         "transformers-compiled": lambda: transformers_side(held, run, device, compiled=True),
+        "transformers-unfused": lambda: transformers_side(held, run, device, fused=False),
     }
     return [ours(held, run, device, real=asked.real), *(makers[name]() for name in asked.against)]
 
