@@ -366,6 +366,13 @@ def test_terminal_of_80_columns_cuts_no_figure():
     assert sum("1,987,654,321" in line for line in lines) == 2 * len(names)
 
 
+def test_picture_of_four_sides_cuts_no_name():
+    sides = [Bars(f"transformers-compiled {number}", {"attention": 1234.0, "other": 1234.0}) for number in range(4)]
+    with Image.open(io.BytesIO(profile_picture("title", "line", sides))) as picture:
+        margin = picture.convert("L").crop((picture.width - 8, 0, picture.width, picture.height))
+    assert margin.getextrema() == (255, 255)
+
+
 def test_operator_table_is_short():
     rows = operator_table(PROFILE).rows
     assert len(rows) == 15

@@ -109,7 +109,7 @@ def transformers_side(
 
 
 class PeerSteps:
-    """Training steps of a peer, as the library's Trainer takes them by default.
+    """Training steps of a peer, as the library's Trainer takes them by default where AdamW is fused.
 
     Autocast, backward pass, clipping where the config clips, AdamW, gradients set to None. Its images come normalised
     and its masks drawn, which is the work of its loader, and so no part of a step.
