@@ -1,20 +1,32 @@
 # make quickstart   install, then pretrain MAE and SimMIM on real digits and show what came out
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
 # make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (nine minutes)
-# make test         install, then run the tests (about eight minutes on two cores)
+# make test         install, then run the tests (ten minutes on two CPU cores)
+# make test-slow    install, then run the tests of kills, full disks and a soak (eight to ten minutes on two CPU cores)
+# make test-oldest  the contract and parity tests under the oldest versions that setup.py allows, in .venv-oldest
+# make test-newest  the same under the newest, in .venv-newest; PYTHON=python3.13 chooses the Python of both
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST ?= .venv-oldest
+NEWEST ?= .venv-newest
+JOBS ?= 2
+PIP := -m pip --disable-pip-version-check
+# tests that guard what depends on versions: parts, parity, weights, the engine, the loader, runs
+ACROSS ?= tests/test_contracts.py tests/test_parity_*.py tests/test_interop*.py tests/test_load_encoder.py \
+	tests/test_convert_*.py tests/test_ops_weights.py tests/test_encoder*.py tests/test_heads.py tests/test_engine_*.py \
+	tests/test_resume.py tests/test_distributed.py tests/test_parallel.py tests/test_data_*.py tests/test_evaluation*.py tests/test_plan.py \
+	tests/test_benchmark.py tests/test_releases.py tests/test_docs.py
 
-.PHONY: install quickstart transfer compare test test-slow lint format clean
+.PHONY: install quickstart transfer compare test test-slow test-oldest test-newest lint format clean
 
 install: $(STAMP)
 
 $(STAMP): setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python $(PIP) install --quiet --editable '.[dev]'
 	@touch $(STAMP)
 
 quickstart: $(STAMP)
@@ -27,10 +39,32 @@ compare: $(STAMP)
 	$(BIN)/python tools/sweep.py configs/studies/digits/compare.yaml --output runs/compare --jobs 2
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
+
+test-oldest: $(OLDEST)/.installed
+	$(call across,$(OLDEST))
+
+test-newest: newest
+	$(call across,$(NEWEST))
+
+$(OLDEST)/.installed: setup.py tests/oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) install --quiet --no-compile --constraint tests/oldest.txt --editable '.[test]'
+	@touch $@
+
+.PHONY: newest
+newest:
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP) install --quiet --no-compile --upgrade --upgrade-strategy eager --editable '.[test]'
+
+define across
+	@$(1)/bin/python --version
+	@$(1)/bin/python $(PIP) freeze --exclude-editable --requirement tests/oldest.txt | sed '/^## /,$$d; /^#/d'
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) -m 'not slow' $(ACROSS)
+endef
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,4 +76,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs build dist *.egg-info

@@ -1,8 +1,21 @@
-"""Packaging of mim-toolkit. Tool settings are in pyproject.toml."""
+"""Packaging of mim-toolkit. Tool settings are in pyproject.toml.
+
+Each lower bound of what the program and its tests need stands in tests/oldest.txt too: `make test-oldest` installs just
+those, `make test-newest` the newest below the upper bounds.
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+HUGGINGFACE = ["datasets>=3.0"]
+TEST = [
+    *HUGGINGFACE,
+    "pytest>=9.1",
+    "pytest-xdist>=3.6.1",
+    "hypothesis>=6.100",
+    "transformers>=5.12",
+]
 
 setup(
     name="mim-toolkit",
@@ -11,17 +24,22 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[  # the versions of Python under which the tests of `make test-oldest` or `make test-newest` were run
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.13",
+    ],
     packages=find_packages(include=["mim", "mim.*"]),
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     install_requires=[
-        "torch>=2.11",
-        "torchvision>=0.26",
-        "timm>=1.0.23",
+        "torch>=2.11,<3",
+        "torchvision>=0.26,<1",
+        "timm>=1.0.23,<2",
         "einops>=0.8",
         "numpy>=2.0",
         "pillow>=11.0",
         "simplejpeg>=1.9",
-        "pyyaml>=6.0",
+        "pyyaml>=6.0.1",
         "yacs>=0.1.8",
         "safetensors>=0.5",
         "tensorboard>=2.19",
@@ -33,15 +51,13 @@ setup(
     ],
     package_data={"mim.reporting": ["templates/*"]},
     extras_require={
-        "huggingface": ["datasets>=3.0"],
+        "huggingface": HUGGINGFACE,
+        "test": TEST,
         "dev": [
-            "pytest>=8",
-            "pytest-xdist>=3.6",
+            *TEST,
             "ruff>=0.15",
             "mypy>=1.18",
             "types-PyYAML",
-            "transformers>=5.0",
-            "datasets>=3.0",
             "pre-commit>=4",
             "playwright>=1.50",
         ],

@@ -79,11 +79,19 @@ def ready(
 
 
 def build_without_memory(cfg: CfgNode, classes: int = 1) -> Model | None:
-    """The model on the meta device: shapes and checks, no weights. None where a part of a user's cannot do that."""
+    """The model on the meta device: shapes and checks, no weights. None where a part of a user's cannot do that.
+
+    Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
+    """
     try:
         with torch.device("meta"):
             return build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, classes)
-    except (RuntimeError, TypeError) as error:  # TypeError: numpy() of a meta tensor
+    except (RuntimeError, TypeError, OverflowError) as error:  # TypeError: numpy() of a meta tensor
+        if "overflow" in str(error).lower() or isinstance(error, OverflowError):
+            raise ValueError(
+                f"a weight of this model would be too large to be: its widths, patches and depths are too much in "
+                f"all ({str(error).splitlines()[0]})"
+            ) from error
         if "meta" in str(error).lower():
             return None
         raise

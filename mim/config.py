@@ -6,18 +6,21 @@ Every scalar is taken as text and parsed by its key's annotation, from the file 
 
 import importlib
 import logging
-import math
-import types
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
 from mim import build, schema
 from mim.interop import Weights, telling
+from mim.ops import annotations
+from mim.ops.limits import CONFIG_BYTES
+from mim.ops.plain_yaml import read_texts
 from mim.ops.recipes import recipe_names
+from mim.ops.words import plain, shown
 from mim.registry import Key, keys_of, one_of
 
 LOG = logging.getLogger("mim")
@@ -28,6 +31,7 @@ TOP: dict[str, Key] = {
     "RECIPE": Key(str, ""),
     "PLUGINS": Key(tuple[str, ...], ()),
 }
+REASON = 500  # characters of what a plugin's error says
 Raw = dict[str, Any]
 
 
@@ -41,20 +45,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, parts that do not fit each
     other, and a RECIPE that is none.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"config {path} does not exist")
+    text = _text_of(Path(path))
     try:
-        cfg = parse_config(file.read_text(encoding="utf-8"), overrides)
+        cfg = parse_config(text, overrides)
         _check_recipe(cfg.RECIPE)  # not where a run is read again, whose recipe may be gone
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{plain(str(path))}: {error}") from error
     return cfg
 
 
 def parse_config(text: str, overrides: Sequence[str] = ()) -> CfgNode:
     """As load_config, of the text of a file."""
-    return _resolve(read_mapping(text), read_pairs(overrides))
+    try:
+        return _resolve(read_mapping(text), read_pairs(overrides))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
@@ -65,15 +72,18 @@ def describe(weights: Weights, overrides: Sequence[str]) -> CfgNode:
             f"{weights.source} does not tell {' and '.join(asked)}: name each, as in ENCODER.heads 12 or "
             'DATA.image_size "[224, 224]"'
         )
-    return parse_config(telling.as_yaml(weights.sections), overrides)
+    try:
+        return parse_config(telling.as_yaml(weights.sections), overrides)
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"{weights.source}, with what was asked for: {error}") from error
 
 
 def read_mapping(text: str) -> Raw:
     """A YAML mapping with every scalar as text. Raises ConfigError where it is none, or a key stands twice."""
     try:
-        raw = yaml.load(text, _Loader)  # noqa: S506 - a subclass of BaseLoader: text only
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {error}") from error
+        raw = read_texts(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"it must be a mapping of sections, not {type(raw).__name__}")
     return raw
@@ -81,12 +91,18 @@ def read_mapping(text: str) -> Raw:
 
 def read_pairs(overrides: Sequence[str]) -> dict[str, str]:
     """KEY VALUE pairs of a command line. Raises ConfigError for a key without a value, or one that is given twice."""
+    for word in overrides[::2]:
+        key, equals, value = word.partition("=")
+        if equals:
+            raise ConfigError(f"{plain(word)}: a key and its value are two words: {plain(key)} {plain(value)}")
     if len(overrides) % 2:
-        raise ConfigError(f"overrides come in pairs, KEY VALUE: {overrides[-1]!r} has no value")
+        raise ConfigError(f"overrides come in pairs, KEY VALUE: {shown(overrides[-1])} has no value")
     pairs: dict[str, str] = {}
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key in pairs:
-            raise ConfigError(f"{key} is given twice on the command line: {pairs[key]} and {value}")
+            raise ConfigError(
+                f"{plain(key)} is given twice on the command line: {plain(pairs[key])} and {plain(value)}"
+            )
         pairs[key] = value
     return pairs
 
@@ -138,7 +154,9 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, str]) -> CfgNod
     """One section, parsed against the keys of its settings and of the part that it names."""
     node, name = CfgNode(), ""
     if section in schema.FAMILIES:
-        node.name = name = str(pairs.get(f"{section}.name", raw.get("name", schema.DEFAULT_PARTS[section])))
+        node.name = name = annotations.parse(
+            f"{section}.name", pairs.get(f"{section}.name", raw.get("name", schema.DEFAULT_PARTS[section])), str
+        )
         raw = _without_keys_of_another_part(task, section, raw, name)
     keys = schema.section_keys(task, section, name)
     known = [*keys, *(["name"] if "name" in node else [])]
@@ -146,7 +164,7 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, str]) -> CfgNod
     for key in asked:
         if key not in known:
             of = f" of {node.name}" if "name" in node else ""
-            raise ConfigError(f"unknown key {section}.{key}{of}: {one_of(key, known)}")
+            raise ConfigError(f"unknown key {plain(f'{section}.{key}')}{of}: {one_of(key, known)}")
     for key, kind in keys.items():
         node[key] = _value(f"{section}.{key}", kind, raw, key, pairs)
     return node
@@ -172,19 +190,20 @@ def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
         if section in schema.ORDER and section not in sections:
             raise ConfigError(f"{section} is no section of TASK {task}. {one_of('', known)}")
         if section not in known:
-            raise ConfigError(f"unknown section or key {section}: {one_of(section, known)}")
+            raise ConfigError(f"unknown section or key {plain(section)}: {one_of(section, known)}")
     for section in sections:
         if not isinstance(raw.get(section, {}), dict):
-            raise ConfigError(f"{section} is {raw[section]!r}: it must be a mapping of keys")
+            raise ConfigError(f"{section} is {shown(raw[section])}: it must be a mapping of keys")
         if section in pairs:
             raise ConfigError(f"{section} is a section: name one of its keys, as in {section}.KEY VALUE")
     for key in pairs:
         if key.partition(".")[0] in TOP and "." in key:
-            raise ConfigError(f"unknown key {key}: {key.partition('.')[0]} has no keys below it")
+            raise ConfigError(f"unknown key {plain(key)}: {key.partition('.')[0]} has no keys below it")
 
 
 def _check(node: CfgNode) -> None:
     """Ranges, and parts that must fit each other: every section is made once, the model without its memory."""
+    schema.check_limits(node)
     if node.SEED < 0:
         raise ConfigError(f"SEED is {node.SEED}: it must be at least 0")
     for section in schema.SETTINGS[node.TASK]:
@@ -196,99 +215,48 @@ def _check(node: CfgNode) -> None:
 def _check_recipe(name: str) -> None:
     names = recipe_names()
     if name and names and name not in names:
-        raise ConfigError(f"RECIPE is {name!r}: it names the recipe that this file follows. {one_of(name, names)}")
+        raise ConfigError(f"RECIPE is {shown(name)}: it names the recipe that this file follows. {one_of(name, names)}")
 
 
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: a relative or an empty name
+    except (Exception, SystemExit) as error:  # whatever the user's own code does; Ctrl-C goes on
+        known = isinstance(error, ImportError | TypeError | ValueError)  # the last two: a relative or an empty name
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = str(error) if known else f"{type(error).__name__}: {error}, {where.filename} line {where.lineno}"
         raise ConfigError(
-            f"PLUGINS names {module!r}, which cannot be imported ({error}): install it, or put its folder on PYTHONPATH"
+            f"PLUGINS names {shown(module)}, which cannot be imported ({reason[:REASON]}): install it, or put its "
+            "folder on PYTHONPATH, or mend it"
         ) from error
 
 
-# -------------------------------------------------------------------- reading and parsing
+# -------------------------------------------------------------------- reading
 
 
-class _Loader(yaml.BaseLoader):
-    """Every scalar as text; a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+def _text_of(file: Path) -> str:
+    """Raises ConfigError where it is no file of UTF-8 text, or too large for a config."""
+    called = f"config {plain(str(file))}"
+    try:
+        if not file.is_file():  # nor a pipe or a device, which may have no end
+            raise ConfigError(f"{called} {'is no file' if file.exists() else 'does not exist'}")
+        with file.open("rb") as opened:
+            held = opened.read(CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{called} cannot be read: {error.strerror}") from error
+    if len(held) > CONFIG_BYTES:
+        raise ConfigError(f"{called} has more than {CONFIG_BYTES:,} bytes: it is none")
+    try:
+        return held.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{called} is not UTF-8 text: byte {error.start} is {held[error.start]:#04x}") from error
 
 
 def _value(key: str, kind: Key, raw: Raw, raw_key: str, pairs: dict[str, str]) -> Any:
     """The value of a key, as yacs holds it: from the command line, else the file, else its default."""
     if key not in pairs:
-        value = _parse(key, raw[raw_key], kind.annotation) if raw_key in raw else kind.default
+        value = annotations.parse(key, raw[raw_key], kind.annotation) if raw_key in raw else kind.default
     else:
-        value = _parse(key, _from_command_line(key, pairs[key], kind.annotation), kind.annotation)
+        given = annotations.from_command_line(key, pairs[key], kind.annotation)
+        value = annotations.parse(key, given, kind.annotation)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _from_command_line(key: str, text: str, annotation: Any) -> Any:
-    """Lists are written as in YAML: `DATA.image_size "[96, 160]"`."""
-    takes_list = any(get_origin(option) is tuple for option in _options(annotation))
-    if not takes_list or not text.lstrip().startswith("["):
-        return text
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - as above
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key} is {text}: it is not a list as YAML writes it") from error
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _parse(key: str, value: Any, annotation: Any) -> Any:
-    """A value by its annotation. Raises ConfigError that names the key, the value and what is allowed."""
-    for option in _options(annotation):
-        try:
-            return _parse_one(value, option)
-        except (ValueError, TypeError):
-            continue
-    allowed = " or ".join(_words(option) for option in _options(annotation))
-    raise ConfigError(f"{key} is {value!r}: it must be {allowed}")
-
-
-def _parse_one(value: Any, annotation: Any) -> Any:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError
-        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
-        return tuple(_parse_one(item, kind) for item, kind in zip(value, kinds, strict=True))
-    if not isinstance(value, str):
-        raise TypeError
-    if origin is Literal:
-        return arguments[arguments.index(value)]
-    if annotation is bool:
-        return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else _refuse()
-    if annotation is float:
-        number = float(value)
-        return number if math.isfinite(number) else _refuse()
-    return annotation(value)
-
-
-def _refuse() -> Any:
-    raise ValueError
-
-
-def _words(annotation: Any) -> str:
-    """What an annotation allows, for an error message."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(arguments) if len(arguments) > 1 else str(arguments[0])
-    if origin is tuple:
-        count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
-        return f"a list of {count}{_words(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
-    words = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
-    return words.get(annotation, str(annotation))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 SHOWN = 30
+SHOWN_NAME = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Component:
     def named(cls, name: str) -> type[Self]:
         """The part of that name. Raises ValueError, with the names there are, where there is none."""
         if name not in cls._members:
-            raise ValueError(f"{cls.section}.name {name!r} is unknown: {one_of(name, cls._members)}")
+            raise ValueError(f"{cls.section}.name {name[:SHOWN_NAME]!r} is unknown: {one_of(name, cls._members)}")
         return cls._members[name]
 
 

@@ -9,16 +9,16 @@ from yacs.config import CfgNode
 from mim import build, config, schema
 from mim.engine import checkpoint
 from mim.engine.distributed import World, join_world
+from mim.engine.log import held_lines, log_to_console, log_to_file
 from mim.engine.run_folder import RunFolder
-from mim.engine.telemetry import log_to_console, log_to_file
 from mim.engine.trainer import Trainer
 from mim.ops.files import write_text
 
 LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: where images lie, what it costs, what it tells
-    *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "TRAIN.compile"),
-    *("TRAIN.activation_checkpointing", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
+    *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
+    *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 
 
@@ -35,13 +35,13 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = 
         with world.main_first():
             training, held_out = build.build_data(cfg)
         cfg = build.with_statistics(cfg, training)
-        path = resume or checkpoint.last(folder.checkpoints)
-        content = checkpoint.load(path) if path is not None else None
+        with held_lines() as before:
+            path, content = _found(folder, resume, world)
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
         origin = _origin(cfg) if content is None else None
         _prepare(folder, cfg, world, fresh=content is None, origin=origin)
-        with log_to_file(folder.log, world.main):
+        with log_to_file(folder.log, world.main, before):
             task = build.build_task(cfg, training, held_out)
             chosen = build.chosen_labels(task)
             if chosen is not None and world.main:
@@ -56,6 +56,26 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = 
                     LOG.info("finished before: %s", folder.summary)
                     return json.loads(folder.summary.read_text())
             return trainer.run()
+
+
+def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path | None, dict | None]:
+    """The checkpoint to go on from, with its content: the one that was named, or the newest whole one, if any.
+
+    The main rank chooses. Raises ValueError, on every rank, where there are only damaged ones.
+    """
+    held: tuple[Path, dict] | None = None
+
+    def choose() -> Path | None:
+        nonlocal held
+        held = (resume, checkpoint.load(resume)) if resume else checkpoint.newest_whole(folder.checkpoints)
+        return held[0] if held is not None else None
+
+    path = world.from_main(choose)
+    if path is None:
+        return None, None
+    content = held[1] if held is not None else checkpoint.load(path)
+    checkpoint.check(content, path)
+    return path, content
 
 
 def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:

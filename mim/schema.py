@@ -23,6 +23,9 @@ from mim.engine.telemetry import LogSettings
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
+from mim.ops import annotations
+from mim.ops.limits import BLOCKS, INTEGER, LARGEST
+from mim.ops.words import shown
 from mim.registry import Component, Key, keys_of
 from mim.structures import ImageSpec
 from mim.targets import Target
@@ -95,9 +98,37 @@ def sections(task: str) -> tuple[str, ...]:
 
 
 def section_keys(task: str, section: str, name: str) -> dict[str, Key]:
-    """The keys of a section, of its settings and of the part `name` where it holds one."""
+    """The keys of a section, of its settings and of the part `name` where it holds one.
+
+    Raises ValueError where there is no such part, or one has a key that no value can be parsed for.
+    """
     keys = keys_of(SETTINGS[task][section]) if section in SETTINGS[task] else {}
-    return {**keys, **keys_of(FAMILIES[section].named(name))} if section in FAMILIES else keys
+    if section not in FAMILIES:
+        return keys
+    keys = {**keys, **keys_of(FAMILIES[section].named(name))}
+    for key, kind in keys.items():
+        for strange in annotations.unknown(kind.annotation):
+            raise ValueError(
+                f"{section}.name {name}: its key {key} is annotated {strange}, and a config holds int, float, bool, "
+                "str, Literal, tuples of these and unions"
+            )
+    return keys
+
+
+def check_limits(cfg: CfgNode) -> None:
+    """Raises ValueError for a number with which not even the shapes of a model could be made."""
+    for section, held in cfg.items():
+        keys = held if isinstance(held, CfgNode) else {section: held}
+        for key, value in keys.items():
+            name = f"{section}.{key}" if keys is held else key
+            most = LARGEST.get(key, INTEGER)
+            held_there = value if isinstance(value, list) else [value]
+            numbers = [item for item in held_there if isinstance(item, int | float)]
+            beyond = [item for item in numbers if abs(item) > most and (isinstance(item, int) or key in LARGEST)]
+            if beyond:
+                raise ValueError(f"{name} is {shown(value)}: it must be at most {most:,}")
+            if key == "depths" and sum(numbers) > BLOCKS:
+                raise ValueError(f"{name} is {shown(value)}: at most {BLOCKS:,} blocks in all")
 
 
 def settings(cfg: CfgNode, section: str) -> Any:

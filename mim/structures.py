@@ -12,6 +12,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 Pool = Literal["mean", "class", "both"]
+MOST_CELLS = 2**24  # of an image: 16 times those of a 16,384 px square in cells of 16 px
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,13 @@ class ImageSpec:
                 raise ValueError(
                     f"{key} {cell} does not divide the image {axis} {size}: use a {axis} of {sides}, or another {key}"
                 )
-        return self.height // cell, self.width // cell
+        high, wide = self.height // cell, self.width // cell
+        if high * wide > MOST_CELLS:
+            raise ValueError(
+                f"{key} {cell} cuts the image of {self.height}x{self.width} into {high * wide:,} cells, and at most "
+                f"{MOST_CELLS:,} can be: use a larger {key}, or smaller images"
+            )
+        return high, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +196,27 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something the user should be warned of once, though several processes may have seen it.
+
+    about: equal where it is the same thing; text: one line; began, ended: when, in seconds of the system's clock, 0
+    where it is no matter of time.
+    """
+
+    about: str
+    text: str
+    began: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Images in their stored type, on the host or a device.
 
     images_BCHW: uint8, uint16 or float32; labels_B: int64, -1 where there is none; indices: the samples' places in
     the data set; broken: files that could not be read while this batch was made, with the reason; crops_B5: where
     images are whole, what is to be cut out of them, as mim.ops.resample.crop_resize takes it, else None. There are then
-    as many rows as crops, and of images a whole share of that.
+    as many rows as crops, and of images a whole share of that; notes: what happened on the way that did no harm.
     """
 
     images_BCHW: Tensor
@@ -203,9 +224,10 @@ class Batch:
     indices: tuple[int, ...]
     broken: tuple[tuple[str, str], ...] = ()
     crops_B5: Tensor | None = None
+    notes: tuple[Note, ...] = ()
 
     def pin_memory(self) -> "Batch":
-        """Called by PyTorch's loader."""
+        """In memory from which copies to a GPU need no wait."""
         return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":

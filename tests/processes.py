@@ -48,15 +48,23 @@ TINY_CLASSIFIER: Keys = {  # of FINETUNE and PROBE: 80 labelled digits, 5 steps 
     "LOG.tensorboard": False,
     "LOG.every_steps": 1,
 }
+PARTS = (
+    "step",
+    "model",
+    "ema",
+    "optimizer",
+    "scaler",
+    "meter",
+)  # of a checkpoint: the same however often a run was killed
 
 
-def _arguments(output: Path, keys: Keys, recipe: Path) -> list[str]:
+def arguments(output: Path, keys: Keys, recipe: Path) -> list[str]:
     pairs = [word for key, value in keys.items() for word in (key, str(value))]
     return ["--config", str(recipe), "--output", str(output), *pairs]
 
 
 def command(output: Path, keys: Keys, recipe: Path = RECIPE) -> list[str]:
-    return [sys.executable, str(ROOT / "tools" / "train.py"), *_arguments(output, keys, recipe)]
+    return [sys.executable, str(ROOT / "tools" / "train.py"), *arguments(output, keys, recipe)]
 
 
 def torchrun(processes: int, output: Path, keys: Keys) -> list[str]:
@@ -97,7 +105,7 @@ def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...]
     """Exit code and output of tools/train.py in this process, which saves the seconds of starting another."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        code = tool("train").main([*flags, *_arguments(output, keys, recipe)])
+        code = tool("train").main([*flags, *arguments(output, keys, recipe)])
     return code, text.getvalue()
 
 
@@ -120,3 +128,23 @@ def last_checkpoint(output: Path) -> Path:
 
 def last_state(output: Path) -> dict:
     return torch.load(last_checkpoint(output), weights_only=True)
+
+
+def same(ours: object, theirs: object, name: str = "") -> None:
+    """Asserts that two states are equal, to the bit; says where they are not."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), name
+        for key in ours:
+            same(ours[key], theirs[key], f"{name}.{key}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), name
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            same(a, b, f"{name}[{place}]")
+    else:
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
+
+
+def timeless_rows(output: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "time/")
+    return [{name: value for name, value in row.items() if not name.startswith(clock)} for row in rows(output)]

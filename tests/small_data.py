@@ -58,6 +58,19 @@ def write_digits(folder: Path, count: int, first: int = 0, suffix: str = ".png")
     return paths
 
 
+def write_noise(folder: Path, classes: int = 1) -> Path:
+    """64 arrays of noise, 000.npy onwards, in folders of so many classes where there are several; 037.npy has a NaN."""
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        array_HW = generator.normal(size=(32, 32)).astype(np.float32)
+        if number == 37:
+            array_HW[5, 5] = np.nan
+        place = folder / f"class-{number % classes}" if classes > 1 else folder
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / f"{number:03d}.npy", array_HW)
+    return folder
+
+
 def write_recipe(folder: Path, text: str = RECIPE, name: str = "recipe.yaml") -> Path:
     """A config file."""
     path = folder / name

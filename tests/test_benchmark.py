@@ -25,10 +25,12 @@ from mim.benchmark.sides import Side, ours
 from mim.benchmark.tables import Table, operator_table, ratio_lines, time_table, work_table
 from mim.benchmark.terminal import show
 from mim.benchmark.turns import Figures, Turns, ratio, take_turns
+from mim.engine.distributed import World
 from mim.plan.bare import bare
 from mim.plan.measure import Clock, Timed
 from mim.reporting.profile import Bars, profile_picture
 
+ALONE = World(0, 1, CPU)
 SMALL = (
     "TASK: pretrain\n"
     "DATA: {{name: digits, image_size: [64, 64], channels: 1, batch_size: 4, workers: 0, mean: [0.5], std: [0.5]}}\n"
@@ -171,7 +173,7 @@ def test_take_turns_alternates_and_a_side_without_memory_fails_alone():
 
 def test_ours_is_the_engines_own_step(tmp_path):
     held = small(tmp_path, *PEERS["ViTMAEForPreTraining"])
-    side_ = ours(held, held.plan(1), CPU, real=False)
+    side_ = ours(held, held.plan(1), ALONE, real=False)
     assert side_.flops == held.task.anatomy.flops
     assert side_.parameters == sum(weight.numel() for weight in held.model().parameters() if weight.requires_grad)
     timed = Timed(side_.make, CPU)
@@ -186,7 +188,7 @@ def test_ours_is_the_engines_own_step(tmp_path):
 def test_peer_is_of_the_same_size(tmp_path, name):
     held = small(tmp_path, *PEERS[name])
     side_ = transformers_side(held, held.plan(1), CPU)
-    own = ours(held, held.plan(1), CPU, real=False)
+    own = ours(held, held.plan(1), ALONE, real=False)
     assert side_.model.startswith(f"{name}, {'eager' if 'v2' in name else 'sdpa'} attention")
     extra = 0
     if name == "ViTForMaskedImageModeling":  # its positions are learned
@@ -441,4 +443,4 @@ def test_eager_is_refused_where_ours_is_eager():
 
     held = bare(load_config(RECIPE))
     with pytest.raises(ValueError, match="--against eager: TRAIN"):
-        eager(held, held.plan(1), CPU, real=False)
+        eager(held, held.plan(1), ALONE, real=False)

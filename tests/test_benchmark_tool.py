@@ -1,5 +1,6 @@
 """tools/benchmark.py: real runs of it on tiny models, what it prints and writes, and what it refuses."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -11,10 +12,12 @@ from functools import partial
 import pytest
 from PIL import Image
 from processes import FINETUNE, RECIPE, ROOT, TINY, tool
+from processes import run as run_process
 from small_models import CPU
 
 from mim import load_config
 from mim.benchmark.loading import measure_loading
+from mim.engine.distributed import World
 from mim.plan.bare import bare
 from mim.plan.benchmarks import recall
 
@@ -108,6 +111,36 @@ def test_benchmark_tool_profiles_kinds_of_work(run, tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+def test_benchmark_tool_under_torchrun_names_the_strategy_and_remembers_nothing(tmp_path):
+    """One process in a group of one: the model is really wrapped."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    words = [
+        "tools/benchmark.py",
+        "--folder",
+        tmp_path,
+        "--config",
+        RECIPE,
+        *FEW,
+        *MODEL,
+        "DISTRIBUTED.strategy",
+        "fsdp",
+    ]
+    code, output = run_process([*start, *map(str, words)])
+    assert code == 0, output
+    assert "ours: vit, transformer, pixels, mse; eager, fsdp" in output
+    assert not (tmp_path / "steps.jsonl").exists()
+    (file,) = tmp_path.glob("*.md")
+    assert f"torchrun --nproc_per_node 1 tools/benchmark.py --folder {tmp_path}" in file.read_text()
+
+
+def test_benchmark_tool_refuses_several_processes(run, monkeypatch):
+    several = contextlib.nullcontext(World(0, 2, CPU))
+    monkeypatch.setattr("mim.benchmark.run.join_world", lambda settings: several)
+    code, output, errors = run("--config", RECIPE, *FEW, *MODEL)
+    assert (code, output) == (2, "")
+    assert "torchrun started 2 processes: a benchmark is of one" in errors
+
+
 @pytest.mark.slow
 def test_benchmark_tool_profiles_compiled_kernels(run):
     code, output, _ = run(
@@ -166,7 +199,7 @@ def test_benchmark_tool_measures_the_loader_alone(run, tmp_path, monkeypatch):
     assert f"ImageFolder of {tmp_path / 'images' / 'train'}" in file.read_text()
 
 
-@pytest.mark.parametrize("script", ["gpu.sh", "cpu.sh"])
+@pytest.mark.parametrize("script", ["gpu.sh", "cpu.sh", "scaling.sh"])
 def test_benchmark_scripts_name_configs_and_flags_that_there_are(script):
     """Run with `echo` for the interpreter, a script prints the calls that it would make."""
     done = subprocess.run(
@@ -175,8 +208,12 @@ def test_benchmark_scripts_name_configs_and_flags_that_there_are(script):
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines.count("benchmarks/attention.py") == (script == "gpu.sh")
-    calls = [line.split()[1:] for line in lines if line.startswith("tools/benchmark.py")]
-    assert len(calls) == 4
+    calls = [line.partition("tools/benchmark.py ")[2].split() for line in lines if "tools/benchmark.py " in line]
+    assert len(calls) == (6 if script == "scaling.sh" else 4)
+    shared = [
+        line for line in lines if line.startswith("-m torch.distributed.run --standalone --nproc_per_node 1 tools/")
+    ]
+    assert len(shared) == (4 if script == "scaling.sh" else 0)
     for words in calls:
         args = tool("benchmark")._parser().parse_intermixed_args(words)
         assert (ROOT / args.config).is_file()

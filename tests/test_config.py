@@ -232,8 +232,8 @@ def test_config_odd_number_of_overrides_names_the_last(recipe: Path) -> None:
 
 
 def test_config_missing_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(ConfigError, match=r"does not exist") as caught:
+    for path, reason in ((tmp_path / "none.yaml", "does not exist"), (tmp_path, "is no file")):
+        with pytest.raises(ConfigError, match=reason) as caught:
             load_config(path)
         assert str(path) in str(caught.value)
 

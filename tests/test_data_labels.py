@@ -231,3 +231,14 @@ def test_run_on_a_list_lists_files_that_data_path_reads_back(
     keys = {"DATA.name": "folder", "DATA.path": path, "DATA.val_share": 0, "LABELS.per_class": 3, "LABELS.seed": 2}
     trained(tmp_path / "runs" / "few", keys)
     read_back(tmp_path / "runs" / "few" / "labelled.txt", folder(tmp_path / "all.txt"))
+
+
+def test_few_labels_know_where_their_images_are(tmp_path):
+    for number, name in enumerate(("a", "b")):
+        write_digits(tmp_path / "data" / name, 4, first=4 * number)
+    source = Folder("train", DataSettings(path=str(tmp_path / "data"), channels=1), val_share=0)
+    few = few_labels(source, LabelSettings(per_class=2))
+    assert len(few) == 4
+    assert few.missing() == ""
+    (tmp_path / "data").rename(tmp_path / "away")
+    assert few.missing() == f"DATA.path {tmp_path / 'data'}: No such file or directory"

@@ -8,11 +8,9 @@ import torch
 from processes import (
     FINETUNE,
     PROBE,
-    RECIPE,
     TINY,
     TINY_CLASSIFIER,
     call,
-    command,
     last_state,
     losses,
     run,
@@ -43,17 +41,16 @@ WARNING_OF_UNUSED = re.compile("unused param|find_unused_parameters|did not rece
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
+def runs(tmp_path_factory, warm) -> dict[str, Path]:
     """One process that accumulates four micro-batches of 64 rows, and two that accumulate two each."""
     base = tmp_path_factory.mktemp("runs")
     (base / "plugins").mkdir()
     (base / "plugins" / "recorder_plugin.py").write_text(PLUGIN)
     keys = QUICK | {"ENCODER.name": "recorder", "PLUGINS": "[recorder_plugin]"}
-    lines = {"one": command(base / "one", keys), "two": torchrun(2, base / "two", keys)}
-    for name, line in lines.items():
+    for name, processes in (("one", 1), ("two", 2)):
         masks = base / f"masks-{name}"
         masks.mkdir()
-        code, output = run(["env", f"MASKS={masks}", *line], base / "plugins")
+        code, output = warm.run(processes, base / name, keys, MASKS=str(masks), PYTHONPATH=str(base / "plugins"))
         assert code == 0, output
         assert not WARNING_OF_UNUSED.search(output), output
     return {name: base / name for name in ("one", "two", "masks-one", "masks-two")}
@@ -89,11 +86,11 @@ def test_two_processes_evaluate_every_sample_once(runs):
     assert abs(two["knn/top1"] - one["knn/top1"]) <= 1.5 / 63
 
 
-def test_distributed_run_resumes_on_one_process(runs, tmp_path):
+def test_distributed_run_resumes_on_one_process(warm, tmp_path):
     """The first of two epochs on two ranks, the second on one, ends where one process ends."""
     keys = QUICK | {"TRAIN.epochs": 2}
     assert call(tmp_path / "whole", keys)[0] == 0
-    code, text = run(torchrun(2, tmp_path / "half", keys))
+    code, text = warm.run(2, tmp_path / "half", keys)
     assert code == 0, text
     (tmp_path / "half" / "checkpoints" / "last").write_text("step-5.pt\n")
     (tmp_path / "half" / "summary.json").unlink()
@@ -112,21 +109,15 @@ CLASSIFIER = TINY_CLASSIFIER | {
 MIXED = {"AUGMENT.mixup": 0.8, "AUGMENT.cutmix": 1.0, "AUGMENT.erase": 0.25, "AUGMENT.jitter": 0.3}
 
 
-def _two(output: Path, keys: dict, recipe: Path) -> None:
-    """A run of another recipe on two processes."""
-    words = [str(recipe) if word == str(RECIPE) else word for word in torchrun(2, output, keys)]
-    code, text = run(words)
-    assert code == 0, text
-    assert not WARNING_OF_UNUSED.search(text), text
-
-
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory) -> dict[str, Path]:
+def tuned(tmp_path_factory, warm) -> dict[str, Path]:
     """Fine-tuning on one process that accumulates four micro-batches, and on two that accumulate two each."""
     base = tmp_path_factory.mktemp("tuned")
     keys = CLASSIFIER | MIXED
     assert call(base / "one", keys, FINETUNE)[0] == 0
-    _two(base / "two", keys, FINETUNE)
+    code, text = warm.run(2, base / "two", keys, FINETUNE)
+    assert code == 0, text
+    assert not WARNING_OF_UNUSED.search(text), text
     return {name: base / name for name in ("one", "two")}
 
 
@@ -149,16 +140,18 @@ def test_two_processes_find_the_accuracy_of_one(tuned):
     assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
 
 
-def test_two_processes_judge_the_probe_that_they_save(tmp_path):
+def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
     """The statistics of its BatchNorm differ from rank to rank until the next step brings those of the main one."""
     keys = {"EVALUATE.samples": 9, "CLASSIFIER.rates": "[1.0,3.0]", "CLASSIFIER.init_std": 1.0, "DATA.batch_size": 4}
-    _two(tmp_path, CLASSIFIER | keys, PROBE)
-    cfg = load_config(tmp_path / "config.yaml")
+    output = tmp_path / "run"
+    code, text = warm.run(2, output, CLASSIFIER | keys, PROBE)
+    assert code == 0, text
+    cfg = load_config(output / "config.yaml")
     task = build.build_task(cfg, *build.build_data(cfg))
-    task.model.load_state_dict(last_state(tmp_path)["model"])
+    task.model.load_state_dict(last_state(output)["model"])
     with torch.no_grad():
         report = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu")))
-    found = summary(tmp_path)
+    found = summary(output)
     assert found["val/samples"] == 9
     assert {name: found[name] for name in report.figures} == pytest.approx(report.figures, rel=1e-5)
     assert found["val/by_class"] == report.details["val/by_class"]
@@ -167,19 +160,19 @@ def test_two_processes_judge_the_probe_that_they_save(tmp_path):
 # ---------------------------------------------------------------- the end
 
 
-def _ends_cleanly(folder: Path, times: int) -> None:
+def _ends_cleanly(folder: Path, times: int) -> str:
     for time in range(times):
         code, text = run(torchrun(2, folder / str(time), QUICK | {"EVALUATE.knn": 0}))
         assert code == 0, f"run {time}: {text}"
         assert (folder / str(time) / "summary.json").exists()
         assert not re.search("abort|terminate called|Traceback", text), text
-    print(f"{times} of {times} runs of two processes ended cleanly")
+    return f"{times} of {times} runs of two processes ended cleanly"
 
 
-def test_distributed_run_ends_cleanly(tmp_path):
-    _ends_cleanly(tmp_path, 2)
+def test_distributed_run_ends_cleanly(tmp_path, tell):
+    tell(_ends_cleanly(tmp_path, 2))
 
 
 @pytest.mark.slow
-def test_distributed_run_ends_cleanly_30_times_of_30(tmp_path):
-    _ends_cleanly(tmp_path, 30)
+def test_distributed_run_ends_cleanly_30_times_of_30(tmp_path, tell):
+    tell(_ends_cleanly(tmp_path, 30))

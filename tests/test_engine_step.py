@@ -48,7 +48,7 @@ def test_step_casts_each_weight_once_for_all_its_micro_batches():
     weight = trainer.task.model.encoder.backbone.blocks[0].mlp.fc1.weight
     with Casts(weight.shape) as casts:
         trainer.take_step()
-    same = [parameter for parameter in trainer.parameters if parameter.shape == weight.shape]
+    same = [parameter for parameter in trainer.learner.parameters if parameter.shape == weight.shape]
     assert casts.count == len(same)
 
 

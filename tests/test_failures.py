@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -18,11 +19,19 @@ from processes import (
     losses,
     rows,
     run,
-    torchrun,
 )
 from sklearn.datasets import load_digits
+from small_data import write_noise
 
 FOLDER = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished run."""
+    output = tmp_path_factory.mktemp("tiny") / "run"
+    assert call(output, TINY)[0] == 0
+    return output
 
 
 @pytest.fixture
@@ -40,10 +49,6 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
-def _run(processes, output, keys):
-    return call(output, keys) if processes == 1 else run(torchrun(processes, output, keys))
-
-
 def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(tmp_path, images):
     _truncate(images / "010.jpg")
     code, output = call(tmp_path / "run", FOLDER | {"DATA.path": images, "TRAIN.epochs": 2})
@@ -56,12 +61,12 @@ def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(t
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, images, processes):
+def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, warm, images, processes):
     for number in range(0, 64, 4):
         _truncate(images / f"{number:03d}.jpg")
     keys = FOLDER | {"DATA.path": images, "DATA.max_broken": 0.1, "TRAIN.epochs": 9}
-    code, output = _run(processes, tmp_path / "run", keys)
-    assert code == (3 if processes == 1 else 1), output
+    code, output = warm.run(processes, tmp_path / "run", keys)
+    assert code == 3, output
     assert "files cannot be read, more than the share DATA.max_broken 0.1 allows (6)" in output
     assert output.count("error: ") == processes
     assert output.count("files cannot be read, more than") == processes  # told once by each rank
@@ -70,18 +75,11 @@ def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, images, process
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, processes):
-    arrays = tmp_path / "arrays"
-    arrays.mkdir()
-    generator = np.random.default_rng(0)
-    for number in range(64):
-        array = generator.normal(size=(32, 32)).astype(np.float32)
-        if number == 37:
-            array[5, 5] = np.nan
-        np.save(arrays / f"{number:03d}.npy", array)
+def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, warm, processes):
+    arrays = write_noise(tmp_path / "arrays")
     keys = FOLDER | {"DATA.path": arrays, "DATA.mean": "[0]", "DATA.std": "[1]", "AUGMENT.crop_scale": "[1,1]"}
-    code, output = _run(processes, tmp_path / "run", keys)
-    assert code == (3 if processes == 1 else 1), output
+    code, output = warm.run(processes, tmp_path / "run", keys)
+    assert code == 3, output
     assert re.search(r"the (loss|gradient norm) is not finite at step \d+", output)
     for remedy in (
         "remove images with non-finite pixels",
@@ -102,14 +100,7 @@ def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, proc
 
 @pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["adamw", "lars"])
 def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whole(tmp_path, recipe):
-    arrays = tmp_path / "arrays"
-    generator = np.random.default_rng(0)
-    for number in range(64):
-        array = generator.normal(size=(32, 32)).astype(np.float32)
-        if number == 37:
-            array[5, 5] = np.nan
-        (arrays / f"class-{number % 2}").mkdir(parents=True, exist_ok=True)
-        np.save(arrays / f"class-{number % 2}" / f"{number:03d}.npy", array)
+    arrays = write_noise(tmp_path / "arrays", classes=2)
     keys = TINY_CLASSIFIER | {"DATA.name": "folder", "DATA.path": arrays, "DATA.val_share": 0, "LABELS.per_class": 0}
     keys |= {"DATA.mean": "[0]", "DATA.std": "[1]", "AUGMENT.crop_scale": "[1,1]"}
     code, output = call(tmp_path / "run", keys, recipe)
@@ -205,6 +196,29 @@ def test_checkpoint_of_another_model_is_refused_and_nothing_is_lost(tmp_path):
     code, text = call(tmp_path / "wide", TINY | {"INIT.checkpoint": last_checkpoint(output), "ENCODER.width": 32})
     assert code == 2
     assert "holds another encoder" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("step", "abc", "lacks step, or holds another kind of value there"),
+        ("step", -1, "lacks step, or holds another kind of value there"),
+        ("step", 10**9, "was written after step 1000000000, and this run has 44"),
+        ("results", None, "lacks results, or holds another kind of value there"),
+        ("config", ["DATA"], "lacks config, or holds another kind of value there"),
+        ("model", {}, "holds another model"),
+    ],
+)
+def test_checkpoint_with_other_fields_is_refused_and_nothing_is_lost(tmp_path, tiny, name, value, message):
+    output = tmp_path / "run"
+    shutil.copytree(tiny, output)
+    content = torch.load(last_checkpoint(output), weights_only=True)
+    torch.save(content | {name: value}, last_checkpoint(output))
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and path.name != "log.txt"}
+    code, text = call(output, TINY)
+    assert code == 2, text
+    assert message in text
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_initial_encoder_comes_from_the_checkpoint_of_another_run(tmp_path):

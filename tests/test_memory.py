@@ -210,7 +210,7 @@ with join_world(schema.settings(found.cfg, "DISTRIBUTED")) as world:
         task.model = found.model()
         trainer = Trainer(task, found.engine(), world, RunFolder(Path("unused")))
         trainer.feed = RandomImages(found.noise, plan.micro, world.device, lambda phase: None)
-        trainer.stopwatch, trainer.model = Stopwatch(), trainer._wrap()
+        trainer.stopwatch, trainer.model = Stopwatch(), trainer.learner.wrap()
         for _ in range(3):
             trainer._train_step()
     events = sorted((e.start_ns(), e.nbytes()) for e in record.kineto_results.events() if e.name() == "[memory]")

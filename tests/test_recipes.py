@@ -62,7 +62,7 @@ def schedule(path: str) -> Schedule:
 
 ONE_DEVICE = [path for path in RECIPES if raw(path)["DATA"]["batch_size"] == raw(path)["TRAIN"]["batch"]]
 
-WHERE = {"on_device"}  # says where something is computed, not what
+WHERE = {"on_device", "retry_s"}  # say where something is computed and how long is waited for it, not what
 
 # ---------------------------------------------------------------- every recipe
 

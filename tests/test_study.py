@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from processes import ROOT, start, tool
 from scipy import stats
+from sklearn import datasets
+from small_data import digit
 
 from mim import load_config
 from mim.study import Results, read_study, run_study
@@ -372,10 +374,20 @@ def test_study_flags_that_cannot_be_are_an_error(flags, named, tmp_path):
 # -------------------------------------------------------------------- the shipped ones
 
 
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """120 digits of ten classes in a folder, in place of 1,797: what is asked here is whether the parts fit."""
+    folder = tmp_path_factory.mktemp("few")
+    for number, label in enumerate(datasets.load_digits().target[:120]):
+        (folder / str(label)).mkdir(exist_ok=True)
+        digit(number).save(folder / str(label) / f"{number}.png")
+    return {"DATA.name": "folder", "DATA.path": str(folder), "DATA.val_share": 0.3}
+
+
 @pytest.mark.parametrize("study", TRANSFERS, ids=lambda path: path.stem)
-def test_shipped_transfer_study_runs_at_tiny_size(study, tmp_path):
+def test_shipped_transfer_study_runs_at_tiny_size(study, few_digits, tmp_path):
     parts = read_study(study)
-    results, lines = said(parts, tmp_path, jobs=2, keys=SMALL | {"MASKER.cell": 8})
+    results, lines = said(parts, tmp_path, jobs=2, keys=SMALL | few_digits | {"MASKER.cell": 8})
     assert not results.failed, lines
     found = json.loads(
         json.dumps({t.name: [results.values(t.name, p, "val/top1") for p in parts.protocols] for t in results.trials})
@@ -387,13 +399,13 @@ def test_shipped_transfer_study_runs_at_tiny_size(study, tmp_path):
 @pytest.mark.parametrize(
     "file", [path for path in STUDIES if path not in TRANSFERS], ids=lambda p: f"{p.parent.name}-{p.stem}"
 )
-def test_shipped_sweep_varies_what_its_title_says(file, tmp_path):
+def test_shipped_sweep_varies_what_its_title_says(file, few_digits, tmp_path):
     """Every point of the study makes a config of its own; the first two are trained at tiny size, one seed."""
     study = read_study(file)
     assert len(study.seeds) >= 3
     assert len(study.trials) >= 2
     first = dataclasses.replace(study, trials=study.trials[:2], seeds=(0,), protocols={})
-    keys = SMALL | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
+    keys = SMALL | few_digits | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
     results, lines = said(first, tmp_path, jobs=2, keys=keys)
     assert not results.failed, lines
     configs = [str(results.configs[trial.name]) for trial in first.trials]

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from mim import benchmark as benchmarks
 from mim.benchmark import AGAINST, ROUNDS, Asked, LoadingOutcome, Outcome, benchmark, benchmark_loading
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 from mim.ops.files import write_json
 
 

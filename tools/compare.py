@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mim.comparison import compare, show, write
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 
 
 def main(arguments: list[str] | None = None) -> int:

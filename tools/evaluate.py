@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mim import evaluate
+from mim.data.base import DataLost
 from mim.data.labels import LabelSettings
 from mim.engine.distributed import RunStopped
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 from mim.ops.files import write_json
 
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console(main_rank)
     try:
         found = _evaluate(args)
-    except (ValueError, RunStopped) as error:
+    except (ValueError, RunStopped, DataLost) as error:
         if args.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ from torch import Tensor
 from mim.build import build_data, evaluation_data
 from mim.config import load_config
 from mim.data.transforms import to_unit
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
 from mim.evaluation.reading import Reader, choice
 from mim.ops.files import write_whole

@@ -36,9 +36,10 @@ from rich.table import Table
 
 from mim.build import build_data
 from mim.config import parse_config
+from mim.data.base import DataLost
 from mim.data.packed import Header
 from mim.data.packing import LEFT_OUT, Packing, PackSettings, damaged, pack
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 
 SHOWN = 10  # images left out, or damaged, that are named
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, DataLost) as error:
         if args.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 from mim.ops.files import write_whole
 from mim.reconstruct import MaskChoice, Reconstructed, reconstruct
 from mim.reporting.channels import Channels

@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 
 from mim.config import load_config
+from mim.data.base import DataLost
 from mim.engine.checkpoint import last
-from mim.engine.distributed import RunStopped
+from mim.engine.distributed import RanksLost, RunInterrupted, RunStopped
+from mim.engine.heartbeat import LOST
 from mim.run import train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 finished, 2 something for the user to mend, 3 stopped because training could not go on."""
+    """Exit codes: 0 finished; 2 something for the user to mend; 3 training could not go on; 4 another rank was lost;
+    75 ended on SIGTERM, SIGUSR1 or Ctrl-C with a checkpoint, from which the same command goes on.
+    """
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--config", required=True, type=Path, help="a YAML recipe, such as configs/quickstart/mae_digits.yaml"
@@ -36,12 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
         if args.resume == "" and last(output / "checkpoints") is None:
             raise ValueError(f"--resume: {output} holds no checkpoint")
         train(load_config(args.config, args.overrides), output, resume)
-    except (ValueError, RunStopped) as error:
+    except RunInterrupted as error:
+        print(error, file=sys.stderr)
+        return 75  # EX_TEMPFAIL of sysexits.h: try again later
+    except (ValueError, RunStopped, DataLost, RanksLost, OSError) as error:
         if args.traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, RunStopped) else 2
+        print(f"error: {_words(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else LOST if isinstance(error, RanksLost) else 3
     return 0
+
+
+def _words(error: Exception) -> str:
+    """Of an error of the system, such as a full disk, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

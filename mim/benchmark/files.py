@@ -35,7 +35,7 @@ def write(outcome: Outcome | LoadingOutcome, folder: Path, arguments: Sequence[s
 
 def section(outcome: Outcome | LoadingOutcome, arguments: Sequence[str], picture: str = "") -> str:
     """What one call found, in markdown."""
-    call = f"```\n{command(arguments)}\n```"
+    call = f"```\n{command(arguments, outcome)}\n```"
     if isinstance(outcome, LoadingOutcome):
         found, notes = tables.loading_lines(outcome), tables.loading_notes(outcome)
         blocks = [f"## {outcome.date:%H:%M}: the loader alone", call, _markdown(tables.loading_table(outcome))]
@@ -54,9 +54,11 @@ def section(outcome: Outcome | LoadingOutcome, arguments: Sequence[str], picture
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def command(arguments: Sequence[str]) -> str:
+def command(arguments: Sequence[str], outcome: Outcome | LoadingOutcome) -> str:
     """The call that repeats it."""
-    return shlex.join(["python", "tools/benchmark.py", *arguments])
+    shared = isinstance(outcome, Outcome) and outcome.strategy
+    start = ["torchrun", "--nproc_per_node", "1"] if shared else ["python"]
+    return shlex.join([*start, "tools/benchmark.py", *arguments])
 
 
 def picture_of(outcome: Outcome) -> bytes:
@@ -75,7 +77,7 @@ def figures(outcome: Outcome | LoadingOutcome, arguments: Sequence[str]) -> dict
     """All of it as plain values."""
     shared = {
         "theme": outcome.theme,
-        "command": command(arguments),
+        "command": command(arguments, outcome),
         "date": f"{outcome.date:%Y-%m-%d %H:%M:%S}",
         "machine": asdict(outcome.machine),
     }
@@ -88,6 +90,7 @@ def figures(outcome: Outcome | LoadingOutcome, arguments: Sequence[str]) -> dict
 def _step_figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "precision": outcome.precision,
+        "strategy": outcome.strategy,
         "rounds": outcome.asked.rounds,
         "real_images": outcome.asked.real,
         "ceiling": asdict(outcome.ceiling),

@@ -18,7 +18,7 @@ from mim.benchmark.profiling import Profile, take_profile, visible_kernels
 from mim.benchmark.sides import OURS, Side, eager, ours, own_images
 from mim.benchmark.turns import Figures, Ratio, Turns, ratio, take_turns
 from mim.config import load_config
-from mim.engine.distributed import join_world
+from mim.engine.distributed import World, join_world
 from mim.plan.bare import Bare, bare
 from mim.plan.benchmarks import remember
 from mim.plan.measure import Timed
@@ -58,7 +58,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a benchmark found. theme: names the config; tries: at each batch; profiles: of sides at the best batch."""
+    """What a benchmark found. theme: names the config; tries: at each batch; profiles: of sides at the best batch;
+    strategy: DISTRIBUTED.strategy under torchrun, else empty.
+    """
 
     theme: str
     machine: Machine
@@ -68,6 +70,7 @@ class Outcome:
     tries: tuple[Turns, ...]
     ceiling: Product
     profiles: tuple[Profile, ...]
+    strategy: str = ""
 
     @property
     def batches(self) -> str:
@@ -95,11 +98,20 @@ def benchmark(
 ) -> Outcome:
     """Measures a config, with one micro-batch a step, on this machine's first device.
 
-    Steps of ours are remembered in `asked.steps_file`. Raises ValueError for what the user can mend.
+    Steps of ours are remembered in `asked.steps_file`, unless torchrun started this. Raises ValueError for what the
+    user can mend.
     """
     cfgs = [_load(config, overrides, batch) for batch in asked.batches or (None,)]
     with join_world(build.engine_settings(cfgs[0]).distributed) as world:
-        device = world.device
+        if world.size > 1:
+            raise ValueError(f"torchrun started {world.size} processes: a benchmark is of one, --nproc_per_node 1")
+        return _benchmark(config, cfgs, asked, world, say)
+
+
+def _benchmark(
+    config: Path, cfgs: Sequence[CfgNode], asked: Asked, world: World, say: Callable[[str], None]
+) -> Outcome:
+    device = world.device
     precision = cfgs[0].TRAIN.precision
     ceiling = Ceiling(build.engine_settings(cfgs[0]).train.dtype, device)
     tries: list[Turns] = []
@@ -108,7 +120,7 @@ def benchmark(
     with visible_kernels() if asked.profile else nullcontext():
         for cfg in cfgs:
             _start_afresh()
-            found, timed = _measure(cfg, asked, ceiling, device, say)
+            found, timed = _measure(cfg, asked, ceiling, world, say)
             tries.append(found)
             if asked.profile and _speed(found.of(OURS)) == max(_speed(one.of(OURS)) for one in tries):
                 say("profiling")
@@ -123,6 +135,7 @@ def benchmark(
         tries=tuple(tries),
         ceiling=ceiling.best,
         profiles=profiles,
+        strategy=cfgs[0].DISTRIBUTED.strategy if world.grouped else "",
     )
     if outcome.best_of(OURS) is None:
         raise ValueError(f"out of memory at DATA.batch_size {min(one.batch for one in tries)}: lower it")
@@ -144,7 +157,7 @@ def _load(config: Path, overrides: Sequence[str], batch: int | None) -> CfgNode:
 
 
 def _measure(
-    cfg: CfgNode, asked: Asked, ceiling: Ceiling, device: torch.device, say: Callable[[str], None]
+    cfg: CfgNode, asked: Asked, ceiling: Ceiling, world: World, say: Callable[[str], None]
 ) -> tuple[Turns, dict[str, Timed]]:
     """The turns at one batch, remembered."""
     held = bare(cfg, classes=asked.classes)
@@ -152,7 +165,7 @@ def _measure(
         raise ValueError("the classes are unknown: give their number with --classes N")
     if asked.real:
         own_images(held, "--real")
-    sides = _sides(held, asked, device)
+    sides, device = _sides(held, asked, world), world.device
     found, timed = take_turns(
         sides,
         ceiling,
@@ -164,20 +177,20 @@ def _measure(
         say=say,
     )
     own = found.of(OURS)
-    if asked.steps_file is not None and own is not None and not asked.real:
+    if asked.steps_file is not None and own is not None and not asked.real and not world.grouped:
         remember(asked.steps_file, cfg, held.classes, device, timed[OURS].measured(own.steps, accumulation=1))
     return found, timed
 
 
-def _sides(held: Bare, asked: Asked, device: torch.device) -> list[Side]:
-    run = held.plan(devices=1)
+def _sides(held: Bare, asked: Asked, world: World) -> list[Side]:
+    run, device = held.plan(devices=1), world.device
     makers: dict[str, Callable[[], Side]] = {
-        "eager": lambda: eager(held, run, device, real=asked.real),
+        "eager": lambda: eager(held, run, world, real=asked.real),
         "transformers": lambda: transformers_side(held, run, device),
         "transformers-compiled": lambda: transformers_side(held, run, device, compiled=True),
         "transformers-unfused": lambda: transformers_side(held, run, device, fused=False),
     }
-    return [ours(held, run, device, real=asked.real), *(makers[name]() for name in asked.against)]
+    return [ours(held, run, world, real=asked.real), *(makers[name]() for name in asked.against)]
 
 
 def _start_afresh() -> None:

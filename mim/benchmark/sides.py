@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from mim import build
 from mim.data.loader import ImageDataset
+from mim.engine.distributed import World
 from mim.engine.rehearsal import Entered
 from mim.engine.settings import Plan
 from mim.model import MaskedImageModel
@@ -33,30 +32,35 @@ class Side:
     notes: tuple[str, ...] = ()
 
 
-def ours(bare: Bare, plan: Plan, device: torch.device, *, real: bool) -> Side:
-    """The run's own trainer, on its own images or on random ones."""
-    return _own(OURS, bare, plan, device, compiled=True, real=real)
+def ours(bare: Bare, plan: Plan, world: World, *, real: bool) -> Side:
+    """The run's own trainer, on its own images or on random ones; under torchrun with DISTRIBUTED.strategy."""
+    return _own(OURS, bare, plan, world, compiled=True, real=real)
 
 
-def eager(bare: Bare, plan: Plan, device: torch.device, *, real: bool) -> Side:
+def eager(bare: Bare, plan: Plan, world: World, *, real: bool) -> Side:
     """The same without torch.compile. Raises ValueError where ours is not compiled either."""
     if not bare.engine().train.compile:
         raise ValueError("--against eager: TRAIN.compile is false, so that ours is eager already; add --compile")
-    return _own("eager", bare, plan, device, compiled=False, real=real)
+    return _own("eager", bare, plan, world, compiled=False, real=real)
 
 
-def _own(name: str, bare: Bare, plan: Plan, device: torch.device, *, compiled: bool, real: bool) -> Side:
+def _own(name: str, bare: Bare, plan: Plan, world: World, *, compiled: bool, real: bool) -> Side:
     model = bare.task.model
     parts = [str(model.encoder.name)]
     if isinstance(model, MaskedImageModel):
         parts += [model.head.name, model.target.name, model.loss.name]
-    how = "compiled" if bare.engine(compiled).train.compile else "eager"
+    engine = bare.engine(compiled)
+    how = "compiled" if engine.train.compile else "eager"
+    how += f", {engine.distributed.strategy}" if world.grouped else ""
+    how += ", activations recomputed" if engine.train.activation_checkpointing else ""
     return Side(
         name=name,
         model=f"{', '.join(parts)}; {how}",
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         flops=bare.task.anatomy.flops or None,
-        make=lambda entered: rehearse(bare, plan, device, entered, compiled=compiled, real=real).take_step,
+        make=lambda entered: (
+            rehearse(bare, plan, world.device, entered, compiled=compiled, real=real, world=world).take_step
+        ),
     )
 
 

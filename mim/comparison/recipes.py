@@ -12,7 +12,7 @@ from mim.ops.names import seedless
 
 Settings = dict[str, Any]
 WITHOUT_EFFECT = (  # keys, and sections with a dot, that change neither what is learned nor how it is judged
-    *("RECIPE", "PLUGINS", "DATA.workers", "DATA.max_broken", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
+    *("RECIPE", "PLUGINS", "DATA.workers", "DATA.max_broken", "DATA.retry_s", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
     *("EVALUATE.every_epochs", "EVALUATE.at_start", "EVALUATE.reconstructions", "EVALUATE.confusion"),
 )
 STATISTICS = ("DATA.mean", "DATA.std")

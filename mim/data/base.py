@@ -3,9 +3,13 @@
 Shapes: C channels, H W pixels.
 """
 
+import os
+import stat
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +21,10 @@ from mim.registry import Component
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
+
+
+class DataLost(RuntimeError):
+    """The images can no longer be read; its text is the whole message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,8 @@ class DataSettings:
     channels: of an image; mean, std: per channel, on images scaled to [0, 1] (floats as they are), or `estimate`;
     batch_size: micro-batch of one device; repeats: crops that an epoch shows of each image it reads, in neighbouring
     rows of a batch; workers: loader processes of one device; max_broken: share of unreadable files of the data set
-    above which a run stops (a single one never stops it).
+    above which a run stops (a single one never stops it); retry_s: seconds that reading waits for a place that is gone,
+    such as a mount, to come back before the run ends.
     """
 
     path: str = ""
@@ -50,6 +59,7 @@ class DataSettings:
     repeats: int = 1
     workers: int = 4
     max_broken: float = 0.01
+    retry_s: float = 60.0
 
     def __post_init__(self) -> None:
         at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size, repeats=self.repeats)
@@ -63,6 +73,8 @@ class DataSettings:
             raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
+        if not 0 <= self.retry_s < float("inf"):
+            raise ValueError(f"DATA.retry_s is {self.retry_s}: it is a number of seconds, 0 for none")
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values != "estimate" and len(values) != self.channels:
                 raise ValueError(
@@ -85,9 +97,12 @@ class Source(Component, ABC, section="DATA"):
 
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    _is_place = False
 
     def __init__(self, split: Split, settings: DataSettings):
+        quiet_decoders()
         self.split, self.settings = split, settings
+        self._is_place = bool(settings.path) and os.path.exists(settings.path)  # and no name on a hub, say
 
     @abstractmethod
     def __len__(self) -> int:
@@ -110,8 +125,34 @@ class Source(Component, ABC, section="DATA"):
         return stored, sides(stored)
 
     def describe(self, index: int) -> str:
-        """The file, or whatever else names this sample to a person."""
+        """The file, or whatever else names this sample to a person, on one line."""
         return f"{self.name} {self.split} image {index}"
+
+    def missing(self) -> str:
+        """Why no image can be reached now, naming the key of the place; empty where there is no reason.
+
+        It is asked where reading an image has failed with an error of the system, so that a mount that is gone is told
+        from a file that is. This default looks at DATA.path, if that was there at the start: whether it still is and,
+        as a folder, holds anything.
+        """
+        reason = gone(Path(self.settings.path)) if self._is_place else ""
+        return reason and f"DATA.path {self.settings.path}: {reason}"
+
+
+def quiet_decoders() -> None:
+    """Keeps Pillow's warnings of odd files off the console, as long as this process lives: what matters is counted."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def gone(path: Path) -> str:
+    """Why a file or folder cannot be reached now, or that a folder is empty; an empty text where all is well."""
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            with os.scandir(path) as entries:
+                return "" if next(entries, None) is not None else "it is empty"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def sides(image: Stored) -> tuple[int, int]:

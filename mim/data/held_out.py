@@ -22,5 +22,5 @@ def by_share(hash_N: np.ndarray, share: float, split: Split) -> np.ndarray:
     chance_N = hash_N / 2**32
     held_N = chance_N < share
     if share and not held_N.any():
-        held_N[chance_N.argmin()] = True
+        held_N = chance_N == chance_N.min()  # all of one name, which a list may repeat
     return np.flatnonzero(held_N if split == "val" else ~held_N)

@@ -1,24 +1,36 @@
-"""Decoding one image file.
+"""Decoding one image file, which may hold anything: what cannot be an image is refused before memory is taken for it.
 
+Pictures are turned as their pixels are stored (EXIF's orientation has no effect; TIFF's own has), alpha that is not
+asked for is dropped and not blended, of several frames or pages the first is taken, and 16-bit colours are reduced to 8
+bits by Pillow.
 Shapes: C channels, H W pixels.
 """
 
+import math
+import os
+import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mim.data.base import Enough, Stored, sides
 from mim.data.jpeg import decode_needed, factor, read_header
+from mim.data.names import shown
 
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"])
 EXTENSIONS = PICTURES | {".npy"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Pillow's; of its others, some start programs
+FORMATS = frozenset(["JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF"])
 
 
 class BrokenImage(Exception):
@@ -33,7 +45,10 @@ def decode(file: Path | bytes, channels: int) -> Stored:
     trips over.
     """
     with _broken():
-        return _array(file, channels) if _is_array(file) else _picture(file, channels)
+        if _is_array(file):
+            return _array(file, channels)
+        with _opened(file) as opened:
+            return _picture(opened, channels)
 
 
 def decode_reduced(file: Path | bytes, channels: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
@@ -46,18 +61,18 @@ def decode_reduced(file: Path | bytes, channels: int, enough: Enough) -> tuple[S
         if _is_array(file):
             array_CHW = _array(file, channels)
             return array_CHW, sides(array_CHW)
-        content = np.fromfile(file, np.uint8).data if isinstance(file, Path) else bytearray(file)
+        content = bytearray(file) if isinstance(file, bytes) else _content(file)
         header = read_header(content)
-    if header is None:
-        with _broken():
-            image = _picture(file, channels)
+        if header is None:
+            image = _picture(BytesIO(content), channels)
             return image, sides(image)
     size = header.height, header.width
     need = enough(*size)  # outside _broken: a mistake in it is no damage of the file
     with _broken():
         stored = decode_needed(content, header, channels, need)
         if stored is None:  # Pillow reads it all the same, or says what is wrong
-            stored = _picture(file, channels, factor(need))
+            struct.pack_into(">H", content, header.place + 5, header.height)  # as it was
+            stored = _picture(BytesIO(content), channels, factor(need))
         return stored, size
 
 
@@ -81,24 +96,56 @@ def _broken() -> Iterator[None]:
         yield
     except BrokenImage:
         raise
+    except UnidentifiedImageError as error:  # whose own text is an address in memory
+        raise BrokenImage("UnidentifiedImageError: it is of no format that is read") from error
     except Exception as error:  # decoders raise a dozen unrelated types on damaged files
-        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error  # without the name again
+        raise BrokenImage(shown(f"{type(error).__name__}: {reason}")) from error
 
 
 def _is_array(file: Path | bytes) -> bool:
     return file.startswith(b"\x93NUMPY") if isinstance(file, bytes) else file.suffix.lower() == ".npy"
 
 
-def _opened(file: Path | bytes) -> Path | BytesIO:
-    return BytesIO(file) if isinstance(file, bytes) else file
+def _opened(file: Path | bytes) -> BinaryIO:
+    """Opened to read from its beginning. Never by name, or Pillow would map it into memory."""
+    return BytesIO(file) if isinstance(file, bytes) else os.fdopen(_regular(file)[0], "rb")
 
 
-def _picture(file: Path | bytes, channels: int, by: int = 1) -> Stored:
+def _regular(file: Path) -> tuple[int, int]:
+    """The number of an open file, and its size. Raises BrokenImage for what is no file, without waiting for it."""
+    number = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that no one writes to would block
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(number)
+        raise BrokenImage("it is a folder, a pipe or a device, and no file")
+    return number, found.st_size
+
+
+def _content(file: Path) -> memoryview:
+    number, size = _regular(file)
+    try:
+        content, read = np.empty(size, np.uint8).data, 0
+        while read < size and (more := os.readv(number, [content[read:]])):
+            read += more
+    finally:
+        os.close(number)
+    return content[:read]
+
+
+def _picture(file: BinaryIO, channels: int, by: int = 1) -> Stored:
     """by: what the sides of a JPEG file are divided by."""
-    with Image.open(_opened(file)) as picture:
+    with Image.open(file, formats=_formats()) as picture:
         if by > 1:
             picture.draft(None, (picture.width // by, picture.height // by))
         return _pixels(picture, channels)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads, the common ones first."""
+    Image.init()
+    return tuple(sorted(FORMATS & set(Image.OPEN), key=lambda name: (name not in ("JPEG", "PNG"), name)))
 
 
 def _pixels(picture: Image.Image, channels: int) -> Stored:
@@ -114,7 +161,9 @@ def _pixels(picture: Image.Image, channels: int) -> Stored:
 
 
 def _array(file: Path | bytes, channels: int) -> Tensor:
-    array = np.load(_opened(file), allow_pickle=False)
+    with _opened(file) as opened:
+        _check_claim(opened, len(file) if isinstance(file, bytes) else os.fstat(opened.fileno()).st_size)
+        array = np.load(opened, allow_pickle=False)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 3 and array.shape[-1] == channels:
@@ -127,3 +176,16 @@ def _array(file: Path | bytes, channels: int) -> Tensor:
             raise BrokenImage(f"an array of {array.dtype}: uint8, uint16 and floats are read")
         array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _check_claim(file: BinaryIO, size: int) -> None:
+    """Raises BrokenImage where an array would be larger than the file is, before memory is taken for it."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):  # others are for fields with names
+        raise BrokenImage(f"an array file of version {version}: 1 and 2 are read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or (claimed > size - file.tell() and not dtype.hasobject):
+        raise BrokenImage(f"the array is not all there: shape {shape}, {claimed:,} bytes, in a file of {size:,}")
+    file.seek(0)

@@ -55,8 +55,14 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self.source.describe(self.chosen[index])
 
+    def missing(self) -> str:
+        return self.source.missing()
+
     def listing(self) -> str:
-        """One sample a line, with its class behind a tab: a list file that DATA.path can name where these are files."""
+        """One sample a line, with its class behind a tab: a list file that DATA.path can name where these are files.
+
+        Of a name with line breaks or bytes that are no UTF-8 it holds what is shown of it, which cannot be read back.
+        """
         names = self.classes or tuple(map(str, range(1 + int(self.labels.max())))) if self.labels is not None else ()
         labels = [""] * len(self) if self.labels is None else [f"\t{names[label]}" for label in self.labels]
         return "".join(f"{self.describe(index)}{label}\n" for index, label in enumerate(labels))

@@ -27,6 +27,7 @@ from torch import Tensor
 from mim.data.base import DataSettings, Enough, Source, Split, Stored
 from mim.data.held_out import by_share, check_share
 from mim.data.images import BrokenImage, check_channels, decode, decode_reduced
+from mim.data.names import shown
 
 FORMAT, VERSION = "mim-packed", 1
 HEADER = "packed.json"
@@ -140,18 +141,32 @@ class PackedSplit:
         with warnings.catch_warnings():  # PyTorch has no read-only tensors, and says so once a process
             warnings.simplefilter("ignore")
             self.images_N = torch.from_numpy(images_N)
+        self._number = os.open(folder / f"{split}.images", os.O_RDONLY | os.O_CLOEXEC)  # to be asked for its size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_number"):
+            os.close(self._number)
 
     def stored(self, place: int) -> tuple[Tensor, tuple[int, int]]:
-        """The bytes of an image, and its height and width. Raises BrokenImage where the index cannot be right."""
+        """The bytes of an image, and its height and width.
+
+        Raises BrokenImage where the index cannot be right, or the file was cut short since it was opened: to touch what
+        it lacks would end this process.
+        """
         offset, size, height, width = self.index[place].item()[:4]
         if min(offset, size - 1, height - 1, width - 1) < 0 or offset % ALIGNMENT or offset + size > len(self.images_N):
             raise BrokenImage(f"the index says {size} bytes at {offset}, for {height} x {width} pixels")
+        try:
+            if os.fstat(self._number).st_size < offset + size:
+                raise BrokenImage("the packed file has become shorter")
+        except OSError as error:
+            raise BrokenImage(str(error)) from error
         return self.images_N[offset : offset + size], (height, width)
 
     def name(self, place: int) -> str:
         """That of the file that an image was packed from."""
         start = int(self.index["name_end"][place - 1]) if place else 0
-        return bytes(self._names_N[start : int(self.index["name_end"][place])]).decode(errors="replace")
+        return bytes(self._names_N[start : int(self.index["name_end"][place])]).decode("utf-8", "surrogateescape")
 
 
 class Packed(Source, name="packed"):
@@ -216,7 +231,7 @@ class Packed(Source, name="packed"):
     def describe(self, index: int) -> str:
         assert self._files is not None
         name = self._files.name(int(self._places[index]))
-        return os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name
+        return shown(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
 
     def _content(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         assert self._files is not None

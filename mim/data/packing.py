@@ -4,8 +4,10 @@ Shapes: C channels, H W pixels.
 """
 
 import io
+import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +17,18 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from mim.data.base import Source, Split, sides
+from mim.data.base import DataLost, Source, Split, sides
 from mim.data.folder import Folder
 from mim.data.images import BrokenImage
+from mim.data.names import encoded
 from mim.data.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
+from mim.data.patience import await_return, patient
+from mim.data.processes import Dead, Processes
 from mim.data.resizing import fitted, shrunk
+from mim.structures import Note
+
+LOG = logging.getLogger("mim")
 
 CHUNK = 16  # images that a worker hands over at once
 LEFT_OUT = "left_out.txt"
@@ -83,7 +90,8 @@ def pack(
     """Writes the images of each split, in their order, to a new folder, which appears when it is complete.
 
     progress: called with the number of images done since the last call. Raises ValueError where the folder is there and
-    not empty, no image can be read, images are stored in different types, or a JPEG file cannot hold them.
+    not empty, no image can be read, images are stored in different types, or a JPEG file cannot hold them; DataLost
+    where the images can no longer be reached.
     """
     with _aside(folder) as aside:
         kind: Kind | None = None
@@ -184,8 +192,9 @@ class _SplitWriter:
             )
 
     def _name(self, index: int) -> bytes:
-        described = self.source.describe(index)
-        return (described if self.root is None else os.path.relpath(described, self.root)).encode(errors="replace")
+        if self.root is None or not isinstance(self.source, Folder):
+            return encoded(self.source.describe(index))
+        return encoded(os.path.relpath(self.source.paths[index], self.root))
 
     @contextmanager
     def _file(self, ending: str) -> Iterator[BinaryIO]:
@@ -195,22 +204,19 @@ class _SplitWriter:
             os.fsync(file.fileno())
 
 
-class _Encoded(Dataset[list[_Item]]):
-    """Images of a source by chunks, as they will be written."""
+class _Encoded:
+    """Images of a source by chunks, as they will be written, and the words of notes on what happened."""
 
     def __init__(self, source: Source, settings: PackSettings):
         self.source, self.settings = source, settings
 
-    def __len__(self) -> int:
-        return -(-len(self.source) // CHUNK)
+    def __call__(self, chunk: range) -> tuple[list[_Item], list[Note]]:
+        notes: list[Note] = []
+        return [self._item(index, notes) for index in chunk], notes
 
-    def __getitem__(self, chunk: int) -> list[_Item]:
-        stop = min((chunk + 1) * CHUNK, len(self.source))
-        return [self._item(index) for index in range(chunk * CHUNK, stop)]
-
-    def _item(self, index: int) -> _Item:
+    def _item(self, index: int, notes: list[Note]) -> _Item:
         try:
-            image, size = self.source.read(index), self.settings.size
+            image, size = patient(self.source, lambda: self.source.read(index), notes), self.settings.size
             image = fitted(image, size) if size else shrunk(image, self.settings.short_side)
         except BrokenImage as error:
             return _Item(reason=str(error))
@@ -228,8 +234,24 @@ class _Encoded(Dataset[list[_Item]]):
 
 def _items(source: Source, settings: PackSettings) -> Iterator[tuple[int, _Item]]:
     """Every image with its index, in order, made by settings.workers processes."""
-    chunks = DataLoader(_Encoded(source, settings), batch_size=None, num_workers=settings.workers, collate_fn=list)
-    yield from enumerate(item for chunk in chunks for item in chunk)
+    chunks = (range(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK))
+    encode = _Encoded(source, settings)
+
+    def died(line: str) -> None:
+        await_return(source, time.monotonic())
+        LOG.warning("%s; a new one does its work again", line)
+
+    done = Processes(encode, chunks, settings.workers, died) if settings.workers else map(encode, chunks)
+    try:
+        index = 0
+        for items, notes in done:
+            for note in notes:
+                LOG.warning("%s", note.text)
+            for item in items:
+                yield index, item
+                index += 1
+    except Dead as error:
+        raise DataLost(f"{error}, at {source.describe(error.task[0])} or up to {CHUNK - 1} images after it") from error
 
 
 @contextmanager

@@ -6,8 +6,11 @@ Shapes: C channels, H W pixels.
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import center_crop
 
 from mim.data.base import Stored, sides
+
+STRIP = 100  # times as long, for its width, as what is cut out of its middle
 
 
 def shrunk(image: Stored, short_side: int) -> Stored:
@@ -25,6 +28,10 @@ def shrunk(image: Stored, short_side: int) -> Stored:
 def fitted(image: Stored, size: tuple[int, int]) -> Stored:
     """The centre of the image, in that height and width: reduced or enlarged until it just covers them, and cut."""
     (height, width), (rows, columns) = sides(image), size
+    if isinstance(image, Tensor):  # what is cut off a strip would else be made first, and take gigabytes
+        longest = STRIP * max(size) // min(size) * min(height, width)
+        image = center_crop(image, [min(height, longest), min(width, longest)])
+        height, width = sides(image)
     by = max(rows / height, columns / width)
     covering = round(height * by), round(width * by)
     top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2

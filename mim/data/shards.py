@@ -69,7 +69,7 @@ class ShardIndex:
     def name(self, place: int) -> str:
         """Of the member that holds an image."""
         start = int(self.name_ends[place - 1]) if place else 0
-        return self.names[start : int(self.name_ends[place])].tobytes().decode()
+        return self.names[start : int(self.name_ends[place])].tobytes().decode("utf-8", "surrogateescape")
 
 
 def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from mim.data.base import Need, Stored, sides
 from mim.ops.resample import Interpolation, crop_resize
 
+STRIP = 100  # times as long, for its width, as what is cut out of its middle: the ends of such an image are never seen
 ATTEMPTS = 10  # at a crop that fits into the image
 PILLOW = {InterpolationMode.BICUBIC: Image.Resampling.BICUBIC, InterpolationMode.BILINEAR: Image.Resampling.BILINEAR}
 SPARE = 1.5  # pixels along each side of a crop for every one of the result, that a smaller decoding must leave
@@ -138,11 +139,12 @@ class CentreCrop:
 
     def __call__(self, image: Stored, seed: int = 0) -> Tensor:
         """(C, H, W) in the stored type; nothing is drawn from the seed."""
-        height, width = F.get_size(image)
-        sides, covering = (height, width), [0, 0]
+        image = _without_ends(image, STRIP * max(self.size) // min(self.size))
+        height, width = stored = sides(image)
+        covering = [0, 0]
         tight = 0 if self.size[0] * width >= self.size[1] * height else 1  # the axis that just covers; cut, not rounded
         covering[tight] = max(self.size[tight], int(self.size[tight] / self.share + 1e-6))
-        covering[1 - tight] = max(self.size[1 - tight], covering[tight] * sides[1 - tight] // sides[tight])
+        covering[1 - tight] = max(self.size[1 - tight], covering[tight] * stored[1 - tight] // stored[tight])
         return to_tensor(F.center_crop(_resize(image, (covering[0], covering[1]), self.interpolation), list(self.size)))
 
 
@@ -202,6 +204,18 @@ def _resized_crop(
         image = image[None].contiguous(memory_format=torch.channels_last)[0]
     # what torchvision would call, after many small steps that take longer the more there is between them
     return interpolate(image[None], size=size, mode=interpolation.value, antialias=True)[0]
+
+
+def _without_ends(image: Stored, most: int) -> Stored:
+    """The middle of a strip, `most` times as long as it is wide; other images as they are.
+
+    Resized whole until its short side covers a picture, it would take gigabytes.
+    """
+    height, width = sides(image)
+    longest = most * min(height, width)
+    if max(height, width) <= longest:
+        return image
+    return F.center_crop(image, [min(height, longest), min(width, longest)])
 
 
 def _factor(stored: int, seen: int) -> float:

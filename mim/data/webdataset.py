@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from mim.data.base import DataSettings, Enough, Source, Split, Stored
+from mim.data.base import DataSettings, Enough, Source, Split, Stored, gone
 from mim.data.held_out import by_share, check_share
 from mim.data.images import BrokenImage, decode, decode_reduced
+from mim.data.names import shown
 from mim.data.shards import Labels, ShardIndex, index_shard
 
 OPEN = 128  # shards that a process keeps open
+TRIED = 8  # shards that are looked for where an image cannot be read
 
 
 class WebDataset(Source, name="webdataset"):
@@ -55,7 +57,7 @@ class WebDataset(Source, name="webdataset"):
         check_share(val_share)
         own = split == "val" and bool(val_path)
         key, pattern = ("DATA.val_path", val_path) if own else ("DATA.path", settings.path)
-        self.shards = find_shards(key, pattern)
+        self.shards, self._key = find_shards(key, pattern), key
         found = [index_shard(shard, labels, json_key) for shard in self.shards]
         self._index = ShardIndex.joined(found)
         self._shards = np.repeat(np.arange(len(found)), [len(index) for index in found])
@@ -78,7 +80,15 @@ class WebDataset(Source, name="webdataset"):
 
     def describe(self, index: int) -> str:
         place = int(self._places[index])
-        return f"{self.shards[self._shards[place]]}/{self._index.name(place)}"
+        return shown(f"{self.shards[self._shards[place]]}/{self._index.name(place)}")
+
+    def missing(self) -> str:
+        """Whether any of some shards, evenly spread, is there."""
+        spread = self.shards[:: max(1, len(self.shards) // TRIED)][:TRIED]
+        reasons = [reason for shard in spread if (reason := gone(shard))]
+        if len(reasons) < len(spread):
+            return ""
+        return f"{self._key} {shown(spread[0])}: {reasons[0]} ({len(spread)} of {len(self.shards)} shards were tried)"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

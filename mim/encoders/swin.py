@@ -31,7 +31,8 @@ class Swin(Windowed, name="swin"):
     def described_by(cls, state: Mapping[str, Tensor]) -> Description:
         """With the window, where it is square: of the largest table, for a stage of few tokens cuts it short."""
         told = super().described_by(state)
-        distances = square(max(len(table) for name, table in state.items() if name.endswith(TABLE)))  # 2 window - 1
+        tables = [len(table) for name, table in state.items() if name.endswith(TABLE)]
+        distances = square(max(tables))  # 2 window - 1; there is one: the number of heads was read from it
         return Description({**told.keys, "window": (distances + 1) // 2}, told.channels) if distances % 2 else told
 
     @staticmethod

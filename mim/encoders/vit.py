@@ -77,6 +77,7 @@ class ViT(Encoder, name="vit"):
         fixed = (
             side
             and width % 4 == 0
+            and table_1ND.shape[2] == width
             and torch.allclose(table_1ND.float(), sincos_table((side, side), width, int(class_token)), atol=1e-5)
         )
         keys = {

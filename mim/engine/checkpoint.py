@@ -1,5 +1,6 @@
-"""Checkpoints: one file of plain values, written whole, the last few kept."""
+"""Checkpoints: one file of plain values, written whole, the last few kept; the damaged told from the whole."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from mim.ops.checks import at_least
-from mim.ops.files import write_text, write_whole
+from mim.ops.files import remove_abandoned, write_text, write_whole
 from mim.ops.weights import DERIVED, OWN, read_weights
+
+LOG = logging.getLogger("mim")
+
+FIELDS: dict[str, type | tuple[type, ...]] = {  # what a run goes on from
+    **{"step": int, "batch": int, "seconds": (int, float), "config": str},
+    **dict.fromkeys(("model", "ema", "optimizer", "scaler", "meter", "results"), dict),
+}
+LAST = "last"  # the file with the name of the newest checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +39,18 @@ class CheckpointSettings:
 
 
 def save(folder: Path, step: int, content: dict, keep: int) -> Path:
-    """Writes step-<n>.pt, points `last` at it, and removes all but the newest `keep`.
+    """Writes step-<n>.pt, points `last` at it, and removes all but the newest `keep`, and what killed processes left.
 
-    The file is written aside, synced and renamed, and so is `last` (a text file with the name), so that a crash at
-    any moment leaves the previous checkpoint whole.
+    The file is written aside, synced and renamed, and so is `last` (a text file with the name), before any other is
+    removed: a crash or a full disk at any moment leaves the previous checkpoint whole. Raises OSError where there is
+    no space.
     """
+    remove_abandoned(folder)
     path = folder / f"step-{step}.pt"
     write(path, content)
-    write_text(folder / "last", path.name + "\n")
+    write_text(folder / LAST, path.name + "\n")
     # later steps first: they are of a course that was given up when the run was resumed from before them
-    for old in sorted(folder.glob("step-*.pt"), key=lambda file: (_step_of(file) <= step, _step_of(file)))[:-keep]:
+    for old in sorted(_steps(folder), key=lambda file: (_step_of(file) <= step, _step_of(file)))[:-keep]:
         old.unlink()
     return path
 
@@ -50,9 +61,42 @@ def write(path: Path, content: dict) -> None:
 
 
 def last(folder: Path) -> Path | None:
-    """The checkpoint that `last` names, or None where there is none."""
-    pointer = folder / "last"
-    return folder / pointer.read_text().strip() if pointer.exists() else None
+    """The checkpoint that `last` names, whole or not; the newest by number where `last` or that file is gone or
+    unreadable; None where there is none.
+    """
+    named, _ = _named(folder)
+    if named is not None and named.is_file():
+        return named
+    return next(iter(_steps(folder)), named)
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict] | None:
+    """The checkpoint to go on from, and its content: the one that `last` names, or, where that is damaged, the newest
+    whole one of the steps before it, or else of those after it. What is damaged is told as a warning and left alone.
+
+    None where the folder holds no checkpoint. Raises ValueError, which names each file and what ails it, where it holds
+    checkpoints and none is whole.
+    """
+    named, reason = _named(folder)
+    found = [] if named is None else [named]
+    found += sorted((file for file in _steps(folder) if file != named), key=lambda file: _after(file, named))
+    damaged = [] if named is not None or not reason else [f"{folder / LAST} {reason}"]
+    for path in found:
+        try:
+            content = load(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        for line in damaged:
+            LOG.warning("%s; %s is taken instead", line, path.name)
+        return path, content
+    if not damaged:
+        return None
+    listed = "".join(f"\n  {line}" for line in damaged)
+    raise ValueError(
+        f"{folder} holds no checkpoint that is whole:{listed}\nNothing was changed. Bring one back from a copy, name "
+        "another checkpoint with --resume, or start anew under another --output"
+    )
 
 
 def find(path: Path) -> Path:
@@ -72,11 +116,21 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> dict:
-    """A checkpoint's content, on the CPU. Raises ValueError where the file is missing or not one of ours."""
+    """A checkpoint's content, on the CPU. Raises ValueError where the file is missing, damaged or not one of ours."""
     content = read_weights(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != OWN:
         raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {OWN!r}")
     return content
+
+
+def check(content: dict, path: Path) -> None:
+    """Raises ValueError where a run cannot go on from a checkpoint's content: a field lacks, or is of another type."""
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(content.get(name), kind)]
+    if wrong or content["step"] < 0:
+        raise ValueError(
+            f"checkpoint {path} lacks {', '.join(wrong or ['step'])}, or holds another kind of value there: no run of "
+            "this toolkit wrote it so"
+        )
 
 
 def run_of(path: Path) -> str | None:
@@ -119,6 +173,32 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         if name in state and own[name].shape != state[name].shape:
             found.append(f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model")
     return found
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints that are there, the newest first."""
+    return sorted((file for file in folder.glob("step-*.pt") if _step_of(file) >= 0), key=_step_of, reverse=True)
+
+
+def _named(folder: Path) -> tuple[Path | None, str]:
+    """The checkpoint that `last` names, which may be gone; or None and what ails `last`, which is nothing where there
+    is no checkpoint either.
+    """
+    try:
+        text = (folder / LAST).read_bytes().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None, "is missing" if _steps(folder) else ""
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    path = folder / text
+    if path.parent == folder and _step_of(path) >= 0:
+        return path, ""
+    return None, f"names no checkpoint: {text[:60]!r}" if text else "is empty"
+
+
+def _after(path: Path, named: Path | None) -> tuple[bool, int]:
+    """Orders checkpoints by what is lost with each: those of the steps before `named` come first, the newest first."""
+    return named is not None and _step_of(path) > _step_of(named), -_step_of(path)
 
 
 def _step_of(path: Path) -> int:

@@ -27,7 +27,7 @@ class Feed:
         """The next micro-batch. The host does not wait for its copy to a GPU, the device does."""
         batch, self._ahead = self._ahead or self._read(), None
         assert batch is not None
-        self._broken.add(batch.broken)
+        self._broken.add(batch.broken, batch.notes)
         if self._side is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_stream(self._side)
@@ -38,6 +38,10 @@ class Feed:
         """Begins to copy the next micro-batch to a GPU, beside the work that was given to it before."""
         if self._side is not None:
             self._ahead = self._read()
+
+    def close(self) -> None:
+        """Ends the loader processes."""
+        self._batches.close()
 
     def _read(self) -> Batch | None:
         """Another micro-batch on its device, once the side stream is through; None at the end of the run."""

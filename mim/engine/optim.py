@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.optim.lars import Lars
@@ -22,7 +22,11 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
             `encoder.mask_token` or `pos_embed`.
         layer_decay: factor on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
             none. Source: BEiT; MAE, util/lr_decay.py; SimMIM, optimizer.py.
+
+    Attributes: moments, numbers that it keeps of each weight.
     """
+
+    moments: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -47,6 +51,8 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
 
 class AdamW(Optimizer, name="adamw"):
     """AdamW, with its fused kernel. betas and eps as in Loshchilov and Hutter 2019."""
+
+    moments = 2
 
     def __init__(self, *, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, **shared: Any):
         super().__init__(**shared)

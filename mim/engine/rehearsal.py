@@ -1,7 +1,7 @@
 """Rehearsal: training steps on random images, to see what a step will cost."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -73,14 +73,15 @@ class Announced(Feed):
 
 
 class Rehearsal(Trainer):
-    """A trainer of one device without run folder and evaluations, and mostly without data; its step is that of a run.
+    """A trainer without run folder and evaluations, and mostly without data; its step is that of a run.
 
     Args:
         task: its train_data needs no images where `workers` is None, only a length of at least one batch.
         plan: of the run. Where several devices share a batch, this is one of them, with the memory for the exchange
-            of gradients, but without the exchange.
+            of gradients, but without the exchange, unless `world` is one of several.
         entered: told of each phase of a step as it begins, and of the end.
         workers: loader processes that read the task's own images; None for random images in their place.
+        world: that this process has joined; None for a process alone on `device`.
     """
 
     def __init__(
@@ -92,27 +93,28 @@ class Rehearsal(Trainer):
         device: torch.device,
         entered: Entered,
         workers: int | None = None,
+        world: World | None = None,
     ):
-        super().__init__(task, settings, World(0, 1, device), RunFolder(Path()))
+        super().__init__(task, settings, world or World(0, 1, device), RunFolder(Path()))
         self.plan = replace(plan, accumulation=min(plan.accumulation, AGAIN))
         self.feed: Feed = RandomImages(noise, plan.micro, device, entered)
         if workers is not None:
             endless = replace(plan, epochs=ENDLESS)
             self.feed = Announced(Feed(task.train_data, endless, self.world, 0, workers, self.broken), entered)
         self.entered, self.stopwatch = entered, Stopwatch()
-        self.model = self._wrap()
+        self.model = self.learner.wrap()
         self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged
-        if plan.world_size > 1:
-            self.buckets = {parameter: torch.empty_like(parameter) for parameter in self.parameters}
-            for parameter in self.parameters:
+        if plan.world_size > 1 and not self.world.grouped:
+            self.buckets = {parameter: torch.empty_like(parameter) for parameter in self.learner.parameters}
+            for parameter in self.learner.parameters:
                 parameter.register_post_accumulate_grad_hook(self._fill_bucket)
 
     def settle(self) -> None:
         """Makes the optimizer's state, which a run has from its second step on, by a step with gradients of zero."""
-        for parameter in self.parameters:
+        for parameter in self.learner.parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.scaler.scale(torch.zeros((), device=self.world.device))  # which makes its state, too
-        super()._update(0)
+        self.learner.scaler.scale(torch.zeros((), device=self.world.device))  # which makes its state, too
+        super()._update(0, torch.zeros((), device=self.world.device))
 
     def take_step(self) -> None:
         """One optimizer step, of at most AGAIN micro-batches."""
@@ -121,7 +123,7 @@ class Rehearsal(Trainer):
         with deterministic, kept_memory(self.world.device):
             self._train_step()
         if self.world.device.type == "cuda":
-            self.watch.unhealthy()  # as a run does, or copies of the loss would pile up on the host
+            self.watch.look()  # as a run does, or copies of the loss would pile up on the host
         self.entered("end")
 
     @contextmanager
@@ -132,13 +134,13 @@ class Rehearsal(Trainer):
             yield
         self.entered("backward")
 
-    def _update(self, step: int) -> Tensor:
+    def _update(self, step: int, loss: Tensor) -> Tensor:
         self.entered("update")
-        return super()._update(step)
+        return super()._update(step, loss)
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
         self._last = last
-        return nullcontext()
+        return super()._synchronised(last)
 
     def _fill_bucket(self, parameter: Tensor) -> None:
         """As in the last micro-batch of a step, when each gradient moves to its bucket."""

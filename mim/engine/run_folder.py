@@ -5,6 +5,7 @@ checkpoints/  tensorboard/  and one of each kind of picture: reconstructions/  c
 """
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from mim.ops.files import write_json, write_text
+from mim.ops.files import remove_abandoned, write_json, write_whole
+
+LOG = logging.getLogger("mim")
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "einops")
 
@@ -34,24 +37,29 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
 
     def create(self) -> None:
-        """Makes the folder. Raises ValueError where that path is a file."""
+        """Makes the folder, and removes what killed processes left half written in it. Raises ValueError where that
+        path is a file.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--output {self.path} is a file: name a folder")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):
+            remove_abandoned(folder)
 
     def cut_metrics(self, step: int) -> None:
-        """Drops what was logged after `step`, and a line that was cut short."""
+        """Drops what was logged after `step`, and lines that are damaged: cut short by a full disk, say."""
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text().splitlines():
+        kept, damaged = [], 0
+        for line in self.metrics.read_bytes().splitlines():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if row["step"] <= step:
-                kept.append(line)
-        write_text(self.metrics, "".join(line + "\n" for line in kept))
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + b"\n")
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+        if damaged:
+            LOG.warning("%s: %d damaged line%s left out", self.metrics, damaged, "s" * (damaged > 1))
+        write_whole(self.metrics, lambda file: file.write(b"".join(kept)))
 
     @property
     def identity(self) -> str | None:

@@ -21,7 +21,8 @@ class TrainSettings:
     follows from it; precision: of the matrix products, weights stay fp32; compile: torch.compile; clip: largest
     gradient norm, 0 for no clipping; activation_checkpointing: recompute each block's activations in the backward
     pass; ema: decay of a moving average of the weights, which evaluations then use, 0 for none; deterministic:
-    refuse kernels whose result varies from run to run, `auto` on a CPU.
+    refuse kernels whose result varies from run to run, `auto` on a CPU; max_skipped: steps of a run that may be skipped
+    because their loss or gradients are not finite, before the run stops.
     """
 
     epochs: int = 100
@@ -32,10 +33,11 @@ class TrainSettings:
     activation_checkpointing: bool = False
     ema: float = 0.0
     deterministic: bool | Literal["auto"] = "auto"
+    max_skipped: int = 0
 
     def __post_init__(self) -> None:
         at_least("TRAIN", 1, epochs=self.epochs)
-        at_least("TRAIN", 0, batch=self.batch, clip=self.clip)
+        at_least("TRAIN", 0, batch=self.batch, clip=self.clip, max_skipped=self.max_skipped)
         if not 0 <= self.ema < 1:
             raise ValueError(f"TRAIN.ema is {self.ema}: it is a decay, from 0 (off) up to but not including 1")
 

@@ -1,23 +1,26 @@
-"""What a run says while it runs: the log on console and in a file, metrics.jsonl, TensorBoard, the progress bar."""
+"""Telemetry: the figures of a run while it runs, in metrics.jsonl, TensorBoard, the log and the progress bar."""
 
 import json
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from PIL import Image
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from mim.engine.board import Board
+from mim.engine.log import announce
 from mim.engine.run_folder import RunFolder
 from mim.ops.checks import at_least
+from mim.ops.files import append_text, write_whole
 from mim.structures import Report
 
 LOG = logging.getLogger("mim")
@@ -48,27 +51,33 @@ class Reached:
 
 
 class Meter:
-    """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for."""
+    """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for.
+
+    A loss that is not finite is left out.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {"line": 0.0, "epoch": 0.0}
-        self.counts = {"line": 0, "epoch": 0}
+        self.counts: dict[str, Tensor | float] = {"line": 0.0, "epoch": 0.0}
 
     def add(self, loss: Tensor) -> None:
         """Takes the loss of one step."""
+        finite, known = loss.isfinite().float(), loss.detach().float().nan_to_num(0.0, 0.0, 0.0)
         for span in self.sums:
-            self.sums[span] = self.sums[span] + loss.detach().float()
-            self.counts[span] += 1
+            self.sums[span] = self.sums[span] + known
+            self.counts[span] = self.counts[span] + finite
 
     def take(self, span: str) -> float:
-        """The mean of a span, which then starts anew. A host sync."""
-        mean = float(self.sums[span]) / max(self.counts[span], 1)
-        self.sums[span], self.counts[span] = 0.0, 0
+        """The mean of a span, which then starts anew; NaN of no loss at all. A host sync."""
+        count = float(self.counts[span])
+        mean = float(self.sums[span]) / count if count else math.nan
+        self.sums[span], self.counts[span] = 0.0, 0.0
         return mean
 
     def state(self) -> dict:
         """Plain values for a checkpoint."""
-        return {"sums": {span: float(total) for span, total in self.sums.items()}, "counts": dict(self.counts)}
+        plain = [{span: float(value) for span, value in held.items()} for held in (self.sums, self.counts)]
+        return {"sums": plain[0], "counts": plain[1]}
 
     def restore(self, state: dict) -> None:
         """The state that `state` gave."""
@@ -81,7 +90,7 @@ class Telemetry:
 
     def __init__(self, folder: RunFolder, settings: LogSettings, steps: int, start: int, images_seen: int, main: bool):
         self.folder, self.settings, self.main = folder, settings, main
-        self.writer: Any = None
+        self.board: Board | None = None
         self.bar: Progress | None = None
         self._purge = images_seen if start else None
         self._steps, self._start = steps, start
@@ -90,9 +99,7 @@ class Telemetry:
         if not self.main:
             return self
         if self.settings.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import, and not every run needs it
-
-            self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self._purge)
+            self.board = Board(self.folder.tensorboard, self._purge)
         console = get_console()
         if console.is_terminal:
             columns = (
@@ -113,8 +120,9 @@ class Telemetry:
             return
         if self.bar is not None:
             self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
+        if self.board is not None:
+            with suppress(OSError) if error is not None else nullcontext():  # a second error would hide the first
+                self.board.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -124,21 +132,21 @@ class Telemetry:
     def plan(self, lines: dict[str, str], warnings: list[str]) -> None:
         """What the run is about to do, on the log and, as a table, in TensorBoard."""
         announce(lines, warnings)
-        if self.writer is not None:
+        if self.board is not None:
             rows = "".join(f"\n| {name} | {text} |" for name, text in lines.items())
-            self.writer.add_text("plan", f"| | |\n|---|---|{rows}", self._purge or 0)
+            self.board.text("plan", f"| | |\n|---|---|{rows}", self._purge or 0)
 
     def row(self, at: Reached, values: dict[str, float]) -> None:
         """One object in metrics.jsonl, and the same values in TensorBoard over images seen."""
         if not self.main:
             return
         place = {"step": at.step, "epoch": round(at.epoch, 4), "images_seen": at.images_seen}
-        row = {**place, "seconds": round(at.seconds, 3), **values}
-        with self.folder.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.writer is not None:
+        known = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no other numbers
+        row = {**place, "seconds": round(at.seconds, 3), **known}
+        append_text(self.folder.metrics, json.dumps(row) + "\n")
+        if self.board is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, at.images_seen)
+                self.board.scalar(name, value, at.images_seen)
         if self.bar is not None and "train/loss" in values:
             self.bar.update(self._task, note=f"loss {values['train/loss']:.4f}")
 
@@ -154,10 +162,11 @@ class Telemetry:
         """A PNG in the run folder, in a folder of the picture's name, and the same picture in TensorBoard."""
         if not self.main:
             return
-        (self.folder.path / name).mkdir(exist_ok=True)
-        Image.fromarray(image_HWC.numpy()).save(self.folder.path / name / f"step-{at.step}.png")
-        if self.writer is not None:
-            self.writer.add_image(name, image_HWC.numpy(), at.images_seen, dataformats="HWC")
+        folder, image = self.folder.path / name, Image.fromarray(image_HWC.numpy())
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"step-{at.step}.png", lambda file: image.save(file, "PNG"))
+        if self.board is not None:
+            self.board.picture(name, image_HWC, at.images_seen)
 
 
 class Stopwatch:
@@ -190,45 +199,6 @@ class Stopwatch:
         return {kind: seconds - before[kind] for kind, seconds in self._before.items()}
 
 
-class ConsoleHandler(logging.Handler):
-    """Log lines on the console, above the progress bar where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else ""
-        prefix = "warning: " if record.levelno == logging.WARNING else ""
-        get_console().print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True, style=style)
-
-
-def log_to_console(main: bool) -> None:
-    """Sends this toolkit's log to the console on the rank that writes, and nowhere on the others."""
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    LOG.handlers[:] = [ConsoleHandler() if main else logging.NullHandler()]
-
-
-@contextmanager
-def log_to_file(path: Path, main: bool) -> Iterator[None]:
-    """Adds every line of the log to a file, with its time, and last of all the error that ended the run.
-
-    Whoever catches that error tells the console of it.
-    """
-    if not main:
-        yield
-        return
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    LOG.addHandler(file)
-    try:
-        yield
-    except BaseException as error:
-        text = f"stopped: {type(error).__name__}: {error}"
-        file.handle(logging.LogRecord(LOG.name, logging.ERROR, __file__, 0, text, None, None))
-        raise
-    finally:
-        LOG.removeHandler(file)
-        file.close()
-
-
 def log_progress(at: Reached, epochs: int, steps: int, row: dict[str, float]) -> None:
     """The line of a log interval, from the values of its row."""
     rate = row["time/images_per_s"]
@@ -238,12 +208,3 @@ def log_progress(at: Reached, epochs: int, steps: int, row: dict[str, float]) ->
         *(row["train/loss"], row["train/learning_rate"], row["train/gradient_norm"]),
         *(f"{rate:,.{0 if rate >= 10 else 1}f}", 100 * row["time/data_share"]),
     )
-
-
-def announce(lines: dict[str, str], warnings: list[str]) -> None:
-    """What a run is about to do, a line each, and which of its settings have no effect."""
-    width = max(map(len, lines))
-    for name, text in lines.items():
-        LOG.info("  %-*s  %s", width, name, text)
-    for warning in warnings:
-        LOG.warning(warning)

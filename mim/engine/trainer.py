@@ -5,27 +5,26 @@ The step is `_train_step` and `_update`; all else is what happens between steps.
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from mim.engine import checkpoint
-from mim.engine.distributed import World
-from mim.engine.failures import BrokenFiles, report_unhealthy
+from mim.engine.distributed import RunInterrupted, RunStopped, World
+from mim.engine.failures import BrokenFiles, Skipped
 from mim.engine.feed import Feed
-from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory, recompute_activations
-from mim.engine.optim import parameter_groups, without_effect
+from mim.engine.learner import Learner
+from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
+from mim.engine.optim import without_effect
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
+from mim.engine.signals import Requests, requests_to_end
 from mim.engine.telemetry import Meter, Reached, Stopwatch, Telemetry, log_progress
 from mim.engine.watch import Health, Watch
-from mim.ops.attention import choose_attention
 from mim.ops.files import write_json
 from mim.ops.seeding import derive_seed
 from mim.structures import Place
@@ -48,21 +47,12 @@ class Trainer:
         self.seconds = 0.0  # of the processes that worked on this run before this one
         self.results: dict[str, Any] = {}  # the newest figures, for summary.json
         self.meter = Meter()
-        train = settings.train
-        for module in (task.model, *task.fixed):
-            module.to(world.device)
-        choose_attention(task.model, world.device)
-        self.ema = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
-        if train.activation_checkpointing:
-            if not task.blocks():
-                LOG.warning("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
-            recompute_activations(task.blocks())
-        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        factors = task.rate_factors(settings.optimizer.layer_decay)
-        self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, factors))
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
+        self.learner = Learner(task, settings, world)
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
-        self.watch = Watch(world.device, may_overflow=self.scaler.is_enabled())
+        self.skipped = Skipped(settings.train.max_skipped, folder, world)
+        self.watch = Watch(world.device, may_overflow=settings.train.precision == "fp16")
+        self.requests = Requests()
+        self._saved, self._saved_after, self._logged = time.perf_counter(), 0, 0
 
     def resume(self, content: dict, path: Path) -> None:
         """Takes up a run where the checkpoint of `path` left it. Raises ValueError where it does not fit exactly."""
@@ -71,13 +61,12 @@ class Trainer:
                 f"{path} was trained with a batch of {content['batch']}, and this run would have {self.plan.batch}: "
                 f"set TRAIN.batch {content['batch']}, which then does not depend on the number of devices"
             )
-        checkpoint.load_strict(self.task.model, content["model"], path)
-        if self.ema is not None:
-            checkpoint.load_strict(self.ema, content["ema"], path)
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["step"] > self.plan.steps:
+            raise ValueError(f"{path} was written after step {content['step']}, and this run has {self.plan.steps}")
+        self.learner.load(content, path)
         self.meter.restore(content["meter"])
         self.step = self.first = content["step"]
+        self.skipped.count = content.get("skipped", 0)
         self.seconds, self.results = content["seconds"], content["results"]
         if self.world.main:
             self.folder.cut_metrics(self.step)
@@ -89,24 +78,29 @@ class Trainer:
         return self.step == self.plan.steps
 
     def run(self) -> dict:
-        """Trains to the end, and gives what summary.json holds. Raises RunStopped where the run must end early."""
-        self._saved = time.perf_counter()
+        """Trains to the end, and gives what summary.json holds.
+
+        Raises RunStopped where the run must end early, RunInterrupted where it was asked to.
+        """
+        self._saved, self._logged = time.perf_counter(), self.step
         lines = {**self.task.describe(), **self.plan.describe(self.settings), "run folder": str(self.folder.path)}
         self.stopwatch = Stopwatch()
         place = (self.plan.steps, self.step, self._images_seen)
         telemetry = Telemetry(self.folder, self.settings.log, *place, self.world.main)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
-        with deterministic, kept_memory(self.world.device), telemetry as self.out:
+        kept = kept_memory(self.world.device)
+        with deterministic, kept, telemetry as self.out, requests_to_end() as self.requests:
             self.out.plan(lines, self._warnings())
-            self.model = self._wrap()
+            self.model = self.learner.wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
             data, workers = self.task.train_data, self.settings.workers
             self.feed = Feed(data, self.plan, self.world, self.step, workers, self.broken)
-            while not self.finished:
-                self._train_step()
-                self.out.advance(self.step)
-                self._between_steps()
+            with closing(self.feed):
+                while not self.finished:
+                    self._train_step()
+                    self.out.advance(self.step)
+                    self._between_steps()
             return self._finish()
 
     # ---------------------------------------------------------------- the step
@@ -119,47 +113,40 @@ class Trainer:
         seen: tuple[int, ...] = ()
         with cast_once(self.world.device):
             for micro in range(self.plan.accumulation):
+                self.world.reached(f"reading images of step {step}")
                 with self.stopwatch.time("data"):
                     batch = self.feed.next()
+                self.world.reached(f"computing step {step}")
                 start = (micro * self.world.size + self.world.rank) * self.plan.micro
                 place = Place(self.settings.seed, step, start, self.plan.batch)
                 with self._synchronised(micro == self.plan.accumulation - 1):
                     with self._autocast():
                         micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
-                    self.scaler.scale(micro_loss).backward()
+                    self.learner.scaler.scale(micro_loss).backward()
                 loss, seen = loss + micro_loss.detach(), seen + batch.indices
                 self.feed.prefetch()
-        norm = self._update(step)
-        loss = self.world.sum(loss) / self.world.size
+        wishes = [torch.full_like(loss, wish) for wish in (bool(self.requests.asked), self._save_is_due())]
+        loss, asked, due = self.world.sum(torch.stack([loss / self.world.size, *wishes])).unbind()
+        norm = self._update(step, loss)
         self.meter.add(loss)
-        self.watch.add(step, rate, seen, loss, norm)
+        self.watch.add(step, rate, seen, (loss, norm, asked, due))
         self.norm, self.rate, self.step = norm, rate, step + 1
 
-    def _update(self, step: int) -> Tensor:
-        """Clips, steps and clears; gives the gradient norm. Gradients that are not finite change no weight."""
-        self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.settings.train.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.train.clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.at(step, group["factor"])
-        if not self.scaler.is_enabled():  # a scaler does the same by itself
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update_parameters(self.task.model)
-        return norm
+    def _update(self, step: int, loss: Tensor) -> Tensor:
+        """Changes the weights; gives the gradient norm."""
+        return self.learner.update(loss, lambda factor: self.schedule.at(step, factor))
 
     # ---------------------------------------------------------------- between steps
 
     def _between_steps(self) -> None:
+        self.world.reached(f"done with step {self.step - 1}")
         ended = self.finished
         epochs, left = divmod(self.step, self.plan.steps_per_epoch)
         log = self.step % self.settings.log.every_steps == 0 or ended
-        self._stop_if(self.watch.unhealthy(drain=log or left == 0))
+        seen = self.watch.look(drain=log or left == 0)
+        for health in seen:
+            if health.harmful:
+                self._skip(health)
         if log:
             self._log()
         if left == 0:
@@ -168,18 +155,24 @@ class Trainer:
             every = self.settings.evaluate_every_epochs
             if ended or (every and epochs % every == 0):
                 self._evaluate()
+        asked = any(health.asked for health in seen) and not ended
+        due = any(health.due and health.step >= self._saved_after for health in seen)
         every = self.settings.checkpoint.every_epochs
-        minutes = self.settings.checkpoint.every_minutes
-        due = minutes and time.perf_counter() - self._saved >= 60 * minutes
-        if ended or due or (left == 0 and every and epochs % every == 0):
+        if ended or asked or due or (left == 0 and every and epochs % every == 0):
             self._save()
+        if asked:
+            raise RunInterrupted(
+                f"ended on {self.requests.asked or 'a signal to another rank'} after step {self.step:,} of "
+                f"{self.plan.steps:,}; the same command goes on from there"
+            )
 
     def _log(self) -> None:
         """One line and one row: the log interval, where the host waits for the device."""
         self.broken.settle(self.world)
-        images = self.plan.batch * self.meter.counts["line"]
+        images = self.plan.batch * (self.step - self._logged)
         loss, norm = self.meter.take("line"), float(self.norm)  # host sync
         lap = self.stopwatch.lap()
+        self._logged = self.step
         row = {
             "train/loss": loss,
             "train/learning_rate": self.rate,
@@ -193,13 +186,11 @@ class Trainer:
         log_progress(self._reached, self.plan.epochs, self.plan.steps, row)
 
     def _evaluate(self) -> None:
-        model = self.task.model if self.ema is None else self.ema.module
-        model.eval()
-        self.world.same(model.buffers())  # each rank gathers its own batch statistics, and the main rank's are saved
-        eager = torch.compiler.set_stance("force_eager")  # other batch sizes, and nothing to gain
-        with self.stopwatch.time("evaluate"), torch.no_grad(), self._autocast(), eager:
+        self.world.reached(f"evaluating after step {self.step}")
+        # batch statistics are each rank's own, and the main rank's are what is saved
+        self.world.same(self.learner.evaluated.buffers())
+        with self.stopwatch.time("evaluate"), self._autocast(), self.learner.judged() as model:
             report = self.task.evaluate(model, self.world)
-        model.train()
         if self.step == 0:
             self.results.update({f"{name}_at_start": value for name, value in report.figures.items()})
         self.results.update({**report.figures, **report.details})
@@ -212,37 +203,50 @@ class Trainer:
         if score <= self.results.get(f"best/{name}", -torch.inf):
             return
         self.results.update({f"best/{name}": score, "best/epoch": self._reached.epoch})
-        if self.world.main:
-            with self.stopwatch.time("save"):
-                checkpoint.write(self.folder.checkpoints / "best.pt", self._content())
+        self._write("best.pt")
 
-    def _stop_if(self, health: Health | None) -> None:
-        if health is None:
-            return
+    def _skip(self, health: Health) -> None:
+        """Counts a step that changed nothing; where it is one too many, saves the state and ends the run."""
         data = self.task.train_data
-        suspects = [index for index in dict.fromkeys(health.indices) if not data.is_finite(index)]
         files = [data.source.describe(index) for index in health.indices]
-        named = [data.source.describe(index) for index in suspects]
-        raise report_unhealthy(health, self.folder, self.world, self._content(), files, named)
+        named = [data.source.describe(index) for index in dict.fromkeys(health.indices) if not data.is_finite(index)]
+        try:
+            self.skipped.add(health, self.learner.scaler.get_scale(), files, named)
+        except RunStopped:
+            self._write(f"nonfinite-step-{health.step}.pt")
+            raise
+
+    def _save_is_due(self) -> bool:
+        """By the clock of the main rank, which tells the others with the step."""
+        minutes = self.settings.checkpoint.every_minutes
+        return self.world.main and bool(minutes) and time.perf_counter() - self._saved >= 60 * minutes
 
     def _save(self) -> None:
-        """The main rank writes; the others go on, and meet it at the next step's gradients."""
-        self._saved = time.perf_counter()
-        if self.world.main:
-            with self.stopwatch.time("save"):
-                checkpoint.save(self.folder.checkpoints, self.step, self._content(), self.settings.checkpoint.keep)
+        """The main rank writes; the others meet it at the next step."""
+        self.world.reached(f"saving after step {self.step}")
+        self._saved, self._saved_after = time.perf_counter(), self.step
+        with self.stopwatch.time("save"):
+            content = self._content()
+            if self.world.main:
+                checkpoint.save(self.folder.checkpoints, self.step, content, self.settings.checkpoint.keep)
+
+    def _write(self, name: str) -> None:
+        """A checkpoint beside those that a run is resumed from."""
+        with self.stopwatch.time("save"):
+            content = self._content()
+            if self.world.main:
+                checkpoint.write(self.folder.checkpoints / name, content)
 
     def _content(self) -> dict:
+        """The state of the run, on the main rank; all take part."""
         return {
             "run": self.folder.identity,
             "step": self.step,
             "batch": self.plan.batch,
             "seconds": self._elapsed,
-            "model": self.task.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.learner.state(),
             "meter": self.meter.state(),
+            "skipped": self.skipped.count,
             "results": dict(self.results),
             "config": self.folder.config.read_text(),
         }
@@ -282,14 +286,10 @@ class Trainer:
 
     def _warnings(self) -> list[str]:
         task, optimizer = self.task, self.settings.optimizer
-        return [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.rate_factors)]
-
-    def _wrap(self) -> nn.Module:
-        """The model as the step calls it: compiled inside, DDP outside."""
-        model = self.task.model.train()
-        if self.settings.train.compile:
-            model.compile(fullgraph=True)
-        return DistributedDataParallel(model, gradient_as_bucket_view=True) if self.world.size > 1 else model
+        found = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.rate_factors)]
+        if self.settings.distributed.strategy == "fsdp" and not self.world.grouped:
+            found.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
+        return found
 
     def _autocast(self) -> torch.autocast:
         train = self.settings.train
@@ -297,4 +297,4 @@ class Trainer:
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last micro-batch of a step only."""
-        return nullcontext() if last or self.world.size == 1 else self.model.no_sync()  # type: ignore[operator]
+        return self.learner.share.exchange(self.model, now=last)

@@ -1,4 +1,7 @@
-"""Watch: notices a non-finite step, on every rank at the same step, without making the host wait for the device."""
+"""Watch: what ranks must know of each step and agree about, without making the host wait for the device.
+
+Whether the loss and the gradients were finite, whether a rank was asked to end the run, and when to save.
+"""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,19 +14,26 @@ OVERFLOWS = 25  # fp16 steps in a row whose gradients may overflow while the los
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One step as the host saw it: the loss over all ranks, the gradient norm, and the samples of this rank."""
+    """One step as the host saw it: the loss over all ranks, the gradient norm, and the samples of this rank.
+
+    harmful: whether loss or gradients were not finite, beyond what a loss scale that comes down explains; asked:
+    whether a rank had been asked to end the run; due: whether it was time to save.
+    """
 
     step: int
     loss: float
     norm: float
     rate: float
     indices: tuple[int, ...]
+    harmful: bool
+    asked: bool
+    due: bool
 
 
 class Watch:
-    """Looks at each step's loss and norm, on a GPU two steps later, when their copy to the host is long done.
+    """Looks at each step, on a GPU two steps later, when the copy of its figures to the host is long done.
 
-    The delay is a fixed number of steps, so that ranks, which see the same loss and norm, act at the same step.
+    The delay is a fixed number of steps, so that ranks, which see the same figures, act at the same step.
     """
 
     def __init__(self, device: torch.device, may_overflow: bool):
@@ -31,27 +41,28 @@ class Watch:
         self.may_overflow, self.overflows = may_overflow, 0
         self._pending: deque[tuple[int, float, tuple[int, ...], Tensor, torch.cuda.Event | None]] = deque()
 
-    def add(self, step: int, rate: float, indices: tuple[int, ...], loss: Tensor, norm: Tensor) -> None:
-        """Takes a step's loss and norm, both scalars on the device."""
-        health = torch.stack([loss.detach().float(), norm.detach().float()])
+    def add(
+        self, step: int, rate: float, indices: tuple[int, ...], told: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> None:
+        """Takes a step's loss, norm, ranks that were asked to end, and whether to save: scalars on the device."""
+        figures = torch.stack([figure.detach().float() for figure in told])
         event = None
-        if health.is_cuda:
-            health = torch.empty(2, pin_memory=True).copy_(health, non_blocking=True)
+        if figures.is_cuda:
+            figures = torch.empty(len(told), pin_memory=True).copy_(figures, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._pending.append((step, rate, indices, health, event))
+        self._pending.append((step, rate, indices, figures, event))
 
-    def unhealthy(self, drain: bool = False) -> Health | None:
-        """The first step that must end the run, or None. `drain` looks at every step taken, waiting for the device."""
+    def look(self, drain: bool = False) -> list[Health]:
+        """The steps that are due, in order. `drain`: every step taken, waiting for the device."""
+        found = []
         while len(self._pending) > (0 if drain else self.delay):
-            step, rate, indices, health, event = self._pending.popleft()
+            step, rate, indices, figures, event = self._pending.popleft()
             if event is not None:
                 event.synchronize()  # waits for a copy made two steps ago, not for the device to be idle
-            loss, norm = health.tolist()
-            seen = Health(step, loss, norm, rate, indices)
-            if not torch.isfinite(health[0]):
-                return seen
-            self.overflows = 0 if torch.isfinite(health[1]) else self.overflows + 1
-            if self.overflows > (OVERFLOWS if self.may_overflow else 0):
-                return seen
-        return None
+            loss, norm, asked, due = figures.tolist()
+            finite_loss, finite_norm = torch.isfinite(figures[:2]).tolist()
+            self.overflows = 0 if finite_norm else self.overflows + 1
+            harmful = not finite_loss or self.overflows > (OVERFLOWS if self.may_overflow else 0)
+            found.append(Health(step, loss, norm, rate, indices, harmful, asked > 0, due > 0))
+        return found

@@ -42,6 +42,8 @@ class Reader:
                 if name not in self._named:
                     LOG.warning("cannot read %s (%s); another image stands in for it in evaluations", name, reason)
                     self._named.add(name)
+            for note in batch.notes:
+                LOG.warning("%s", note.text)
             mine = list(rows[number * self.batch_size :][: len(batch.indices)])
             asked = torch.tensor([chosen[row] for row in mine])
             yield Shown(batch, mine, asked == torch.tensor(batch.indices))

@@ -9,7 +9,8 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from mim.ops.weights import DERIVED, read_safetensors, read_weights
+from mim.ops.limits import JSON_BYTES
+from mim.ops.weights import DERIVED, check_weights, read_safetensors, read_weights
 
 HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
 CONFIG = "config.json"
@@ -34,7 +35,10 @@ class Stored:
 
 def is_pretrained_folder(path: Path) -> bool:
     """Whether a folder is one that `save_pretrained` of transformers writes."""
-    return (path / CONFIG).is_file()
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:  # a name too long, a link to itself
+        return False
 
 
 def read_stored(path: Path, called: str) -> Stored:
@@ -42,23 +46,33 @@ def read_stored(path: Path, called: str) -> Stored:
 
     Raises ValueError, naming the file as `called`, where it is missing, damaged or holds more than plain values.
     """
-    if is_pretrained_folder(path):
-        return _read_folder(path, called)
-    if path.suffix == ".safetensors":
-        weights, texts = read_safetensors(path, called)
-        return Stored(path, _plain(weights), dict(texts))
-    content = read_weights(path, called)
-    content = content if isinstance(content, dict) else {}
-    holder = next((key for key in HOLDERS if isinstance(content.get(key), dict) and _plain(content[key])), "")
-    weights = _plain(content[holder] if holder else content)
-    beside = {key: _fields(value) for key, value in content.items() if key != holder and isinstance(key, str)}
-    return Stored(path, weights, beside if holder else {}, holder)
+    stored, size = _read(path, called)
+    try:
+        check_weights({**stored.weights, **tensors(stored.beside.get("ema"))}, size)
+    except ValueError as error:
+        raise ValueError(f"{called} {path}: {error}") from error
+    return stored
 
 
 def tensors(held: Any) -> dict[str, Tensor]:
     """The tensors that stand in a mapping by name; none where it is no mapping."""
     pairs = held.items() if isinstance(held, dict) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _read(path: Path, called: str) -> tuple[Stored, int]:
+    """What is stored, and the size of its files in bytes."""
+    if is_pretrained_folder(path):
+        return _read_folder(path, called)
+    if path.suffix == ".safetensors":
+        weights, texts = read_safetensors(path, called)
+        return Stored(path, _plain(weights), dict(texts)), path.stat().st_size
+    content = read_weights(path, called)
+    content = content if isinstance(content, dict) else {}
+    holder = next((key for key in HOLDERS if isinstance(content.get(key), dict) and _plain(content[key])), "")
+    weights = _plain(content[holder] if holder else content)
+    beside = {key: _fields(value) for key, value in content.items() if key != holder and isinstance(key, str)}
+    return Stored(path, weights, beside if holder else {}, holder), path.stat().st_size
 
 
 def _plain(held: Any) -> dict[str, Tensor]:
@@ -71,19 +85,31 @@ def _fields(value: Any) -> Any:
     return vars(value) if isinstance(value, argparse.Namespace) else value
 
 
-def _read_folder(path: Path, called: str) -> Stored:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError where it is none or too large, OSError where it cannot be read."""
+    if path.stat().st_size > JSON_BYTES:
+        raise ValueError(f"{path.name} has more than {JSON_BYTES:,} bytes")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} nests too deeply") from error
+
+
+def _read_folder(path: Path, called: str) -> tuple[Stored, int]:
+    try:
+        config = read_json(path / CONFIG)
         index = path / "model.safetensors.index.json"
         files = ["model.safetensors"]
         if index.is_file() and not (path / files[0]).is_file():  # in shards
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            files = sorted(set(read_json(index)["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{called} {path}: its JSON cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{called} {path / CONFIG} must hold a mapping, not {type(config).__name__}")
     weights: dict[str, Tensor] = {}
+    size = 0
     for name in files:
         inside = path / Path(str(name)).name  # an index names files of its own folder
         weights.update(read_safetensors(inside, called)[0])
-    return Stored(path, _plain(weights), config)
+        size += inside.stat().st_size
+    return Stored(path, _plain(weights), config), size

@@ -12,9 +12,24 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mim.interop.files import Stored, read_stored
+from mim.ops.limits import SIDE
+from mim.ops.words import plain
 from mim.registry import Component, one_of
 
 ENCODER = "encoder."
+AXES = {  # of weights that tell of the model, by how their names end in any format
+    "patch_embed.proj.weight": 4,
+    "patch_embeddings.projection.weight": 4,
+    "pos_embed": 3,
+    "position_embeddings": 3,
+    "relative_position_bias_table": 2,
+    "logit_scale": 3,
+    "fc1.weight": 2,
+    "dense.weight": 2,
+    "embed.weight": 2,
+    "norm.weight": 1,
+    ".bias": 1,
+}
 Sections = dict[str, Any]
 
 
@@ -47,7 +62,7 @@ class Weights:
         """Height and width of the images that the model was made for, where known."""
         size = self.sections.get("DATA", {}).get("image_size")
         whole = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)
-        return (size[0], size[1]) if whole and min(size) > 0 else None
+        return (size[0], size[1]) if whole and min(size) > 0 and max(size) <= SIDE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,10 @@ def read(path: Path, called: str, given: str = "") -> Weights:
     that was given.
     """
     stored = read_stored(path, called)
+    try:
+        _check_ranks(stored.weights)
+    except ValueError as error:
+        raise ValueError(f"{called} {path}: {error}") from error
     for name, part in Format.members().items():
         if name == given or (not given and part().recognises(stored)):
             try:
@@ -98,11 +117,21 @@ def read(path: Path, called: str, given: str = "") -> Weights:
                 raise ValueError(f"{called} {path} ({name}): {error}") from error
             entries = sum(stored.weights[left].numel() for left in weights.left_out)
             return replace(weights, format=name, left_entries=entries)
-    names = ", ".join(list(stored.weights)[:5]) or "none"
+    names = ", ".join(map(plain, list(stored.weights)[:5])) or "none"
     raise ValueError(
         f"{called} {path} holds no encoder in a known format. {one_of('', Format.members())}. "
         f"Its first weights: {names}"
     )
+
+
+def _check_ranks(weights: dict[str, Tensor]) -> None:
+    """Raises ValueError where a weight that tells of the model has not the axes that it has everywhere."""
+    for name, weight in weights.items():
+        axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), weight.ndim)
+        if weight.ndim != axes or (name.endswith(tuple(AXES)) and not weight.numel()):
+            raise ValueError(
+                f"{plain(name)} has the shape {list(weight.shape)}: it is a weight of {axes} axes, none of them empty"
+            )
 
 
 def has_classifier(weights: Weights, pools: Iterable[str]) -> bool:

@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mim.encoders import Encoder
 from mim.interop.formats import ENCODER, Weights, read
 from mim.interop.names import in_words
 from mim.ops.weights import DERIVED
+from mim.ops.words import plain
 
 LEAST_SHARE = 0.5
+FLOATING = (
+    *(torch.float32, torch.bfloat16, torch.float16, torch.float64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
     """
     theirs = {name.removeprefix(ENCODER): held for name, held in weights.below(ENCODER).items()}
     own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED)}
+    _check_numbers(own, theirs, called, weights.source)
     origin = {place: name for name in theirs for place in encoder.places(name) if place in own}
     state = {place: encoder.fit(place, theirs[name], weights.image_size) for place, name in origin.items()}
     fitting = {name for name in state if own[name].shape == state[name].shape}
@@ -76,7 +83,7 @@ def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{origin[name]} {_words(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
+            f"{plain(origin[name])} {_words(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
             f"{_words(state[name])}"
             for name in sorted(fitting)
             if name != origin[name] or state[name] is not theirs[origin[name]]
@@ -90,6 +97,23 @@ def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
     used, all_of_it = _size(theirs, {origin[name] for name in fitting}), _size(theirs, theirs) + weights.left_entries
     _check_share(report, called, used, all_of_it, "of its weights find a place in this one")
     return Placed({name: state[name] for name in state if name in fitting}, report)
+
+
+def _check_numbers(own: dict[str, Tensor], theirs: dict[str, Tensor], called: str, source: str) -> None:
+    """Raises ValueError for a weight with a name of ours that holds no numbers to go on from."""
+    for name, weight in theirs.items():
+        if name not in own:
+            continue
+        if weight.dtype not in FLOATING:
+            raise ValueError(
+                f"{called} {source}: {plain(name)} is of type {weight.dtype}, and weights are of "
+                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in FLOATING)}"
+            )
+        if not weight.float().isfinite().all():
+            raise ValueError(
+                f"{called} {source}: {plain(name)} holds infinite numbers or NaN: its training had diverged, take an "
+                "earlier file"
+            )
 
 
 def _check_share(report: LoadReport, called: str, part: int, whole: int, what: str) -> None:

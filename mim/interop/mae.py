@@ -13,6 +13,7 @@ from mim.interop.files import Stored
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
 from mim.interop.names import below, rows, to_ours, to_theirs
 from mim.ops.files import write_whole
+from mim.ops.limits import SIDE
 from mim.ops.positions import sincos_table
 
 BLOCK = rows(*((name, name) for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")))
@@ -115,6 +116,8 @@ def fixed_positions(table_1ND: Tensor, sections: Sections) -> bool:
     if "image_size" not in sections["DATA"]:
         return False
     grid = tuple(side // sections["ENCODER"]["patch"] for side in sections["DATA"]["image_size"])
+    if table_1ND.shape[1] != 1 + grid[0] * grid[1] or table_1ND.shape[2] % 4:
+        return False
     own_1ND = sincos_table(grid, table_1ND.shape[2], num_prefix=1)
     return own_1ND.shape == table_1ND.shape and torch.allclose(own_1ND, table_1ND.float(), atol=1e-4)
 
@@ -129,7 +132,7 @@ def _known(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, tuple[st
     known: Sections = {}
     arguments = arguments if isinstance(arguments, dict) else {}
     size, ratio, normalize = (arguments.get(key) for key in ("input_size", "mask_ratio", "norm_pix_loss"))
-    if isinstance(size, int):
+    if isinstance(size, int) and 0 < size <= SIDE:
         known["DATA"] = {"image_size": [size, size]}
     if isinstance(ratio, float):
         known["MASKER"] = {"ratio": ratio}

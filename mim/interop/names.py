@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mim.ops.words import plain
+
 HOLE = re.compile(r"\{(\w+)([+-]\d+)?\}")  # {block}, or {stage-1}: a number one lower than on the other side
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 TAIL = r"(?P<tail>(?:\.(?:weight|bias))?)"
 
 
@@ -53,9 +55,18 @@ def to_ours(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str
         if len(names) < counts[ours]:
             left += names.values()
         else:
-            stacked = [state[names[place]] for place in sorted(names)]
-            found[ours] = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+            found[ours] = _stacked([state[names[place]] for place in sorted(names)], list(names.values()))
     return found, left
+
+
+def _stacked(parts: list[Tensor], names: list[str]) -> Tensor:
+    """Along the first axis. Raises ValueError where the parts are no equal ones of a whole."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.shape, part.dtype) for part in parts}) > 1 or not parts[0].ndim:
+        shapes = ", ".join(f"{plain(name)} {list(part.shape)}" for name, part in zip(names, parts, strict=True))
+        raise ValueError(f"parts of one weight must have one shape and type: {shapes}")
+    return torch.cat(parts)
 
 
 def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -69,7 +80,10 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
             left.append(name)
             continue
         row, hit = match
-        parts = (weight,) if len(row.theirs) == 1 else weight.chunk(len(row.theirs))
+        count = len(row.theirs)
+        if count > 1 and (not weight.ndim or not len(weight) or len(weight) % count):
+            raise ValueError(f"{plain(name)} has the shape {list(weight.shape)}: it is no {count} parts of one shape")
+        parts = (weight,) if count == 1 else weight.chunk(count)
         for theirs, part in zip(row.theirs, parts, strict=True):
             found[_filled(theirs, row.ours, hit)] = part.contiguous()
     return found, left
@@ -78,7 +92,7 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
 def in_words(names: Iterable[str]) -> str:
     """Names in one line: `head.conv.{weight, bias}`, and for numbered modules `blocks.0-3,6.attn.qkv.weight`."""
     places: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-    for name in names:
+    for name in map(plain, names):
         found = tuple(int(number) for number in NUMBER.findall(name))
         places.setdefault(tuple(NUMBER.split(name)), []).append(found)
     ends: dict[str, list[str]] = {}
@@ -120,7 +134,7 @@ def _runs(numbers: Iterable[int]) -> str:
 def _pattern(template: str) -> re.Pattern[str]:
     pieces = HOLE.split(template)  # text, hole, shift, text, ...
     text = "".join(
-        re.escape(piece) if place % 3 == 0 else rf"(?P<{piece}>\d+)"
+        re.escape(piece) if place % 3 == 0 else rf"(?P<{piece}>[0-9]{{1,9}})"
         for place, piece in enumerate(pieces)
         if place % 3 != 2
     )

@@ -10,6 +10,7 @@ from mim.interop.files import Stored
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
 from mim.interop.names import Row, below, rows, to_ours, to_theirs
 from mim.ops.files import write_whole
+from mim.ops.limits import SIDE
 
 STEM = rows(*((name, name) for name in ("patch_embed.proj", "norm")))
 MLP = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -114,7 +115,7 @@ def _known(config: Any, kind: str) -> Sections:
     """What the pickled config of a run says, as config sections."""
     known: Sections = {}
     data, model = (_section(config, name) for name in ("DATA", "MODEL"))
-    if isinstance(data.get("IMG_SIZE"), int):
+    if isinstance(data.get("IMG_SIZE"), int) and 0 < data["IMG_SIZE"] <= SIDE:
         known["DATA"] = {"image_size": [data["IMG_SIZE"]] * 2}
     masks = {"cell": data.get("MASK_PATCH_SIZE"), "ratio": data.get("MASK_RATIO")}
     if isinstance(masks["cell"], int) and isinstance(masks["ratio"], float):
@@ -123,7 +124,7 @@ def _known(config: Any, kind: str) -> Sections:
     if kind != "beit" and isinstance(own.get("WINDOW_SIZE"), int):
         known["ENCODER"] = {"window": own["WINDOW_SIZE"]}
     windows = own.get("PRETRAINED_WINDOW_SIZES")
-    if kind == "swin_v2" and isinstance(windows, list):
+    if kind == "swin_v2" and isinstance(windows, list) and all(isinstance(side, int) for side in windows):
         known = telling.merged(known, {"ENCODER": {"pretrained_windows": windows if any(windows) else []}})
     target = _section(_section(model, "SIMMIM"), "NORM_TARGET")
     if target.get("ENABLE") is True and isinstance(target.get("PATCH_SIZE"), int):

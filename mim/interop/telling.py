@@ -12,12 +12,17 @@ from torch import Tensor
 
 from mim.encoders import Encoder
 from mim.interop.formats import ENCODER, Sections, Weights
+from mim.ops.limits import LARGEST
+from mim.ops.plain_yaml import read_values
+from mim.ops.words import plain, shown
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of a ViT, by its width
 RECORD = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
 PRETRAINED = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
 CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
+LISTS = ("DATA.image_size", "ENCODER.depths")
+WHOLE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys whose numbers are integers above 0
 CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # what the published classifiers are judged on
 
 
@@ -43,8 +48,29 @@ def origin(weights: Weights) -> dict[str, str]:
 
 
 def recorded(beside: dict[str, Any]) -> Sections:
-    """What `record` left in a file; empty where it left nothing."""
-    return sections_of(beside.get(RECORD))
+    """What `record` left in a file; empty where it left nothing. Raises ValueError where it is not what it leaves."""
+    sections = sections_of(beside.get(RECORD))
+    for section, keys in sections.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            if not _is_plain(f"{section}.{key}", value):
+                raise ValueError(f"{RECORD} says {plain(f'{section}.{key}')} {shown(value)}, which cannot be")
+    return sections
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether a value can be that of a key: a number in its range, a text, or a list of such."""
+    items = value if isinstance(value, list) else [value]
+    if key in WHOLE and not all(type(item) is int and item > 0 for item in items):
+        return False
+    most = LARGEST.get(key.partition(".")[2])
+    if most is not None and not all(isinstance(item, int | float) and 0 <= item <= most for item in items):
+        return False
+    listed = isinstance(value, list) == (key in LISTS) if key in WHOLE else True
+    return (
+        listed
+        and (key != "DATA.image_size" or len(items) == 2)
+        and all(isinstance(i, str | int | float) for i in items)
+    )
 
 
 def as_yaml(sections: Sections) -> str:
@@ -57,11 +83,11 @@ def sections_of(text: Any) -> Sections:
     runs nothing.
     """
     try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError):  # whatever else the file holds there
+        found = read_values(text) if isinstance(text, str) else {}
+    except ValueError:  # whatever else the file holds there
         return {}
     held = found if isinstance(found, dict) else {}
-    return {name: keys for name, keys in held.items() if isinstance(keys, dict) or name in ("TASK", "SEED")}
+    return {name: keys for name, keys in held.items() if isinstance(keys, dict) != (name in ("TASK", "SEED"))}
 
 
 def merged(*known: Sections) -> Sections:
@@ -69,7 +95,8 @@ def merged(*known: Sections) -> Sections:
     found: Sections = {}
     for sections in known:
         for name, held in sections.items():
-            found[name] = {**found.get(name, {}), **held} if isinstance(held, dict) else held
+            before = found.get(name)
+            found[name] = {**before, **held} if isinstance(held, dict) and isinstance(before, dict) else held
     return found
 
 

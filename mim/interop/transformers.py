@@ -1,6 +1,5 @@
 """transformers: folders with config.json and model.safetensors, of ViTMAE, ViT, Swin and Swin V2."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,28 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mim.interop import mae, simmim, telling
-from mim.interop.files import CONFIG, Stored
+from mim.interop.files import CONFIG, Stored, read_json
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, supported
 from mim.interop.names import in_words, to_ours, to_theirs
 from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
 from mim.ops.files import write_json, write_whole
+from mim.ops.limits import SIDE, WIDTH
+from mim.ops.words import shown
 from mim.registry import one_of
 
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
 CLASSES = {"vit_mae": "ViTMAE", "vit": "ViT", "swin": "Swin", "swinv2": "Swinv2"}
 PROCESSOR = "preprocessor_config.json"  # how images are prepared
+NUMBERS = (  # of config.json: whether it may be a list, and the largest there can be
+    ("image_size", True, SIDE),
+    ("num_attention_heads", True, WIDTH),
+    ("num_heads", True, WIDTH),
+    ("decoder_num_attention_heads", False, WIDTH),
+    ("window_size", False, SIDE),
+    ("pretrained_window_sizes", True, SIDE),
+    ("mask_ratio", False, 1),
+    ("layer_norm_eps", False, 1),
+)
 MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
@@ -31,6 +42,7 @@ class Transformers(Format, name="transformers"):
         config = stored.beside
         if config.get("model_type") not in list(ENCODERS):
             raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
+        _check_config(config)
         for key, only in MUST_BE.items():
             if config.get(key, only) != only:
                 raise ValueError(f"{key} is {config[key]!r}; encoders here compute {only!r} alone")
@@ -93,6 +105,20 @@ def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
     )
 
 
+def _check_config(config: Sections) -> None:
+    """Raises ValueError for a number of config.json that is none, or cannot be one of such a model."""
+    for key, listed, most in NUMBERS:
+        value = config.get(key)
+        given = value if isinstance(value, list) and listed else [value]
+        numbers = [item for item in given if isinstance(item, int | float) and 0 <= item <= most]
+        if value is not None and len(numbers) < len(given):
+            lists = ", or a list of such" if listed else ""
+            raise ValueError(f"{key} is {shown(value)}: it must be a number from 0 to {most:,}{lists}")
+    size = config.get("image_size")
+    if isinstance(size, float) or (isinstance(size, list) and list(map(type, size)) != [int, int]):
+        raise ValueError(f"image_size is {shown(size)}: it must be one whole number, or height and width")
+
+
 def _image_size(config: Sections) -> list[int] | None:
     size = config.get("image_size")
     return [size, size] if isinstance(size, int) else list(size) if size else None
@@ -123,7 +149,7 @@ def _known(config: Sections) -> Sections:
 def _normalization(folder: Path) -> Sections:
     """DATA.mean and DATA.std of images scaled to [0, 1], where the folder says them."""
     try:
-        held = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
+        held = read_json(folder / PROCESSOR)
         return {"DATA": {"mean": list(held["image_mean"]), "std": list(held["image_std"])}}
     except (OSError, ValueError, KeyError, TypeError):  # none there, or one that says nothing of it
         return {}

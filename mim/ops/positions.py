@@ -43,7 +43,7 @@ def resize_positions(
     Source: MAE, util/pos_embed.py, interpolate_pos_embed. Differs from: grids need not be square.
     """
     height, width = image_size or (1, 1)
-    rows = table_1ND.shape[1] - num_prefix
+    rows = max(table_1ND.shape[1] - num_prefix, 0)
     high = round((rows * height / width) ** 0.5)
     if high < 1 or rows % high or high * width != rows // high * height or (high, rows // high) == grid:
         return table_1ND
@@ -65,7 +65,7 @@ def resize_bias_table(table_LH: Tensor, window: tuple[int, int], grid: tuple[int
     high, wide = grid or (len(table_LH), len(table_LH))
     shapes = ((min(side, high), min(side, wide)) for side in range(1, max(high, wide) + 1))
     old = next((shape for shape in shapes if (2 * shape[0] - 1) * (2 * shape[1] - 1) == len(table_LH)), None)
-    if old is None or old == window or 1 in old:
+    if old is None or old == window or 1 in old or not table_LH.shape[1]:
         return table_LH
     maps_HYX = rearrange(table_LH.double().numpy(), "(y x) heads -> heads y x", y=2 * old[0] - 1)
     y, x = (_distances(before - 1, after - 1) for before, after in zip(old, window, strict=True))

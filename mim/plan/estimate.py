@@ -39,7 +39,7 @@ def estimate_memory(bare: Bare, plan: Plan, gpu: bool) -> Memory:
 
         def entered(phase: Phase) -> None:
             if phase in ("batch", "update"):
-                followed.name("gradients", [p.grad for p in rehearsal.parameters if p.grad is not None])
+                followed.name("gradients", [p.grad for p in rehearsal.learner.parameters if p.grad is not None])
             followed.enter(phase)
 
         for block in task.blocks() if gpu else []:
@@ -47,11 +47,11 @@ def estimate_memory(bare: Bare, plan: Plan, gpu: bool) -> Memory:
         rehearsal = Rehearsal(task, settings, plan, bare.noise, CPU, entered)
         choose_attention(task.model, torch.device("cuda") if gpu else CPU)
         rehearsal.settle()
-        state = [value for held in rehearsal.optimizer.state.values() for value in held.values()]
+        state = [value for held in rehearsal.learner.optimizer.state.values() for value in held.values()]
         followed.name("optimizer", [value for value in state if isinstance(value, torch.Tensor)])
         followed.name("gradients", rehearsal.buckets.values())
-        if rehearsal.ema is not None:
-            followed.name("average", [*rehearsal.ema.parameters(), *rehearsal.ema.buffers()])
+        if rehearsal.learner.average is not None:
+            followed.name("average", [*rehearsal.learner.average.parameters(), *rehearsal.learner.average.buffers()])
         followed.restart()
         rehearsal.take_step()
         return followed.peak()

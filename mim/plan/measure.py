@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch.autograd.profiler import profile
 
+from mim.engine.distributed import World
 from mim.engine.rehearsal import AGAIN, Entered, Phase, Rehearsal
 from mim.engine.settings import Plan
 from mim.plan.bare import Bare
@@ -47,19 +48,26 @@ def measure(bare: Bare, plan: Plan, steps: int, device: torch.device) -> Measure
 
 
 def rehearse(
-    bare: Bare, plan: Plan, device: torch.device, entered: Entered, *, compiled: bool = True, real: bool = False
+    bare: Bare,
+    plan: Plan,
+    device: torch.device,
+    entered: Entered,
+    *,
+    compiled: bool = True,
+    real: bool = False,
+    world: World | None = None,
 ) -> Rehearsal:
     """The run's own trainer, as one of the plan's devices, before its first step.
 
     compiled: as TRAIN.compile says, else not at all; real: on the run's own images, read by its loader processes, else
-    on random ones.
+    on random ones; world: as in Rehearsal.
     """
     task = bare.of_one_step(plan)
     task.model = bare.model()
     if real:
         task.train_data = bare.task.train_data
     engine = bare.engine(compiled)
-    return Rehearsal(task, engine, plan, bare.noise, device, entered, engine.workers if real else None)
+    return Rehearsal(task, engine, plan, bare.noise, device, entered, engine.workers if real else None, world)
 
 
 class Timed:

@@ -1,5 +1,6 @@
 """Planned: what a run will be and cost, before it starts."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from mim.evaluation.memory import Memory
 from mim.model import MaskedImageModel
 from mim.ops.statistics import Estimate
 from mim.plan import benchmarks, recipe
+from mim.plan.assumed import Assumed
 from mim.plan.bare import Bare, bare
 from mim.plan.benchmarks import Record
 from mim.plan.estimate import estimate_memory
 from mim.plan.measure import measure
+from mim.plan.scaling import Scaling, scale, sizes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,8 @@ class Planned:
     the type of the images, empty where unknown; plan: None where the number of images is unknown; operations: of the
     whole run; recomputed: activations, in the backward pass; memory: of a step on one device, for `cpu` and `gpu`,
     empty where it cannot be told; speed: as measured on this machine, None where it was not, and from it images_per_s
-    on all devices and the seconds of the run; missing: what is not known and why; warnings: settings without effect.
+    on all devices and the seconds of the run; scaling: None where one number of devices was asked for; missing: what is
+    not known and why; warnings: settings without effect.
     """
 
     device: str
@@ -75,6 +79,7 @@ class Planned:
     speed: Record | None
     images_per_s: float | None
     seconds: float | None
+    scaling: Scaling | None
     recipe: recipe.Published | None
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -97,11 +102,13 @@ def plan(
     classes: int | None = None,
     steps: int = 0,
     file: Path = Path("benchmarks/steps.jsonl"),
+    others: Sequence[int] = (),
+    assumed: Assumed | None = None,
 ) -> Planned:
-    """What a config's run will be and cost on so many devices.
+    """What a config's run will be and cost on so many devices, and on paper on `others`.
 
     images, classes: see bare; steps: real ones that are taken now and remembered in `file`, where those of earlier
-    calls are looked for. Raises ValueError for what the user can mend.
+    calls are looked for; assumed: of the machines, for `others`. Raises ValueError for what the user can mend.
     """
     if devices < 1 or steps < 0:
         raise ValueError(f"--devices is {devices} and --measure {steps}: at least 1 device, and no fewer than 0 steps")
@@ -136,6 +143,7 @@ def plan(
         speed=speed,
         images_per_s=rate,
         seconds=run.images_seen / rate if rate and known else None,
+        scaling=_scaling(found, run, [devices, *others], assumed or Assumed()) if others else None,
         recipe=recipe.compare(cfg, devices),
         missing=tuple(missing),
         warnings=_warnings(found, run),
@@ -148,6 +156,13 @@ def _speed(found: Bare, run: Plan, steps: int, device: torch.device, file: Path)
     if found.classes is None:
         raise ValueError("--measure takes real steps, and the classes are unknown: give their number with --classes N")
     return benchmarks.remember(file, found.cfg, found.classes, device, measure(found, run, steps, device))
+
+
+def _scaling(found: Bare, run: Plan, counts: Sequence[int], assumed: Assumed) -> Scaling:
+    task, engine = found.task, found.engine()
+    sizes = sizes_of(task.model, task.blocks(), engine, task.anatomy.work)
+    images = run.images_seen if found.images is not None else None
+    return scale(sizes, assumed, counts, batch=engine.train.batch, micro=engine.batch_size, images=images)
 
 
 def _memory(found: Bare, run: Plan, missing: list[str]) -> dict[str, Memory]:

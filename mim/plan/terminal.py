@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mim.plan.planned import Planned
+from mim.plan.scaling_tables import show_scaling
 
 GIB, MIB = 2**30, 2**20
 HELD = {  # fields of Memory, in words
@@ -44,6 +45,8 @@ def show(planned: Planned, console: Console, measure: str) -> None:
         _say(console, _beside(planned))
     _heading(console, "Time")
     _say(console, _time(planned, measure))
+    if planned.scaling is not None:
+        show_scaling(planned.scaling, console)
     _show_recipe(planned, console)
     for title, texts in (("Not known", planned.missing), ("Warnings", planned.warnings)):
         if texts:

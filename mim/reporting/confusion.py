@@ -4,8 +4,9 @@ Shapes: K classes, H W pixels.
 """
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from mim.reporting.pixels import pixels
 
 NAMED = 30  # classes up to which rows carry names, and cells numbers
 LETTERS = 30  # of a name, at most
@@ -16,7 +17,6 @@ def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> 
 
     Up to 30 classes are named, with the count in each cell that is not empty.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
     from matplotlib.figure import Figure
 
     counts = confusion_KK.numpy()
@@ -38,6 +38,4 @@ def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> 
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=size, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return pixels(figure)

@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from torch import Tensor
 
 from mim.ops.statistics import Estimate
+from mim.reporting.pixels import pixels
 
 # inches on a sheet; LONG, LONGEST: longer side of a mask, of few; PANEL: least width of all masks of a row, TALL: least
 # height of a row, APART: more between groups of rows, TICK: least between two numbers of the colour bar
@@ -60,7 +60,6 @@ def draw_masks(rows: Sequence[SampledMasks], title: str, images_NCHW: Tensor | N
     scale in all rows. Raises ValueError where there is no row, where rows differ in their number of masks or in the
     size of their images, and where images are not of that number and size.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
     from matplotlib.figure import Figure
 
     shapes = {tuple(row.hidden_NHW.shape) for row in rows}
@@ -83,9 +82,7 @@ def draw_masks(rows: Sequence[SampledMasks], title: str, images_NCHW: Tensor | N
                 _frame(axes)
     _write_headings(figure, sheet, title, note, over=images_NCHW is not None)
     _draw_bar(figure, sheet, shown)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return pixels(figure)
 
 
 class _Layout:

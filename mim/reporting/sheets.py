@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mim.reporting.error_maps import ramp
 from mim.reporting.lettering import shortened, width_of, wrapped
+from mim.reporting.pixels import pixels
 
 # lengths and letters on a sheet, in units of which a square picture is SIDE wide
 SIDE, GAP, GROUP, APART, EDGE, BAR = 128, 4, 18, 10, 12, 150
@@ -81,8 +82,7 @@ class Layout:
 
 def draw(layout: Layout) -> Tensor:
     """The sheet, (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
 
     first = next(panel for row in layout.rows for panel in row.panels if panel is not None)
     size = _Size.of(first.rgb_HW3.shape[0], first.rgb_HW3.shape[1], layout.density)
@@ -90,11 +90,9 @@ def draw(layout: Layout) -> Tensor:
     figure = Figure(figsize=(sheet.width / 72, sheet.height / 72), dpi=72, facecolor="white")
     for text in sheet.texts:
         text.write(figure, sheet.width, sheet.height)
-    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks: boxes stand there
-        canvas.draw()
-    picture_HW3 = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        picture_HW3 = pixels(figure).numpy()
     for left, top, block_HW3 in sheet.blocks:
         picture_HW3[top : top + block_HW3.shape[0], left : left + block_HW3.shape[1]] = block_HW3
     return torch.from_numpy(picture_HW3)

@@ -6,10 +6,10 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mim.ops.statistics import Estimate
+from mim.reporting.pixels import pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def draw_heat_map(title: str, panels: Sequence[Panel], down: str, across: str) -
             axes.set_ylabel(down, fontsize=8.5)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    return _pixels(figure)
+    return pixels(figure)
 
 
 def draw_points(title: str, panels: Sequence[Panel]) -> Tensor:
@@ -80,7 +80,7 @@ def draw_points(title: str, panels: Sequence[Panel]) -> Tensor:
         axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names), fontsize=8)
         axes.set_title(panel.title, fontsize=9, pad=6)
         _plain(axes)
-    return _pixels(figure)
+    return pixels(figure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def draw_over(title: str, across: str, panels: dict[str, list[Dot]], labels: str
         axes.margins(x=0.14, y=0.12)
         _plain(axes)
         axes.grid(axis="y", color=GRID, lw=0.8)
-    return _pixels(figure)
+    return pixels(figure)
 
 
 def _figure(title: str, wide: float, high: float) -> "Figure":
@@ -143,11 +143,3 @@ def _plain(axes: "Axes") -> None:
     axes.tick_params(labelsize=8, color="#999999")
     axes.grid(axis="x", color=GRID, lw=0.8)
     axes.set_axisbelow(True)
-
-
-def _pixels(figure: "Figure") -> Tensor:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mim import config
+from mim.data.base import DataLost
 from mim.engine.distributed import RunStopped
 from mim.run import train
 
@@ -114,7 +115,7 @@ def _work(answer: Connection, text: str, folder: str, threads: int, gpu: int | N
         answer.send((train(config.parse_config(text), Path(folder), quiet=True), ""))
     except KeyboardInterrupt:
         pass
-    except (ValueError, RunStopped) as error:
+    except (ValueError, RunStopped, DataLost) as error:
         answer.send((None, str(error)))
     except Exception as error:  # a fault of one run must not end the others
         answer.send((None, f"{type(error).__name__}: {error}; {folder}/log.txt"))

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from mim import config
 from mim.engine import checkpoint
-from mim.engine.telemetry import log_to_console
+from mim.engine.log import log_to_console
 from mim.ops.names import slug
 from mim.study.file import Pairs, Study, Trial
 from mim.study.processes import Ended, Job, run_chains

@@ -1,0 +1,78 @@
+"""Assumed: what a plan for many devices takes for granted of the machines, and the time of collectives that follows.
+
+Source: ring collectives, Patarasuk and Yuan 2009.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from mim.registry import one_of
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """What is taken for granted of the machines, and was not measured here.
+
+    peak_tflops: of a device, in the precision of the products, as its maker gives it; mfu: the share of it that forward
+    and backward pass reach, whatever the micro-batch; memory_gb_s: of a device's memory, at which weights are updated;
+    node: devices of a node; node_gb_s, network_gb_s: at which each device sends in a collective inside a node, and in
+    one across nodes (busbw in nccl-tests); node_us, network_us: of the way from a device to the next, inside a node and
+    to another; disk_gb_s: at which a checkpoint is written. The defaults: an H100's published peak and memory; the
+    others are round numbers, for a network of one 400 Gb/s adapter a node.
+    """
+
+    peak_tflops: float = 989.0
+    mfu: float = 0.4
+    memory_gb_s: float = 3350.0
+    node: float = 8
+    node_gb_s: float = 300.0
+    network_gb_s: float = 50.0
+    node_us: float = 2.0
+    network_us: float = 8.0
+    disk_gb_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"--assume {field.name}={value:g}: it must be positive")
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> "Assumed":
+        """From words such as `mfu=0.5`. Raises ValueError for one that is none."""
+        names = [field.name for field in fields(cls)]
+        found: dict[str, float] = {}
+        for word in words:
+            name, _, text = word.partition("=")
+            if name not in names:
+                raise ValueError(f"--assume {word}: {one_of(name, names)}")
+            try:
+                found[name] = float(text)
+            except ValueError:
+                raise ValueError(f"--assume {word}: a number must follow the sign =, as in mfu=0.5") from None
+        return cls(**found)
+
+    def ring_s(self, payload: float, devices: int) -> float:
+        """Seconds of an all-gather or a reduce-scatter of so many bytes, padded as they travel, in a ring."""
+        if devices == 1:
+            return 0.0
+        nodes = math.ceil(devices / self.node)
+        speed = self.node_gb_s if nodes == 1 else self.network_gb_s
+        hops_us = (devices - nodes) * self.node_us + (nodes * self.network_us if nodes > 1 else 0.0)
+        return sent(payload, devices) / (GIGA * speed) + hops_us / 1e6
+
+    def all_reduce_s(self, payload: float, devices: int) -> float:
+        """Seconds of an all-reduce: the bytes of two rings, and the way of a tree, which NCCL takes there."""
+        nodes = math.ceil(devices / self.node)
+        inside = math.ceil(math.log2(min(devices, self.node)))
+        hops_us = 2 * (inside * self.node_us + math.ceil(math.log2(nodes)) * self.network_us)
+        speed = self.node_gb_s if nodes == 1 else self.network_gb_s
+        return 2 * sent(payload, devices) / (GIGA * speed) + hops_us / 1e6
+
+
+def sent(payload: float, devices: int) -> float:
+    """Bytes that each device sends in a ring all-gather or reduce-scatter; an all-reduce is one of each."""
+    return payload * (devices - 1) / devices

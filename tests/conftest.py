@@ -1,0 +1,43 @@
+"""For all tests: counts that a test tells are printed at the end, whatever is captured and whichever process ran it."""
+
+import signal
+
+import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts training processes without the seconds of their imports."""
+    from warm import Warm
+
+    with Warm() as server:
+        yield server
+
+
+@pytest.fixture
+def tell(record_property):
+    """Prints a line of counts after the tests."""
+    return lambda line: record_property("told", line)
+
+
+@pytest.fixture
+def explore(record_property):
+    """Tries a property on many cases of a strategy, whose number is printed after the tests."""
+    from exploring import explore
+
+    return lambda what, *cases: record_property(f"cases of {what}", explore(*cases))
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    found = [pair for report in reports for pair in report.user_properties]
+    cases = {name.removeprefix("cases of "): count for name, count in found if name.startswith("cases of ")}
+    lines = [text for name, text in found if name == "told"]
+    if cases:
+        lines.append(f"{sum(cases.values()):,} cases tried: {', '.join(f'{cases[what]:,} {what}' for what in cases)}")
+    if lines:
+        terminalreporter.section("counts")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,16 @@
+"""Tests of what interrupts a run, and the runs that nobody interrupts, which they are held against."""
+
+import pytest
+from interrupted import KEYS, finished
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, warm):
+    """The undisturbed run."""
+    return finished(warm, tmp_path_factory.mktemp("whole") / "run", KEYS)
+
+
+@pytest.fixture(scope="session")
+def whole_of_two(tmp_path_factory, warm):
+    """The undisturbed run on two ranks."""
+    return finished(warm, tmp_path_factory.mktemp("whole") / "two", KEYS, ranks=2)

@@ -1,0 +1,106 @@
+"""A disk that fills up stops the run with one clear line and its last checkpoint whole; with space again it goes on.
+
+The disks are tmpfs of some pages, mounted over the part of the run folder that shall be full.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from interrupted import KEYS, OFTEN, STEPS, as_undisturbed, launch, logged, named
+from processes import last_checkpoint
+
+from mim.engine import checkpoint
+
+pytestmark = pytest.mark.slow
+TOLD = "No space left on device"
+ROOM = 64 << 20
+
+
+def _mount(*options: str, at: Path) -> bool:
+    words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(at)]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def _may_mount(folder: Path) -> bool:
+    if not _mount("size=64k", at=folder):
+        return False
+    subprocess.run(["umount", str(folder)], check=True)
+    return True
+
+
+@contextmanager
+def _disk(folder: Path, size: int) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    assert _mount(f"size={size}", at=folder)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def disks(tmp_path, request) -> bool:
+    """Whether this process may mount; where not, the test is run by one that may, which has passed then."""
+    if _may_mount(tmp_path):
+        return True
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("neither this user nor a user namespace of its own may mount a tmpfs")
+    again = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "-p", "no:cacheprovider", request.node.nodeid]
+    done = subprocess.run(["unshare", "-rm", *again], capture_output=True, text=True, cwd=request.config.rootpath)
+    assert done.returncode == 0, done.stdout
+    return False
+
+
+# what of the run folder is on the small disk, how large that is, in KiB and in checkpoints, the file that the message
+# names, and keys of the run
+PLACES: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
+    "metrics": ("", 40, 0, "", OFTEN),
+    "TensorBoard": ("tensorboard", 16, 0, "tensorboard", {"LOG.tensorboard": True}),
+    "a picture": ("reconstructions", 4, 0, "reconstructions/step-", {"EVALUATE.reconstructions": 4}),
+    "a checkpoint": ("checkpoints", 0, 3.5, "checkpoints/step-", OFTEN),
+    "the whole folder": ("", 60, 4, "", {"LOG.tensorboard": True, "EVALUATE.reconstructions": 4, **OFTEN}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_run_on_a_full_disk_stops_with_its_last_checkpoint_and_goes_on_with_space(
+    tmp_path, disks, warm, whole, tell, place
+):
+    if not disks:
+        return
+    inside, kib, times, expected, keys = PLACES[place]
+    size = int(1024 * kib + times * last_checkpoint(whole).stat().st_size)
+    output = tmp_path / "run"
+    checkpoints = output / "checkpoints"
+    with _disk(output, ROOM if inside else size), _disk(output / inside if inside else tmp_path / "other", size):
+        if place == "metrics":
+            checkpoints.symlink_to(tmp_path / "elsewhere")
+            (tmp_path / "elsewhere").mkdir()
+        process = launch(warm, output, KEYS | keys)
+        assert process.wait() == 3, process.text
+        assert "Traceback" not in process.text
+        assert "Logging error" not in process.text
+        errors = [line for line in process.text.splitlines() if TOLD in line and line.startswith("error: ")]
+        assert len(errors) == 1, process.text
+        assert f"{output}/{expected}" in errors[0]
+        at, kept = logged(output), named(output)
+        if kept:
+            assert checkpoint.newest_whole(checkpoints)[1]["step"] == kept
+        again = launch(warm, output, KEYS | keys)
+        assert again.wait() == 3, again.text
+        assert "Traceback" not in again.text
+        for disk in (output, output / inside):
+            subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(disk)], check=True)
+        process = launch(warm, output, KEYS | keys)
+        assert process.wait() == 0, process.text
+        assert ("resumed from" in process.text) == bool(kept)
+        as_undisturbed(output, whole)
+    file = errors[0].removeprefix(f"error: {output}/").split(":")[0]
+    tell(
+        f"disk of {size >> 10} KiB for {place} full at step {at}, told of {file}: exit 3; resumed at step {kept} of "
+        f"{STEPS} and ended bit for bit"
+    )
