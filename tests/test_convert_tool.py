@@ -56,7 +56,7 @@ def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(t
     code, text = run([*TOOL, "--to", "timm", str(runs / "pretrain"), str(out)])
     assert code == 0, text
     assert all(len(line) <= 120 for line in text.splitlines()[:-1] if str(tmp_path.parent) not in line)
-    lines = text.replace("\n    ", " ").splitlines()  # long ones are folded
+    lines = text.replace("\n    ", " ").splitlines()  # long ones are folded, those of a path are not
     assert lines[0] == f"{last_checkpoint(runs / 'pretrain')}: 30 encoder weights loaded"
     assert lines[1].startswith("  loaded: backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, ")
     assert lines[2].startswith("  and beside the encoder: head.")
@@ -78,6 +78,19 @@ def test_convert_process_that_is_refused_says_why_and_writes_nothing(tmp_path: P
         'DATA.image_size "[224, 224]"'
     ]
     assert not out.exists()
+
+
+def test_convert_folds_lists_of_names_and_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = tmp_path / "a folder  of encoders" / "an encoder  of ours.pt"
+    source = write_mae(tmp_path / "their  weights.pth", mae_pretrained())
+    code, text, errors = main("convert", "--to", "mim", source, out, "ENCODER.heads", "3", "HEAD.heads", "2")
+    assert (code, errors) == (0, "")
+    lines = text.splitlines()
+    assert lines[0].startswith(f"{source}: ")
+    assert sum(line.startswith(f"{out} (mim): ") for line in lines) == 1
+    assert all(len(line) <= 60 for line in lines if str(tmp_path) not in line)
+    assert any(line.startswith("    ") for line in lines)
 
 
 # -------------------------------------------------------------------- its words

@@ -34,13 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     width = shutil.get_terminal_size((120, 24)).columns
     for line in lines[:-1]:
-        print(
-            "\n".join(
-                textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-            )
-        )
+        print(_folded(line, width) if line.startswith("  ") else line)  # the others begin with a path
     print(lines[-1])  # a call, to be copied whole
     return 0
+
+
+def _folded(line: str, width: int) -> str:
+    return textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _parser() -> argparse.ArgumentParser:
