@@ -1,5 +1,7 @@
 """tools/train.py as a user runs it: every family of recipes, a user's own encoder, a user's own images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -258,24 +260,34 @@ def _classify(output, recipe, **settings) -> list[float]:
 
 @TASKS
 def test_best_checkpoint_is_that_of_the_best_epoch(tmp_path, recipe):
-    """A learning rate that rises to the end spoils the last epochs."""
-    _classify(tmp_path, recipe, TRAIN__epochs=6, SCHEDULE__warmup_epochs=6, OPTIMIZER__base_lr=3, DATA__batch_size=8)
-    found = [(row["step"], row["epoch"], row["val/top1"]) for row in rows(tmp_path) if "val/top1" in row]
+    """A learning rate that rises to the end spoils the last epochs; where it happens not to, another seed is tried."""
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        keys = {"SCHEDULE__warmup_epochs": 6, "OPTIMIZER__base_lr": 3, "DATA__batch_size": 8, "SEED": seed}
+        _classify(folder, recipe, TRAIN__epochs=6, **keys)
+        if _step_of_the_best(folder) < 30:
+            return
+    pytest.fail("in five runs the last epoch was the best")
+
+
+def _step_of_the_best(folder: Path) -> int:
+    """Of a run of six epochs whose best checkpoint holds what it should."""
+    found = [(row["step"], row["epoch"], row["val/top1"]) for row in rows(folder) if "val/top1" in row]
     assert [epoch for _, epoch, _ in found] == [1, 2, 3, 4, 5, 6]
     step, epoch, best = max(found, key=lambda row: row[2])  # the first of equals
-    assert step < 30
-    content = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    content = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     assert content["step"] == step
     assert (content["results"]["best/top1"], content["results"]["best/epoch"]) == (best, epoch)
-    written = summary(tmp_path)
+    written = summary(folder)
     assert (written["best/top1"], written["best/epoch"], written["val/top1"]) == (best, epoch, found[-1][2])
 
     cfg = parse_config(content["config"])
     task = build.build_task(cfg, *build.build_data(cfg))
-    load_strict(task.model, content["model"], tmp_path)
+    load_strict(task.model, content["model"], folder)
     with torch.no_grad():
         figures = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu"))).figures
     assert figures["val/top1"] == best
+    return step
 
 
 def _groups(state: dict) -> list[tuple]:
