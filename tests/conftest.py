@@ -1,6 +1,8 @@
 """For all tests: counts that a test tells are printed at the end, whatever is captured and whichever process ran it."""
 
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,16 @@ def warm():
 
     with Warm() as server:
         yield server
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """Where this process and its loader processes put temporary files: an empty folder with a path short enough for
+    sockets.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -198,6 +199,34 @@ def test_processes_at_work_end_at_once_when_they_are_dropped() -> None:
     del found
     assert gone(numbers, 0)
     assert time.monotonic() - start < 3
+
+
+def test_processes_leave_no_file_behind_however_they_end(tmp_path: Path, temporary: Path) -> None:
+    """Sockets, over which they hand tensors to this process: of one that is killed in between, too."""
+
+    def sockets() -> int:
+        return sum(path.is_socket() for path in temporary.rglob("*"))
+
+    whole = Processes(Once(tmp_path, 3, signal.SIGKILL), range(12), 2, [].append)
+    next(whole)
+    assert sockets() > 0
+    dropped = Processes(Once(tmp_path, -1, None), range(12), 2, refuse)
+    next(dropped)
+    assert len(list(whole)) == 11
+    assert sockets() > 0  # those of the others stay
+    dropped.close()
+    assert not list(temporary.iterdir())
+
+
+def test_processes_work_where_the_temporary_folder_has_a_path_too_long_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    found = Processes(Once(tmp_path, -1, None), range(5), 2, refuse)
+    assert [task for task, _ in found] == list(range(5))
+    assert not Path(found._folder).exists()
 
 
 PARENT = """

@@ -198,8 +198,9 @@ def test_activation_checkpointing_keeps_the_loss_curve(tmp_path, plain):
     assert _curve(tmp_path, TRAIN__activation_checkpointing=True) == pytest.approx(plain, rel=1e-6)
 
 
-def test_loader_processes_keep_the_loss_curve(tmp_path, plain):
+def test_loader_processes_keep_the_loss_curve_and_leave_no_temporary_file(tmp_path, plain, temporary):
     assert _curve(tmp_path, DATA__workers=2) == plain
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ import os
 import pickle
 import queue
 import random
+import shutil
 import signal
+import tempfile
 import threading
 import traceback
 import weakref
@@ -32,6 +34,8 @@ Result = TypeVar("Result")
 
 AHEAD = 2  # tasks that a process has in hand
 DEATHS = 3  # in a row, without a result in between, after which no more processes are started
+LONGEST = 55  # bytes in the path of the system's temporary folder; a socket's has 45 more, and systems take some 100
+SHORT = "/tmp"  # noqa: S108 - where that one's is longer; what is made there is a folder of this user alone
 WATCH_S = 5  # between looks at whether the parent still lives, where the system does not tell
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 HINTS = {
@@ -118,7 +122,9 @@ class Processes(Iterator[Result], Generic[Task, Result]):
     ):
         self._make, self._tasks, self._died = make, iter(tasks), died
         self._workers: list[_Worker[Task]] = []
-        self._close = weakref.finalize(self, _end, os.getpid(), self._workers)  # at exit, too, before Python waits
+        self._folder = _folder_of_sockets()
+        ending = (os.getpid(), self._workers, self._folder)
+        self._close = weakref.finalize(self, _end, *ending)  # at exit, too, before Python waits
         self._done = self._deaths = 0
         for number in range(workers):
             self._workers.append(_Worker(number, *self._started(number, workers)))
@@ -162,7 +168,7 @@ class Processes(Iterator[Result], Generic[Task, Result]):
         pipe, theirs = context.Pipe()
         firm = threading.current_thread() is threading.main_thread()  # other threads may end before this process does
         parent = os.getpid() if context.get_start_method() != "forkserver" else 0
-        told = (self._make, theirs, number, workers, parent, firm)
+        told = (self._make, theirs, number, workers, parent, firm, self._folder)
         process = context.Process(target=_serve, args=told, name=f"loader-{number}", daemon=True)
         process.start()
         theirs.close()  # so that its end is noticed: no one else holds it
@@ -205,7 +211,7 @@ class Processes(Iterator[Result], Generic[Task, Result]):
         worker.held = True
 
 
-def _end(owner: int, workers: list[_Worker[Any]]) -> None:
+def _end(owner: int, workers: list[_Worker[Any]], folder: str) -> None:
     if os.getpid() != owner:  # a copy of these objects in another process
         return
     for worker in workers:
@@ -214,6 +220,13 @@ def _end(owner: int, workers: list[_Worker[Any]]) -> None:
     for worker in workers:
         worker.process.join(WATCH_S)  # one that waits for a disk may take long to die
         worker.pipe.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of_sockets() -> str:
+    """A new folder for the sockets over which processes hand over tensors; one that is killed cannot remove its own."""
+    usual = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="mim-", dir=usual if len(os.fsencode(usual)) <= LONGEST else SHORT)
 
 
 def _how(process: BaseProcess) -> str:
@@ -231,16 +244,20 @@ def _how(process: BaseProcess) -> str:
 # ------------------------------------------------------------------ in the process
 
 
-def _serve(make: Callable[[Any], Any], pipe: Connection, number: int, workers: int, parent: int, firm: bool) -> None:
+def _serve(
+    make: Callable[[Any], Any], pipe: Connection, number: int, workers: int, parent: int, firm: bool, folder: str
+) -> None:
     """Makes what is asked for until the parent ends.
 
-    parent: its id, 0 where that is a server, which ends with it; firm: whether the thread that asks lives as long.
+    parent: its id, 0 where that is a server, which ends with it; firm: whether the thread that asks lives as long;
+    folder: for temporary files, which the parent removes.
     """
     parent = parent or os.getppid()
     for ignored in IGNORED:  # which are sent to every process of a step, and are for the main one to answer
         signal.signal(ignored, signal.SIG_IGN)
     if firm:
         _die_with(parent)
+    tempfile.tempdir = folder
     torch.set_num_threads(1)
     random.seed(number)  # copies of one process would else draw alike
     np.random.seed(number)
