@@ -59,6 +59,7 @@ class Heartbeat:
     def leave(self, error: str = "") -> None:
         """The last beat, with the error that ends this rank."""
         self._ended.set()
+        self._thread.join(SILENT)  # Python aborts where it ends while a thread is inside of the store
         self._left = error
         try:
             self._tell()
