@@ -123,7 +123,7 @@ def _show(packed: Packing, out: Path, seconds: float) -> None:
         "kept as": f"{kept}, {sizes}",
         "size": f"{decimal(size)}, {decimal(size // images)} an image",
         "time": f"{seconds:.1f} s, {images / seconds:,.0f} images/s",
-        "left out": f"{header.left_out:,} that cannot be read, named in {out / LEFT_OUT}" if packed.broken else "none",
+        "left out": f"{header.left_out:,} that cannot be read, named in its {LEFT_OUT}" if packed.broken else "none",
     }
     table = Table.grid(padding=(0, 2))
     for word, value in rows.items():
