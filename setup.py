@@ -49,7 +49,7 @@ setup(
         "scipy>=1.15",
         "jinja2>=3.1",
     ],
-    package_data={"mim.reporting": ["templates/*"]},
+    package_data={"mim.lab.comparison": ["templates/*"]},
     extras_require={
         "huggingface": HUGGINGFACE,
         "test": TEST,

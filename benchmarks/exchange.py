@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from mim import build, load_config
-from mim.engine.distributed import World, join_world
-from mim.plan.bare import bare
-from mim.plan.measure import rehearse
-from mim.plan.scaling import replica_bytes, sent, shard_bytes, sizes_of
+from mim.engine.distributed.world import World, join_world
+from mim.lab.dryrun.measure import rehearse
+from mim.lab.dryrun.task import bare
+from mim.lab.plan.scaling import replica_bytes, sent, shard_bytes, sizes_of
 
 RINGS = {  # by the name of the operation: rings that its tensor travels, and which of its arguments that is
     "allreduce_": (2, 0),
@@ -97,8 +97,8 @@ def show(found: Exchanged, world: World, cfg: Any) -> None:
     told = replica_bytes(sizes, world.size)[0] if ddp else shard_bytes(sizes, world.size, plan.accumulation)[0]
     console = Console(highlight=False)
     console.print(
-        f"{engine.distributed.strategy}, {world.size} devices, {plan.micro} images a device x {plan.accumulation}, "
-        f"{engine.train.precision}; a step:"
+        f"{engine.distributed.strategy}, {world.size} devices, {plan.micro_batch} images a device x "
+        f"{plan.accumulation}, {engine.train.precision}; a step:"
     )
     for name, size in found.bytes.most_common():
         console.print(f"  {found.calls[name]:>5} x {name:<22} {size:>15,} bytes", markup=False)

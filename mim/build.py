@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from mim.classifier import Classifier, finetune_classifier, probe_classifier
+from mim.config.schema import image_spec, part, settings
+from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data import Source
 from mim.data.augment import BatchAugment, RandomCropFlipColour
-from mim.data.labels import Subset, few_labels
-from mim.data.loader import ImageDataset
+from mim.data.loading.loader import ImageDataset
+from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, Normalize, RandomCropFlip
 from mim.engine import checkpoint
 from mim.engine.settings import EngineSettings
-from mim.evaluation.anatomy import Anatomy, dissect
 from mim.evaluation.reading import Reader
 from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
-from mim.schema import image_spec, part, settings
+from mim.readouts.classifier import Classifier, finetune_classifier, probe_classifier
 from mim.structures import ImageSpec
 from mim.tasks.classify import Classify
 from mim.tasks.finetune import Finetune
@@ -221,7 +221,7 @@ def _pretrain(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> P
         held_out=evaluation_data(cfg, held_out),
         settings=settings(cfg, "EVALUATE"),
         seed=cfg.SEED,
-        anatomy=_anatomy(shape, model, image_spec(cfg)),
+        model_summary=_model_summary(shape, model, image_spec(cfg)),
         reader=Reader(data.batch_size, data.workers),
     )
 
@@ -239,7 +239,7 @@ def _classify(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> C
         "classes": classes,
         "settings": settings(cfg, "EVALUATE"),
         "labels": f"{len(labelled):,}{few} labelled",
-        "anatomy": _anatomy(shape, model, image_spec(cfg)),
+        "model_summary": _model_summary(shape, model, image_spec(cfg)),
         "reader": Reader(data.batch_size, data.workers),
     }
     crops = _train_data(cfg, labelled, compare=weights)
@@ -261,15 +261,15 @@ def _train_data(cfg: CfgNode, source: Source, compare: bool) -> ImageDataset:
     return images
 
 
-def _anatomy(shape: Model | None, model: Model, image: ImageSpec) -> Anatomy:
+def _model_summary(shape: Model | None, model: Model, image: ImageSpec) -> ModelSummary:
     """Of the model without weights; of the one with them where a part of a user's has to look at values."""
     if shape is not None:
         try:
-            return dissect(shape, image)
+            return summarise_model(shape, image)
         except (RuntimeError, TypeError) as error:  # as in build_without_memory
             if "meta" not in str(error).lower():
                 raise
-    return dissect(model, image)
+    return summarise_model(model, image)
 
 
 def _batch_augment(cfg: CfgNode, classes: int) -> BatchAugment:

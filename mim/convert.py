@@ -8,8 +8,9 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from mim import build, config, schema
-from mim.config import describe
+from mim import build, config
+from mim.config import schema
+from mim.config.load import describe
 from mim.data import DataSettings
 from mim.encoders import Encoder
 from mim.interop import Format, read

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from mim import build, config, schema
+from mim import build, config
+from mim.config import schema
 from mim.engine import checkpoint
-from mim.engine.distributed import World, join_world
+from mim.engine.distributed.world import World, join_world
 from mim.engine.log import held_lines, log_to_console, log_to_file
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
-from mim.ops.files import write_text
+from mim.io.files import write_text
 
 LOG = logging.getLogger("mim")
 

@@ -3,9 +3,8 @@
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -193,99 +192,3 @@ class Output:
     loss: Tensor
     prediction: Tensor
     mask: PatchMask
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something the user should be warned of once, though several processes may have seen it.
-
-    about: equal where it is the same thing; text: one line; began, ended: when, in seconds of the system's clock, 0
-    where it is no matter of time.
-    """
-
-    about: str
-    text: str
-    began: float = 0.0
-    ended: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Images in their stored type, on the host or a device.
-
-    images_BCHW: uint8, uint16 or float32; labels_B: int64, -1 where there is none; indices: the samples' places in
-    the data set; broken: files that could not be read while this batch was made, with the reason; crops_B5: where
-    images are whole, what is to be cut out of them, as mim.ops.resample.crop_resize takes it, else None. There are then
-    as many rows as crops, and of images a whole share of that; notes: what happened on the way that did no harm.
-    """
-
-    images_BCHW: Tensor
-    labels_B: Tensor
-    indices: tuple[int, ...]
-    broken: tuple[tuple[str, str], ...] = ()
-    crops_B5: Tensor | None = None
-    notes: tuple[Note, ...] = ()
-
-    def pin_memory(self) -> "Batch":
-        """In memory from which copies to a GPU need no wait."""
-        return self._each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "Batch":
-        """On a device; the host does not wait for a copy of pinned memory to a GPU."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def keep_for(self, stream: torch.cuda.Stream) -> None:
-        """Where it was made on another stream of the device: its memory is not free before this one is done with it."""
-        for tensor in (self.images_BCHW, self.labels_B, self.crops_B5):
-            if tensor is not None:
-                tensor.record_stream(stream)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        crops_B5 = None if self.crops_B5 is None else change(self.crops_B5)
-        return replace(self, images_BCHW=change(self.images_BCHW), labels_B=change(self.labels_B), crops_B5=crops_B5)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in a run a micro-batch stands; with the seed, the source of everything random.
-
-    step: optimizer steps done before this one; start: row of the global batch at which this micro-batch begins;
-    batch: rows of the global batch, that is of one optimizer step over all devices.
-    """
-
-    seed: int
-    step: int
-    start: int
-    batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an evaluation found: figures by name, and pictures (H, W, 3) uint8 by name.
-
-    details: what only summary.json holds; score: the figure by which the best checkpoint is chosen, the higher the
-    better, or empty where none is.
-    """
-
-    figures: dict[str, float]
-    pictures: dict[str, Tensor]
-    details: dict[str, Any] = field(default_factory=dict)
-    score: str = ""
-
-
-class Ranks(Protocol):
-    """This process among its peers, as an evaluation needs it; mim.engine.distributed.World is one.
-
-    sum: over ranks, element by element; gather: the rows of all ranks, one rank after the other.
-    """
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def main(self) -> bool: ...
-    def sum(self, tensor: Tensor) -> Tensor: ...
-    def gather(self, rows: Tensor) -> Tensor: ...

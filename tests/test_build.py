@@ -19,9 +19,9 @@ from mim.build import (
     engine_settings,
     with_statistics,
 )
-from mim.classifier import Classifier
-from mim.config import dump
+from mim.config.load import dump
 from mim.engine.optim import LARS, AdamW
+from mim.readouts.classifier import Classifier
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_build_task_is_the_one_that_the_config_names(tmp_path: Path, text: str, 
     task = task_of(write_recipe(tmp_path, text))
     assert task.name == name
     assert (len(task.train_data), len(task.held_out)) == (1437, 360)
-    assert task.anatomy.flops > 0
+    assert task.model_summary.flops > 0
     assert chosen_labels(task) is None
 
 

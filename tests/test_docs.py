@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY, call, losses, run
 
-from mim.schema import FAMILIES
+from mim.config.schema import FAMILIES
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:

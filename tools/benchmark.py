@@ -16,10 +16,10 @@ from pathlib import Path
 from rich import get_console
 from rich.console import Console
 
-from mim import benchmark as benchmarks
-from mim.benchmark import AGAINST, ROUNDS, Asked, LoadingOutcome, Outcome, benchmark, benchmark_loading
 from mim.engine.log import log_to_console
-from mim.ops.files import write_json
+from mim.io.files import write_json
+from mim.lab import benchmark as benchmarks
+from mim.lab.benchmark import AGAINST, ROUNDS, Asked, LoadingOutcome, Outcome, benchmark, benchmark_loading
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mim.comparison import compare, show, write
 from mim.engine.log import log_to_console
+from mim.lab.comparison import compare, show, write
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,11 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mim import evaluate
-from mim.data.base import DataLost
-from mim.data.labels import LabelSettings
-from mim.engine.distributed import RunStopped
+from mim.data.sources.subset import LabelSettings
 from mim.engine.log import log_to_console
-from mim.ops.files import write_json
+from mim.errors import DataLost, RunStopped
+from mim.io.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,15 +24,15 @@ from rich.table import Table
 from torch import Tensor
 
 from mim.build import build_data, evaluation_data
-from mim.config import load_config
+from mim.config.load import load_config
+from mim.config.schema import image_spec, part
 from mim.data.transforms import to_unit
 from mim.engine.log import log_to_console
 from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
 from mim.evaluation.reading import Reader, choice
-from mim.ops.files import write_whole
+from mim.io.files import write_whole
 from mim.ops.seeding import generator_for
-from mim.reporting.masks import SampledMasks, draw_masks
-from mim.schema import image_spec, part
+from mim.pictures.masks import SampledMasks, draw_masks
 
 MASKS = 256  # that AvgDist is a mean over
 BEST, BEST_SIDES = (10, 20), (192, 224)  # pixels: SimMIM's range, and the images that it is about

@@ -35,11 +35,11 @@ from rich.progress import (
 from rich.table import Table
 
 from mim.build import build_data
-from mim.config import parse_config
-from mim.data.base import DataLost
-from mim.data.packed import Header
-from mim.data.packing import LEFT_OUT, Packing, PackSettings, damaged, pack
+from mim.config.load import parse_config
+from mim.data.sources.packed import Header
+from mim.data.sources.packing import LEFT_OUT, Packing, PackSettings, damaged, pack
 from mim.engine.log import log_to_console
+from mim.errors import DataLost
 
 SHOWN = 10  # images left out, or damaged, that are named
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from rich import get_console
 from rich.console import Console
 
-from mim.config import load_config
+from mim.config.load import load_config
 from mim.engine.log import log_to_console
-from mim.ops.files import write_json
-from mim.plan import Assumed, plan, show
+from mim.io.files import write_json
+from mim.lab.plan import Assumed, plan, show
 
 STEPS = 5  # that --measure takes where it is not told
 
@@ -73,7 +73,7 @@ def _whole(words: list[str]) -> list[int]:
 
 
 def _again(args: argparse.Namespace, classes: int | None) -> str:
-    """The command that measures what this one asked about; `classes` as in Planned."""
+    """The command that measures what this one asked about; `classes` as in PlanReport."""
     given = [("--config", args.config), ("--classes", "N" if classes is None else args.classes)]
     flags = [str(word) for flag, value in given if value is not None for word in (flag, value)]
     return shlex.join(["python", "tools/plan.py", *flags, "--measure", *args.overrides])

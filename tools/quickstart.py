@@ -14,9 +14,10 @@ from rich.table import Table
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from mim.build import build_data
-from mim.config import load_config
+from mim.config.load import load_config
 from mim.data import Source
 from mim.evaluation.knn import knn_accuracy
+from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, at_start
 from mim.run import train
 
 RECIPES = {"MAE": "mae_digits", "SimMIM": "simmim_digits"}
@@ -60,10 +61,10 @@ def comparison(summaries: dict[str, dict], pixels: float) -> Table:
     for method, found in summaries.items():
         table.add_row(
             method,
-            f"{found['val/loss']:.3f}",
-            f"{found['val/baseline']:.3f}",
-            f"{found['knn/top1_at_start']:.3f}",
-            f"{found['knn/top1']:.3f}",
+            f"{found[VAL_LOSS]:.3f}",
+            f"{found[VAL_BASELINE]:.3f}",
+            f"{found[at_start(KNN_TOP1)]:.3f}",
+            f"{found[KNN_TOP1]:.3f}",
             f"{found['images_per_s']:,.0f}",
             f"{found['seconds']:.0f}",
         )

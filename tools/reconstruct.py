@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mim.engine.log import log_to_console
-from mim.ops.files import write_whole
-from mim.reconstruct import MaskChoice, Reconstructed, reconstruct
-from mim.reporting.channels import Channels
-from mim.reporting.sheets import png
+from mim.io.files import write_whole
+from mim.lab.reconstruct import MaskChoice, Reconstructed, reconstruct
+from mim.pictures.channels import Channels
+from mim.pictures.sheets import png
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,9 +62,9 @@ def _table(found: Reconstructed) -> Table:
     for column in ("run", "checkpoint"):
         table.add_column(column, overflow="fold")
     table.add_column(f"mean error,\n{found.unit}", justify="right")
-    for opened in found.opened:
-        error = found.runs[opened.name].error_B.mean().item()
-        table.add_row(opened.name, str(opened.path), f"{error:.2f}")
+    for loaded in found.loaded:
+        error = found.runs[loaded.name].error_B.mean().item()
+        table.add_row(loaded.name, str(loaded.path), f"{error:.2f}")
     return table
 
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mim.comparison import compare, write
-from mim.engine.distributed import RunStopped
-from mim.study import Results, read_study, run_study
+from mim.errors import RunStopped
+from mim.lab.comparison import compare, write
+from mim.lab.study import Results, read_study, run_study
 
 
 def main(arguments: list[str] | None = None) -> int:

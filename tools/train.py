@@ -7,11 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from mim.config import load_config
-from mim.data.base import DataLost
+from mim.config.load import load_config
 from mim.engine.checkpoint import last
-from mim.engine.distributed import RanksLost, RunInterrupted, RunStopped
-from mim.engine.heartbeat import LOST
+from mim.engine.distributed.heartbeat import LOST
+from mim.errors import DataLost, RanksLost, RunInterrupted, RunStopped
 from mim.run import train
 
 

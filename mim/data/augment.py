@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2.functional import to_pil_image
 
-from mim.data.base import DataSettings, Stored
+from mim.data.sources.base import DataSettings, Stored
 from mim.data.transforms import AugmentSettings, RandomCropFlip, to_tensor
 from mim.ops.seeding import derive_seed, host_seeded
 

@@ -6,8 +6,8 @@ import math
 import torch
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data.base import Source
-from mim.data.images import BrokenImage
+from mim.data.decoding.images import BrokenImage
+from mim.data.sources.base import Source
 from mim.data.transforms import to_unit
 from mim.ops.seeding import generator_for
 

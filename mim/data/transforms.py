@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
-from mim.data.base import Need, Stored, sides
+from mim.data.sources.base import Need, Stored, sides
 from mim.ops.resample import Interpolation, crop_resize
 
 STRIP = 100  # times as long, for its width, as what is cut out of its middle: the ends of such an image are never seen

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
 from mim.registry import Component, one_of
 from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask
 
@@ -174,7 +174,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The layer of whatever stands on this encoder."""
         return len(self.layer_parameters())
 
-    def rate_factors(self, decay: float) -> dict[str, float]:
+    def lr_scales(self, decay: float) -> dict[str, float]:
         """Layer decay as a factor on the learning rate of each parameter, by name: decay ** (top_layer - layer)."""
         return {name: decay ** (self.top_layer - layer) for name, layer in self.layer_ids().items()}
 

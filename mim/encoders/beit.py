@@ -13,9 +13,9 @@ from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
 from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
+from mim.io.weights import depth_of
 from mim.ops.positions import resize_bias_table
-from mim.ops.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 PREFIX_ROWS = 3  # of a bias table, its last: class token to patch, patch to class token, class token to itself

@@ -14,9 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
+from mim.io.weights import depth_of
 from mim.ops.positions import resize_positions, sincos_table
-from mim.ops.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 

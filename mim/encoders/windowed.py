@@ -12,8 +12,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from mim.encoders.base import Description, Encoder, Hidden, timm_arguments
-from mim.ops.checks import at_least
-from mim.ops.weights import depth_of
+from mim.io.checks import at_least
+from mim.io.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
 
 

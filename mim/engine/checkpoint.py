@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mim.ops.checks import at_least
-from mim.ops.files import remove_abandoned, write_text, write_whole
-from mim.ops.weights import DERIVED, OWN, read_weights
+from mim.io.checks import at_least
+from mim.io.files import remove_abandoned, write_text, write_whole
+from mim.io.weights import DERIVED, OWN, read_weights
 
 LOG = logging.getLogger("mim")
 

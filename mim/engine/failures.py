@@ -3,11 +3,12 @@
 import logging
 import math
 
-from mim.engine.distributed import RunStopped, World
+from mim.data.batch import Note
+from mim.engine.distributed.world import World
 from mim.engine.run_folder import RunFolder
-from mim.engine.watch import Health
-from mim.ops.files import write_json
-from mim.structures import Note
+from mim.engine.step_status import StepStatus
+from mim.errors import RunStopped
+from mim.io.files import write_json
 
 LOG = logging.getLogger("mim")
 
@@ -19,7 +20,7 @@ class BrokenFiles:
     """
 
     def __init__(self, samples: int, share: float):
-        self.samples, self.share = samples, share
+        self.samples, self.strategy = samples, share
         self.allowed = max(1, math.floor(share * samples))  # a single broken file never ends a run
         self.reasons: dict[str, str] = {}
         self._new: dict[str, str] = {}
@@ -47,7 +48,7 @@ class BrokenFiles:
             name, reason = next(iter(self.reasons.items()))
             raise RunStopped(
                 f"{len(self.reasons)} of {self.samples} files cannot be read, more than the share DATA.max_broken "
-                f"{self.share:g} allows ({self.allowed}); the first is {name} ({reason}). log.txt names them all"
+                f"{self.strategy:g} allows ({self.allowed}); the first is {name} ({reason}). log.txt names them all"
             )
 
 
@@ -60,7 +61,7 @@ class Skipped:
         self.allowed, self.folder, self.world = allowed, folder, world
         self.count = 0
 
-    def add(self, health: Health, scale: float, files: list[str], suspects: list[str]) -> None:
+    def add(self, health: StepStatus, scale: float, files: list[str], suspects: list[str]) -> None:
         """Takes such a step. scale: of the loss; files: of this rank's batch; suspects: those with non-finite pixels.
 
         Raises RunStopped, on all ranks, where it is one too many; the message names the remedies.

@@ -8,7 +8,7 @@ import torch
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
 from mim.registry import Component
 
 
@@ -20,7 +20,7 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
         weight_decay: of all but biases, 1-D parameters and those that no_decay names.
         no_decay: more parameters without weight decay, each named by the end of its dotted name, such as
             `encoder.mask_token` or `pos_embed`.
-        layer_decay: factor on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
+        layer_decay: lr_scale on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
             none. Source: BEiT; MAE, util/lr_decay.py; SimMIM, optimizer.py.
 
     Attributes: moments, numbers that it keeps of each weight.
@@ -82,7 +82,7 @@ class LARS(Optimizer, name="lars"):
         self.momentum, self.trust = momentum, trust
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        groups = [{**group, "always_adapt": not group["exempt"]} for group in groups]
+        groups = [{**group, "always_adapt": not group["no_weight_decay"]} for group in groups]
         return _SteadyLars(groups, lr=0.0, momentum=self.momentum, trust_coeff=self.trust)
 
 
@@ -105,21 +105,21 @@ class _SteadyLars(Lars):
                 value.copy_(torch.where(self.found_inf > 0, old, value))
 
 
-def parameter_groups(model: nn.Module, optimizer: Optimizer, factors: dict[str, float]) -> list[dict]:
-    """The trained parameters in groups of one `factor` on the learning rate, with weight decay or without.
+def parameter_groups(model: nn.Module, optimizer: Optimizer, lr_scales: dict[str, float]) -> list[dict]:
+    """The trained parameters in groups of one `lr_scale` on the learning rate, with weight decay or without.
 
-    Without (`exempt`): biases, 1-D parameters (norms, layer scales), and what `no_decay` names. factors: by parameter
-    name; 1 for those not in it.
+    Without (`no_weight_decay`): biases, 1-D parameters (norms, layer scales), and what `no_decay` names.
+    lr_scales: by parameter name; 1 for those not in it.
     Source: timm, optim_factory.py, add_weight_decay (MAE); MAE, util/lr_decay.py; SimMIM, optimizer.py.
     """
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        exempt = parameter.ndim <= 1 or name.endswith(".bias") or _is_named(name, optimizer.no_decay)
-        decay, factor = 0.0 if exempt else optimizer.weight_decay, factors.get(name, 1.0)
-        new = {"params": [], "weight_decay": decay, "factor": factor, "exempt": exempt}
-        groups.setdefault((factor, exempt), new)["params"].append(parameter)
+        no_weight_decay = parameter.ndim <= 1 or name.endswith(".bias") or _is_named(name, optimizer.no_decay)
+        decay, lr_scale = 0.0 if no_weight_decay else optimizer.weight_decay, lr_scales.get(name, 1.0)
+        new = {"params": [], "weight_decay": decay, "lr_scale": lr_scale, "no_weight_decay": no_weight_decay}
+        groups.setdefault((lr_scale, no_weight_decay), new)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1]))]
 
 
@@ -129,12 +129,10 @@ def unmatched(model: nn.Module, optimizer: Optimizer) -> list[str]:
     return [end for end in optimizer.no_decay if not any(_is_named(name, (end,)) for name in names)]
 
 
-def without_effect(
-    model: nn.Module, optimizer: Optimizer, rate_factors: Callable[[float], dict[str, float]]
-) -> list[str]:
+def without_effect(model: nn.Module, optimizer: Optimizer, lr_scales: Callable[[float], dict[str, float]]) -> list[str]:
     """Settings that change nothing for the trained parameters of a model, in words."""
     found = [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in unmatched(model, optimizer)]
-    plain, decayed = rate_factors(1.0), rate_factors(optimizer.layer_decay)
+    plain, decayed = lr_scales(1.0), lr_scales(optimizer.layer_decay)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if optimizer.layer_decay < 1 and all(plain.get(name) == decayed.get(name) for name in trained):
         found.append("OPTIMIZER.layer_decay has no effect: nothing of the encoder is trained")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mim.ops.files import remove_abandoned, write_json, write_whole
+from mim.io.files import remove_abandoned, write_json, write_whole
 
 LOG = logging.getLogger("mim")
 

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ScheduleSettings:
     which multistep multiplies the rate by gamma; cosine_from: `warmup` starts the cosine where the warmup ends (MAE),
     `start` lets it run from step 0 and joins it after the warmup (SimMIM, where it then starts below the peak); lag:
     steps by which the rate trails, 1 where it is set after the optimizer's step (SimMIM), else 0; factor_on: what the
-    factor of a parameter group, such as layer decay, multiplies: the whole `rate` (MAE), or the `peak`, so that all
+    lr_scale of a parameter group, such as layer decay, multiplies: the whole `rate` (MAE), or the `peak`, so that all
     groups share warmup_lr and min_lr (SimMIM, through timm's scheduler).
     """
 
@@ -57,11 +57,11 @@ class Schedule:
         self.steps = epochs * steps_per_epoch
         self.milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
 
-    def at(self, step: int, factor: float = 1.0) -> float:
-        """The rate of step 0, 1, ... steps - 1, for a parameter group with this factor."""
+    def at(self, step: int, lr_scale: float = 1.0) -> float:
+        """The rate of step 0, 1, ... steps - 1, for a parameter group with this lr_scale."""
         if self.settings.factor_on == "rate":
-            return factor * self._at(step, self.peak)
-        return self._at(step, factor * self.peak)
+            return lr_scale * self._at(step, self.peak)
+        return self._at(step, lr_scale * self.peak)
 
     def _at(self, step: int, peak: float) -> float:
         step = max(step - self.settings.lag, 0)

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 
 from mim.engine.checkpoint import CheckpointSettings
-from mim.engine.distributed import DistributedSettings
+from mim.engine.distributed.world import DistributedSettings
 from mim.engine.optim import Optimizer
 from mim.engine.schedule import Schedule, ScheduleSettings
-from mim.engine.telemetry import LogSettings
-from mim.ops.checks import at_least
+from mim.engine.trackers.metrics import LogSettings
+from mim.io.checks import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,12 @@ class EngineSettings:
 class Plan:
     """The arithmetic of a run: rows, micro-batches and steps.
 
-    batch: rows of one optimizer step; micro: rows of one forward pass; accumulation: forward passes of one device
+    batch: rows of one optimizer step; micro_batch: rows of one forward pass; accumulation: forward passes of one device
     in a step.
     """
 
     batch: int
-    micro: int
+    micro_batch: int
     world_size: int
     accumulation: int
     epochs: int
@@ -91,12 +91,12 @@ class Plan:
     @classmethod
     def of(cls, settings: EngineSettings, samples: int, world_size: int) -> "Plan":
         """Raises ValueError where the batch does not come out whole, or the data set is smaller than one batch."""
-        micro = settings.batch_size
-        batch = settings.train.batch or micro * world_size
-        if batch % (micro * world_size):
+        micro_batch = settings.batch_size
+        batch = settings.train.batch or micro_batch * world_size
+        if batch % (micro_batch * world_size):
             raise ValueError(
-                f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro} x {world_size} devices = "
-                f"{micro * world_size}: the number of accumulated micro-batches must come out whole"
+                f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro_batch} x {world_size} devices = "
+                f"{micro_batch * world_size}: the number of accumulated micro-batches must come out whole"
             )
         rows = samples * settings.repeats
         if rows < batch:
@@ -105,8 +105,8 @@ class Plan:
                 f"the data set has {samples} training images{repeated}, fewer than the {batch} of one step "
                 "(TRAIN.batch): lower TRAIN.batch, and DATA.batch_size so that it divides it"
             )
-        accumulation = batch // (micro * world_size)
-        return cls(batch, micro, world_size, accumulation, settings.train.epochs, rows // batch)
+        accumulation = batch // (micro_batch * world_size)
+        return cls(batch, micro_batch, world_size, accumulation, settings.train.epochs, rows // batch)
 
     @property
     def steps(self) -> int:
@@ -132,8 +132,8 @@ class Plan:
         decay = optimizer.layer_decay
         layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
         return {
-            "batch": f"{self.batch:,} = {self.micro} a device x {self.world_size} device{'s' * (self.world_size > 1)} "
-            f"x {self.accumulation} accumulated",
+            "batch": f"{self.batch:,} = {self.micro_batch} a device x {self.world_size} "
+            f"device{'s' * (self.world_size > 1)} x {self.accumulation} accumulated",
             "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}; "
             f"{self.images_seen:,} images seen in all",
             "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "

@@ -13,21 +13,32 @@ import torch
 from torch import Tensor
 
 from mim.engine import checkpoint
-from mim.engine.distributed import RunInterrupted, RunStopped, World
+from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
-from mim.engine.feed import Feed
-from mim.engine.learner import Learner
 from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
 from mim.engine.optim import without_effect
-from mim.engine.protocol import Task
+from mim.engine.prefetcher import Prefetcher
+from mim.engine.protocol import StepContext, Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import EngineSettings, Plan
 from mim.engine.signals import Requests, requests_to_end
-from mim.engine.telemetry import Meter, Reached, Stopwatch, Telemetry, log_progress
-from mim.engine.watch import Health, Watch
-from mim.ops.files import write_json
+from mim.engine.step_status import StepMonitor, StepStatus
+from mim.engine.trackers.metrics import Meter, RunProgress, Stopwatch, Telemetry, log_progress
+from mim.engine.train_state import TrainState
+from mim.errors import RunInterrupted, RunStopped
+from mim.io.files import write_json
+from mim.metric_keys import (
+    BEST_EPOCH,
+    BROKEN_FILES,
+    DATA_SHARE,
+    GRADIENT_NORM,
+    IMAGES_PER_S,
+    LEARNING_RATE,
+    TRAIN_LOSS,
+    at_start,
+    best,
+)
 from mim.ops.seeding import derive_seed
-from mim.structures import Place
 
 LOG = logging.getLogger("mim")
 
@@ -47,10 +58,10 @@ class Trainer:
         self.seconds = 0.0  # of the processes that worked on this run before this one
         self.results: dict[str, Any] = {}  # the newest figures, for summary.json
         self.meter = Meter()
-        self.learner = Learner(task, settings, world)
+        self.train_state = TrainState(task, settings, world)
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
-        self.watch = Watch(world.device, may_overflow=settings.train.precision == "fp16")
+        self.monitor = StepMonitor(world.device, may_overflow=settings.train.precision == "fp16")
         self.requests = Requests()
         self._saved, self._saved_after, self._logged = time.perf_counter(), 0, 0
 
@@ -63,7 +74,7 @@ class Trainer:
             )
         if content["step"] > self.plan.steps:
             raise ValueError(f"{path} was written after step {content['step']}, and this run has {self.plan.steps}")
-        self.learner.load(content, path)
+        self.train_state.load(content, path)
         self.meter.restore(content["meter"])
         self.step = self.first = content["step"]
         self.skipped.count = content.get("skipped", 0)
@@ -91,12 +102,12 @@ class Trainer:
         kept = kept_memory(self.world.device)
         with deterministic, kept, telemetry as self.out, requests_to_end() as self.requests:
             self.out.plan(lines, self._warnings())
-            self.model = self.learner.wrap()
+            self.model = self.train_state.wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
             data, workers = self.task.train_data, self.settings.workers
-            self.feed = Feed(data, self.plan, self.world, self.step, workers, self.broken)
-            with closing(self.feed):
+            self.prefetcher = Prefetcher(data, self.plan, self.world, self.step, workers, self.broken)
+            with closing(self.prefetcher):
                 while not self.finished:
                     self._train_step()
                     self.out.advance(self.step)
@@ -113,37 +124,37 @@ class Trainer:
         seen: tuple[int, ...] = ()
         with cast_once(self.world.device):
             for micro in range(self.plan.accumulation):
-                self.world.reached(f"reading images of step {step}")
+                self.world.set_phase(f"reading images of step {step}")
                 with self.stopwatch.time("data"):
-                    batch = self.feed.next()
-                self.world.reached(f"computing step {step}")
-                start = (micro * self.world.size + self.world.rank) * self.plan.micro
-                place = Place(self.settings.seed, step, start, self.plan.batch)
+                    batch = self.prefetcher.next()
+                self.world.set_phase(f"computing step {step}")
+                start = (micro * self.world.size + self.world.rank) * self.plan.micro_batch
+                context = StepContext(self.settings.seed, step, start, self.plan.batch)
                 with self._synchronised(micro == self.plan.accumulation - 1):
                     with self._autocast():
-                        micro_loss = self.task.loss(self.model, batch, place) / self.plan.accumulation
-                    self.learner.scaler.scale(micro_loss).backward()
+                        micro_loss = self.task.loss(self.model, batch, context) / self.plan.accumulation
+                    self.train_state.scaler.scale(micro_loss).backward()
                 loss, seen = loss + micro_loss.detach(), seen + batch.indices
-                self.feed.prefetch()
+                self.prefetcher.prefetch()
         wishes = [torch.full_like(loss, wish) for wish in (bool(self.requests.asked), self._save_is_due())]
         loss, asked, due = self.world.sum(torch.stack([loss / self.world.size, *wishes])).unbind()
         norm = self._update(step, loss)
         self.meter.add(loss)
-        self.watch.add(step, rate, seen, (loss, norm, asked, due))
+        self.monitor.add(step, rate, seen, (loss, norm, asked, due))
         self.norm, self.rate, self.step = norm, rate, step + 1
 
     def _update(self, step: int, loss: Tensor) -> Tensor:
         """Changes the weights; gives the gradient norm."""
-        return self.learner.update(loss, lambda factor: self.schedule.at(step, factor))
+        return self.train_state.update(loss, lambda lr_scale: self.schedule.at(step, lr_scale))
 
     # ---------------------------------------------------------------- between steps
 
     def _between_steps(self) -> None:
-        self.world.reached(f"done with step {self.step - 1}")
+        self.world.set_phase(f"done with step {self.step - 1}")
         ended = self.finished
         epochs, left = divmod(self.step, self.plan.steps_per_epoch)
         log = self.step % self.settings.log.every_steps == 0 or ended
-        seen = self.watch.look(drain=log or left == 0)
+        seen = self.monitor.look(drain=log or left == 0)
         for health in seen:
             if health.harmful:
                 self._skip(health)
@@ -151,7 +162,7 @@ class Trainer:
             self._log()
         if left == 0:
             self.broken.settle(self.world)
-            self.results["train/loss"] = self.meter.take("epoch")
+            self.results[TRAIN_LOSS] = self.meter.take("epoch")
             every = self.settings.evaluate_every_epochs
             if ended or (every and epochs % every == 0):
                 self._evaluate()
@@ -174,44 +185,44 @@ class Trainer:
         lap = self.stopwatch.lap()
         self._logged = self.step
         row = {
-            "train/loss": loss,
-            "train/learning_rate": self.rate,
-            "train/gradient_norm": norm,
-            "time/images_per_s": images / lap["train"],
-            "time/data_share": lap["data"] / lap["train"],
+            TRAIN_LOSS: loss,
+            LEARNING_RATE: self.rate,
+            GRADIENT_NORM: norm,
+            IMAGES_PER_S: images / lap["train"],
+            DATA_SHARE: lap["data"] / lap["train"],
         }
         if self.broken.reasons:
-            row["data/broken_files"] = len(self.broken.reasons)
-        self.out.row(self._reached, row)
-        log_progress(self._reached, self.plan.epochs, self.plan.steps, row)
+            row[BROKEN_FILES] = len(self.broken.reasons)
+        self.out.row(self._progress, row)
+        log_progress(self._progress, self.plan.epochs, self.plan.steps, row)
 
     def _evaluate(self) -> None:
-        self.world.reached(f"evaluating after step {self.step}")
+        self.world.set_phase(f"evaluating after step {self.step}")
         # batch statistics are each rank's own, and the main rank's are what is saved
-        self.world.same(self.learner.evaluated.buffers())
-        with self.stopwatch.time("evaluate"), self._autocast(), self.learner.judged() as model:
+        self.world.same(self.train_state.evaluated.buffers())
+        with self.stopwatch.time("evaluate"), self._autocast(), self.train_state.eval_mode() as model:
             report = self.task.evaluate(model, self.world)
         if self.step == 0:
-            self.results.update({f"{name}_at_start": value for name, value in report.figures.items()})
+            self.results.update({at_start(name): value for name, value in report.figures.items()})
         self.results.update({**report.figures, **report.details})
-        self.out.evaluated(self._reached, report)
+        self.out.evaluated(self._progress, report)
         if report.score:
-            self._keep_best(report.score.rpartition("/")[2], report.figures[report.score])
+            self._keep_best(report.score, report.figures[report.score])
 
-    def _keep_best(self, name: str, score: float) -> None:
+    def _keep_best(self, key: str, score: float) -> None:
         """Writes best.pt where this evaluation is the best so far."""
-        if score <= self.results.get(f"best/{name}", -torch.inf):
+        if score <= self.results.get(best(key), -torch.inf):
             return
-        self.results.update({f"best/{name}": score, "best/epoch": self._reached.epoch})
+        self.results.update({best(key): score, BEST_EPOCH: self._progress.epoch})
         self._write("best.pt")
 
-    def _skip(self, health: Health) -> None:
+    def _skip(self, health: StepStatus) -> None:
         """Counts a step that changed nothing; where it is one too many, saves the state and ends the run."""
         data = self.task.train_data
         files = [data.source.describe(index) for index in health.indices]
         named = [data.source.describe(index) for index in dict.fromkeys(health.indices) if not data.is_finite(index)]
         try:
-            self.skipped.add(health, self.learner.scaler.get_scale(), files, named)
+            self.skipped.add(health, self.train_state.scaler.get_scale(), files, named)
         except RunStopped:
             self._write(f"nonfinite-step-{health.step}.pt")
             raise
@@ -223,7 +234,7 @@ class Trainer:
 
     def _save(self) -> None:
         """The main rank writes; the others meet it at the next step."""
-        self.world.reached(f"saving after step {self.step}")
+        self.world.set_phase(f"saving after step {self.step}")
         self._saved, self._saved_after = time.perf_counter(), self.step
         with self.stopwatch.time("save"):
             content = self._content()
@@ -244,7 +255,7 @@ class Trainer:
             "step": self.step,
             "batch": self.plan.batch,
             "seconds": self._elapsed,
-            **self.learner.state(),
+            **self.train_state.state(),
             "meter": self.meter.state(),
             "skipped": self.skipped.count,
             "results": dict(self.results),
@@ -277,8 +288,8 @@ class Trainer:
         return self.step * self.plan.batch
 
     @property
-    def _reached(self) -> Reached:
-        return Reached(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, self._elapsed)
+    def _progress(self) -> RunProgress:
+        return RunProgress(self.step, self.step / self.plan.steps_per_epoch, self._images_seen, self._elapsed)
 
     @property
     def _elapsed(self) -> float:
@@ -286,7 +297,7 @@ class Trainer:
 
     def _warnings(self) -> list[str]:
         task, optimizer = self.task, self.settings.optimizer
-        found = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.rate_factors)]
+        found = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.lr_scales)]
         if self.settings.distributed.strategy == "fsdp" and not self.world.grouped:
             found.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
         return found
@@ -297,4 +308,4 @@ class Trainer:
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last micro-batch of a step only."""
-        return self.learner.share.exchange(self.model, now=last)
+        return self.train_state.strategy.exchange(self.model, now=last)

@@ -6,7 +6,7 @@ Shapes: B batch, K classes.
 import torch
 from torch import Tensor
 
-from mim.structures import Ranks
+from mim.engine.distributed.world import World
 
 TOP = 5
 
@@ -29,7 +29,7 @@ class Tally:
         loss = torch.nn.functional.cross_entropy(scores_BK, labels_B, reduction="sum")
         self._sums += torch.stack([loss.double(), among.double()])
 
-    def settle(self, world: Ranks) -> "Counts":
+    def settle(self, world: World) -> "Counts":
         """The counts of all ranks. A host sync."""
         confusion_KK, sums = world.sum(self._confusion_KK).cpu(), world.sum(self._sums).cpu()
         return Counts(confusion_KK.long(), *sums.tolist())

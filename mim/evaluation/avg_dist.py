@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from mim.maskers import Masker
+from mim.ops.intervals import Estimate, estimate
 from mim.ops.seeding import generator_for
-from mim.ops.statistics import Estimate, estimate
 from mim.structures import ImageSpec, PatchMask
 
 PIXELS_AT_ONCE = 2**18  # of a chunk of samples, so that it stays in a cache; larger samples go one by one

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mim.data.loader import ImageDataset, batches, in_order
+from mim.data.batch import Batch
+from mim.data.loading.loader import ImageDataset, batches, in_order
 from mim.ops.seeding import generator_for
-from mim.structures import Batch
 
 LOG = logging.getLogger("mim")
 

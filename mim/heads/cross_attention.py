@@ -13,7 +13,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from mim.heads.base import Head
-from mim.ops.checks import at_least, shares
+from mim.io.checks import at_least, shares
 from mim.ops.patches import unpatchify
 from mim.ops.positions import sincos_table
 from mim.ops.seeding import scores

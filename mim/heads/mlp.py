@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from mim.heads.base import Head
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
 from mim.ops.patches import unpatchify
 from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 

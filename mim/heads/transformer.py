@@ -12,10 +12,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mim.heads.base import Head
-from mim.ops.checks import at_least
+from mim.io.checks import at_least
+from mim.io.weights import depth_of
 from mim.ops.patches import unpatchify
 from mim.ops.positions import sincos_table
-from mim.ops.weights import depth_of
 from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 

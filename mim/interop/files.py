@@ -9,8 +9,8 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from mim.ops.limits import JSON_BYTES
-from mim.ops.weights import DERIVED, check_weights, read_safetensors, read_weights
+from mim.io.limits import JSON_BYTES
+from mim.io.weights import DERIVED, check_weights, read_safetensors, read_weights
 
 HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
 CONFIG = "config.json"

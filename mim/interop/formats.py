@@ -12,8 +12,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mim.interop.files import Stored, read_stored
-from mim.ops.limits import SIDE
-from mim.ops.words import plain
+from mim.io.formatting import plain
+from mim.io.limits import SIDE
 from mim.registry import Component, one_of
 
 ENCODER = "encoder."

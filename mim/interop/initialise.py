@@ -9,8 +9,8 @@ from torch import Tensor
 from mim.encoders import Encoder
 from mim.interop.formats import ENCODER, Weights, read
 from mim.interop.names import in_words
-from mim.ops.weights import DERIVED
-from mim.ops.words import plain
+from mim.io.formatting import plain
+from mim.io.weights import DERIVED
 
 LEAST_SHARE = 0.5
 FLOATING = (

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mim.heads import Transformer
-from mim.interop import telling
+from mim.interop import metadata
 from mim.interop.files import Stored
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
 from mim.interop.names import below, rows, to_ours, to_theirs
-from mim.ops.files import write_whole
-from mim.ops.limits import SIDE
+from mim.io.files import write_whole
+from mim.io.limits import SIDE
 from mim.ops.positions import sincos_table
 
 BLOCK = rows(*((name, name) for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")))
@@ -55,9 +55,9 @@ class MAE(Format, name="mae"):
         table = PROBED if "head.1.weight" in names else FINETUNED if "head.weight" in names else PRETRAINED
         state, left_out = to_ours(table, names)
         own, notes = _known(stored.beside.get("args"), state)
-        published = pretraining(state) if table is PRETRAINED else {**telling.classifying(state), **telling.CROP}
-        sections, untold = telling.described(
-            "vit", state, telling.merged(published, own, telling.recorded(stored.beside))
+        published = pretraining(state) if table is PRETRAINED else {**metadata.classifying(state), **metadata.CROP}
+        sections, untold = metadata.described(
+            "vit", state, metadata.merged(published, own, metadata.recorded(stored.beside))
         )
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
             untold = (*untold, "HEAD.heads")
@@ -82,7 +82,7 @@ class MAE(Format, name="mae"):
         theirs, left_out = to_theirs(table, taken)
         if "decoder_embed.weight" in theirs:
             theirs[POSITIONS] = decoder_positions(weights)
-        write_whole(path, lambda file: torch.save({"model": theirs, **telling.record(weights, taken)}, file))
+        write_whole(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
         return Written(left_out, f"torch.load({str(path)!r})['model'] fits models_mae.py or models_vit.py")
 
@@ -141,5 +141,5 @@ def _known(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, tuple[st
     model = PUBLISHED_MODEL.fullmatch(str(arguments.get("model")))
     if model:
         return {**known, "ENCODER": {"heads": HEADS_OF[model[1]]}}, ()
-    keys, notes = telling.published_heads(state)
+    keys, notes = metadata.published_heads(state)
     return {**known, "ENCODER": keys}, notes

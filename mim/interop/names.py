@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mim.ops.words import plain
+from mim.io.formatting import plain
 
 HOLE = re.compile(r"\{(\w+)([+-]\d+)?\}")  # {block}, or {stage-1}: a number one lower than on the other side
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from mim.interop import telling
+from mim.interop import metadata
 from mim.interop.files import Stored, tensors
 from mim.interop.formats import Format, Weights, Written
-from mim.ops.files import write_whole
-from mim.ops.weights import DERIVED, OWN
+from mim.io.files import write_whole
+from mim.io.weights import DERIVED, OWN
 
 AVERAGE = "module."  # before every name of a moving average
 
@@ -27,7 +27,7 @@ class Own(Format, name="mim"):
             for name, held in tensors(stored.beside.get("ema")).items()
             if name.startswith(AVERAGE) and not name.endswith(DERIVED)
         }
-        sections = telling.sections_of(stored.beside.get("config"))
+        sections = metadata.sections_of(stored.beside.get("config"))
         untold = () if "ENCODER" in sections else ("ENCODER.name",)
         return Weights(average or dict(stored.weights), sections, str(stored.path), untold, averaged=bool(average))
 
@@ -37,8 +37,8 @@ class Own(Format, name="mim"):
             "step": 0,
             "model": weights.state,
             "ema": {},
-            "config": telling.as_yaml(weights.sections),
-            **telling.origin(weights),
+            "config": metadata.as_yaml(weights.sections),
+            **metadata.origin(weights),
         }
         write_whole(path, lambda file: torch.save(content, file))
         return Written(use=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from mim.interop import telling
+from mim.interop import metadata
 from mim.interop.files import Stored
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
 from mim.interop.names import Row, below, rows, to_ours, to_theirs
-from mim.ops.files import write_whole
-from mim.ops.limits import SIDE
+from mim.io.files import write_whole
+from mim.io.limits import SIDE
 
 STEM = rows(*((name, name) for name in ("patch_embed.proj", "norm")))
 MLP = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
@@ -62,9 +62,9 @@ class SimMIM(Format, name="simmim"):
         if kind is None or kind == "vit":
             raise ValueError("it holds no Swin and no ViT of SimMIM")
         state, left_out = to_ours(table(kind, pretrained), stored.weights)
-        published = pretraining(kind) if pretrained else {**telling.classifying(state), **telling.CROP}
-        known = telling.merged(published, _known(stored.beside.get("config"), kind), telling.recorded(stored.beside))
-        sections, untold = telling.described(kind, state, known)
+        published = pretraining(kind) if pretrained else {**metadata.classifying(state), **metadata.CROP}
+        known = metadata.merged(published, _known(stored.beside.get("config"), kind), metadata.recorded(stored.beside))
+        sections, untold = metadata.described(kind, state, known)
         return Weights(state, sections, str(stored.path), untold, tuple(left_out))
 
     def write(self, weights: Weights, path: Path) -> Written:
@@ -78,7 +78,7 @@ class SimMIM(Format, name="simmim"):
         if not weights.sections["ENCODER"].get("norm", True) and "norm.weight" not in taken:
             raise ValueError("ENCODER.norm is false: SimMIM has no ViT without a last norm")
         theirs, left_out = to_theirs(table(kind, pretrained), taken)
-        write_whole(path, lambda file: torch.save({"model": theirs, **telling.record(weights, taken)}, file))
+        write_whole(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
         return Written(left_out, f"torch.load({str(path)!r})['model'] fits the models of microsoft/SimMIM")
 
@@ -125,7 +125,7 @@ def _known(config: Any, kind: str) -> Sections:
         known["ENCODER"] = {"window": own["WINDOW_SIZE"]}
     windows = own.get("PRETRAINED_WINDOW_SIZES")
     if kind == "swin_v2" and isinstance(windows, list) and all(isinstance(side, int) for side in windows):
-        known = telling.merged(known, {"ENCODER": {"pretrained_windows": windows if any(windows) else []}})
+        known = metadata.merged(known, {"ENCODER": {"pretrained_windows": windows if any(windows) else []}})
     target = _section(_section(model, "SIMMIM"), "NORM_TARGET")
     if target.get("ENABLE") is True and isinstance(target.get("PATCH_SIZE"), int):
         known["TARGET"] = {"normalize": "window", "window": target["PATCH_SIZE"]}

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from mim.interop import telling
+from mim.interop import metadata
 from mim.interop.files import Stored
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
 from mim.interop.names import rows, to_ours, to_theirs
-from mim.ops.files import write_whole
+from mim.io.files import write_whole
 
 BACKBONE = f"{ENCODER}backbone."
 MODELS = {  # a model of timm's by which its class is reached; the arguments say the rest
@@ -33,9 +33,9 @@ class Timm(Format, name="timm"):
             raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
         state, rest = to_ours(CLASSIFIERS[kind], stored.weights)
         state.update({BACKBONE + name: stored.weights[name] for name in rest})
-        own, notes = telling.published_heads(state) if kind == "vit" else ({}, ())
-        known = telling.merged(telling.classifying(state), {"ENCODER": own}, telling.recorded(stored.beside))
-        sections, untold = telling.described(kind, state, known)
+        own, notes = metadata.published_heads(state) if kind == "vit" else ({}, ())
+        known = metadata.merged(metadata.classifying(state), {"ENCODER": own}, metadata.recorded(stored.beside))
+        sections, untold = metadata.described(kind, state, known)
         return Weights(state, sections, str(stored.path), untold, notes=notes)
 
     def write(self, weights: Weights, path: Path) -> Written:
@@ -47,9 +47,9 @@ class Timm(Format, name="timm"):
         theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
         theirs.update({name.removeprefix(BACKBONE): taken[name].contiguous() for name in backbone})
         if path.suffix == ".safetensors":
-            write_whole(path, lambda file: file.write(save(theirs, metadata=telling.record(weights, taken))))
+            write_whole(path, lambda file: file.write(save(theirs, metadata=metadata.record(weights, taken))))
         else:
-            write_whole(path, lambda file: torch.save({"state_dict": theirs, **telling.record(weights, taken)}, file))
+            write_whole(path, lambda file: torch.save({"state_dict": theirs, **metadata.record(weights, taken)}, file))
         classes = len(weights.state["heads.0.bias"]) if classifier else 0
         arguments = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
         written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())

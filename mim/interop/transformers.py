@@ -6,14 +6,14 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from mim.interop import mae, simmim, telling
+from mim.interop import mae, metadata, simmim
 from mim.interop.files import CONFIG, Stored, read_json
 from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, supported
 from mim.interop.names import in_words, to_ours, to_theirs
 from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
-from mim.ops.files import write_json, write_whole
-from mim.ops.limits import SIDE, WIDTH
-from mim.ops.words import shown
+from mim.io.files import write_json, write_whole
+from mim.io.formatting import shown
+from mim.io.limits import SIDE, WIDTH
 from mim.registry import one_of
 
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
@@ -49,8 +49,8 @@ class Transformers(Format, name="transformers"):
         kind, prefix, _ = ENCODERS[config["model_type"]]
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
-        told = [_published(config, state), _known(config), _normalization(stored.path), telling.recorded(config)]
-        sections, untold = telling.described(kind, state, telling.merged(*told))
+        told = [_published(config, state), _known(config), _normalization(stored.path), metadata.recorded(config)]
+        sections, untold = metadata.described(kind, state, metadata.merged(*told))
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
@@ -77,10 +77,10 @@ class Transformers(Format, name="transformers"):
         config = {"architectures": [model], "model_type": model_type}
         config |= {**model_config(weights.sections, model_type), **_told_by(weights.state)}
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {**config, **telling.record(weights, taken)})
+        write_json(path / CONFIG, {**config, **metadata.record(weights, taken)})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
-        tensors = save(theirs, metadata={"format": "pt", **telling.origin(weights)})
+        tensors = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})
         write_whole(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
         bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that is not here
@@ -96,11 +96,11 @@ def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
     if config["model_type"] == "vit_mae":
         return mae.pretraining(state)
     if f"{ENCODER}mask_token" not in state:
-        return telling.classifying(state)
+        return metadata.classifying(state)
     patch = state[f"{BACKBONE}patch_embed.proj.weight"].shape[-1]
     size = _image_size(config)
     fits = size is not None and all(side % 32 == 0 and side > 32 for side in size) and 32 % patch == 0
-    return telling.merged(
+    return metadata.merged(
         simmim.pretraining(ENCODERS[config["model_type"]][0]), {} if fits else {"MASKER": {"cell": patch}}
     )
 

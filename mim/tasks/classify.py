@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mim.classifier import Classifier
-from mim.data.loader import ImageDataset
+from mim.cost.model_summary import ModelSummary
+from mim.data.batch import Batch
+from mim.data.loading.loader import ImageDataset
 from mim.data.transforms import Normalize
+from mim.engine.distributed.world import World
+from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
-from mim.evaluation.anatomy import Anatomy
 from mim.evaluation.reading import Reader, choice
-from mim.ops.checks import at_least, shares
-from mim.reporting.confusion import draw_confusion
-from mim.structures import Batch, Place, Ranks, Report
+from mim.io.checks import at_least, shares
+from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
+from mim.pictures.confusion import draw_confusion
+from mim.readouts.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Classify(ABC):
         train_data, held_out: images under their augmentation and under the evaluation transform; held_out may be empty.
         classes: the name of each class.
         labels: in words, which labelled images are trained on.
-        anatomy: shapes at the boundaries and operations.
+        model_summary: shapes at the boundaries and operations.
     """
 
     name: str
@@ -59,15 +62,21 @@ class Classify(ABC):
         classes: tuple[str, ...],
         settings: ClassifyEvaluateSettings,
         labels: str,
-        anatomy: Anatomy,
+        model_summary: ModelSummary,
         reader: Reader,
     ):
         self.model, self.normalize, self.train_data, self.held_out = model, normalize, train_data, held_out
-        self.classes, self.settings, self.labels, self.anatomy, self.reader = classes, settings, labels, anatomy, reader
+        self.classes, self.settings, self.labels, self.model_summary, self.reader = (
+            classes,
+            settings,
+            labels,
+            model_summary,
+            reader,
+        )
         self.fixed: list[nn.Module] = [normalize]
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The scalar loss of a micro-batch on the device."""
 
     @abstractmethod
@@ -77,10 +86,10 @@ class Classify(ABC):
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
 
-    def rate_factors(self, layer_decay: float) -> dict[str, float]:
-        return {f"encoder.{name}": factor for name, factor in self.model.encoder.rate_factors(layer_decay).items()}
+    def lr_scales(self, layer_decay: float) -> dict[str, float]:
+        return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
-    def evaluate(self, model: Classifier, world: Ranks) -> Report:
+    def evaluate(self, model: Classifier, world: World) -> Report:
         """Accuracy on the held-out images, each counted once; unreadable ones are left out."""
         if not len(self.held_out):
             return Report({}, {})
@@ -98,7 +107,7 @@ class Classify(ABC):
             + (f", {len(model.heads)} linear layers side by side" if len(model.heads) > 1 else ""),
             "images": f"{self.labels} to train, {len(self.held_out):,} held out; "
             f"{encoder.image.channels} x {encoder.image.height} x {encoder.image.width}",
-            **self.anatomy.describe(),
+            **self.model_summary.describe(),
         }
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
@@ -109,18 +118,18 @@ class Classify(ABC):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "labelled_images": len(self.train_data),
-            **self.anatomy.figures(),
+            **self.model_summary.figures(),
         }
 
     def report_of(self, counts: Counts, figures: dict[str, float], title: str) -> Report:
         """The report of one linear layer: top-1, top-5, loss, accuracy by class and the confusion matrix."""
-        top = {"val/top1": counts.top1, **({"val/top5": counts.top5} if len(self.classes) > TOP else {})}
+        top = {VAL_TOP1: counts.top1, **({VAL_TOP5: counts.top5} if len(self.classes) > TOP else {})}
         pictures = {}
         if self.settings.confusion:
             title = f"{title}: {counts.top1:.1%} of {counts.samples:,} held-out images"
             pictures["confusion"] = draw_confusion(counts.confusion_KK, self.classes, title)
-        details = {"val/by_class": counts.by_class(self.classes), "val/samples": counts.samples}
-        return Report({**top, "val/loss": counts.loss, **figures}, pictures, details, score="val/top1")
+        details = {VAL_BY_CLASS: counts.by_class(self.classes), VAL_SAMPLES: counts.samples}
+        return Report({**top, VAL_LOSS: counts.loss, **figures}, pictures, details, score=VAL_TOP1)
 
 
 def count(
@@ -130,7 +139,7 @@ def count(
     chosen: list[int],
     classes: int,
     reader: Reader,
-    world: Ranks,
+    world: World,
 ) -> list[Counts]:
     """What each linear layer of a classifier gets right among the chosen samples."""
     tallies = [Tally(classes, world.device) for _ in model.heads]

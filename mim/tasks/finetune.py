@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mim.data.augment import BatchAugment
+from mim.data.batch import Batch
+from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import Counts
 from mim.ops.seeding import derive_seed
-from mim.structures import Batch, Place, Report
 from mim.tasks.classify import Classify
 
 
@@ -29,9 +30,9 @@ class Finetune(Classify):
         super().__init__(*shared, **more)
         self.augment, self.smoothing = augment, smoothing
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """Cross-entropy, in fp32. Erasing and mixing are drawn from the seed, the step and the place in the batch."""
-        seed = derive_seed(place.seed, "mix", place.step, place.start)
+        seed = derive_seed(context.seed, "mix", context.step, context.start)
         images_BCHW = self.train_data.model_images(batch)
         img_BCHW, truth = self.augment(self.normalize(images_BCHW), batch.labels_B, seed)
         mixed = truth.ndim == 2  # weights of the classes, smoothed when they were mixed

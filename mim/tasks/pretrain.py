@@ -9,17 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mim.data.loader import ImageDataset
+from mim.cost.model_summary import ModelSummary
+from mim.data.batch import Batch
+from mim.data.loading.loader import ImageDataset
 from mim.data.transforms import Normalize
-from mim.evaluation.anatomy import Anatomy
+from mim.engine.distributed.world import World
+from mim.engine.protocol import Report, StepContext
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.reading import Reader, choice
+from mim.io.checks import at_least, shares
+from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
-from mim.ops.checks import at_least, shares
 from mim.ops.seeding import generator_for
-from mim.reporting.reconstructions import draw_sheet, reconstruct
-from mim.structures import Batch, PatchMask, Place, Prediction, Ranks, Report
+from mim.pictures.reconstructions import draw_sheet, reconstruct
+from mim.structures import PatchMask, Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Pretrain:
     Args:
         train_data: training images under their augmentation.
         bank, held_out: training and held-out images under the evaluation transform; held_out may be empty.
-        anatomy: shapes at the boundaries and operations.
+        model_summary: shapes at the boundaries and operations.
         reader: of evaluations.
     """
 
@@ -70,31 +74,31 @@ class Pretrain:
         held_out: ImageDataset,
         settings: EvaluateSettings,
         seed: int,
-        anatomy: Anatomy,
+        model_summary: ModelSummary,
         reader: Reader,
     ):
         self.model, self.normalize, self.train_data = model, normalize, train_data
         self.bank, self.held_out, self.settings, self.seed = bank, held_out, settings, seed
-        self.anatomy, self.reader = anatomy, reader
+        self.model_summary, self.reader = model_summary, reader
         self.fixed: list[nn.Module] = [normalize]
         self._baseline: float | None = None
 
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
 
-    def rate_factors(self, layer_decay: float) -> dict[str, float]:
-        return {f"encoder.{name}": factor for name, factor in self.model.encoder.rate_factors(layer_decay).items()}
+    def lr_scales(self, layer_decay: float) -> dict[str, float]:
+        return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
         images_BCHW = self.train_data.model_images(batch)
         device = images_BCHW.device
-        generator = generator_for(device, place.seed, "mask", place.step)
-        mask = self.model.masker.sample(place.batch, generator, device)
-        rows = mask.rows(place.start, place.start + len(images_BCHW))
+        generator = generator_for(device, context.seed, "mask", context.step)
+        mask = self.model.masker.sample(context.batch, generator, device)
+        rows = mask.rows(context.start, context.start + len(images_BCHW))
         return model(self.normalize(images_BCHW), rows).loss
 
-    def evaluate(self, model: MaskedImageModel, world: Ranks) -> Report:
+    def evaluate(self, model: MaskedImageModel, world: World) -> Report:
         """val/loss and val/baseline under fixed masks, knn/top1 where images are labelled, and a picture.
 
         The baseline predicts each channel's mean over the held-out targets everywhere. Samples are shared out over
@@ -105,10 +109,10 @@ class Pretrain:
         if len(self.held_out):
             if self._baseline is None:
                 self._baseline = self._constant_loss(model, world)
-            figures["val/loss"] = self._mean_loss(world, lambda img, mask: model(img, mask).loss)
-            figures["val/baseline"] = self._baseline
+            figures[VAL_LOSS] = self._mean_loss(world, lambda img, mask: model(img, mask).loss)
+            figures[VAL_BASELINE] = self._baseline
             if self.settings.knn and self._labelled:
-                figures["knn/top1"] = self._knn(model, world)
+                figures[KNN_TOP1] = self._knn(model, world)
             if self.settings.reconstructions and world.main:
                 pictures.update(self._picture(model, world.device))
         return Report(figures, pictures)
@@ -126,7 +130,7 @@ class Pretrain:
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
             "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
             f"{image.channels} x {image.height} x {image.width}",
-            **self.anatomy.describe(),
+            **self.model_summary.describe(),
         }
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
@@ -135,7 +139,7 @@ class Pretrain:
         return lines
 
     def figures(self) -> dict[str, float]:
-        return {"parameters": _parameters(self.model), **self.anatomy.figures()}
+        return {"parameters": _parameters(self.model), **self.model_summary.figures()}
 
     # ---------------------------------------------------------------- evaluation
 
@@ -151,7 +155,7 @@ class Pretrain:
         count = min(self.settings.samples, len(self.held_out))
         return self.model.masker.sample(count, generator_for(device, self.seed, "held-out masks"), device)
 
-    def _mean_loss(self, world: Ranks, loss_of: Callable[[Tensor, PatchMask], Tensor]) -> float:
+    def _mean_loss(self, world: World, loss_of: Callable[[Tensor, PatchMask], Tensor]) -> float:
         """A loss over the held-out images, each under a mask of its own that never changes."""
         masks = self._fixed_masks(world.device)
         total = torch.zeros(2, dtype=torch.float64, device=world.device)
@@ -163,7 +167,7 @@ class Pretrain:
         loss_sum, count = world.sum(total).tolist()  # host sync
         return loss_sum / count
 
-    def _constant_loss(self, model: MaskedImageModel, world: Ranks) -> float:
+    def _constant_loss(self, model: MaskedImageModel, world: World) -> float:
         """The loss of predicting each channel's mean target, whatever the image shows."""
         spec = model.target.spec
         total = torch.zeros(spec.channels + 1, dtype=torch.float64, device=world.device)
@@ -180,7 +184,7 @@ class Pretrain:
 
         return self._mean_loss(world, constant)
 
-    def _knn(self, model: MaskedImageModel, world: Ranks) -> float:
+    def _knn(self, model: MaskedImageModel, world: World) -> float:
         found: list[tuple[Tensor, Tensor]] = []
         bank = choice(len(self.bank), self.settings.knn_bank, self.seed)
         for data, chosen in ((self.bank, bank), (self.held_out, self._held_out_rows)):

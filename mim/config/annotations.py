@@ -1,0 +1,108 @@
+"""Annotations: a value that a person wrote, a text or lists of texts, parsed by the annotation of its key."""
+
+import math
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+from mim.io.formatting import plain, shown
+from mim.io.yaml import read_texts
+
+SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
+
+
+def parse(key: str, value: Any, annotation: Any) -> Any:
+    """A value by its annotation. Raises ValueError that names the key, the value and what is allowed."""
+    try:
+        return _parse(value, annotation)
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f"{plain(key)} is {shown(value)}: it must be {_words(annotation)}")
+
+
+def from_command_line(key: str, text: str, annotation: Any) -> Any:
+    """Lists are written as in YAML: `DATA.image_size "[96, 160]"`. Raises ValueError for one that is none."""
+    takes_list = any(get_origin(option) is tuple for option in _options(annotation))
+    if not takes_list or not text.lstrip().startswith("["):
+        return text
+    try:
+        return read_texts(text)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{plain(key)} is {plain(text)}: it is not a list as YAML writes it ({reason})") from error
+
+
+def unknown(annotation: Any) -> Iterator[Any]:
+    """What in an annotation no value can be parsed by."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        inside = list(arguments)
+    elif origin is tuple:
+        inside = [kind for kind in arguments if kind is not ...]
+    else:
+        inside = []
+        if origin is not Literal and annotation not in SCALARS:
+            yield annotation
+    for kind in inside:
+        yield from unknown(kind)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _parse(value: Any, annotation: Any) -> Any:
+    """Raises ValueError or TypeError where it is no such value."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, arguments)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
+        return tuple(_parse(item, kind) for item, kind in zip(value, kinds, strict=True))
+    if not isinstance(value, str):
+        raise TypeError
+    if origin is Literal:
+        return arguments[list(map(str, arguments)).index(value)]
+    if annotation is bool:
+        return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else _refuse()
+    if annotation is str:
+        return value if "\0" not in value and _is_unicode(value) else _refuse()
+    if not value.isascii():  # Python's numbers may have the digits of any script
+        raise ValueError
+    if annotation is int:
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else _refuse()
+
+
+def _first_that_fits(value: Any, options: tuple[Any, ...]) -> Any:
+    for option in options:
+        try:
+            return _parse(value, option)
+        except (ValueError, TypeError):
+            continue
+    return _refuse()
+
+
+def _is_unicode(text: str) -> bool:
+    """Not where Python put in for bytes that were no UTF-8: such a text can be written to no log."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _refuse() -> Any:
+    raise ValueError
+
+
+def _words(annotation: Any) -> str:
+    """What an annotation allows, for an error message."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is tuple:
+        count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
+        return f"a list of {count}{_words(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
+    return SCALARS.get(annotation, str(annotation))

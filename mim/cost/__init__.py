@@ -1,0 +1,1 @@
+"""Cost: parameters, operations and memory of a model."""

@@ -1,0 +1,1 @@
+"""Decoding: from a file's bytes to an image in its stored type."""

@@ -1,0 +1,18 @@
+"""Names of files: as people see them, and as the bytes that they are."""
+
+import os
+
+from mim.io.formatting import plain
+
+LONGEST = 1000  # characters; a path of more is cut in its middle
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """A file's name, or a reason with one in it, as `plain` shows it; paths may be long."""
+    text = os.fspath(name)
+    return plain(text, LONGEST) if text else ""
+
+
+def encoded(name: str) -> bytes:
+    """The bytes of a file's name, of which its hash is taken."""
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,1 @@
+"""Loading: samples, their order, and batches of them."""

@@ -1,0 +1,1 @@
+"""Sources: one file for each format in which images lie."""

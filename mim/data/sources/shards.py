@@ -1,0 +1,156 @@
+"""Where the images of a tar shard lie: found once by walking its headers, then remembered in a cache folder.
+
+The cache is $XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit; a shard that has changed is walked again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from mim.data.decoding.images import EXTENSIONS
+from mim.io.files import write_whole
+
+LOG = logging.getLogger("mim")
+
+VERSION = 1  # of what the cache holds
+BLOCK = 512
+Labels = Literal["auto", "cls", "json", "none"]
+Members = dict[str, tarfile.TarInfo]  # of one sample, by what follows the first dot of their names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardIndex:
+    """Images of a shard, or of several, in order: where each begins, its bytes, its label (-1 for none), the hash of
+    its name, where its name ends in `names`, and those names, one after another.
+    """
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    hashes: np.ndarray
+    name_ends: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @classmethod
+    def of(cls, shard: str, rows: list[tuple[str, int, int, int]]) -> "ShardIndex":
+        """From rows of name, offset, size and label."""
+        names = [name.encode(errors="replace") for name, *_ in rows]
+        offsets, sizes, labels = (np.array([row[column] for row in rows], np.int64) for column in (1, 2, 3))
+        return cls(
+            offsets,
+            sizes,
+            labels,
+            np.array([zlib.crc32(shard.encode(errors="replace") + b"/" + name) for name in names], np.uint32),
+            np.cumsum([len(name) for name in names], dtype=np.int64),
+            np.frombuffer(b"".join(names), np.uint8),
+        )
+
+    @classmethod
+    def joined(cls, parts: list["ShardIndex"]) -> "ShardIndex":
+        """All of them, one after another."""
+        before = np.cumsum([0, *(len(part.names) for part in parts)])
+        ends = [part.name_ends + start for part, start in zip(parts, before, strict=False)]
+        columns = {key.name: [getattr(part, key.name) for part in parts] for key in fields(cls)} | {"name_ends": ends}
+        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
+
+    def name(self, place: int) -> str:
+        """Of the member that holds an image."""
+        start = int(self.name_ends[place - 1]) if place else 0
+        return self.names[start : int(self.name_ends[place])].tobytes().decode("utf-8", "surrogateescape")
+
+
+def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
+    """The images of a shard, from the cache where it is there already.
+
+    Raises ValueError where the shard cannot be read, or a label is no number.
+    """
+    stat = shard.stat()
+    what = [VERSION, str(shard), stat.st_size, stat.st_mtime_ns, labels, json_key]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / "shards"
+    file = folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return ShardIndex(**{key.name: kept[key.name] for key in fields(ShardIndex)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or damaged
+    LOG.info("indexing %s", shard)
+    index = _walked(shard, labels, json_key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(
+            file, lambda opened: np.savez(opened, **{key.name: getattr(index, key.name) for key in fields(index)})
+        )
+    except OSError as error:  # nothing depends on it but time
+        LOG.warning("the index of %s is not remembered: %s", shard, error)
+    return index
+
+
+def _walked(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
+    rows: list[tuple[str, int, int, int]] = []
+    sample, members = "", Members()
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                folder, base = posixpath.split(member.name)
+                stem, _, ending = base.partition(".")
+                if not member.isfile() or not stem:
+                    continue
+                if (name := posixpath.join(folder, stem)) != sample or ending.lower() in members:
+                    rows += _rows(members, file, labels, json_key)
+                    sample, members = name, Members()
+                members[ending.lower()] = member
+            rows += _rows(members, file, labels, json_key)
+            file.seek(tar.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(
+            f"{shard} is no tar file, compressed, or damaged ({error}): unpack it (gunzip), copy it again, or leave it "
+            "out"
+        ) from error
+    return ShardIndex.of(shard.name, rows)
+
+
+def _rows(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> list[tuple[str, int, int, int]]:
+    """The row of a sample; none where it has no image."""
+    image = next((ending for ending in members if f".{ending}" in EXTENSIONS), None)
+    if image is None:
+        image = next((ending for ending in members if posixpath.splitext(ending)[1] in EXTENSIONS), None)
+    if image is None:
+        return []
+    member = members[image]
+    return [(member.name, member.offset_data, member.size, _label(members, file, labels, json_key))]
+
+
+def _label(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> int:
+    """-1 where there is none."""
+    kind = next((kind for kind in ("cls", "json") if labels in ("auto", kind) and kind in members), None)
+    if kind is None:
+        return -1
+    member = members[kind]
+    file.seek(member.offset_data)  # tarfile looks for its own place again
+    content = file.read(member.size)
+    try:
+        value = int(content) if kind == "cls" else json.loads(content).get(json_key, -1)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError
+    except (ValueError, TypeError, AttributeError) as error:
+        if kind == "json" and labels == "auto":
+            return -1
+        raise ValueError(
+            f"{file.name}/{member.name} holds {content[:40]!r}: a label is a number from 0; DATA.labels none leaves it"
+        ) from error
+    return value if value >= 0 else -1

@@ -1,0 +1,1 @@
+"""Distribution: ranks, how they meet, hear of each other and share weights."""

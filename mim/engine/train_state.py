@@ -1,0 +1,120 @@
+"""TrainState: the weights of a run and all that changes them: optimizer, moving average and loss scale."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mim.engine import checkpoint
+from mim.engine.distributed.strategy import full, make_strategy
+from mim.engine.distributed.world import World
+from mim.engine.modes import recompute_activations
+from mim.engine.optim import parameter_groups
+from mim.engine.protocol import Task
+from mim.engine.settings import EngineSettings
+from mim.ops.attention import choose_attention
+
+LOG = logging.getLogger("mim")
+
+
+class TrainState:
+    """The model of a task on this rank's device, whole or the rank's part of it, ready to be trained.
+
+    Attributes: model, average (None without TRAIN.ema), parameters (the trained ones), optimizer, scaler;
+    strategy: how
+    the devices of the run share them.
+    """
+
+    def __init__(self, task: Task, settings: EngineSettings, world: World):
+        train = settings.train
+        self.model, self.train, self.blocks = task.model, train, task.blocks()
+        for module in (task.model, *task.fixed):
+            module.to(world.device)
+        choose_attention(task.model, world.device)
+        self.average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
+        self.strategy = make_strategy(settings.distributed.strategy, world)
+        self.strategy.shard(task.model, self.blocks, train.dtype)
+        if self.average is not None:
+            names = {module: name for name, module in task.model.named_modules()}
+            same = [self.average.module.get_submodule(names[block]) for block in self.blocks]
+            self.strategy.shard(self.average.module, same, train.dtype)
+        if train.activation_checkpointing:
+            if not self.blocks:
+                LOG.warning("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
+            recompute_activations(self.blocks)
+        self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        lr_scales = task.lr_scales(settings.optimizer.layer_decay)
+        self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, lr_scales))
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
+
+    def wrap(self) -> nn.Module:
+        """The model as a training step calls it: compiled inside, shared outside."""
+        return self.strategy.wrap(self.model.train(), self.blocks, self.train.compile)
+
+    def update(self, loss: Tensor, rate: Callable[[float], float]) -> Tensor:
+        """Clips, steps and clears; gives the gradient norm. A step that is not finite leaves weights and moments as
+        they were, and the average takes another step towards the weights. No host sync.
+
+        loss: of the step, over all ranks; rate: the learning rate for a group's lr_scale.
+        """
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.train.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.train.clip, norm)
+        norm = full(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(group["lr_scale"])
+        if not self.scaler.is_enabled():  # a scaler does the same by itself
+            finite = norm.isfinite() & loss.isfinite()
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return norm
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """Whose weights evaluations use: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[nn.Module]:
+        """Inside, that model with whole weights on every rank, in eval mode, without gradients and eager: batches have
+        other sizes, and there is nothing to gain.
+        """
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            self.strategy.evaluated(self.evaluated) as model,
+        ):
+            model.eval()
+            yield model
+            model.train()
+
+    def state(self) -> dict:
+        """What a checkpoint holds of the above; whole on the main rank, and called on all."""
+        return self.strategy.gather(
+            {
+                "model": self.model.state_dict(),
+                "ema": self.average.state_dict() if self.average is not None else {},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+        )
+
+    def load(self, content: Mapping, path: Path) -> None:
+        """The state that `state` gave, from the file `path`. Raises ValueError where it does not fit exactly."""
+        checkpoint.load_strict(self.model, self.strategy.scatter(content["model"], self.model), path)
+        if self.average is not None:
+            checkpoint.load_strict(self.average, self.strategy.scatter(content["ema"], self.average), path)
+        moments = self.strategy.scatter_optimizer(content["optimizer"], self.optimizer)
+        groups = self.optimizer.state_dict()["param_groups"]  # the config's own: those of 0.1.0 have other names
+        self.optimizer.load_state_dict({**moments, "param_groups": groups})
+        self.scaler.load_state_dict(content["scaler"])

@@ -1,0 +1,1 @@
+"""The lab: what looks at runs and never changes training."""

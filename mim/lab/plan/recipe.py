@@ -1,0 +1,111 @@
+"""How a config differs from the recipe that it names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yacs.config import CfgNode
+
+from mim.config import schema
+from mim.config.load import flat, load_config
+from mim.config.recipes import recipe_file, recipe_names
+from mim.engine.schedule import Schedule
+
+Group = Literal["in effect", "method", "training", "data and machine"]
+METHOD = ("TASK", "MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.", "INIT.")
+MACHINE = ("TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic")
+TRAINING = ("AUGMENT.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
+ORDER: tuple[Group, ...] = ("in effect", "method", "training", "data and machine")
+ABSENT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key, or what follows from several, with its value in this config and in the recipe; `-` where it has none."""
+
+    group: Group
+    key: str
+    here: str
+    there: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The recipe that a config names, and how it differs; None where its file is not at hand."""
+
+    name: str
+    differences: tuple[Difference, ...] | None
+
+
+def compare(cfg: CfgNode, devices: int) -> Published | None:
+    """What differs from the recipe under RECIPE, on so many devices; None where it names none."""
+    if not cfg.RECIPE:
+        return None
+    if cfg.RECIPE not in recipe_names():
+        return Published(cfg.RECIPE, None)
+    other = load_config(recipe_file(cfg.RECIPE))
+    found = [
+        Difference("in effect", name, told(cfg, devices), told(other, devices))
+        for name, told in DERIVED.items()
+        if told(cfg, devices) != told(other, devices)
+    ]
+    ours, theirs = flat(cfg), flat(other)
+    found += [
+        Difference(_group(key), key, _text(ours.get(key, ABSENT)), _text(theirs.get(key, ABSENT)))
+        for key in dict.fromkeys([*ours, *theirs])
+        if key != "RECIPE" and ours.get(key) != theirs.get(key)
+    ]
+    return Published(cfg.RECIPE, tuple(sorted(found, key=lambda difference: ORDER.index(difference.group))))
+
+
+def _group(key: str) -> Group:
+    if key.startswith(METHOD):
+        return "method"
+    return "training" if key.startswith(TRAINING) and key not in MACHINE else "data and machine"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text, value))}]"
+    return str(value) or "(empty)"
+
+
+def _batch(cfg: CfgNode, devices: int) -> int:
+    return cfg.TRAIN.batch or cfg.DATA.batch_size * devices
+
+
+def _rate(cfg: CfgNode, devices: int) -> str:
+    optimizer = schema.part(cfg, "OPTIMIZER")
+    schedule = Schedule(
+        schema.settings(cfg, "SCHEDULE"),
+        optimizer.base_lr,
+        _batch(cfg, devices),
+        optimizer.per_batch,
+        cfg.TRAIN.epochs,
+        1,
+    )
+    return f"{schedule.peak:.3g}"
+
+
+def _hidden(cfg: CfgNode, devices: int) -> str:
+    if cfg.TASK != "pretrain":
+        return ABSENT
+    masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))
+    return f"{masker.cells - masker.visible} of {masker.cells} ({masker.ratio:.1%})"
+
+
+def _warmup(cfg: CfgNode, devices: int) -> str:
+    return f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}"
+
+
+DERIVED: dict[str, Callable[[CfgNode, int], str]] = {
+    "learning rate at its peak": _rate,
+    "batch of a step": lambda cfg, devices: f"{_batch(cfg, devices):,}",
+    "epochs": lambda cfg, devices: f"{cfg.TRAIN.epochs:,}",
+    "share of them warmup": _warmup,
+    "hidden cells": _hidden,
+}

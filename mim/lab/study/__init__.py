@@ -1,0 +1,7 @@
+"""Studies: many runs from one file, alone or side by side, and what they found."""
+
+from mim.lab.study.file import Recipe, Study, Trial, read_study
+from mim.lab.study.results import Results
+from mim.lab.study.runner import run_study
+
+__all__ = ["Recipe", "Results", "Study", "Trial", "read_study", "run_study"]

@@ -1,0 +1,179 @@
+"""A study file: which recipes are trained, what is varied in them, and how each is judged.
+
+A study names recipes, not hyper-parameters:
+
+    TITLE:      MAE and SimMIM on the digits
+    STARTS:     {MAE: {config: FILE, set: {KEY: VALUE}}, scratch: {then: {KEY: VALUE}}}
+    GRID:       {MASKER.ratio: [0.5, 0.75], MASKER.cell: [4, 8]}
+    LIST:       {deep decoder: {HEAD.depth: 8}, shallow decoder: {HEAD.depth: 1}}
+    PROTOCOLS:  {fine-tuning: {config: FILE, set: {KEY: VALUE}}}
+    SEEDS:      [0, 1]
+
+GRID tries every combination of its values, LIST (instead) each of its named points, on every start that has a config.
+`set` changes the named config, `then` every protocol from that start (layer decay, say, does not suit random weights).
+"""
+
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from mim import config
+from mim.config import schema
+from mim.registry import one_of
+
+KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
+Pairs = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A config file and what a study sets in it. file: None for a start from random weights; then: see above."""
+
+    file: Path | None
+    pairs: Pairs = field(default_factory=dict)
+    then: Pairs = field(default_factory=dict)
+
+    def load(self, seed: int, more: Pairs, anywhere: Pairs) -> CfgNode:
+        """The config under a seed. `anywhere` goes on top, as far as the task has the sections."""
+        assert self.file is not None
+        sections = schema.sections(config.load_config(self.file).TASK)
+        known = {key: value for key, value in anywhere.items() if key.partition(".")[0] in sections}
+        pairs = {**self.pairs, **more, **known, "SEED": str(seed)}
+        return config.load_config(self.file, [word for pair in pairs.items() for word in pair])
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A start at one point of what is varied. point: what the point sets, empty where nothing is varied."""
+
+    name: str
+    recipe: Recipe
+    start: str
+    point: Pairs = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study file. name: its TITLE, or the name of the file; grid: the values of each varied key, empty for a LIST or
+    where nothing is varied.
+    """
+
+    name: str
+    trials: tuple[Trial, ...]
+    protocols: dict[str, Recipe]
+    seeds: tuple[int, ...]
+    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The names of the starts, in their order."""
+        return tuple(dict.fromkeys(trial.start for trial in self.trials))
+
+
+def read_study(file: Path) -> Study:
+    """A study file.
+
+    Raises ValueError that names the file and the key for what is missing, unknown or of the wrong kind.
+    """
+    if not file.is_file():
+        raise ValueError(f"study {file} does not exist")
+    try:
+        raw = config.read_mapping(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for key in raw:
+        if key not in KEYS:
+            raise ValueError(f"{file}: unknown key {key}: {one_of(key, KEYS)}")
+    starts = _recipes(file, "STARTS", raw.get("STARTS"))
+    protocols = _recipes(file, "PROTOCOLS", raw["PROTOCOLS"]) if "PROTOCOLS" in raw else {}
+    for name, recipe in protocols.items():
+        if recipe.file is None:
+            raise ValueError(f"{file}: PROTOCOLS.{name} has no config")
+    if not protocols and any(recipe.file is None for recipe in starts.values()):
+        raise ValueError(f"{file}: PROTOCOLS is missing, and a start without a config trains nothing by itself")
+    seeds = raw.get("SEEDS", ["0"])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, str) and s.isdecimal() for s in seeds):
+        raise ValueError(f"{file}: SEEDS is {seeds!r}: it must be a list of integers, at least 0")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{file}: SEEDS is {seeds!r}: a seed stands twice")
+    grid = _grid(file, raw.get("GRID"))
+    trials = _trials(starts, _points(file, raw, grid))
+    name = raw.get("TITLE", file.stem.replace("_", " "))
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{file}: TITLE is {name!r}: it must be a text")
+    return Study(name, trials, protocols, tuple(map(int, seeds)), grid)
+
+
+def _trials(starts: dict[str, Recipe], points: dict[str, Pairs]) -> tuple[Trial, ...]:
+    """Every start at every point; one without a config has nothing to vary."""
+    found = []
+    trained = [name for name, recipe in starts.items() if recipe.file is not None]
+    for start, recipe in starts.items():
+        if recipe.file is None or not points:
+            found.append(Trial(start, recipe, start))
+            continue
+        for name, point in points.items():
+            found.append(Trial(f"{start}, {name}" if len(trained) > 1 else name, recipe, start, point))
+    return tuple(found)
+
+
+def _grid(file: Path, raw: Any) -> dict[str, tuple[str, ...]]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError(f"{file}: GRID is {raw!r}: it must be a mapping of KEY: [VALUE, ...]")
+    for key, values in raw.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{file}: GRID.{key} is {values!r}: it must be a list of values")
+        if len({_text(value) for value in values}) < len(values):
+            raise ValueError(f"{file}: GRID.{key} is {values!r}: a value stands twice")
+    return {key: tuple(map(_text, values)) for key, values in raw.items()}
+
+
+def _points(file: Path, raw: dict[str, Any], grid: dict[str, tuple[str, ...]]) -> dict[str, Pairs]:
+    """What is set at each point, by the point's name."""
+    if "LIST" not in raw:
+        short = short_names(tuple(grid))
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
+        return {", ".join(f"{short[key]} {value}" for key, value in point.items()): point for point in points}
+    if grid:
+        raise ValueError(f"{file}: GRID and LIST: a study has one of them")
+    if not isinstance(raw["LIST"], dict) or not raw["LIST"]:
+        raise ValueError(f"{file}: LIST is {raw['LIST']!r}: it must name its points, as in NAME: {{KEY: VALUE}}")
+    return {name: _settings(file, "LIST", raw["LIST"], name) for name in raw["LIST"]}
+
+
+def short_names(keys: tuple[str, ...]) -> dict[str, str]:
+    """Each key without its section, where that leaves no two alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}
+
+
+def _recipes(file: Path, key: str, raw: Any) -> dict[str, Recipe]:
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError(f"{file}: {key} must name at least one run, as in {key}: {{NAME: {{config: FILE}}}}")
+    found = {}
+    for name, entry in raw.items():
+        entry = entry or {}
+        allowed = ("config", "set", "then") if key == "STARTS" else ("config", "set")
+        if not isinstance(entry, dict) or not set(entry) <= set(allowed):
+            raise ValueError(f"{file}: {key}.{name} is {entry!r}: it has the keys {', '.join(allowed)}")
+        config_file = file.parent / entry["config"] if "config" in entry else None
+        if config_file is None and "set" in entry:
+            raise ValueError(f"{file}: {key}.{name}.set has no config to change: name one, or use then")
+        found[name] = Recipe(config_file, *(_settings(file, f"{key}.{name}", entry, word) for word in ("set", "then")))
+    return found
+
+
+def _settings(file: Path, place: str, entry: dict, key: str) -> Pairs:
+    pairs = entry.get(key) or {}
+    if not isinstance(pairs, dict):
+        raise ValueError(f"{file}: {place}.{key} is {pairs!r}: it must be a mapping of KEY: VALUE")
+    return {word: _text(value) for word, value in pairs.items()}
+
+
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,33 @@
+"""The keys of metrics, as metrics.jsonl, TensorBoard and summary.json write them. Each is defined here alone."""
+
+TRAIN_LOSS = "train/loss"  # mean loss since the last row
+LEARNING_RATE = "train/learning_rate"  # of a parameter group with lr_scale 1
+GRADIENT_NORM = "train/gradient_norm"  # before clipping
+IMAGES_PER_S = "time/images_per_s"  # of training, without evaluations and checkpoints
+DATA_SHARE = "time/data_share"  # share of the time that training waited for images
+BROKEN_FILES = "data/broken_files"  # files that could not be read so far
+VAL_LOSS = "val/loss"  # held-out loss
+VAL_BASELINE = "val/baseline"  # held-out loss of a prediction that is the mean
+VAL_TOP1 = "val/top1"  # share of held-out images whose class is predicted
+VAL_TOP5 = "val/top5"  # the same for the five most likely classes
+VAL_SAMPLES = "val/samples"  # held-out images
+VAL_BY_CLASS = "val/by_class"  # top1 of each class
+VAL_BEST_RATE = "val/best_rate"  # CLASSIFIER.rates: the best of a linear probe
+KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
+LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
+BEST_EPOCH = "best/epoch"  # epoch of best.pt
+
+
+def at_start(key: str) -> str:
+    """The key of the same metric before the first step, in summary.json."""
+    return f"{key}_at_start"
+
+
+def at_rate(rate: float) -> str:
+    """The key of top1 of one rate of CLASSIFIER.rates."""
+    return f"{VAL_TOP1}_rate_{rate:g}"
+
+
+def best(key: str) -> str:
+    """The key of a metric's value at its best evaluation: best/top1 for val/top1."""
+    return f"best/{key.rpartition('/')[2]}"

@@ -1,7 +1,0 @@
-"""Studies: many runs from one file, alone or side by side, and what they found."""
-
-from mim.study.file import Recipe, Study, Trial, read_study
-from mim.study.results import Results
-from mim.study.runner import run_study
-
-__all__ = ["Recipe", "Results", "Study", "Trial", "read_study", "run_study"]

@@ -1,0 +1,199 @@
+"""What every combination of parts must do; a part that joins the registries joins these tests."""
+
+import pytest
+import torch
+from small_models import IMAGE, assemble, fits, hidings, images, members, sampled, small
+
+from mim.encoders import Encoder
+from mim.engine.optim import LARS, AdamW, Optimizer, parameter_groups
+from mim.heads import Head
+from mim.losses import Loss
+from mim.maskers import Masker
+from mim.readouts.classifier import (
+    FinetuneHeadSettings,
+    FreezeSettings,
+    ProbeHeadSettings,
+    finetune_classifier,
+    probe_classifier,
+)
+from mim.targets import Target
+
+VARIANTS = {
+    "pixels": {
+        "raw": {},
+        "patch": {"normalize": "patch"},
+        "window": {"normalize": "window", "window": 9},
+        "half": {"stride": 2},
+    }
+}
+TARGETS = [(name, keys) for name in members(Target) for keys in VARIANTS.get(name, {"": {}}).values()]
+TARGET_IDS = [f"{name}-{variant}" for name in members(Target) for variant in VARIANTS.get(name, {"": {}})]
+PAIRS = [(encoder, hidden, head) for encoder, hidden in hidings() for head in members(Head)]
+FITTING = [pair for pair in PAIRS if fits(pair[1], pair[2])]
+REFUSED = [pair for pair in PAIRS if not fits(pair[1], pair[2])]
+UNFILLED = [pair for pair in REFUSED if pair[1] == "drop"]
+UNTOLD = [pair for pair in REFUSED if pair[1] != "drop"]
+
+
+def named(*pair):
+    return "-".join(pair)
+
+
+@pytest.mark.parametrize("loss", members(Loss))
+@pytest.mark.parametrize(("target", "keys"), TARGETS, ids=TARGET_IDS)
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@pytest.mark.parametrize("masker", members(Masker))
+def test_combination_trains_every_parameter(masker, encoder, hidden, head, target, keys, loss):
+    model = assemble(masker, encoder, hidden, head, target, loss, target_keys=keys).train()
+    img = images(2)
+    output = model(img, sampled(model, img))
+    assert output.loss.isfinite()
+    assert output.loss.item() > 0
+    assert output.prediction.shape == model.target(img).shape
+    output.loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, p in trained.items() if not p.grad.isfinite().all()] == []
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    torch.optim.AdamW(trained.values(), lr=1e-3, weight_decay=0.0).step()
+    assert [name for name, parameter in trained.items() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
+    model, img = assemble("random", encoder, hidden, head).train(), images(1)
+    mask = sampled(model, img)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model(img, mask).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.93 * losses[0]  # noise: the last of it is learned by heart, and slowly
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@pytest.mark.parametrize("masker", members(Masker))
+@torch.no_grad()
+def test_hidden_pixels_never_change_a_prediction(masker, encoder, hidden, head):
+    model, img = assemble(masker, encoder, hidden, head), images(2)
+    mask = sampled(model, img)
+    hidden_B1HW = mask.at(IMAGE.height, IMAGE.width)[:, None]
+    expected = model(img, mask).prediction
+    for value in (1e6 * images(2, seed=9), torch.tensor(float("nan"))):
+        assert torch.equal(model(torch.where(hidden_B1HW, value, img), mask).prediction, expected)
+    visible = torch.where(hidden_B1HW, img, img + images(2, seed=9))
+    assert not torch.equal(model(visible, mask).prediction, expected)
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), FITTING, ids=[named(*pair) for pair in FITTING])
+@torch.no_grad()
+def test_weights_survive_a_state_dict(encoder, hidden, head):
+    first, second = (assemble("random", encoder, hidden, head, seed=seed) for seed in (0, 1))
+    img = images(2)
+    mask = sampled(first, img)
+    assert not torch.equal(first(img, mask).loss, second(img, mask).loss)
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert torch.equal(first(img, mask).prediction, second(img, mask).prediction)
+
+
+def classifier(encoder, tune_blocks):
+    """Fine-tuning of so many blocks, or a probe of three rates."""
+    torch.manual_seed(0)
+    made = small(Encoder.named(encoder), IMAGE, hidden="none")
+    if tune_blocks == "probe":
+        return probe_classifier(made, 5, ProbeHeadSettings(pool="mean", rates=(0.1, 1.0, 10.0)))
+    return finetune_classifier(made, 5, FinetuneHeadSettings(init_std=0.5), FreezeSettings(tune_blocks=tune_blocks))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(base_lr=1e-3), LARS()], ids=["adamw", "lars"])
+@pytest.mark.parametrize("tune_blocks", ["all", 2.0, 1.5, 1.0, 0.5, 0.0, "probe"])
+@pytest.mark.parametrize("encoder", members(Encoder))
+def test_classifier_trains_every_parameter_that_is_not_frozen_and_no_other(encoder, tune_blocks, optimizer):
+    model = classifier(encoder, tune_blocks).train()
+    scores_LBK = model(images(4))
+    sum(torch.nn.functional.cross_entropy(scores_BK, torch.tensor([0, 3, 1, 4])) for scores_BK in scores_LBK).backward()
+    parameters = dict(model.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    assert {name for name, parameter in parameters.items() if parameter.grad is not None} == trained
+    assert [name for name in trained if not parameters[name].grad.any()] == []
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    built = optimizer.build(parameter_groups(model, optimizer, {}))
+    for group in built.param_groups:
+        group["lr"] = 1.0
+    built.step()
+    assert {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])} == trained
+    assert trained >= {name for name in parameters if name.startswith("heads.")}
+
+
+@pytest.mark.parametrize("name", members(Optimizer))
+def test_optimizer_builds_what_the_engine_drives(name):
+    """Groups keep their own rate and factor, and a step whose found_inf is set changes nothing."""
+    optimizer = Optimizer.named(name)()
+    model = classifier("vit", "all")
+    groups = parameter_groups(model, optimizer, {"heads.0.weight": 0.5})
+    built = optimizer.build(groups)
+    assert isinstance(built, torch.optim.Optimizer)
+    assert [group["lr_scale"] for group in built.param_groups] == [1.0, 1.0, 0.5]
+    assert [list(map(id, group["params"])) for group in built.param_groups] == [
+        list(map(id, group["params"])) for group in groups
+    ]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for broken in (1.0, 0.0):
+        for group in built.param_groups:
+            group["lr"] = 0.1
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        built.grad_scale, built.found_inf = None, torch.tensor(broken)
+        built.step()
+        changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+        assert changed == [bool(not broken and parameter.requires_grad) for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), UNFILLED, ids=[named(*pair) for pair in UNFILLED])
+def test_head_that_cannot_fill_dropped_places_is_refused_with_a_way_out(encoder, hidden, head):
+    with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use HEAD\.name") as refusal:
+        assemble("random", encoder, hidden, head)
+    message = str(refusal.value)
+    assert "ENCODER.hidden replace" in message
+    fillers = [name for name, part in members(Head).items() if part.fills_dropped]
+    assert fillers
+    assert all(name in message for name in fillers)
+    assemble("random", encoder, "replace", head)  # both ways out are real
+    for name in fillers:
+        assemble("random", encoder, hidden, name)
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), UNTOLD, ids=[named(*pair) for pair in UNTOLD])
+def test_head_of_hidden_places_alone_is_refused_on_dense_features_with_a_way_out(encoder, hidden, head):
+    with pytest.raises(ValueError, match=rf"HEAD\.name {head} .*use ENCODER\.hidden drop, or HEAD\.name ") as refusal:
+        assemble("random", encoder, hidden, head)
+    others = [name for name, part in members(Head).items() if not part.hidden_only]
+    assert others
+    for name in others:  # both ways out are real
+        assert name in str(refusal.value)
+        assemble("random", encoder, hidden, name)
+    if Encoder.named(encoder).can_drop:
+        assemble("random", encoder, "drop", head)
+
+
+@pytest.mark.parametrize("name", [name for name, part in members(Encoder).items() if not part.can_drop])
+def test_encoder_that_cannot_drop_is_refused_with_a_way_out(name):
+    with pytest.raises(ValueError, match=r"use ENCODER\.hidden replace") as refusal:
+        small(Encoder.named(name), IMAGE, hidden="drop")
+    droppers = [other for other, part in members(Encoder).items() if part.can_drop]
+    assert droppers
+    assert all(other in str(refusal.value) for other in droppers)
+    small(Encoder.named(name), IMAGE, hidden="replace")
+
+
+def test_contracts_cover_every_family():
+    assert {"random", "block", "grid"} <= set(members(Masker))
+    assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace"), ("swin_v2", "replace")} <= set(hidings())
+    assert {"transformer", "cross_attention", "pixel_shuffle", "mlp"} <= set(members(Head))
+    assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))
+    assert {"adamw", "lars"} <= set(members(Optimizer))
+    assert {head for _, _, head in UNFILLED} == {"pixel_shuffle", "mlp"}
+    assert {head for _, _, head in UNTOLD} == {"cross_attention"}

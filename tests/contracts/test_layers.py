@@ -1,0 +1,156 @@
+"""Imports point down, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mim
+
+ROOT = Path(mim.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+ROWS = [  # a unit imports itself and what stands in an earlier row
+    {"errors", "metric_keys"},
+    {"io"},
+    {"structures", "registry", "ops"},
+    {"maskers", "encoders", "heads", "targets", "losses", "data"},
+    {"engine"},
+    {"model", "readouts"},
+    {"evaluation", "cost", "interop", "pictures"},
+    {"tasks"},
+    {"config"},
+    {"build"},
+    {"run", "evaluate", "convert"},
+    {"lab"},
+    {"cli", "__main__"},
+]
+LAB_ROWS = [  # the same of the rooms of mim/lab
+    {"layout"},
+    {"dryrun", "reconstruct"},
+    {"plan", "benchmark", "comparison"},
+    {"study"},
+]
+ROW = {unit: place for place, units in enumerate(ROWS) for unit in units}
+LAB_ROW = {unit: place for place, units in enumerate(LAB_ROWS) for unit in units}
+# the tasks stand above the engine
+ENGINE_IMPORTS = {"errors", "metric_keys", "io", "structures", "registry", "ops", "data", "engine"}
+    "errors",
+    "metric_keys",
+    "io",
+    "structures",
+    "registry",
+    "ops",
+    "data",
+    "engine",
+}  # the tasks stand above it
+
+
+def imported(tree: ast.AST, module: str) -> list[str]:
+    """Full names of the modules (or names in them) that a file imports anywhere, also inside functions."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")[: -node.level]
+                base = ".".join([*above, base] if base else above)
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return found
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file of mim, given by its path below mim/, imports although it must not."""
+    unit, *rooms = path.removesuffix(".py").split("/")
+    tree = ast.parse(source)
+    module = "mim." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    if path.endswith("/__init__.py"):
+        module += ".__init__"
+    wrong = []
+    for name in imported(tree, module):
+        top, *rest = name.split(".")
+        if top == "yacs" and unit != "config":
+            wrong.append(f"{path}: only mim/config knows yacs")
+        if top != "mim":
+            continue
+        other = rest[0] if rest else "the whole of mim"
+        allowed = other == unit or (other in ROW and ROW[other] < ROW[unit])
+        if unit == "engine":
+            allowed = other in ENGINE_IMPORTS
+        if unit == other == "lab" and len(rest) > 1 and rest[1] != rooms[0]:
+            allowed = LAB_ROW[rest[1]] < LAB_ROW[rooms[0]]
+        if not allowed:
+            wrong.append(f"{path}: imports {name}")
+    return wrong
+
+
+def below(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "__init__.py"], ids=below)
+def test_imports_point_down(path):
+    assert below(path).split("/")[0].removesuffix(".py") in ROW, "a new unit needs a row"
+    assert violations(below(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("heads/new.py", "from mim.encoders import ViT"),
+        ("heads/new.py", "import mim.encoders.vit"),
+        ("heads/new.py", "from ..encoders import ViT"),
+        ("heads/__init__.py", "from ..encoders import ViT"),
+        ("heads/new.py", "from mim import encoders"),
+        ("heads/new.py", "from mim import ViT"),
+        ("heads/new.py", "def late():\n    from mim.model import MaskedImageModel"),
+        ("model.py", "from mim.tasks.pretrain import Pretrain"),
+        ("structures.py", "from mim.registry import Component"),
+        ("engine/new.py", "from mim.tasks.classify import Classify"),
+        ("engine/new.py", "from mim.evaluation.knn import knn_accuracy"),
+        ("build.py", "from mim.lab.plan import plan"),
+        ("lab/plan/new.py", "from mim.lab.study import read_study"),
+        ("lab/dryrun/new.py", "from mim.lab.plan.report import plan"),
+        ("engine/new.py", "from mim.tasks.pretrain import Pretrain"),
+        ("engine/new.py", "from mim.model import MaskedImageModel"),
+        ("engine/new.py", "from mim.maskers import Masker"),
+        ("engine/new.py", "from mim.pictures.reconstructions import draw_sheet"),
+        ("build.py", "from mim import config"),
+        ("tasks/new.py", "from yacs.config import CfgNode"),
+        ("ops/new.py", "import mim"),
+    ],
+)
+def test_imports_that_point_up_or_aside_are_found(path, source):
+    assert violations(path, source) != []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("heads/new.py", "from mim.heads.base import Head\nfrom .base import Head\nimport mim.ops.patches"),
+        ("heads/__init__.py", "from .base import Head"),
+        ("engine/new.py", "from mim.data.loading.loader import batches\nfrom mim.io.files import write_text"),
+        ("tasks/new.py", "from mim.engine.distributed.world import World"),
+        ("lab/study/new.py", "from mim.lab.comparison import compare"),
+        ("run.py", "from mim import build, config\nfrom yacs.config import CfgNode"),
+        ("tasks/new.py", "import torch\nimport mimetypes\nfrom mim.evaluation.knn import knn_accuracy"),
+    ],
+)
+def test_imports_that_point_down_are_let_through(path, source):
+    assert violations(path, source) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=below)
+def test_source_runs_no_strings_and_is_no_drawer_of_odds_and_ends(path):
+    assert path.stem not in {"utils", "util", "helpers"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert not {"eval", "exec"} & set(calls)
+
+
+@pytest.mark.parametrize("path", FILES, ids=below)
+def test_source_says_in_its_first_line_what_it_owns(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring
+    assert path.read_text(encoding="utf-8").startswith('"""')

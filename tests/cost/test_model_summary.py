@@ -1,0 +1,157 @@
+"""Shapes and operations part by part equal those of the real model at work."""
+
+import pytest
+import torch
+from small_models import CPU, IMAGE, assemble, fits, hidings, images, members, sampled, small
+from torch.utils.flop_counter import FlopCounterMode
+
+from mim.cost.model_summary import ModelSummary, summarise_model
+from mim.encoders import Encoder, Swin, ViT
+from mim.heads import Head
+from mim.ops.attention import choose_attention
+from mim.readouts.classifier import (
+    FinetuneHeadSettings,
+    FreezeSettings,
+    ProbeHeadSettings,
+    finetune_classifier,
+    probe_classifier,
+)
+from mim.structures import Features, ImageSpec
+
+CROSSES = [(*hiding, head) for hiding in hidings() for head in members(Head) if fits(hiding[1], head)]
+
+
+def on_meta(make) -> ModelSummary:
+    with torch.device("meta"):
+        model = make()
+    return summarise_model(model, IMAGE)
+
+
+def by_axis(model_summary: ModelSummary) -> dict[str, tuple[int, ...]]:
+    return {boundary.what: boundary.shape for boundary in model_summary.boundaries}
+
+
+def counted(run) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
+def test_dissect_equals_pytorchs_counter_over_the_real_model(encoder, hidden, head):
+    """Real tensors on a CPU, with the kernels that training has there, all at once; and forward, part by part."""
+
+    def make():
+        return assemble("random", encoder, hidden, head)
+
+    model, img = make(), images(2)
+    choose_attention(model, CPU)
+    mask = sampled(model, img)
+    work = on_meta(make).work
+    whole = counted(lambda: model(img, mask).loss.backward()) / 2
+    assert sum(part.training for part in work.values()) == pytest.approx(whole, rel=0.01)
+    assert work["encoder"].forward == pytest.approx(counted(lambda: model.encoder(img, mask)) / 2, rel=0.01)
+    features = model.encoder(img, mask)
+    assert work["head"].forward == pytest.approx(counted(lambda: model.head(features)) / 2, rel=0.01)
+    assert 0 < work["head"].forward < work["head"].training
+    assert work["rest"].training == 0  # raw pixels and an elementwise loss
+
+
+@pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
+def test_dissect_boundaries_are_what_the_real_parts_answer(encoder, hidden, head):
+    def make():
+        return assemble("random", encoder, hidden, head)
+
+    model, img = make(), images(3)
+    mask = sampled(model, img)
+    features = model.encoder(img, mask)
+    wanted = {"image": img.shape[1:], "mask": mask.hidden_BHW.shape[1:], "tokens": features.tokens_BND.shape[1:]}
+    if features.prefix_BKD is not None:
+        wanted["prefix tokens"] = features.prefix_BKD.shape[1:]
+    wanted |= {"prediction": model(img, mask).prediction.shape[1:], "target": model.target(img).shape[1:], "loss": ()}
+    found = on_meta(make)
+    assert by_axis(found) == {what: tuple(shape) for what, shape in wanted.items()}
+    assert [boundary.what for boundary in found.boundaries] == list(wanted)  # in the order of the data's way
+    of = {boundary.what: boundary.of for boundary in found.boundaries}
+    assert (of["tokens"], of["prediction"]) == (encoder, head)
+
+
+def test_dissect_boundaries_follow_stride_and_dropping():
+    dropped = by_axis(on_meta(lambda: assemble("random", "vit", "drop", "transformer", masker_keys={"ratio": 0.75})))
+    assert dropped["tokens"] == (32 // 4, 16)  # a quarter of 4 x 8 patches
+    merged = on_meta(lambda: assemble("random", "swin", "replace", "pixel_shuffle", target_keys={"stride": 4}))
+    assert by_axis(merged)["tokens"] == (4 * 8, 16)  # patches of 4 px, merged once
+    assert by_axis(merged)["prediction"] == by_axis(merged)["target"] == (3, 8, 16)
+
+
+def test_dissect_counts_attention_alike_whatever_kernel_is_chosen():
+    def make(fused: bool):
+        model = assemble("random", "vit", "drop", "transformer")
+        choose_attention(model, torch.device("cuda" if fused else "cpu"))
+        return model
+
+    assert on_meta(lambda: make(True)).work == on_meta(lambda: make(False)).work
+
+
+def test_dissect_splits_a_classifier_and_counts_no_backward_pass_of_what_is_frozen():
+    def encoder():
+        return small(ViT, IMAGE, hidden="none")
+
+    def tuned():
+        return finetune_classifier(encoder(), 7, FinetuneHeadSettings(), FreezeSettings())
+
+    def probe():
+        return probe_classifier(encoder(), 7, ProbeHeadSettings(rates=(1.0, 2.0)))
+
+    found, probed = on_meta(tuned), on_meta(probe)
+    assert set(found.work) == {"encoder", "classifier", "rest"}
+    assert found.work["encoder"].training > 2.5 * found.work["encoder"].forward
+    assert probed.work["encoder"].training == probed.work["encoder"].forward == found.work["encoder"].forward
+    assert probed.work["classifier"].forward == 2 * found.work["classifier"].forward == 2 * (2 * 16 * 7)
+    assert (by_axis(found)["features"], by_axis(found)["scores"]) == ((16,), (7,))
+    assert by_axis(probed)["scores"] == (2, 7)
+    img = images(2)
+    model = tuned()
+    choose_attention(model, CPU)
+    assert found.flops == pytest.approx(counted(lambda: model(img).sum().backward()) / 2, rel=0.01)
+
+
+class Peeking(Encoder):
+    """Looks at a value, as no model without weights can; has a norm that counts, and draws a random number."""
+
+    name = "peeking"
+
+    def __init__(self, image: ImageSpec):
+        super().__init__(image, "replace", width=6, patch=8)
+        self.embed, self.norm = torch.nn.Conv2d(3, 6, 8, 8), torch.nn.BatchNorm2d(6)
+
+    def forward(self, img_BCHW, mask=None):
+        map_BDHW = self.norm(self.embed(img_BCHW)) * (1 + 0 * torch.rand(()))
+        assert map_BDHW.isfinite().all()
+        return Features(self.replace_hidden(map_BDHW.flatten(2).transpose(1, 2), mask), self.patch_grid)
+
+
+def test_dissect_of_a_model_with_weights_tells_shapes_and_changes_nothing():
+    model = assemble("random", "vit", "replace", "mlp")
+    model.encoder = Peeking(IMAGE)
+    model.head = small(Head.named("mlp"), model.encoder.spec, model.target.spec)
+    torch.manual_seed(3)
+    before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    found = summarise_model(model, IMAGE)
+    assert by_axis(found)["tokens"] == (4 * 8, 6)
+    assert (found.work, found.flops, found.figures()) == (None, None, {})
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_anatomy_describes_shapes_and_operations_in_a_line_each():
+    lines = on_meta(lambda: assemble("random", "vit", "drop", "transformer")).describe()
+    assert lines["shapes"] == (
+        "image 3 x 32 x 64 -> mask 4 x 8 cells -> tokens 16 x 16 and 1 in front -> prediction and target 3 x 32 x 64"
+    )
+    assert lines["operations"].startswith("0.00")
+    assert "(encoder 0.00" in lines["operations"]
+    swin = on_meta(lambda: assemble("random", Swin, "replace", "pixel_shuffle")).describe()
+    assert "in front" not in swin["shapes"]

@@ -1,0 +1,135 @@
+"""Two processes that share a model as replicas (DDP) or in shards (FSDP2): the run of one process, resumed by any."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from processes import ROOT, TINY, call, last_state, losses, run, summary, torchrun
+
+KEYS = TINY | {
+    "TRAIN.batch": 256,
+    "DATA.batch_size": 64,
+    "OPTIMIZER.base_lr": 0.001,
+    "TRAIN.epochs": 2,
+    "TRAIN.ema": 0.9,
+}
+FSDP = KEYS | {"DISTRIBUTED.strategy": "fsdp"}
+HALF = 5  # the step of the first of two epochs
+EXACT = ("vit", "beit", "swin", "swin_v2", "finetune", "linear probe")
+ROUNDED = ("vit, fp16", "vit, bf16")
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, dict]:
+    """Three steps of each case in sharing.py by two processes, and one with an infinite gradient in one of them."""
+    words = torchrun(2, ROOT, {})
+    words = [*words[: words.index(str(ROOT / "tools" / "train.py"))], str(ROOT / "tests" / "support" / "sharing.py")]
+    code, text = run(words, ROOT / "tests" / "support")
+    assert code == 0, text
+    assert "Warning" not in text, text
+    found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return {case["case"]: case for case in found}
+
+
+@pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
+def test_shards_take_the_steps_of_replicas(compared, case):
+    """Losses, weights and moments; what is gathered in bf16 is rounded, weights of norms among it."""
+    found = compared[case]
+    assert found["start"] == 0
+    ddp, fsdp = found["losses"]
+    assert fsdp == pytest.approx(ddp, rel=1e-6 if case in EXACT else 1e-3)
+    assert fsdp[0] == pytest.approx(ddp[0], rel=1e-7)
+    assert found["moved"] > 0.01
+    if case in EXACT:
+        assert found["apart"] < 1e-3
+        assert max(found["whole"]) < 1e-3
+
+
+@pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
+def test_shards_are_a_part_of_every_weight(compared, case):
+    assert sum(compared[case]["shares"]) == pytest.approx(1)
+    assert all(0.4 < share < 0.6 for share in compared[case]["shares"])
+
+
+@pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
+def test_step_that_is_not_finite_changes_no_shard(compared, case):
+    assert compared[case]["poisoned"] == 0
+
+
+# ---------------------------------------------------------------- real runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, warm):
+    """Two epochs on one process, and on two as replicas and in shards; each keeps the checkpoint of the first epoch."""
+    base = tmp_path_factory.mktemp("runs")
+    assert call(base / "one", KEYS)[0] == 0
+    for name, keys in (("ddp", KEYS), ("fsdp", FSDP)):
+        code, text = warm.run(2, base / name, keys)
+        assert code == 0, text
+    return base
+
+
+def _near(output, whole) -> None:
+    """Losses, figures, weights and moments; the loss of the first steps is a mean of other groups of rows."""
+    assert losses(output) == pytest.approx(losses(whole), rel=1e-5)
+    assert summary(output)["val/loss"] == pytest.approx(summary(whole)["val/loss"], rel=1e-4)
+    ours, theirs = last_state(output), last_state(whole)
+    assert ours.keys() == theirs.keys()
+    for part in ("model", "ema"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, weight in theirs[part].items():
+            torch.testing.assert_close(ours[part][name], weight, rtol=1e-3, atol=5e-5, msg=name)
+    for place, held in theirs["optimizer"]["state"].items():
+        for name, value in held.items():
+            found = ours["optimizer"]["state"][place][name]
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5, msg=f"{place}.{name}")
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(runs, name):
+    _near(runs / name, runs / "one")
+
+
+def _from_half(output, source):
+    """The first half of another run, to be gone on with."""
+    shutil.copytree(source, output)
+    (output / "checkpoints" / "last").write_text(f"step-{HALF}.pt\n")
+    (output / "summary.json").unlink()
+    return output
+
+
+def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
+    output = _from_half(tmp_path / "run", runs / "fsdp")
+    code, text = call(output, KEYS)
+    assert code == 0, text
+    assert f"at step {HALF} of 10" in text
+    _near(output, runs / "one")
+
+
+@pytest.mark.parametrize("source", ["one", "ddp"])
+def test_run_of_one_or_of_replicas_resumes_in_shards(runs, warm, tmp_path, source):
+    output = _from_half(tmp_path / "run", runs / source)
+    code, text = warm.run(2, output, FSDP)
+    assert code == 0, text
+    assert f"at step {HALF} of 10" in text
+    _near(output, runs / "one")
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_shards_train(tmp_path):
+    """Compiling is the same for each block, and takes most of the time."""
+    keys = KEYS | {"TRAIN.epochs": 1, "ENCODER.depth": 1, "EVALUATE.knn": 0}
+    assert call(tmp_path / "one", keys)[0] == 0
+    compiled = {"DISTRIBUTED.strategy": "fsdp", "TRAIN.compile": True, "TRAIN.activation_checkpointing": True}
+    code, text = run(torchrun(2, tmp_path / "shards", keys | compiled), timeout=400)
+    assert code == 0, text
+    assert losses(tmp_path / "shards") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_strategy_without_effect_on_one_process_is_told(tmp_path):
+    code, text = call(tmp_path, FSDP | {"TRAIN.epochs": 1})
+    assert code == 0, text
+    assert "DISTRIBUTED.strategy fsdp has no effect on one process without torchrun" in text

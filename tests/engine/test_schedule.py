@@ -1,0 +1,258 @@
+"""The learning rate of every step equals MAE's formula, timm's cosine as SimMIM uses it, and SimMIM's multistep.
+
+And so does that of every parameter group, whose factor MAE and SimMIM apply in two ways.
+"""
+
+import bisect
+import math
+
+import pytest
+import torch
+from timm.scheduler import CosineLRScheduler
+
+from mim.engine.schedule import Schedule, ScheduleSettings
+
+EPOCHS, PER_EPOCH = 12, 7
+STEPS = EPOCHS * PER_EPOCH
+
+
+def schedule(base_lr: float = 1e-3, batch: int = 512, per_batch: int = 256, epochs: int = EPOCHS, **keys) -> Schedule:
+    return Schedule(ScheduleSettings(**keys), base_lr, batch, per_batch, epochs, PER_EPOCH)
+
+
+# -------------------------------------------------------------------- MAE
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 2.5])
+@pytest.mark.parametrize("min_lr", [0.0, 1e-5])
+def test_schedule_equals_maes_formula(warmup: float, min_lr: float) -> None:
+    """facebookresearch/mae, util/lr_sched.py, adjust_learning_rate, at fractional epochs; the rate scaled by batch."""
+    found = schedule(warmup_epochs=warmup, min_lr=min_lr)
+    lr = 1e-3 * 512 / 256
+    for step in range(STEPS):
+        epoch = step / PER_EPOCH
+        if epoch < warmup:
+            expected = lr * epoch / warmup
+        else:
+            share = math.pi * (epoch - warmup) / (EPOCHS - warmup)
+            expected = min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(share))
+        assert found.at(step) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+
+
+def test_schedule_peak_scales_with_the_batch_and_the_ends_do_not() -> None:
+    keys = {"warmup_epochs": 2, "warmup_lr": 1e-5, "min_lr": 1e-6}
+    for batch, peak in ((256, 1e-3), (1024, 4e-3)):
+        found = schedule(batch=batch, **keys)
+        assert found.peak == pytest.approx(peak)
+        assert found.at(0) == pytest.approx(1e-5)
+        assert found.at(2 * PER_EPOCH) == pytest.approx(peak)
+        assert found.min_lr == 1e-6
+
+
+def test_schedule_rises_in_the_warmup_and_falls_after_it() -> None:
+    found = schedule(warmup_epochs=3, min_lr=1e-5)
+    rates = [found.at(step) for step in range(STEPS)]
+    top = 3 * PER_EPOCH
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert min(rates[top:]) > 1e-5
+
+
+# -------------------------------------------------------------------- SimMIM
+
+
+def timms_rates(
+    base_lr: float, warmup_lr: float, min_lr: float, warmup: int, steps: int, factor: float = 1.0
+) -> list[float]:
+    """The rate of each step under timm's own scheduler, as SimMIM builds it and updates it after every step.
+
+    factor: SimMIM's optimizer.py gives the group that rate from the start, and the scheduler takes it from there.
+    """
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": base_lr * factor}], lr=base_lr)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=steps,
+        lr_min=min_lr,
+        warmup_lr_init=warmup_lr,
+        warmup_t=warmup,
+        cycle_limit=1,
+        t_in_epochs=False,
+        warmup_prefix=False,
+    )
+    rates = []
+    for step in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step_update(step)
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_schedule_equals_timms_cosine_as_simmim_uses_it(warmup: int) -> None:
+    batch, per_batch = 2048, 512
+    keys = {"base_lr": 1e-4, "batch": batch, "per_batch": per_batch}
+    found = schedule(
+        **keys, warmup_epochs=warmup, warmup_lr=5e-7, min_lr=5e-6, scale_all=True, cosine_from="start", lag=1
+    )
+    scale = batch / per_batch
+    expected = timms_rates(1e-4 * scale, 5e-7 * scale, 5e-6 * scale, warmup * PER_EPOCH, STEPS)
+    assert [found.at(step) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_schedule_of_simmim_begins_twice_and_joins_the_cosine_below_the_peak() -> None:
+    found = schedule(warmup_epochs=3, warmup_lr=1e-6, cosine_from="start", lag=1)
+    assert found.at(0) == found.at(1) == 1e-6
+    assert found.at(2) > found.at(1)
+    first_after = found.at(3 * PER_EPOCH + 1)
+    assert first_after == pytest.approx(found.peak * 0.5 * (1 + math.cos(math.pi * 3 / EPOCHS)))
+    assert first_after < found.at(3 * PER_EPOCH) < found.peak
+
+
+def test_schedule_scale_all_scales_all_three() -> None:
+    keys = {"warmup_epochs": 2, "warmup_lr": 1e-5, "min_lr": 1e-6}
+    small, large = schedule(batch=256, scale_all=True, **keys), schedule(batch=1024, scale_all=True, **keys)
+    for step in range(STEPS):
+        assert large.at(step) == pytest.approx(4 * small.at(step))
+
+
+def test_schedule_lag_shifts_every_rate() -> None:
+    plain, late = schedule(warmup_epochs=2), schedule(warmup_epochs=2, lag=3)
+    assert [late.at(step) for step in range(3, STEPS)] == [plain.at(step) for step in range(STEPS - 3)]
+    assert [late.at(step) for step in range(3)] == [plain.at(0)] * 3
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_schedule_multistep_equals_simmims(lag: int) -> None:
+    """SimMIM, lr_scheduler.py, MultiStepLRScheduler._get_lr."""
+    milestones = (5.0, 8.0, 8.5)
+    found = schedule(name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=lag)
+    peak, warmup = 2e-3, 2 * PER_EPOCH
+    places = [int(epoch * PER_EPOCH) if epoch.is_integer() else epoch * PER_EPOCH for epoch in milestones]
+    for step in range(STEPS):
+        t = max(step - lag, 0)
+        falling = peak * 0.3 ** bisect.bisect_right(places, t)
+        expected = 1e-5 + t * (peak - 1e-5) / warmup if t < warmup else falling
+        assert found.at(step) == pytest.approx(expected, rel=1e-12)
+    assert found.at(5 * PER_EPOCH - 1 + lag) == pytest.approx(peak)
+    assert found.at(5 * PER_EPOCH + lag) == pytest.approx(0.3 * peak)
+
+
+# -------------------------------------------------------------------- the factor of a parameter group
+
+FACTORS = [0.0, 0.65**13, 0.5, 1.0, 3.0]
+SHAPES: list[dict] = [
+    {"warmup_epochs": 3, "warmup_lr": 1e-5, "min_lr": 2e-5},
+    {"warmup_epochs": 2.5, "warmup_lr": 1e-6, "min_lr": 1e-5, "scale_all": True, "cosine_from": "start", "lag": 1},
+    {"name": "multistep", "warmup_epochs": 2, "warmup_lr": 1e-5, "milestones": (5.0, 8.0), "gamma": 0.3},
+]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
+def test_schedule_factor_on_the_rate_multiplies_all_of_it(keys: dict, factor: float) -> None:
+    """MAE, util/lr_sched.py: param_group["lr"] = lr * param_group["factor"]."""
+    found = schedule(**keys)
+    for step in range(STEPS):
+        assert found.at(step, factor) == pytest.approx(factor * found.at(step), rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_rate_equals_maes_formula(factor: float) -> None:
+    found = schedule(warmup_epochs=3, min_lr=1e-5, factor_on="rate")
+    lr = 1e-3 * 512 / 256
+    for step in range(STEPS):
+        epoch = step / PER_EPOCH
+        falling = 1e-5 + (lr - 1e-5) * 0.5 * (1.0 + math.cos(math.pi * (epoch - 3) / (EPOCHS - 3)))
+        expected = (lr * epoch / 3 if epoch < 3 else falling) * factor
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_equals_timms_cosine_as_simmim_uses_it(factor: float) -> None:
+    keys = {"base_lr": 1.25e-3, "batch": 2048, "per_batch": 512}
+    ends = {"warmup_lr": 2.5e-7, "min_lr": 2.5e-7, "scale_all": True}
+    found = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, factor_on="peak")
+    expected = timms_rates(1.25e-3 * 4, 2.5e-7 * 4, 2.5e-7 * 4, 2 * PER_EPOCH, STEPS, factor)
+    assert [found.at(step, factor) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: float) -> None:
+    found = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, factor_on="peak")
+    warmup, peak = 3 * PER_EPOCH, factor * 2e-3
+    for step in range(STEPS):
+        falling = 2e-5 + (peak - 2e-5) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
+        expected = 1e-5 + (peak - 1e-5) * step / warmup if step < warmup else falling
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
+    assert found.at(0, factor) == 1e-5
+    assert found.at(warmup, factor) == pytest.approx(peak, abs=1e-18)
+    assert found.at(STEPS, factor) == pytest.approx(2e-5)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_schedule_factor_on_the_peak_of_multistep_equals_simmims(factor: float) -> None:
+    """SimMIM, lr_scheduler.py, MultiStepLRScheduler: base_values are the groups' own, warmup_lr_init is shared."""
+    milestones = (5.0, 8.0)
+    found = schedule(
+        name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=1, factor_on="peak"
+    )
+    peak, warmup = factor * 2e-3, 2 * PER_EPOCH
+    for step in range(STEPS):
+        t = max(step - 1, 0)
+        falling = peak * 0.3 ** bisect.bisect_right([epoch * PER_EPOCH for epoch in milestones], t)
+        expected = 1e-5 + t * (peak - 1e-5) / warmup if t < warmup else falling
+        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor_on", ["rate", "peak"])
+@pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
+def test_schedule_factor_of_one_is_none(keys: dict, factor_on: str) -> None:
+    found, plain = schedule(**keys, factor_on=factor_on), schedule(**keys)
+    rates = [plain.at(step) for step in range(STEPS)]
+    assert [found.at(step, 1.0) for step in range(STEPS)] == [found.at(step) for step in range(STEPS)] == rates
+
+
+# -------------------------------------------------------------------- warnings and refusals
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"warmup_epochs": 12}, ["SCHEDULE.warmup_epochs 12: the run ends before the warmup does"]),
+        ({"warmup_epochs": 40}, ["SCHEDULE.warmup_epochs 40: the run ends before the warmup does"]),
+        ({"warmup_epochs": 2, "milestones": (5.0,)}, ["SCHEDULE.milestones has no effect with cosine"]),
+        (
+            {"warmup_epochs": 2, "name": "multistep", "milestones": (5.0, 20.0)},
+            ["SCHEDULE.milestones 20 lies beyond the end of the run"],
+        ),
+        (
+            {"warmup_epochs": 2, "name": "multistep", "milestones": (5.0,), "min_lr": 1e-6},
+            ["SCHEDULE.min_lr has no effect with multistep"],
+        ),
+        ({"warmup_epochs": 2}, []),
+        ({"warmup_epochs": 2, "name": "multistep", "milestones": (5.0,)}, []),
+    ],
+)
+def test_schedule_warns_of_settings_without_effect(keys: dict, expected: list[str]) -> None:
+    assert schedule(**keys).warnings() == expected
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_schedule_with_a_warmup_as_long_as_the_run_has_a_rate_at_every_step(epochs: int) -> None:
+    for origin in ("warmup", "start"):
+        found = schedule(epochs=epochs, warmup_epochs=2, cosine_from=origin)
+        assert all(0 <= found.at(step) <= found.peak for step in range(epochs * PER_EPOCH))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("warmup_epochs", -1), ("warmup_lr", -1e-6), ("min_lr", -1e-6), ("gamma", -0.1), ("lag", -1)],
+)
+def test_schedule_settings_out_of_range_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"SCHEDULE\.{key} is {value}"):
+        ScheduleSettings(**{key: value})
+
+
+def test_schedule_milestones_must_rise() -> None:
+    with pytest.raises(ValueError, match=r"SCHEDULE\.milestones is \[8, 5\]"):
+        ScheduleSettings(milestones=(8, 5))

@@ -1,0 +1,138 @@
+"""The step: what it casts, compiles, keeps and waits for."""
+
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from processes import TINY, run
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mim.config.load import load_config
+from mim.engine.modes import cast_once
+from mim.engine.prefetcher import Prefetcher
+from mim.lab.dryrun.measure import rehearse
+from mim.lab.dryrun.task import bare
+
+CPU = torch.device("cpu")
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of tensors of one shape to half precision."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.count += (kwargs or {}).get("dtype") is torch.bfloat16
+        return function(*args, **(kwargs or {}))
+
+
+def digits(**keys):
+    pairs = TINY | {name.replace("__", "."): value for name, value in keys.items()}
+    words = [str(word) for pair in pairs.items() for word in pair]
+    return bare(load_config("configs/quickstart/mae_digits.yaml", words))
+
+
+def rehearsal(device, **keys):
+    found = digits(**keys)
+    return rehearse(found, found.plan(1), device, lambda phase: None)
+
+
+def test_step_casts_each_weight_once_for_all_its_micro_batches():
+    trainer = rehearsal(CPU, DATA__batch_size=8, TRAIN__batch=16, TRAIN__precision="bf16")
+    assert trainer.plan.accumulation == 2
+    weight = trainer.task.model.encoder.backbone.blocks[0].mlp.fc1.weight
+    with Casts(weight.shape) as casts:
+        trainer.take_step()
+    same = [parameter for parameter in trainer.train_state.parameters if parameter.shape == weight.shape]
+    assert casts.count == len(same)
+
+
+def test_cast_once_changes_no_gradient():
+    def gradients(context):
+        torch.manual_seed(0)
+        layer, x = torch.nn.Linear(8, 8), torch.randn(4, 8)
+        with context:
+            for scale in (1, 2):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = layer(scale * x).square().sum()
+                assert not torch.is_autocast_enabled("cpu")
+                loss.backward()
+        return [parameter.grad for parameter in layer.parameters()]
+
+    for once, again in zip(gradients(cast_once(CPU)), gradients(nullcontext()), strict=True):
+        assert torch.equal(once, again)
+
+
+HELD = """
+import ctypes, torch
+from mim.engine.modes import kept_memory
+libc = ctypes.CDLL(None)
+class Info(ctypes.Structure):  # malloc.h, struct mallinfo2
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd 5 6 7 fordblks keepcost".split()]
+libc.mallinfo2.restype = Info
+def held():
+    for _ in range(4):
+        [torch.ones(2**22) for _ in range(8)]  # 128 MiB at once, more than glibc keeps by itself
+    return libc.mallinfo2().fordblks >> 20
+print(held())
+with kept_memory(torch.device("cpu")):
+    print(held())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_kept_memory_stays_with_the_process():
+    """MiB that are free and that glibc has not given back."""
+    code, output = run([sys.executable, "-c", HELD])
+    assert code == 0, output
+    usual, kept = map(int, output.split()[-2:])
+    assert max(usual, 128) <= kept  # without it, how much depends on what lies above the blocks
+
+
+@pytest.mark.slow
+def test_step_compiles_one_graph_and_never_again():
+    torch.compiler.reset()  # a test before this one may have compiled the same step
+    counters.clear()
+    trainer = rehearsal(CPU, TRAIN__compile=True)
+    trainer.take_step()
+    assert counters["stats"]["unique_graphs"] == 1
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for _ in range(3):
+            trainer.take_step()
+    assert not counters["graph_break"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
+    trainer = rehearsal(torch.device("cuda"), TRAIN__compile=compiled)
+    for _ in range(4):
+        trainer.take_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer._train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_feed_prefetches_the_same_batches():
+    found = digits()
+    trainer = rehearse(found, found.plan(1), torch.device("cuda"), lambda phase: None)
+
+    def batches(prefetch):
+        prefetcher = Prefetcher(found.task.train_data, trainer.plan, trainer.world, 0, 0, trainer.broken)
+        shown = []
+        for _ in range(3):
+            shown.append(prefetcher.next().images_BCHW.cpu())
+            if prefetch:
+                prefetcher.prefetch()
+        return torch.stack(shown)
+
+    assert torch.equal(batches(prefetch=True), batches(prefetch=False))

@@ -1,0 +1,66 @@
+"""The loader against torchvision's published pipeline: what is counted, and that measuring leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_data import write_digits
+
+from mim.data import DataSettings, Folder
+from mim.data.loading.loader import ImageDataset
+from mim.data.transforms import AugmentSettings, RandomCropFlip
+from mim.lab.benchmark import loading
+from mim.lab.benchmark.loading import Loading, measure_loading
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_digits(tmp_path / "a", 6, suffix=".jpg")
+    write_digits(tmp_path / "b", 5, first=6, suffix=".jpg")
+    return tmp_path
+
+
+def dataset(path: Path, repeats: int = 1) -> ImageDataset:
+    source = Folder("train", DataSettings(path=str(path), channels=1), val_share=0)
+    return ImageDataset(source, RandomCropFlip(AugmentSettings(), (16, 16)), 0, repeats)
+
+
+def test_measure_loading_gives_a_rate_of_both_for_each_round_and_leaves_no_trace(images: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = measure_loading(dataset(images), images, (16, 16), rounds=3, seconds=0.02)
+    assert len(found.ours) == len(found.published) == len(found.ratios) == 3
+    assert min(found.ours + found.published) > 0
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_ratio_is_the_median_of_those_of_the_rounds() -> None:
+    found = Loading(ours=(100.0, 300.0, 80.0), published=(50.0, 100.0, 100.0))
+    assert found.ratios == (2.0, 3.0, 0.8)
+    assert found.ratio == 2.0
+
+
+@pytest.mark.parametrize(("repeats", "rows"), [(1, 11), (3, 33), (100, 100)])
+def test_measure_loading_counts_crops(images: Path, repeats: int, rows: int) -> None:
+    """11 images are fewer than a batch of 64; more than 64 crops of one image are a batch of their own."""
+    side = loading._ours(dataset(images, repeats))
+    assert [next(side) for _ in range(3)] == [rows] * 3
+
+
+def test_published_pipeline_goes_on_over_epochs(images: Path) -> None:
+    side = loading._published(images, (16, 16))
+    assert [next(side) for _ in range(3)] == [11, 11, 11]
+
+
+def test_measure_loading_says_what_cannot_be_measured(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reads class folders"):
+        measure_loading(dataset(images), images / "a", (16, 16), rounds=1, seconds=0.01)
+    with pytest.raises(ValueError, match="both must be positive"):
+        measure_loading(dataset(images), images, (16, 16), rounds=0)
+    (images / "a" / "digit-000.jpg").write_bytes(b"")
+    threads = torch.get_num_threads()
+    with pytest.raises(ValueError, match="cannot read an image"):
+        measure_loading(dataset(images), images, (16, 16), rounds=1, seconds=0.01)
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,149 @@
+"""What a comparison says of settings, and the warnings: each where it is due, and none where it is not."""
+
+import pytest
+from run_folders import Real, change_environment, made, real_runs
+
+from mim.lab.comparison import compare
+from mim.lab.comparison.result import Comparison
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Real:
+    """Runs of one machine and one commit."""
+    folder, runs = tmp_path_factory.mktemp("real"), real_runs()
+    environment = {"device": "cpu", "threads": 1, "git": {"commit": "0" * 40}}
+    pretraining = made(folder / "pretraining", runs.pretraining, environment=environment)
+    return Real(pretraining, runs.probe, runs.finetune)
+
+
+def pair(real, folder, settings=None, figures=None, environment=None, seeds=((0, 1), (0, 1))) -> Comparison:
+    """Two recipes that differ in the mask, and in what is given, over seeds."""
+    for seed in seeds[0]:
+        made(folder / f"a-seed{seed}", real.pretraining, {"SEED": seed})
+    for seed in seeds[1]:
+        keys = {"SEED": seed, "MASKER.ratio": 0.5, **(settings or {})}
+        made(folder / f"b-seed{seed}", real.pretraining, keys, figures, environment)
+    return compare([folder], reconstructions=False)
+
+
+def test_runs_that_are_equal_but_for_the_method_give_no_warning(real, tmp_path):
+    method = {"TARGET.normalize": "none", "LOSS.name": "l1", "HEAD.depth": 2, "ENCODER.hidden": "replace"}
+    learning = {"OPTIMIZER.base_lr": 0.5, "SCHEDULE.warmup_epochs": 0, "TRAIN.clip": 1.0, "LOG.every_steps": 9}
+    elsewhere = {"DATA.mean": "[0.31]", "DATA.std": "[0.352]", "DATA.workers": 2}
+    assert pair(real, tmp_path, {**method, **learning, **elsewhere}).warnings == ()
+
+
+WARNINGS = {
+    "data": ({"DATA.path": "/data/b"}, {}, {}, "The data differs: DATA.path is (empty) in a, /data/b in b."),
+    "image size": (
+        {"DATA.image_size": "[64, 64]"},
+        {},
+        {},
+        "The data differs: DATA.image_size is [32, 32] in a, [64, 64] in b.",
+    ),
+    "statistics": ({"DATA.mean": "[0.5]", "DATA.std": "[0.5]"}, {}, {}, "The data differs: DATA.mean is"),
+    "other images of one name": (
+        {},
+        {"images_seen": 2816, "steps": 88},
+        {},
+        "The data differs: images an epoch is 1,408 in a",
+    ),
+    "epochs": (
+        {"TRAIN.epochs": 2},
+        {"images_seen": 2816, "steps": 88},
+        {},
+        "Training is not equally long: TRAIN.epochs is 1 in a, 2 in b; images seen is 1,408 in a, 2,816 in b.",
+    ),
+    "images seen": (
+        {"TRAIN.batch": 64},
+        {"images_seen": 1344, "steps": 21},
+        {},
+        "Training is not equally long: images seen is 1,408 in a, 1,344 in b.",
+    ),
+    "encoder": ({"ENCODER.width": 20}, {}, {}, "Encoders differ: vit with 7,920 parameters and 8 x 8 tokens in a;"),
+    "augmentation": ({"AUGMENT.flip": 0.5}, {}, {}, "Augmentation differs: AUGMENT.flip is 0 in a, 0.5 in b."),
+    "start": ({"INIT.checkpoint": "/models/c.pt"}, {}, {}, "Not all start from the same weights: INIT.checkpoint is"),
+    "precision": ({"TRAIN.precision": "bf16"}, {}, {}, "Precision differs: TRAIN.precision is fp32 in a, bf16 in b."),
+    "kNN": ({"EVALUATE.knn": 5}, {}, {}, "kNN is not measured alike: EVALUATE.knn is 3 in a, 5 in b."),
+    "kNN bank": ({"EVALUATE.knn_bank": 5}, {}, {}, "kNN is not measured alike: EVALUATE.knn_bank is"),
+    "held-out images": ({"EVALUATE.samples": 50}, {}, {}, "Held-out images are not the same: EVALUATE.samples is"),
+    "device": ({}, {}, {"device": "H"}, "Speed, memory and time do not compare: device is cpu in a, H in b."),
+    "threads": ({}, {}, {"threads": 64}, "Speed, memory and time do not compare: threads is 1 in a, 64 in b."),
+    "commit": ({}, {}, {"git": {"commit": "abc"}}, "Not all were made by the same version: commit"),
+}
+
+
+@pytest.mark.parametrize(("settings", "figures", "environment", "warning"), WARNINGS.values(), ids=WARNINGS)
+def test_warning_comes_alone_where_it_is_due(real, tmp_path, settings, figures, environment, warning):
+    found = pair(real, tmp_path, settings, figures, environment)
+    expected = [text for text in found.warnings if text.startswith(warning)]
+    assert len(expected) == 1, found.warnings
+    others = {text.split(":")[0] for text in found.warnings if text not in expected}
+    follows = {"image_size": {"Encoders differ"}, "images an epoch": {"Training is not equally long"}}
+    assert others == next((also for word, also in follows.items() if word in warning), set())
+
+
+def test_unequal_and_single_seeds_are_told(real, tmp_path):
+    found = pair(real, tmp_path, seeds=((0, 1, 2), (1,)))
+    assert found.warnings == (
+        "Seeds differ: 0, 1, 2 in a; 1 in b.",
+        "One seed of b: no interval, and a difference may be chance.",
+    )
+
+
+def test_one_seed_of_each_is_told_once(real, tmp_path):
+    found = pair(real, tmp_path, seeds=((0,), (0,)))
+    assert found.warnings == ("One seed of each entry: no interval, and a difference may be chance.",)
+
+
+def test_runs_that_did_not_all_go_through_a_protocol_are_told(real, tmp_path):
+    pair(real, tmp_path)
+    made(tmp_path / "probe", real.probe, start=tmp_path / "a-seed0")
+    assert compare([tmp_path], reconstructions=False).warnings == ("linear probe: 1 of the 2 seeds of a.",)
+
+
+def test_machines_that_differ_within_an_entry_are_told_and_costs_have_no_best(real, tmp_path):
+    pair(real, tmp_path)
+    change_environment(tmp_path / "a-seed1", threads=77)
+    found = compare([tmp_path], reconstructions=False)
+    assert len(found.warnings) == 1
+    assert "77 in a" in found.warnings[0]
+    better = {column.key: column.better for column in found.columns if column.section == "cost"}
+    assert {better[key] for key in ("images_per_s", "seconds", "peak_memory_bytes")} == {"neither"}
+    assert better["flops_per_image"] == "lower"
+
+
+def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
+    keys = {
+        "ENCODER.hidden": "replace",
+        "HEAD.name": "pixel_shuffle",
+        "ENCODER.width": 32,
+        "AUGMENT.flip": 0.5,
+        "OPTIMIZER.base_lr": 0.25,
+        "LOG.every_steps": 9,
+        "DATA.batch_size": 16,
+    }
+    found = pair(real, tmp_path, keys)
+    settings = {setting.key: (setting.kind, setting.values) for setting in found.settings}
+    assert settings["MASKER.ratio"] == ("method", ("0.75", "0.5"))
+    assert settings["ENCODER.hidden"] == ("method", ("drop", "replace"))
+    assert settings["HEAD.name"] == ("method", ("transformer", "pixel_shuffle"))
+    assert settings["HEAD.depth"] == ("method", ("1", "–"))
+    assert settings["ENCODER.width"] == ("fairness", ("16", "32"))
+    assert settings["AUGMENT.flip"] == ("fairness", ("0", "0.5"))
+    assert settings["encoder"][0] == "fairness"
+    assert {settings[key][0] for key in ("OPTIMIZER.base_lr", "LOG.every_steps", "DATA.batch_size")} == {"other"}
+    kinds = [setting.kind for setting in found.settings]
+    assert kinds == sorted(kinds, key=["method", "fairness", "other"].index)
+    assert not {"SEED", "TASK", "ENCODER.depth", "seeds", "images seen"} & set(settings)
+
+
+def test_settings_are_of_pretraining_and_name_no_seed(real, tmp_path):
+    pair(real, tmp_path)
+    made(tmp_path / "s-seed0", real.finetune)
+    found = compare([tmp_path], reconstructions=False)
+    values = {setting.key: setting.values for setting in found.settings}
+    assert values["MASKER.ratio"] == ("0.75", "0.5", "–")
+    assert values["seeds"] == ("0, 1", "0, 1", "0")
+    assert "CLASSIFIER.pool" not in values
+    assert "TASK" not in values

@@ -1,0 +1,103 @@
+"""How figures are written: units, digits, ticks."""
+
+import math
+
+import pytest
+
+from mim.lab.comparison.numbers import cells, chance, short, style_of, styles_of, ticks
+from mim.lab.comparison.result import Column, Entry
+from mim.ops.intervals import Estimate
+
+
+def written(unit, *figures):
+    """Each figure, a mean or a mean and half an interval, as a column of them shows it; then the unit."""
+    estimates = [Estimate(*(figure if isinstance(figure, tuple) else (figure, None)), 3) for figure in figures]
+    style = style_of(unit, estimates)
+    texts = [
+        style.text(found.mean) + ("" if found.half is None else f" ± {style.text(found.half)}") for found in estimates
+    ]
+    return [*texts, style.unit]
+
+
+@pytest.mark.parametrize(
+    ("unit", "figures", "expected"),
+    [
+        ("%", (96.389, 9.4), ["96.4", "9.4", "%"]),
+        ("%", (97.0, 98.0), ["97.0", "98.0", "%"]),
+        ("%", ((83.612, 0.078), (83.9, 0.061)), ["83.61 ± 0.08", "83.90 ± 0.06", "%"]),
+        ("%", ((57.6, 14.2), (84.5, 36.4)), ["57.6 ± 14.2", "84.5 ± 36.4", "%"]),
+        ("", (0.28213, 1.858), ["0.282", "1.858", ""]),
+        ("", ((0.57213, 0.0031), (0.43, 0.0785)), ["0.572 ± 0.003", "0.430 ± 0.079", ""]),
+        ("", (-0.5,), ["\N{MINUS SIGN}0.500", ""]),
+        ("", (1437.0, 21.0), ["1,437", "21", ""]),
+        ("", (86_567_656.0, 303_301_632.0), ["86.6", "303.3", "M"]),
+        ("", (1e-9,), ["1e\N{MINUS SIGN}09", ""]),
+        ("", (0.0, 0.0), ["0", "0", ""]),
+        ("", (math.nan, 0.5), ["not finite", "0.500", ""]),
+        ("FLOP", (1.76e10, 5.5e10), ["17.6", "55.0", "GFLOP"]),
+        ("B", (401e6, 512e6), ["382", "488", "MiB"]),
+        ("s", (69.0, 57.0), ["69", "57", "s"]),
+        ("s", (7300.0, 14500.0), ["2.03", "4.03", "h"]),
+        ("s", ((169.0, 2.0), (157.0, 4.0)), ["2.82 ± 0.03", "2.62 ± 0.07", "min"]),
+        ("images/s", ((673.2, 42.0), (1532.0, 12.0)), ["673 ± 42", "1,532 ± 12", "images/s"]),
+        ("MiB", ((381.2500001, 1e-7),), ["381.25 ± 0.00", "MiB"]),
+    ],
+)
+def test_style_suits_a_column(unit, figures, expected):
+    assert written(unit, *figures) == expected
+
+
+def test_styles_of_percentages_of_a_section_are_alike():
+    columns = [Column(key, key, unit, "accuracy", "higher") for key, unit in (("a", "%"), ("b", "%"), ("c", "s"))]
+    figures = {"a": Estimate(90.0, 1.2, 3), "b": Estimate(91.0, 0.01, 3), "c": Estimate(300.0, 6.0, 3)}
+    styles = styles_of(columns, [Entry("MAE", "", (0, 1, 2), (), figures)])
+    assert styles["a"] == styles["b"] != styles["c"]
+    assert (styles["a"].digits, styles["c"].unit) == (2, "min")
+
+
+def test_cells_mark_the_best_means_and_how_many_runs_are_behind_a_figure():
+    entries = [Entry(name, "", (0, 1, 2), (), {}) for name in "abcd"]
+    figures = [Estimate(97.21, 0.2, 3), Estimate(97.24, 10.0, 2), None, Estimate(math.nan, None, 3)]
+    style = style_of("%", [Estimate(97.0, 0.2, 3)])
+    for better, best in (("higher", [True, True, False, False]), ("neither", [False] * 4)):
+        shown = cells(entries, figures, style, better)
+        assert [cell.best for cell in shown] == best
+        assert [cell.runs for cell in shown] == [None, 2, None, None]
+        assert [cell.order for cell in shown] == [97.21, 97.24, None, None]
+        assert [cell.half for cell in shown[:2]] == ["± \N{FIGURE SPACE}0.2", "± 10.0"]
+        assert len({len(cell.half) for cell in shown}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (20_000, "", "20k"),
+        (7_185, "", "7.18k"),
+        (640, "", "640"),
+        (1.5e15, "FLOP", "1.5 PFLOP"),
+        (90, "s", "90 s"),
+        (120, "s", "2 min"),
+        (86_400 * 3, "s", "3 days"),
+    ],
+)
+def test_short_writes_three_digits_and_a_unit(value, unit, expected):
+    assert short(value, unit).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(None, "–"), (math.nan, "–"), (0.00099, "< 0.001"), (0.0123, "0.012"), (1.0, "1.000")]
+)
+def test_chance_writes_p(p, expected):
+    assert chance(p) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (92.5, 97.9, [93, 94, 95, 96, 97]),
+        (0.0, 100.0, [0, 20, 40, 60, 80, 100]),
+        (-0.011, 0.021, [-0.01, 0.0, 0.01, 0.02]),
+    ],
+)
+def test_ticks_are_round_and_few(low, high, expected):
+    assert ticks(low, high) == pytest.approx(expected)

@@ -1,0 +1,554 @@
+"""The comparison page, as text and in a real headless Chromium: a machine without one skips these, CI never."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+from base64 import b64decode, b64encode
+from dataclasses import replace
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import pytest
+from comparisons import NAMES, comparison, picture
+
+from mim.lab.comparison.page import render
+from mim.lab.comparison.result import Comparison, Entry
+from mim.ops.intervals import Estimate
+
+HOSTILE = (
+    "<script>window.broken = 1</script>",
+    "\"quoted\" & 'single' </script><img src=x onerror=window.broken=2>",
+    "{{ 7*7 }} {% raw %} ${window.broken = 3} `x`",
+    "a" * 300,
+    "日本語 \u2028 \u202e rtl </style> <!-- ",
+    "\udcff\x00",
+)
+SECTIONS = {  # the part of a comparison, and the section that shows it
+    "warnings": "warnings",
+    "curves": "curves",
+    "budgets": "budgets",
+    "tests": "tests",
+    "settings": "settings",
+    "sheets": "reconstructions",
+    "notes": "notes",
+    "left_out": "left-out",
+}
+AXES = {"images_seen": "Images seen", "flops": "FLOPs spent", "seconds": "Time spent"}
+VIEWS = [(width, scheme) for width in (1280, 390, 360) for scheme in ("light", "dark")]
+
+
+LOW_CONTRAST = """() => {  // WCAG's contrast: 4.5 of text, 3 of lines
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (value) => value <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+  const contrast = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+    return (high + .05) / (low + .05);
+  };
+  const behind = (node) => {
+    const ground = numbers(getComputedStyle(node).backgroundColor);
+    return ground.length === 3 || ground[3] === 1 ? ground : behind(node.parentElement);
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *")) {
+    if (!node.checkVisibility() || node.closest(".unseen")) continue;
+    const style = getComputedStyle(node);
+    const ink = node.ownerSVGElement ? style.fill : style.color;
+    const words = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (words && contrast(numbers(ink), behind(node)) < 4.5) found.push(`${node.tagName} ${node.textContent} ${ink}`);
+    const line = node.matches(".line, .interval") ? numbers(style.stroke) : null;
+    if (line && contrast(line, behind(node)) < 3) found.push(`line ${line}`);
+  }
+  return found;
+}"""
+SMALL = """() => [...document.querySelectorAll("button, select, summary, .controls label")]
+  .filter((node) => node.checkVisibility() && node.getBoundingClientRect().height < 40)
+  .map((node) => node.textContent)"""
+
+
+class Reader(HTMLParser):
+    """The elements of a page, each as tag and attributes, and what stands in its style and script elements."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text, self.inside = [], {}, None
+        self.prefetcher(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside = len(self.elements) - 1 if tag in ("script", "style", "bdi", "title") else None
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside is not None:
+            self.text[self.inside] = self.text.get(self.inside, "") + data
+
+    def texts(self, tag):
+        return [self.text.get(place, "") for place, (name, _) in enumerate(self.elements) if name == tag]
+
+
+def curve_data(html):
+    return json.loads(re.search(r'<script type="application/json" id="curve-data">(.*?)</script>', html, re.S)[1])
+
+
+# As text
+
+
+def test_render_is_deterministic():
+    assert render(comparison()) == render(comparison())
+
+
+def test_render_shows_names_as_text_alone():
+    html = render(
+        replace(comparison(HOSTILE), title=HOSTILE[1], warnings=HOSTILE, left_out=((HOSTILE[0], HOSTILE[1]),))
+    )
+    page, plain = Reader(html), Reader(render(comparison(tuple("abcdef"))))
+    assert [tag for tag, _ in page.elements if tag in ("script", "style")] == ["style", "script", "script"]
+    tags = {tag for tag, _ in plain.elements}
+    assert {tag for tag, _ in page.elements} == tags
+    assert {name for _, attributes in page.elements for name in attributes} == {
+        name for _, attributes in plain.elements for name in attributes
+    }
+    for name in HOSTILE[:5]:
+        assert name in page.texts("bdi")
+        assert name not in html or "<" not in name
+    assert page.texts("title") == [HOSTILE[1]]
+    html.encode("utf-8")
+
+
+def test_render_embeds_the_curves_to_seven_digits():
+    shown = comparison(HOSTILE)
+    data = curve_data(render(shown))
+    assert data["entries"] == list(HOSTILE)
+    assert data["quantities"] == ["kNN accuracy, %", "Held-out loss"]
+    assert len(data["curves"]) == len(shown.curves)
+    quantities = ["knn/top1", "val/loss"]
+    for found, curve in zip(data["curves"], shown.curves, strict=True):
+        assert (HOSTILE[found["entry"]], found["seed"], quantities[found["quantity"]]) == (
+            curve.entry,
+            curve.seed,
+            curve.quantity,
+        )
+        assert found["values"] == pytest.approx(curve.values, rel=1e-6)
+        assert {axis: pytest.approx(places, rel=1e-6) for axis, places in curve.at.items()} == found["at"]
+
+
+def test_render_embeds_what_is_not_finite_as_null():
+    shown = comparison()
+    curve = replace(shown.curves[0], values=(math.nan, math.inf, *shown.curves[0].values[2:]))
+    assert curve_data(render(replace(shown, curves=(curve,))))["curves"][0]["values"][:3] == [
+        None,
+        None,
+        pytest.approx(curve.values[2]),
+    ]
+
+
+def test_render_refers_to_nothing_outside():
+    html = render(comparison())
+    page = Reader(html)
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+        assert tag not in ("link", "iframe", "object") or attributes.get("rel") == "icon"
+        assert not {"style", *(name for name in attributes if name.startswith("on"))} & attributes.keys()
+    assert not re.search(r"url\(|@import|//[a-z]+\.", page.texts("style")[0])
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|fetch\(|import\(|eval\(|innerHTML", html)
+
+
+def test_render_names_the_hashes_of_style_and_script_in_its_policy():
+    page = Reader(render(comparison()))
+    policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    for kind, text in (("style", page.texts("style")[0]), ("script", page.texts("script")[-1])):
+        digest = b64encode(sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+
+
+def test_render_holds_the_bytes_of_pictures():
+    images = [attributes for tag, attributes in Reader(render(comparison())).elements if tag == "img"]
+    kind, _, held = images[0]["src"].partition(",")
+    assert (kind, b64decode(held)) == ("data:image/png;base64", picture())
+    assert (images[0]["width"], images[0]["height"], images[0]["alt"]) == ("640", "200", "Digits, masked and predicted")
+
+
+@pytest.mark.parametrize("part", SECTIONS)
+def test_render_leaves_a_section_without_content_out(part):
+    def ids(html):
+        return {attributes.get("id") for tag, attributes in Reader(html).elements if tag == "section"}
+
+    whole, less = ids(render(comparison())), ids(render(replace(comparison(), **{part: ()})))
+    assert whole - less == {SECTIONS[part]}
+
+
+def test_render_of_one_run_compares_nothing():
+    entry = Entry("MAE", "", (0,), ("runs/mae",), {"knn/top1": Estimate(96.4, None, 1)})
+    html = render(Comparison("MAE", "2026-03-02T14:05:31", (entry,), comparison().columns))
+    sections = [attributes["id"] for tag, attributes in Reader(html).elements if tag == "section"]
+    assert sections == ["results"]
+    text = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
+    assert "96.4" in text
+    for word in ("±", "Bold", "interval", "<strong>", 'class="plot"'):
+        assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda shown: {"curves": (replace(shown.curves[0], entry="BEiT"),)}, "'BEiT'"),
+        (lambda shown: {"tests": (replace(shown.tests[0], column="probe"),)}, "'probe'"),
+        (lambda shown: {"sheets": (replace(shown.sheets[0], png=b"GIF89a"),)}, "'The same images' is not a PNG"),
+    ],
+)
+def test_render_refuses_what_has_no_place(wrong, message):
+    shown = comparison()
+    with pytest.raises(ValueError, match=message):
+        render(replace(shown, **wrong(shown)))
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    lacking = pytest.fail if "CI" in os.environ else pytest.skip
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        lacking("no chromium, chromium-browser or google-chrome on the path")
+    if importlib.util.find_spec("playwright") is None:
+        lacking("playwright is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, tmp_path):
+    """Opens a page from disk, offline. What the browser complains of or asks for meanwhile fails the test, unless it is
+    `expected`; it is listed in `page.problems`.
+    """
+    contexts, unexpected = [], []
+
+    def look(shown, width=1280, scheme="light", change=lambda html: html, expected=False, **context):
+        file = tmp_path / f"comparison-{len(contexts)}.html"
+        file.write_text(change(render(shown)), encoding="utf-8")
+        size = {"width": width, "height": 900}
+        contexts.append(chromium.new_context(viewport=size, color_scheme=scheme, offline=True, **context))
+        page = contexts[-1].new_page()
+        page.problems = [] if expected else unexpected
+        page.on("console", lambda message: page.problems.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("dialog", lambda dialog: (page.problems.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda asked: asked.url == file.as_uri() or page.problems.append(asked.url))
+        page.goto(file.as_uri())
+        return page
+
+    yield look
+    for made in contexts:
+        made.close()
+    assert unexpected == []
+
+
+def column(page, table, title):
+    """The texts of a column, from the top."""
+    titles = page.locator(f"{table} thead tr:last-child > *").all_inner_texts()
+    place = next(place for place, text in enumerate(titles) if text.startswith(title))
+    return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({place + 1})").all_inner_texts()]
+
+
+def head(page, table, title):
+    return page.locator(f"{table} thead tr:last-child > *").filter(has_text=title)
+
+
+def paths(page):
+    return [path.get_attribute("d") for path in page.locator("#chart .line").all()]
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_page_loads_without_a_complaint_and_fits(visit, width, scheme):
+    page = visit(comparison(), width, scheme)
+    assert page.locator("#chart .line").count() == len(NAMES)
+    assert page.locator("#chart .single").count() == 3 * len(NAMES)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.body.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_has_contrast(visit, scheme):
+    page = visit(comparison(tuple(f"recipe {number}" for number in range(8))), 1280, scheme)
+    page.locator("label").filter(has_text="FLOPs").click()
+    assert page.evaluate(LOW_CONTRAST) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_switches_the_axis(visit, width):
+    page = visit(comparison(), width)
+    seen = {}
+    for axis, title in AXES.items():
+        page.locator(f"label:has(input[value={axis}])").click()
+        assert page.locator("#chart .axis-title").text_content().startswith(title)
+        seen[axis] = (tuple(paths(page)), tuple(page.locator("#chart .column").all_text_contents()))
+    assert len({lines for lines, _ in seen.values()}) == 3
+    assert "20k" in seen["images_seen"][1]
+    assert all(text == "0" or text.endswith(" TFLOP") for text in seen["flops"][1])
+    assert all(text == "0" or text.endswith(" s") for text in seen["seconds"][1])
+
+
+def test_page_switches_the_axis_by_keyboard(visit):
+    page = visit(comparison())
+    page.locator("input[name=axis]").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#chart .axis-title").text_content().startswith(AXES["flops"])
+
+
+def test_page_reads_means_off_the_curves(visit):
+    shown = comparison()
+    page = visit(shown)
+    page.locator("#quantity").select_option(label="Held-out loss")
+    page.locator("#chart svg").first.focus()
+    for key, place in (("End", -1), ("Home", 0), ("ArrowRight", 1)):
+        page.keyboard.press(key)
+        means = {
+            name: sum(found) / len(found)
+            for name in NAMES
+            if (
+                found := [
+                    curve.values[place] for curve in shown.curves if (curve.entry, curve.quantity) == (name, "val/loss")
+                ]
+            )
+        }
+        rows = [row.inner_text().split("\n") for row in page.locator(".reading div").all()]
+        assert [name for name, _ in rows] == sorted(NAMES, key=lambda name: -means[name])
+        assert {name: float(value) for name, value in rows} == pytest.approx(means, abs=6e-4)
+        images = shown.curves[0].at["images_seen"][place]
+        assert page.locator(".reading b").inner_text() == f"{images:,.0f} images"
+    page.keyboard.press("Escape")
+    assert not page.locator(".reading").is_visible()
+
+
+def test_page_means_curves_of_unequal_length_where_all_have_values(visit):
+    shown = comparison(NAMES[:1])
+    whole, other, _ = (curve for curve in shown.curves if curve.quantity == "val/loss")
+    at = {"images_seen": (0.0, 2874.0, 14370.0)}  # of every second value, and half as long
+    short = replace(other, at=at, values=(other.values[0], other.values[2], other.values[10]))
+    page = visit(replace(shown, curves=(whole, short)))
+    page.locator("#chart svg").first.focus()
+    for key, images, expected in (
+        ("End", "14,370", (whole.values[10] + other.values[10]) / 2),
+        ("Home", "0", (whole.values[0] + other.values[0]) / 2),
+        ("ArrowRight", "1,437", (whole.values[1] + (other.values[0] + other.values[2]) / 2) / 2),
+    ):
+        page.keyboard.press(key)
+        assert page.locator(".reading b").inner_text() == f"{images} images"
+        assert float(page.locator(".reading div").inner_text().split("\n")[1]) == pytest.approx(expected, abs=6e-4)
+
+
+def test_page_reads_values_under_the_pointer(visit):
+    page = visit(comparison(), 390, has_touch=True)
+    page.locator("#chart > svg").scroll_into_view_if_needed()
+    box = page.locator("#chart > svg").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
+    reading = page.locator(".reading")
+    assert reading.locator("div").count() == len(NAMES)
+    inside = reading.bounding_box()
+    assert inside["x"] >= 0
+    assert inside["x"] + inside["width"] <= 390
+
+
+def test_page_draws_lines_where_the_values_are(visit):
+    shown = comparison()
+    page = visit(replace(shown, curves=tuple(curve for curve in shown.curves if curve.seed == 0)))
+    rows = dict(
+        zip(
+            (float(text) for text in page.locator("#chart .row").all_text_contents()),
+            (float(row.get_attribute("y")) - 4 for row in page.locator("#chart .row").all()),
+            strict=True,
+        )
+    )
+    (low, at_low), (high, at_high) = min(rows.items()), max(rows.items())
+    for name, path in zip(NAMES, paths(page), strict=True):
+        drawn = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", path)]
+        values = next(curve.values for curve in shown.curves if curve.entry == name)
+        expected = [at_low + (value - low) * (at_high - at_low) / (high - low) for value in values]
+        assert drawn == pytest.approx(expected, abs=0.06)
+
+
+def test_page_shows_chosen_entries_and_a_log_scale(visit):
+    page = visit(comparison())
+    toggle = page.get_by_role("button", name="SimMIM", exact=True)
+    before = paths(page)
+    toggle.click()
+    assert toggle.get_attribute("aria-pressed") == "false"
+    assert page.locator("#chart .line").count() == 2
+    page.get_by_role("button", name="None").click()
+    assert "No recipe is chosen" in page.locator("#chart").text_content()
+    page.get_by_role("button", name="All").click()
+    assert paths(page) == before
+    page.locator("#quantity").select_option(label="Held-out loss")
+    linear = paths(page)
+    page.get_by_label("Log scale").check()
+    assert paths(page) != linear
+    assert len(page.locator("#chart .row").all()) >= 3
+
+
+@pytest.mark.parametrize("keyboard", [False, True])
+def test_page_sorts_by_a_column_and_back(visit, keyboard):
+    shown = comparison()
+    page = visit(shown)
+    for table, title, key, first in (
+        ("#results table", "Fine-tuning", "finetune/top1", -1),
+        ("#results table", "Held-out loss", "val/loss", 1),
+        ("#cost table", "Time", "seconds", 1),
+    ):
+        heading = head(page, table, title)
+        for sign in (first, -first):
+            if keyboard:
+                heading.get_by_role("button").focus()
+                page.keyboard.press("Enter")
+            else:
+                heading.get_by_role("button").click()
+            expected = sorted(shown.entries, key=lambda entry: sign * entry.figures[key].mean)
+            assert column(page, table, "Recipe") == [entry.name for entry in expected]
+            assert heading.get_attribute("aria-sort") == ("ascending" if sign == 1 else "descending")
+        assert page.locator(f"{table} [aria-sort]").count() == 1
+
+
+def test_page_sorts_what_has_no_value_last(visit):
+    shown = comparison()
+    lacking = replace(shown.entries[0], figures={**shown.entries[0].figures, "knn/top1": Estimate(math.nan, None, 3)})
+    page = visit(replace(shown, entries=(lacking, *shown.entries[1:])))
+    for _ in range(2):
+        head(page, "#results table", "kNN").get_by_role("button").click()
+        assert column(page, "#results table", "kNN")[-1] == "not finite"
+
+
+def test_page_shows_the_figures_of_the_comparison(visit):
+    shown = comparison()
+    page = visit(shown)
+    units = {"knn/top1": ("kNN", 1), "finetune/top1": ("Fine-tuning", 1), "val/loss": ("Held-out loss", 1)}
+    cost = {"parameters": ("Parameters", 1e6), "peak_memory_bytes": ("Peak memory", 2**20), "seconds": ("Time", 60)}
+    for table, columns in (("#results table", units), ("#cost table", cost)):
+        for key, (title, unit) in columns.items():
+            for text, entry in zip(column(page, table, title), shown.entries, strict=True):
+                mean, *half = (float(number) for number in re.findall(r"[\d.]+", text.replace(",", "")))
+                assert mean == pytest.approx(entry.figures[key].mean / unit, rel=5e-3)
+                assert half == ([pytest.approx(entry.figures[key].half / unit, rel=0.2)] if key != "parameters" else [])
+    best = [cell.split()[0] for cell in page.locator("#results td.best").all_inner_texts()]
+    assert best == [
+        f"{max(entry.figures[key].mean for entry in shown.entries):.1f}" for key in ("knn/top1", "finetune/top1")
+    ]
+    for text, test in zip(column(page, "#tests table", "Difference"), shown.tests, strict=True):
+        mean, half = (float(number) for number in re.findall(r"[−+]?[\d.]+", text.replace("−", "-").replace("-", "-")))
+        assert abs(mean) == pytest.approx(abs(test.result.difference.mean), abs=0.06)
+        assert half == pytest.approx(test.result.difference.half, abs=0.06)
+        assert text.startswith("−" if test.result.difference.mean < 0 else "+")
+    for text, test in zip(column(page, "#tests table", "p"), shown.tests, strict=True):
+        assert text == ("< 0.001" if test.result.p < 0.001 else f"{test.result.p:.3f}")
+    for setting in shown.settings:
+        row = page.locator("#settings tr", has=page.locator("code", has_text=re.compile(f"^{re.escape(setting.key)}$")))
+        assert tuple(row.locator("td").all_inner_texts()) == setting.values
+
+
+def test_page_plots_dots_where_the_values_are(visit):
+    shown = comparison()
+    page = visit(shown)
+    for plot, key in zip(page.locator(".plot").all(), ("knn/top1", "finetune/top1"), strict=True):
+        marks = [
+            (float(mark.text_content()), float(mark.get_attribute("x").rstrip("%")))
+            for mark in plot.locator(".scale text").all()
+        ]
+        (low, at_low), (high, at_high) = marks[0], marks[-1]
+        for strip, entry in zip(plot.locator(".strip:not(.scale)").all(), shown.entries, strict=True):
+
+            def place(value, low=low, at_low=at_low, slope=(at_high - at_low) / (high - low)):
+                return pytest.approx(at_low + (value - low) * slope, abs=0.01)
+
+            drawn = strip.locator("> svg")
+            runs = [float(dot.get_attribute("cx").rstrip("%")) for dot in drawn.locator("circle").all()]
+            assert runs == [place(value) for value in entry.values[key]]
+            assert float(drawn.locator("use").get_attribute("x").rstrip("%")) == place(entry.figures[key].mean)
+            found, ends = entry.figures[key], drawn.locator(".end").count()
+            if ends == 2:
+                line = drawn.locator(".interval")
+                assert float(line.get_attribute("x1").rstrip("%")) == place(found.mean - found.half)
+                assert float(line.get_attribute("x2").rstrip("%")) == place(found.mean + found.half)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_shows_hostile_names_as_text(visit, width):
+    names = HOSTILE[:5]
+    shown = replace(comparison(names), title=HOSTILE[0], warnings=names, left_out=tuple((name, name) for name in names))
+    page = visit(shown, width)
+    assert page.title() == HOSTILE[0]
+    assert page.evaluate("window.broken") is None
+    assert page.locator("#results tbody bdi").all_text_contents() == list(names)
+    assert page.locator(".entries bdi").all_text_contents() == list(names)
+    page.locator("#chart svg").first.focus()
+    page.keyboard.press("End")
+    assert set(page.locator(".reading bdi").all_text_contents()) == set(names)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.querySelectorAll('img').length") == 2
+
+
+def test_page_policy_blocks_what_is_added(visit):
+    added = '<img src="https://example.invalid/x.png"><script>window.broken = 1</script></body>'
+    page = visit(comparison(), change=lambda html: html.replace("</body>", added), expected=True)
+    assert page.evaluate("window.broken") is None
+    told = " ".join(page.problems)
+    assert "img-src" in told
+    assert "script-src" in told
+
+
+def test_page_prints_every_section_in_light_colours_without_controls(visit):
+    page = visit(comparison(), scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    ids = page.locator("section").evaluate_all("(sections) => sections.map((section) => section.id)")
+    assert set(ids) == {"results", "cost", *SECTIONS.values()}
+    for section in ids:
+        assert page.locator(f"#{section}").is_visible()
+    assert page.locator("#chart .line").first.is_visible()
+    assert page.locator("footer dd").first.is_visible()
+    for control in (".controls", ".every", ".hint"):
+        assert not page.locator(control).first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".scroll").first.evaluate("(box) => getComputedStyle(box).overflowX") == "visible"
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_page_needs_no_script_for_tables_settings_and_pictures(visit):
+    page = visit(comparison(), java_script_enabled=False)
+    assert page.locator("noscript").inner_text().startswith("Curves are drawn by a script")
+    assert not page.locator(".controls").is_visible()
+    for seen in ("#results table", ".plot", "#cost table", "#settings table", "#reconstructions img"):
+        assert page.locator(seen).first.is_visible()
+
+
+def test_page_enlarges_pictures(visit):
+    page = visit(comparison(), 390)
+    page.get_by_role("button", name="Enlarge").click()
+    dialog = page.locator("dialog")
+    assert dialog.is_visible()
+    assert dialog.locator("img").evaluate("(image) => [image.naturalWidth, image.width]") == [640, 640]
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_page_has_room_for_fingers_and_for_many_entries(visit):
+    page = visit(comparison(tuple(f"MASKER.ratio={number / 40} HEAD.depth=8" for number in range(40)), (0,)), 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#chart .line").count() == 40
+    assert page.evaluate(SMALL) == []
+    looks = page.locator(".legend .swatch").evaluate_all(
+        "(all) => all.map((one) => one.getAttribute('class') + one.querySelector('use').getAttribute('href'))"
+    )
+    assert len(set(looks)) == 40

@@ -1,0 +1,289 @@
+"""The estimated memory of a training step: equal to what PyTorch's allocator records, and in line with the process."""
+
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT, run
+from small_data import write_recipe
+from small_models import CPU
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mim import build, load_config
+from mim.config import schema
+from mim.cost.gpu_rules import GpuRules
+from mim.cost.memory import Followed
+from mim.lab.dryrun.measure import measure
+from mim.lab.dryrun.memory import estimate_memory
+from mim.lab.dryrun.task import bare
+from mim.structures import PatchMask
+
+CLOSE = 0.15  # of what is promised
+VIT = "{name: vit, hidden: drop, patch: 8, width: 192, depth: 4, heads: 3}"
+MAE = f"""\
+TASK: pretrain
+DATA: {{name: digits, image_size: [64, 128], channels: 3, batch_size: 16, workers: 0}}
+MASKER: {{name: random, cell: 8, ratio: 0.75}}
+ENCODER: {VIT}
+HEAD: {{name: transformer, width: 128, depth: 2, heads: 4}}
+TARGET: {{name: pixels, normalize: patch}}
+LOSS: {{name: mse}}
+"""
+SIMMIM = MAE.replace("{name: transformer, width: 128, depth: 2, heads: 4}", "{name: pixel_shuffle}").replace(
+    "cell: 8", "cell: 16"
+)
+SWIN = "{name: swin, hidden: replace, patch: 4, width: 48, depths: [2, 2, 2], heads: [3, 6, 12], window: 4}"
+FINETUNE = f"""\
+TASK: finetune
+DATA: {{name: digits, image_size: [64, 64], channels: 3, batch_size: 16, workers: 0}}
+AUGMENT: {{mixup: 0.8, cutmix: 1.0, erase: 0.25, smoothing: 0.1}}
+ENCODER: {VIT.replace("drop", "none")}
+"""
+RECIPES = {
+    "mae": MAE,
+    "swin": SIMMIM.replace(VIT, SWIN),
+    "beit": SIMMIM.replace(VIT, VIT.replace("vit", "beit").replace("drop", "replace")),
+    "finetune": FINETUNE,
+    "probe": FINETUNE.replace("finetune", "linear_probe").replace(FINETUNE.splitlines()[2] + "\n", "")
+    + "OPTIMIZER: {name: lars}\nCLASSIFIER: {rates: [0.1, 1]}\n",
+}
+
+
+def planned(folder: Path, recipe: str, *overrides: str):
+    cfg = load_config(write_recipe(folder, RECIPES[recipe]), overrides)
+    return bare(cfg, 100_000, None if cfg.TASK == "pretrain" else 10)
+
+
+# ---------------------------------------------------------------- what is followed
+
+
+def test_followed_peak_is_the_largest_sum_of_what_is_held_at_once():
+    with Followed() as followed:
+        kept = torch.zeros(1000)
+        followed.name("weights", [kept])
+        followed.enter("forward")
+        first = kept + 1
+        view = first[:10]  # shares its memory
+        passing = first * 2
+        del passing
+        followed.enter("backward")
+        second = torch.zeros(3000)
+        del first, view
+        third = torch.ones(100)
+        assert len(second) + len(third) == 3100
+    peak = followed.peak()
+    assert (peak.weights, peak.activations, peak.temporary) == (4000, 4000, 12000)
+    assert peak.total == 20000
+
+
+def test_followed_restart_forgets_what_was_freed_and_not_what_is_held():
+    with Followed() as followed:
+        large = torch.zeros(10_000)
+        kept = torch.zeros(50)
+        del large
+        assert followed.peak().total == 40_200
+        followed.restart()
+        torch.zeros(100)
+        assert followed.peak().total == 200 + 400
+    assert len(kept) == 50
+
+
+def test_followed_counts_in_place_operations_and_views_once():
+    with Followed() as followed:
+        held = torch.zeros(1000)
+        held.add_(1).view(10, 100).t().mul_(2)
+        assert followed.peak().total == 4000
+
+
+# ---------------------------------------------------------------- against the allocator
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("mae", []),
+        ("mae", ["TRAIN.precision", "fp32"]),
+        ("mae", ["TRAIN.precision", "fp16", "TRAIN.clip", "1.0", "TRAIN.ema", "0.99"]),
+        ("mae", ["TRAIN.activation_checkpointing", "true", "DATA.batch_size", "32"]),
+        ("mae", ["TRAIN.batch", "64"]),
+        ("swin", []),
+        ("swin", ["TRAIN.precision", "fp32", "TRAIN.activation_checkpointing", "true"]),
+        ("beit", ["TRAIN.precision", "fp32"]),
+        ("finetune", []),
+        ("finetune", ["FREEZE.tune_blocks", "1", "TRAIN.activation_checkpointing", "true"]),
+        ("probe", []),
+    ],
+)
+def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overrides):
+    found = planned(tmp_path, recipe, *overrides)
+    plan = found.plan(1)
+    estimated, measured = estimate_memory(found, plan, gpu=False), measure(found, plan, 1, CPU).tensors
+    assert measured > 5e6
+    assert estimated.total == pytest.approx(measured, rel=CLOSE)
+
+
+def test_estimated_memory_takes_none(tmp_path):
+    """Of a model and a batch that would take several GiB."""
+    program = (
+        "import resource, sys; from pathlib import Path; from mim import load_config\n"
+        "from mim.lab.dryrun.task import bare; from mim.lab.dryrun.memory import estimate_memory\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "def total(depth):\n"
+        "    found = bare(load_config(sys.argv[1], ['ENCODER.depth', depth]), 10**6)\n"
+        "    return estimate_memory(found, found.plan(1), gpu=True).total\n"
+        "total('1'); before = peak(); print(total('8'), peak() - before)\n"
+    )
+    path = write_recipe(tmp_path, MAE.replace("width: 192", "width: 1536").replace("batch_size: 16", "batch_size: 128"))
+    code, output = run([sys.executable, "-c", program, str(path)])
+    assert code == 0, output
+    total, grown = map(int, output.split()[-2:])
+    assert total > 4 * 2**30
+    assert grown < 0.05 * total
+
+
+def test_estimated_memory_is_what_a_fresh_process_grows_by(tmp_path):
+    """Its tensors alone would be no measure of that: the C library is told to give freed memory back."""
+    program = (
+        "import sys; import torch; from mim import load_config\n"
+        "from mim.lab.dryrun.task import bare; from mim.lab.dryrun.memory import estimate_memory\n"
+        "from mim.lab.dryrun.measure import measure; from mim.lab.dryrun import trainer\n"
+        "from contextlib import nullcontext\n"
+        "trainer.kept_memory = nullcontext\n"
+        "def taken(width):\n"
+        "    found = bare(load_config(sys.argv[1], ['ENCODER.width', width]), 10**6)\n"
+        "    return found, measure(found, found.plan(1), 1, torch.device('cpu')).process\n"
+        "taken('192')  # what PyTorch sets up once\n"
+        "found, process = taken('960'); print(estimate_memory(found, found.plan(1), gpu=False).total, process)\n"
+    )
+    path = write_recipe(tmp_path, MAE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    estimated, grown = done.stdout.split()
+    if grown == "None":
+        pytest.skip("this system does not tell how large a process was")
+    assert int(estimated) > 600 * 2**20
+    assert int(estimated) == pytest.approx(int(grown), rel=CLOSE)
+
+
+# ---------------------------------------------------------------- several devices
+
+
+def test_estimated_memory_of_several_devices_has_a_second_gradient_under_accumulation(tmp_path):
+    """DistributedDataParallel's buckets are of use in a step's last micro-batch alone, and are there all the time."""
+    found = planned(tmp_path, "mae", "TRAIN.batch", "64")
+    alone, shared = (estimate_memory(found, found.plan(devices), gpu=False) for devices in (1, 2))
+    weights = 4 * sum(parameter.numel() for parameter in found.task.model.parameters() if parameter.requires_grad)
+    assert shared.gradients - alone.gradients == pytest.approx(weights, rel=0.01)
+    assert shared.total - alone.total == pytest.approx(weights, rel=0.01)
+
+
+DDP = """
+import os, sys
+from itertools import accumulate
+from pathlib import Path
+os.environ["KINETO_LOG_LEVEL"] = "99"
+from torch.autograd.profiler import profile
+from mim import load_config, schema
+from mim.engine.distributed.world import join_world
+from mim.lab.dryrun.trainer import RandomImages
+from mim.engine.run_folder import RunFolder
+from mim.engine.trackers.metrics import Stopwatch
+from mim.engine.trainer import Trainer
+from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.memory import estimate_memory
+
+found = bare(load_config(sys.argv[1], ["TRAIN.batch", "64"]), 10**6)
+plan = found.plan(2)
+with join_world(schema.settings(found.cfg, "DISTRIBUTED")) as world:
+    with profile(use_kineto=False, profile_memory=True) as record:
+        task = found.of_one_step(plan)
+        task.model = found.model()
+        trainer = Trainer(task, found.engine(), world, RunFolder(Path("unused")))
+        trainer.feed = RandomImages(found.noise, plan.micro_batch, world.device, lambda phase: None)
+        trainer.stopwatch, trainer.model = Stopwatch(), trainer.train_state.wrap()
+        for _ in range(3):
+            trainer._train_step()
+    events = sorted((e.start_ns(), e.nbytes()) for e in record.kineto_results.events() if e.name() == "[memory]")
+    if world.main:
+        print("found", estimate_memory(found, plan, gpu=False).total, max(accumulate(size for _, size in events)))
+"""
+
+
+def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp_path):
+    program = tmp_path / "ddp.py"
+    program.write_text(DDP)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    code, output = run([*launcher, str(program), str(write_recipe(tmp_path, MAE))])
+    assert code == 0, output
+    estimated, measured = next(line.split()[1:] for line in output.splitlines() if line.startswith("found"))
+    assert int(estimated) == pytest.approx(int(measured), rel=CLOSE)
+
+
+# ---------------------------------------------------------------- a GPU, at hand or not
+
+
+def kept_for_backward(cfg, device: str, rules: bool) -> int:
+    """Bytes held when a forward pass under autocast is done, of fake tensors on a device, attention as products."""
+    model, followed = build.build_without_memory(cfg), Followed()
+    for module in model.modules():
+        if "fused_attn" in vars(module):
+            module.fused_attn = False
+    image, rows = schema.image_spec(cfg), cfg.DATA.batch_size
+    with FakeTensorMode(allow_non_fake_inputs=True), GpuRules() if rules else nullcontext(), followed:
+        model.to_empty(device=device)
+        img = torch.empty(rows, image.channels, image.height, image.width, device=device)
+        hidden = torch.zeros(rows, *model.masker.grid, dtype=torch.bool, device=device)
+        torch.set_autocast_enabled(device, True)  # torch.autocast turns itself off where there is no GPU
+        torch.set_autocast_dtype(device, torch.bfloat16)
+        try:
+            loss = model(img, PatchMask(hidden, model.masker.visible)).loss
+        finally:
+            torch.set_autocast_enabled(device, False)
+            torch.clear_autocast_cache()
+        followed.restart()
+        held = followed.peak().total
+        assert loss.requires_grad
+    return held
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch knows no rules of CUDA")
+@pytest.mark.parametrize("recipe", ["mae", "swin", "beit"])
+def test_gpu_rules_keep_what_cudas_own_autocast_keeps(tmp_path, recipe):
+    cfg = load_config(write_recipe(tmp_path, RECIPES[recipe]))
+    cuda, ruled, plain = (kept_for_backward(cfg, *how) for how in (("cuda", False), ("cpu", True), ("cpu", False)))
+    assert ruled == pytest.approx(cuda, rel=0.01)
+    assert recipe == "beit" or plain < 0.97 * cuda  # the rules matter
+
+
+def test_gpu_rules_keep_no_scores_of_attention(tmp_path):
+    found = planned(tmp_path, "mae", "DATA.image_size", "[128, 256]", "MASKER.ratio", "0.25")
+    cpu, gpu = (estimate_memory(found, found.plan(1), gpu=gpu) for gpu in (False, True))
+    tokens = 1 + 16 * 32 * 3 // 4
+    scores = 4 * 3 * 16 * tokens**2 * 2  # blocks, heads, images, bf16; and the softmax of each
+    assert cpu.activations - gpu.activations > 0.5 * scores
+    assert cpu.weights == gpu.weights
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(
+    ("recipe", "overrides"), [("mae", []), ("mae", ["TRAIN.precision", "fp32"]), ("swin", []), ("beit", [])]
+)
+def test_estimated_memory_is_what_a_gpu_takes(tmp_path, recipe, overrides):
+    wide = {"mae": ["ENCODER.width", "768", "ENCODER.heads", "12"], "swin": ["ENCODER.width", "192"]}
+    wide["beit"] = wide["mae"]  # so that the workspaces of libraries do not count
+    found = planned(tmp_path, recipe, *wide[recipe], "DATA.batch_size", "256", *overrides)
+    plan = found.plan(1)
+    measured = measure(found, plan, 1, torch.device("cuda")).tensors
+    assert estimate_memory(found, plan, gpu=True).total == pytest.approx(measured, rel=CLOSE)

@@ -1,0 +1,420 @@
+"""Studies: what they train, where it goes, what they say, and that the shipped ones hold together."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import ROOT, start, tool
+from scipy import stats
+from sklearn import datasets
+from small_data import digit
+
+from mim import load_config
+from mim.lab.study import Results, read_study, run_study
+from mim.lab.study.file import short_names
+from mim.lab.study.results import markdown
+
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*/*.yaml"))
+TRANSFERS = [study for study in STUDIES if study.stem.startswith("transfer")]
+SMALL = {  # for every run of a study
+    "DATA.name": "digits",
+    "DATA.path": "",
+    "DATA.image_size": "[16, 16]",
+    "DATA.channels": 1,
+    "DATA.mean": "estimate",
+    "DATA.std": "estimate",
+    "DATA.batch_size": 40,
+    "DATA.workers": 0,
+    "ENCODER.patch": 4,
+    "ENCODER.width": 16,
+    "ENCODER.depth": 2,
+    "ENCODER.heads": 2,
+    "LABELS.share": 1.0,
+    "LABELS.per_class": 4,
+    "TRAIN.epochs": 1,
+    "TRAIN.batch": 40,
+    "TRAIN.compile": False,
+    "SCHEDULE.warmup_epochs": 0,
+    "EVALUATE.samples": 60,
+    "LOG.tensorboard": False,
+}
+HEAD = {"HEAD.width": 16, "HEAD.depth": 1, "HEAD.heads": 2}
+RECIPES = ("quickstart/mae_digits", "quickstart/simmim_digits", "finetune/digits", "probe/digits")
+
+
+def call(*words) -> tuple[int, str]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        code = tool("sweep").main([str(word) for word in words])
+    return code, text.getvalue()
+
+
+def pairs(keys: dict) -> list[str]:
+    return [str(word) for pair in keys.items() for word in pair]
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+def write_study(folder: Path, text: str) -> Path:
+    for recipe in RECIPES:
+        text = text.replace(f"{recipe}.yaml", str(ROOT / "configs" / f"{recipe}.yaml"))
+    (folder / "study.yaml").write_text(text)
+    return folder / "study.yaml"
+
+
+def said(study, output, *, jobs=1, keys=SMALL) -> tuple[Results, list[str]]:
+    lines: list[str] = []
+    if not study.protocols:
+        keys = {key: value for key, value in keys.items() if not key.startswith("LABELS.")}
+    return run_study(study, output, pairs(keys), jobs, lines.append), lines
+
+
+TRANSFER = """\
+STARTS:
+  MAE: {config: quickstart/mae_digits.yaml, set: {HEAD.width: 16, HEAD.depth: 1, HEAD.heads: 2, EVALUATE.knn_bank: 60}}
+  scratch: {then: {OPTIMIZER.layer_decay: 0.9}}
+PROTOCOLS:
+  linear probe: {config: probe/digits.yaml}
+  "fine-tuning, last block": {config: finetune/digits.yaml, set: {FREEZE.tune_blocks: 1}}
+SEEDS: [0, 1]
+"""
+SWEEP = """\
+STARTS:
+  SimMIM: {config: quickstart/simmim_digits.yaml, set: {EVALUATE.reconstructions: 0, EVALUATE.knn_bank: 60}}
+GRID:
+  MASKER.ratio: [0.3, 0.6, 0.8]
+  MASKER.cell: [4, 8]
+SEEDS: [0, 1]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    study = write_study(folder, TRANSFER)
+    code, text = call(study, "--output", folder / "out", *pairs(SMALL))
+    assert code == 0, text
+    return study, folder / "out", text
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two at a time."""
+    folder = tmp_path_factory.mktemp("sweep")
+    study = read_study(write_study(folder, SWEEP))
+    results, lines = said(study, folder / "out", jobs=2)
+    results.write(folder / "out")
+    return results, folder / "out", lines
+
+
+# -------------------------------------------------------------------- starts x protocols
+
+
+def test_study_trains_every_start_under_every_protocol_and_seed(finished):
+    _, output, text = finished
+    runs = {str(path.parent.relative_to(output)) for path in output.rglob("summary.json")}
+    protocols = ("linear-probe", "fine-tuning-last-block")
+    assert runs == {
+        *(f"pretraining/mae-seed{seed}" for seed in (0, 1)),
+        *(f"{name}/{start}-seed{seed}" for name in protocols for start in ("mae", "scratch") for seed in (0, 1)),
+    }
+    assert "[10/10]" in text
+
+
+def test_study_starts_from_the_pretraining_of_the_same_seed(finished):
+    _, output, _ = finished
+    for seed in (0, 1):
+        run = json.loads((output / "pretraining" / f"mae-seed{seed}" / "environment.json").read_text())["run"]
+        log = (output / "linear-probe" / f"mae-seed{seed}" / "log.txt").read_text()
+        assert f"pretraining/mae-seed{seed}/checkpoints" in log
+        assert "encoder weights loaded" in log
+        environment = json.loads((output / "linear-probe" / f"mae-seed{seed}" / "environment.json").read_text())
+        assert environment["from"]["run"] == run
+        assert "weights loaded" not in (output / "linear-probe" / f"scratch-seed{seed}" / "log.txt").read_text()
+
+
+def test_study_then_changes_the_protocols_of_that_start_alone(finished):
+    _, output, _ = finished
+    for protocol, decays in (("linear-probe", (1.0, 0.9)), ("fine-tuning-last-block", (0.75, 0.9))):
+        for name, decay in zip(("mae", "scratch"), decays, strict=True):
+            cfg = load_config(output / protocol / f"{name}-seed0" / "config.yaml")
+            assert cfg.OPTIMIZER.layer_decay == decay
+    assert load_config(output / "pretraining" / "mae-seed0" / "config.yaml").OPTIMIZER.layer_decay == 1
+
+
+def test_study_figures_are_mean_and_interval_of_the_runs(finished):
+    _, output, text = finished
+    found = json.loads((output / "results.json").read_text())["trials"]
+    for protocol, slug in (("linear probe", "linear-probe"), ("fine-tuning, last block", "fine-tuning-last-block")):
+        for name in ("MAE", "scratch"):
+            of_runs = [
+                json.loads((output / slug / f"{name.lower()}-seed{seed}" / "summary.json").read_text())["val/top1"]
+                for seed in (0, 1)
+            ]
+            assert found[name]["val/top1"][protocol] == {"0": of_runs[0], "1": of_runs[1]}
+            percent = 100 * np.array(of_runs)
+            half = stats.t.ppf(0.975, 1) * stats.sem(percent)
+            words = f"{percent.mean():.1f} ± {half:.1f}"
+            assert words in text
+            assert words in (output / "results.md").read_text()
+
+
+def test_study_that_is_finished_trains_nothing_again(finished):
+    study, output, text = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("checkpoints/*")}
+    code, again = call(study, "--output", output, *pairs(SMALL))
+    assert code == 0, again
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("checkpoints/*")} == before
+    table = text[text.index("After the last epoch") : text.index("Tables and")]
+    assert table in again
+
+
+def test_study_says_a_line_a_run_the_table_and_the_page(finished):
+    _, output, text = finished
+    assert "loss" not in text[: text.index("After the last epoch")]
+    assert "mean ± 95% interval over 2 seeds" in text
+    assert (output / "comparison" / "comparison.html").stat().st_size > 10_000
+    assert str(output / "comparison" / "comparison.html") in text.replace("\n", "")
+
+
+# -------------------------------------------------------------------- what is varied
+
+
+def test_grid_tries_every_combination_that_can_be_and_names_the_others(swept):
+    results, output, lines = swept
+    assert [trial.name for trial in results.trials] == [
+        *("ratio 0.3, cell 4", "ratio 0.3, cell 8", "ratio 0.6, cell 4", "ratio 0.6, cell 8", "ratio 0.8, cell 4"),
+    ]
+    assert [line for line in lines if "left out" in line] == [lines[0]]
+    assert "ratio 0.8, cell 8" in lines[0]  # all of 4 cells
+    assert "leaves 0 visible" in lines[0]
+    for trial in results.trials:
+        cfg = load_config(
+            output / "pretraining" / f"{trial.name.replace(', ', '-').replace(' ', '-')}-seed1" / "config.yaml"
+        )
+        assert (f"{cfg.MASKER.ratio}", f"{cfg.MASKER.cell}") == tuple(trial.point.values())
+        assert cfg.SEED == 1
+
+
+def test_runs_side_by_side_are_the_runs_one_by_one(swept, tmp_path):
+    """Apart from time: to the bit, with equal threads."""
+    results, _, _ = swept
+    study = dataclasses.replace(results.study, trials=results.study.trials[2:3], seeds=(1,))
+    alone, _ = said(study, tmp_path, jobs=2)
+    for figure in ("train/loss", "val/loss", "knn/top1"):
+        name = results.study.trials[2].name
+        assert alone.values(name, "", figure)[1] == results.values(name, "", figure)[1]
+
+
+def test_sweep_tells_the_hidden_share_and_avg_dist_of_each_mask(swept):
+    results, _, _ = swept
+    head, *rows = results.table()
+    assert head == ["", "kNN, %", "hidden, %", "AvgDist, px"]
+    shares = {row[0]: row[2] for row in rows}
+    assert shares == {
+        "ratio 0.3, cell 4": "31.2",
+        "ratio 0.3, cell 8": "50.0",
+        "ratio 0.6, cell 4": "62.5",
+        "ratio 0.6, cell 8": "75.0",
+        "ratio 0.8, cell 4": "81.2",
+    }
+    distances = {row[0]: float(row[3]) for row in rows}
+    assert distances["ratio 0.3, cell 4"] < distances["ratio 0.6, cell 4"] < distances["ratio 0.8, cell 4"]
+    assert distances["ratio 0.3, cell 8"] > distances["ratio 0.3, cell 4"]
+
+
+def test_sweep_draws_a_heat_map_where_two_keys_vary(swept):
+    _, output, _ = swept
+    for name in ("heat_map", "over_avg_dist"):
+        picture = np.asarray(Image.open(output / f"{name}.png"))
+        assert min(picture.shape[:2]) > 200
+        assert picture.std() > 10
+    assert not (output / "points.png").exists()
+
+
+def test_list_sets_each_point_on_every_start_that_is_trained(tmp_path):
+    text = (
+        "STARTS: {a: {config: quickstart/mae_digits.yaml}, b: {config: quickstart/simmim_digits.yaml}, scratch: {}}\n"
+        "LIST: {low: {MASKER.ratio: 0.5}, 'high, all': {MASKER.ratio: 0.75, LOSS.over: all}}\n"
+        "PROTOCOLS: {probe: {config: probe/digits.yaml}}\n"
+    )
+    study = read_study(write_study(tmp_path, text))
+    assert [trial.name for trial in study.trials] == ["a, low", "a, high, all", "b, low", "b, high, all", "scratch"]
+    assert study.trials[3].point == {"MASKER.ratio": "0.75", "LOSS.over": "all"}
+    assert study.starts == ("a", "b", "scratch")
+
+
+def test_short_names_keep_what_tells_keys_apart():
+    assert short_names(("MASKER.ratio", "MASKER.cell")) == {"MASKER.ratio": "ratio", "MASKER.cell": "cell"}
+    assert short_names(("HEAD.width", "ENCODER.width")) == {
+        "HEAD.width": "HEAD.width",
+        "ENCODER.width": "ENCODER.width",
+    }
+
+
+def test_markdown_table_survives_a_bar_in_a_name():
+    lines = markdown([["", "a|b"], ["c", "1"]]).splitlines()
+    assert all(line.count("|") == 3 for line in lines)
+
+
+# -------------------------------------------------------------------- what goes wrong
+
+
+def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
+    """A rate at which the loss is not finite."""
+    text = (
+        "STARTS: {SimMIM: {config: quickstart/simmim_digits.yaml}}\n"
+        "LIST: {wild: {OPTIMIZER.base_lr: 1.0e+38}, calm: {}}\n"
+        "PROTOCOLS: {probe: {config: probe/digits.yaml}}\n"
+    )
+    code, text = call(write_study(tmp_path, text), "--output", tmp_path / "out", *pairs(SMALL))
+    assert code == 1, text
+    assert "FAILED pretraining, wild, seed 0" in text
+    assert "FAILED probe, wild, seed 0: pretraining, wild, seed 0 failed before it" in text
+    assert "[4/4]" in text
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(found["trials"]) == {"calm"}
+    assert set(found["failed"]) == {"pretraining, wild, seed 0", "probe, wild, seed 0"}
+
+
+def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
+    study = write_study(tmp_path, SWEEP.replace("[0, 1]", "[0]").replace("[0.3, 0.6, 0.8]", "[0.3, 0.6]"))
+    words = [str(ROOT / "tools" / "sweep.py"), str(study), "--output", str(tmp_path / "out"), "--no-page"]
+    keys = pairs({key: value for key, value in SMALL.items() if "LABELS" not in key} | {"TRAIN.epochs": 3})
+    process = start([sys.executable, *words, *keys])
+    assert process.stdout is not None
+    while "[1/4]" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    done = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    assert 1 <= len(done) < 4
+    time.sleep(1)
+    running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, str(tmp_path))]
+    assert not running
+    code, text = call(*words[1:], *keys)
+    assert code == 0, text
+    again = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    assert len(again) == 4
+    assert all(again[name] == at for name, at in done.items())
+
+
+def _mentions(path: Path, words: str) -> bool:
+    try:
+        return words in path.read_text() and int(path.parent.name) != os.getpid()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[1, 2]", "mapping"),
+        ("STARTS: {a: {}}\n", "PROTOCOLS"),
+        ("STARTS: {a: {}}\nPROTOCOLS: {p: {}}\n", "PROTOCOLS.p has no config"),
+        ("STARTS: {a: {file: x}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "STARTS.a"),
+        ("STARTS: {a: {set: {SEED: 1}}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "use then"),
+        ("START: {}\n", "did you mean 'STARTS'"),
+        ("TITLE: [a]\nSTARTS: {a: {config: quickstart/mae_digits.yaml}}\n", "TITLE is ['a']"),
+        ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\nSEEDS: [x]\n", "SEEDS"),
+        ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\nSEEDS: [1, 1]\n", "twice"),
+        ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: none.yaml}}\n", "none.yaml"),
+        ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml, set: {TRAIN.epoch: 1}}}\n", "TRAIN.epoch"),
+        ("STARTS: {a: [}\n", "not YAML"),
+        ("STARTS: {a: {}, a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "'a' stands twice"),
+        ("STARTS: {a b: {}, A-B: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "another run has the folder"),
+        (
+            "STARTS: {a: {config: quickstart/mae_digits.yaml}}\n"
+            "PROTOCOLS: {Pretraining: {config: finetune/digits.yaml}}\n",
+            "another run has the folder",
+        ),
+        (
+            "STARTS: {a: {config: quickstart/mae_digits.yaml}}\nGRID: {MASKER.ratio: 0.5}\n",
+            "GRID.MASKER.ratio is '0.5'",
+        ),
+        ("STARTS: {a: {config: quickstart/mae_digits.yaml}}\nGRID: {MASKER.ratio: [0.5, 0.5]}\n", "stands twice"),
+        ("STARTS: {a: {config: quickstart/mae_digits.yaml}}\nGRID: {MASKER.ration: [0.5]}\n", "did you mean 'ratio'"),
+        ("STARTS: {a: {config: quickstart/mae_digits.yaml}}\nLIST: {b: {LOSS.over: none}}\n", "LOSS.over is 'none'"),
+        ("STARTS: {a: {config: quickstart/mae_digits.yaml}}\nLIST: [b]\n", "LIST is ['b']"),
+        (
+            "STARTS: {a: {config: quickstart/mae_digits.yaml}}\nLIST: {b: {}}\nGRID: {MASKER.ratio: [0.5]}\n",
+            "one of them",
+        ),
+    ],
+)
+def test_study_mistakes_are_named(text, named, tmp_path):
+    code, said = call(write_study(tmp_path, text), "--output", tmp_path / "out")
+    assert code == 2
+    assert named in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"), [(["MASKER.ratio", "0.5"], "MASKER.ratio"), (["--jobs", "0"], "--jobs is 0")]
+)
+def test_study_flags_that_cannot_be_are_an_error(flags, named, tmp_path):
+    study = write_study(tmp_path, "STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n")
+    code, said = call(study, "--output", tmp_path / "out", *flags)
+    assert code == 2
+    assert named in said
+    assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------- the shipped ones
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """120 digits of ten classes in a folder, in place of 1,797: what is asked here is whether the parts fit."""
+    folder = tmp_path_factory.mktemp("few")
+    for number, label in enumerate(datasets.load_digits().target[:120]):
+        (folder / str(label)).mkdir(exist_ok=True)
+        digit(number).save(folder / str(label) / f"{number}.png")
+    return {"DATA.name": "folder", "DATA.path": str(folder), "DATA.val_share": 0.3}
+
+
+@pytest.mark.parametrize("study", TRANSFERS, ids=lambda path: path.stem)
+def test_shipped_transfer_study_runs_at_tiny_size(study, few_digits, tmp_path):
+    parts = read_study(study)
+    results, lines = said(parts, tmp_path, jobs=2, keys=SMALL | few_digits | {"MASKER.cell": 8})
+    assert not results.failed, lines
+    found = json.loads(
+        json.dumps({t.name: [results.values(t.name, p, "val/top1") for p in parts.protocols] for t in results.trials})
+    )
+    assert "scratch" in found
+    assert all(len(values) == 1 for by_protocol in found.values() for values in by_protocol)
+
+
+@pytest.mark.parametrize(
+    "file", [path for path in STUDIES if path not in TRANSFERS], ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_shipped_sweep_varies_what_its_title_says(file, few_digits, tmp_path):
+    """Every point of the study makes a config of its own; the first two are trained at tiny size, one seed."""
+    study = read_study(file)
+    assert len(study.seeds) >= 3
+    assert len(study.trials) >= 2
+    first = dataclasses.replace(study, trials=study.trials[:2], seeds=(0,), protocols={})
+    keys = SMALL | few_digits | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
+    results, lines = said(first, tmp_path, jobs=2, keys=keys)
+    assert not results.failed, lines
+    configs = [str(results.configs[trial.name]) for trial in first.trials]
+    assert configs[0] != configs[1]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=named)
+def test_shipped_study_says_how_it_was_run(study):
+    text = study.read_text()
+    for word in ("command:", "source:", "hardware:", "time:", "result:"):
+        assert f"# {word}" in text
+    assert f"studies/{study.parent.name}/{study.name}" in text

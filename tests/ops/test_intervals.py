@@ -1,0 +1,105 @@
+"""Intervals and the paired test equal scipy's, and say nothing where there is nothing to say."""
+
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from mim.ops.intervals import Estimate, estimate, paired
+
+ACCURACIES = [0.9722, 0.9694, 0.9778]
+SAMPLES = {
+    "three seeds": ACCURACIES,
+    "two seeds": [0.81, 0.79],
+    "twenty of a normal": [random.Random(3).gauss(5, 2) for _ in range(20)],
+    "a small spread on a large mean": [1e6 + 1e-3 * place for place in range(5)],
+    "negative": [-3.0, -1.5, -7.25, -2.0],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_interval_equals_scipys(name):
+    values = SAMPLES[name]
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
+    assert found.runs == len(values)
+    assert found.mean - found.half == pytest.approx(low, rel=1e-12)
+    assert found.mean + found.half == pytest.approx(high, rel=1e-12)
+    assert found.half == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+def test_interval_holds_the_true_mean_in_95_of_100_cases():
+    draw = random.Random(0)
+    held = 0
+    for _ in range(2000):
+        found = estimate([draw.gauss(7, 3) for _ in range(3)])
+        held += abs(found.mean - 7) <= found.half
+    assert held / 2000 == pytest.approx(0.95, abs=0.02)  # four standard errors
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_paired_p_equals_scipys(name):
+    first = SAMPLES[name]
+    draw = random.Random(8)
+    second = [value + draw.gauss(0.3, 1) for value in first]
+    found = paired(first, second)
+    expected = stats.ttest_rel(first, second)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert found.difference.mean - found.difference.half == pytest.approx(interval.low, rel=1e-9)
+    assert found.difference.mean + found.difference.half == pytest.approx(interval.high, rel=1e-9)
+    assert found.difference.mean == pytest.approx(sum(first) / len(first) - sum(second) / len(second), abs=1e-9)
+
+
+def test_paired_is_two_sided_and_turns_around_with_its_sides():
+    one, other = paired(ACCURACIES, [0.95, 0.96, 0.94]), paired([0.95, 0.96, 0.94], ACCURACIES)
+    assert one.p == other.p
+    assert one.difference.mean == -other.difference.mean > 0
+    assert one.difference.half == other.difference.half
+
+
+def test_paired_sees_what_unpaired_means_hide():
+    """Seeds differ by much, recipes by little but always."""
+    first, second = [0.60, 0.70, 0.80, 0.90], [0.591, 0.690, 0.789, 0.890]
+    assert paired(first, second).p < 0.001 < 0.9 < stats.ttest_ind(first, second).pvalue
+
+
+def test_constant_differences_leave_nothing_to_test():
+    assert paired([0.5, 0.75, 1.0], [0.25, 0.5, 0.75]).p == 0
+    assert paired(ACCURACIES, ACCURACIES).p == 1
+    for same in ([2.5] * 4, [0.1] * 3):
+        assert estimate(same) == Estimate(pytest.approx(same[0]), 0.0, len(same))
+
+
+def test_one_value_has_a_mean_and_no_interval():
+    assert estimate([3]) == Estimate(3.0, None, 1)
+    found = paired([0.9], [0.8])
+    assert found.p is None
+    assert found.difference == Estimate(pytest.approx(0.1), None, 1)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_leaves_no_interval(broken):
+    """As the loss of a run that diverged: the others must still be compared."""
+    for values in ([broken], [broken, 1.0, 2.0], [broken, broken]):
+        found = estimate(values)
+        assert (math.isnan(found.mean), found.half, found.runs) == (True, None, len(values))
+    assert paired([1.0, broken], [0.5, 0.25]).p is None
+    assert paired([broken, broken], [broken, broken]).p is None
+
+
+def test_unequal_lengths_and_no_values_are_errors():
+    with pytest.raises(ValueError, match="as many values on either side, not 3 and 2"):
+        paired(ACCURACIES, ACCURACIES[:2])
+    for nothing in (lambda: estimate([]), lambda: paired([], [])):
+        with pytest.raises(ValueError, match="at least one value"):
+            nothing()
+
+
+def test_scaled_changes_the_unit_and_keeps_a_half_width_positive():
+    found = estimate(ACCURACIES)
+    assert found.scaled(100).mean == pytest.approx(100 * found.mean)
+    assert found.scaled(100).half == pytest.approx(100 * found.half)
+    assert found.scaled(-2).half == pytest.approx(2 * found.half)
+    assert estimate([0.5]).scaled(100) == Estimate(50.0, None, 1)

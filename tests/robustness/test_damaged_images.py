@@ -1,0 +1,114 @@
+"""500 damaged images among whole ones: none ends a run, a process or a packing, and each broken one is counted."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from damage import FORMATS, write_damaged, write_whole
+from PIL import Image
+from processes import TINY, command, rows, run
+
+from mim.data import DataSettings, Folder, Packed
+from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.sources.base import Need, quiet_decoders
+from mim.data.sources.packing import PackSettings, pack
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+DAMAGED, WHOLE, BATCH = 500, 140, 32
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged")
+    write_damaged(folder, DAMAGED)
+    write_whole(folder, WHOLE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refused(images: Path) -> dict[Path, str]:
+    """The files that are no image to what decodes them: Pillow and numpy, without any of this toolkit."""
+    quiet_decoders()
+    found = {}
+    for path in sorted(images.iterdir()):
+        try:
+            if path.suffix == ".npy":
+                values = np.load(path, allow_pickle=False)
+                if values.ndim != 3 or 3 not in (values.shape[0], values.shape[-1]) or values.dtype != np.uint8:
+                    raise ValueError(f"{values.dtype} of {values.shape}")
+            else:
+                with Image.open(path) as picture:
+                    picture.load()
+                    picture.convert("RGB")
+        except Exception as error:  # a dozen unrelated types
+            found[path] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def test_damaged_whole_files_are_all_read(images: Path, refused: dict[Path, str]) -> None:
+    assert len(list(images.iterdir())) == DAMAGED + WHOLE
+    assert {path.suffix for path in images.iterdir()} == {suffix for suffix, _, _ in FORMATS.values()}
+    assert not [path for path in refused if path.name.startswith("whole")]
+    assert DAMAGED / 4 < len(refused) < 3 * DAMAGED / 4
+
+
+def test_damaged_files_are_refused_by_every_way_of_reading_or_by_none(images: Path, refused: dict[Path, str]) -> None:
+    for path in sorted(images.iterdir()):
+        outcomes = set()
+        for file in (path, path.read_bytes()):
+            for need in (None, Need(1, 10_000), Need(2, 10_000), Need(8, 20)):
+                try:
+                    if need is None:
+                        decode(file, 3)
+                    else:
+                        decode_reduced(file, 3, lambda height, width, need=need: need)
+                except BrokenImage as error:
+                    outcomes.add("refused" if str(error).isprintable() else "not to be printed")
+                else:
+                    outcomes.add("read")
+        assert outcomes == {"refused" if path in refused else "read"}, (path, refused.get(path))
+
+
+def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
+    images: Path, refused: dict[Path, str], tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    keys = TINY | {"DATA.name": "folder", "DATA.path": images, "DATA.val_share": 0, "DATA.channels": 3}
+    keys |= {"DATA.workers": 2, "DATA.max_broken": 1.0, "DATA.batch_size": BATCH, "TRAIN.batch": BATCH}
+    code, output = run(command(tmp_path / "run", keys))  # an epoch is 20 batches, which are all of the images
+    assert code == 0, output
+    named = re.findall(r"cannot read (\S+) \((.+)\); another image stands in", output)
+    assert sorted(name for name, _ in named) == sorted(map(str, refused))
+    counted = [row["data/broken_files"] for row in rows(tmp_path / "run") if "data/broken_files" in row]
+    assert counted[-1] == len(refused)
+    assert "loader process" not in output
+    noise = [line for line in output.splitlines() if re.search(r"Warning:|TIFF|libpng|Traceback|warn\(", line)]
+    assert not [line for line in noise if "cannot read" not in line], noise
+    kinds = Counter(path.suffix for path in refused)
+    tell(
+        f"{DAMAGED} damaged images among {WHOLE} whole ones, 1 epoch, 2 loader processes: {len(named)} refused "
+        f"and counted ({', '.join(f'{kind} {number}' for kind, number in sorted(kinds.items()))}), "
+        f"{DAMAGED - len(refused)} still decode; {len({reason for _, reason in named})} different reasons"
+    )
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_damaged_files_are_left_out_of_a_packing(
+    images: Path, refused: dict[Path, str], tmp_path: Path, store: str
+) -> None:
+    pixels, jpeg = PackSettings(workers=2), PackSettings(store="jpeg", size=(64, 64), workers=1)
+    shapes = jpeg if store == "jpeg" else pixels
+    listed = tmp_path / "pictures.txt"  # arrays are not packed beside pictures
+    listed.write_text("".join(f"{path}\n" for path in sorted(images.iterdir()) if path.suffix != ".npy"))
+    source = Folder("train", DataSettings(path=str(listed)), val_share=0)
+    found = pack(
+        {"train": source, "val": Folder("val", source.settings, val_share=0)}, tmp_path / "out", shapes, lambda n: None
+    )
+    wanted = [str(path) for path in refused if path.suffix != ".npy"]
+    assert sorted(name for name, _ in found.broken) == sorted(wanted)
+    packed = Packed("train", DataSettings(path=str(tmp_path / "out")), val_share=0)
+    assert len(packed) == len(source) - len(wanted)
+    assert isinstance(packed.read(0), Image.Image | torch.Tensor)

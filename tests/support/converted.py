@@ -1,0 +1,182 @@
+"""Models of this toolkit for conversion tests: every encoder with every head and classifier that other formats know,
+small, with weights that all matter, written as a run writes them.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from yacs.config import CfgNode
+
+from mim import Classifier, Encoder, MaskedImageModel, build_classifier, build_model
+from mim.config.load import dump, parse_config
+from mim.engine import checkpoint
+from mim.io.weights import DERIVED
+
+Sections = dict[str, Any]
+CLASSES = 5
+VIT = {"name": "vit", "patch": 8, "width": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.0}
+BEIT = {"name": "beit", "patch": 8, "width": 16, "depth": 2, "heads": 2}
+SWIN = {"name": "swin", "patch": 4, "width": 8, "depths": [2, 2], "heads": [2, 4], "window": 4}
+SWIN_V2 = {**SWIN, "name": "swin_v2"}
+MASKER = {"name": "random", "cell": 8, "ratio": 0.75}
+DECODER = {"name": "transformer", "width": 16, "depth": 2, "heads": 2}
+
+
+def images(height: int, width: int, channels: int = 3) -> Sections:
+    plain = {"mean": [0.4] * channels, "std": [0.3] * channels}
+    return {"DATA": {"image_size": [height, width], "channels": channels, **plain}}
+
+
+def pretrained(encoder: Sections, hidden: str, head: Sections, data: Sections, normalize: str = "patch") -> Sections:
+    target = {"name": "pixels", "normalize": normalize}
+    parts = {"MASKER": MASKER, "HEAD": head, "TARGET": target, "LOSS": {"name": "mse"}}
+    return {"TASK": "pretrain", "ENCODER": {**encoder, "hidden": hidden}, **parts, **data}
+
+
+def tuned(encoder: Sections, pool: str, norm: bool, data: Sections) -> Sections:
+    own = {"CLASSIFIER": {"pool": pool, "norm": norm}}
+    return {"TASK": "finetune", "ENCODER": {**encoder, "hidden": "none"}, **own, **data}
+
+
+SQUARE, TALL, WIDE = images(32, 32), images(48, 32), images(32, 64)
+GREY, MANY = images(32, 32, 1), images(32, 64, 12)
+SHUFFLE = {"name": "pixel_shuffle"}
+PLAIN = {**VIT, "norm": False}
+BIASED = {**BEIT, "bias": "block"}
+UNSCALED = {**BIASED, "layer_scale": 0.0}
+LEARNED = {**VIT, "positions": "learned"}
+NO_CLASS = {**VIT, "class_token": False}
+
+MODELS: dict[str, Sections] = {
+    "mae": pretrained(VIT, "drop", DECODER, SQUARE),
+    "mae-tall-grey": pretrained(VIT, "drop", DECODER, images(48, 32, 1)),
+    "mae-wide-many": pretrained(LEARNED, "drop", DECODER, MANY, normalize="none"),
+    "mae-square-many": pretrained(LEARNED, "drop", DECODER, images(32, 32, 12), normalize="none"),
+    "vit-replaced": pretrained(VIT, "replace", SHUFFLE, GREY),
+    "vit-replaced-wide": pretrained(LEARNED, "replace", SHUFFLE, WIDE),
+    "vit-replaced-decoder": pretrained(LEARNED, "replace", DECODER, WIDE),
+    "vit-mean": tuned(PLAIN, "mean", True, WIDE),
+    "vit-mean-grey": tuned(PLAIN, "mean", True, GREY),
+    "vit-class": tuned(VIT, "class", False, TALL),
+    "vit-class-many": tuned(LEARNED, "class", False, MANY),
+    "vit-mean-of-normed": tuned(VIT, "mean", False, SQUARE),
+    "vit-no-class": tuned({**NO_CLASS, "norm": False}, "mean", True, SQUARE),
+    "vit-no-class-normed": tuned(NO_CLASS, "mean", False, SQUARE),
+    "vit-two-norms": tuned(VIT, "mean", True, SQUARE),
+    "vit-probe": {"TASK": "linear_probe", "ENCODER": {**VIT, "hidden": "none"}, **TALL},
+    "vit-probe-mean": {
+        "TASK": "linear_probe",
+        "ENCODER": {**VIT, "hidden": "none"},
+        "CLASSIFIER": {"pool": "mean", "rates": [1, 2]},
+        **TALL,
+    },
+    "swin": pretrained(SWIN, "replace", SHUFFLE, SQUARE, normalize="none"),
+    "swin-wide-many": pretrained(SWIN, "replace", SHUFFLE, MANY),
+    "swin-one-window": pretrained({**SWIN, "window": 8}, "replace", SHUFFLE, images(32, 32, 1)),
+    "swin-flat": pretrained({**SWIN, "window": 8}, "replace", SHUFFLE, images(16, 64)),
+    "swin-decoder": pretrained(SWIN, "replace", DECODER, WIDE),
+    "swin-mean": tuned(SWIN, "mean", False, WIDE),
+    "swin-mean-many": tuned(SWIN, "mean", False, MANY),
+    "swin-mean-square": tuned(SWIN, "mean", False, SQUARE),
+    "swin-mean-large": tuned(SWIN, "mean", False, images(64, 96, 12)),
+    "swin-large": pretrained(SWIN, "replace", SHUFFLE, images(64, 96)),
+    "swin-two-norms": tuned(SWIN, "mean", True, SQUARE),
+    "swin_v2": pretrained(SWIN_V2, "replace", SHUFFLE, SQUARE),
+    "swin_v2-wide-grey": pretrained(SWIN_V2, "replace", SHUFFLE, images(32, 64, 1)),
+    "swin_v2-mean": tuned({**SWIN_V2, "pretrained_windows": [2, 3]}, "mean", False, MANY),
+    "swin_v2-mean-square": tuned({**SWIN_V2, "pretrained_windows": [2, 3]}, "mean", False, SQUARE),
+    "swin_v2-small": pretrained({**SWIN_V2, "window": 8}, "replace", SHUFFLE, images(32, 32, 1)),
+    "beit": pretrained(BEIT, "replace", SHUFFLE, SQUARE),
+    "beit-wide-many": pretrained({**BEIT, "layer_scale": 0.0}, "replace", SHUFFLE, MANY),
+    "beit-decoder": pretrained(BIASED, "replace", DECODER, TALL),
+    "beit-mean": tuned({**BIASED, "norm": False}, "mean", True, TALL),
+    "beit-class": tuned(UNSCALED, "class", False, images(32, 48, 1)),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model in eval mode, with its config and its weights; to be left as it is."""
+
+    cfg: CfgNode
+    model: MaskedImageModel | Classifier
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {name: held for name, held in self.model.state_dict().items() if not name.endswith(DERIVED)}
+
+    def images(self, batch: int = 2) -> Tensor:
+        """Normalised images of noise, of the config's size."""
+        generator = torch.Generator().manual_seed(3)
+        return torch.randn(batch, self.cfg.DATA.channels, *self.cfg.DATA.image_size, generator=generator)
+
+    @torch.no_grad()
+    def features(self, img_BCHW: Tensor) -> Tensor:
+        """All tokens, the class token first."""
+        return tokens_of(self.model.encoder, img_BCHW)
+
+    @torch.no_grad()
+    def scores(self, img_BCHW: Tensor) -> Tensor:
+        """Class scores."""
+        return self.model(img_BCHW)[0]
+
+    def write(self, path: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Path:
+        """A checkpoint, as a run writes it; `keys` go on top."""
+        state = {name: held.to(dtype) if held.is_floating_point() else held for name, held in self.state.items()}
+        checkpoint.write(path, {"step": 3, "model": state, "ema": {}, "config": dump(self.cfg), **keys})
+        return path
+
+
+@cache
+def sample(name: str) -> Sample:
+    """One of MODELS, with weights that all matter."""
+    return made(MODELS[name])
+
+
+def made(sections: Sections, seed: int = 1) -> Sample:
+    cfg = parse_config(yaml.safe_dump(sections))
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, CLASSES)
+    generator = torch.Generator().manual_seed(seed)
+    for name, held in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            held.fill_(17)
+        elif not name.endswith(DERIVED):
+            noise = torch.randn(held.shape, generator=generator) * 0.2
+            held.add_(noise.abs() if name.endswith("running_var") else noise)
+    return Sample(cfg, model.eval())
+
+
+def tokens_of(encoder: Encoder, img_BCHW: Tensor) -> Tensor:
+    """All tokens that an encoder gives, the class token first."""
+    features = encoder(img_BCHW)
+    prefix = [] if features.prefix_BKD is None else [features.prefix_BKD]
+    return torch.cat([*prefix, features.tokens_BND], dim=1)
+
+
+def read_own(path: Path) -> tuple[CfgNode, dict[str, Tensor]]:
+    """Config and weights of a checkpoint of this toolkit."""
+    content = checkpoint.load(path)
+    return parse_config(content["config"]), content["model"]
+
+
+def come_back(found: Path, source: Sample, left_out: list[str]) -> None:
+    """A file holds all weights but those left out, to the bit, and says of them what the first config said."""
+    cfg, state = read_own(found)
+    own = source.state
+    assert set(state) == set(own) - set(left_out)
+    for name, held in state.items():
+        assert held.dtype == own[name].dtype
+        assert torch.equal(held, own[name]), name
+    shown = {"ENCODER": [key for key in source.cfg.ENCODER if key != "hidden" or not left_out]}
+    shown["DATA"] = ["image_size", "channels", "mean", "std"]
+    if not left_out:
+        assert cfg.TASK == source.cfg.TASK
+        names = {"pretrain": ("MASKER", "HEAD", "TARGET", "LOSS"), "finetune": ("CLASSIFIER",)}.get(cfg.TASK, ())
+        shown |= {section: [key for key in source.cfg[section] if key != "init_std"] for section in names}
+    for section, keys in shown.items():
+        assert {key: cfg[section][key] for key in keys} == {key: source.cfg[section][key] for key in keys}
