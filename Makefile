@@ -14,10 +14,8 @@ NEWEST ?= .venv-newest
 JOBS ?= 2
 PIP := -m pip --disable-pip-version-check
 # tests that guard what depends on versions: parts, parity, weights, the engine, the loader, runs
-ACROSS ?= tests/contracts/test_contracts.py tests/test_parity_*.py tests/test_interop*.py tests/interop/test_load_encoder.py \
-	tests/test_convert_*.py tests/io/test_weights.py tests/test_encoder*.py tests/heads/test_heads.py tests/test_engine_*.py \
-	tests/engine/test_resume.py tests/engine/distributed/test_distributed.py tests/engine/distributed/test_strategy.py tests/test_data_*.py tests/test_evaluation*.py tests/lab/plan/test_plan.py \
-	tests/lab/benchmark/test_benchmark.py tests/contracts/test_releases.py tests/test_docs.py
+ACROSS ?= tests/contracts tests/parity tests/interop tests/io tests/encoders tests/heads tests/engine tests/data \
+	tests/evaluation tests/lab/plan tests/lab/benchmark tests/test_docs.py
 
 .PHONY: install quickstart transfer compare test test-slow test-oldest test-newest lint format clean
 
