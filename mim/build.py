@@ -10,14 +10,14 @@ from yacs.config import CfgNode
 
 from mim.config.schema import image_spec, part, settings
 from mim.cost.model_summary import ModelSummary, summarise_model
-from mim.data import Source
 from mim.data.augment import BatchAugment, RandomCropFlipColour
 from mim.data.loading.loader import ImageDataset
+from mim.data.sources.base import Source
 from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, Normalize, RandomCropFlip
 from mim.engine import checkpoint
-from mim.engine.settings import EngineSettings
+from mim.engine.plan import EngineSettings
 from mim.evaluation.reading import Reader
 from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
@@ -133,6 +133,15 @@ def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATA.mean, cfg.DATA.std = map(list, estimate_statistics(train, cfg.SEED))
+    cfg.freeze()
+    return cfg
+
+
+def with_precision(cfg: CfgNode, precision: str) -> CfgNode:
+    """The config with another TRAIN.precision."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TRAIN.precision = precision
     cfg.freeze()
     return cfg
 

@@ -11,6 +11,7 @@ from mim.config import schema
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import held_lines, log_to_console, log_to_file
+from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
@@ -35,9 +36,11 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = 
         folder = RunFolder(output)
         with world.main_first():
             training, held_out = build.build_data(cfg)
+        estimated = cfg.DATA.mean == "estimate"
         cfg = build.with_statistics(cfg, training)
         with held_lines() as before:
             path, content = _found(folder, resume, world)
+        cfg = _with_precision(cfg, content, world)
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
         origin = _origin(cfg) if content is None else None
@@ -50,7 +53,9 @@ def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = 
             if content is None:
                 for line in build.initialise(cfg, task):
                     LOG.info(line)
-            trainer = Trainer(task, build.engine_settings(cfg), world, folder)
+            numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
+            lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
+            trainer = Trainer(task, build.engine_settings(cfg), world, folder, lines)
             if path is not None and content is not None:
                 trainer.resume(content, path)
                 if trainer.finished and folder.summary.exists():
@@ -77,6 +82,17 @@ def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path |
     content = held[1] if held is not None else checkpoint.load(path)
     checkpoint.check(content, path)
     return path, content
+
+
+def _with_precision(cfg: CfgNode, content: dict | None, world: World) -> CfgNode:
+    """The config with TRAIN.precision `auto` resolved: by the main rank, or as the run that is resumed began."""
+    if cfg.TRAIN.precision != "auto":
+        return cfg
+    if content is not None:
+        began = config.parse_config(content["config"]).TRAIN.precision
+    else:
+        began = world.from_main(lambda: resolve_precision("auto", world.device))
+    return build.with_precision(cfg, began)
 
 
 def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:

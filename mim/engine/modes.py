@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import deterministic as memory
 from torch.utils.checkpoint import checkpoint
 
+from mim.engine.precision import autocast
 from mim.engine.settings import TrainSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
@@ -27,8 +28,8 @@ def recompute_activations(blocks: list[nn.Module]) -> None:
 @contextmanager
 def inference(settings: TrainSettings, device: torch.device) -> Iterator[None]:
     """Inside, a model predicts as the run's own evaluations did: its precision and kernels, without gradients."""
-    autocast = torch.autocast(device.type, settings.dtype, enabled=settings.precision != "fp32")
-    with torch.no_grad(), autocast, deterministic_kernels(settings.is_deterministic(device)):
+    deterministic = deterministic_kernels(settings.is_deterministic(device))
+    with torch.no_grad(), autocast(settings.precision, device), deterministic:
         yield
 
 

@@ -1,33 +1,36 @@
-"""TRAIN, the settings of the engine as one value, and the arithmetic of batches and steps."""
+"""The settings of TRAIN, CHECKPOINT, LOG and DISTRIBUTED: each key with its meaning, default and range. No torch here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from mim.engine.checkpoint import CheckpointSettings
-from mim.engine.distributed.world import DistributedSettings
-from mim.engine.optim import Optimizer
-from mim.engine.schedule import Schedule, ScheduleSettings
-from mim.engine.trackers.metrics import LogSettings
 from mim.io.checks import at_least
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """TRAIN.
+    """TRAIN: how long, how much at once, and in which precision.
 
-    epochs; batch: rows of one optimizer step over all devices, 0 for DATA.batch_size x devices, and accumulation
-    follows from it; precision: of the matrix products, weights stay fp32; compile: torch.compile; clip: largest
-    gradient norm, 0 for no clipping; activation_checkpointing: recompute each block's activations in the backward
-    pass; ema: decay of a moving average of the weights, which evaluations then use, 0 for none; deterministic:
-    refuse kernels whose result varies from run to run, `auto` on a CPU; max_skipped: steps of a run that may be skipped
-    because their loss or gradients are not finite, before the run stops.
+    Args:
+        epochs: passes over the training images.
+        batch: images of one optimizer step over all devices; 0 means DATA.batch_size x devices. Gradient accumulation
+            follows from it.
+        precision: number type of the matrix products; weights stay fp32. `auto` takes bf16 where the device has bf16
+            products, else fp32.
+        compile: compile the model with torch.compile.
+        clip: largest norm of the gradient; 0 for no clipping.
+        activation_checkpointing: compute the activations of each block again in the backward pass, to save memory.
+        ema: decay of a moving average of the weights, from 0 to below 1, which evaluations then use; 0 for none.
+        deterministic: refuse kernels with results that vary from run to run; `auto` does so on a CPU.
+        max_skipped: steps of a run that may be skipped because their loss or gradients are not finite. One more stops
+            the run.
     """
 
     epochs: int = 100
     batch: int = 0
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     compile: bool = False
     clip: float = 0.0
     activation_checkpointing: bool = False
@@ -41,101 +44,61 @@ class TrainSettings:
         if not 0 <= self.ema < 1:
             raise ValueError(f"TRAIN.ema is {self.ema}: it is a decay, from 0 (off) up to but not including 1")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the matrix products."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
-
-    def is_deterministic(self, device: torch.device) -> bool:
+    def is_deterministic(self, device: "torch.device") -> bool:
         """`deterministic`, with `auto` resolved."""
         return device.type == "cpu" if self.deterministic == "auto" else self.deterministic
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """All that the engine is told.
+class CheckpointSettings:
+    """CHECKPOINT: when a run writes checkpoints. The end of a run always writes one.
 
-    batch_size: micro-batch of one device; repeats: rows of each image in it; workers: loader processes of one device.
+    Args:
+        every_epochs: epochs between two checkpoints; 0 for never.
+        every_minutes: minutes between two checkpoints; 0 for never.
+        keep: number of checkpoint files to keep, the newest.
     """
 
-    seed: int
-    batch_size: int
-    repeats: int = 1
-    workers: int
-    max_broken: float
-    evaluate_every_epochs: int
-    evaluate_at_start: bool
-    train: TrainSettings
-    optimizer: Optimizer
-    schedule: ScheduleSettings
-    checkpoint: CheckpointSettings
-    log: LogSettings
-    distributed: DistributedSettings
+    every_epochs: int = 1
+    every_minutes: float = 0.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("CHECKPOINT", 0, every_epochs=self.every_epochs, every_minutes=self.every_minutes)
+        at_least("CHECKPOINT", 1, keep=self.keep)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The arithmetic of a run: rows, micro-batches and steps.
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """LOG: what a run writes while it trains.
 
-    batch: rows of one optimizer step; micro_batch: rows of one forward pass; accumulation: forward passes of one device
-    in a step.
+    Args:
+        every_steps: optimizer steps between two log lines. Each line waits for the device.
+        tensorboard: write TensorBoard event files.
     """
 
-    batch: int
-    micro_batch: int
-    world_size: int
-    accumulation: int
-    epochs: int
-    steps_per_epoch: int
+    every_steps: int = 50
+    tensorboard: bool = True
 
-    @classmethod
-    def of(cls, settings: EngineSettings, samples: int, world_size: int) -> "Plan":
-        """Raises ValueError where the batch does not come out whole, or the data set is smaller than one batch."""
-        micro_batch = settings.batch_size
-        batch = settings.train.batch or micro_batch * world_size
-        if batch % (micro_batch * world_size):
-            raise ValueError(
-                f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro_batch} x {world_size} devices = "
-                f"{micro_batch * world_size}: the number of accumulated micro-batches must come out whole"
-            )
-        rows = samples * settings.repeats
-        if rows < batch:
-            repeated = f" x DATA.repeats {settings.repeats}" if settings.repeats > 1 else ""
-            raise ValueError(
-                f"the data set has {samples} training images{repeated}, fewer than the {batch} of one step "
-                "(TRAIN.batch): lower TRAIN.batch, and DATA.batch_size so that it divides it"
-            )
-        accumulation = batch // (micro_batch * world_size)
-        return cls(batch, micro_batch, world_size, accumulation, settings.train.epochs, rows // batch)
+    def __post_init__(self) -> None:
+        at_least("LOG", 1, every_steps=self.every_steps)
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
 
-    @property
-    def images_seen(self) -> int:
-        """Rows of all steps: each crop of an image counts, and those that do not fill an epoch's last batch do not."""
-        return self.steps * self.batch
+@dataclass(frozen=True, kw_only=True)
+class DistributedSettings:
+    """DISTRIBUTED: the devices of a run and how they share the work.
 
-    def schedule(self, settings: EngineSettings) -> Schedule:
-        """The learning rate of every step."""
-        optimizer = settings.optimizer
-        return Schedule(
-            settings.schedule, optimizer.base_lr, self.batch, optimizer.per_batch, self.epochs, self.steps_per_epoch
-        )
+    Args:
+        strategy: `ddp` keeps a copy of the model on each device, `fsdp` a shard of each weight.
+        backend: of torch.distributed; `auto` takes nccl on GPUs and gloo on CPUs.
+        timeout_s: seconds after which a rank that waits for others gives up and names them.
+        device: kind of device; `auto` takes a GPU where there is one.
+    """
 
-    def describe(self, settings: EngineSettings) -> dict[str, str]:
-        """Batch, steps and learning rate in words, each with its formula."""
-        optimizer = settings.optimizer
-        peak = self.schedule(settings).peak
-        decay = optimizer.layer_decay
-        layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
-        return {
-            "batch": f"{self.batch:,} = {self.micro_batch} a device x {self.world_size} "
-            f"device{'s' * (self.world_size > 1)} x {self.accumulation} accumulated",
-            "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}; "
-            f"{self.images_seen:,} images seen in all",
-            "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
-            f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup{layers}",
-        }
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    timeout_s: int = 1800
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        at_least("DISTRIBUTED", 1, timeout_s=self.timeout_s)

@@ -14,8 +14,9 @@ from mim.engine.distributed.strategy import full, make_strategy
 from mim.engine.distributed.world import World
 from mim.engine.modes import recompute_activations
 from mim.engine.optim import parameter_groups
+from mim.engine.plan import EngineSettings
+from mim.engine.precision import product_dtype
 from mim.engine.protocol import Task
-from mim.engine.settings import EngineSettings
 from mim.ops.attention import choose_attention
 
 LOG = logging.getLogger("mim")
@@ -31,17 +32,18 @@ class TrainState:
 
     def __init__(self, task: Task, settings: EngineSettings, world: World):
         train = settings.train
+        dtype = product_dtype(train.precision, world.device)
         self.model, self.train, self.blocks = task.model, train, task.blocks()
         for module in (task.model, *task.fixed):
             module.to(world.device)
         choose_attention(task.model, world.device)
         self.average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
         self.strategy = make_strategy(settings.distributed.strategy, world)
-        self.strategy.shard(task.model, self.blocks, train.dtype)
+        self.strategy.shard(task.model, self.blocks, dtype)
         if self.average is not None:
             names = {module: name for name, module in task.model.named_modules()}
             same = [self.average.module.get_submodule(names[block]) for block in self.blocks]
-            self.strategy.shard(self.average.module, same, train.dtype)
+            self.strategy.shard(self.average.module, same, dtype)
         if train.activation_checkpointing:
             if not self.blocks:
                 LOG.warning("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
@@ -49,7 +51,7 @@ class TrainState:
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         lr_scales = task.lr_scales(settings.optimizer.layer_decay)
         self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, lr_scales))
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
 
     def wrap(self) -> nn.Module:
         """The model as a training step calls it: compiled inside, shared outside."""

@@ -5,8 +5,11 @@ The step is `_train_step` and `_update`; all else is what happens between steps.
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,10 +20,11 @@ from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
 from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
 from mim.engine.optim import without_effect
+from mim.engine.plan import EngineSettings, Plan
+from mim.engine.precision import autocast, describe_precision, resolve_precision
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import StepContext, Task
 from mim.engine.run_folder import RunFolder
-from mim.engine.settings import EngineSettings, Plan
 from mim.engine.signals import Requests, requests_to_end
 from mim.engine.step_status import StepMonitor, StepStatus
 from mim.engine.trackers.metrics import Meter, RunProgress, Stopwatch, Telemetry, log_progress
@@ -49,8 +53,17 @@ class Trainer:
     Raises ValueError where the settings do not fit the data set or the number of devices.
     """
 
-    def __init__(self, task: Task, settings: EngineSettings, world: World, folder: RunFolder):
-        self.task, self.settings, self.world, self.folder = task, settings, world, folder
+    def __init__(
+        self,
+        task: Task,
+        settings: EngineSettings,
+        world: World,
+        folder: RunFolder,
+        lines: Mapping[str, str] = MappingProxyType({}),
+    ):
+        precision = resolve_precision(settings.train.precision, world.device)
+        settings = replace(settings, train=replace(settings.train, precision=precision))
+        self.task, self.settings, self.world, self.folder, self.lines = task, settings, world, folder, lines
         self.plan = Plan.of(settings, len(task.train_data), world.size)
         self.schedule = self.plan.schedule(settings)
         self.step = 0  # optimizer steps done
@@ -61,7 +74,7 @@ class Trainer:
         self.train_state = TrainState(task, settings, world)
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
-        self.monitor = StepMonitor(world.device, may_overflow=settings.train.precision == "fp16")
+        self.monitor = StepMonitor(world.device, may_overflow=self.train_state.scaler.is_enabled())
         self.requests = Requests()
         self._saved, self._saved_after, self._logged = time.perf_counter(), 0, 0
 
@@ -94,7 +107,14 @@ class Trainer:
         Raises RunStopped where the run must end early, RunInterrupted where it was asked to.
         """
         self._saved, self._logged = time.perf_counter(), self.step
-        lines = {**self.task.describe(), **self.plan.describe(self.settings), "run folder": str(self.folder.path)}
+        lines = {
+            **self.task.describe(),
+            **self.plan.describe(self.settings),
+            "precision": describe_precision(self.settings.train.precision, self.world.device),
+            "devices": self.world.describe(self.settings.distributed.strategy),
+            **self.lines,
+            "run folder": str(self.folder.path),
+        }
         self.stopwatch = Stopwatch()
         place = (self.plan.steps, self.step, self._images_seen)
         telemetry = Telemetry(self.folder, self.settings.log, *place, self.world.main)
@@ -303,8 +323,7 @@ class Trainer:
         return found
 
     def _autocast(self) -> torch.autocast:
-        train = self.settings.train
-        return torch.autocast(self.world.device.type, train.dtype, enabled=train.precision != "fp32")
+        return autocast(self.settings.train.precision, self.world.device)
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last micro-batch of a step only."""

@@ -18,6 +18,7 @@ from mim.config.load import load_config
 from mim.data.batch import Batch
 from mim.data.loading.loader import collate
 from mim.engine.distributed.world import World, join_world
+from mim.engine.precision import autocast
 from mim.engine.protocol import StepContext
 from mim.engine.train_state import TrainState
 from mim.ops.seeding import derive_seed
@@ -63,7 +64,7 @@ class Shared:
             context = StepContext(0, step, start, MICRO * self.world.size * ROWS)
             with (
                 self.train_state.strategy.exchange(self.wrapped, now=micro == MICRO - 1),
-                torch.autocast("cpu", train.dtype, enabled=train.precision != "fp32"),
+                autocast(train.precision, torch.device("cpu")),
             ):
                 loss = self.task.loss(self.wrapped, batch, context) / MICRO
                 self.train_state.scaler.scale(loss).backward()

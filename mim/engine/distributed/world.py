@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,31 +13,11 @@ from torch import Tensor
 
 from mim.engine.distributed.heartbeat import LOSING, SILENT, Heartbeat, told
 from mim.engine.distributed.rendezvous import meet
+from mim.engine.settings import DistributedSettings
 from mim.engine.signals import deaf
 from mim.errors import RanksLost, RunStopped
-from mim.io.checks import at_least
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistributedSettings:
-    """DISTRIBUTED.
-
-    strategy: how several processes share a model, `ddp` by whole replicas, `fsdp` by a shard of each weight; backend:
-    of torch.distributed, `auto` takes nccl on GPUs and gloo on CPUs; timeout_s: seconds after which a rank that waits
-    for the others gives up, and names them; device: `auto` takes a GPU where there is one.
-    """
-
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    backend: Literal["auto", "gloo", "nccl"] = "auto"
-    timeout_s: int = 1800
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    def __post_init__(self) -> None:
-        at_least("DISTRIBUTED", 1, timeout_s=self.timeout_s)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("DISTRIBUTED.device is cuda and PyTorch sees no GPU: use auto or cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +31,12 @@ class World:
     size: int
     device: torch.device
     heart: Heartbeat | None = None
+
+    def describe(self, strategy: str) -> str:
+        """The devices of the run, and the strategy where there is a process group."""
+        gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+        return f"{self.size} x {name}; {strategy}" if self.grouped else name
 
     @property
     def main(self) -> bool:
@@ -128,19 +114,27 @@ class World:
             dist.barrier()
 
 
+def device_of(settings: DistributedSettings) -> torch.device:
+    """The device of this process. Raises ValueError where DISTRIBUTED.device is cuda and there is no GPU."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("DISTRIBUTED.device is cuda and PyTorch sees no GPU: use auto or cpu")
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 @contextmanager
 def join_world(settings: DistributedSettings) -> Iterator[World]:
     """The world that torchrun's environment describes, or a world of one.
 
     On the way out, and where all ranks stop together (RunStopped), ranks wait for each other before the process
     group is destroyed: gloo aborts now and then otherwise. On any other error a rank leaves at once, and tells it.
-    Raises RanksLost where the others are gone.
+    Raises RanksLost where the others are gone, ValueError where DISTRIBUTED.device is cuda and there is no GPU.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    use_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    device = device_of(settings)
+    use_gpu = device.type == "cuda"
     if use_gpu:
-        torch.cuda.set_device(local_rank)
-    device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
+        torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         yield World(0, 1, device)
         return

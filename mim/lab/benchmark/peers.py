@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from yacs.config import CfgNode
 
-from mim.engine.settings import Plan, TrainSettings
+from mim.engine.plan import Plan
+from mim.engine.precision import autocast
+from mim.engine.settings import TrainSettings
 from mim.interop.transformers import CLASSES, computed_otherwise, model_config
 from mim.lab.benchmark.contenders import Side
 from mim.lab.dryrun.task import Bare
@@ -143,7 +145,7 @@ class PeerSteps:
         self.entered("batch")
         inputs = self._inputs()
         self.entered("forward")
-        with torch.autocast(self.device.type, self.train.dtype, enabled=self.train.precision != "fp32"):
+        with autocast(self.train.precision, self.device):
             loss = self.model(**inputs).loss
         self.entered("backward")
         self.scaler.scale(loss).backward()

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from mim import build
 from mim.config.load import load_config
 from mim.engine.distributed.world import World, join_world
+from mim.engine.precision import DTYPES, resolve_precision
 from mim.lab.benchmark.ceiling import Ceiling, Product
 from mim.lab.benchmark.contenders import OURS, Side, eager, ours, own_images
 from mim.lab.benchmark.machine import Machine, theme_of
@@ -112,8 +113,9 @@ def _benchmark(
     config: Path, cfgs: Sequence[CfgNode], asked: Asked, world: World, say: Callable[[str], None]
 ) -> Outcome:
     device = world.device
-    precision = cfgs[0].TRAIN.precision
-    ceiling = Ceiling(build.engine_settings(cfgs[0]).train.dtype, device)
+    precision = resolve_precision(cfgs[0].TRAIN.precision, device)
+    cfgs = [build.with_precision(cfg, precision) for cfg in cfgs]
+    ceiling = Ceiling(DTYPES[precision], device)
     tries: list[Turns] = []
     profiles: tuple[Profile, ...] = ()
     ceiling.measure()  # before sides are built, so that its library is loaded when their memory is measured

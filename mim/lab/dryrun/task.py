@@ -1,4 +1,4 @@
-"""A config's task without its weights and, where they are not here, without its images."""
+"""The task of a config, without weights, and without images where the data set is not here."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -9,19 +9,21 @@ from yacs.config import CfgNode
 
 from mim import build
 from mim.config import schema
-from mim.data import DataSettings, Source
 from mim.data.loading.loader import ImageDataset
-from mim.data.sources.base import Split, Stored
-from mim.engine.settings import EngineSettings, Plan
-from mim.lab.dryrun.trainer import Noise
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Split, Stored
+from mim.engine.distributed.world import device_of
+from mim.engine.plan import EngineSettings, Plan
+from mim.engine.precision import resolve_precision
+from mim.lab.dryrun.trainer import ImageNoise
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
 
 Task = Pretrain | Classify
 
 
-class Absent(Source):
-    """Images of which only the number is known; where there are classes, they take turns."""
+class AbsentImages(Source):
+    """Images of which only the number is known. Their classes, where there are any, repeat in order."""
 
     name = "absent"
 
@@ -40,11 +42,17 @@ class Absent(Source):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bare:
-    """A task on the meta device, or with its weights where a part of a user's cannot do without.
+class DryTask:
+    """A task on the meta device, or with weights where a user's part needs values.
 
-    images: that are trained on, None where unknown; held_out: None where unknown; classes: 0 in pretraining, None where
-    unknown; stored: the type of the images, None where unknown; missing: what is not known and why, a line each.
+    Args:
+        cfg: the config, with DATA.mean, DATA.std and TRAIN.precision resolved.
+        task: the task, whose data set may be AbsentImages.
+        images: number of training images; None where unknown.
+        held_out: number of held-out images; None where unknown.
+        classes: number of classes; 0 in pretraining, None where unknown.
+        stored: the type in which images are stored; None where unknown.
+        missing: what is unknown and why, a line each.
     """
 
     cfg: CfgNode
@@ -56,19 +64,19 @@ class Bare:
     missing: tuple[str, ...]
 
     @property
-    def noise(self) -> Noise:
-        """What random images in place of these are like."""
+    def noise(self) -> ImageNoise:
+        """The random images that replace the real ones."""
         classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
-        return Noise(image=schema.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
+        return ImageNoise(image=schema.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
 
-    def model(self) -> build.Model:
+    def build_model(self) -> build.Model:
         """The model with its weights."""
         if isinstance(self.task, Pretrain):
             return build.build_model(self.cfg)
         return build.build_classifier(self.cfg, len(self.task.classes))
 
-    def engine(self, compiled: bool = True) -> EngineSettings:
-        """What the engine is told, without settings that have no effect; not to compile where so asked."""
+    def engine_settings(self, compiled: bool = True) -> EngineSettings:
+        """The settings of the engine, without those that have no effect. compiled: False turns TRAIN.compile off."""
         settings = build.engine_settings(self.cfg)
         train = replace(
             settings.train,
@@ -77,85 +85,88 @@ class Bare:
         )
         return replace(settings, train=train)
 
-    def of_one_step(self, plan: Plan) -> Task:
-        """The task with a model and a normalisation of its own, and just as many images as one step takes."""
+    def one_step_task(self, plan: Plan) -> Task:
+        """A task with its own copy of the model and of the normalisation, and as many images as one step takes."""
         task, data = copy.copy(self.task), self.task.train_data
         task.model, task.normalize = copy.deepcopy(task.model), copy.deepcopy(task.normalize)
         task.fixed = [task.normalize]
-        absent = Absent("train", data.source.settings, plan.batch, self.noise.classes)
+        absent = AbsentImages("train", data.source.settings, plan.batch, self.noise.classes)
         task.train_data = ImageDataset(absent, data.transform, data.seed, data.repeats)
         return task
 
     def plan(self, devices: int) -> Plan:
-        """Batches and steps on so many devices, one step an epoch where the number of images is unknown.
+        """Batches and steps on this number of devices; one step per epoch where the number of images is unknown.
 
-        Raises ValueError where the batch does not come out whole, or there are fewer images than one step takes.
+        Raises ValueError where the batch cannot be divided evenly, or there are fewer images than one step takes.
         """
         settings = build.engine_settings(self.cfg)
         rows = settings.train.batch or settings.batch_size * devices
         return Plan.of(settings, rows if self.images is None else self.images, devices)
 
 
-def bare(cfg: CfgNode, images: int | None = None, classes: int | None = None) -> Bare:
-    """The task of a config.
+def dry_task(cfg: CfgNode, images: int | None = None, classes: int | None = None) -> DryTask:
+    """The task of a config, without weights.
 
-    images, classes: the number of training images, and of classes, instead of those of the data set, which is looked at
-    for what is not given. Raises ValueError where they are not positive.
+    Args:
+        cfg: the config.
+        images: number of training images; None reads it from the data set.
+        classes: number of classes; None reads it from the data set.
+
+    Raises ValueError where a number is not positive.
     """
-    for flag, given in (("--images", images), ("--classes", classes)):
-        if given is not None and given < 1:
-            raise ValueError(f"{flag} is {given}: it must be at least 1")
-    cfg, pretraining = _with_numbers(cfg), cfg.TASK == "pretrain"
+    for flag, number in (("--images", images), ("--classes", classes)):
+        if number is not None and number < 1:
+            raise ValueError(f"{flag} is {number}: it must be at least 1")
+    device = device_of(schema.settings(cfg, "DISTRIBUTED"))
+    cfg = build.with_precision(_with_statistics(cfg), resolve_precision(cfg.TRAIN.precision, device))
+    pretraining = cfg.TASK == "pretrain"
     unknown = ["steps, images seen and hours (--images N)"] if images is None else []
     unknown += ["the classifier (--classes N)"] if classes is None and not pretraining else []
-    data, missing = None, []
+    sources, missing = None, ()
     if unknown:
         try:
-            data = build.build_data(cfg)
+            sources = build.build_data(cfg)
         except ValueError as error:
-            missing = [f"{error}. Unknown without the images: {'; '.join(unknown)}"]
-    if data is not None:
-        known = 0 if pretraining else len(build.class_names(data[0]))
-        if images is None and classes in (None, known):
-            task = _task(cfg, *data)
-            return _bare(cfg, task, len(data[1]), known, _stored(task), missing)
-        images, classes = images or len(data[0]), classes or known
-    shown = 0 if pretraining else classes or 1
-    rows = images or max(shown, 1) * max(1, 0 if pretraining else cfg.LABELS.per_class)
+            missing = (f"{error}. Unknown without the images: {'; '.join(unknown)}",)
+    count, held_out, stored = images, None, None
+    if sources is not None:
+        actual_classes = 0 if pretraining else len(build.class_names(sources[0]))
+        if images is None and classes in (None, actual_classes):
+            task, classes, held_out = _task(cfg, *sources), actual_classes, len(sources[1])
+            count, stored = len(task.train_data), _stored_type(task)
+            return DryTask(
+                cfg=cfg, task=task, images=count, held_out=held_out, classes=classes, stored=stored, missing=missing
+            )
+        count, classes = images or len(sources[0]), classes or actual_classes
+    label_classes = 0 if pretraining else classes or 1
+    rows = count or max(label_classes, 1) * max(1, 0 if pretraining else cfg.LABELS.per_class)
     settings = build.settings(cfg, "DATA")
-    task = _task(cfg, Absent("train", settings, rows, shown), Absent("val", settings, 0, shown))
-    found = _bare(cfg, task, None, 0 if pretraining else classes, None, missing)
-    return found if images is not None else replace(found, images=None)
-
-
-def _bare(
-    cfg: CfgNode, task: Task, held_out: int | None, classes: int | None, stored: torch.dtype | None, missing: list[str]
-) -> Bare:
-    return Bare(
+    task = _task(cfg, *(AbsentImages(split, settings, n, label_classes) for split, n in (("train", rows), ("val", 0))))
+    return DryTask(
         cfg=cfg,
         task=task,
-        images=len(task.train_data),
-        held_out=held_out,
-        classes=classes,
-        stored=stored,
-        missing=tuple(missing),
+        images=None if count is None else len(task.train_data),
+        held_out=None,
+        classes=0 if pretraining else classes,
+        stored=None,
+        missing=missing,
     )
 
 
 def _task(cfg: CfgNode, train: Source, held_out: Source) -> Task:
     try:
         task = build.build_task(cfg, train, held_out, weights=False)
-    except (RuntimeError, TypeError) as error:  # a part of a user's that looks at values as it runs
+    except (RuntimeError, TypeError) as error:  # a user's part that needs values
         if "meta" not in str(error).lower():
             raise
         return build.build_task(cfg, train, held_out)
     if isinstance(task, Pretrain):
-        task.model.masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))  # which can be sampled
+        task.model.masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))  # on the CPU, so that masks can be drawn
     return task
 
 
-def _with_numbers(cfg: CfgNode) -> CfgNode:
-    """Mean and deviation cost nothing and change no shape, so they need not be estimated."""
+def _with_statistics(cfg: CfgNode) -> CfgNode:
+    """DATA.mean and DATA.std change neither shapes nor costs, so they are not estimated here."""
     if cfg.DATA.mean != "estimate":
         return cfg
     cfg = cfg.clone()
@@ -165,7 +176,7 @@ def _with_numbers(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _stored(task: Task) -> torch.dtype | None:
+def _stored_type(task: Task) -> torch.dtype | None:
     """The type of the first image that can be read."""
     try:
         return task.train_data[(0, 0)].image_CHW.dtype

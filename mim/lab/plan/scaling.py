@@ -12,7 +12,8 @@ from typing import Literal, get_args
 from torch import nn
 
 from mim.cost.flops import Work
-from mim.engine.settings import EngineSettings
+from mim.engine.plan import EngineSettings
+from mim.engine.precision import DTYPES
 from mim.lab.plan.hardware import GIGA, Assumed, sent
 
 Strategy = Literal["ddp", "fsdp"]
@@ -83,7 +84,7 @@ def sizes_of(
         blocks=tuple(Unit.of(list(block.parameters())) for block in blocks),
         rest=Unit.of(rest),
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
-        product=engine.train.dtype.itemsize,
+        product=DTYPES[engine.train.precision].itemsize,
         moments=engine.optimizer.moments,
         average=bool(engine.train.ema),
         work=whole,
