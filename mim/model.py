@@ -47,7 +47,7 @@ class MaskedImageModel(nn.Module):
         `mask` is a PatchMask, or a bool grid or pixel map made by hand, (H, W) or (B, H, W), True where hidden.
         """
         if isinstance(mask, Tensor):
-            mask = PatchMask.given(mask.to(img_BCHW.device), len(img_BCHW)).coarse(*self.encoder.patch_grid)
+            mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
         features = self.encoder(img_BCHW, mask)
         prediction = self.head(features)
         return Output(self.loss(prediction, self.target(img_BCHW), mask), prediction.map_BCHW, mask)

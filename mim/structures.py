@@ -83,7 +83,7 @@ class PatchMask:
     draw_B: Tensor | None = None
 
     @classmethod
-    def given(cls, hidden: Tensor, batch: int) -> "PatchMask":
+    def from_tensor(cls, hidden: Tensor, batch: int) -> "PatchMask":
         """A mask made by hand: a bool grid or pixel map, (H, W) for all of the batch or (B, H, W).
 
         Counts the visible cells, which is a host sync. Raises ValueError for another shape or type.
@@ -120,16 +120,16 @@ class PatchMask:
             return coarse.any(dim=-1)
         raise ValueError(f"a mask of {own_height}x{own_width} cells does not fit a grid of {height}x{width}")
 
-    def coarse(self, height: int, width: int) -> "PatchMask":
+    def coarsened(self, height: int, width: int) -> "PatchMask":
         """A mask made by hand, brought to a coarser grid with its visible cells counted anew (a host sync).
 
         An equal or finer grid needs no such step, and returns this mask as it is.
         """
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
-        return PatchMask.given(self.at(height, width), len(self.hidden_BHW))
+        return PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))
 
-    def kept(self, height: int, width: int) -> Tensor:
+    def kept_indices(self, height: int, width: int) -> Tensor:
         """Indices of the visible tokens of a grid, (B, N) int64 in row-major order.
 
         Raises ValueError where samples differ in their number of visible cells.

@@ -131,7 +131,7 @@ def test_loss_of_uneven_counts_weighs_every_cell_alike(name):
     hidden[1, :, :6] = True
     pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(prediction)
     expected = loss.elementwise(prediction, target)[pixels].mean()
-    found = loss(Prediction(prediction), target, PatchMask.given(hidden, 2))
+    found = loss(Prediction(prediction), target, PatchMask.from_tensor(hidden, 2))
     assert found.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
 
 

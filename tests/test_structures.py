@@ -71,7 +71,7 @@ def test_mask_at_a_grid_that_does_not_divide_is_refused(height, width):
 def test_mask_kept_lists_the_visible_tokens_in_row_major_order(finer):
     mask = random_mask()
     height, width = 4 * finer, 6 * finer
-    kept = mask.kept(height, width)
+    kept = mask.kept_indices(height, width)
     hidden = mask.hidden_BHW
     for sample in range(3):
         expected = [
@@ -87,50 +87,50 @@ def test_mask_kept_lists_the_visible_tokens_in_row_major_order(finer):
 def test_mask_kept_needs_one_count_for_the_batch():
     hidden = torch.zeros(2, 2, 2, dtype=torch.bool)
     hidden[0, 0, 0] = hidden[1, 0] = True
-    mask = PatchMask.given(hidden, 2)
+    mask = PatchMask.from_tensor(hidden, 2)
     with pytest.raises(ValueError, match="equal counts"):
-        mask.kept(2, 2)
+        mask.kept_indices(2, 2)
 
 
 def test_mask_kept_on_a_grid_coarser_than_the_mask_is_refused():
     with pytest.raises(ValueError, match="no finer than"):
-        random_mask().kept(2, 3)
+        random_mask().kept_indices(2, 3)
 
 
 def test_mask_kept_on_a_grid_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
-        random_mask().kept(6, 6)
+        random_mask().kept_indices(6, 6)
 
 
 def test_mask_given_one_grid_serves_every_sample():
     hidden = random_mask(batch=1).hidden_BHW[0]
-    mask = PatchMask.given(hidden, 5)
+    mask = PatchMask.from_tensor(hidden, 5)
     assert mask.visible == 9
     assert torch.equal(mask.hidden_BHW, torch.stack([hidden] * 5))
 
 
 def test_mask_given_a_grid_a_sample_keeps_each_and_counts_the_visible_cells():
     hidden = random_mask(visible=7).hidden_BHW
-    mask = PatchMask.given(hidden, 3)
+    mask = PatchMask.from_tensor(hidden, 3)
     assert mask.visible == 7
     assert torch.equal(mask.hidden_BHW, hidden)
 
 
 def test_mask_given_uneven_counts_has_no_common_one():
     hidden = torch.cat([random_mask(1, visible=7).hidden_BHW, random_mask(1, visible=8).hidden_BHW])
-    assert PatchMask.given(hidden, 2).visible is None
+    assert PatchMask.from_tensor(hidden, 2).visible is None
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
 def test_mask_given_refuses_another_type(dtype):
     with pytest.raises(ValueError, match=f"True where hidden, not {dtype}"):
-        PatchMask.given(torch.eye(4, dtype=dtype), 2)
+        PatchMask.from_tensor(torch.eye(4, dtype=dtype), 2)
 
 
 @pytest.mark.parametrize("shape", [(24,), (3, 4, 6), (2, 1, 4, 6)])
 def test_mask_given_refuses_another_shape(shape):
     with pytest.raises(ValueError, match=r"\(H, W\) or \(2, H, W\)"):
-        PatchMask.given(torch.ones(shape, dtype=torch.bool), 2)
+        PatchMask.from_tensor(torch.ones(shape, dtype=torch.bool), 2)
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -138,7 +138,7 @@ def test_mask_given_refuses_a_sample_with_nothing_hidden_or_nothing_visible(valu
     hidden = random_mask(2).hidden_BHW
     hidden[1] = value
     with pytest.raises(ValueError, match="hide at least one cell of every sample and leave at least one visible"):
-        PatchMask.given(hidden, 2)
+        PatchMask.from_tensor(hidden, 2)
 
 
 def test_mask_rows_are_the_samples_asked_for():
@@ -151,15 +151,15 @@ def test_mask_rows_are_the_samples_asked_for():
 def test_mask_coarse_counts_visible_cells_anew():
     pixels = torch.zeros(1, 4, 4, dtype=torch.bool)
     pixels[0, 0, 0] = pixels[0, 1, 1] = pixels[0, 3, 3] = True  # two of the four larger cells
-    coarse = PatchMask.given(pixels, 1).coarse(2, 2)
+    coarse = PatchMask.from_tensor(pixels, 1).coarsened(2, 2)
     assert coarse.hidden_BHW.tolist() == [[[True, False], [False, True]]]
     assert coarse.visible == 2
 
 
 def test_mask_coarse_leaves_an_equal_or_finer_grid_alone():
     mask = random_mask()
-    assert mask.coarse(4, 6) is mask
-    assert mask.coarse(8, 12) is mask
+    assert mask.coarsened(4, 6) is mask
+    assert mask.coarsened(8, 12) is mask
 
 
 def features(prefix: int | None = 2) -> Features:

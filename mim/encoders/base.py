@@ -23,16 +23,16 @@ STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class InferredConfig:
     """What weights tell of the encoder that they are of: its config keys and its images, None where not told.
 
-    untold: keys that change what the encoder computes and leave no trace in its weights.
+    unspecified: keys that change what the encoder computes and leave no trace in its weights.
     """
 
     keys: dict[str, Any]
     channels: int | None = None
     image_size: tuple[int, int] | None = None
-    untold: tuple[str, ...] = ()
+    unspecified: tuple[str, ...] = ()
 
 
 def square(count: int) -> int:
@@ -142,9 +142,9 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         return maps
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """What the weights of an encoder of this kind, under the names of its state dict, tell of its keys."""
-        return Description({})
+        return InferredConfig({})
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks from the image up: the units of activation checkpointing."""
@@ -182,11 +182,11 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The MLP of a block with its norm: what half a block means in partial fine-tuning. Empty: not divisible."""
         return []
 
-    def places(self, name: str) -> list[str]:
+    def destinations(self, name: str) -> list[str]:
         """Where a weight of that name, of an encoder of this kind with other settings, belongs in this one."""
         return [name]
 
-    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+    def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         """A weight of an encoder built for another image size or window, brought to this one's geometry.
 
         name: as in this encoder's state dict; image_size: height and width that the other was built for, None where

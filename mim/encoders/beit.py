@@ -12,7 +12,7 @@ import torch
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
+from mim.encoders.base import Encoder, Hidden, InferredConfig, square, timm_arguments
 from mim.io.checks import at_least
 from mim.io.weights import depth_of
 from mim.ops.positions import resize_bias_table
@@ -75,7 +75,7 @@ class Beit(Encoder, name="beit"):
         self._initialise(cut=0.02 if hidden == "replace" else 2.0)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """A table of biases is taken for that of a square image. Raises ValueError where there is none."""
         table_LH = state.get(SHARED, state.get(f"{FIRST}attn.relative_position_bias_table"))
         if table_LH is None:
@@ -94,7 +94,7 @@ class Beit(Encoder, name="beit"):
             "layer_scale": 0.0 if scale is None else 0.1,
             "norm": "backbone.norm.weight" in state,
         }
-        return Description(keys, channels, (side * patch, side * patch) if side else None)
+        return InferredConfig(keys, channels, (side * patch, side * patch) if side else None)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)
@@ -113,12 +113,12 @@ class Beit(Encoder, name="beit"):
         scale = [] if block.gamma_2 is None else [block.gamma_2]
         return [block.norm2, block.mlp, *scale]  # type: ignore[list-item]
 
-    def places(self, name: str) -> list[str]:
+    def destinations(self, name: str) -> list[str]:
         if name != SHARED or self.backbone.rel_pos_bias is not None:
             return [name]
         return [f"backbone.blocks.{i}.attn.relative_position_bias_table" for i in range(len(self.backbone.blocks))]
 
-    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+    def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         if not name.endswith("relative_position_bias_table") or weight.ndim != 2:
             return weight
         grid = None if image_size is None else (image_size[0] // self.spec.patch, image_size[1] // self.spec.patch)

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from mim.encoders.base import Description, square
+from mim.encoders.base import InferredConfig, square
 from mim.encoders.windowed import Windowed
 from mim.ops.positions import resize_bias_table
 from mim.structures import ImageSpec
@@ -28,18 +28,18 @@ class Swin(Windowed, name="swin"):
         super().__init__(image, SwinTransformer, **shared)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """With the window, where it is square: of the largest table, for a stage of few tokens cuts it short."""
-        told = super().described_by(state)
+        told = super().infer_config(state)
         tables = [len(table) for name, table in state.items() if name.endswith(TABLE)]
         distances = square(max(tables))  # 2 window - 1; there is one: the number of heads was read from it
-        return Description({**told.keys, "window": (distances + 1) // 2}, told.channels) if distances % 2 else told
+        return InferredConfig({**told.keys, "window": (distances + 1) // 2}, told.channels) if distances % 2 else told
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
         return state[f"{attention}.{TABLE}"].shape[1]
 
-    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+    def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         if not name.endswith(TABLE) or weight.ndim != 2:
             return weight
         attention = self.get_submodule(name.rpartition(".")[0])

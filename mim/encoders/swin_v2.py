@@ -8,7 +8,7 @@ from typing import Any
 from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention
 from torch import Tensor
 
-from mim.encoders.base import Description
+from mim.encoders.base import InferredConfig
 from mim.encoders.windowed import Windowed
 from mim.structures import ImageSpec
 
@@ -31,9 +31,9 @@ class SwinV2(Windowed, name="swin_v2"):
         super().__init__(image, partial(_backbone, pretrained_windows), **shared)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
-        told = super().described_by(state)
-        return replace(told, untold=(*told.untold, "pretrained_windows"))
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
+        told = super().infer_config(state)
+        return replace(told, unspecified=(*told.unspecified, "pretrained_windows"))
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:

@@ -13,7 +13,7 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, square, timm_arguments
+from mim.encoders.base import Encoder, Hidden, InferredConfig, square, timm_arguments
 from mim.io.checks import at_least
 from mim.io.weights import depth_of
 from mim.ops.positions import resize_positions, sincos_table
@@ -69,7 +69,7 @@ class ViT(Encoder, name="vit"):
         self._initialise(positions)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """A table of positions is taken for that of a square image."""
         width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
         table_1ND, class_token = state["backbone.pos_embed"], "backbone.cls_token" in state
@@ -89,7 +89,7 @@ class ViT(Encoder, name="vit"):
             "class_token": class_token,
             "norm": "backbone.norm.weight" in state,
         }
-        return Description(keys, channels, (side * patch, side * patch) if side else None, untold=("heads",))
+        return InferredConfig(keys, channels, (side * patch, side * patch) if side else None, unspecified=("heads",))
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.blocks)
@@ -102,7 +102,7 @@ class ViT(Encoder, name="vit"):
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         return [block.norm2, block.mlp]  # type: ignore[list-item]
 
-    def fit(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+    def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         if name != "backbone.pos_embed" or weight.ndim != 3 or weight.shape[2] != self.spec.width:
             return weight
         return resize_positions(weight, self.spec.grid, image_size, self.spec.num_prefix)
@@ -112,7 +112,7 @@ class ViT(Encoder, name="vit"):
         assert positions_1ND is not None
         places_1ND, kept_BN, draw_B = positions_1ND[:, prefix:], None, None
         if mask is not None and self.hidden == "drop":
-            kept_BN, draw_B = mask.kept(*self.spec.grid), mask.draw_B
+            kept_BN, draw_B = mask.kept_indices(*self.spec.grid), mask.draw_B
             tokens_BND = self._embed_kept(img_BCHW, kept_BN)
             places_1ND = places_1ND.expand(len(kept_BN), -1, -1).gather(1, _at(kept_BN, self.spec.width))
         else:

@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from mim.encoders.base import Description, Encoder, Hidden, timm_arguments
+from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
 from mim.io.checks import at_least
 from mim.io.weights import depth_of
 from mim.structures import Features, ImageSpec, PatchMask
@@ -67,7 +67,7 @@ class Windowed(Encoder):
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> Description:
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """All but the window."""
         width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
         stages = [f"backbone.layers.{stage}.blocks." for stage in range(depth_of(state, "backbone.layers."))]
@@ -78,7 +78,7 @@ class Windowed(Encoder):
             "heads": tuple(cls.heads_of(state, f"{stage}0.attn") for stage in stages),
             "mlp_ratio": len(state[f"{stages[0]}0.mlp.fc1.weight"]) / width,
         }
-        return Description(keys, channels, untold=("window",))
+        return InferredConfig(keys, channels, unspecified=("window",))
 
     @staticmethod
     @abstractmethod

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mim.io.files import remove_abandoned, write_json, write_whole
+from mim.io.files import remove_abandoned, write_atomically, write_json
 
 LOG = logging.getLogger("mim")
 
@@ -59,7 +59,7 @@ class RunFolder:
                 damaged += 1
         if damaged:
             LOG.warning("%s: %d damaged line%s left out", self.metrics, damaged, "s" * (damaged > 1))
-        write_whole(self.metrics, lambda file: file.write(b"".join(kept)))
+        write_atomically(self.metrics, lambda file: file.write(b"".join(kept)))
 
     @property
     def identity(self) -> str | None:

@@ -16,7 +16,7 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
     predicts each token alone has nothing to say about such a place, and is refused there. One that predicts hidden
     places alone says `hidden_only = True`: dropped features tell which those are, so it is refused on all others.
 
-    `self.factor` is the number of target entries along one side of a token. Raises ValueError where the target is
+    `self.entries_per_side` is the number of target entries along one side of a token. Raises ValueError where the target is
     coarser than the encoder's tokens, or the encoder drops what this head cannot fill, or nothing where it must.
     """
 
@@ -42,7 +42,7 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
                 f"TARGET.stride {target.stride} does not divide the encoder's stride of {encoder.stride} pixels a token"
             )
         self.encoder, self.target = encoder, target
-        self.factor = encoder.stride // target.stride
+        self.entries_per_side = encoder.stride // target.stride
 
     @abstractmethod
     def forward(self, features: Features) -> Prediction:

@@ -97,7 +97,7 @@ class CrossAttention(Head, name="cross_attention"):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.layers = nn.ModuleList(ReadingBlock(width, encoder.width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.predict = nn.Linear(width, self.factor**2 * target.channels)
+        self.predict = nn.Linear(width, self.entries_per_side**2 * target.channels)
         self.register_buffer("positions", sincos_table(encoder.grid, width), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -124,7 +124,7 @@ class CrossAttention(Head, name="cross_attention"):
         if features.kept_BN is not None and places < count - visible:
             nowhere_BN = torch.zeros(batch, count, dtype=torch.bool, device=places_BM.device)
             predicted_BHW = rearrange(nowhere_BN.scatter(1, places_BM, True), "b (h w) -> b h w", h=features.grid[0])
-        return Prediction(unpatchify(patches_BNP, self.factor, features.grid), predicted_BHW)
+        return Prediction(unpatchify(patches_BNP, self.entries_per_side, features.grid), predicted_BHW)
 
     def _places(self, features: Features) -> Tensor:
         """Indices of the places to decode, (B, M); every place of an image of which nothing was hidden."""

@@ -26,7 +26,7 @@ class MLP(Head, name="mlp"):
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], self.factor**2 * target.channels))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], self.entries_per_side**2 * target.channels))
 
     def forward(self, features: Features) -> Prediction:
-        return Prediction(unpatchify(self.layers(features.tokens_BND), self.factor, features.grid))
+        return Prediction(unpatchify(self.layers(features.tokens_BND), self.entries_per_side, features.grid))

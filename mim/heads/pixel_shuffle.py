@@ -15,8 +15,8 @@ class PixelShuffle(Head, name="pixel_shuffle"):
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec):
         super().__init__(encoder, target)
-        self.conv = nn.Conv2d(encoder.width, self.factor**2 * target.channels, kernel_size=1)
-        self.shuffle = nn.PixelShuffle(self.factor)
+        self.conv = nn.Conv2d(encoder.width, self.entries_per_side**2 * target.channels, kernel_size=1)
+        self.shuffle = nn.PixelShuffle(self.entries_per_side)
 
     def forward(self, features: Features) -> Prediction:
         map_BDhw = rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])

@@ -57,7 +57,7 @@ class Transformer(Head, name="transformer"):
             for _ in range(depth)
         )
         self.norm = norm(width)
-        self.predict = nn.Linear(width, self.factor**2 * target.channels)
+        self.predict = nn.Linear(width, self.entries_per_side**2 * target.channels)
         table = sincos_table(encoder.grid, width, encoder.num_prefix)
         self.register_buffer("positions", table, persistent=False)
         for module in self.modules():
@@ -68,7 +68,7 @@ class Transformer(Head, name="transformer"):
             nn.init.normal_(self.mask_token, std=0.02)
 
     @classmethod
-    def described_by(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def infer_keys(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """The config keys that the weights of such a head tell; heads leave no trace in them."""
         width, ratio = len(state["embed.weight"]), len(state["layers.0.mlp.fc1.weight"]) / len(state["embed.weight"])
         return {"width": width, "depth": depth_of(state, "layers."), "mlp_ratio": ratio}
@@ -85,7 +85,7 @@ class Transformer(Head, name="transformer"):
         for block in self.layers:
             tokens_BND = block(tokens_BND)
         patches_BNP = self.predict(self.norm(tokens_BND[:, prefix:]))
-        return Prediction(unpatchify(patches_BNP, self.factor, features.grid))
+        return Prediction(unpatchify(patches_BNP, self.entries_per_side, features.grid))
 
     def _fill(self, tokens_BND: Tensor, kept_BN: Tensor | None) -> Tensor:
         """All tokens of the grid: the kept ones in their places, the learned token everywhere else."""

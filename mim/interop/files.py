@@ -10,14 +10,14 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from mim.io.limits import JSON_BYTES
-from mim.io.weights import DERIVED, check_weights, read_safetensors, read_weights
+from mim.io.weights import DERIVED_BUFFERS, check_weights, read_safetensors, read_weights
 
 HOLDERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")  # as timm prefers them
 CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class WeightsFile:
     """weights: under the file's names, without what is derived from settings; holder: the key they stood under.
 
     beside: what else stood in the file, or of a folder the content of config.json.
@@ -41,7 +41,7 @@ def is_pretrained_folder(path: Path) -> bool:
         return False
 
 
-def read_stored(path: Path, called: str) -> Stored:
+def read_stored(path: Path, called: str) -> WeightsFile:
     """A PyTorch file, a .safetensors file or a folder with config.json.
 
     Raises ValueError, naming the file as `called`, where it is missing, damaged or holds more than plain values.
@@ -60,24 +60,24 @@ def tensors(held: Any) -> dict[str, Tensor]:
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _read(path: Path, called: str) -> tuple[Stored, int]:
+def _read(path: Path, called: str) -> tuple[WeightsFile, int]:
     """What is stored, and the size of its files in bytes."""
     if is_pretrained_folder(path):
         return _read_folder(path, called)
     if path.suffix == ".safetensors":
         weights, texts = read_safetensors(path, called)
-        return Stored(path, _plain(weights), dict(texts)), path.stat().st_size
+        return WeightsFile(path, _plain(weights), dict(texts)), path.stat().st_size
     content = read_weights(path, called)
     content = content if isinstance(content, dict) else {}
     holder = next((key for key in HOLDERS if isinstance(content.get(key), dict) and _plain(content[key])), "")
     weights = _plain(content[holder] if holder else content)
     beside = {key: _fields(value) for key, value in content.items() if key != holder and isinstance(key, str)}
-    return Stored(path, weights, beside if holder else {}, holder), path.stat().st_size
+    return WeightsFile(path, weights, beside if holder else {}, holder), path.stat().st_size
 
 
 def _plain(held: Any) -> dict[str, Tensor]:
     """The weights of a mapping, without the prefixes of DDP and torch.compile and without what a model derives anew."""
-    found = {name: value for name, value in tensors(held).items() if not name.endswith(DERIVED)}
+    found = {name: value for name, value in tensors(held).items() if not name.endswith(DERIVED_BUFFERS)}
     return clean_state_dict(clean_state_dict(found))  # older releases of timm know one order of the two wrappers
 
 
@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} nests too deeply") from error
 
 
-def _read_folder(path: Path, called: str) -> tuple[Stored, int]:
+def _read_folder(path: Path, called: str) -> tuple[WeightsFile, int]:
     try:
         config = read_json(path / CONFIG)
         index = path / "model.safetensors.index.json"
@@ -112,4 +112,4 @@ def _read_folder(path: Path, called: str) -> tuple[Stored, int]:
         inside = path / Path(str(name)).name  # an index names files of its own folder
         weights.update(read_safetensors(inside, called)[0])
         size += inside.stat().st_size
-    return Stored(path, _plain(weights), config), size
+    return WeightsFile(path, _plain(weights), config), size

@@ -1,6 +1,6 @@
 """Format: the family of file formats that weights come from and go to. A new one is a file here.
 
-Everything passes through this toolkit's own names: a format reads `Weights` from a file, or writes them to one.
+Everything passes through this toolkit's own names: a format reads `ModelWeights` from a file, or writes them to one.
 """
 
 from abc import ABC, abstractmethod
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mim.interop.files import Stored, read_stored
-from mim.io.formatting import plain
+from mim.interop.files import WeightsFile, read_stored
+from mim.io.formatting import printable
 from mim.io.limits import SIDE
 from mim.registry import Component, one_of
 
@@ -34,11 +34,11 @@ Sections = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class ModelWeights:
     """A model's weights under this toolkit's names, and what is known of the model.
 
     state: named as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*); sections: config sections with
-    the keys that are known; untold: keys, as SECTION.key, that matter and that neither weights nor file tell;
+    the keys that are known; unspecified: keys, as SECTION.key, that matter and that neither weights nor file tell;
     left_out: names of the file's weights that have no place here, left_entries: how many numbers these are; averaged: a
     moving average over training steps; notes: what a person should know, a line each.
     """
@@ -46,7 +46,7 @@ class Weights:
     state: dict[str, Tensor]
     sections: Sections
     source: str
-    untold: tuple[str, ...] = ()
+    unspecified: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     left_entries: int = 0
     averaged: bool = False
@@ -66,22 +66,22 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteReport:
     """What a format made of weights: ours that it has no place for, and a line that says how to load the rest."""
 
     left_out: list[str] = field(default_factory=list)
     use: str = ""
 
 
-class Format(Component, ABC, section="FORMAT"):
+class WeightsFormat(Component, ABC, section="FORMAT"):
     """How one code base names its weights, and where it keeps what they do not tell."""
 
     @abstractmethod
-    def recognises(self, stored: Stored) -> bool:
+    def recognises(self, stored: WeightsFile) -> bool:
         """Whether a file is in this format, by its keys."""
 
     @abstractmethod
-    def read(self, stored: Stored) -> Weights:
+    def read(self, stored: WeightsFile) -> ModelWeights:
         """The weights under our names.
 
         Raises ValueError, with the reason, where no encoder here computes the same, and KeyError where a weight lacks
@@ -89,14 +89,14 @@ class Format(Component, ABC, section="FORMAT"):
         """
 
     @abstractmethod
-    def write(self, weights: Weights, path: Path) -> Written:
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         """Writes a file, or a folder, that the code base itself can load; `weights.sections` must be complete.
 
         Raises ValueError, with the reason, where its encoders do not compute the same.
         """
 
 
-def read(path: Path, called: str, given: str = "") -> Weights:
+def read(path: Path, called: str, given: str = "") -> ModelWeights:
     """Weights from a file, or a folder, of any known format; `given` names it where it is not to be recognised.
 
     Raises ValueError, naming the file as `called`, where it is missing, damaged, in no known format, or not in the one
@@ -107,7 +107,7 @@ def read(path: Path, called: str, given: str = "") -> Weights:
         _check_ranks(stored.weights)
     except ValueError as error:
         raise ValueError(f"{called} {path}: {error}") from error
-    for name, part in Format.members().items():
+    for name, part in WeightsFormat.members().items():
         if name == given or (not given and part().recognises(stored)):
             try:
                 weights = part().read(stored)
@@ -117,9 +117,9 @@ def read(path: Path, called: str, given: str = "") -> Weights:
                 raise ValueError(f"{called} {path} ({name}): {error}") from error
             entries = sum(stored.weights[left].numel() for left in weights.left_out)
             return replace(weights, format=name, left_entries=entries)
-    names = ", ".join(map(plain, list(stored.weights)[:5])) or "none"
+    names = ", ".join(map(printable, list(stored.weights)[:5])) or "none"
     raise ValueError(
-        f"{called} {path} holds no encoder in a known format. {one_of('', Format.members())}. "
+        f"{called} {path} holds no encoder in a known format. {one_of('', WeightsFormat.members())}. "
         f"Its first weights: {names}"
     )
 
@@ -130,11 +130,11 @@ def _check_ranks(weights: dict[str, Tensor]) -> None:
         axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), weight.ndim)
         if weight.ndim != axes or (name.endswith(tuple(AXES)) and not weight.numel()):
             raise ValueError(
-                f"{plain(name)} has the shape {list(weight.shape)}: it is a weight of {axes} axes, none of them empty"
+                f"{printable(name)} has the shape {list(weight.shape)}: it is a weight of {axes} axes, none of them empty"
             )
 
 
-def has_classifier(weights: Weights, pools: Iterable[str]) -> bool:
+def has_classifier(weights: ModelWeights, pools: Iterable[str]) -> bool:
     """Whether weights end in a fine-tuned classifier on one of these: `class`, the class token behind the encoder's
     norm; `mean`, the mean of such tokens; `mean, norm`, a mean with the norm behind it.
     """
@@ -159,10 +159,10 @@ def supported(sections: Sections, encoders: Iterable[str], called: str) -> str:
     return name
 
 
-Kind = Literal["vit", "beit", "swin", "swin_v2"]
+EncoderKind = Literal["vit", "beit", "swin", "swin_v2"]
 
 
-def kind_of(names: Iterable[str]) -> Kind | None:
+def encoder_kind(names: Iterable[str]) -> EncoderKind | None:
     """Which encoder weights under timm's or the original names belong to; None where to none here."""
     known = set(names)
     if "patch_embed.proj.weight" not in known:

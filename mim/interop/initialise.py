@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.interop.formats import ENCODER, Weights, read
-from mim.interop.names import in_words
-from mim.io.formatting import plain
-from mim.io.weights import DERIVED
+from mim.interop.formats import ENCODER, ModelWeights, read
+from mim.interop.names import fold_names
+from mim.io.formatting import printable
+from mim.io.weights import DERIVED_BUFFERS
 
 LEAST_SHARE = 0.5
 FLOATING = (
@@ -38,8 +38,8 @@ class LoadReport:
         found = [f"{self.source}: {len(self.loaded)} encoder weights loaded{average}"]
         for what, names in (
             ("resized or moved", self.resized),
-            ("missing in the file, kept as initialised", [in_words(self.missing)]),
-            ("in the file only, left out", [in_words(self.unexpected)]),
+            ("missing in the file, kept as initialised", [fold_names(self.missing)]),
+            ("in the file only, left out", [fold_names(self.unexpected)]),
             ("of another shape, left out", self.reshaped),
         ):
             if any(names):
@@ -48,7 +48,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class MatchedWeights:
     """The weights that fit an encoder, under the names of its state dict, and the report."""
 
     state: dict[str, Tensor]
@@ -62,28 +62,28 @@ def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     it is not. Raises ValueError where the file is missing or of another kind, holds less than half of the encoder's
     weights in their shapes, or where less than half of its own find a place; the encoder is then unchanged.
     """
-    placed = place(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
+    placed = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
     encoder.load_state_dict(placed.state, strict=False)
     return placed.report
 
 
-def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
+def match_weights(encoder: Encoder, weights: ModelWeights, called: str) -> MatchedWeights:
     """The weights of a file that fit an encoder, resized where they must be. The encoder may be on the meta device.
 
     Raises ValueError, naming the file as `called`, where less than half of either's weights find their match.
     """
     theirs = {name.removeprefix(ENCODER): held for name, held in weights.below(ENCODER).items()}
-    own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED)}
+    own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
     _check_numbers(own, theirs, called, weights.source)
-    origin = {place: name for name in theirs for place in encoder.places(name) if place in own}
-    state = {place: encoder.fit(place, theirs[name], weights.image_size) for place, name in origin.items()}
+    origin = {place: name for name in theirs for place in encoder.destinations(name) if place in own}
+    state = {place: encoder.resize_weight(place, theirs[name], weights.image_size) for place, name in origin.items()}
     fitting = {name for name in state if own[name].shape == state[name].shape}
     report = LoadReport(
         weights.source,
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{plain(origin[name])} {_words(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
+            f"{printable(origin[name])} {_words(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
             f"{_words(state[name])}"
             for name in sorted(fitting)
             if name != origin[name] or state[name] is not theirs[origin[name]]
@@ -96,7 +96,7 @@ def place(encoder: Encoder, weights: Weights, called: str) -> Placed:
     _check_share(report, called, _size(own, fitting), _size(own, own), "of this one's weights are in it")
     used, all_of_it = _size(theirs, {origin[name] for name in fitting}), _size(theirs, theirs) + weights.left_entries
     _check_share(report, called, used, all_of_it, "of its weights find a place in this one")
-    return Placed({name: state[name] for name in state if name in fitting}, report)
+    return MatchedWeights({name: state[name] for name in state if name in fitting}, report)
 
 
 def _check_numbers(own: dict[str, Tensor], theirs: dict[str, Tensor], called: str, source: str) -> None:
@@ -106,12 +106,12 @@ def _check_numbers(own: dict[str, Tensor], theirs: dict[str, Tensor], called: st
             continue
         if weight.dtype not in FLOATING:
             raise ValueError(
-                f"{called} {source}: {plain(name)} is of type {weight.dtype}, and weights are of "
+                f"{called} {source}: {printable(name)} is of type {weight.dtype}, and weights are of "
                 f"{', '.join(str(dtype).removeprefix('torch.') for dtype in FLOATING)}"
             )
         if not weight.float().isfinite().all():
             raise ValueError(
-                f"{called} {source}: {plain(name)} holds infinite numbers or NaN: its training had diverged, take an "
+                f"{called} {source}: {printable(name)} holds infinite numbers or NaN: its training had diverged, take an "
                 "earlier file"
             )
 

@@ -9,10 +9,20 @@ from torch import Tensor
 
 from mim.heads import Transformer
 from mim.interop import metadata
-from mim.interop.files import Stored
-from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
+from mim.interop.files import WeightsFile
+from mim.interop.formats import (
+    ENCODER,
+    ModelWeights,
+    Sections,
+    WeightsFormat,
+    WriteReport,
+    encoder_kind,
+    has_classifier,
+    supported,
+    without,
+)
 from mim.interop.names import below, rows, to_ours, to_theirs
-from mim.io.files import write_whole
+from mim.io.files import write_atomically
 from mim.io.limits import SIDE
 from mim.ops.positions import sincos_table
 
@@ -43,29 +53,29 @@ PUBLISHED_MODEL = re.compile(r"(?:mae_)?vit_(base|large|huge)_patch\d+\w*")
 HEADS_OF = {"base": 12, "large": 16, "huge": 16}
 
 
-class MAE(Format, name="mae"):
+class MAE(WeightsFormat, name="mae"):
     """`{'model': ...}` with the names of models_mae.py and models_vit.py, and mostly the run's arguments."""
 
-    def recognises(self, stored: Stored) -> bool:
+    def recognises(self, stored: WeightsFile) -> bool:
         named = "decoder_embed.weight" in stored.weights or stored.holder == "model"
-        return named and kind_of(stored.weights) == "vit"
+        return named and encoder_kind(stored.weights) == "vit"
 
-    def read(self, stored: Stored) -> Weights:
+    def read(self, stored: WeightsFile) -> ModelWeights:
         names = stored.weights
         table = PROBED if "head.1.weight" in names else FINETUNED if "head.weight" in names else PRETRAINED
         state, left_out = to_ours(table, names)
         own, notes = _known(stored.beside.get("args"), state)
         published = pretraining(state) if table is PRETRAINED else {**metadata.classifying(state), **metadata.CROP}
-        sections, untold = metadata.described(
+        sections, unspecified = metadata.described(
             "vit", state, metadata.merged(published, own, metadata.recorded(stored.beside))
         )
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
-            untold = (*untold, "HEAD.heads")
+            unspecified = (*unspecified, "HEAD.heads")
         if POSITIONS in names and fixed_positions(names[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
-        return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=notes)
+        return ModelWeights(state, sections, str(stored.path), unspecified, tuple(left_out), notes=notes)
 
-    def write(self, weights: Weights, path: Path) -> Written:
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         supported(weights.sections, ["vit"], "facebookresearch/mae")
         task, encoder = weights.sections["TASK"], weights.sections["ENCODER"]
         table, taken = FINETUNED, without(weights.state, f"{ENCODER}mask_token", "head.", "heads.", "norm.")
@@ -82,15 +92,15 @@ class MAE(Format, name="mae"):
         theirs, left_out = to_theirs(table, taken)
         if "decoder_embed.weight" in theirs:
             theirs[POSITIONS] = decoder_positions(weights)
-        write_whole(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
+        write_atomically(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
-        return Written(left_out, f"torch.load({str(path)!r})['model'] fits models_mae.py or models_vit.py")
+        return WriteReport(left_out, f"torch.load({str(path)!r})['model'] fits models_mae.py or models_vit.py")
 
 
 def pretraining(state: dict[str, Tensor]) -> Sections:
     """The sections of the published MAE pretraining, and the keys of HEAD that its weights tell, where there is one."""
     head = {name.removeprefix("head."): held for name, held in state.items() if name.startswith("head.")}
-    keys = Transformer.described_by(head) if head else {}
+    keys = Transformer.infer_keys(head) if head else {}
     heads = PUBLISHED_DECODER_HEADS.get(keys.get("width", 0))
     patch = state[f"{ENCODER}backbone.patch_embed.proj.weight"].shape[-1]
     return {
@@ -103,7 +113,7 @@ def pretraining(state: dict[str, Tensor]) -> Sections:
     }
 
 
-def decoder_positions(weights: Weights) -> Tensor:
+def decoder_positions(weights: ModelWeights) -> Tensor:
     """The decoder's fixed table, (1, K + N, D), which a head here makes anew and official files keep."""
     height, width = weights.sections["DATA"]["image_size"]
     patch = weights.sections["ENCODER"]["patch"]
@@ -122,7 +132,7 @@ def fixed_positions(table_1ND: Tensor, sections: Sections) -> bool:
     return own_1ND.shape == table_1ND.shape and torch.allclose(own_1ND, table_1ND.float(), atol=1e-4)
 
 
-def fits_decoder(weights: Weights) -> bool:
+def fits_decoder(weights: ModelWeights) -> bool:
     """Whether the head is MAE's own: it fills what the encoder dropped."""
     return weights.sections["HEAD"]["name"] == "transformer" and weights.sections["ENCODER"]["hidden"] == "drop"
 

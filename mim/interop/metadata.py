@@ -11,14 +11,14 @@ import yaml
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.interop.formats import ENCODER, Sections, Weights
-from mim.io.formatting import plain, shown
+from mim.interop.formats import ENCODER, ModelWeights, Sections
+from mim.io.formatting import printable, short_repr
 from mim.io.limits import LARGEST
 from mim.io.yaml import read_values
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of a ViT, by its width
-RECORD = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
+METADATA_KEY = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
 PRETRAINED = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
 CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
 LISTS = ("DATA.image_size", "ENCODER.depths")
@@ -26,7 +26,7 @@ WHOLE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys who
 CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # what the published classifiers are judged on
 
 
-def record(weights: Weights, taken: Iterable[str]) -> dict[str, str]:
+def record(weights: ModelWeights, taken: Iterable[str]) -> dict[str, str]:
     """What goes beside converted weights: their source, and what they do not tell of their model.
 
     taken: names of those that the file holds; nothing is told of a head or a classifier that it lacks.
@@ -39,21 +39,23 @@ def record(weights: Weights, taken: Iterable[str]) -> dict[str, str]:
     kept["ENCODER"] = {key: held for key, held in encoder.items() if key != "hidden"}
     if "heads" in tops and weights.sections["TASK"] == "finetune":
         kept["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
-    return {**origin(weights), RECORD: as_yaml(kept)}
+    return {**origin(weights), METADATA_KEY: as_yaml(kept)}
 
 
-def origin(weights: Weights) -> dict[str, str]:
+def origin(weights: ModelWeights) -> dict[str, str]:
     """Where converted weights come from, as every format records it."""
     return {"converted_from": f"{Path(weights.source).name} ({weights.format})"}
 
 
 def recorded(beside: dict[str, Any]) -> Sections:
     """What `record` left in a file; empty where it left nothing. Raises ValueError where it is not what it leaves."""
-    sections = sections_of(beside.get(RECORD))
+    sections = sections_of(beside.get(METADATA_KEY))
     for section, keys in sections.items():
         for key, value in keys.items() if isinstance(keys, dict) else ():
             if not _is_plain(f"{section}.{key}", value):
-                raise ValueError(f"{RECORD} says {plain(f'{section}.{key}')} {shown(value)}, which cannot be")
+                raise ValueError(
+                    f"{METADATA_KEY} says {printable(f'{section}.{key}')} {short_repr(value)}, which cannot be"
+                )
     return sections
 
 
@@ -107,7 +109,7 @@ def described(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[
     tell.
     """
     weights = {name.removeprefix(ENCODER): held for name, held in state.items() if name.startswith(ENCODER)}
-    told = Encoder.named(encoder).described_by(weights)
+    told = Encoder.named(encoder).infer_config(weights)
     data: Sections = dict(IMAGENET) if told.channels == 3 else {}
     if told.channels is not None:
         data["channels"] = told.channels
@@ -117,8 +119,8 @@ def described(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[
     sections = merged({"TASK": task, "ENCODER": {"name": encoder, **told.keys}, "DATA": data}, known)
     of_task = ("TASK", *(PRETRAINED if task == "pretrain" else CLASSIFYING))
     sections = {name: held for name, held in sections.items() if name in of_task}
-    untold = [f"ENCODER.{key}" for key in told.untold if key not in sections["ENCODER"]]
-    return sections, (*untold, *(() if "image_size" in sections["DATA"] else ("DATA.image_size",)))
+    unspecified = [f"ENCODER.{key}" for key in told.unspecified if key not in sections["ENCODER"]]
+    return sections, (*unspecified, *(() if "image_size" in sections["DATA"] else ("DATA.image_size",)))
 
 
 def classifying(state: dict[str, Tensor]) -> Sections:

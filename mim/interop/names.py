@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mim.io.formatting import plain
+from mim.io.formatting import printable
 
 HOLE = re.compile(r"\{(\w+)([+-]\d+)?\}")  # {block}, or {stage-1}: a number one lower than on the other side
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
@@ -64,7 +64,7 @@ def _stacked(parts: list[Tensor], names: list[str]) -> Tensor:
     if len(parts) == 1:
         return parts[0]
     if len({(part.shape, part.dtype) for part in parts}) > 1 or not parts[0].ndim:
-        shapes = ", ".join(f"{plain(name)} {list(part.shape)}" for name, part in zip(names, parts, strict=True))
+        shapes = ", ".join(f"{printable(name)} {list(part.shape)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(f"parts of one weight must have one shape and type: {shapes}")
     return torch.cat(parts)
 
@@ -82,17 +82,19 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
         row, hit = match
         count = len(row.theirs)
         if count > 1 and (not weight.ndim or not len(weight) or len(weight) % count):
-            raise ValueError(f"{plain(name)} has the shape {list(weight.shape)}: it is no {count} parts of one shape")
+            raise ValueError(
+                f"{printable(name)} has the shape {list(weight.shape)}: it is no {count} parts of one shape"
+            )
         parts = (weight,) if count == 1 else weight.chunk(count)
         for theirs, part in zip(row.theirs, parts, strict=True):
             found[_filled(theirs, row.ours, hit)] = part.contiguous()
     return found, left
 
 
-def in_words(names: Iterable[str]) -> str:
+def fold_names(names: Iterable[str]) -> str:
     """Names in one line: `head.conv.{weight, bias}`, and for numbered modules `blocks.0-3,6.attn.qkv.weight`."""
     places: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-    for name in map(plain, names):
+    for name in map(printable, names):
         found = tuple(int(number) for number in NUMBER.findall(name))
         places.setdefault(tuple(NUMBER.split(name)), []).append(found)
     ends: dict[str, list[str]] = {}

@@ -6,10 +6,20 @@ from typing import Any
 import torch
 
 from mim.interop import metadata
-from mim.interop.files import Stored
-from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
+from mim.interop.files import WeightsFile
+from mim.interop.formats import (
+    ENCODER,
+    ModelWeights,
+    Sections,
+    WeightsFormat,
+    WriteReport,
+    encoder_kind,
+    has_classifier,
+    supported,
+    without,
+)
 from mim.interop.names import Row, below, rows, to_ours, to_theirs
-from mim.io.files import write_whole
+from mim.io.files import write_atomically
 from mim.io.limits import SIDE
 
 STEM = rows(*((name, name) for name in ("patch_embed.proj", "norm")))
@@ -44,30 +54,30 @@ TABLES = {"swin": SWIN, "swin_v2": SWIN, "beit": BEIT}
 MODEL_SECTIONS = {"swin": "SWIN", "swin_v2": "SWINV2", "beit": "VIT"}
 
 
-class SimMIM(Format, name="simmim"):
+class SimMIM(WeightsFormat, name="simmim"):
     """`{'model': ..., 'config': ...}`: pretrained under `encoder.` and `decoder.0`, fine-tuned without a prefix."""
 
-    def recognises(self, stored: Stored) -> bool:
-        kind = kind_of(stored.below(ENCODER))
+    def recognises(self, stored: WeightsFile) -> bool:
+        kind = encoder_kind(stored.below(ENCODER))
         if kind is not None:
             return kind != "vit"
-        kind = kind_of(stored.weights)
+        kind = encoder_kind(stored.weights)
         if kind == "beit":
             return stored.holder == "model" and "config" in stored.beside
         return kind is not None and kind != "vit" and "layers.0.downsample.reduction.weight" in stored.weights
 
-    def read(self, stored: Stored) -> Weights:
-        pretrained = kind_of(stored.below(ENCODER)) is not None
-        kind = kind_of(stored.below(ENCODER) if pretrained else stored.weights)
+    def read(self, stored: WeightsFile) -> ModelWeights:
+        pretrained = encoder_kind(stored.below(ENCODER)) is not None
+        kind = encoder_kind(stored.below(ENCODER) if pretrained else stored.weights)
         if kind is None or kind == "vit":
             raise ValueError("it holds no Swin and no ViT of SimMIM")
         state, left_out = to_ours(table(kind, pretrained), stored.weights)
         published = pretraining(kind) if pretrained else {**metadata.classifying(state), **metadata.CROP}
         known = metadata.merged(published, _known(stored.beside.get("config"), kind), metadata.recorded(stored.beside))
-        sections, untold = metadata.described(kind, state, known)
-        return Weights(state, sections, str(stored.path), untold, tuple(left_out))
+        sections, unspecified = metadata.described(kind, state, known)
+        return ModelWeights(state, sections, str(stored.path), unspecified, tuple(left_out))
 
-    def write(self, weights: Weights, path: Path) -> Written:
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = supported(weights.sections, TABLES, "microsoft/SimMIM")
         pretrained = weights.sections["TASK"] == "pretrain"
         taken = without(weights.state, "head.", "heads.", "norm.")
@@ -78,9 +88,9 @@ class SimMIM(Format, name="simmim"):
         if not weights.sections["ENCODER"].get("norm", True) and "norm.weight" not in taken:
             raise ValueError("ENCODER.norm is false: SimMIM has no ViT without a last norm")
         theirs, left_out = to_theirs(table(kind, pretrained), taken)
-        write_whole(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
+        write_atomically(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
         left_out += [name for name in weights.state if name not in taken]
-        return Written(left_out, f"torch.load({str(path)!r})['model'] fits the models of microsoft/SimMIM")
+        return WriteReport(left_out, f"torch.load({str(path)!r})['model'] fits the models of microsoft/SimMIM")
 
 
 def table(kind: str, pretrained: bool) -> tuple[Row, ...]:
@@ -106,7 +116,7 @@ def pretraining(kind: str) -> Sections:
     }
 
 
-def fits_head(weights: Weights) -> bool:
+def fits_head(weights: ModelWeights) -> bool:
     """Whether the head is SimMIM's own; others have no place in its files."""
     return weights.sections["HEAD"]["name"] == "pixel_shuffle"
 

@@ -7,10 +7,20 @@ import torch
 from safetensors.torch import save
 
 from mim.interop import metadata
-from mim.interop.files import Stored
-from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, kind_of, supported, without
+from mim.interop.files import WeightsFile
+from mim.interop.formats import (
+    ENCODER,
+    ModelWeights,
+    Sections,
+    WeightsFormat,
+    WriteReport,
+    encoder_kind,
+    has_classifier,
+    supported,
+    without,
+)
 from mim.interop.names import rows, to_ours, to_theirs
-from mim.io.files import write_whole
+from mim.io.files import write_atomically
 
 BACKBONE = f"{ENCODER}backbone."
 MODELS = {  # a model of timm's by which its class is reached; the arguments say the rest
@@ -21,24 +31,24 @@ MODELS = {  # a model of timm's by which its class is reached; the arguments say
 }
 
 
-class Timm(Format, name="timm"):
+class Timm(WeightsFormat, name="timm"):
     """Our backbones are timm's own modules, so that only the prefix and the classifier's names differ."""
 
-    def recognises(self, stored: Stored) -> bool:
-        return kind_of(stored.weights) is not None
+    def recognises(self, stored: WeightsFile) -> bool:
+        return encoder_kind(stored.weights) is not None
 
-    def read(self, stored: Stored) -> Weights:
-        kind = kind_of(stored.weights)
+    def read(self, stored: WeightsFile) -> ModelWeights:
+        kind = encoder_kind(stored.weights)
         if kind is None:
             raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
         state, rest = to_ours(CLASSIFIERS[kind], stored.weights)
         state.update({BACKBONE + name: stored.weights[name] for name in rest})
         own, notes = metadata.published_heads(state) if kind == "vit" else ({}, ())
         known = metadata.merged(metadata.classifying(state), {"ENCODER": own}, metadata.recorded(stored.beside))
-        sections, untold = metadata.described(kind, state, known)
-        return Weights(state, sections, str(stored.path), untold, notes=notes)
+        sections, unspecified = metadata.described(kind, state, known)
+        return ModelWeights(state, sections, str(stored.path), unspecified, notes=notes)
 
-    def write(self, weights: Weights, path: Path) -> Written:
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = supported(weights.sections, MODELS, "timm")
         classifier = has_classifier(weights, POOLS[kind])
         if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
@@ -47,14 +57,16 @@ class Timm(Format, name="timm"):
         theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
         theirs.update({name.removeprefix(BACKBONE): taken[name].contiguous() for name in backbone})
         if path.suffix == ".safetensors":
-            write_whole(path, lambda file: file.write(save(theirs, metadata=metadata.record(weights, taken))))
+            write_atomically(path, lambda file: file.write(save(theirs, metadata=metadata.record(weights, taken))))
         else:
-            write_whole(path, lambda file: torch.save({"state_dict": theirs, **metadata.record(weights, taken)}, file))
+            write_atomically(
+                path, lambda file: torch.save({"state_dict": theirs, **metadata.record(weights, taken)}, file)
+            )
         classes = len(weights.state["heads.0.bias"]) if classifier else 0
         arguments = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
         written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         left_out = [name for name in weights.state if name not in taken]
-        return Written(left_out, f"timm.create_model({MODELS[kind]!r}, {written})")
+        return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {written})")
 
 
 CLASSIFIERS = {

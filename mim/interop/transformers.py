@@ -7,12 +7,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mim.interop import mae, metadata, simmim
-from mim.interop.files import CONFIG, Stored, read_json
-from mim.interop.formats import ENCODER, Format, Sections, Weights, Written, has_classifier, supported
-from mim.interop.names import in_words, to_ours, to_theirs
+from mim.interop.files import CONFIG, WeightsFile, read_json
+from mim.interop.formats import ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport, has_classifier, supported
+from mim.interop.names import fold_names, to_ours, to_theirs
 from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
-from mim.io.files import write_json, write_whole
-from mim.io.formatting import shown
+from mim.io.files import write_atomically, write_json
+from mim.io.formatting import short_repr
 from mim.io.limits import SIDE, WIDTH
 from mim.registry import one_of
 
@@ -32,13 +32,13 @@ NUMBERS = (  # of config.json: whether it may be a list, and the largest there c
 MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
-class Transformers(Format, name="transformers"):
+class Transformers(WeightsFormat, name="transformers"):
     """A folder as `save_pretrained` writes it."""
 
-    def recognises(self, stored: Stored) -> bool:
+    def recognises(self, stored: WeightsFile) -> bool:
         return stored.beside.get("model_type") in list(ENCODERS)
 
-    def read(self, stored: Stored) -> Weights:
+    def read(self, stored: WeightsFile) -> ModelWeights:
         config = stored.beside
         if config.get("model_type") not in list(ENCODERS):
             raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
@@ -50,21 +50,21 @@ class Transformers(Format, name="transformers"):
         bare = not any(name.startswith(prefix) for name in stored.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
         told = [_published(config, state), _known(config), _normalization(stored.path), metadata.recorded(config)]
-        sections, untold = metadata.described(kind, state, metadata.merged(*told))
+        sections, unspecified = metadata.described(kind, state, metadata.merged(*told))
         if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here makes it anew
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
         if kind != "vit" and not square and _other_windows(sections):
             raise ValueError(f"{_other_windows(sections)} as here: features would differ")
         pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
-        notes = [f"{in_words(pooler)}: behind the features, left out"] if pooler else []
+        notes = [f"{fold_names(pooler)}: behind the features, left out"] if pooler else []
         epsilon = config.get("layer_norm_eps")
         if epsilon not in (None, LAYER_NORM_EPS[kind]):
             notes.append(f"layer_norm_eps is {epsilon:g} there and {LAYER_NORM_EPS[kind]:g} here")
         left_out = [name for name in left_out if name not in pooler]
-        return Weights(state, sections, str(stored.path), untold, tuple(left_out), notes=tuple(notes))
+        return ModelWeights(state, sections, str(stored.path), unspecified, tuple(left_out), notes=tuple(notes))
 
-    def write(self, weights: Weights, path: Path) -> Written:
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         supported(weights.sections, MODEL_TYPES, "transformers")
         reason = computed_otherwise(weights.sections)
         if reason:
@@ -81,11 +81,11 @@ class Transformers(Format, name="transformers"):
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
         tensors = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})
-        write_whole(path / "model.safetensors", lambda file: file.write(tensors))
+        write_atomically(path / "model.safetensors", lambda file: file.write(tensors))
         left_out += [name for name in weights.state if name not in taken]
         bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that is not here
         call = f"transformers.{model}.from_pretrained({str(path)!r}{bare})"
-        return Written(left_out, f"{call}, or AutoModel for its encoder")
+        return WriteReport(left_out, f"{call}, or AutoModel for its encoder")
 
 
 LAYER_NORM_EPS = {"vit": 1e-6, "swin": 1e-5, "swin_v2": 1e-5}
@@ -113,10 +113,10 @@ def _check_config(config: Sections) -> None:
         numbers = [item for item in given if isinstance(item, int | float) and 0 <= item <= most]
         if value is not None and len(numbers) < len(given):
             lists = ", or a list of such" if listed else ""
-            raise ValueError(f"{key} is {shown(value)}: it must be a number from 0 to {most:,}{lists}")
+            raise ValueError(f"{key} is {short_repr(value)}: it must be a number from 0 to {most:,}{lists}")
     size = config.get("image_size")
     if isinstance(size, float) or (isinstance(size, list) and list(map(type, size)) != [int, int]):
-        raise ValueError(f"image_size is {shown(size)}: it must be one whole number, or height and width")
+        raise ValueError(f"image_size is {short_repr(size)}: it must be one whole number, or height and width")
 
 
 def _image_size(config: Sections) -> list[int] | None:
@@ -202,7 +202,7 @@ def _other_windows(sections: Sections) -> str:
     return ""
 
 
-def _model(weights: Weights) -> tuple[str, str, dict[str, Tensor]]:
+def _model(weights: ModelWeights) -> tuple[str, str, dict[str, Tensor]]:
     """The model type, what follows in the name of its class, and the weights that it has a place for."""
     sections, state = weights.sections, weights.state
     encoder, plain = sections["ENCODER"], weights.below(BACKBONE)

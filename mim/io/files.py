@@ -17,7 +17,7 @@ ABANDONED_S = 3600.0  # where a file system has no locks: a file that did not gr
 UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of file systems that cannot sync a folder
 
 
-def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """A file whose content `fill` writes.
 
     Raises OSError that names the file where it cannot be written (on a full disk, say). Whatever is raised, what stood
@@ -48,7 +48,7 @@ def write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A UTF-8 text file."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: dict) -> None:

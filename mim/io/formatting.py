@@ -1,33 +1,33 @@
-"""Words: values and names from files and command lines, as messages show them: on one line, and not endless."""
+"""Values and names from files and command lines, as messages print them: on one line and of limited length."""
 
 from typing import Any
 
-MOST = 200  # characters of one value or name
+LONGEST = 200  # characters of one value or name
 
 
-def shown(value: Any) -> str:
-    """A value as Python writes it, a text in quotes; cut where it is long."""
-    return _cut(repr(value), MOST)
+def short_repr(value: Any) -> str:
+    """`repr(value)`, shortened in its middle where it is long."""
+    return _shortened(repr(value), LONGEST)
 
 
-def plain(name: str, most: int = MOST) -> str:
-    """A name without quotes, unless it is empty: line breaks, control characters and bytes that are no UTF-8 escaped.
+def printable(name: str, longest: int = LONGEST) -> str:
+    """A name on one line: control characters and bytes that are not UTF-8 are escaped; an empty name becomes ''.
 
-    Cut in its middle where it has more than `most` characters.
+    A name with more than `longest` characters is shortened in its middle.
     """
-    text = _cut(name, most)
+    text = _shortened(name, longest)
     return (text if text.isprintable() else "".join(map(_escaped, text))) or "''"
 
 
-def _cut(text: str, most: int) -> str:
-    if len(text) <= most:
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
         return text
-    return f"{text[: most // 2]}... ({len(text):,} characters) ...{text[-most // 4 :]}"
+    return f"{text[: longest // 2]}... ({len(text):,} characters) ...{text[-longest // 4 :]}"
 
 
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # Python stores a byte that is not UTF-8 as this surrogate
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

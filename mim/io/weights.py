@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from mim.io.formatting import plain
+from mim.io.formatting import printable
 from mim.io.limits import REPEATED, SHARED
 
 # Buffers that every model makes anew; some releases of timm keep them in files, and others do not.
-DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask")
-OWN = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
+DERIVED_BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
+CHECKPOINT_FORMAT = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
 ZIP = b"PK\x03\x04"  # opens what PyTorch writes since 1.6
 FOLDER = 0x10  # an attribute in the directory of a zip archive: PyTorch reads nothing where it stands
 # What old training scripts left beside the weights, and what it is read as. Nothing else of a pickle is made.
@@ -72,12 +72,14 @@ def check_weights(weights: Mapping[str, torch.Tensor], size: int) -> None:
     for name, weight in weights.items():
         kind = _other_than_dense(weight)
         if kind:
-            raise ValueError(f"{plain(name)} is {kind}: weights must be dense tensors, with their numbers in the file")
+            raise ValueError(
+                f"{printable(name)} is {kind}: weights must be dense tensors, with their numbers in the file"
+            )
         claimed = weight.numel() * weight.element_size()
         total += claimed
         if claimed > max(size, REPEATED) or total > max(SHARED * size, REPEATED):
             raise ValueError(
-                f"{plain(name)} claims {'x'.join(map(str, weight.shape)) or 'one'} numbers, {total:,} bytes with those "
+                f"{printable(name)} claims {'x'.join(map(str, weight.shape)) or 'one'} numbers, {total:,} bytes with those "
                 f"before it, and the file has {size:,}: it repeats what it holds"
             )
 
@@ -102,9 +104,9 @@ def _check_file(path: Path, called: str) -> None:
     try:
         found = path.is_file()
     except OSError as error:  # a name too long, a link to itself
-        raise ValueError(f"{called} {plain(str(path))} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{called} {printable(str(path))} cannot be read: {error.strerror}") from error
     if not found:
-        raise ValueError(f"{called} {plain(str(path))} does not exist")
+        raise ValueError(f"{called} {printable(str(path))} does not exist")
 
 
 def _check_archive(path: Path) -> None:
@@ -119,7 +121,7 @@ def _check_archive(path: Path) -> None:
             compressed = next((record for record in records if record.compress_type != zipfile.ZIP_STORED), None)
             if compressed is not None:
                 raise _Refused(
-                    f"its record {plain(compressed.filename)} is compressed, which PyTorch never does: a bomb"
+                    f"its record {printable(compressed.filename)} is compressed, which PyTorch never does: a bomb"
                 )
             unpacked, size = sum(record.file_size for record in records), path.stat().st_size
             if unpacked > size:
@@ -127,7 +129,7 @@ def _check_archive(path: Path) -> None:
             torn = next((record.filename for record in records if record.external_attr & FOLDER), archive.testzip())
     if torn:
         raise _Refused(
-            f"it is damaged: the checksum of {plain(torn)} is not that of its content. Copy it again; if PyTorch wrote "
+            f"it is damaged: the checksum of {printable(torn)} is not that of its content. Copy it again; if PyTorch wrote "
             "it without checksums (set_crc32_options), load and save it with PyTorch once"
         )
 

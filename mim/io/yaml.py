@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mim.io.formatting import shown
+from mim.io.formatting import short_repr
 from mim.io.limits import CONFIG_BYTES, CONFIG_LEVELS, CONFIG_VALUES
 
 
@@ -45,7 +45,7 @@ class _Plain(yaml.composer.Composer):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
             raise ValueError(
-                f"line {line}: the tag {shown(event.tag)}: only texts, lists and mappings are read, no tag"
+                f"line {line}: the tag {short_repr(event.tag)}: only texts, lists and mappings are read, no tag"
             )
         before = self._values
         self._level += 1
@@ -56,7 +56,7 @@ class _Plain(yaml.composer.Composer):
         sizes: dict[int, int] = self.__dict__.setdefault("_sizes", {})  # nodes live as long as this loader
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in sizes:
-                raise ValueError(f"line {line}: *{shown(event.anchor)[1:-1]} stands inside of itself")
+                raise ValueError(f"line {line}: *{short_repr(event.anchor)[1:-1]} stands inside of itself")
             self._values += sizes[id(node)]
         else:
             self._values += 1
@@ -72,7 +72,7 @@ class _Plain(yaml.composer.Composer):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ValueError(f"line {line}: a key is a list or a mapping: it must be a text")
             if key_node.value in seen:
-                raise ValueError(f"line {line}: key {shown(key_node.value)} stands twice")
+                raise ValueError(f"line {line}: key {short_repr(key_node.value)} stands twice")
             seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)  # type: ignore[misc]
 

@@ -4,67 +4,14 @@ Shapes: B batch, C channels, H W pixels, D width, K classes, L linear layers.
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from mim.encoders import Encoder
-from mim.io.checks import at_least
+from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
 from mim.structures import Pool
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreezeSettings:
-    """FREEZE. tune_blocks: how many of the encoder's last blocks are trained, with what stands on them; `all` trains
-    everything, 0 nothing but the classifier, and half a block is its MLP.
-
-    Source: MAE, section 4.3.
-    """
-
-    tune_blocks: float | Literal["all"] = "all"
-
-    def __post_init__(self) -> None:
-        if self.tune_blocks != "all" and (self.tune_blocks < 0 or self.tune_blocks * 2 % 1):
-            raise ValueError(f"FREEZE.tune_blocks is {self.tune_blocks}: it must be 0, 0.5, 1, 1.5 ... or all")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneHeadSettings:
-    """CLASSIFIER of fine-tuning.
-
-    pool: the `mean` of the patch tokens or the `class` token; norm: a LayerNorm of its own on it; init_std: of the
-    linear layer's initial weights.
-    Source: MAE, models_vit.py (2e-5, in main_finetune.py); SimMIM (.02 for Swin, .02 x .001 for ViT).
-    """
-
-    pool: Literal["mean", "class"] = "mean"
-    norm: bool = True
-    init_std: float = 2e-5
-
-    def __post_init__(self) -> None:
-        at_least("CLASSIFIER", 0, init_std=self.init_std)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeHeadSettings:
-    """CLASSIFIER of a linear probe.
-
-    pool: `class` token, `mean` of the patch tokens, or `both`, one behind the other; init_std: of the initial weights;
-    rates: factors on the learning rate; each trains a linear layer of its own, all on one forward pass.
-    Source: MAE, main_linprobe.py (class token, .01, one rate). Differs from: `mean` is of tokens behind the encoder's
-    norm; there it has a norm of its own, untrained, behind the mean.
-    """
-
-    pool: Pool = "class"
-    init_std: float = 0.01
-    rates: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        at_least("CLASSIFIER", 0, init_std=self.init_std)
-        if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
-            raise ValueError(f"CLASSIFIER.rates is {list(self.rates)}: one or more different positive factors")
 
 
 class Classifier(nn.Module):

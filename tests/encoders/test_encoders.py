@@ -341,7 +341,7 @@ def test_encoder_of_a_user_has_no_halves_unless_it_says_so():
 def test_encoder_fits_its_own_weights_by_leaving_them_alone(name, image_size):
     encoder = make(name)
     for key, weight in encoder.state_dict().items():
-        assert encoder.fit(key, weight, image_size) is weight
+        assert encoder.resize_weight(key, weight, image_size) is weight
 
 
 # ---------------------------------------------------------------- ViT
@@ -415,7 +415,7 @@ def test_vit_that_drops_takes_cells_larger_than_its_patches():
     image = ImageSpec(3, 32, 64)
     encoder, img = make("vit", hidden="drop"), images(2)
     coarse = masked(image, cell=16)
-    fine = PatchMask.given(coarse.at(4, 8), 2)
+    fine = PatchMask.from_tensor(coarse.at(4, 8), 2)
     assert torch.equal(encoder(img, coarse).tokens_BND, encoder(img, fine).tokens_BND)
     assert encoder(img, coarse).tokens_BND.shape[1] == 16
 

@@ -222,11 +222,11 @@ def test_swin_v2_names_stage_and_axis_that_its_window_does_not_tile(size, window
 @torch.no_grad()
 def test_windowed_encoder_is_built_again_from_what_its_weights_tell(part, hidden, image, keys):
     encoder = shaken(part(image, hidden=hidden, **{**SWIN, **keys})).eval()
-    told = part.described_by(encoder.state_dict())
+    told = part.infer_config(encoder.state_dict())
     wanted = {key: value for key, value in {"mlp_ratio": 4.0, **SWIN, **keys}.items() if key in told.keys}
     assert told.keys == wanted
-    assert told.untold == (("window", "pretrained_windows") if part is SwinV2 else ())
-    assert {*told.keys, *told.untold} == {*keys_of(part)} - {"hidden", "drop_path"}
+    assert told.unspecified == (("window", "pretrained_windows") if part is SwinV2 else ())
+    assert {*told.keys, *told.unspecified} == {*keys_of(part)} - {"hidden", "drop_path"}
     assert (told.channels, told.image_size) == (image.channels, None)
     again = part(image, hidden=hidden, **{"window": SWIN["window"], **keys, **told.keys}).eval()
     again.load_state_dict(encoder.state_dict(), strict=True)
@@ -234,9 +234,9 @@ def test_windowed_encoder_is_built_again_from_what_its_weights_tell(part, hidden
 
 
 def test_swin_tells_no_window_that_is_not_square():
-    told = Swin.described_by(Swin(WIDE, **{**SWIN, "window": 16}).state_dict())  # 8 x 16 tokens: one window
+    told = Swin.infer_config(Swin(WIDE, **{**SWIN, "window": 16}).state_dict())  # 8 x 16 tokens: one window
     assert "window" not in told.keys
-    assert told.untold == ("window",)
+    assert told.unspecified == ("window",)
 
 
 # ---------------------------------------------------------------- tools/train.py

@@ -49,13 +49,13 @@ def test_distances_equal_scipys_on_pixel_maps(height, width, share):
     """Also where whole rows and columns are hidden, and at sides that no cell divides."""
     hidden_BHW = torch.rand(12, height, width, generator=generator(height)) < share
     hidden_BHW[:, 0, 0], hidden_BHW[:, height // 2, width // 2] = True, False
-    check(PatchMask.given(hidden_BHW, 12), height, width)
+    check(PatchMask.from_tensor(hidden_BHW, 12), height, width)
 
 
 def test_distances_of_a_map_with_counts_that_differ():
     rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
     discs = [(rows - 20) ** 2 + (columns - 30) ** 2 < radius**2 for radius in (3, 9, 19)]
-    mask = PatchMask.given(torch.stack(discs), 3)
+    mask = PatchMask.from_tensor(torch.stack(discs), 3)
     assert mask.visible is None
     check(mask, 40, 60)
 
@@ -73,7 +73,7 @@ def test_distances_by_hand():
     hidden = torch.ones(4, 5, dtype=torch.bool)
     hidden[0, 0] = hidden[3, 3] = False
     squared = [[0, 1, 4, 9, 10], [1, 2, 5, 4, 5], [4, 5, 2, 1, 2], [9, 4, 1, 0, 1]]
-    mask = PatchMask.given(hidden, 1)
+    mask = PatchMask.from_tensor(hidden, 1)
     assert pixel_distances(mask, 4, 5)[0].square().round().int().tolist() == squared
     roots = [math.sqrt(value) for row in squared for value in row]
     assert avg_dist(mask, 4, 5).item() == pytest.approx(sum(roots) / 18, rel=1e-6)
@@ -83,21 +83,21 @@ def test_avg_dist_of_half_an_image_is_half_its_width():
     """The distances of a hidden half are 1, 2, ..., w: their mean is (w + 1) / 2, whatever the height and the cell."""
     half = torch.tensor([[True, False]])
     for height, width in ((4, 8), (32, 64), (1, 2)):
-        assert avg_dist(PatchMask.given(half, 1), height, width).item() == (width // 2 + 1) / 2
-        assert avg_dist(PatchMask.given(half.T, 1), width, height).item() == (width // 2 + 1) / 2
+        assert avg_dist(PatchMask.from_tensor(half, 1), height, width).item() == (width // 2 + 1) / 2
+        assert avg_dist(PatchMask.from_tensor(half.T, 1), width, height).item() == (width // 2 + 1) / 2
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 47), (31, 0), (31, 47), (13, 29)])
 def test_single_visible_pixel(row, column):
     hidden = torch.ones(1, 32, 48, dtype=torch.bool)
     hidden[0, row, column] = False
-    check(PatchMask.given(hidden, 1), 32, 48)
+    check(PatchMask.from_tensor(hidden, 1), 32, 48)
 
 
 def test_single_hidden_pixel_is_one_pixel_away():
     hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
     hidden[0, 3, 4] = True
-    assert avg_dist(PatchMask.given(hidden, 1), 8, 8).item() == 1
+    assert avg_dist(PatchMask.from_tensor(hidden, 1), 8, 8).item() == 1
 
 
 @pytest.mark.parametrize("cell", [1, 8])

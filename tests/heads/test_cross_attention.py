@@ -49,7 +49,7 @@ def model(share=1.0, masker="random", **keys):
 
 def decoded(head: CrossAttention, given: Features) -> torch.Tensor:
     """Which places the head decoded, (B, N) bool: those where its map is not zero."""
-    patches_BNP = patchify(head(given).map_BCHW, head.factor)
+    patches_BNP = patchify(head(given).map_BCHW, head.entries_per_side)
     return patches_BNP.abs().amax(dim=2) > 0
 
 
@@ -93,7 +93,7 @@ def test_cross_attention_equals_its_formulas(fused, prefix):
         parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(2), dtype=torch.float64))
     choose_attention(head, torch.device("cuda" if fused else "cpu"))
     assert {block.attn.fused_attn for block in head.layers} == {fused}
-    found_BNP = patchify(head(given).map_BCHW, head.factor)
+    found_BNP = patchify(head(given).map_BCHW, head.entries_per_side)
     for sample, hidden_N in enumerate(hidden_of(given).tolist()):
         parts = [given.prefix_BKD, given.tokens_BND] if prefix else [given.tokens_BND]
         read = torch.cat([part_BND[sample] for part_BND in parts])
@@ -183,7 +183,7 @@ def test_mask_rows_keep_their_draws_so_that_ranks_and_micro_batches_choose_as_on
     assert torch.equal(mask.rows(2, 5).draw_B, mask.draw_B[2:5])
     expected = whole(img, mask).prediction
     torch.testing.assert_close(whole(img[2:5], mask.rows(2, 5)).prediction, expected[2:5], rtol=0, atol=1e-5)
-    assert PatchMask.given(mask.hidden_BHW, 6).draw_B is None
+    assert PatchMask.from_tensor(mask.hidden_BHW, 6).draw_B is None
 
 
 def chosen_of(name: str, samples: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +192,7 @@ def chosen_of(name: str, samples: int, share: float) -> tuple[torch.Tensor, torc
     masker = small(Masker.named(name), ImageSpec(1, 48, 32))  # 6 x 4 cells
     head = CrossAttention(replace(SPEC, grid=(6, 4), num_prefix=0), TARGET, width=4, depth=1, heads=1, share=share)
     mask = masker.sample(samples, generator(7), CPU)
-    kept_BN = mask.kept(6, 4)
+    kept_BN = mask.kept_indices(6, 4)
     given = Features(torch.zeros(samples, kept_BN.shape[1], 12), (6, 4), kept_BN, None, mask.draw_B)
     return mask.hidden_BHW.flatten(1), head.train()(given).predicted_BHW.flatten(1)
 

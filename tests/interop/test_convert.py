@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mim.convert import convert
-from mim.interop.names import in_words
+from mim.interop.names import fold_names
 
 NORM = partial(nn.LayerNorm, eps=1e-6)
 
@@ -145,7 +145,7 @@ def test_convert_there_and_back(tmp_path: Path, to: str, suffix: str, model: str
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{theirs} ({to}): {len(source.state) - len(left_out)} weights written" in lines
     said = [line for line in lines if "without a place there" in line]
-    assert said == ([f"  without a place there, left out: {in_words(left_out)}"] if left_out else [])
+    assert said == ([f"  without a place there, left out: {fold_names(left_out)}"] if left_out else [])
 
     classified = "heads.0.weight" in source.state and not left_out
     loaded, img_BCHW = THEIRS[to](lines, source.cfg, CLASSES if classified else 0).eval(), source.images()

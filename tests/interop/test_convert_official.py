@@ -402,7 +402,7 @@ def test_published_file_is_what_its_recipe_here_builds(tmp_path: Path, recipe: s
         write_simmim(path, state, config)
     assert path.stat().st_size < 1e6
     weights = read(path, "IN")
-    assert weights.untold == ()
+    assert weights.unspecified == ()
     assert set(weights.left_out) <= {"decoder_pos_embed"}  # here it is all zeros, so not the fixed one
     known = load_config(ROOT / "configs" / f"{recipe}.yaml")
     cfg = describe(weights, [])

@@ -28,7 +28,7 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from mim import load_encoder
 from mim.convert import convert
 from mim.engine import checkpoint
-from mim.interop import Format, read
+from mim.interop import WeightsFormat, read
 
 HEADS = ["ENCODER.heads", "3", "HEAD.heads", "2"]
 
@@ -280,7 +280,7 @@ def test_convert_refuses_to_write_over_the_folder_it_reads(tmp_path: Path) -> No
     load_encoder(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("to", list(Format.members()))
+@pytest.mark.parametrize("to", list(WeightsFormat.members()))
 def test_convert_whose_disk_fails_leaves_what_was_there(tmp_path: Path, monkeypatch, to: str) -> None:
     name = "swin" if to == "simmim" else "mae"
     source, out = sample(name).write(tmp_path / "ours.pt"), tmp_path / "out"

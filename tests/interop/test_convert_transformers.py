@@ -20,8 +20,8 @@ from mim import build_model, load_encoder
 from mim.convert import convert
 from mim.data.transforms import Normalize
 from mim.interop import read
-from mim.interop.metadata import RECORD
-from mim.interop.names import in_words
+from mim.interop.metadata import METADATA_KEY
+from mim.interop.names import fold_names
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
 import transformers
@@ -87,7 +87,7 @@ def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: t
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{folder} (transformers): {len(source.state) - len(left_out)} weights written" in lines
     said = [line for line in lines if "without a place there" in line]
-    assert said == ([f"  without a place there, left out: {in_words(left_out)}"] if left_out else [])
+    assert said == ([f"  without a place there, left out: {fold_names(left_out)}"] if left_out else [])
 
     call, _, automatic = lines[-1].removeprefix("  to load: ").partition(", or ")
     assert call.startswith(f"transformers.{kind}.from_pretrained({str(folder)!r}")
@@ -288,7 +288,9 @@ def test_convert_says_how_images_are_prepared_and_reads_it_back(tmp_path: Path) 
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.5, 0.5, 0.25]
     processor.save_pretrained(tmp_path / "theirs")
     config = tmp_path / "theirs" / "config.json"
-    config.write_text(json.dumps({key: held for key, held in json.loads(config.read_text()).items() if key != RECORD}))
+    config.write_text(
+        json.dumps({key: held for key, held in json.loads(config.read_text()).items() if key != METADATA_KEY})
+    )
     data = read(tmp_path / "theirs", "IN").sections["DATA"]
     assert (data["mean"], data["std"]) == ([0.1, 0.2, 0.3], [0.5, 0.5, 0.25])
     (tmp_path / "theirs" / "preprocessor_config.json").write_text("[]")

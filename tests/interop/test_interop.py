@@ -242,7 +242,7 @@ def test_initialise_beit_gives_each_block_the_biases_that_all_shared(tmp_path: P
     assert (report.missing, report.unexpected, report.reshaped) == ([], [], [])
     rows = encoder.state_dict()[OF_BLOCK.format(0)].shape[0]
     assert report.resized == [f"{SHARED} 52x2 -> {OF_BLOCK.format(block)} {rows}x2" for block in range(2)]
-    shared = encoder.fit(SHARED, source.state_dict()[SHARED], (32, 32))
+    shared = encoder.resize_weight(SHARED, source.state_dict()[SHARED], (32, 32))
     for block in range(2):
         assert torch.equal(encoder.state_dict()[OF_BLOCK.format(block)], shared)
     back = beit((32, 32), "shared")

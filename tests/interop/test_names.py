@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mim.interop.names import Row, below, in_words, rows, to_ours, to_theirs
+from mim.interop.names import Row, below, fold_names, rows, to_ours, to_theirs
 
 TABLE = rows(
     ("token", "cls"),
@@ -148,4 +148,4 @@ def test_names_dots_are_dots() -> None:
     ],
 )
 def test_in_words_folds_numbers_and_ends(names: list[str], words: str) -> None:
-    assert in_words(names) == words
+    assert fold_names(names) == words

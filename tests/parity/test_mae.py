@@ -17,7 +17,7 @@ from transformers.models.vit_mae import modeling_vit_mae as vit_mae
 
 import mim
 from mim import MaskedImageModel
-from mim.interop import Weights
+from mim.interop import ModelWeights
 from mim.ops.positions import sincos_table
 from mim.structures import ImageSpec, PatchMask
 
@@ -62,7 +62,7 @@ def theirs_of(normalized: bool = False) -> nn.Module:
     return parity.theirs_of(THEIRS, keys).requires_grad_(True)
 
 
-def ours_of(weights: Weights, theirs: nn.Module, size: tuple[int, int], dtype: torch.dtype) -> MaskedImageModel:
+def ours_of(weights: ModelWeights, theirs: nn.Module, size: tuple[int, int], dtype: torch.dtype) -> MaskedImageModel:
     """Our model for a size, in a dtype, with their weights and with the tables that theirs has for that size."""
     overrides = ["DATA.image_size", str(list(size)), "ENCODER.positions", "learned"]
     model = parity.ours_of(weights, overrides, but=[POSITIONS]).to(dtype)

@@ -96,7 +96,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def mask_of(family: Family, batch: int, seed: int = 3) -> PatchMask:
     """Six patches of ten hidden, by chance: a number of its own in every sample."""
     hidden_Bhw = torch.rand(batch, *family.grid, generator=generator(seed)) < 0.6
-    return PatchMask.given(hidden_Bhw, batch)
+    return PatchMask.from_tensor(hidden_Bhw, batch)
 
 
 def img_of(family: Family, dtype: torch.dtype, batch: int = 2) -> Tensor:
@@ -123,7 +123,7 @@ def test_simmim_is_transformers_in_loss_reconstruction_and_every_gradient(
 ) -> None:
     theirs = family.theirs()
     weights = parity.carried(theirs, tmp_path / "weights")
-    assert (weights.left_out, weights.notes, weights.untold) == ((), (), ())
+    assert (weights.left_out, weights.notes, weights.unspecified) == ((), (), ())
     ours, theirs = parity.ours_of(weights).to(dtype), theirs.to(dtype)
     img, mask = img_of(family, dtype), mask_of(family, 2)
     wanted, found = answer(family, theirs, img, mask), ours(img, mask)
@@ -157,7 +157,7 @@ def test_simmim_loss_has_transformers_epsilon(tmp_path: Path, family: Family) ->
     weights = parity.carried(theirs, tmp_path)
     ours, theirs = parity.ours_of(weights).double(), theirs.double()
     high, wide = family.grid
-    mask = PatchMask.given(torch.arange(high * wide).reshape(high, wide) == 5, 1)
+    mask = PatchMask.from_tensor(torch.arange(high * wide).reshape(high, wide) == 5, 1)
     img = img_of(family, torch.float64, batch=1)
     wanted = answer(family, theirs, img, mask).loss
     torch.testing.assert_close(ours(img, mask).loss, wanted, rtol=1e-12, atol=0)
@@ -235,7 +235,7 @@ def test_swin_tokens_are_transformers(
     """Of models made for that size, square or not."""
     theirs = family.theirs("Model", image_size=size[0] if size[0] == size[1] else size, **keys)
     weights = parity.carried(theirs, tmp_path)
-    assert (weights.left_out, weights.notes, weights.untold) == ((), (), ())
+    assert (weights.left_out, weights.notes, weights.unspecified) == ((), (), ())
     encoder, img = mim.load_encoder(tmp_path).to(dtype), images(2, ImageSpec(3, *size), dtype=dtype)
     assert_close(encoder(img).tokens_BND, theirs.to(dtype)(img).last_hidden_state, "tokens")
 

@@ -20,7 +20,7 @@ from mim import ConfigError, Masker, load_config, load_encoder
 from mim.config.load import parse_config
 from mim.convert import convert
 from mim.interop import read
-from mim.interop.names import in_words
+from mim.interop.names import fold_names
 
 HEADS = ("ENCODER.heads", "3")
 
@@ -364,6 +364,6 @@ def test_weights_with_a_hostile_safetensors_header_are_refused(
 
 
 def test_names_of_weights_are_told_without_what_a_terminal_would_act_on() -> None:
-    told = in_words(["a\x1b[31m", "b\nc", "x" * 10_000])
+    told = fold_names(["a\x1b[31m", "b\nc", "x" * 10_000])
     assert told.isprintable()
     assert len(told) < 1000

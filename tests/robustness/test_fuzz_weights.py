@@ -30,7 +30,7 @@ from mim import Encoder, load_encoder
 from mim.convert import convert
 from mim.interop.initialise import initialise_encoder
 from mim.io import weights as ops_weights
-from mim.io.weights import OWN
+from mim.io.weights import CHECKPOINT_FORMAT
 
 LONGEST = 6_000  # characters of a message
 pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # PyTorch will remove them
@@ -60,7 +60,7 @@ def own(name: str) -> Kind:
     """A checkpoint of this toolkit."""
     sample = converted.sample(name)
     config = converted.dump(sample.cfg)
-    return Kind(lambda: sample.state, beside=lambda: {"format": OWN, "step": 3, "ema": {}, "config": config})
+    return Kind(lambda: sample.state, beside=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config})
 
 
 HEADS = ("ENCODER.heads", "3")

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from mim import Classifier, Encoder, MaskedImageModel, build_classifier, build_model
 from mim.config.load import dump, parse_config
 from mim.engine import checkpoint
-from mim.io.weights import DERIVED
+from mim.io.weights import DERIVED_BUFFERS
 
 Sections = dict[str, Any]
 CLASSES = 5
@@ -108,7 +108,7 @@ class Sample:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return {name: held for name, held in self.model.state_dict().items() if not name.endswith(DERIVED)}
+        return {name: held for name, held in self.model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
 
     def images(self, batch: int = 2) -> Tensor:
         """Normalised images of noise, of the config's size."""
@@ -145,7 +145,7 @@ def made(sections: Sections, seed: int = 1) -> Sample:
     for name, held in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             held.fill_(17)
-        elif not name.endswith(DERIVED):
+        elif not name.endswith(DERIVED_BUFFERS):
             noise = torch.randn(held.shape, generator=generator) * 0.2
             held.add_(noise.abs() if name.endswith("running_var") else noise)
     return Sample(cfg, model.eval())

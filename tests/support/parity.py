@@ -21,7 +21,7 @@ from mim import MaskedImageModel, build_model
 from mim.config.load import dump, parse_config
 from mim.convert import convert, describe
 from mim.engine import checkpoint
-from mim.interop import Weights, read
+from mim.interop import ModelWeights, read
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 import transformers
@@ -68,13 +68,13 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def carried(theirs: nn.Module, folder: Path) -> Weights:
+def carried(theirs: nn.Module, folder: Path) -> ModelWeights:
     """Through a folder of theirs and our converter."""
     theirs.save_pretrained(folder)
     return read(folder, "transformers")
 
 
-def ours_of(weights: Weights, overrides: Iterable[str] = (), but: Collection[str] = ()) -> MaskedImageModel:
+def ours_of(weights: ModelWeights, overrides: Iterable[str] = (), but: Collection[str] = ()) -> MaskedImageModel:
     """Our model with the weights of theirs, each of them in its place, none missing but those named."""
     model = build_model(describe(weights, list(overrides))).eval()
     state = {name: weight for name, weight in weights.state.items() if name not in but}
@@ -83,7 +83,7 @@ def ours_of(weights: Weights, overrides: Iterable[str] = (), but: Collection[str
     return model
 
 
-def carried_gradients(theirs: nn.Module, folder: Path) -> Weights:
+def carried_gradients(theirs: nn.Module, folder: Path) -> ModelWeights:
     """The gradients of a model of theirs under our names: each goes the way of its own parameter, zeros for a frozen
     one.
     """

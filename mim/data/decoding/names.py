@@ -2,15 +2,15 @@
 
 import os
 
-from mim.io.formatting import plain
+from mim.io.formatting import printable
 
 LONGEST = 1000  # characters; a path of more is cut in its middle
 
 
 def shown(name: str | os.PathLike[str]) -> str:
-    """A file's name, or a reason with one in it, as `plain` shows it; paths may be long."""
+    """A file's name, or a reason with one in it, on one line, with control characters escaped; a path may be long."""
     text = os.fspath(name)
-    return plain(text, LONGEST) if text else ""
+    return printable(text, LONGEST) if text else ""
 
 
 def encoded(name: str) -> bytes:

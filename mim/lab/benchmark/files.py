@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mim.io.files import write_text, write_whole
+from mim.io.files import write_atomically, write_text
 from mim.lab.benchmark import tables
 from mim.lab.benchmark.data import LoadingOutcome
 from mim.lab.benchmark.profile_picture import Bars, profile_picture
@@ -25,7 +25,7 @@ def write(outcome: Outcome | LoadingOutcome, folder: Path, arguments: Sequence[s
     written = [file]
     if isinstance(outcome, Outcome) and outcome.profiles:
         drawn = picture_of(outcome)
-        write_whole(picture, lambda held: held.write(drawn))
+        write_atomically(picture, lambda held: held.write(drawn))
         written.append(picture)
     head = f"# {outcome.theme} on {outcome.machine}, {outcome.date:%Y-%m-%d}\n"
     before = file.read_text(encoding="utf-8") if file.is_file() else head

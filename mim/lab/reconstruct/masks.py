@@ -107,7 +107,7 @@ def _drawn(path: Path, runs: Sequence[LoadedRun], count: int) -> Masks:
     cell = math.lcm(*(loaded.patch for loaded in runs))
     grid = image.grid(cell, "the patch that all runs share,")
     try:
-        mask = PatchMask.given(PatchMask(hidden_HW[None]).at(*grid)[0], count)
+        mask = PatchMask.from_tensor(PatchMask(hidden_HW[None]).at(*grid)[0], count)
     except ValueError as error:
         raise ValueError(f"--mask {path}, on patches of {cell} px: {error}") from error
     exact, share = hidden_HW.float().mean().item(), mask.hidden_BHW[0].float().mean().item()

@@ -17,8 +17,8 @@ from mim.config import schema
 from mim.data.transforms import Normalize
 from mim.engine import checkpoint
 from mim.engine.modes import inference
-from mim.interop.names import in_words
-from mim.io.weights import OWN, read_weights
+from mim.interop.names import fold_names
+from mim.io.weights import CHECKPOINT_FORMAT, read_weights
 from mim.model import MaskedImageModel
 from mim.pictures.reconstructions import Reconstruction, reconstruct
 from mim.structures import ImageSpec, PatchMask
@@ -113,7 +113,7 @@ def open_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
         for note in weights.notes:
             LOG.info("%s: %s", file, note)
         if weights.left_out:
-            LOG.warning("%s: without a place here, left out: %s", file, in_words(weights.left_out))
+            LOG.warning("%s: without a place here, left out: %s", file, fold_names(weights.left_out))
     if not any(name.startswith(HEAD) for name in state):
         raise _headless(file, "its encoder was converted alone")
     model = build.build_model(cfg)
@@ -145,7 +145,7 @@ def _own(file: Path) -> dict | None:
     if file.is_dir() or file.suffix == ".safetensors":
         return None
     content = read_weights(file, "RUN_OR_CHECKPOINT")
-    return content if isinstance(content, dict) and content.get("format") == OWN else None
+    return content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else None
 
 
 def _headless(file: Path, reason: str) -> ValueError:
