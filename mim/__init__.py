@@ -1,42 +1,59 @@
-"""Masked image modeling: masker, encoder, head, target and loss are parts; one engine trains any combination."""
+"""Masked image modeling: masker, encoder, head, target and loss are parts; one engine trains any combination.
 
-from mim.build import build_classifier, build_model
-from mim.config.load import load_config
-from mim.convert import load_encoder
-from mim.data import Source
-from mim.encoders import Encoder
-from mim.engine.optim import Optimizer
-from mim.errors import ConfigError
-from mim.heads import Head
-from mim.losses import Loss
-from mim.maskers import Masker
-from mim.model import MaskedImageModel
-from mim.readouts.classifier import Classifier
-from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
-from mim.targets import Target
+Each name is imported when it is first used, so that `import mim` does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mim.build import build_classifier, build_model
+    from mim.config.load import load_config
+    from mim.convert import load_encoder
+    from mim.data.sources.base import Source
+    from mim.encoders import Encoder
+    from mim.engine.optim import Optimizer
+    from mim.errors import ConfigError
+    from mim.heads import Head
+    from mim.losses import Loss
+    from mim.maskers import Masker
+    from mim.model import MaskedImageModel
+    from mim.readouts.classifier import Classifier
+    from mim.run import train
+    from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
+    from mim.targets import Target
 
 __version__ = "0.1.0"
+DISTRIBUTION = "mim-toolkit"  # mim_toolkit.py tells this package by it from another one named mim, such as openmim
 
-__all__ = [
-    "Classifier",
-    "ConfigError",
-    "Encoder",
-    "EncoderSpec",
-    "Features",
-    "Head",
-    "ImageSpec",
-    "Loss",
-    "MaskedImageModel",
-    "Masker",
-    "Optimizer",
-    "Output",
-    "PatchMask",
-    "Prediction",
-    "Source",
-    "Target",
-    "TargetSpec",
-    "build_classifier",
-    "build_model",
-    "load_config",
-    "load_encoder",
-]
+MODULES = {  # where each public name lives
+    "mim.build": ("build_classifier", "build_model"),
+    "mim.config.load": ("load_config",),
+    "mim.convert": ("load_encoder",),
+    "mim.data.sources.base": ("Source",),
+    "mim.encoders": ("Encoder",),
+    "mim.engine.optim": ("Optimizer",),
+    "mim.errors": ("ConfigError",),
+    "mim.heads": ("Head",),
+    "mim.losses": ("Loss",),
+    "mim.maskers": ("Masker",),
+    "mim.model": ("MaskedImageModel",),
+    "mim.readouts.classifier": ("Classifier",),
+    "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),
+    "mim.run": ("train",),
+    "mim.targets": ("Target",),
+}
+__all__ = sorted(name for names in MODULES.values() for name in names)
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'mim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

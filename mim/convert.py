@@ -11,12 +11,12 @@ from yacs.config import CfgNode
 from mim import build, config
 from mim.config import schema
 from mim.config.load import describe
-from mim.data import DataSettings
+from mim.data.settings import DataSettings
 from mim.encoders import Encoder
-from mim.interop import Format, read
+from mim.interop import WeightsFormat, read
 from mim.interop.formats import ENCODER
-from mim.interop.initialise import place
-from mim.interop.names import in_words
+from mim.interop.initialise import match_weights
+from mim.interop.names import fold_names
 from mim.ops.seeding import host_seeded
 from mim.registry import keys_of
 
@@ -39,11 +39,11 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
     known = {name: weights.sections.get(name, {}) for name in ("DATA", "ENCODER")}
     data = {key: held for key, held in known["DATA"].items() if key in keys_of(DataSettings)}
     plain = {"TASK": "finetune", "DATA": data, "ENCODER": {**known["ENCODER"], "hidden": "none"}}
-    untold = tuple(key for key in weights.untold if not key.startswith("HEAD."))
-    cfg = describe(replace(weights, sections=plain, untold=untold), overrides)
+    unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
+    cfg = describe(replace(weights, sections=plain, unspecified=unspecified), overrides)
     with host_seeded(cfg.SEED):  # what the file lacks is the same in every call, and the caller's generators go on
         encoder = _encoder(cfg)
-    placed = place(encoder, weights, "weights")
+    placed = match_weights(encoder, weights, "weights")
     report = placed.report
     unknown = [name for name in report.unexpected if name != "mask_token" and not name.startswith(DECODER)]
     if strict and (report.missing or report.reshaped or unknown):
@@ -71,19 +71,19 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     weights = read(file, "IN", given)
     cfg = describe(weights, overrides)
     with torch.device("meta"):
-        placed = place(_encoder(cfg), weights, "IN")
+        placed = match_weights(_encoder(cfg), weights, "IN")
     others = {name: held for name, held in weights.state.items() if not name.startswith(ENCODER)}
     state = {**{ENCODER + name: held for name, held in placed.state.items()}, **others}
     complete = replace(weights, state=state, sections=yaml.safe_load(config.dump(cfg)))
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = Format.named(to)().write(complete, target)
+    written = WeightsFormat.named(to)().write(complete, target)
     first, *rest = placed.report.lines()
-    lines = [first, f"  loaded: {in_words(placed.state)}", *rest]
+    lines = [first, f"  loaded: {fold_names(placed.state)}", *rest]
     if others:
-        lines.append(f"  and beside the encoder: {in_words(others)}")
+        lines.append(f"  and beside the encoder: {fold_names(others)}")
     lines.append(f"{target} ({to}): {len(state) - len(written.left_out)} weights written")
     if written.left_out:
-        lines.append(f"  without a place there, left out: {in_words(written.left_out)}")
+        lines.append(f"  without a place there, left out: {fold_names(written.left_out)}")
     return [*lines, f"  to load: {written.use}"]
 
 

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from mim import build, config
 from mim.config import schema
-from mim.data import Source
+from mim.data.sources.base import Source
 from mim.data.sources.subset import LabelSettings, few_labels
 from mim.data.transforms import Normalize
 from mim.encoders import Encoder
@@ -26,7 +26,7 @@ from mim.evaluation.accuracy import TOP
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
 from mim.evaluation.reading import Reader
-from mim.io.files import write_whole
+from mim.io.files import write_atomically
 from mim.metric_keys import KNN_TOP1, LOGISTIC_TOP1, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
 from mim.structures import Pool
 from mim.tasks.classify import count
@@ -127,7 +127,7 @@ def features(run: Path, overrides: Sequence[str], pool: Pool, output: Path) -> d
                 arrays[f"{split}_labels"] = part.labels_N.numpy()
                 arrays[f"{split}_names"] = np.array(part.names, dtype=str)
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(output, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+            write_atomically(output, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         return _figures(loaded, train, held_out, {"pool": pool, "file": str(output)})
 
 

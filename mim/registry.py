@@ -1,7 +1,9 @@
 """Component: a part registers by subclassing its family, and its keyword-only arguments are its config keys."""
 
 import difflib
+import importlib
 import inspect
+import pkgutil
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,11 +34,12 @@ class Component:
     section: ClassVar[str]
     name: ClassVar[str]
     _members: ClassVar[dict[str, type]]
+    _home: ClassVar[str]
 
     def __init_subclass__(cls, *, section: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if section is not None:
-            cls.section, cls._members = section, {}
+            cls.section, cls._members, cls._home = section, {}, cls.__module__
         if name is None:
             return
         known = cls._members.get(name)
@@ -49,14 +52,24 @@ class Component:
     @classmethod
     def members(cls) -> dict[str, type[Self]]:
         """The registered parts of this family, by name."""
+        cls._import_shipped()
         return dict(cls._members)
 
     @classmethod
     def named(cls, name: str) -> type[Self]:
         """The part of that name. Raises ValueError, with the names there are, where there is none."""
+        cls._import_shipped()
         if name not in cls._members:
             raise ValueError(f"{cls.section}.name {name[:SHOWN_NAME]!r} is unknown: {one_of(name, cls._members)}")
         return cls._members[name]
+
+    @classmethod
+    def _import_shipped(cls) -> None:
+        """Registers the parts that stand beside the family: a module `base` founds it for all modules of its package."""
+        package, _, module = cls._home.rpartition(".")
+        if module == "base":
+            for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                importlib.import_module(f"{package}.{found.name}")
 
 
 def keys_of(part: type) -> dict[str, Key]:

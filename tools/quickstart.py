@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from mim.build import build_data
 from mim.config.load import load_config
-from mim.data import Source
+from mim.data.sources.base import Source
 from mim.evaluation.knn import knn_accuracy
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, at_start
 from mim.run import train

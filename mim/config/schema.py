@@ -3,46 +3,30 @@
 A config is taken as any mapping of sections with attribute access; mim.config makes one from a file.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from yacs.config import CfgNode
 
 from mim.config import annotations
-from mim.data import DataSettings, Source
-from mim.data.augment import ClassifyAugmentSettings
-from mim.data.sources.subset import LabelSettings
-from mim.data.transforms import AugmentSettings
+from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings, LabelSettings
+from mim.data.sources.base import Source
 from mim.encoders import Encoder
-from mim.engine.checkpoint import CheckpointSettings
-from mim.engine.distributed.world import DistributedSettings
 from mim.engine.optim import Optimizer
 from mim.engine.schedule import ScheduleSettings
-from mim.engine.settings import TrainSettings
-from mim.engine.trackers.metrics import LogSettings
+from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.heads import Head
-from mim.io.formatting import shown
+from mim.io.formatting import short_repr
 from mim.io.limits import BLOCKS, INTEGER, LARGEST
 from mim.losses import Loss
 from mim.maskers import Masker
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
+from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
 from mim.registry import Component, Key, keys_of
 from mim.structures import ImageSpec
 from mim.targets import Target
-from mim.tasks.classify import ClassifyEvaluateSettings
-from mim.tasks.pretrain import EvaluateSettings
+from mim.tasks.settings import ClassifyEvaluateSettings, EvaluateSettings, InitSettings
 
 TaskName = Literal["pretrain", "finetune", "linear_probe"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitSettings:
-    """INIT. checkpoint: whose encoder weights the run starts from: a run folder (its best checkpoint, or its last) or a
-    checkpoint of this toolkit, a file of MAE, SimMIM or timm, or a folder of transformers; empty for none.
-    """
-
-    checkpoint: str = ""
 
 
 FAMILIES: dict[str, type[Component]] = {
@@ -126,9 +110,9 @@ def check_limits(cfg: CfgNode) -> None:
             numbers = [item for item in held_there if isinstance(item, int | float)]
             beyond = [item for item in numbers if abs(item) > most and (isinstance(item, int) or key in LARGEST)]
             if beyond:
-                raise ValueError(f"{name} is {shown(value)}: it must be at most {most:,}")
+                raise ValueError(f"{name} is {short_repr(value)}: it must be at most {most:,}")
             if key == "depths" and sum(numbers) > BLOCKS:
-                raise ValueError(f"{name} is {shown(value)}: at most {BLOCKS:,} blocks in all")
+                raise ValueError(f"{name} is {short_repr(value)}: at most {BLOCKS:,} blocks in all")
 
 
 def settings(cfg: CfgNode, section: str) -> Any:

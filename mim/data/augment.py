@@ -3,9 +3,6 @@
 Shapes: B batch, C channels, H W pixels, K classes.
 """
 
-import re
-from dataclasses import dataclass
-
 import torch
 from PIL import Image
 from timm.data import Mixup
@@ -15,54 +12,10 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2.functional import to_pil_image
 
-from mim.data.sources.base import DataSettings, Stored
-from mim.data.transforms import AugmentSettings, RandomCropFlip, to_tensor
+from mim.data.settings import ClassifyAugmentSettings, DataSettings
+from mim.data.sources.base import Stored
+from mim.data.transforms import RandomCropFlip, to_tensor
 from mim.ops.seeding import derive_seed, host_seeded
-
-RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyAugmentSettings(AugmentSettings):
-    """AUGMENT of fine-tuning: the random crop and flip of pretraining, and after them, in this order,
-
-    randaugment: timm's word for RandAugment, such as `rand-m9-mstd0.5-inc1`, empty for none; jitter: largest relative
-    change of brightness, contrast and saturation; erase: probability that a rectangle becomes noise; mixup, cutmix:
-    alpha of the Beta distribution that says how much of another image comes in, 0 for none, and where both are given
-    each batch takes one of them; smoothing: share of a label's weight that is spread over all classes.
-    Source: MAE, main_finetune.py; SimMIM, data/data_finetune.py. Differs from: jitter works beside RandAugment, where
-    timm's create_transform drops it.
-    """
-
-    randaugment: str = ""
-    jitter: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        AugmentSettings.__post_init__(self)
-        for key, share in (("erase", self.erase), ("smoothing", self.smoothing), ("jitter", self.jitter)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"AUGMENT.{key} is {share}: it must be from 0 to 1")
-        for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
-            if alpha < 0:
-                raise ValueError(f"AUGMENT.{key} is {alpha}: it must be at least 0")
-        if self.randaugment:
-            _rand_augment(self.randaugment, {})
-        for key, value, off in (("randaugment", self.randaugment, "''"), ("jitter", self.jitter, 0)):
-            if self.on_device and value:
-                raise ValueError(
-                    f"AUGMENT.{key} is {value}: it changes crops on the host, and AUGMENT.on_device makes them on the "
-                    f"device; set AUGMENT.on_device false, or AUGMENT.{key} {off}"
-                )
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images of a batch are mixed in pairs."""
-        return self.mixup > 0 or self.cutmix > 0
-
 
 class RandomCropFlipColour(RandomCropFlip):
     """The transform of fine-tuning on one image: crop, flip, RandAugment and colour jitter, a pure function of a seed.
@@ -139,11 +92,6 @@ class BatchAugment:
 
 
 def _rand_augment(word: str, shown: dict) -> RandAugment:
-    if not re.fullmatch(RAND_AUGMENT, word):
-        raise ValueError(
-            f"AUGMENT.randaugment is {word!r}: it must be a word of timm's, such as rand-m9-mstd0.5-inc1, with the "
-            "sections m, n, mmax, mstd, p, inc and tweights"
-        )
     augment = rand_augment_transform(word, shown)
     for operation in augment.ops:
         if operation.aug_fn is posterize:

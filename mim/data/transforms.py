@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
+from mim.data.settings import AugmentSettings
 from mim.data.sources.base import Need, Stored, sides
 from mim.ops.resample import Interpolation, crop_resize
 
@@ -20,32 +21,6 @@ STRIP = 100  # times as long, for its width, as what is cut out of its middle: t
 ATTEMPTS = 10  # at a crop that fits into the image
 PILLOW = {InterpolationMode.BICUBIC: Image.Resampling.BICUBIC, InterpolationMode.BILINEAR: Image.Resampling.BILINEAR}
 SPARE = 1.5  # pixels along each side of a crop for every one of the result, that a smaller decoding must leave
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentSettings:
-    """AUGMENT: a random crop, resized, and a horizontal flip.
-
-    crop_scale: smallest and largest area of the crop, as shares of the image; crop_ratio: smallest and largest
-    width over height of the crop, relative to that of DATA.image_size; interpolation: of the resizing, with
-    antialiasing; flip: probability of a horizontal flip; on_device: images of the data set, which must all be of one
-    size, travel to the device whole, and the same crops are cut, resized and flipped there.
-    Source: MAE, main_pretrain.py; SimMIM, data/data_simmim.py.
-    """
-
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    interpolation: Interpolation = "bicubic"
-    flip: float = 0.5
-    on_device: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"AUGMENT.crop_scale is {list(self.crop_scale)}: two rising shares above 0 and up to 1")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"AUGMENT.crop_ratio is {list(self.crop_ratio)}: two rising positive numbers")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"AUGMENT.flip is {self.flip}: it is a probability, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

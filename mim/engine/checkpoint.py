@@ -3,15 +3,13 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mim.io.checks import at_least
-from mim.io.files import remove_abandoned, write_text, write_whole
-from mim.io.weights import DERIVED, OWN, read_weights
+from mim.io.files import remove_abandoned, write_atomically, write_text
+from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS, read_weights
 
 LOG = logging.getLogger("mim")
 
@@ -20,22 +18,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {  # what a run goes on from
     **dict.fromkeys(("model", "ema", "optimizer", "scaler", "meter", "results"), dict),
 }
 LAST = "last"  # the file with the name of the newest checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSettings:
-    """CHECKPOINT. every_epochs, every_minutes: how often, 0 for never; keep: how many files.
-
-    The end of a run always writes one.
-    """
-
-    every_epochs: int = 1
-    every_minutes: float = 0.0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        at_least("CHECKPOINT", 0, every_epochs=self.every_epochs, every_minutes=self.every_minutes)
-        at_least("CHECKPOINT", 1, keep=self.keep)
 
 
 def save(folder: Path, step: int, content: dict, keep: int) -> Path:
@@ -57,7 +39,7 @@ def save(folder: Path, step: int, content: dict, keep: int) -> Path:
 
 def write(path: Path, content: dict) -> None:
     """One checkpoint file, whole or not at all."""
-    write_whole(path, lambda file: torch.save({"format": OWN, **content}, file))
+    write_atomically(path, lambda file: torch.save({"format": CHECKPOINT_FORMAT, **content}, file))
 
 
 def last(folder: Path) -> Path | None:
@@ -118,8 +100,8 @@ def find(path: Path) -> Path:
 def load(path: Path) -> dict:
     """A checkpoint's content, on the CPU. Raises ValueError where the file is missing, damaged or not one of ours."""
     content = read_weights(path, "checkpoint")
-    if not isinstance(content, dict) or content.get("format") != OWN:
-        raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {OWN!r}")
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {CHECKPOINT_FORMAT!r}")
     return content
 
 
@@ -139,7 +121,7 @@ def run_of(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # files of others, and folders: PyTorch raises a dozen unrelated types
         return None
-    return content.get("run") if isinstance(content, dict) and content.get("format") == OWN else None
+    return content.get("run") if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else None
 
 
 def evaluated(content: Mapping, prefix: str = "") -> dict[str, Tensor]:
@@ -165,8 +147,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
 
 def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting a model, one line a name; what a model derives anew does not."""
-    own = {name: weight for name, weight in model.state_dict().items() if not name.endswith(DERIVED)}
-    state = {name: weight for name, weight in state.items() if not name.endswith(DERIVED)}
+    own = {name: weight for name, weight in model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
+    state = {name: weight for name, weight in state.items() if not name.endswith(DERIVED_BUFFERS)}
     found = [f"missing: {name}" for name in own if name not in state]
     found += [f"unexpected: {name}" for name in state if name not in own]
     for name in own:

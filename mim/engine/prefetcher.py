@@ -7,7 +7,7 @@ from mim.data.loading.loader import ImageDataset, batches
 from mim.data.loading.sampler import StepSampler
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles
-from mim.engine.settings import Plan
+from mim.engine.plan import Plan
 
 
 class Prefetcher:

@@ -4,7 +4,6 @@ Shapes: B batch, C channels, H W pixels, K classes, L linear layers.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -16,29 +15,10 @@ from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
 from mim.evaluation.reading import Reader, choice
-from mim.io.checks import at_least, shares
 from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
 from mim.readouts.classifier import Classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyEvaluateSettings:
-    """EVALUATE of fine-tuning and probes.
-
-    every_epochs: how often, 0 for only at the end; at_start: also before the first step; samples: held-out images at
-    most, 0 for all; crop_pct: share of the side that the centre crop keeps; confusion: draw the confusion matrix.
-    """
-
-    every_epochs: int = 1
-    at_start: bool = False
-    samples: int = 0
-    crop_pct: float = 1.0
-    confusion: bool = True
-
-    def __post_init__(self) -> None:
-        at_least("EVALUATE", 0, every_epochs=self.every_epochs, samples=self.samples)
-        shares("EVALUATE", crop_pct=self.crop_pct)
+from mim.tasks.settings import ClassifyEvaluateSettings
 
 
 class Classify(ABC):

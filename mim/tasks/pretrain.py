@@ -4,7 +4,6 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,39 +17,12 @@ from mim.engine.protocol import Report, StepContext
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.reading import Reader, choice
-from mim.io.checks import at_least, shares
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
-from mim.pictures.reconstructions import draw_sheet, reconstruct
+from mim.pictures.reconstructions import draw_sheet, predict_pixels
 from mim.structures import PatchMask, Prediction
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """EVALUATE of pretraining.
-
-    every_epochs: how often, 0 for only at the end; at_start: also before the first step; samples: held-out images at
-    most; knn: neighbours that vote, 0 for no kNN; knn_bank: training images they are taken from, at most;
-    knn_temperature: of the vote; reconstructions: images in a picture, 0 for none; crop_pct: share of the side that the
-    centre crop keeps.
-    """
-
-    every_epochs: int = 10
-    at_start: bool = True
-    samples: int = 2000
-    knn: int = 20
-    knn_bank: int = 10000
-    knn_temperature: float = 0.07
-    reconstructions: int = 8
-    crop_pct: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least("EVALUATE", 0, every_epochs=self.every_epochs, knn=self.knn, reconstructions=self.reconstructions)
-        at_least("EVALUATE", 1, samples=self.samples, knn_bank=self.knn_bank)
-        if self.knn_temperature <= 0:
-            raise ValueError(f"EVALUATE.knn_temperature is {self.knn_temperature}: it must be positive")
-        shares("EVALUATE", crop_pct=self.crop_pct)
+from mim.tasks.settings import EvaluateSettings
 
 
 class Pretrain:
@@ -197,7 +169,7 @@ class Pretrain:
         count = min(self.settings.reconstructions, self.settings.samples, len(self.held_out))
         shown = self.reader.read(self.held_out, self._held_out_rows[:count])
         images_BCHW = torch.cat([part.batch.images_BCHW for part in shown]).to(device)
-        result = reconstruct(model, self.normalize, images_BCHW, self._fixed_masks(device).rows(0, count))
+        result = predict_pixels(model, self.normalize, images_BCHW, self._fixed_masks(device).rows(0, count))
         if result is None:
             return {}
         title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from mim.config.load import load_config
-from mim.data import DataSettings
 from mim.data.augment import BatchAugment, ClassifyAugmentSettings, RandomCropFlipColour
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Stored
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.ops.seeding import derive_seed, host_seeded

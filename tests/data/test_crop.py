@@ -18,10 +18,11 @@ from small_data import digit, photograph
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
 
-from mim.data import DataSettings, Folder
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.loading.loader import ImageDataset
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Need
+from mim.data.sources.folder import Folder
 from mim.data.transforms import SPARE, AugmentSettings, Crop, RandomCropFlip
 from mim.ops.seeding import derive_seed
 

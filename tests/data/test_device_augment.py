@@ -11,18 +11,19 @@ from small_data import digit, photograph, write_digits
 from torch import Tensor
 
 from mim import build, load_config
-from mim.data import DataSettings, Folder, Source
 from mim.data.augment import ClassifyAugmentSettings
 from mim.data.batch import Batch
 from mim.data.loading.loader import ImageDataset, batches
 from mim.data.loading.sampler import StepSampler
-from mim.data.sources.base import Stored
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Stored
+from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, DeviceCropFlip, RandomCropFlip
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles
+from mim.engine.plan import Plan
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import StepContext
-from mim.engine.settings import Plan
 from mim.ops.seeding import derive_seed
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from mim.engine import checkpoint
-from mim.engine.checkpoint import CheckpointSettings
 from mim.engine.run_folder import RunFolder
+from mim.engine.settings import CheckpointSettings
 from mim.io import files
-from mim.io.files import remove_abandoned, write_text, write_whole
-from mim.io.weights import OWN
+from mim.io.files import remove_abandoned, write_atomically, write_text
+from mim.io.weights import CHECKPOINT_FORMAT
 
 CONTENT = {
     "step": 7,
@@ -56,7 +56,7 @@ def test_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_checkpoint_loads_under_weights_only(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 7, CONTENT, keep=1)
-    assert torch.load(path, weights_only=True)["format"] == OWN
+    assert torch.load(path, weights_only=True)["format"] == CHECKPOINT_FORMAT
 
 
 def test_checkpoint_keep_removes_the_oldest_by_number(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_checkpoint_of_another_program_is_refused(tmp_path: Path, content: objec
 def test_checkpoint_beside_a_pickled_namespace_is_read_and_that_of_another_script_still_refused(tmp_path: Path) -> None:
     path = tmp_path / "mae.pth"
     arguments = argparse.Namespace(lr=1)
-    torch.save({"format": OWN, "args": arguments}, path)
+    torch.save({"format": CHECKPOINT_FORMAT, "args": arguments}, path)
     assert checkpoint.load(path)["args"] == arguments
     torch.save({"model": {}, "args": arguments}, path)
     assert "is not a checkpoint of this toolkit" in refused(path)
@@ -193,7 +193,7 @@ class Odd:
 
 def test_checkpoint_that_holds_more_than_plain_values_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "odd.pt"
-    torch.save({"format": OWN, "odd": Odd()}, path)
+    torch.save({"format": CHECKPOINT_FORMAT, "odd": Odd()}, path)
     assert f"it holds {Odd.__module__}.Odd" in refused(path)
 
 
@@ -254,10 +254,10 @@ def test_write_whole_names_its_file_and_leaves_errors_of_other_files_alone(tmp_p
         write_text(tmp_path / "nowhere" / "a.txt", "")
     assert caught.value.filename == str(tmp_path / "nowhere" / "a.txt")
     with pytest.raises(FileNotFoundError) as caught:
-        write_whole(tmp_path / "a.txt", lambda file: file.write((tmp_path / "b.txt").read_bytes()))
+        write_atomically(tmp_path / "a.txt", lambda file: file.write((tmp_path / "b.txt").read_bytes()))
     assert caught.value.filename == str(tmp_path / "b.txt")
     with pytest.raises(ZeroDivisionError):
-        write_whole(tmp_path / "a.txt", lambda file: file.write(b"half") / 0)
+        write_atomically(tmp_path / "a.txt", lambda file: file.write(b"half") / 0)
     assert not list(tmp_path.iterdir())
 
 
@@ -273,7 +273,7 @@ def _writer(folder: Path) -> int:
                 os.write(write, b"!")
                 time.sleep(60)
 
-            write_whole(folder / "step-2.pt", fill)
+            write_atomically(folder / "step-2.pt", fill)
         finally:
             os._exit(1)
     assert os.read(read, 1) == b"!"

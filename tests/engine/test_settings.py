@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from mim.engine.checkpoint import CheckpointSettings
-from mim.engine.distributed.world import DistributedSettings
+from mim.engine.settings import CheckpointSettings
+from mim.engine.settings import DistributedSettings
 from mim.engine.optim import LARS, AdamW
 from mim.engine.schedule import ScheduleSettings
-from mim.engine.settings import EngineSettings, Plan, TrainSettings
-from mim.engine.trackers.metrics import LogSettings
+from mim.engine.plan import EngineSettings, Plan
+from mim.engine.settings import TrainSettings
+from mim.engine.settings import LogSettings
 
 
 def settings(batch_size: int, batch: int = 0, epochs: int = 3, **optimizer: float) -> EngineSettings:

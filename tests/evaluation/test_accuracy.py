@@ -109,11 +109,12 @@ import json
 import torch
 
 from mim.readouts.classifier import ProbeHeadSettings, probe_classifier
-from mim.data import DataSettings, Digits
+from mim.data.settings import DataSettings
+from mim.data.sources.digits import Digits
 from mim.data.loading.loader import ImageDataset
 from mim.data.transforms import AugmentSettings, CentreCrop, Normalize
 from mim.encoders import ViT
-from mim.engine.distributed.world import DistributedSettings, join_world
+from mim.engine.distributed.world import join_world
 from mim.evaluation.reading import Reader, choice
 from mim.structures import ImageSpec
 from mim.tasks.classify import count

@@ -6,8 +6,10 @@ import pytest
 import torch
 from small_data import logged, write_digits
 
-from mim.data import DataSettings, Digits, Folder
 from mim.data.loading.loader import ImageDataset
+from mim.data.settings import DataSettings
+from mim.data.sources.digits import Digits
+from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, CentreCrop
 from mim.evaluation.reading import Reader, Shown, choice
 

@@ -29,7 +29,7 @@ from mim.config import schema
 from mim.data.sources.base import DataSettings, Source
 from mim.engine.optim import parameter_groups
 from mim.engine.schedule import Schedule
-from mim.engine.settings import Plan
+from mim.engine.plan import Plan
 from mim.tasks.classify import Classify
 
 ROOT = Path(__file__).resolve().parents[2]

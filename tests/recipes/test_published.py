@@ -27,7 +27,7 @@ from mim.config import schema
 from mim.data.sources.base import DataSettings, Source
 from mim.engine.optim import parameter_groups
 from mim.engine.schedule import Schedule
-from mim.engine.settings import EngineSettings, Plan
+from mim.engine.plan import EngineSettings, Plan
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
 

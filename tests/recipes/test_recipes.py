@@ -18,7 +18,7 @@ from mim import build, config, load_config
 from mim.config import schema
 from mim.engine.optim import parameter_groups, unmatched
 from mim.engine.schedule import Schedule
-from mim.engine.settings import Plan
+from mim.engine.plan import Plan
 from mim.model import MaskedImageModel
 from mim.readouts.classifier import Classifier
 

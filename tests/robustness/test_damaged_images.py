@@ -12,9 +12,11 @@ from damage import FORMATS, write_damaged, write_whole
 from PIL import Image
 from processes import TINY, command, rows, run
 
-from mim.data import DataSettings, Folder, Packed
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Need, quiet_decoders
+from mim.data.sources.folder import Folder
+from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -19,14 +19,17 @@ from packed_sets import pixels
 from processes import TINY, call, last_state
 from small_data import digit, write_digits
 
-from mim.data import DataSettings, Folder, Packed, Source, WebDataset
 from mim.data.batch import Note
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches
 from mim.data.loading.retry import patient
-from mim.data.sources.base import Enough, Stored, gone
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Enough, Source, Stored, gone
+from mim.data.sources.folder import Folder
+from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
+from mim.data.sources.webdataset import WebDataset
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.errors import DataLost
 

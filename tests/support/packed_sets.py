@@ -6,8 +6,10 @@ import torch
 from small_data import write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data import DataSettings, Folder, Packed, Source
-from mim.data.sources.base import Need
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Need, Source
+from mim.data.sources.folder import Folder
+from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
 
 AS_IS = PackSettings(short_side=0)

@@ -9,7 +9,8 @@ import pytest
 from processes import ROOT, TINY, call, losses, run, tool
 from small_data import digit, photograph, write_digits
 
-from mim.data import DataSettings, Packed
+from mim.data.settings import DataSettings
+from mim.data.sources.packed import Packed
 
 
 @pytest.fixture

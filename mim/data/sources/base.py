@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from mim.io.checks import at_least
+from mim.data.settings import DataSettings
 from mim.registry import Component
 
 Split = Literal["train", "val"]
@@ -32,55 +32,6 @@ class Need:
 
 
 Enough = Callable[[int, int], Need]  # of a stored image of that height and width
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """The DATA keys that every source shares.
-
-    path: where the source looks, as it documents; image_size: height and width in pixels that the model sees;
-    channels: of an image; mean, std: per channel, on images scaled to [0, 1] (floats as they are), or `estimate`;
-    batch_size: micro-batch of one device; repeats: crops that an epoch shows of each image it reads, in neighbouring
-    rows of a batch; workers: loader processes of one device; max_broken: share of unreadable files of the data set
-    above which a run stops (a single one never stops it); retry_s: seconds that reading waits for a place that is gone,
-    such as a mount, to come back before the run ends.
-    """
-
-    path: str = ""
-    image_size: tuple[int, int] = (224, 224)
-    channels: int = 3
-    mean: tuple[float, ...] | Literal["estimate"] = "estimate"
-    std: tuple[float, ...] | Literal["estimate"] = "estimate"
-    batch_size: int = 64
-    repeats: int = 1
-    workers: int = 4
-    max_broken: float = 0.01
-    retry_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size, repeats=self.repeats)
-        at_least("DATA", 0, workers=self.workers)
-        if self.batch_size % self.repeats:
-            raise ValueError(
-                f"DATA.batch_size is {self.batch_size} and DATA.repeats {self.repeats}: the crops of an image stay in "
-                "one batch, so DATA.batch_size must be a multiple of DATA.repeats"
-            )
-        if min(self.image_size) < 1:
-            raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
-        if not 0 <= self.max_broken <= 1:
-            raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
-        if not 0 <= self.retry_s < float("inf"):
-            raise ValueError(f"DATA.retry_s is {self.retry_s}: it is a number of seconds, 0 for none")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if values != "estimate" and len(values) != self.channels:
-                raise ValueError(
-                    f"DATA.{key} has {len(values)} numbers and DATA.channels is {self.channels}: "
-                    "give one number a channel, or estimate"
-                )
-        if (self.mean == "estimate") != (self.std == "estimate"):
-            raise ValueError("DATA.mean and DATA.std: give numbers for both, or estimate both")
-        if self.std != "estimate" and min(self.std) <= 0:
-            raise ValueError(f"DATA.std is {list(self.std)}: every number must be positive")
 
 
 class Source(Component, ABC, section="DATA"):

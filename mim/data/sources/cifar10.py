@@ -5,7 +5,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
 from mim.data.decoding.images import check_channels, to_mode
-from mim.data.sources.base import DataSettings, Source, Split
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Split
 
 
 class CIFAR10(Source, name="cifar10"):

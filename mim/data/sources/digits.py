@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from mim.data.decoding.images import check_channels, to_mode
-from mim.data.sources.base import DataSettings, Source, Split
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Split
 
 SIDE = 32
 

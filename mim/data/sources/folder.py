@@ -10,7 +10,8 @@ import numpy as np
 
 from mim.data.decoding.images import decode, decode_reduced
 from mim.data.decoding.names import encoded, shown
-from mim.data.sources.base import DataSettings, Enough, Source, Split, Stored, gone
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Enough, Source, Split, Stored, gone
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.listing import list_images
 from mim.registry import one_of

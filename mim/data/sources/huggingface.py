@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
-from mim.data.sources.base import DataSettings, Enough, Source, Split, Stored
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Enough, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
 from mim.registry import one_of
 

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage, check_channels, decode, decode_reduced
 from mim.data.decoding.names import shown
-from mim.data.sources.base import DataSettings, Enough, Source, Split, Stored
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Enough, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
 
 FORMAT, VERSION = "mim-packed", 1

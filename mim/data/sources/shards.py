@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
-from mim.io.files import write_whole
+from mim.io.files import write_atomically
 
 LOG = logging.getLogger("mim")
 
@@ -90,7 +90,7 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     index = _walked(shard, labels, json_key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(
+        write_atomically(
             file, lambda opened: np.savez(opened, **{key.name: getattr(index, key.name) for key in fields(index)})
         )
     except OSError as error:  # nothing depends on it but time

@@ -1,38 +1,15 @@
 """Fewer labels: a seeded, class-balanced part of a training set."""
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from mim.data.settings import LabelSettings
 from mim.data.sources.base import Enough, Source, Stored
-from mim.io.checks import at_least, shares
 from mim.ops.seeding import generator_for
 
 LOG = logging.getLogger("mim")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSettings:
-    """LABELS: which labelled images are trained on.
-
-    share: of the training set, spread evenly over the classes; per_class: images a class instead, 0 for share; seed:
-    of the choice, apart from SEED, so that runs of several seeds can see the same images.
-    """
-
-    share: float = 1.0
-    per_class: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("LABELS", 0, per_class=self.per_class, seed=self.seed)
-        shares("LABELS", share=self.share)
-        if self.per_class and self.share != 1:
-            raise ValueError(
-                f"LABELS.share {self.share:g} and LABELS.per_class {self.per_class}: give one of them, and leave share "
-                "1 or per_class 0"
-            )
 
 
 class Subset(Source):

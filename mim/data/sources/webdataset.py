@@ -17,7 +17,8 @@ import numpy as np
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import shown
-from mim.data.sources.base import DataSettings, Enough, Source, Split, Stored, gone
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Enough, Source, Split, Stored, gone
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
 

@@ -20,25 +20,10 @@ from mim.engine.log import announce
 from mim.engine.protocol import Report
 from mim.engine.run_folder import RunFolder
 from mim.engine.trackers.tensorboard import TensorBoardWriter
-from mim.io.checks import at_least
-from mim.io.files import append_text, write_whole
+from mim.io.files import append_text, write_atomically
 from mim.metric_keys import DATA_SHARE, GRADIENT_NORM, IMAGES_PER_S, LEARNING_RATE, TRAIN_LOSS
 
 LOG = logging.getLogger("mim")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSettings:
-    """LOG.
-
-    every_steps: optimizer steps between two lines, each of which waits for the device; tensorboard: write event files.
-    """
-
-    every_steps: int = 50
-    tensorboard: bool = True
-
-    def __post_init__(self) -> None:
-        at_least("LOG", 1, every_steps=self.every_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +150,7 @@ class Telemetry:
             return
         folder, image = self.folder.path / name, Image.fromarray(image_HWC.numpy())
         folder.mkdir(exist_ok=True)
-        write_whole(folder / f"step-{at.step}.png", lambda file: image.save(file, "PNG"))
+        write_atomically(folder / f"step-{at.step}.png", lambda file: image.save(file, "PNG"))
         if self.tensorboard is not None:
             self.tensorboard.picture(name, image_HWC, at.images_seen)
 

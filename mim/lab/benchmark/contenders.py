@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mim import build
 from mim.data.loading.loader import ImageDataset
 from mim.engine.distributed.world import World
-from mim.engine.settings import Plan
+from mim.engine.plan import Plan
 from mim.lab.dryrun.measure import rehearse
 from mim.lab.dryrun.task import Absent, Bare
 from mim.lab.dryrun.trainer import Entered

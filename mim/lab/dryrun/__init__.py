@@ -1,1 +1,1 @@
-"""Dry runs: training steps on no data, or on no memory, for what they cost."""
+"""Dry runs: training steps on random images, or on fake tensors, to measure what a step costs."""

@@ -1,4 +1,4 @@
-"""Real training steps on this machine: the time and the memory that they take."""
+"""Real training steps on this machine: their time and their memory."""
 
 import ctypes
 import gc
@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -17,21 +17,25 @@ import torch
 from torch.autograd.profiler import profile
 
 from mim.engine.distributed.world import World
-from mim.engine.settings import Plan
-from mim.lab.dryrun.task import Bare
-from mim.lab.dryrun.trainer import AGAIN, Entered, Phase, Rehearsal
+from mim.engine.plan import Plan
+from mim.lab.dryrun.task import DryTask
+from mim.lab.dryrun.trainer import MAX_MICRO_BATCHES, DryTrainer, Phase, PhaseCallback
 
-WARM = 2  # steps before the clock counts: the first makes the optimizer's state
-Spent = dict[Phase, float]  # seconds of a step
+WARMUP_STEPS = 2  # not timed: the first makes the optimizer's state
+PhaseSeconds = dict[Phase, float]  # of one step
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class StepMeasurement:
     """Real steps on one device.
 
-    micro_s: seconds of forward and backward of one micro-batch; update_s: of clipping and stepping, once a step;
-    tensors: bytes of tensors at the peak; process: bytes by which the process grew for it, None where not known.
+    Args:
+        steps: how many were timed.
+        micro_s: seconds of forward and backward pass of one micro-batch, the median.
+        update_s: seconds of clipping and of the optimizer, once per step, the median.
+        tensors: bytes of tensors at the peak.
+        process: bytes by which the process grew; None where the system does not say.
     """
 
     steps: int
@@ -41,66 +45,72 @@ class Measured:
     process: int | None
 
 
-def measure(bare: Bare, plan: Plan, steps: int, device: torch.device) -> Measured:
-    """Takes real steps of this plan, as one of its devices, on random images, after two that do not count."""
-    timed = Timed(lambda entered: rehearse(bare, plan, device, entered).take_step, device)
-    return timed.measured(timed.take(steps), min(plan.accumulation, AGAIN))
+def measure_steps(dry: DryTask, plan: Plan, steps: int, device: torch.device) -> StepMeasurement:
+    """Takes real steps of this plan on random images, as one of its devices, after two that are not timed."""
+    timed = TimedSteps(lambda on_phase: dry_trainer(dry, plan, device, on_phase).take_step, device)
+    return timed.summarise(timed.take(steps), min(plan.accumulation, MAX_MICRO_BATCHES))
 
 
-def rehearse(
-    bare: Bare,
+def dry_trainer(
+    dry: DryTask,
     plan: Plan,
     device: torch.device,
-    entered: Entered,
+    on_phase: PhaseCallback,
     *,
     compiled: bool = True,
     real: bool = False,
     world: World | None = None,
-) -> Rehearsal:
-    """The run's own trainer, as one of the plan's devices, before its first step.
-
-    compiled: as TRAIN.compile says, else not at all; real: on the run's own images, read by its loader processes, else
-    on random ones; world: as in Rehearsal.
-    """
-    task = bare.of_one_step(plan)
-    task.model = bare.model()
-    if real:
-        task.train_data = bare.task.train_data
-    engine = bare.engine(compiled)
-    return Rehearsal(task, engine, plan, bare.noise, device, entered, engine.workers if real else None, world)
-
-
-class Timed:
-    """What trains, with the seconds of each phase of its steps; two steps that do not count are taken at once.
+) -> DryTrainer:
+    """The run's trainer before its first step.
 
     Args:
-        make: builds it and gives what takes a step; it is given whom it must tell of each phase as that begins, and of
-            the end.
+        dry: the task.
+        plan: of the run; the trainer is one of its devices.
+        device: where the model is trained.
+        on_phase: see DryTrainer.
+        compiled: False turns TRAIN.compile off.
+        real: whether dataloader workers read the run's own images, in place of random ones.
+        world: see DryTrainer.
+    """
+    task = dry.one_step_task(plan)
+    task.model = dry.build_model()
+    if real:
+        task.train_data = dry.task.train_data
+    settings = dry.engine_settings(compiled)
+    return DryTrainer(task, settings, plan, dry.noise, device, on_phase, settings.workers if real else None, world)
 
-    Attributes: warm: the seconds of these first steps, by phase; tensors, process: as in Measured.
+
+class TimedSteps:
+    """Builds a trainer, takes two warm-up steps, and then times the phases of further steps.
+
+    Args:
+        make: builds the trainer and returns what takes one step. Its argument is called at each phase of a step.
+        device: where it trains.
+
+    Attributes: warmup (the seconds of the warm-up steps), tensors and process (as in StepMeasurement).
     """
 
-    def __init__(self, make: Callable[[Entered], Callable[[], None]], device: torch.device):
+    def __init__(self, make: Callable[[PhaseCallback], Callable[[], None]], device: torch.device):
         _return_freed_memory(device)
-        held, self._clock = _resident() if _forget() else None, Clock(device)
-        with _Peak(device) as peak:
-            self._step = make(self._clock.entered)
-            for _ in range(WARM):
+        before, self._clock = _resident_bytes() if _reset_peak() else None, PhaseClock(device)
+        with _PeakTensors(device) as peak:
+            self._step = make(self._clock.on_phase)
+            for _ in range(WARMUP_STEPS):
                 self._step()
-        most = _resident("VmHWM")
-        self.warm = self._clock.read()
+        after = _resident_bytes("VmHWM")
+        self.warmup = self._clock.read()
         self.tensors = peak.bytes
-        self.process = None if held is None or most is None else most - held
+        self.process = None if before is None or after is None else after - before
 
-    def take(self, steps: int) -> list[Spent]:
-        """Takes so many steps."""
+    def take(self, steps: int) -> list[PhaseSeconds]:
+        """Takes this number of steps and returns their times."""
         for _ in range(steps):
             self._step()
         return self._clock.read()
 
-    def measured(self, steps: Sequence[Spent], accumulation: int) -> Measured:
-        """Steps of so many micro-batches in one value."""
-        return Measured(
+    def summarise(self, steps: Sequence[PhaseSeconds], accumulation: int) -> StepMeasurement:
+        """Summarises steps of `accumulation` micro-batches each."""
+        return StepMeasurement(
             steps=len(steps),
             micro_s=median((step["forward"] + step["backward"]) / accumulation for step in steps),
             update_s=median(step["update"] for step in steps),
@@ -109,56 +119,53 @@ class Timed:
         )
 
 
-class Clock:
-    """Seconds of each phase of each step; on a GPU those of its own time, for which the host does not wait."""
+class PhaseClock:
+    """Times each phase of each step. On a GPU it takes the GPU's own times, and the host does not wait for them."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self._marks: list[tuple[Phase, Any]] = []
 
-    def entered(self, phase: Phase) -> None:
-        """A phase begins; `end`: the step is over."""
-        self._marks.append((phase, self._now()))
+    def on_phase(self, phase: Phase) -> None:
+        """Notes that a phase begins; "end" ends the step."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            self._marks.append((phase, event))
+        else:
+            self._marks.append((phase, time.perf_counter()))
 
-    def read(self) -> list[Spent]:
-        """Of each step since the last reading. What passes between two steps belongs to the update of the first."""
+    def read(self) -> list[PhaseSeconds]:
+        """The times of each step since the last call. The time between two steps counts as update of the first."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        steps: list[Spent] = []
-        spent: defaultdict[Phase, float] = defaultdict(float)
-        for place, (phase, since) in enumerate(self._marks):
-            until = self._marks[place + 1][1] if place + 1 < len(self._marks) else since
-            spent["update" if phase == "end" else phase] += self._seconds(since, until)
+        steps: list[PhaseSeconds] = []
+        seconds: defaultdict[Phase, float] = defaultdict(float)
+        for (phase, start), (_, end) in pairwise([*self._marks, *self._marks[-1:]]):
+            seconds["update" if phase == "end" else phase] += self._seconds(start, end)
             if phase == "end":
-                steps.append(dict(spent))
-                spent.clear()
+                steps.append(dict(seconds))
+                seconds.clear()
         self._marks.clear()
         return steps
 
-    def _now(self) -> Any:
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def _seconds(self, since: Any, until: Any) -> float:
-        return since.elapsed_time(until) / 1000 if self.device.type == "cuda" else until - since
+    def _seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1000 if self.device.type == "cuda" else end - start
 
 
-class _Peak:
-    """The most bytes that tensors made inside took at once, by the record of PyTorch's allocator."""
+class _PeakTensors:
+    """The most bytes of tensors made inside, by the records of PyTorch's allocator."""
 
     def __init__(self, device: torch.device):
         self.device, self.bytes = device, 0
 
     def __enter__(self) -> Self:
-        gc.collect()  # or what earlier work left behind would be freed inside
+        gc.collect()  # otherwise memory of earlier work would be freed inside
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
             return self
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it speaks of a missing GPU otherwise
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints that there is no GPU
         self._record = profile(use_kineto=False, profile_memory=True)
         self._record.__enter__()
         return self
@@ -168,13 +175,13 @@ class _Peak:
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
             return
         self._record.__exit__(*error)
-        found: Any = self._record.kineto_results
-        events = [(event.start_ns(), event.nbytes()) for event in found.events() if event.name() == "[memory]"]
-        self.bytes = max(accumulate(size for _, size in sorted(events)), default=0)
+        events: Any = self._record.kineto_results
+        sizes = [(event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]"]
+        self.bytes = max(accumulate(size for _, size in sorted(sizes)), default=0)
 
 
-def _resident(key: str = "VmRSS") -> int | None:
-    """Bytes of memory of this process, now or (VmHWM) at most since _forget; None where the system does not tell."""
+def _resident_bytes(key: str = "VmRSS") -> int | None:
+    """Memory of this process now, or (VmHWM) its peak since _reset_peak; None where the system does not say."""
     try:
         words = next(line.split() for line in STATUS.read_text().splitlines() if line.startswith(key))
     except (OSError, StopIteration):
@@ -182,8 +189,8 @@ def _resident(key: str = "VmRSS") -> int | None:
     return int(words[1]) * 1024
 
 
-def _forget() -> bool:
-    """Lets the record of the most memory begin anew; False where the system does not do that."""
+def _reset_peak() -> bool:
+    """Resets the system's record of the peak; False where it cannot."""
     try:
         RESET.write_text("5")
     except OSError:
@@ -192,9 +199,9 @@ def _forget() -> bool:
 
 
 def _return_freed_memory(device: torch.device) -> None:
-    """What earlier work has freed goes back to the system, or the process would not grow for what comes."""
+    """Returns freed memory to the system. Otherwise the process would not grow for what comes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # a C library that is not GNU's
+    with suppress(OSError, AttributeError):  # a C library other than GNU's
         ctypes.CDLL(None).malloc_trim(0)

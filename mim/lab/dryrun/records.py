@@ -1,4 +1,4 @@
-"""Benchmarks: steps that were measured on some machine, a line each in a file, and found again for a like step."""
+"""Records of measured steps: a line each in a file, looked up for a step with the same settings on the same hardware."""
 
 import json
 import platform
@@ -11,66 +11,67 @@ import torch
 from yacs.config import CfgNode
 
 from mim.config.load import flat
-from mim.lab.dryrun.measure import Measured
+from mim.lab.dryrun.measure import StepMeasurement
 
-WHOLE = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
+SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
 KEYS = (
-    *(
-        "TASK",
-        "DATA.image_size",
-        "DATA.channels",
-        "DATA.batch_size",
-        "AUGMENT.erase",
-        "AUGMENT.mixup",
-        "AUGMENT.cutmix",
-    ),
-    *("TRAIN.precision", "TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic", "OPTIMIZER.name"),
+    *("TASK", "DATA.image_size", "DATA.channels", "DATA.batch_size", "AUGMENT.erase", "AUGMENT.mixup"),
+    *("AUGMENT.cutmix", "TRAIN.precision", "TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic"),
+    "OPTIMIZER.name",
 )
 ON_OR_OFF = ("TRAIN.ema", "TRAIN.clip")
-CPUS = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A measured step. date: day and minute, local time; hardware: as hardware() gives it; step: as step_of() does."""
+class StepRecord:
+    """A measured step.
+
+    Args:
+        date: day and minute, local time.
+        torch: version of PyTorch.
+        hardware: as hardware_of returns it.
+        step: as step_keys returns them.
+        measured: time and memory.
+    """
 
     date: str
     torch: str
     hardware: dict[str, Any]
     step: dict[str, Any]
-    measured: Measured
+    measured: StepMeasurement
 
     def seconds(self, accumulation: int) -> float:
-        """Of a step of so many micro-batches."""
+        """Seconds of a step of this number of micro-batches."""
         return accumulation * self.measured.micro_s + self.measured.update_s
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What speed depends on: the name of the device and, of a CPU, the number of threads."""
+def hardware_of(device: torch.device) -> dict[str, Any]:
+    """What the speed depends on: the name of the device and, for a CPU, the number of threads."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
-    names = [line.partition(":")[2].strip() for line in _lines(CPUS) if line.startswith("model name")]
-    return {
-        "device": names[0] if names else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+    names = [line.partition(":")[2].strip() for line in _lines(CPU_INFO) if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads()}
 
 
-def step_of(cfg: CfgNode, classes: int | None) -> dict[str, Any]:
-    """All of a config that a step's cost depends on; steps that are equal in it cost the same."""
+def step_keys(cfg: CfgNode, classes: int | None) -> dict[str, Any]:
+    """The settings on which the cost of a step depends. Steps with the same settings cost the same."""
     keys = flat(cfg)
-    found = {key: value for key, value in keys.items() if key.startswith(WHOLE) or key in KEYS}
-    found |= {f"{key} on": bool(keys[key]) for key in ON_OR_OFF}
-    return {**found, **({"classes": classes} if classes else {})}
+    settings = {key: value for key, value in keys.items() if key.startswith(SECTIONS) or key in KEYS}
+    settings |= {f"{key} on": bool(keys[key]) for key in ON_OR_OFF}
+    return {**settings, **({"classes": classes} if classes else {})}
 
 
-def remember(file: Path, cfg: CfgNode, classes: int | None, device: torch.device, measured: Measured) -> Record:
-    """Adds a record to the file, which is made where there is none."""
-    record = Record(
+def add_record(
+    file: Path, cfg: CfgNode, classes: int | None, device: torch.device, measured: StepMeasurement
+) -> StepRecord:
+    """Appends a record to the file, and makes the file where it does not exist."""
+    record = StepRecord(
         date=f"{datetime.now():%Y-%m-%d %H:%M}",
         torch=torch.__version__,
-        hardware=hardware(device),
-        step=step_of(cfg, classes),
+        hardware=hardware_of(device),
+        step=step_keys(cfg, classes),
         measured=measured,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +80,16 @@ def remember(file: Path, cfg: CfgNode, classes: int | None, device: torch.device
     return record
 
 
-def recall(file: Path, cfg: CfgNode, classes: int | None, device: torch.device) -> Record | None:
-    """The newest record of a like step on like hardware; None where there is none. Damaged lines are passed over."""
-    wanted = json.loads(json.dumps([hardware(device), step_of(cfg, classes)]))
+def find_record(file: Path, cfg: CfgNode, classes: int | None, device: torch.device) -> StepRecord | None:
+    """The newest record of the same step on the same hardware; None where there is none. Damaged lines are skipped."""
+    query = json.loads(json.dumps([hardware_of(device), step_keys(cfg, classes)]))
     for line in reversed(_lines(file)):
         try:
-            held = json.loads(line)
-            record = Record(**{**held, "measured": Measured(**held["measured"])})
+            content = json.loads(line)
+            record = StepRecord(**{**content, "measured": StepMeasurement(**content["measured"])})
         except (ValueError, TypeError, KeyError):
             continue
-        if [record.hardware, record.step] == wanted:
+        if [record.hardware, record.step] == query:
             return record
     return None
 

@@ -128,29 +128,24 @@ def dry_task(cfg: CfgNode, images: int | None = None, classes: int | None = None
             sources = build.build_data(cfg)
         except ValueError as error:
             missing = (f"{error}. Unknown without the images: {'; '.join(unknown)}",)
-    count, held_out, stored = images, None, None
     if sources is not None:
         actual_classes = 0 if pretraining else len(build.class_names(sources[0]))
         if images is None and classes in (None, actual_classes):
-            task, classes, held_out = _task(cfg, *sources), actual_classes, len(sources[1])
-            count, stored = len(task.train_data), _stored_type(task)
-            return DryTask(
-                cfg=cfg, task=task, images=count, held_out=held_out, classes=classes, stored=stored, missing=missing
-            )
-        count, classes = images or len(sources[0]), classes or actual_classes
-    label_classes = 0 if pretraining else classes or 1
-    rows = count or max(label_classes, 1) * max(1, 0 if pretraining else cfg.LABELS.per_class)
+            task = _task(cfg, *sources)
+            counts = {"images": len(task.train_data), "held_out": len(sources[1]), "classes": actual_classes}
+            return DryTask(cfg=cfg, task=task, stored=_stored_type(task), missing=(), **counts)
+        images, classes = images or len(sources[0]), classes or actual_classes
+    return _without_images(cfg, images, 0 if pretraining else classes, missing)
+
+
+def _without_images(cfg: CfgNode, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
+    """The task on AbsentImages; an unknown number of classes counts as one."""
+    label_classes = 1 if classes is None else classes
+    rows = images or max(label_classes, 1) * max(1, 0 if cfg.TASK == "pretrain" else cfg.LABELS.per_class)
     settings = build.settings(cfg, "DATA")
     task = _task(cfg, *(AbsentImages(split, settings, n, label_classes) for split, n in (("train", rows), ("val", 0))))
-    return DryTask(
-        cfg=cfg,
-        task=task,
-        images=None if count is None else len(task.train_data),
-        held_out=None,
-        classes=0 if pretraining else classes,
-        stored=None,
-        missing=missing,
-    )
+    counts = {"images": None if images is None else len(task.train_data), "held_out": None, "classes": classes}
+    return DryTask(cfg=cfg, task=task, stored=None, missing=missing, **counts)
 
 
 def _task(cfg: CfgNode, train: Source, held_out: Source) -> Task:

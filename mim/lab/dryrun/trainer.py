@@ -1,4 +1,4 @@
-"""Rehearsal: training steps on random images, to see what a step will cost."""
+"""DryTrainer: real training steps without a run folder, to measure what a step costs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,38 +12,44 @@ from torch import Tensor
 from mim.data.batch import Batch
 from mim.engine.distributed.world import World
 from mim.engine.modes import deterministic_kernels, kept_memory
+from mim.engine.plan import EngineSettings, Plan
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
-from mim.engine.settings import EngineSettings, Plan
 from mim.engine.trackers.metrics import Stopwatch
 from mim.engine.trainer import Trainer
 from mim.structures import ImageSpec
 
 Phase = Literal["batch", "forward", "backward", "update", "end"]
-Entered = Callable[[Phase], None]
+PhaseCallback = Callable[[Phase], None]  # called as each phase of a step begins, and at the end of the step
 ENDLESS = 1_000_000  # epochs of the images that are read
-AGAIN = 2  # micro-batches of a step that are rehearsed at most: from the second on, each is like the one before
+MAX_MICRO_BATCHES = 2  # of a dry step: from the second on, each costs what the one before cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """What random images are like: their size, the type they are stored in, and the classes they are of, 0 for none."""
+class ImageNoise:
+    """Random images in place of real ones.
+
+    Args:
+        image: their size.
+        stored: the type in which they are stored.
+        classes: number of classes of their labels; 0 for none.
+    """
 
     image: ImageSpec
     stored: torch.dtype
     classes: int = 0
 
 
-class RandomImages(Prefetcher):
-    """Micro-batches of noise, with random labels."""
+class RandomBatches(Prefetcher):
+    """Micro-batches of random images with random labels, made on the device."""
 
-    def __init__(self, noise: Noise, rows: int, device: torch.device, entered: Entered):
-        self.noise, self.rows, self.device, self.entered = noise, rows, device, entered
+    def __init__(self, noise: ImageNoise, rows: int, device: torch.device, on_phase: PhaseCallback):
+        self.noise, self.rows, self.device, self.on_phase = noise, rows, device, on_phase
 
     def next(self) -> Batch:
-        """Another micro-batch, made on the device."""
-        self.entered("batch")
+        """Makes the next micro-batch."""
+        self.on_phase("batch")
         image, stored = self.noise.image, self.noise.stored
         shape = (self.rows, image.channels, image.height, image.width)
         if stored.is_floating_point:
@@ -54,35 +60,38 @@ class RandomImages(Prefetcher):
         return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
 
     def prefetch(self) -> None:
-        """Nothing is copied."""
+        """Does nothing."""
 
 
-class Announced(Prefetcher):
-    """A feed that tells when it is asked for a micro-batch."""
+class ObservedBatches(Prefetcher):
+    """The micro-batches of another prefetcher; calls back before each."""
 
-    def __init__(self, prefetcher: Prefetcher, entered: Entered):
-        self.prefetcher, self.entered = prefetcher, entered
+    def __init__(self, prefetcher: Prefetcher, on_phase: PhaseCallback):
+        self.prefetcher, self.on_phase = prefetcher, on_phase
 
     def next(self) -> Batch:
-        """The next micro-batch of that prefetcher."""
-        self.entered("batch")
+        """Reads the next micro-batch."""
+        self.on_phase("batch")
         return self.prefetcher.next()
 
     def prefetch(self) -> None:
-        """As that prefetcher."""
+        """Starts to copy the next micro-batch."""
         self.prefetcher.prefetch()
 
 
-class Rehearsal(Trainer):
-    """A trainer without run folder and evaluations, and mostly without data; its step is that of a run.
+class DryTrainer(Trainer):
+    """A trainer without run folder and evaluations. Its step is the step of a run.
 
     Args:
-        task: its train_data needs no images where `workers` is None, only a length of at least one batch.
-        plan: of the run. Where several devices share a batch, this is one of them, with the memory for the exchange
-            of gradients, but without the exchange, unless `world` is one of several.
-        entered: told of each phase of a step as it begins, and of the end.
-        workers: loader processes that read the task's own images; None for random images in their place.
-        world: that this process has joined; None for a process alone on `device`.
+        task: where `workers` is None, its train_data needs no images, only the length of at least one batch.
+        settings: of the engine.
+        plan: of the run. Where several devices share a batch, this process is one of them. It holds the memory for the
+            exchange of gradients, but exchanges nothing, unless `world` has several processes.
+        noise: the random images.
+        device: where the model is trained.
+        on_phase: called as each phase of a step begins, and at the end of the step.
+        workers: dataloader workers that read the task's own images; None for random images.
+        world: the processes that train together; None for this process alone.
     """
 
     def __init__(
@@ -90,21 +99,20 @@ class Rehearsal(Trainer):
         task: Task,
         settings: EngineSettings,
         plan: Plan,
-        noise: Noise,
+        noise: ImageNoise,
         device: torch.device,
-        entered: Entered,
+        on_phase: PhaseCallback,
         workers: int | None = None,
         world: World | None = None,
     ):
         super().__init__(task, settings, world or World(0, 1, device), RunFolder(Path()))
-        self.plan = replace(plan, accumulation=min(plan.accumulation, AGAIN))
-        self.prefetcher: Prefetcher = RandomImages(noise, plan.micro_batch, device, entered)
+        self.plan = replace(plan, accumulation=min(plan.accumulation, MAX_MICRO_BATCHES))
+        self.prefetcher: Prefetcher = RandomBatches(noise, plan.micro_batch, device, on_phase)
         if workers is not None:
             endless = replace(plan, epochs=ENDLESS)
-            self.prefetcher = Announced(
-                Prefetcher(task.train_data, endless, self.world, 0, workers, self.broken), entered
-            )
-        self.entered, self.stopwatch = entered, Stopwatch()
+            real = Prefetcher(task.train_data, endless, self.world, 0, workers, self.broken)
+            self.prefetcher = ObservedBatches(real, on_phase)
+        self.on_phase, self.stopwatch = on_phase, Stopwatch()
         self.model = self.train_state.wrap()
         self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged
         if plan.world_size > 1 and not self.world.grouped:
@@ -112,33 +120,33 @@ class Rehearsal(Trainer):
             for parameter in self.train_state.parameters:
                 parameter.register_post_accumulate_grad_hook(self._fill_bucket)
 
-    def settle(self) -> None:
-        """Makes the optimizer's state, which a run has from its second step on, by a step with gradients of zero."""
+    def make_optimizer_state(self) -> None:
+        """Makes the optimizer's state by a step with zero gradients. A run has this state from its second step on."""
         for parameter in self.train_state.parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.train_state.scaler.scale(torch.zeros((), device=self.world.device))  # which makes its state, too
+        self.train_state.scaler.scale(torch.zeros((), device=self.world.device))  # makes the scaler's state, too
         super()._update(0, torch.zeros((), device=self.world.device))
 
     def take_step(self) -> None:
-        """One optimizer step, of at most AGAIN micro-batches."""
+        """Takes one optimizer step of at most MAX_MICRO_BATCHES micro-batches."""
         self.step %= self.plan.steps
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
         with deterministic, kept_memory(self.world.device):
             self._train_step()
         if self.world.device.type == "cuda":
-            self.monitor.look()  # as a run does, or copies of the loss would pile up on the host
-        self.entered("end")
+            self.monitor.look()  # as a run does; otherwise copies of the loss would collect on the host
+        self.on_phase("end")
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:  # type: ignore[override]
-        """What is inside is the forward pass."""
-        self.entered("forward")
+        """The trainer enters this around the forward pass."""
+        self.on_phase("forward")
         with super()._autocast():
             yield
-        self.entered("backward")
+        self.on_phase("backward")
 
     def _update(self, step: int, loss: Tensor) -> Tensor:
-        self.entered("update")
+        self.on_phase("update")
         return super()._update(step, loss)
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
@@ -146,6 +154,6 @@ class Rehearsal(Trainer):
         return super()._synchronised(last)
 
     def _fill_bucket(self, parameter: Tensor) -> None:
-        """As in the last micro-batch of a step, when each gradient moves to its bucket."""
+        """In the last micro-batch of a step, each gradient moves to its bucket."""
         if self._last and parameter.grad is not None:
             parameter.grad = self.buckets[parameter].copy_(parameter.grad)

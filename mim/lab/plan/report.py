@@ -14,7 +14,7 @@ from mim.cost.memory import Memory
 from mim.cost.model_summary import Boundary, ModelSummary
 from mim.engine.distributed.world import join_world
 from mim.engine.optim import without_effect
-from mim.engine.settings import EngineSettings, Plan
+from mim.engine.plan import EngineSettings, Plan
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.lab.dryrun import records as benchmarks
 from mim.lab.dryrun.measure import measure

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from small_data import digit, logged, write_digits
 
-from mim.data import DataSettings, Folder, Packed
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import LONGEST, encoded, shown
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
+from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
 
 ODD = [

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from small_data import write_digits
 
-from mim.data import DataSettings, Digits, Folder
 from mim.data.batch import Batch
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ATTEMPTS, ImageDataset, Sample, collate
 from mim.data.loading.loader import batches, in_order
 from mim.data.loading.sampler import StepSampler
+from mim.data.settings import DataSettings
+from mim.data.sources.digits import Digits
+from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, CentreCrop, RandomCropFlip
 from mim.errors import DataLost
 

@@ -7,10 +7,11 @@ import torch
 from processes import TINY, call, losses, summary
 from small_data import write_digits
 
-from mim.data import DataSettings, Folder
 from mim.data.loading.loader import ImageDataset, batches
 from mim.data.loading.sampler import SampleKey, StepSampler
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Need, Stored
+from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.ops.seeding import derive_seed
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small_data import digit, write_digits
 
-from mim.data import DataSettings, Folder
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
 
 CLASSES = ("five", "four", "three")
 

@@ -11,9 +11,11 @@ from processes import TINY, call, losses
 from small_data import digit, photograph, write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data import DataSettings, Folder, HuggingFace
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.loader import ImageDataset, batches
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
+from mim.data.sources.huggingface import HuggingFace
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 
 datasets = pytest.importorskip("datasets")

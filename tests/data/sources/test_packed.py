@@ -13,10 +13,11 @@ from packed_sets import packed, pixels, quiet, source, whole, write_classes
 from processes import TINY, call, losses
 from small_data import photograph, write_digits
 
-from mim.data import DataSettings, Folder, Packed
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.loader import ImageDataset, batches
-from mim.data.sources.packed import HEADER, INDEX, Header
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
+from mim.data.sources.packed import HEADER, INDEX, Header, Packed
 from mim.data.sources.packing import PackSettings, damaged
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 

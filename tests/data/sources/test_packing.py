@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from small_data import photograph, write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data import DataSettings, Folder
 from mim.data.loading.loader import ImageDataset
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
 from mim.data.sources.packed import HEADER, Header
 from mim.data.sources.packing import LEFT_OUT, PackSettings, pack
 from mim.data.sources.resizing import fitted, shrunk

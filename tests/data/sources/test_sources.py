@@ -13,9 +13,11 @@ from small_data import logged
 from torch import Tensor
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
-from mim.data import CIFAR10, DataSettings, Digits, Source
 from mim.data.decoding.images import BrokenImage
-from mim.data.sources.base import Stored
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Stored
+from mim.data.sources.cifar10 import CIFAR10
+from mim.data.sources.digits import Digits
 from mim.data.statistics import SAMPLE, estimate_statistics
 
 # -------------------------------------------------------------------- digits

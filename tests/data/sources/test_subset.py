@@ -8,8 +8,11 @@ import torch
 from processes import FINETUNE, call
 from small_data import logged, write_digits
 
-from mim.data import DataSettings, Digits, Folder, Source
 from mim.data.loading.loader import ImageDataset, batches, in_order
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Source
+from mim.data.sources.digits import Digits
+from mim.data.sources.folder import Folder
 from mim.data.sources.subset import LabelSettings, Subset, few_labels
 from mim.data.transforms import AugmentSettings, CentreCrop
 

@@ -15,11 +15,12 @@ from processes import TINY, call, losses
 from small_data import digit, logged, photograph
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data import DataSettings, Folder, WebDataset
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.loader import ImageDataset, batches
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Need
-from mim.data.sources.webdataset import OPEN, expand_braces
+from mim.data.sources.folder import Folder
+from mim.data.sources.webdataset import OPEN, WebDataset, expand_braces
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_data import write_digits
 
-from mim.data import DataSettings, Folder
 from mim.data.loading.loader import ImageDataset
+from mim.data.settings import DataSettings
+from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.lab.benchmark import loading
 from mim.lab.benchmark.loading import Loading, measure_loading

@@ -1,0 +1,166 @@
+"""The settings of DATA, LABELS and AUGMENT: each key with its meaning, its default and its range. No torch here."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from mim.io.checks import at_least, shares
+
+RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """DATA: the keys that all sources share.
+
+    Args:
+        path: where the images are; each source says what it expects here.
+        image_size: height and width in pixels that the model sees.
+        channels: channels of an image.
+        mean: mean per channel of images scaled to [0, 1] (of float images as they are); `estimate` computes it from the
+            training images.
+        std: standard deviation per channel, as for mean; give both, or estimate both.
+        batch_size: images of one micro-batch on one device.
+        repeats: crops of each image in an epoch, in neighbouring rows of one batch; it divides batch_size. Source:
+            Hoffer et al. 2020, repeated augmentation.
+        workers: dataloader workers of one device; 0 reads in the training process.
+        max_broken: share of unreadable files of the data set, from 0 to 1, above which a run stops. One such file never
+            stops a run.
+        retry_s: seconds that reading waits for lost storage, such as a network mount, before the run ends; 0 for none.
+    """
+
+    path: str = ""
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    mean: tuple[float, ...] | Literal["estimate"] = "estimate"
+    std: tuple[float, ...] | Literal["estimate"] = "estimate"
+    batch_size: int = 64
+    repeats: int = 1
+    workers: int = 4
+    max_broken: float = 0.01
+    retry_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size, repeats=self.repeats)
+        at_least("DATA", 0, workers=self.workers)
+        if self.batch_size % self.repeats:
+            raise ValueError(
+                f"DATA.batch_size is {self.batch_size} and DATA.repeats {self.repeats}: the crops of an image stay in "
+                "one batch, so DATA.batch_size must be a multiple of DATA.repeats"
+            )
+        if min(self.image_size) < 1:
+            raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
+        if not 0 <= self.max_broken <= 1:
+            raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
+        if not 0 <= self.retry_s < float("inf"):
+            raise ValueError(f"DATA.retry_s is {self.retry_s}: it is a number of seconds, 0 for none")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values != "estimate" and len(values) != self.channels:
+                raise ValueError(
+                    f"DATA.{key} has {len(values)} numbers and DATA.channels is {self.channels}: "
+                    "give one number a channel, or estimate"
+                )
+        if (self.mean == "estimate") != (self.std == "estimate"):
+            raise ValueError("DATA.mean and DATA.std: give numbers for both, or estimate both")
+        if self.std != "estimate" and min(self.std) <= 0:
+            raise ValueError(f"DATA.std is {list(self.std)}: every number must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """LABELS: the labelled images to train on.
+
+    Args:
+        share: share of the training set, above 0 and at most 1, the same number of images from each class.
+        per_class: images of each class; 0 means that share decides.
+        seed: of the choice of images. It is apart from SEED, so that runs of several seeds can use the same images.
+    """
+
+    share: float = 1.0
+    per_class: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("LABELS", 0, per_class=self.per_class, seed=self.seed)
+        shares("LABELS", share=self.share)
+        if self.per_class and self.share != 1:
+            raise ValueError(
+                f"LABELS.share {self.share:g} and LABELS.per_class {self.per_class}: give one of them, and leave share "
+                "1 or per_class 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """AUGMENT: a random crop, resized, and a horizontal flip. Source: MAE, main_pretrain.py; SimMIM, data_simmim.py.
+
+    Args:
+        crop_scale: smallest and largest area of the crop, as shares of the image area.
+        crop_ratio: smallest and largest width / height of the crop, relative to that of DATA.image_size.
+        interpolation: of the resizing, with antialiasing.
+        flip: probability of a horizontal flip.
+        on_device: crop, resize and flip on the device. All images of the data set must then have one size.
+    """
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip: float = 0.5
+    on_device: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"AUGMENT.crop_scale is {list(self.crop_scale)}: two rising shares above 0 and up to 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"AUGMENT.crop_ratio is {list(self.crop_ratio)}: two rising positive numbers")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"AUGMENT.flip is {self.flip}: it is a probability, from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyAugmentSettings(AugmentSettings):
+    """AUGMENT of fine-tuning: crop and flip as in pretraining, then the keys from randaugment on, in this order.
+
+    Source: MAE, main_finetune.py; SimMIM, data_finetune.py. Differs from: jitter also works together with RandAugment;
+    timm's create_transform ignores it then.
+
+    Args:
+        randaugment: RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; empty for none.
+        jitter: largest relative change of brightness, contrast and saturation, from 0 to 1.
+        erase: probability that a rectangle of the image becomes noise.
+        mixup: alpha of the Beta distribution for mixup; 0 for none. With mixup and cutmix, each batch gets one of them.
+        cutmix: alpha of the Beta distribution for CutMix; 0 for none.
+        smoothing: share of a label's weight that is spread over all classes, from 0 to 1.
+    """
+
+    randaugment: str = ""
+    jitter: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        AugmentSettings.__post_init__(self)
+        for key, share in (("erase", self.erase), ("smoothing", self.smoothing), ("jitter", self.jitter)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"AUGMENT.{key} is {share}: it must be from 0 to 1")
+        for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if alpha < 0:
+                raise ValueError(f"AUGMENT.{key} is {alpha}: it must be at least 0")
+        if self.randaugment and not re.fullmatch(RAND_AUGMENT, self.randaugment):
+            raise ValueError(
+                f"AUGMENT.randaugment is {self.randaugment!r}: it must be in timm's notation, such as "
+                "rand-m9-mstd0.5-inc1, with the sections m, n, mmax, mstd, p, inc and tweights"
+            )
+        for key, value, off in (("randaugment", self.randaugment, "''"), ("jitter", self.jitter, 0)):
+            if self.on_device and value:
+                raise ValueError(
+                    f"AUGMENT.{key} is {value}: it changes crops on the host, and AUGMENT.on_device makes them on the "
+                    f"device; set AUGMENT.on_device false, or AUGMENT.{key} {off}"
+                )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
