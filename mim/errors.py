@@ -1,4 +1,19 @@
-"""Errors: what ends a command, with a text that is the whole message for the user."""
+"""Errors that end a command, and the exit code of each."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    DONE = 0
+    PARTLY = 1  # some runs of a study failed; an image of a packed set is damaged
+    TO_MEND = 2  # something that the user can mend: ValueError
+    STOPPED = 3  # the command could not go on: RunStopped, DataLost, OSError
+    RANK_LOST = 4  # another rank was lost: RanksLost
+    INTERRUPTED = 75  # RunInterrupted; EX_TEMPFAIL of sysexits.h: try again later
+    CTRL_C = 130  # as a shell reports SIGINT
+    BROKEN_PIPE = 141  # as a shell reports SIGPIPE
 
 
 class ConfigError(ValueError):
@@ -6,7 +21,7 @@ class ConfigError(ValueError):
 
 
 class DataLost(RuntimeError):
-    """The images can no longer be read; its text is the whole message for the user."""
+    """The images can no longer be read; the text says which, since when, and what to do."""
 
 
 class RunStopped(RuntimeError):
@@ -14,8 +29,33 @@ class RunStopped(RuntimeError):
 
 
 class RunInterrupted(RunStopped):
-    """A run ends because it was asked to, with a checkpoint from which it goes on."""
+    """A run ends on request, with a checkpoint from which the same command continues it."""
 
 
 class RanksLost(RuntimeError):
-    """This rank cannot go on without others that are gone, hang or ended with an error; its text names them."""
+    """This rank cannot go on without others that are gone, hang or ended with an error; the text names them."""
+
+
+_CODES: dict[type[BaseException], ExitCode] = {  # a subclass before its base
+    RunInterrupted: ExitCode.INTERRUPTED,
+    RunStopped: ExitCode.STOPPED,
+    DataLost: ExitCode.STOPPED,
+    RanksLost: ExitCode.RANK_LOST,
+    ValueError: ExitCode.TO_MEND,
+    OSError: ExitCode.STOPPED,
+    KeyboardInterrupt: ExitCode.CTRL_C,
+}
+EXPECTED = tuple(_CODES)  # errors that a command reports in one line; any other one is a fault of ours
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code for one of EXPECTED."""
+    return next(code for cls, code in _CODES.items() if isinstance(error, cls))
+
+
+def message(error: BaseException) -> str:
+    """The line that tells the user about an error; for an error of the system the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(names)}: {error.strerror or error}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,153 @@
+"""Command line: how every command parses its arguments, reports an error and ends. Nothing here imports torch."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mim.errors import EXPECTED, ExitCode, exit_code, message
+
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # how idle threads of OpenMP wait; measured by benchmarks/omp_wait.py
+WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the user has chosen
+EXIT_CODES = """exit codes:
+  0   done
+  2   something to mend: a key, a value, a file, a flag
+  3   the command cannot go on: images out of reach, a full disk, a loss that is not finite
+  4   another rank was lost
+  75  ended by SIGTERM, SIGUSR1 or Ctrl-C with a checkpoint; the same command continues
+  130 ended by Ctrl-C"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of one command, with the words that all commands share.
+
+    Args:
+        command: its name, as in mim.commands.
+        text: what it does.
+        examples: words that follow its name in an example.
+        ending: what else stands at the end of its help.
+    """
+
+    def __init__(self, command: str, text: str, examples: Sequence[str], ending: str = ""):
+        program = shlex.join(command_words(command))
+        lines = ["examples:", *(f"  {program} {example}" for example in examples)]
+        super().__init__(
+            prog=program,
+            description=text,
+            epilog="\n".join(lines) + (f"\n\n{ending}" if ending else ""),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
+        )
+
+    def add_config(self) -> None:
+        """Adds --config and KEY VALUE."""
+        self.add_argument(
+            "--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe: mae/vit_base"
+        )
+        self.add_pairs("keys of the config, such as TRAIN.epochs 2")
+
+    def add_pairs(self, text: str) -> None:
+        """Adds KEY VALUE, as args.overrides."""
+        self.add_argument("overrides", nargs="*", metavar="KEY VALUE", help=text)
+
+    def add_json(self) -> None:
+        """Adds --json."""
+        self.add_argument("--json", type=Path, metavar="FILE", help="also write all metrics to this file")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError, which `run` reports as every other error."""
+        raise ValueError(f"{message} ({self.prog} --help lists all arguments)")
+
+
+def run(
+    parser: Parser,
+    command: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None,
+    stopped: str = "stopped",
+) -> int:
+    """Parses arguments, runs a command and returns its exit code, with one line on stderr for an error.
+
+    stopped: the line for Ctrl-C. With --traceback the error is raised.
+    """
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    traceback = "--traceback" in (sys.argv if arguments is None else arguments)
+    try:
+        code = command(parser.parse_intermixed_args(arguments)) or ExitCode.DONE
+        sys.stdout.flush()
+    except (SystemExit, *EXPECTED) as error:
+        if _reader_left():
+            return ExitCode.BROKEN_PIPE
+        if traceback or isinstance(error, SystemExit):
+            raise
+        print(_line(error, stopped), file=sys.stderr)
+        return exit_code(error)
+    return code
+
+
+def _line(error: BaseException, stopped: str) -> str:
+    code = exit_code(error)
+    if code == ExitCode.CTRL_C:
+        return stopped
+    return message(error) if code == ExitCode.INTERRUPTED else f"error: {message(error)}"
+
+
+def _reader_left() -> bool:
+    """Whether the process behind a pipe, such as `head`, closed it. What is printed from then on goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def let_threads_sleep() -> None:
+    """Idle threads of OpenMP sleep instead of spinning, unless the user chose; must run before torch is imported."""
+    if not any(key in os.environ for key in WAITING_KEYS):
+        os.environ.update(WAITING)
+
+
+def command_words(command: str) -> list[str]:
+    """The words that start a command in the way in which this process was started."""
+    program = Path(sys.argv[0])
+    if program.name.startswith("mim-"):
+        return [f"mim-{command}"]
+    return ["python", "-m", "mim", command] if program.parent.name == "mim" else ["python", f"tools/{command}.py"]
+
+
+def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of a flag, and the KEY VALUE pairs behind them: keys begin with a capital."""
+    index = next((index for index, word in enumerate(words) if word[:1].isupper()), len(words))
+    return list(words[:index]), list(words[index:])
+
+
+def whole_numbers(flag: str, words: Sequence[str], example: str) -> tuple[int, ...]:
+    """The values of a flag as integers. Raises ValueError where one is not an integer."""
+    try:
+        return tuple(map(int, words))
+    except ValueError as error:
+        raise ValueError(f"{flag} is {' '.join(words)}: it must be whole numbers, such as {example}") from error
+
+
+def list_commands(commands: Mapping[str, str], request: str) -> int:
+    """Prints all commands; with an error where `request` does not ask for help."""
+    known = request in ("-h", "--help")
+    stream = sys.stdout if known else sys.stderr
+    if not known:
+        print(f"error: there is no command {request!r}", file=stream)
+    print("python -m mim COMMAND, or mim-COMMAND; --help behind it lists its arguments", file=stream)
+    for name, purpose in commands.items():
+        print(f"  {name:12} {purpose}", file=stream)
+    return ExitCode.DONE if known else ExitCode.TO_MEND
+
+
+def cli() -> int:
+    """What the console script `mim` of openmim calls, where this toolkit overwrote the package of openmim."""
+    print(
+        "error: `mim` is a command of openmim, and mim-toolkit overwrote its package mim in this environment: install "
+        "the two into environments of their own. The commands of mim-toolkit are mim-train, mim-plan and so on",
+        file=sys.stderr,
+    )
+    return ExitCode.TO_MEND
