@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_iter
 
 from mim import build, load_config
 from mim.engine.distributed.world import World, join_world
-from mim.lab.dryrun.measure import rehearse
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.measure import dry_trainer
+from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.scaling import replica_bytes, sent, shard_bytes, sizes_of
 
 RINGS = {  # by the name of the operation: rings that its tensor travels, and which of its arguments that is
@@ -74,12 +74,12 @@ def main() -> int:
 
 def count(cfg: Any, world: World, steps: int) -> Exchanged:
     """Of a step, after one that does not count."""
-    held = bare(cfg, classes=2 if cfg.TASK != "pretrain" else None)
-    rehearsal = rehearse(held, held.plan(world.size), world.device, lambda phase: None, world=world)
-    rehearsal.take_step()
+    held = dry_task(cfg, classes=2 if cfg.TASK != "pretrain" else None)
+    trainer = dry_trainer(held, held.plan(world.size), world.device, lambda phase: None, world=world)
+    trainer.take_step()
     with Exchanged() as found:
         for _ in range(steps):
-            rehearsal.take_step()
+            trainer.take_step()
     for name in found.bytes:
         found.bytes[name] //= steps
         found.calls[name] //= steps
@@ -87,11 +87,11 @@ def count(cfg: Any, world: World, steps: int) -> Exchanged:
 
 
 def show(found: Exchanged, world: World, cfg: Any) -> None:
-    """Measured beside the formula."""
+    """StepMeasurement beside the formula."""
     if not world.main:
         return
-    held = bare(cfg, classes=2 if cfg.TASK != "pretrain" else None)
-    engine, plan = held.engine(), held.plan(world.size)
+    held = dry_task(cfg, classes=2 if cfg.TASK != "pretrain" else None)
+    engine, plan = held.engine_settings(), held.plan(world.size)
     sizes = sizes_of(held.task.model, held.task.blocks(), engine, None)
     ddp = engine.distributed.strategy == "ddp"
     told = replica_bytes(sizes, world.size)[0] if ddp else shard_bytes(sizes, world.size, plan.accumulation)[0]

@@ -1,78 +1,81 @@
-"""Operations of each part of a model, by PyTorch's own counter: a multiply-add counts as two.
+"""Operations of each part of a model, by PyTorch's FlopCounterMode. A multiply-add counts as two.
 
-Matrix products, convolutions and attention are counted; normalisations and the like are not.
+Matrix products, convolutions and attention are counted; normalisations and element-wise operations are not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Operations on one image: of the forward pass, and of forward and backward together."""
+    """Operations on one image.
+
+    Args:
+        forward: of the forward pass.
+        training: of forward and backward pass.
+    """
 
     forward: int
     training: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A part at work. before: what the stage before it answered; given: the same, with gradients that end there;
-    outcome: what it answered to that; forward: its operations.
+def run_parts(parts: Sequence[tuple[str, Callable[[Any], Any]]], value: Any) -> list[Any]:
+    """The outcome of each part: the first is called with `value`, each other with the outcome before it."""
+    outcomes = []
+    for _, run in parts:
+        value = run(value)
+        outcomes.append(value)
+    return outcomes
+
+
+def count_work(
+    parts: Sequence[tuple[str, Callable[[Any], Any]]], value: Any, images: int
+) -> tuple[list[Any], dict[str, Work]]:
+    """The outcomes as in run_parts, and the work of each part on one image. Parts of one name are added up.
+
+    The last outcome is the loss. Autograd runs a backward pass in the reverse order of the forward pass, so that the
+    operations of a part lie between the gradients of its outcome and of its input.
+
+    Args:
+        parts: name and function of each.
+        value: what the first part is called with.
+        images: how many the parts see.
     """
+    outcomes: list[Any] = []
+    forward: list[int] = []
+    arrivals: dict[int, int] = {}  # operations counted when the gradient of an outcome arrives, by its index
 
-    part: str
-    before: Any
-    given: Any
-    outcome: Any
-    forward: int
+    def note_arrival(index: int, gradient: Tensor) -> None:
+        arrivals.setdefault(index, counter.get_total_flops())
 
-
-def at_work(part: str, run: Callable[[Any], Any], before: Any) -> Stage:
-    """Runs a part on a tensor, or on a dataclass that holds tensors, such as Features."""
-    given = _cut(before)
     with FlopCounterMode(display=False) as counter:
-        outcome = run(given)
-    return Stage(part, before, given, outcome, counter.get_total_flops())
+        for index, (_, run) in enumerate(parts):
+            before = counter.get_total_flops()
+            value = run(value)
+            outcomes.append(value)
+            forward.append(counter.get_total_flops() - before)
+            for tensor in _tensors(value):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(note_arrival, index))
+        if value.requires_grad:
+            value.backward()
+        total = counter.get_total_flops()
+    work: dict[str, Work] = {}
+    for index, (name, _) in enumerate(parts):
+        end = arrivals.get(index - 1, total)
+        backward = end - arrivals.get(index, end)
+        old = work.get(name, Work(0, 0))
+        work[name] = Work(old.forward + forward[index], old.training + forward[index] + backward)
+    return outcomes, {name: Work(each.forward // images, each.training // images) for name, each in work.items()}
 
 
-def work_of(stages: Sequence[Stage], images: int) -> dict[str, Work]:
-    """The work on one image, by part, of stages that saw so many, the last of which answered with the loss.
-
-    Runs the backward pass of each from the gradients that the stage after it left where it was cut.
-    """
-    forward: dict[str, int] = {}
-    backward: dict[str, int] = {}
-    loss = stages[-1].outcome
-    ends, gradients = [loss], [torch.ones_like(loss)]
-    for stage in reversed(stages):
-        with FlopCounterMode(display=False) as counter:
-            if ends:
-                torch.autograd.backward(ends, gradients)
-        forward[stage.part] = forward.get(stage.part, 0) + stage.forward
-        backward[stage.part] = backward.get(stage.part, 0) + counter.get_total_flops()
-        before, given = _tensors(stage.before), _tensors(stage.given)
-        reached = {name: leaf.grad for name, leaf in given.items() if leaf.grad is not None}
-        ends, gradients = [before[name] for name in reached], list(reached.values())
-    return {
-        part: Work(forward[part] // images, (forward[part] + backward[part]) // images) for part in reversed(forward)
-    }
-
-
-def _cut(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().requires_grad_(value.requires_grad)
-    return replace(value, **{name: _cut(tensor) for name, tensor in _tensors(value).items()})
-
-
-def _tensors(value: Any) -> dict[str, Tensor]:
-    """The tensors of a value, by name."""
-    if isinstance(value, Tensor):
-        return {"": value}
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a tensor or of a dataclass."""
+    values = [value] if isinstance(value, Tensor) else [getattr(value, field.name) for field in fields(value)]
+    return [tensor for tensor in values if isinstance(tensor, Tensor)]

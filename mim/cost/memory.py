@@ -1,4 +1,4 @@
-"""Memory: what holds it at the peak of a training step, by following every tensor from its making to its end."""
+"""Memory at the peak of a training step, by following every tensor from its making to its end."""
 
 import weakref
 from collections import Counter
@@ -13,11 +13,16 @@ from torch.utils._pytree import tree_iter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of tensors at the peak of a training step on one device, by what they are for.
+    """Bytes of tensors at the peak of a training step on one device, by purpose.
 
-    weights: parameters and buffers; average: a moving average of them; batch: images as stored and as normalised;
-    activations: what the forward pass keeps for the backward pass, with the weights' copies in lower precision;
-    temporary: what lives for an operation or a few.
+    Args:
+        weights: parameters and buffers.
+        gradients: of the trained parameters, with the buckets in which devices exchange them.
+        optimizer: state of the optimizer.
+        average: moving average of the weights.
+        batch: images, as stored and as normalised.
+        activations: what the forward pass keeps for the backward pass, with copies of weights in lower precision.
+        temporary: what lives for a few operations.
     """
 
     weights: int = 0
@@ -36,54 +41,52 @@ class Memory:
 
 @dataclass(slots=True)
 class _Storage:
-    """bytes, and what they are for; alive: for as long as PyTorch holds the storage."""
-
-    size: int
-    kind: str
-    alive: weakref.ref
+    size: int  # bytes
+    purpose: str
+    alive: weakref.ref  # calls back when PyTorch frees the storage
 
 
-class Followed(TorchDispatchMode):
-    """Follows the storage of every tensor that is made inside. Fake tensors, which take no memory, do as well.
+class MemoryTracker(TorchDispatchMode):
+    """Follows the storage of every tensor made inside, also of fake tensors, which take no memory.
 
-    It sees what operations return, and not what a kernel takes for itself and gives back before it returns.
+    It sees what operations return. It does not see what a kernel allocates and frees before it returns.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._phase = ""
-        self._held: dict[int, _Storage] = {}  # by the address of the storage, which a later one may have again
+        self._storages: dict[int, _Storage] = {}  # by address, which PyTorch can use again later
         self._log: list[tuple[_Storage, bool]] = []  # in order; True where it was made, False where it was freed
 
-    def enter(self, phase: str) -> None:
-        """Says what begins now. What was made in `forward` and is still held as that ends are activations."""
+    def begin(self, phase: str) -> None:
+        """Begins a phase. What was made in `forward` and lives as it ends counts as activations."""
         if self._phase == "forward":
-            for storage in self._held.values():
-                if storage.kind == "forward":
-                    storage.kind = "activations"
+            for storage in self._storages.values():
+                if storage.purpose == "forward":
+                    storage.purpose = "activations"
         self._phase = phase
 
-    def name(self, kind: str, tensors: Iterable[Tensor]) -> None:
-        """Says what these tensors are for: a field of Memory."""
+    def label(self, purpose: str, tensors: Iterable[Tensor]) -> None:
+        """Sets the purpose of tensors: a field of Memory."""
         for tensor in tensors:
-            self._held[self._see(tensor)].kind = kind
+            self._storages[self._see(tensor)].purpose = purpose
 
-    def restart(self) -> None:
-        """Forgets what was freed before: the peak is then of what follows."""
-        self._log = [(storage, True) for storage in self._held.values()]
+    def forget_freed(self) -> None:
+        """Forgets what was freed so far. The peak is then that of what follows."""
+        self._log = [(storage, True) for storage in self._storages.values()]
 
     def peak(self) -> Memory:
-        """What was held when it was most."""
-        total = most = at = 0
-        for place, (storage, made) in enumerate(self._log):
+        """The memory at its peak."""
+        total = highest = end = 0
+        for index, (storage, made) in enumerate(self._log):
             total += storage.size if made else -storage.size
-            if total > most:
-                most, at = total, place
-        held: Counter[str] = Counter()
-        known = {field.name for field in fields(Memory)}
-        for storage, made in self._log[: at + 1]:
-            held[storage.kind if storage.kind in known else "temporary"] += storage.size if made else -storage.size
-        return Memory(**held)
+            if total > highest:
+                highest, end = total, index + 1
+        sizes: Counter[str] = Counter()
+        purposes = {field.name for field in fields(Memory)}
+        for storage, made in self._log[:end]:
+            sizes[storage.purpose if storage.purpose in purposes else "temporary"] += (1 if made else -1) * storage.size
+        return Memory(**sizes)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -95,13 +98,11 @@ class Followed(TorchDispatchMode):
     def _see(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()
         address: int = storage._cdata
-        if address not in self._held:
-            kind = self._phase
-            self._held[address] = new = _Storage(
-                storage.nbytes(), kind, weakref.ref(storage, lambda _: self._free(address))
-            )
-            self._log.append((new, True))
+        if address not in self._storages:
+            alive = weakref.ref(storage, lambda _: self._free(address))
+            self._storages[address] = _Storage(storage.nbytes(), self._phase, alive)
+            self._log.append((self._storages[address], True))
         return address
 
     def _free(self, address: int) -> None:
-        self._log.append((self._held.pop(address), False))
+        self._log.append((self._storages.pop(address), False))

@@ -38,7 +38,7 @@ def counted(run) -> int:
 
 
 @pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
-def test_dissect_equals_pytorchs_counter_over_the_real_model(encoder, hidden, head):
+def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hidden, head):
     """Real tensors on a CPU, with the kernels that training has there, all at once; and forward, part by part."""
 
     def make():
@@ -58,7 +58,7 @@ def test_dissect_equals_pytorchs_counter_over_the_real_model(encoder, hidden, he
 
 
 @pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
-def test_dissect_boundaries_are_what_the_real_parts_answer(encoder, hidden, head):
+def test_summarise_model_boundaries_are_what_the_real_parts_answer(encoder, hidden, head):
     def make():
         return assemble("random", encoder, hidden, head)
 
@@ -72,11 +72,11 @@ def test_dissect_boundaries_are_what_the_real_parts_answer(encoder, hidden, head
     found = on_meta(make)
     assert by_axis(found) == {what: tuple(shape) for what, shape in wanted.items()}
     assert [boundary.what for boundary in found.boundaries] == list(wanted)  # in the order of the data's way
-    of = {boundary.what: boundary.of for boundary in found.boundaries}
-    assert (of["tokens"], of["prediction"]) == (encoder, head)
+    sources = {boundary.what: boundary.source for boundary in found.boundaries}
+    assert (sources["tokens"], sources["prediction"]) == (encoder, head)
 
 
-def test_dissect_boundaries_follow_stride_and_dropping():
+def test_summarise_model_boundaries_follow_stride_and_dropping():
     dropped = by_axis(on_meta(lambda: assemble("random", "vit", "drop", "transformer", masker_keys={"ratio": 0.75})))
     assert dropped["tokens"] == (32 // 4, 16)  # a quarter of 4 x 8 patches
     merged = on_meta(lambda: assemble("random", "swin", "replace", "pixel_shuffle", target_keys={"stride": 4}))
@@ -84,7 +84,7 @@ def test_dissect_boundaries_follow_stride_and_dropping():
     assert by_axis(merged)["prediction"] == by_axis(merged)["target"] == (3, 8, 16)
 
 
-def test_dissect_counts_attention_alike_whatever_kernel_is_chosen():
+def test_summarise_model_counts_attention_alike_whatever_kernel_is_chosen():
     def make(fused: bool):
         model = assemble("random", "vit", "drop", "transformer")
         choose_attention(model, torch.device("cuda" if fused else "cpu"))
@@ -93,7 +93,7 @@ def test_dissect_counts_attention_alike_whatever_kernel_is_chosen():
     assert on_meta(lambda: make(True)).work == on_meta(lambda: make(False)).work
 
 
-def test_dissect_splits_a_classifier_and_counts_no_backward_pass_of_what_is_frozen():
+def test_summarise_model_splits_a_classifier_and_counts_no_backward_pass_of_what_is_frozen():
     def encoder():
         return small(ViT, IMAGE, hidden="none")
 
@@ -131,7 +131,7 @@ class Peeking(Encoder):
         return Features(self.replace_hidden(map_BDHW.flatten(2).transpose(1, 2), mask), self.patch_grid)
 
 
-def test_dissect_of_a_model_with_weights_tells_shapes_and_changes_nothing():
+def test_summarise_model_of_a_model_with_weights_tells_shapes_and_changes_nothing():
     model = assemble("random", "vit", "replace", "mlp")
     model.encoder = Peeking(IMAGE)
     model.head = small(Head.named("mlp"), model.encoder.spec, model.target.spec)
@@ -139,14 +139,14 @@ def test_dissect_of_a_model_with_weights_tells_shapes_and_changes_nothing():
     before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
     found = summarise_model(model, IMAGE)
     assert by_axis(found)["tokens"] == (4 * 8, 6)
-    assert (found.work, found.flops, found.figures()) == (None, None, {})
+    assert (found.work, found.flops, found.metrics()) == (None, None, {})
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_anatomy_describes_shapes_and_operations_in_a_line_each():
+def test_model_summary_describes_shapes_and_operations_in_a_line_each():
     lines = on_meta(lambda: assemble("random", "vit", "drop", "transformer")).describe()
     assert lines["shapes"] == (
         "image 3 x 32 x 64 -> mask 4 x 8 cells -> tokens 16 x 16 and 1 in front -> prediction and target 3 x 32 x 64"

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mim.config.load import load_config
 from mim.engine.modes import cast_once
 from mim.engine.prefetcher import Prefetcher
-from mim.lab.dryrun.measure import rehearse
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.measure import dry_trainer
+from mim.lab.dryrun.task import dry_task
 
 CPU = torch.device("cpu")
 
@@ -34,16 +34,16 @@ class Casts(TorchDispatchMode):
 def digits(**keys):
     pairs = TINY | {name.replace("__", "."): value for name, value in keys.items()}
     words = [str(word) for pair in pairs.items() for word in pair]
-    return bare(load_config("configs/quickstart/mae_digits.yaml", words))
+    return dry_task(load_config("configs/quickstart/mae_digits.yaml", words))
 
 
-def rehearsal(device, **keys):
+def small_trainer(device, **keys):
     found = digits(**keys)
-    return rehearse(found, found.plan(1), device, lambda phase: None)
+    return dry_trainer(found, found.plan(1), device, lambda phase: None)
 
 
 def test_step_casts_each_weight_once_for_all_its_micro_batches():
-    trainer = rehearsal(CPU, DATA__batch_size=8, TRAIN__batch=16, TRAIN__precision="bf16")
+    trainer = small_trainer(CPU, DATA__batch_size=8, TRAIN__batch=16, TRAIN__precision="bf16")
     assert trainer.plan.accumulation == 2
     weight = trainer.task.model.encoder.backbone.blocks[0].mlp.fc1.weight
     with Casts(weight.shape) as casts:
@@ -98,7 +98,7 @@ def test_kept_memory_stays_with_the_process():
 def test_step_compiles_one_graph_and_never_again():
     torch.compiler.reset()  # a test before this one may have compiled the same step
     counters.clear()
-    trainer = rehearsal(CPU, TRAIN__compile=True)
+    trainer = small_trainer(CPU, TRAIN__compile=True)
     trainer.take_step()
     assert counters["stats"]["unique_graphs"] == 1
     with torch.compiler.set_stance("fail_on_recompile"):
@@ -110,7 +110,7 @@ def test_step_compiles_one_graph_and_never_again():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
-    trainer = rehearsal(torch.device("cuda"), TRAIN__compile=compiled)
+    trainer = small_trainer(torch.device("cuda"), TRAIN__compile=compiled)
     for _ in range(4):
         trainer.take_step()
     torch.cuda.set_sync_debug_mode("error")
@@ -124,7 +124,7 @@ def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_feed_prefetches_the_same_batches():
     found = digits()
-    trainer = rehearse(found, found.plan(1), torch.device("cuda"), lambda phase: None)
+    trainer = dry_trainer(found, found.plan(1), torch.device("cuda"), lambda phase: None)
 
     def batches(prefetch):
         prefetcher = Prefetcher(found.task.train_data, trainer.plan, trainer.world, 0, 0, trainer.broken)

@@ -18,8 +18,8 @@ from small_models import CPU
 from mim import load_config
 from mim.engine.distributed.world import World
 from mim.lab.benchmark.loading import measure_loading
-from mim.lab.dryrun.records import recall
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.records import find_record
+from mim.lab.dryrun.task import dry_task
 
 KEYS = {key: held for key, held in TINY.items() if key.startswith(("ENCODER.", "HEAD.", "TRAIN.precision"))}
 MODEL = [word for pair in KEYS.items() for word in map(str, pair)]
@@ -78,7 +78,7 @@ def test_benchmark_tool_runs_both_sides(run, tmp_path):
     assert told[0] in text
     assert re.search(r"torch \d.*transformers \d", text)
     cfg = load_config(RECIPE, MODEL)
-    record = recall(tmp_path / "steps.jsonl", cfg, bare(cfg).classes, CPU)
+    record = find_record(tmp_path / "steps.jsonl", cfg, dry_task(cfg).classes, CPU)
     assert record.measured.steps == 2
 
 

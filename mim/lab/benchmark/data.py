@@ -12,7 +12,7 @@ from mim.config.load import load_config
 from mim.lab.benchmark.contenders import own_images
 from mim.lab.benchmark.loading import Loading, measure_loading
 from mim.lab.benchmark.machine import Machine, theme_of
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.task import dry_task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def benchmark_loading(config: Path, overrides: Sequence[str], files: Path | None
     files: class folders for torchvision; None for those of the config. Raises ValueError for what the user can mend.
     """
     cfg = load_config(config, overrides)
-    images = own_images(bare(cfg), "--data")
+    images = own_images(dry_task(cfg), "--data")
     if files is None:
         if not cfg.DATA.path or not Path(cfg.DATA.path).is_dir():
             raise ValueError(

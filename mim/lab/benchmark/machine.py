@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mim.lab.dryrun.records import hardware
+from mim.lab.dryrun.records import hardware_of
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 
@@ -26,7 +26,7 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device) -> "Machine":
         """This one."""
-        found = hardware(device)
+        found = hardware_of(device)
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             try:

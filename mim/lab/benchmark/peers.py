@@ -19,8 +19,8 @@ from mim.engine.precision import autocast
 from mim.engine.settings import TrainSettings
 from mim.interop.transformers import CLASSES, computed_otherwise, model_config
 from mim.lab.benchmark.contenders import Side
-from mim.lab.dryrun.task import Bare
-from mim.lab.dryrun.trainer import Entered
+from mim.lab.dryrun.task import DryTask
+from mim.lab.dryrun.trainer import PhaseCallback
 from mim.registry import one_of
 
 FLAG = "--against transformers"
@@ -48,7 +48,7 @@ class Peer:
         return getattr(transformers, self.name)(copy.deepcopy(self.config))
 
 
-def peer_of(bare: Bare) -> Peer:
+def peer_of(bare: DryTask) -> Peer:
     """The peer of a config's model, with the library's defaults for all that the config does not say.
 
     Raises ValueError where there is none, or the package transformers is absent.
@@ -89,14 +89,14 @@ def peer_of(bare: Bare) -> Peer:
 
 
 def transformers_side(
-    bare: Bare, plan: Plan, device: torch.device, *, compiled: bool = False, fused: bool = True
+    bare: DryTask, plan: Plan, device: torch.device, *, compiled: bool = False, fused: bool = True
 ) -> Side:
     """A peer's training, in the config's precision. Raises ValueError where a config has no peer.
 
     plan: of one micro-batch a step; fused: AdamW as their Trainer has it, or else as torch.optim.AdamW
     is by default, which run_mim_no_trainer.py of their examples takes.
     """
-    peer, train = peer_of(bare), bare.engine().train
+    peer, train = peer_of(bare), bare.engine_settings().train
     with torch.device("meta"):
         model = peer.build()
     return Side(
@@ -105,7 +105,7 @@ def transformers_side(
         f"{'fused ' * fused}AdamW",
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         flops=_flops(model, peer, bare),
-        make=lambda entered: PeerSteps(peer, bare, plan.micro_batch, train, device, entered, compiled, fused).take_step,
+        make=lambda on_phase: PeerSteps(peer, bare, plan.micro_batch, train, device, on_phase, compiled, fused).take_step,
         notes=peer.notes,
     )
 
@@ -120,16 +120,16 @@ class PeerSteps:
     def __init__(
         self,
         peer: Peer,
-        bare: Bare,
+        bare: DryTask,
         rows: int,
         train: TrainSettings,
         device: torch.device,
-        entered: Entered,
+        on_phase: PhaseCallback,
         compiled: bool,
         fused: bool,
     ):
         self.peer, self.image, self.rows, self.train = peer, bare.noise.image, rows, train
-        self.device, self.entered = device, entered
+        self.device, self.on_phase = device, on_phase
         self.masker = bare.task.model.masker
         self.grid = bare.task.model.encoder.patch_grid
         model = peer.build().to(device).train()
@@ -142,21 +142,21 @@ class PeerSteps:
 
     def take_step(self) -> None:
         """One optimizer step."""
-        self.entered("batch")
+        self.on_phase("batch")
         inputs = self._inputs()
-        self.entered("forward")
+        self.on_phase("forward")
         with autocast(self.train.precision, self.device):
             loss = self.model(**inputs).loss
-        self.entered("backward")
+        self.on_phase("backward")
         self.scaler.scale(loss).backward()
-        self.entered("update")
+        self.on_phase("update")
         if self.train.clip:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.train.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.entered("end")
+        self.on_phase("end")
 
     def _inputs(self) -> dict[str, Tensor]:
         image = self.image
@@ -202,7 +202,7 @@ def _optimizer(cfg: CfgNode, parameters: list[torch.nn.Parameter], fused: bool) 
     )
 
 
-def _flops(model: Any, peer: Peer, bare: Bare) -> int | None:
+def _flops(model: Any, peer: Peer, bare: DryTask) -> int | None:
     """Of training on one image, of a model without weights; None where this version of it looks at values."""
     image = bare.noise.image
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

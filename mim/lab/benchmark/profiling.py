@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mim.lab.benchmark.kernel_classes import KINDS, Kind, kind_of
-from mim.lab.dryrun.measure import Timed
+from mim.lab.dryrun.measure import TimedSteps
 
 STEPS = 3
 SPAN = "(Python, between operators)"
@@ -58,7 +58,7 @@ def visible_kernels() -> Iterator[None]:
         yield
 
 
-def take_profile(side: str, timed: Timed, device: torch.device) -> Profile:
+def take_profile(side: str, timed: TimedSteps, device: torch.device) -> Profile:
     """Profiles some steps of what trains, which was built under `visible_kernels`."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

@@ -10,7 +10,7 @@ import torch
 
 from mim.lab.benchmark.ceiling import Ceiling, Product, utilisation
 from mim.lab.benchmark.contenders import OURS, Side
-from mim.lab.dryrun.measure import Spent, Timed
+from mim.lab.dryrun.measure import PhaseSeconds, TimedSteps
 
 TURN_S = {"cpu": 0.5, "cuda": 2.0}  # that a turn should take at least, where steps are short
 MOST = {"cpu": 20, "cuda": 50}  # steps of a turn, where their number is not given
@@ -20,13 +20,13 @@ PHASES = ("batch", "forward", "backward", "update")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What the steps of one side took. batch: images of a step; rounds: the steps of each; tensors, process: bytes, as
-    in Measured; real: on images that were read, the reading of which is then a part of a step.
+    in StepMeasurement; real: on images that were read, the reading of which is then a part of a step.
     """
 
     side: Side
     batch: int
     real: bool
-    rounds: tuple[tuple[Spent, ...], ...]
+    rounds: tuple[tuple[PhaseSeconds, ...], ...]
     tensors: int
     process: int | None
 
@@ -46,7 +46,7 @@ class Figures:
         return self.batch / self.step_s
 
     @property
-    def steps(self) -> list[Spent]:
+    def steps(self) -> list[PhaseSeconds]:
         """Of all rounds."""
         return [step for steps in self.rounds for step in steps]
 
@@ -60,7 +60,7 @@ class Figures:
         """The share of the ceiling that a step reaches."""
         return utilisation(self.side.flops and self.side.flops * self.batch, self.step_s, ceiling)
 
-    def _whole(self, step: Spent) -> float:
+    def _whole(self, step: PhaseSeconds) -> float:
         return sum(seconds for phase, seconds in step.items() if self.real or phase != "batch")
 
 
@@ -114,22 +114,22 @@ def take_turns(
     turn: int = 0,
     real: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[Turns, dict[str, Timed]]:
+) -> tuple[Turns, dict[str, TimedSteps]]:
     """Takes `rounds` rounds, in each `turn` steps of every side and some matrix products; gives what trained, too.
 
     Each side is built, warmed up and its memory measured before the first round, the others idle. turn: 0 for as many
     steps as take about half a second, on a GPU two. A side for which the memory is too small fails alone.
     """
-    timed: dict[str, Timed] = {}
+    timed: dict[str, TimedSteps] = {}
     for side in sides:
         say(f"batch {batch}: building {side.name} and its first steps")
         try:
-            timed[side.name] = Timed(side.make, device)
+            timed[side.name] = TimedSteps(side.make, device)
         except torch.OutOfMemoryError:
             say(f"batch {batch}: out of memory for {side.name}")
     held = [side for side in sides if side.name in timed]
-    turn = turn or _turn([timed[side.name].warm[-1] for side in held], device)
-    taken: dict[str, list[tuple[Spent, ...]]] = {side.name: [] for side in held}
+    turn = turn or _turn([timed[side.name].warmup[-1] for side in held], device)
+    taken: dict[str, list[tuple[PhaseSeconds, ...]]] = {side.name: [] for side in held}
     for number in range(rounds):
         ceiling.measure()
         for side in [side for side in held if side.name in timed]:
@@ -155,7 +155,7 @@ def take_turns(
     return Turns(batch=batch, turn=turn, figures=figures, failed=failed), timed
 
 
-def _one_turn(timed: Timed, turn: int, device: torch.device, alone: bool) -> tuple[Spent, ...]:
+def _one_turn(timed: TimedSteps, turn: int, device: torch.device, alone: bool) -> tuple[PhaseSeconds, ...]:
     """The steps of one side, behind one that does not count where another side took memory and caches."""
     if device.type == "cuda":
         gc.collect()
@@ -165,7 +165,7 @@ def _one_turn(timed: Timed, turn: int, device: torch.device, alone: bool) -> tup
     return tuple(timed.take(turn))
 
 
-def _turn(warm: Sequence[Spent], device: torch.device) -> int:
+def _turn(warm: Sequence[PhaseSeconds], device: torch.device) -> int:
     """So many steps that the fastest side's take long enough to be measured."""
     fastest = min((sum(step.values()) for step in warm), default=1.0)
     return min(max(math.ceil(TURN_S[device.type] / fastest), 1), MOST[device.type])

@@ -20,9 +20,9 @@ from mim.lab.benchmark.machine import Machine, theme_of
 from mim.lab.benchmark.peers import transformers_side
 from mim.lab.benchmark.profiling import Profile, take_profile, visible_kernels
 from mim.lab.benchmark.rounds import Figures, Ratio, Turns, ratio, take_turns
-from mim.lab.dryrun.measure import Timed
-from mim.lab.dryrun.records import remember
-from mim.lab.dryrun.task import Bare, bare
+from mim.lab.dryrun.measure import TimedSteps
+from mim.lab.dryrun.records import add_record
+from mim.lab.dryrun.task import DryTask, dry_task
 from mim.registry import one_of
 
 AGAINST = ("transformers", "transformers-compiled", "transformers-unfused", "eager")
@@ -160,9 +160,9 @@ def _load(config: Path, overrides: Sequence[str], batch: int | None) -> CfgNode:
 
 def _measure(
     cfg: CfgNode, asked: Asked, ceiling: Ceiling, world: World, say: Callable[[str], None]
-) -> tuple[Turns, dict[str, Timed]]:
+) -> tuple[Turns, dict[str, TimedSteps]]:
     """The turns at one batch, remembered."""
-    held = bare(cfg, classes=asked.classes)
+    held = dry_task(cfg, classes=asked.classes)
     if held.classes is None:
         raise ValueError("the classes are unknown: give their number with --classes N")
     if asked.real:
@@ -180,11 +180,11 @@ def _measure(
     )
     own = found.of(OURS)
     if asked.steps_file is not None and own is not None and not asked.real and not world.grouped:
-        remember(asked.steps_file, cfg, held.classes, device, timed[OURS].measured(own.steps, accumulation=1))
+        add_record(asked.steps_file, cfg, held.classes, device, timed[OURS].summarise(own.steps, accumulation=1))
     return found, timed
 
 
-def _sides(held: Bare, asked: Asked, world: World) -> list[Side]:
+def _sides(held: DryTask, asked: Asked, world: World) -> list[Side]:
     run, device = held.plan(devices=1), world.device
     makers: dict[str, Callable[[], Side]] = {
         "eager": lambda: eager(held, run, world, real=asked.real),

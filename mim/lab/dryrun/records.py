@@ -1,4 +1,4 @@
-"""Records of measured steps: a line each in a file, looked up for a step with the same settings on the same hardware."""
+"""Records of measured steps, a line each in a file. They are reused for the same step on the same hardware."""
 
 import json
 import platform

@@ -16,11 +16,11 @@ from mim.engine.distributed.world import join_world
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
 from mim.evaluation.avg_dist import masker_avg_dist
-from mim.lab.dryrun import records as benchmarks
-from mim.lab.dryrun.measure import measure
+from mim.lab.dryrun import records
+from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
-from mim.lab.dryrun.records import Record
-from mim.lab.dryrun.task import Bare, bare
+from mim.lab.dryrun.records import StepRecord
+from mim.lab.dryrun.task import DryTask, dry_task
 from mim.lab.plan import recipe
 from mim.lab.plan.hardware import Assumed
 from mim.lab.plan.scaling import Scaling, scale, sizes_of
@@ -77,7 +77,7 @@ class PlanReport:
     operations: int | None
     recomputed: bool
     memory: dict[str, Memory]
-    speed: Record | None
+    speed: StepRecord | None
     images_per_s: float | None
     seconds: float | None
     scaling: Scaling | None
@@ -113,8 +113,8 @@ def plan(
     """
     if devices < 1 or steps < 0:
         raise ValueError(f"--devices is {devices} and --measure {steps}: at least 1 device, and no fewer than 0 steps")
-    found = bare(cfg, images, classes)
-    task, engine, run = found.task, found.engine(), found.plan(devices)
+    found = dry_task(cfg, images, classes)
+    task, engine, run = found.task, found.engine_settings(), found.plan(devices)
     with join_world(engine.distributed) as world:
         device = world.device
     speed = _speed(found, run, steps, device, file)
@@ -151,22 +151,22 @@ def plan(
     )
 
 
-def _speed(found: Bare, run: Plan, steps: int, device: torch.device, file: Path) -> Record | None:
+def _speed(found: DryTask, run: Plan, steps: int, device: torch.device, file: Path) -> StepRecord | None:
     if not steps:
-        return benchmarks.recall(file, found.cfg, found.classes, device)
+        return records.find_record(file, found.cfg, found.classes, device)
     if found.classes is None:
         raise ValueError("--measure takes real steps, and the classes are unknown: give their number with --classes N")
-    return benchmarks.remember(file, found.cfg, found.classes, device, measure(found, run, steps, device))
+    return records.add_record(file, found.cfg, found.classes, device, measure_steps(found, run, steps, device))
 
 
-def _scaling(found: Bare, run: Plan, counts: Sequence[int], assumed: Assumed) -> Scaling:
-    task, engine = found.task, found.engine()
+def _scaling(found: DryTask, run: Plan, counts: Sequence[int], assumed: Assumed) -> Scaling:
+    task, engine = found.task, found.engine_settings()
     sizes = sizes_of(task.model, task.blocks(), engine, task.model_summary.work)
     images = run.images_seen if found.images is not None else None
     return scale(sizes, assumed, counts, batch=engine.train.batch, micro=engine.batch_size, images=images)
 
 
-def _memory(found: Bare, run: Plan, missing: list[str]) -> dict[str, Memory]:
+def _memory(found: DryTask, run: Plan, missing: list[str]) -> dict[str, Memory]:
     """By kind of device; what cannot be told adds to what is missing."""
     try:
         return {kind: estimate_memory(found, run, gpu=kind == "gpu") for kind in ("cpu", "gpu")}
@@ -177,7 +177,7 @@ def _memory(found: Bare, run: Plan, missing: list[str]) -> dict[str, Memory]:
         return {}
 
 
-def _lines(found: Bare, run: Plan, engine: EngineSettings) -> dict[str, str]:
+def _lines(found: DryTask, run: Plan, engine: EngineSettings) -> dict[str, str]:
     """What the run says at its start, but for what is unknown."""
     lines = {**found.task.describe(), **run.describe(engine)}
     if found.held_out is None:
@@ -191,7 +191,7 @@ def _lines(found: Bare, run: Plan, engine: EngineSettings) -> dict[str, str]:
     return lines
 
 
-def _model_summary(found: Bare) -> ModelSummary:
+def _model_summary(found: DryTask) -> ModelSummary:
     """That of the task, but for a classifier of unknown classes."""
     whole = found.task.model_summary
     if found.classes is not None:
@@ -200,7 +200,7 @@ def _model_summary(found: Bare) -> ModelSummary:
     return ModelSummary(tuple(boundary for boundary in whole.boundaries if boundary.what != "scores"), work)
 
 
-def _parts(found: Bare) -> tuple[Part, ...]:
+def _parts(found: DryTask) -> tuple[Part, ...]:
     model = found.task.model
     modules: dict[str, tuple[str, list[nn.Module]]] = {"encoder": (model.encoder.name, [model.encoder])}
     if isinstance(model, MaskedImageModel):
@@ -225,7 +225,7 @@ def _parts(found: Bare) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.part != "target, loss" or part.parameters or part.training)
 
 
-def _warnings(found: Bare, run: Plan) -> tuple[str, ...]:
+def _warnings(found: DryTask, run: Plan) -> tuple[str, ...]:
     """Settings without effect."""
     task, engine = found.task, build.engine_settings(found.cfg)
     blockless = engine.train.activation_checkpointing and not task.blocks()

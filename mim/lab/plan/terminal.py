@@ -126,7 +126,7 @@ def _beside(planned: PlanReport) -> list[str]:
             if measured.process is None
             else f", for which the process grew by {_size(measured.process, planned)} {unit}"
         )
-        found.append(f"Measured here, on {kind}: {_size(measured.tensors, planned)} {unit} of tensors{grown}.")
+        found.append(f"StepMeasurement here, on {kind}: {_size(measured.tensors, planned)} {unit} of tensors{grown}.")
     if all(memory.gradients < EARLY * memory.weights for memory in planned.memory.values()):
         found.append("Gradients are hardly in it: the peak comes as the backward pass begins.")
     return [
@@ -145,7 +145,7 @@ def _time(planned: PlanReport, measure: str) -> list[str]:
     threads = f", threads: {speed.hardware['threads']}" if "threads" in speed.hardware else ""
     scaled = f", as if {planned.devices} devices were {planned.devices} times as fast" if planned.devices > 1 else ""
     found = [
-        f"{_count(planned.images_per_s)} images/s and {step} a step{scaled}. Measured {speed.date} on "
+        f"{_count(planned.images_per_s)} images/s and {step} a step{scaled}. StepMeasurement {speed.date} on "
         f"{speed.hardware['device']}{threads}, PyTorch {speed.torch}."
     ]
     if run is not None and planned.seconds is not None:

@@ -27,8 +27,8 @@ from mim.lab.benchmark.rounds import Figures, Turns, ratio, take_turns
 from mim.lab.benchmark.run import Outcome
 from mim.lab.benchmark.tables import Table, operator_table, ratio_lines, time_table, work_table
 from mim.lab.benchmark.terminal import show
-from mim.lab.dryrun.measure import Clock, Timed
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.measure import PhaseClock, TimedSteps
+from mim.lab.dryrun.task import dry_task
 
 ALONE = World(0, 1, CPU)
 SMALL = (
@@ -52,14 +52,14 @@ def small(tmp_path, encoder: str, head: str, *overrides: str):
     """A config, bare, with one step an epoch."""
     file = tmp_path / "recipe.yaml"
     file.write_text(SMALL.format(encoder=encoder, head=head))
-    return bare(load_config(file, overrides))
+    return dry_task(load_config(file, overrides))
 
 
 # ---------------------------------------------------------------- arithmetic
 
 
 def side(name: str = "ours", flops: int | None = 10**9) -> Side:
-    return Side(name=name, model="a model", parameters=10, flops=flops, make=lambda entered: lambda: None)
+    return Side(name=name, model="a model", parameters=10, flops=flops, make=lambda on_phase: lambda: None)
 
 
 def taken(name: str, *rounds: float, batch: int = 8, real: bool = False) -> Figures:
@@ -127,10 +127,10 @@ def test_ceiling_keeps_the_best_product():
 def test_clock_gives_each_phase_of_each_step(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0, 45.0])
     monkeypatch.setattr("mim.lab.dryrun.measure.time.perf_counter", lambda: next(now))
-    clock = Clock(CPU)
+    clock = PhaseClock(CPU)
     for _ in range(2):
         for phase in ("batch", "forward", "backward", "update", "end"):
-            clock.entered(phase)
+            clock.on_phase(phase)
     first, second = clock.read()
     assert first == {"batch": 1.0, "forward": 2.0, "backward": 3.0, "update": 4.0 + 5.0}  # and what lies between
     assert second == {"batch": 6.0, "forward": 7.0, "backward": 8.0, "update": 9.0}
@@ -141,13 +141,13 @@ def test_take_turns_alternates_and_a_side_without_memory_fails_alone():
     log: list[str] = []
 
     def make(name: str, fails_at: int = -1):
-        def build(entered):
+        def build(on_phase):
             def step():
                 log.append(name)
                 if log.count(name) == fails_at:
                     raise torch.OutOfMemoryError("too much")
                 for phase in ("batch", "forward", "backward", "update", "end"):
-                    entered(phase)
+                    on_phase(phase)
 
             return step
 
@@ -175,8 +175,8 @@ def test_ours_is_the_engines_own_step(tmp_path):
     held = small(tmp_path, *PEERS["ViTMAEForPreTraining"])
     side_ = ours(held, held.plan(1), ALONE, real=False)
     assert side_.flops == held.task.model_summary.flops
-    assert side_.parameters == sum(weight.numel() for weight in held.model().parameters() if weight.requires_grad)
-    timed = Timed(side_.make, CPU)
+    assert side_.parameters == sum(weight.numel() for weight in held.build_model().parameters() if weight.requires_grad)
+    timed = TimedSteps(side_.make, CPU)
     steps = timed.take(2)
     assert [set(step) for step in steps] == [{"batch", "forward", "backward", "update"}] * 2
     assert timed.tensors > 4 * 4 * side_.parameters  # weights, gradients, two moments
@@ -220,14 +220,14 @@ def test_peer_has_the_optimizer_that_its_name_says(tmp_path, fused):
     held = small(tmp_path, *PEERS["ViTMAEForPreTraining"])
     found = transformers_side(held, held.plan(1), CPU, fused=fused)
     assert found.name == ("transformers" if fused else "transformers-unfused")
-    steps = Timed(found.make, CPU)._step.__self__
+    steps = TimedSteps(found.make, CPU)._step.__self__
     assert [bool(group["fused"]) for group in steps.optimizer.param_groups] == [fused] * 2
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_trains(tmp_path, name):
     held = small(tmp_path, *PEERS[name])
-    timed = Timed(transformers_side(held, held.plan(1), CPU).make, CPU)
+    timed = TimedSteps(transformers_side(held, held.plan(1), CPU).make, CPU)
     steps = timed._step.__self__
     assert isinstance(steps.model, getattr(transformers, name))
     assert steps.model.training
@@ -261,7 +261,7 @@ def test_peer_is_refused_where_there_is_none(tmp_path, encoder, head, overrides,
 
 def test_peer_of_a_classification_is_refused():
     with pytest.raises(ValueError, match="TASK is finetune"):
-        peer_of(bare(load_config(FINETUNE)))
+        peer_of(dry_task(load_config(FINETUNE)))
 
 
 # ---------------------------------------------------------------- kinds of work
@@ -441,6 +441,6 @@ def test_asked_refuses_what_cannot_be(asked, message):
 def test_eager_is_refused_where_ours_is_eager():
     from mim.lab.benchmark.contenders import eager
 
-    held = bare(load_config(RECIPE))
+    held = dry_task(load_config(RECIPE))
     with pytest.raises(ValueError, match="--against eager: TRAIN"):
         eager(held, held.plan(1), ALONE, real=False)

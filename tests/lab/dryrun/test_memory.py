@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mim import build, load_config
 from mim.config import schema
 from mim.cost.gpu_rules import GpuRules
-from mim.cost.memory import Followed
-from mim.lab.dryrun.measure import measure
+from mim.cost.memory import MemoryTracker
+from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.task import dry_task
 from mim.structures import PatchMask
 
 CLOSE = 0.15  # of what is promised
@@ -55,48 +55,48 @@ RECIPES = {
 
 def planned(folder: Path, recipe: str, *overrides: str):
     cfg = load_config(write_recipe(folder, RECIPES[recipe]), overrides)
-    return bare(cfg, 100_000, None if cfg.TASK == "pretrain" else 10)
+    return dry_task(cfg, 100_000, None if cfg.TASK == "pretrain" else 10)
 
 
-# ---------------------------------------------------------------- what is followed
+# ---------------------------------------------------------------- what is tracker
 
 
 def test_followed_peak_is_the_largest_sum_of_what_is_held_at_once():
-    with Followed() as followed:
+    with MemoryTracker() as tracker:
         kept = torch.zeros(1000)
-        followed.name("weights", [kept])
-        followed.enter("forward")
+        tracker.label("weights", [kept])
+        tracker.begin("forward")
         first = kept + 1
         view = first[:10]  # shares its memory
         passing = first * 2
         del passing
-        followed.enter("backward")
+        tracker.begin("backward")
         second = torch.zeros(3000)
         del first, view
         third = torch.ones(100)
         assert len(second) + len(third) == 3100
-    peak = followed.peak()
+    peak = tracker.peak()
     assert (peak.weights, peak.activations, peak.temporary) == (4000, 4000, 12000)
     assert peak.total == 20000
 
 
 def test_followed_restart_forgets_what_was_freed_and_not_what_is_held():
-    with Followed() as followed:
+    with MemoryTracker() as tracker:
         large = torch.zeros(10_000)
         kept = torch.zeros(50)
         del large
-        assert followed.peak().total == 40_200
-        followed.restart()
+        assert tracker.peak().total == 40_200
+        tracker.forget_freed()
         torch.zeros(100)
-        assert followed.peak().total == 200 + 400
+        assert tracker.peak().total == 200 + 400
     assert len(kept) == 50
 
 
 def test_followed_counts_in_place_operations_and_views_once():
-    with Followed() as followed:
+    with MemoryTracker() as tracker:
         held = torch.zeros(1000)
         held.add_(1).view(10, 100).t().mul_(2)
-        assert followed.peak().total == 4000
+        assert tracker.peak().total == 4000
 
 
 # ---------------------------------------------------------------- against the allocator
@@ -121,7 +121,7 @@ def test_followed_counts_in_place_operations_and_views_once():
 def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overrides):
     found = planned(tmp_path, recipe, *overrides)
     plan = found.plan(1)
-    estimated, measured = estimate_memory(found, plan, gpu=False), measure(found, plan, 1, CPU).tensors
+    estimated, measured = estimate_memory(found, plan, gpu=False), measure_steps(found, plan, 1, CPU).tensors
     assert measured > 5e6
     assert estimated.total == pytest.approx(measured, rel=CLOSE)
 
@@ -130,10 +130,10 @@ def test_estimated_memory_takes_none(tmp_path):
     """Of a model and a batch that would take several GiB."""
     program = (
         "import resource, sys; from pathlib import Path; from mim import load_config\n"
-        "from mim.lab.dryrun.task import bare; from mim.lab.dryrun.memory import estimate_memory\n"
+        "from mim.lab.dryrun.task import dry_task; from mim.lab.dryrun.memory import estimate_memory\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "def total(depth):\n"
-        "    found = bare(load_config(sys.argv[1], ['ENCODER.depth', depth]), 10**6)\n"
+        "    found = dry_task(load_config(sys.argv[1], ['ENCODER.depth', depth]), 10**6)\n"
         "    return estimate_memory(found, found.plan(1), gpu=True).total\n"
         "total('1'); before = peak(); print(total('8'), peak() - before)\n"
     )
@@ -149,13 +149,13 @@ def test_estimated_memory_is_what_a_fresh_process_grows_by(tmp_path):
     """Its tensors alone would be no measure of that: the C library is told to give freed memory back."""
     program = (
         "import sys; import torch; from mim import load_config\n"
-        "from mim.lab.dryrun.task import bare; from mim.lab.dryrun.memory import estimate_memory\n"
-        "from mim.lab.dryrun.measure import measure; from mim.lab.dryrun import trainer\n"
+        "from mim.lab.dryrun.task import dry_task; from mim.lab.dryrun.memory import estimate_memory\n"
+        "from mim.lab.dryrun.measure import measure_steps; from mim.lab.dryrun import trainer\n"
         "from contextlib import nullcontext\n"
         "trainer.kept_memory = nullcontext\n"
         "def taken(width):\n"
-        "    found = bare(load_config(sys.argv[1], ['ENCODER.width', width]), 10**6)\n"
-        "    return found, measure(found, found.plan(1), 1, torch.device('cpu')).process\n"
+        "    found = dry_task(load_config(sys.argv[1], ['ENCODER.width', width]), 10**6)\n"
+        "    return found, measure_steps(found, found.plan(1), 1, torch.device('cpu')).process\n"
         "taken('192')  # what PyTorch sets up once\n"
         "found, process = taken('960'); print(estimate_memory(found, found.plan(1), gpu=False).total, process)\n"
     )
@@ -197,21 +197,21 @@ os.environ["KINETO_LOG_LEVEL"] = "99"
 from torch.autograd.profiler import profile
 from mim import load_config, schema
 from mim.engine.distributed.world import join_world
-from mim.lab.dryrun.trainer import RandomImages
+from mim.lab.dryrun.trainer import RandomBatches
 from mim.engine.run_folder import RunFolder
 from mim.engine.trackers.metrics import Stopwatch
 from mim.engine.trainer import Trainer
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.task import dry_task
 from mim.lab.dryrun.memory import estimate_memory
 
-found = bare(load_config(sys.argv[1], ["TRAIN.batch", "64"]), 10**6)
+found = dry_task(load_config(sys.argv[1], ["TRAIN.batch", "64"]), 10**6)
 plan = found.plan(2)
 with join_world(schema.settings(found.cfg, "DISTRIBUTED")) as world:
     with profile(use_kineto=False, profile_memory=True) as record:
-        task = found.of_one_step(plan)
-        task.model = found.model()
-        trainer = Trainer(task, found.engine(), world, RunFolder(Path("unused")))
-        trainer.feed = RandomImages(found.noise, plan.micro_batch, world.device, lambda phase: None)
+        task = found.one_step_task(plan)
+        task.model = found.build_model()
+        trainer = Trainer(task, found.engine_settings(), world, RunFolder(Path("unused")))
+        trainer.feed = RandomBatches(found.noise, plan.micro_batch, world.device, lambda phase: None)
         trainer.stopwatch, trainer.model = Stopwatch(), trainer.train_state.wrap()
         for _ in range(3):
             trainer._train_step()
@@ -236,12 +236,12 @@ def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp
 
 def kept_for_backward(cfg, device: str, rules: bool) -> int:
     """Bytes held when a forward pass under autocast is done, of fake tensors on a device, attention as products."""
-    model, followed = build.build_without_memory(cfg), Followed()
+    model, tracker = build.build_without_memory(cfg), MemoryTracker()
     for module in model.modules():
         if "fused_attn" in vars(module):
             module.fused_attn = False
     image, rows = schema.image_spec(cfg), cfg.DATA.batch_size
-    with FakeTensorMode(allow_non_fake_inputs=True), GpuRules() if rules else nullcontext(), followed:
+    with FakeTensorMode(allow_non_fake_inputs=True), GpuRules() if rules else nullcontext(), tracker:
         model.to_empty(device=device)
         img = torch.empty(rows, image.channels, image.height, image.width, device=device)
         hidden = torch.zeros(rows, *model.masker.grid, dtype=torch.bool, device=device)
@@ -252,8 +252,8 @@ def kept_for_backward(cfg, device: str, rules: bool) -> int:
         finally:
             torch.set_autocast_enabled(device, False)
             torch.clear_autocast_cache()
-        followed.restart()
-        held = followed.peak().total
+        tracker.forget_freed()
+        held = tracker.peak().total
         assert loss.requires_grad
     return held
 
@@ -285,5 +285,5 @@ def test_estimated_memory_is_what_a_gpu_takes(tmp_path, recipe, overrides):
     wide["beit"] = wide["mae"]  # so that the workspaces of libraries do not count
     found = planned(tmp_path, recipe, *wide[recipe], "DATA.batch_size", "256", *overrides)
     plan = found.plan(1)
-    measured = measure(found, plan, 1, torch.device("cuda")).tensors
+    measured = measure_steps(found, plan, 1, torch.device("cuda")).tensors
     assert estimate_memory(found, plan, gpu=True).total == pytest.approx(measured, rel=CLOSE)

@@ -15,10 +15,10 @@ from small_models import CPU
 
 from mim import build, load_config
 from mim.config.recipes import recipe_file, recipe_names
-from mim.lab.dryrun import records as benchmarks
-from mim.lab.dryrun.measure import Measured
-from mim.lab.dryrun.records import recall, remember, step_of
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun import records
+from mim.lab.dryrun.measure import StepMeasurement
+from mim.lab.dryrun.records import find_record, add_record, step_keys
+from mim.lab.dryrun.task import dry_task
 from mim.lab.plan import plan, recipe
 
 CONFIGS = RECIPE.parents[1]
@@ -212,7 +212,7 @@ def test_run_of_a_part_that_looks_at_values_starts(tmp_path, looking):
         load_config(
             looking, ["TRAIN.epochs", "1", "DATA.batch_size", "512", "EVALUATE.knn", "0", "LOG.tensorboard", "false"]
         ),
-        tmp_path / "run",
+        output=tmp_path / "run",
     )
     assert "flops_per_image" not in summary
 
@@ -293,7 +293,7 @@ def test_recipe_names_are_those_of_the_files_and_no_studies():
 # ---------------------------------------------------------------- measured steps
 
 
-TAKEN = Measured(steps=3, micro_s=0.2, update_s=0.1, tensors=1000, process=2000)
+TAKEN = StepMeasurement(steps=3, micro_s=0.2, update_s=0.1, tensors=1000, process=2000)
 
 
 @pytest.fixture
@@ -303,12 +303,12 @@ def tiny(tmp_path):
 
 def test_benchmarks_give_the_newest_record_of_a_like_step(tmp_path, tiny):
     file = tmp_path / "made" / "steps.jsonl"
-    assert recall(file, tiny, 0, CPU) is None
-    remember(file, tiny, 0, CPU, Measured(steps=1, micro_s=9.0, update_s=9.0, tensors=1, process=None))
-    made = remember(file, tiny, 0, CPU, TAKEN)
+    assert find_record(file, tiny, 0, CPU) is None
+    add_record(file, tiny, 0, CPU, StepMeasurement(steps=1, micro_s=9.0, update_s=9.0, tensors=1, process=None))
+    made = add_record(file, tiny, 0, CPU, TAKEN)
     with file.open("a") as lines:
         lines.write('{"cut short\n[]\n{}\n')
-    found = recall(file, tiny, 0, CPU)
+    found = find_record(file, tiny, 0, CPU)
     assert found.measured == TAKEN
     assert found.date == made.date
     assert found.seconds(4) == pytest.approx(4 * 0.2 + 0.1)
@@ -330,20 +330,20 @@ def test_benchmarks_give_the_newest_record_of_a_like_step(tmp_path, tiny):
 )
 def test_benchmarks_tell_like_steps_from_others(tmp_path, tiny, overrides, found):
     file = tmp_path / "steps.jsonl"
-    remember(file, tiny, 0, CPU, TAKEN)
+    add_record(file, tiny, 0, CPU, TAKEN)
     other = load_config(tmp_path / "recipe.yaml", overrides)
-    assert (recall(file, other, 0, CPU) is not None) == found
-    assert (step_of(other, 0) == step_of(tiny, 0)) == found
-    assert recall(file, tiny, 10, CPU) is None
+    assert (find_record(file, other, 0, CPU) is not None) == found
+    assert (step_keys(other, 0) == step_keys(tiny, 0)) == found
+    assert find_record(file, tiny, 10, CPU) is None
 
 
 def test_benchmarks_of_other_hardware_are_not_used(tmp_path, tiny, monkeypatch):
     file = tmp_path / "steps.jsonl"
-    remember(file, tiny, 0, CPU, TAKEN)
+    add_record(file, tiny, 0, CPU, TAKEN)
     monkeypatch.setattr(
-        benchmarks, "hardware", lambda device: {"device": "another", "threads": torch.get_num_threads()}
+        records, "hardware_of", lambda device: {"device": "another", "threads": torch.get_num_threads()}
     )
-    assert recall(file, tiny, 0, CPU) is None
+    assert find_record(file, tiny, 0, CPU) is None
 
 
 def test_plan_measures_once_and_remembers(tmp_path):
@@ -392,7 +392,7 @@ def test_plan_figures_are_plain_values():
 
 
 def test_bare_task_takes_no_memory_and_can_be_sampled():
-    found = bare(load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET)
+    found = dry_task(load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET)
     assert all(parameter.is_meta for parameter in found.task.model.parameters())
     assert found.task.model.masker.sample(2, None, CPU).hidden_BHW.sum() == 2 * 192
     assert build.chosen_labels(found.task) is None

@@ -10,7 +10,7 @@ from processes import RECIPE, ROOT, run, tool, torchrun
 
 from mim import load_config
 from mim.cost.flops import Work
-from mim.lab.dryrun.task import bare
+from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.hardware import Assumed, sent
 from mim.lab.plan.scaling import STRATEGIES, Sizes, Unit, cost, replica_bytes, scale, shard_bytes, sizes_of
 
@@ -20,8 +20,8 @@ SMALL += ["HEAD.heads", "2", "DATA.batch_size", "4"]
 
 
 def sizes(path=RECIPE, *overrides: str) -> Sizes:
-    held = bare(load_config(path, list(overrides)), 1_281_167)
-    return sizes_of(held.task.model, held.task.blocks(), held.engine(), held.task.model_summary.work)
+    held = dry_task(load_config(path, list(overrides)), 1_281_167)
+    return sizes_of(held.task.model, held.task.blocks(), held.engine_settings(), held.task.model_summary.work)
 
 
 def plain(blocks: int = 4, rows: int = 8, **changed) -> Sizes:
@@ -44,7 +44,7 @@ def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, strategy,
     counted, told = map(
         int, re.search(r"each device sends ([\d,]+) bytes; by the formula ([\d,]+)", output.replace(",", "")).groups()
     )
-    buffers = 4 * sum(buffer.numel() for buffer in bare(load_config(RECIPE, keys)).task.model.buffers())
+    buffers = 4 * sum(buffer.numel() for buffer in dry_task(load_config(RECIPE, keys)).task.model.buffers())
     assert told <= counted <= told + 100 + (buffers if strategy == "ddp" else 0)
     assert told > 40_000
 
@@ -52,8 +52,8 @@ def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, strategy,
 @pytest.mark.parametrize("name", ["mae/vit_base", "simmim/swin_base_100ep", "finetune/mae_vit_base"])
 def test_scaling_sizes_are_the_models(name):
     path = CONFIGS / f"{name}.yaml"
-    held = bare(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
-    found = sizes_of(held.task.model, held.task.blocks(), held.engine(), held.task.model_summary.work)
+    held = dry_task(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
+    found = sizes_of(held.task.model, held.task.blocks(), held.engine_settings(), held.task.model_summary.work)
     weights = list(held.task.model.parameters())
     assert found.weights() == sum(weight.numel() for weight in weights)
     assert found.weights(trained=True) == sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -63,8 +63,8 @@ def test_scaling_sizes_are_the_models(name):
 
 def test_scaling_checkpoint_has_the_bytes_of_a_real_one(tmp_path):
     found = sizes(RECIPE, *SMALL, "TRAIN.ema", "0.9")
-    held = bare(load_config(RECIPE, [*SMALL, "TRAIN.ema", "0.9"]))
-    model = held.model()
+    held = dry_task(load_config(RECIPE, [*SMALL, "TRAIN.ema", "0.9"]))
+    model = held.build_model()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     for weight in optimizer.param_groups[0]["params"]:
         weight.grad = torch.zeros_like(weight)
