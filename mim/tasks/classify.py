@@ -98,7 +98,7 @@ class Classify(ABC):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "labelled_images": len(self.train_data),
-            **self.model_summary.figures(),
+            **self.model_summary.metrics(),
         }
 
     def report_of(self, counts: Counts, figures: dict[str, float], title: str) -> Report:

@@ -111,7 +111,7 @@ class Pretrain:
         return lines
 
     def figures(self) -> dict[str, float]:
-        return {"parameters": _parameters(self.model), **self.model_summary.figures()}
+        return {"parameters": _parameters(self.model), **self.model_summary.metrics()}
 
     # ---------------------------------------------------------------- evaluation
 
