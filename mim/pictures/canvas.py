@@ -1,4 +1,4 @@
-"""The pixels of a figure of matplotlib's."""
+"""The pixels of a matplotlib figure."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def pixels(figure: "Figure") -> Tensor:
-    """The figure as it is drawn, (H, W, 3) uint8."""
+    """Draws the figure and returns (H, W, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures need it
 
     canvas = FigureCanvasAgg(figure)

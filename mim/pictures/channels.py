@@ -1,4 +1,4 @@
-"""How images of any number of channels are shown in red, green and blue.
+"""How images with any number of channels are shown in red, green and blue.
 
 Shapes: B batch, C channels, H W pixels, P pixels of all images.
 """
@@ -18,28 +18,37 @@ Channels = Sequence[int] | Literal["pca"]
 class View:
     """A linear map from channels to red, green and blue.
 
-    low_B3, high_B3: what is shown as 0 and as full, for each image; words: what a footnote must say, or empty.
+    Args:
+        matrix_3C: the map.
+        low_B3: the value of each image that is shown as 0.
+        high_B3: the value of each image that is shown as full.
+        note: what a footnote must say, or empty.
     """
 
     matrix_3C: Tensor
     low_B3: Tensor
     high_B3: Tensor
-    words: str
+    note: str
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """(B, H, W, 3) in [0, 1]."""
         low_B311, high_B311 = self.low_B3[..., None, None], self.high_B3[..., None, None]
-        shown_B3HW = torch.einsum("kc,bchw->bkhw", self.matrix_3C, images_BCHW)
-        shown_B3HW = (shown_B3HW - low_B311) / (high_B311 - low_B311).clamp(min=1e-12)
-        return rearrange(shown_B3HW, "b k h w -> b h w k").clamp(0, 1)
+        colours_B3HW = torch.einsum("kc,bchw->bkhw", self.matrix_3C, images_BCHW)
+        colours_B3HW = (colours_B3HW - low_B311) / (high_B311 - low_B311).clamp(min=1e-12)
+        return rearrange(colours_B3HW, "b k h w -> b h w k").clamp(0, 1)
 
 
 def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> View:
-    """How images, and what was predicted of them, are shown.
+    """The view that suits images, and predictions of them.
 
-    channels: one for grey, three for red, green and blue, or `pca`; none for the first three, or the first where
-    there are fewer. Images of more than 8 bits rarely use the range of their type, so each is stretched to its own;
-    of more than three channels each channel by itself.
+    Images of more than 8 bits rarely use the range of their type, so each image is stretched to its own range; with
+    more than three channels, each channel by itself.
+
+    Args:
+        original_BCHW: the images.
+        eight_bit: whether they are stored in 8 bits.
+        channels: one for grey, three for red, green and blue, or `pca`; none means the first three, or the first one
+            where there are fewer.
 
     Raises ValueError for channels that the images do not have.
     """
@@ -52,18 +61,16 @@ def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> 
             f"--channels {','.join(map(str, chosen))}: name one, three, or pca; these images have channels 0 to "
             f"{count - 1}"
         )
-    matrix_3C = torch.zeros(3, count)
-    for colour, channel in enumerate(chosen * (3 // len(chosen))):
-        matrix_3C[colour, channel] = 1
-    words = [] if count == len(chosen) and not channels else [_named(chosen, count)]
+    colours = list(chosen * (3 // len(chosen)))
+    notes = [] if count == len(chosen) and not channels else [_named(chosen, count)]
     low_B3, high_B3 = torch.zeros(len(original_BCHW), 3), torch.ones(len(original_BCHW), 3)
     if not eight_bit:
-        shown_B3P = rearrange(original_BCHW[:, list(chosen * (3 // len(chosen)))], "b k h w -> b k (h w)")
-        low_B3, high_B3 = shown_B3P.amin(dim=2), shown_B3P.amax(dim=2)
+        colours_B3P = rearrange(original_BCHW[:, colours], "b k h w -> b k (h w)")
+        low_B3, high_B3 = colours_B3P.amin(dim=2), colours_B3P.amax(dim=2)
         if count <= 3:  # colours of one picture
             low_B3, high_B3 = low_B3.amin(1, keepdim=True).expand(-1, 3), high_B3.amax(1, keepdim=True).expand(-1, 3)
-        words.append("contrast of each image stretched" if count <= 3 else "each stretched in each image")
-    return View(matrix_3C, low_B3, high_B3, ", ".join(words))
+        notes.append("contrast of each image stretched" if count <= 3 else "each stretched in each image")
+    return View(torch.eye(count)[colours], low_B3, high_B3, ", ".join(notes))
 
 
 def _named(chosen: tuple[int, ...], count: int) -> str:
@@ -73,20 +80,20 @@ def _named(chosen: tuple[int, ...], count: int) -> str:
 
 
 def _principal(original_BCHW: Tensor) -> View:
-    """The first three principal components of all pixels, each channel over its deviation."""
+    """The first three principal components of all pixels, each channel divided by its standard deviation."""
+    from sklearn.decomposition import PCA  # slow to import, and few sheets need it
+
     count = original_BCHW.shape[1]
     if count < 3:
         raise ValueError(f"--channels pca needs images of at least 3 channels, and these have {count}")
     pixels_PC = rearrange(original_BCHW, "b c h w -> (b h w) c").double()
     deviation_C = pixels_PC.std(dim=0).clamp(min=1e-12)
-    pixels_PC = (pixels_PC - pixels_PC.mean(dim=0)) / deviation_C
-    variances_C, vectors_CC = torch.linalg.eigh(pixels_PC.T @ pixels_PC / len(pixels_PC))
-    parts_3C = vectors_CC[:, -3:].T.flip(0)
-    largest_31 = parts_3C.gather(1, parts_3C.abs().argmax(dim=1, keepdim=True))
-    parts_3C = parts_3C * largest_31.sign()  # a component has no sign of its own
-    matrix_3C = (parts_3C / deviation_C).float()
-    shown_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
-    low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (shown_P3.amin(dim=0), shown_P3.amax(dim=0)))
-    share = variances_C[-3:].sum() / variances_C.clamp(min=0).sum().clamp(min=1e-12)
-    words = f"the first three principal components of {count} channels shown as red, green, blue ({share:.0%} of their"
-    return View(matrix_3C, low_B3, high_B3, f"{words} standardised variance)")
+    fitted = PCA(3).fit((pixels_PC / deviation_C).numpy())
+    matrix_3C = (torch.from_numpy(fitted.components_) / deviation_C).float()
+    colours_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
+    low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (colours_P3.amin(dim=0), colours_P3.amax(dim=0)))
+    note = (
+        f"the first three principal components of {count} channels shown as red, green, blue "
+        f"({fitted.explained_variance_ratio_.sum():.0%} of their standardised variance)"
+    )
+    return View(matrix_3C, low_B3, high_B3, note)

@@ -13,9 +13,10 @@ LETTERS = 30  # of a name, at most
 
 
 def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> Tensor:
-    """(H, W, 3) uint8: a row a true class, a column an answer, the colour the share of the row's samples.
+    """(H, W, 3) uint8: a row for each true class, a column for each predicted class.
 
-    Up to 30 classes are named, with the count in each cell that is not empty.
+    The colour of a cell is its share of the samples of the true class. Up to 30 classes are named, with the count in
+    each cell that is not empty.
     """
     from matplotlib.figure import Figure
 
@@ -28,7 +29,7 @@ def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> 
     figure = Figure(figsize=(side + 1.2 + 0.07 * longest, side + 0.8 + 0.07 * longest), dpi=120, layout="compressed")
     axes = figure.add_subplot()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel="answer", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(title.replace(": ", ":\n"), fontsize=10, parse_math=False)
     if named:
         axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, fontsize=8, parse_math=False)

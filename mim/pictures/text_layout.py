@@ -1,36 +1,41 @@
-"""Words that fit: how wide they are on a sheet, shortened to their room or broken into lines."""
+"""Text on sheets: its font, its width, and how it is shortened or broken into lines to fit a width in pixels."""
 
-import warnings
-from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
-
-def width_of(words: str, size: float, bold: bool = False) -> float:
-    """Of words, in pixels; size: of letters, in pixels."""
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.font_manager import FontProperties
-
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
-        return RendererAgg(1, 1, 72).get_text_width_height_descent(words, font, False)[0]
+from PIL import ImageFont
 
 
-def shortened(words: str, room: float, size: float, bold: bool = False) -> str:
-    """Words that fit; an ellipsis in the middle stands for what does not."""
-    words = " ".join(words.split())
-    shown, kept = words, len(words)
-    while width_of(shown, size, bold) > room and kept > 4:
-        kept -= 1
-        shown = words[: (kept + 1) // 2].rstrip() + "…" + words[len(words) - kept // 2 :].lstrip()
-    return shown
+@cache
+def font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that ships with matplotlib, in pixels."""
+    from matplotlib import get_data_path  # slow to import, and only pictures need it
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def wrapped(words: str, room: float, size: float, bold: bool = False) -> Sequence[str]:
+def width_of(text: str, size: float, bold: bool = False) -> float:
+    """The width of one line of text in pixels."""
+    return font(size, bold).getlength(text)
+
+
+def shortened(text: str, width: float, size: float, bold: bool = False) -> str:
+    """Text on one line that fits; an ellipsis in the middle stands for what does not."""
+    text = " ".join(text.encode("utf-8", "replace").decode().split())  # names of files may hold what UTF-8 cannot
+    short, letters = text, len(text)
+    while width_of(short, size, bold) > width and letters > 4:
+        letters -= 1
+        short = text[: (letters + 1) // 2].rstrip() + "…" + text[len(text) - letters // 2 :].lstrip()
+    return short
+
+
+def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[str]:
     """Lines that fit, each of whole words."""
-    lines = [""] if words else []
-    for word in words.split():
+    lines = [""] if text else []
+    for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and width_of(longer, size, bold) > room:
+        if lines[-1] and width_of(longer, size, bold) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -15,7 +15,7 @@ from mim.data.transforms import Normalize
 from mim.pictures import reconstructions
 from mim.pictures.channels import view_of
 from mim.pictures.error_maps import error_colours, scale_of
-from mim.pictures.reconstructions import Reconstruction, draw_columns, draw_rows, draw_sheet, reconstruct
+from mim.pictures.reconstructions import Reconstruction, draw_columns, draw_rows, draw_sheet, predict_pixels
 from mim.pictures.sheets import png
 from mim.pictures.text_layout import shortened, width_of, wrapped
 from mim.structures import Prediction
@@ -33,25 +33,25 @@ def reconstructed(model, stored=None):
     """A reconstruction, and the mask in the shape of the images."""
     stored = photographs() if stored is None else stored
     mask = sampled(model, stored)
-    return reconstruct(model, NORMALIZE, stored, mask), mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
+    return predict_pixels(model, NORMALIZE, stored, mask), mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
 
 
-# ---------------------------------------------------------------- what is computed
+# ---------------------------------------------------------------- predictions
 
 
 @pytest.mark.parametrize("make", [mae, simmim])
-def test_reconstruct_pastes_the_visible_pixels_and_predicts_the_hidden_ones(make):
-    shown, hidden = reconstructed(make())
-    assert torch.equal(shown.original_BCHW, photographs() / 255)
-    assert torch.equal(shown.pasted_BCHW[~hidden], shown.original_BCHW[~hidden])
-    assert torch.equal(shown.pasted_BCHW[hidden], shown.prediction_BCHW[hidden])
-    assert (shown.pasted_BCHW[hidden] != shown.original_BCHW[hidden]).float().mean() > 0.99
-    assert torch.equal(shown.masked_BCHW[~hidden], shown.original_BCHW[~hidden])
-    assert (shown.masked_BCHW[hidden] == 0.5).all()
+def test_predict_pixels_pastes_the_visible_pixels_and_predicts_the_hidden_ones(make):
+    run, hidden = reconstructed(make())
+    assert torch.equal(run.original_BCHW, photographs() / 255)
+    assert torch.equal(run.pasted_BCHW[~hidden], run.original_BCHW[~hidden])
+    assert torch.equal(run.pasted_BCHW[hidden], run.prediction_BCHW[hidden])
+    assert (run.pasted_BCHW[hidden] != run.original_BCHW[hidden]).float().mean() > 0.99
+    assert torch.equal(run.masked_BCHW[~hidden], run.original_BCHW[~hidden])
+    assert (run.masked_BCHW[hidden] == 0.5).all()
 
 
 @pytest.mark.parametrize("keys", [{}, {"normalize": "patch"}, {"normalize": "patch", "patch": 16}, {"stride": 4}])
-def test_reconstruct_of_a_perfect_prediction_is_the_original(keys):
+def test_predict_pixels_of_a_perfect_prediction_is_the_original(keys):
     model = mae(target_keys=keys)
     stored = photographs()
     if "stride" in keys:  # blocks of one colour, which a smaller target loses nothing of
@@ -62,21 +62,21 @@ def test_reconstruct_of_a_perfect_prediction_is_the_original(keys):
             return Prediction(model.target(NORMALIZE(stored)))
 
     model.head = Oracle()
-    shown, _ = reconstructed(model, stored)
-    torch.testing.assert_close(shown.prediction_BCHW, shown.original_BCHW, rtol=0, atol=1e-5)
-    assert shown.error_B.max() < 255e-5
+    run, _ = reconstructed(model, stored)
+    torch.testing.assert_close(run.prediction_BCHW, run.original_BCHW, rtol=0, atol=1e-5)
+    assert run.error_B.max() < 255e-5
 
 
-def test_reconstruct_says_what_it_borrows_and_what_was_trained():
-    shown = {how: reconstructed(mae(target_keys={"normalize": how}))[0] for how in ("patch", "window", "none")}
-    assert shown["patch"].borrowed == "mean and variance of each true patch"
-    assert shown["window"].borrowed == "mean and variance of the true pixels around each"
-    assert shown["none"].borrowed == ""
-    assert shown["none"].hidden_only
+def test_predict_pixels_says_what_it_borrows_and_what_was_trained():
+    by_target = {how: reconstructed(mae(target_keys={"normalize": how}))[0] for how in ("patch", "window", "none")}
+    assert by_target["patch"].borrowed == "mean and variance of each true patch"
+    assert by_target["window"].borrowed == "mean and variance of the true pixels around each"
+    assert by_target["none"].borrowed == ""
+    assert by_target["none"].hidden_only
     assert not reconstructed(mae(loss_keys={"over": "all"}))[0].hidden_only
 
 
-def test_reconstruct_gives_none_where_the_target_is_no_picture():
+def test_predict_pixels_gives_none_where_the_target_is_no_picture():
     class Opaque(Pixels):
         def to_pixels(self, map_BChw, img_BCHW):
             return None
@@ -87,15 +87,15 @@ def test_reconstruct_gives_none_where_the_target_is_no_picture():
 
 
 def test_error_of_photographs_is_in_levels_where_hidden_and_blank_elsewhere():
-    shown, hidden = reconstructed(simmim())
-    original, prediction = shown.original_BCHW.double().numpy(), shown.prediction_BCHW.double().numpy()
+    run, hidden = reconstructed(simmim())
+    original, prediction = run.original_BCHW.double().numpy(), run.prediction_BCHW.double().numpy()
     expected = np.abs(255 * prediction - 255 * original).mean(axis=1)
     blank = ~hidden[:, 0].numpy()
-    assert shown.unit == "levels of 255"
-    assert np.isnan(shown.error_BHW.numpy()[blank]).all()
-    np.testing.assert_allclose(shown.error_BHW.numpy()[~blank], expected[~blank], rtol=1e-5)
-    means = [expected[place][~blank[place]].mean() for place in range(2)]
-    np.testing.assert_allclose(shown.error_B.numpy(), means, rtol=1e-5)
+    assert run.unit == "levels of 255"
+    assert np.isnan(run.error_BHW.numpy()[blank]).all()
+    np.testing.assert_allclose(run.error_BHW.numpy()[~blank], expected[~blank], rtol=1e-5)
+    means = [expected[index][~blank[index]].mean() for index in range(2)]
+    np.testing.assert_allclose(run.error_B.numpy(), means, rtol=1e-5)
 
 
 def test_error_of_other_images_is_a_share_of_each_channels_range():
@@ -103,12 +103,12 @@ def test_error_of_other_images_is_a_share_of_each_channels_range():
     prediction = original + torch.tensor([0.1, -10, 5.0])[:, None, None]
     hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
     hidden[:, :2] = True
-    shown = Reconstruction(original, prediction, hidden, eight_bit=False)
+    run = Reconstruction(original, prediction, hidden, eight_bit=False)
     first, second = (original[:, channel].max() - original[:, channel].min() for channel in (0, 1))
     expected = 100 * (0.1 / first + 10 / second) / 2  # a channel of one value has no range
-    assert shown.unit == "% of each channel's range"
-    torch.testing.assert_close(shown.error_BHW[:, :2], expected.expand(2, 2, 4))
-    assert shown.error_BHW[:, 2:].isnan().all()
+    assert run.unit == "% of each channel's range"
+    torch.testing.assert_close(run.error_BHW[:, :2], expected.expand(2, 2, 4))
+    assert run.error_BHW[:, 2:].isnan().all()
 
 
 def test_a_prediction_that_is_not_finite_shows_in_its_mean_error():
@@ -124,25 +124,25 @@ def test_view_of_photographs_shows_them_as_they_are():
     original = torch.rand(2, 3, 8, 8, generator=generator(0)) * 0.5
     view = view_of(original, eight_bit=True)
     torch.testing.assert_close(view(original), original.permute(0, 2, 3, 1))
-    assert view.words == ""
+    assert view.note == ""
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_view_of_one_or_two_channels_is_grey(channels):
     original = torch.rand(1, channels, 8, 8, generator=generator(0))
-    shown = view_of(original, eight_bit=True)(original)
-    torch.testing.assert_close(shown, original[:, :1].permute(0, 2, 3, 1).expand(-1, -1, -1, 3))
+    colours = view_of(original, eight_bit=True)(original)
+    torch.testing.assert_close(colours, original[:, :1].permute(0, 2, 3, 1).expand(-1, -1, -1, 3))
 
 
 def test_view_shows_the_chosen_channels_and_says_which():
     original = torch.rand(1, 12, 8, 8, generator=generator(0))
     view = view_of(original, eight_bit=True, channels=(0, 3, 5))
     torch.testing.assert_close(view(original), original[:, [0, 3, 5]].permute(0, 2, 3, 1))
-    assert "channels 0, 3, 5 of 12" in view.words
+    assert "channels 0, 3, 5 of 12" in view.note
     grey = view_of(original, eight_bit=True, channels=(7,))
     torch.testing.assert_close(grey(original), original[:, [7, 7, 7]].permute(0, 2, 3, 1))
-    assert "channel 7 of 12" in grey.words
-    assert "channels 0, 1, 2 of 12" in view_of(original, eight_bit=True).words
+    assert "channel 7 of 12" in grey.note
+    assert "channels 0, 1, 2 of 12" in view_of(original, eight_bit=True).note
 
 
 @pytest.mark.parametrize("channels", [(0, 3), (0, 1, 12), (-1,)])
@@ -154,10 +154,10 @@ def test_view_refuses_channels_that_are_not_there(channels):
 def test_view_stretches_each_image_that_is_no_photograph_and_says_so():
     original = 3 + 0.01 * images(2)
     view = view_of(original, eight_bit=False)
-    shown = view(original)
-    assert "stretched" in view.words
-    assert torch.equal(shown.amin((1, 2, 3)), torch.zeros(2))
-    torch.testing.assert_close(shown.amax((1, 2, 3)), torch.ones(2))
+    colours = view(original)
+    assert "stretched" in view.note
+    assert torch.equal(colours.amin((1, 2, 3)), torch.zeros(2))
+    torch.testing.assert_close(colours.amax((1, 2, 3)), torch.ones(2))
 
 
 def test_view_of_principal_components_equals_scikit_learns():
@@ -172,15 +172,15 @@ def test_view_of_principal_components_equals_scikit_learns():
     for component in range(3):
         assert abs(np.corrcoef(theirs[:, component], ours[:, component])[0, 1]) == pytest.approx(1, abs=1e-4)
         assert (ours[:, component].min(), ours[:, component].max()) == pytest.approx((0, 1), abs=1e-5)
-    assert f"{fitted.explained_variance_ratio_.sum():.0%} of their standardised variance" in view.words
+    assert f"{fitted.explained_variance_ratio_.sum():.0%} of their standardised variance" in view.note
     with pytest.raises(ValueError, match="pca needs images of at least 3 channels, and these have 1"):
         view_of(torch.rand(1, 1, 8, 8), eight_bit=True, channels="pca")
 
 
-# ---------------------------------------------------------------- what is drawn
+# ---------------------------------------------------------------- sheets
 
 
-def found(seed=0, count=2, height=16, width=32, borrowed="", share=0.5):
+def noise(seed=0, count=2, height=16, width=32, borrowed="", share=0.5):
     """A reconstruction of noise, all of whose pictures differ."""
     source = generator(seed)
     original = torch.rand(count, 3, height, width, generator=generator(99))
@@ -206,34 +206,34 @@ def corners(picture, rgb_HW3):
     _, first, counts = np.unique(small, return_index=True, return_counts=True)
     row, column = np.unravel_index(first[counts.argmin()], small.shape)  # a pixel like few others
     where = np.argwhere(sheet == small[row, column])
-    places = set()
+    positions = set()
     for factor in range(1, 25):
         block = small.repeat(factor, axis=0).repeat(factor, axis=1)
         for top, left in where - factor * np.array([row, column]):
             inside = sheet[top : top + block.shape[0], left : left + block.shape[1]] if min(top, left) >= 0 else sheet
             if inside.shape == block.shape and inside[0, 0] == block[0, 0] and (inside == block).all():
-                places.add((int(top), int(left)))
-    return sorted(places)
+                positions.add((int(top), int(left)))
+    return sorted(positions)
 
 
 def only_corner(picture, rgb_HW3):
-    places = corners(picture, rgb_HW3)
-    assert len(places) == 1
-    return places[0]
+    positions = corners(picture, rgb_HW3)
+    assert len(positions) == 1
+    return positions[0]
 
 
 def test_draw_rows_shows_every_panel_of_every_run_in_its_place():
-    runs = {"first": found(0), "second": found(1)}
+    runs = {"first": noise(0), "second": noise(1)}
     picture = draw_rows(runs, ["one.png", "two.png"])
     assert picture.dtype == torch.uint8
-    top, _ = scale_of(torch.stack([shown.error_BHW for shown in runs.values()]))
+    top, _ = scale_of(torch.stack([run.error_BHW for run in runs.values()]))
     rows, columns = [], []
-    for place in range(2):
+    for index in range(2):
         first = runs["first"]
-        panels = [as_drawn(first.original_BCHW[place]), as_drawn(first.masked_BCHW[place])]
-        for shown in runs.values():
-            panels += [as_drawn(shown.prediction_BCHW[place]), as_drawn(shown.pasted_BCHW[place])]
-            panels += [error_colours(shown.error_BHW[place], top)]
+        panels = [as_drawn(first.original_BCHW[index]), as_drawn(first.masked_BCHW[index])]
+        for run in runs.values():
+            panels += [as_drawn(run.prediction_BCHW[index]), as_drawn(run.pasted_BCHW[index])]
+            panels += [error_colours(run.error_BHW[index], top)]
         at = [only_corner(picture, panel) for panel in panels]
         assert len({row for row, _ in at}) == 1
         rows.append(at[0][0])
@@ -246,13 +246,13 @@ def test_draw_rows_shows_every_panel_of_every_run_in_its_place():
 
 
 def test_draw_rows_shows_an_original_once_for_all_of_its_masks():
-    shown = found(count=4)
-    shown = replace(shown, original_BCHW=shown.original_BCHW[[0, 0, 1, 1]])
-    picture = draw_rows({"run": shown}, ["one.png", "two.png"])
-    down = [only_corner(picture, as_drawn(image_CHW))[0] for image_CHW in shown.masked_BCHW]
+    run = noise(count=4)
+    run = replace(run, original_BCHW=run.original_BCHW[[0, 0, 1, 1]])
+    picture = draw_rows({"run": run}, ["one.png", "two.png"])
+    down = [only_corner(picture, as_drawn(image_CHW))[0] for image_CHW in run.masked_BCHW]
     assert down == sorted(down)
     assert down[2] - down[1] > down[1] - down[0] == down[3] - down[2]
-    assert [only_corner(picture, as_drawn(shown.original_BCHW[place]))[0] for place in (0, 2)] == [down[0], down[2]]
+    assert [only_corner(picture, as_drawn(run.original_BCHW[index]))[0] for index in (0, 2)] == [down[0], down[2]]
 
 
 @pytest.fixture
@@ -264,39 +264,39 @@ def layouts(monkeypatch):
 @pytest.mark.usefixtures("layouts")
 def test_sheets_say_what_is_borrowed_and_by_which_run():
     runs = {
-        name: found(borrowed=borrowed) for name, borrowed in {"a": "truth", "b": "", "c": "all", "d": "truth"}.items()
+        name: noise(borrowed=borrowed) for name, borrowed in {"a": "truth", "b": "", "c": "all", "d": "truth"}.items()
     }
     layout = draw_rows(runs, ["1", "2"], notes=["Note."])
     assert [group.name for group in layout.columns] == ["", "a †", "b", "c ‡", "d †"]
-    smaller = ", so that its error does not compare with that of a run that borrows nothing."
+    unequal = ", so its error does not compare with that of a run that borrows nothing."
     assert layout.notes == (
         "Note.",
-        *(f"{mark} The prediction borrows the {it}{smaller}" for mark, it in (("†", "truth"), ("‡", "all"))),
+        *(f"{mark} The prediction borrows the {it}{unequal}" for mark, it in (("†", "truth"), ("‡", "all"))),
     )
     assert [row.title for row in draw_columns(runs).rows[2:]] == ["a †", "b", "c ‡", "d †"]
-    assert f"† The prediction borrows the truth{smaller}" in draw_columns(runs).notes
+    assert f"† The prediction borrows the truth{unequal}" in draw_columns(runs).notes
     same = {name: runs[name] for name in ("a", "d")}
     assert "† The prediction borrows the truth." in draw_columns(same).notes  # one error compares with the other
-    alone = found(borrowed="truth")
+    alone = noise(borrowed="truth")
     for layout in (draw_rows({"a": alone}, ["1", "2"]), draw_sheet(alone, ""), draw_columns({"a": alone})):
         assert "The prediction borrows the truth." in layout.notes
         assert [group.name for group in layout.columns if group.name] in ([], ["a"])
-    assert not any("borrows" in note for note in draw_rows({"a": found()}, ["1", "2"]).notes)
+    assert not any("borrows" in note for note in draw_rows({"a": noise()}, ["1", "2"]).notes)
 
 
 @pytest.mark.usefixtures("layouts")
 def test_sheets_state_shares_errors_and_their_unit():
-    shown = found()
-    layout = draw_rows({"a": shown}, ["one.png", "two.png"])
-    for place, row in enumerate(layout.rows):
-        share, error = shown.hidden_BHW[place].float().mean(), shown.error_BHW[place].nanmean()
-        words = [panel.words for panel in row.panels]
-        assert words == [["one.png", "two.png"][place], f"{100 * share:.3g}% hidden", "", "", f"mean {error:.1f}"]
-    assert layout.bar.words == "absolute error, levels of 255"
-    assert layout.bar.top == scale_of(shown.error_BHW)[0]
-    assert "levels of 255" in " ".join(draw_columns({"a": shown}).notes)
+    run = noise()
+    layout = draw_rows({"a": run}, ["one.png", "two.png"])
+    for index, row in enumerate(layout.rows):
+        share, error = run.hidden_BHW[index].float().mean(), run.error_BHW[index].nanmean()
+        captions = [panel.caption for panel in row.panels]
+        assert captions == [["one.png", "two.png"][index], f"{100 * share:.3g}% hidden", "", "", f"mean {error:.1f}"]
+    assert layout.bar.label == "absolute error, levels of 255"
+    assert layout.bar.top == scale_of(run.error_BHW)[0]
+    assert "levels of 255" in " ".join(draw_columns({"a": run}).notes)
     assert reconstructions.UNTRAINED not in layout.notes
-    hidden_only = replace(shown, hidden_only=True)
+    hidden_only = replace(run, hidden_only=True)
     assert reconstructions.UNTRAINED in draw_rows({"a": hidden_only}, ["1", "2"]).notes
 
 
@@ -309,11 +309,11 @@ def test_sheets_name_the_channels_they_show():
 
 
 def test_footnotes_and_titles_take_room_on_the_sheet():
-    shown = found()
+    run = noise()
     plain, noted, titled = (
-        draw_sheet(shown, ""),
-        draw_sheet(replace(shown, borrowed="truth"), ""),
-        draw_sheet(shown, "t"),
+        draw_sheet(run, ""),
+        draw_sheet(replace(run, borrowed="truth"), ""),
+        draw_sheet(run, "t"),
     )
     assert plain.shape[0] < min(noted.shape[0], titled.shape[0])
     dark = [(picture < 140).all(dim=2).sum() for picture in (plain, noted)]
@@ -321,9 +321,9 @@ def test_footnotes_and_titles_take_room_on_the_sheet():
 
 
 def test_draw_columns_has_a_column_for_each_image_and_a_row_for_each_run():
-    runs = {"first": found(0, count=3), "second": found(1, count=3, borrowed="truth")}
+    runs = {"first": noise(0, count=3), "second": noise(1, count=3, borrowed="truth")}
     picture = draw_columns(runs)
-    kinds = [runs["first"].original_BCHW, runs["first"].masked_BCHW, *(shown.pasted_BCHW for shown in runs.values())]
+    kinds = [runs["first"].original_BCHW, runs["first"].masked_BCHW, *(run.pasted_BCHW for run in runs.values())]
     at = [[only_corner(picture, as_drawn(image_CHW)) for image_CHW in images_BCHW] for images_BCHW in kinds]
     down = [{row for row, _ in corners} for corners in at]
     assert [len(rows) for rows in down] == [1] * 4
@@ -342,13 +342,13 @@ def flat(rows, channels=3, height=32, width=64):
 
 def pure(picture, colour):
     """Where a sheet has exactly one primary colour, (H, W)."""
-    return (picture == torch.tensor([255 * (place == colour) for place in range(3)], dtype=torch.uint8)).all(dim=2)
+    return (picture == torch.tensor([255 * (index == colour) for index in range(3)], dtype=torch.uint8)).all(dim=2)
 
 
 def test_draw_sheet_shows_masked_predicted_original_from_left_to_right():
-    shown = found(count=1)
-    picture = draw_sheet(shown, "title")
-    parts = (shown.masked_BCHW, shown.pasted_BCHW, shown.original_BCHW)
+    run = noise(count=1)
+    picture = draw_sheet(run, "title")
+    parts = (run.masked_BCHW, run.pasted_BCHW, run.original_BCHW)
     at = [only_corner(picture, as_drawn(part_BCHW[0])) for part_BCHW in parts]
     assert [column for _, column in at] == sorted(column for _, column in at)
     assert len({row for row, _ in at}) == 1
@@ -370,15 +370,15 @@ def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 64), (64, 16), (50, 50)])
 def test_small_images_become_whole_blocks_of_pixels(size):
-    shown = found(height=size[0] // 8 * 8, width=max(16, size[1] // 8 * 8))
-    picture = draw_sheet(shown, "")
-    only_corner(picture, as_drawn(shown.original_BCHW[0]))
+    run = noise(height=size[0] // 8 * 8, width=max(16, size[1] // 8 * 8))
+    picture = draw_sheet(run, "")
+    only_corner(picture, as_drawn(run.original_BCHW[0]))
 
 
 def test_large_images_are_shrunk():
     original = torch.zeros(1, 3, 1024, 1024)
-    shown = Reconstruction(original, original, torch.ones(1, 1024, 1024, dtype=torch.bool))
-    assert max(draw_sheet(shown, "").shape) < 1000
+    run = Reconstruction(original, original, torch.ones(1, 1024, 1024, dtype=torch.bool))
+    assert max(draw_sheet(run, "").shape) < 1000
 
 
 def test_error_colours_are_white_where_blank_and_darker_where_more():
@@ -406,25 +406,25 @@ def test_scale_of_errors_ends_at_a_round_number_above_nearly_all(factor):
 def test_png_keeps_every_pixel_or_stays_below_its_limit_on_white_ground():
     picture = torch.full((400, 400, 3), 255, dtype=torch.uint8)
     picture[50:350, 50:350] = torch.from_numpy(np.array(photograph(300, 300)))
-    whole = png(picture)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(whole))), picture.numpy())
+    lossless = png(picture)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(lossless))), picture.numpy())
     sizes = []
-    for most in (len(whole) // 2, len(whole) // 8):
+    for most in (len(lossless) // 2, len(lossless) // 8):
         small = png(picture, most)
         assert len(small) <= most
-        shown = Image.open(io.BytesIO(small)).convert("RGB")
-        assert shown.getpixel((3, 3)) == (255, 255, 255)
-        sizes.append(shown.width)
+        decoded = Image.open(io.BytesIO(small)).convert("RGB")
+        assert decoded.getpixel((3, 3)) == (255, 255, 255)
+        sizes.append(decoded.width)
     assert sizes[0] == 400 > sizes[1]
 
 
 def test_words_are_shortened_in_the_middle_and_wrapped_between_words():
     assert shortened("short", 200, 10) == "short"
-    cut = shortened("a_very_long_name_of_an_image_0001.png", 100, 10)
-    assert width_of(cut, 10) <= 100
-    assert cut.startswith("a_v")
-    assert cut.endswith(".png")
-    assert "…" in cut
+    short = shortened("a_very_long_name_of_an_image_0001.png", 100, 10)
+    assert width_of(short, 10) <= 100
+    assert short.startswith("a_v")
+    assert short.endswith(".png")
+    assert "…" in short
     lines = wrapped("one two three four five six seven", 60, 10)
     assert " ".join(lines) == "one two three four five six seven"
     assert len(lines) > 2
