@@ -18,7 +18,7 @@ from small_data import digit, photograph, write_digits
 from mim import build, config
 from mim.convert import convert
 from mim.lab.comparison.reconstructions import held_out_sheets
-from mim.lab.reconstruct import MaskChoice, reconstruct
+from mim.lab.reconstruct import MaskChoice, reconstruction_sheet
 from mim.targets import Pixels
 
 CPU = torch.device("cpu")
@@ -80,69 +80,69 @@ def by_hand(run, images_BCHW, hidden_BHW, weights):
 @pytest.mark.parametrize(("name", "weights"), [("mae", "ema"), ("simmim", "model")])
 def test_a_runs_prediction_is_that_of_its_weights_brought_back_to_pixels(runs, tmp_path, name, weights):
     files = write_digits(tmp_path / "in", 3)
-    found = reconstruct(runs / name, files)
-    shown = found.runs[name]
+    sheet = reconstruction_sheet(runs / name, files)
+    images = sheet.runs[name]
     stored = torch.stack([torch.from_numpy(np.array(digit(number)))[None] for number in range(3)])
-    assert torch.equal(shown.original_BCHW, stored / 255)
-    expected = by_hand(runs / name, stored / 255, shown.hidden_BHW, weights)
-    torch.testing.assert_close(shown.prediction_BCHW, expected, rtol=0, atol=2e-4)
-    assert found.loaded[0].averaged == (weights == "ema")
-    assert found.names == ("digit-000.png", "digit-001.png", "digit-002.png")
+    assert torch.equal(images.original_BCHW, stored / 255)
+    expected = by_hand(runs / name, stored / 255, images.hidden_BHW, weights)
+    torch.testing.assert_close(images.prediction_BCHW, expected, rtol=0, atol=2e-4)
+    assert sheet.loaded[0].averaged == (weights == "ema")
+    assert sheet.names == ("digit-000.png", "digit-001.png", "digit-002.png")
     cell = {"mae": 4, "simmim": 8}[name]
     share = {"mae": 0.75, "simmim": 10 / 16}[name]
-    assert shown.hidden_BHW.float().mean(dim=(1, 2)).tolist() == [share] * 3
-    assert len({tuple(shown.hidden_BHW[place].flatten().tolist()) for place in range(3)}) == 3
-    coarse = shown.hidden_BHW[:, ::cell, ::cell]
-    assert torch.equal(coarse.repeat_interleave(cell, 1).repeat_interleave(cell, 2), shown.hidden_BHW)
+    assert images.hidden_BHW.float().mean(dim=(1, 2)).tolist() == [share] * 3
+    assert len({tuple(images.hidden_BHW[place].flatten().tolist()) for place in range(3)}) == 3
+    coarse = images.hidden_BHW[:, ::cell, ::cell]
+    assert torch.equal(coarse.repeat_interleave(cell, 1).repeat_interleave(cell, 2), images.hidden_BHW)
 
 
 def test_runs_side_by_side_have_the_same_images_and_masks(runs):
-    found = reconstruct(runs / "mae", beside=[runs / "simmim"], held_out=3, mask=MaskChoice(cell=8))
-    mae, simmim = found.runs["mae"], found.runs["simmim"]
+    sheet = reconstruction_sheet(runs / "mae", beside=[runs / "simmim"], held_out=3, mask=MaskChoice(cell=8))
+    mae, simmim = sheet.runs["mae"], sheet.runs["simmim"]
     assert torch.equal(mae.original_BCHW, simmim.original_BCHW)
     assert torch.equal(mae.hidden_BHW, simmim.hidden_BHW)
     assert not torch.equal(mae.prediction_BCHW, simmim.prediction_BCHW)
     assert (mae.borrowed, simmim.borrowed) == ("mean and variance of each true patch", "")
-    alone = reconstruct(runs / "simmim", held_out=3, mask=MaskChoice(cell=8, ratios=(0.75,)))
+    alone = reconstruction_sheet(runs / "simmim", held_out=3, mask=MaskChoice(cell=8, ratios=(0.75,)))
     assert torch.equal(alone.runs["simmim"].original_BCHW, mae.original_BCHW)
-    other = reconstruct(runs / "mae", held_out=3, mask=MaskChoice(cell=8), seed=1)
+    other = reconstruction_sheet(runs / "mae", held_out=3, mask=MaskChoice(cell=8), seed=1)
     assert not torch.equal(other.runs["mae"].hidden_BHW, mae.hidden_BHW)
     assert not torch.equal(other.runs["mae"].original_BCHW, mae.original_BCHW)
 
 
 def test_held_out_images_are_those_of_the_runs_data(runs):
-    found = reconstruct(runs / "mae", held_out=5)
+    sheet = reconstruction_sheet(runs / "mae", held_out=5)
     source = build.build_data(config.parse_config(last_state(runs / "mae")["config"]))[1]
-    for name, original in zip(found.names, found.runs["mae"].original_BCHW, strict=True):
+    for name, original in zip(sheet.names, sheet.runs["mae"].original_BCHW, strict=True):
         prefix, number = name.rsplit(" ", 1)
         assert prefix == "digits val image"
         assert torch.equal(original[0], torch.from_numpy(np.array(source.read(int(number)))) / 255)
-    assert len(set(found.names)) == 5
+    assert len(set(sheet.names)) == 5
 
 
 def test_each_ratio_is_a_row_of_each_image_and_hides_more_of_the_same(runs, tmp_path):
     files = write_digits(tmp_path, 2)
-    single = reconstruct(runs / "mae", files, mask=MaskChoice(ratios=(0.5,)))
-    found = reconstruct(runs / "mae", files, mask=MaskChoice(ratios=(0.25, 0.5, 0.9)))
-    shown = found.runs["mae"]
-    assert len(shown.original_BCHW) == 6
-    assert torch.equal(shown.original_BCHW[0], shown.original_BCHW[2])
-    assert not torch.equal(shown.original_BCHW[2], shown.original_BCHW[3])
+    single = reconstruction_sheet(runs / "mae", files, mask=MaskChoice(ratios=(0.5,)))
+    sheet = reconstruction_sheet(runs / "mae", files, mask=MaskChoice(ratios=(0.25, 0.5, 0.9)))
+    images = sheet.runs["mae"]
+    assert len(images.original_BCHW) == 6
+    assert torch.equal(images.original_BCHW[0], images.original_BCHW[2])
+    assert not torch.equal(images.original_BCHW[2], images.original_BCHW[3])
     kept = [1 - int(64 * (1 - ratio)) / 64 for ratio in (0.25, 0.5, 0.9)]
-    assert shown.share_B.tolist() == kept * 2
+    assert images.share_B.tolist() == kept * 2
     for place in (0, 1, 3, 4):
-        assert (shown.hidden_BHW[place] <= shown.hidden_BHW[place + 1]).all()
-    assert torch.equal(shown.hidden_BHW[[1, 4]], single.runs["mae"].hidden_BHW)
-    torch.testing.assert_close(shown.prediction_BCHW[[1, 4]], single.runs["mae"].prediction_BCHW)
-    assert found.picture_HW3.shape[0] > 2.5 * single.picture_HW3.shape[0]
+        assert (images.hidden_BHW[place] <= images.hidden_BHW[place + 1]).all()
+    assert torch.equal(images.hidden_BHW[[1, 4]], single.runs["mae"].hidden_BHW)
+    torch.testing.assert_close(images.prediction_BCHW[[1, 4]], single.runs["mae"].prediction_BCHW)
+    assert sheet.picture_HW3.shape[0] > 2.5 * single.picture_HW3.shape[0]
 
 
 def test_another_masker_takes_the_place_of_the_runs(runs):
-    grid = reconstruct(runs / "mae", held_out=1, mask=MaskChoice(masker="grid", cell=8)).runs["mae"]
+    grid = reconstruction_sheet(runs / "mae", held_out=1, mask=MaskChoice(masker="grid", cell=8)).runs["mae"]
     expected = torch.ones(4, 4, dtype=torch.bool)
     expected[::2, ::2] = False
     assert torch.equal(grid.hidden_BHW[0, ::8, ::8], expected)
-    block = reconstruct(runs / "mae", held_out=1, mask=MaskChoice(masker="block", ratios=(0.5,))).runs["mae"]
+    block = reconstruction_sheet(runs / "mae", held_out=1, mask=MaskChoice(masker="block", ratios=(0.5,))).runs["mae"]
     assert block.share_B.item() == 0.5
 
 
@@ -158,8 +158,8 @@ def mask_file(path: Path, size=(32, 32), box=(8, 8, 15, 19), mode="L", **options
 
 
 def hidden_by(runs, path, images, *beside):
-    found = reconstruct(runs / "mae", images, beside=beside, mask=MaskChoice(picture=path))
-    return [shown.hidden_BHW for shown in found.runs.values()]
+    sheet = reconstruction_sheet(runs / "mae", images, beside=beside, mask=MaskChoice(picture=path))
+    return [images.hidden_BHW for images in sheet.runs.values()]
 
 
 def test_a_drawn_mask_hides_every_patch_that_it_touches(runs, tmp_path):
@@ -195,13 +195,14 @@ def test_a_mask_drawn_over_a_photograph_is_cropped_as_the_photograph_is(tmp_path
     photo[mask > 0] = (255, 0, 0)  # what is to be hidden is red
     Image.fromarray(photo).save(tmp_path / "photo.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    shown = reconstruct(run, [tmp_path / "photo.png"], mask=MaskChoice(picture=tmp_path / "mask.png")).runs["mae"]
-    red_HW = (shown.original_BCHW[0, 0] > 0.9) & (shown.original_BCHW[0, 1:].amax(dim=0) < 0.1)
+    choice = MaskChoice(picture=tmp_path / "mask.png")
+    images = reconstruction_sheet(run, [tmp_path / "photo.png"], mask=choice).runs["mae"]
+    red_HW = (images.original_BCHW[0, 0] > 0.9) & (images.original_BCHW[0, 1:].amax(dim=0) < 0.1)
     assert red_HW.float().mean() > 0.08
-    assert (shown.hidden_BHW[0] | ~red_HW).all()
+    assert (images.hidden_BHW[0] | ~red_HW).all()
     touched = red_HW.unfold(0, 8, 8).unfold(1, 8, 8).flatten(2).any(dim=2)
-    assert (touched <= shown.hidden_BHW[0, ::8, ::8]).all()
-    assert shown.hidden_BHW[0, ::8, ::8].sum() <= touched.sum() + 8  # no more than soft edges
+    assert (touched <= images.hidden_BHW[0, ::8, ::8]).all()
+    assert images.hidden_BHW[0, ::8, ::8].sum() <= touched.sum() + 8  # no more than soft edges
 
 
 def test_a_drawn_mask_is_the_same_for_runs_of_other_patches(runs, tmp_path):
@@ -239,10 +240,10 @@ def test_arrays_of_many_channels_and_no_square(tmp_path):
     code, text = draw(run, folder, "--channels", "0,3,5", "--output", output)
     assert code == 0, text
     assert "% of each channel's" in text
-    chosen = reconstruct(run, [folder], channels=(0, 3, 5))
+    chosen = reconstruction_sheet(run, [folder], channels=(0, 3, 5))
     np.testing.assert_allclose(chosen.runs["plates"].original_BCHW.numpy(), levels / 65535, atol=1e-6)
     assert np.array_equal(np.asarray(Image.open(output)), chosen.picture_HW3.numpy())
-    pictures = [reconstruct(run, [folder], channels=channels).picture_HW3 for channels in ((), "pca", (7,))]
+    pictures = [reconstruction_sheet(run, [folder], channels=channels).picture_HW3 for channels in ((), "pca", (7,))]
     assert all(not torch.equal(picture, chosen.picture_HW3) for picture in pictures)
     assert "these images have channels 0 to 11" in refused(run, folder, "--channels", "0,3,12")
     assert "--channels is 'red'" in refused(run, folder, "--channels", "red")
@@ -265,7 +266,7 @@ def test_images_that_cannot_be_shown_are_named(runs, tmp_path):
 def test_equal_file_names_are_told_apart_by_their_folders(runs, tmp_path):
     for folder in ("a", "b"):
         write_digits(tmp_path / folder, 1)
-    assert reconstruct(runs / "mae", [tmp_path]).names == ("a/digit-000.png", "b/digit-000.png")
+    assert reconstruction_sheet(runs / "mae", [tmp_path]).names == ("a/digit-000.png", "b/digit-000.png")
 
 
 # ---------------------------------------------------------------- what can be loaded, and what not
@@ -279,8 +280,8 @@ def test_published_files_with_a_decoder_predict_what_their_converted_checkpoints
     Image.new("RGB", (40, 40), "orange").save(tmp_path / "photo.png")
     for file, keys in ((mae, HEADS), (simmim, ["DATA.image_size", "[32, 32]", "ENCODER.window", "4"])):
         convert(file, tmp_path / "own.pt", "mim", overrides=keys)
-        theirs = reconstruct(file, [tmp_path / "photo.png"], overrides=keys)
-        ours = reconstruct(tmp_path / "own.pt", [tmp_path / "photo.png"])
+        theirs = reconstruction_sheet(file, [tmp_path / "photo.png"], overrides=keys)
+        ours = reconstruction_sheet(tmp_path / "own.pt", [tmp_path / "photo.png"])
         (first,), (second,) = theirs.runs.values(), ours.runs.values()
         assert torch.equal(first.prediction_BCHW, second.prediction_BCHW)
         assert first.borrowed == second.borrowed
@@ -369,9 +370,9 @@ def test_the_tool_writes_a_sheet_says_where_and_leaves_the_runs_alone(runs, tmp_
     assert f"{last_checkpoint(runs / 'mae').name}" in text
     assert state_of(runs) == before
     picture = Image.open(tmp_path / "reconstruction.png")
-    found = reconstruct(runs / "mae", beside=[runs / "simmim"], mask=MaskChoice(cell=8), held_out=2)
-    assert np.array_equal(np.asarray(picture), found.picture_HW3.numpy())
-    assert f"{found.runs['simmim'].error_B.mean():.2f}" in text
+    sheet = reconstruction_sheet(runs / "mae", beside=[runs / "simmim"], mask=MaskChoice(cell=8), held_out=2)
+    assert np.array_equal(np.asarray(picture), sheet.picture_HW3.numpy())
+    assert f"{sheet.runs['simmim'].error_B.mean():.2f}" in text
     assert picture.width > 8 * 128
     code, text = draw(last_checkpoint(runs / "mae"), "--held-out", 1, "--output", "a/b.png", "--set", "SEED", 3)
     assert code == 0, text
@@ -400,7 +401,7 @@ def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
         assert torch.equal(first.hidden_BHW, second.hidden_BHW)
         assert first.share_B.tolist() == [share] * 3
         assert (
-            "MAE: the prediction borrows the mean and variance of each true patch, so that its error" in sheet.caption
+            "MAE: the prediction borrows the mean and variance of each true patch, so its error" in sheet.caption
         )
         assert "Not shown" not in sheet.caption
         assert "levels of 255" in sheet.caption

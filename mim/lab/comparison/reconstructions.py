@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mim.lab.comparison.result import Sheet
-from mim.lab.reconstruct.images import Shown, held_out_images
+from mim.lab.reconstruct.images import ImageSet, held_out_images
 from mim.lab.reconstruct.masks import MaskChoice, check_cell, masker_of, sampled
-from mim.lab.reconstruct.models import LoadedRun, open_run, words_of
+from mim.lab.reconstruct.models import LoadedRun, load_run, size_text
 from mim.maskers import Masker
 from mim.pictures.reconstructions import UNEQUAL, Reconstruction, draw_columns, percent
 from mim.pictures.sheets import png
@@ -24,7 +24,7 @@ def held_out_sheets(runs: dict[str, Path], images: int = 4, seed: int = 0) -> tu
 
     Raises ValueError where a run cannot be loaded, or the data have no held-out images.
     """
-    loaded = [open_run(path, (), name) for name, path in runs.items()]
+    loaded = [load_run(path, (), name) for name, path in runs.items()]
     kinds = list(dict.fromkeys(each.image for each in loaded))
     sheets: list[Sheet] = []
     for kind in kinds:
@@ -37,7 +37,7 @@ def held_out_sheets(runs: dict[str, Path], images: int = 4, seed: int = 0) -> tu
     return tuple(sheets)
 
 
-def _sheet(runs: Sequence[LoadedRun], shown: Shown, masker: Masker, seed: int, others: bool) -> Sheet | None:
+def _sheet(runs: Sequence[LoadedRun], shown: ImageSet, masker: Masker, seed: int, others: bool) -> Sheet | None:
     """None where no run can be drawn."""
     mask = sampled(masker, len(shown.names), seed)
     drawn: dict[str, Reconstruction] = {}
@@ -51,7 +51,7 @@ def _sheet(runs: Sequence[LoadedRun], shown: Shown, masker: Masker, seed: int, o
     if not drawn:
         return None
     image, count = runs[0].image, len(shown.names)
-    of = f" of {words_of(image)}" if others else ""
+    of = f" of {size_text(image)}" if others else ""
     unit = next(iter(drawn.values())).unit
     unequal = UNEQUAL if len({each.borrowed for each in drawn.values()}) > 1 else ""
     caption = [

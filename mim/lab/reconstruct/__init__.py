@@ -1,18 +1,17 @@
-"""Reconstruct: what pretraining runs make of images, of any images, under any mask, side by side."""
+"""Sheets of what pretraining runs predict, for any images, under any mask, side by side."""
 
-from mim.lab.reconstruct.images import Shown, held_out_images, images_of
-from mim.lab.reconstruct.masks import MaskChoice, Masks
-from mim.lab.reconstruct.models import LoadedRun, open_run
-from mim.lab.reconstruct.side_by_side import Reconstructed, reconstruct
+from mim.lab.reconstruct.images import ImageSet, held_out_images, images_from_files
+from mim.lab.reconstruct.masks import MaskChoice
+from mim.lab.reconstruct.models import LoadedRun, load_run
+from mim.lab.reconstruct.sheet import ReconstructionSheet, reconstruction_sheet
 
 __all__ = [
+    "ImageSet",
     "LoadedRun",
     "MaskChoice",
-    "Masks",
-    "Reconstructed",
-    "Shown",
+    "ReconstructionSheet",
     "held_out_images",
-    "images_of",
-    "open_run",
-    "reconstruct",
+    "images_from_files",
+    "load_run",
+    "reconstruction_sheet",
 ]

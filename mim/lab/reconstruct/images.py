@@ -1,4 +1,4 @@
-"""The images of a sheet: files, or held-out images of a run's own data, as that run's evaluations see them.
+"""The images of a sheet: files, or held-out images of a run's data, both as the run's evaluations see them.
 
 Shapes: B images, C channels, H W pixels.
 """
@@ -15,22 +15,22 @@ from mim.data.decoding.images import EXTENSIONS, BrokenImage, decode
 from mim.evaluation.reading import Reader, choice
 from mim.lab.reconstruct.models import LoadedRun
 
-MOST = 100  # rows of a sheet
+HELD_OUT = 8  # images of a sheet, where none are named
+MOST = 100  # images of a sheet
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Stored images (B, C, H, W), each with a name for people."""
+class ImageSet:
+    """Stored images (B, C, H, W) and their names."""
 
     images_BCHW: Tensor
     names: tuple[str, ...]
 
 
-def images_of(paths: Sequence[Path], loaded: LoadedRun) -> Shown:
-    """Images from files, and from all in and below folders, under the evaluation transform of a run.
+def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
+    """Images from files, and from all files in and below folders, under the evaluation transform of a run.
 
-    Raises ValueError where one cannot be read or is stored in another type than the first, and for more than fit on a
-    sheet.
+    Raises ValueError where a file cannot be read or has another type than the first, and for more than 100 images.
     """
     files = [file for path in paths for file in _files(path)]
     if len(files) > MOST:
@@ -44,38 +44,37 @@ def images_of(paths: Sequence[Path], loaded: LoadedRun) -> Shown:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:
             raise ValueError(
-                f"{file} is stored as {images[-1].dtype} and {files[0]} as {images[0].dtype}: draw them on sheets of "
-                "their own"
+                f"{file} is stored as {images[-1].dtype} and {files[0]} as {images[0].dtype}: draw them on separate "
+                "sheets"
             )
-    return Shown(torch.stack(images), _named(files))
+    return ImageSet(torch.stack(images), _names(files))
 
 
-def held_out_images(loaded: LoadedRun, count: int, seed: int) -> Shown:
-    """So many of the held-out images of a run's data, drawn by the seed; all where there are fewer.
+def held_out_images(loaded: LoadedRun, count: int, seed: int) -> ImageSet:
+    """Held-out images of a run's data, drawn by the seed; all of them where there are fewer than `count`.
 
-    Raises ValueError where it has none, or the data are not where its config says.
+    Raises ValueError where the data have none, or are not where the config says.
     """
     if not 1 <= count <= MOST:
         raise ValueError(f"--held-out is {count}: a sheet holds 1 to {MOST} images")
-    if loaded.of_others:
-        raise ValueError(f"{loaded.path} is not a run of this toolkit, and no data belong to it: name images")
+    if not loaded.has_data:
+        raise ValueError(f"{loaded.path} is not a run of this toolkit and names no data: name images")
     source = build.build_data(loaded.cfg)[1]
     if not len(source):
         raise ValueError(
             f"the data of {loaded.path} have no held-out images: name images, or others with --set DATA.path"
         )
-    rows = choice(len(source), count, seed)
-    batches = [each.batch for each in Reader(len(rows), 0).read(build.evaluation_data(loaded.cfg, source), rows)]
+    indices = choice(len(source), count, seed)
+    data = build.evaluation_data(loaded.cfg, source)
+    batches = [each.batch for each in Reader(len(indices), 0).read(data, indices)]
     files = [Path(source.describe(index)) for batch in batches for index in batch.indices]
-    return Shown(torch.cat([batch.images_BCHW for batch in batches]), _named(files))
+    return ImageSet(torch.cat([batch.images_BCHW for batch in batches]), _names(files))
 
 
-def _named(files: Sequence[Path]) -> tuple[str, ...]:
-    """Names of files, with that of their folder where they do not differ."""
+def _names(files: Sequence[Path]) -> tuple[str, ...]:
+    """Names of files, with the name of their folder where they repeat."""
     names = tuple(file.name for file in files)
-    if len(set(names)) < len(names):
-        names = tuple(f"{file.parent.name}/{file.name}" for file in files)
-    return names
+    return names if len(set(names)) == len(names) else tuple(f"{file.parent.name}/{file.name}" for file in files)
 
 
 def _files(path: Path) -> list[Path]:
@@ -83,7 +82,7 @@ def _files(path: Path) -> list[Path]:
         raise ValueError(f"{path} does not exist: name images, or folders of them")
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-    if not found:
-        raise ValueError(f"{path} holds no images: looked in it and below for {' '.join(sorted(EXTENSIONS))}")
-    return found
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    if not files:
+        raise ValueError(f"{path} holds no images: in it and below there is none of {' '.join(sorted(EXTENSIONS))}")
+    return files

@@ -1,4 +1,4 @@
-"""The masks of a sheet: of a run's masker or another one, at one ratio or several, or drawn by hand in a picture.
+"""The masks of a sheet: sampled by the masker of a run or by another one, or drawn by hand in a picture.
 
 Shapes: B images, H W cells high and wide, or pixels of a picture.
 """
@@ -30,10 +30,16 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskChoice:
-    """What to hide: by a masker, to which the run's own adds what is not asked here, or where a picture is not black.
+    """What to hide: cells chosen by a masker, or the pixels where a picture is not black.
 
-    masker: its name; cell: side in pixels; ratios: one mask for each; picture: a file, of the size of the model's
-    images or drawn over an image of another size, which is then cropped as that image is.
+    Args:
+        masker: its name; empty for that of the run, which also sets what is not chosen here.
+        cell: side of a cell in pixels; 0 for that of the run.
+        ratios: hidden shares, one mask for each; none for that of the run.
+        picture: a file as large as the model's images, or drawn over an image of another size and then cropped as that
+            image is.
+
+    Raises ValueError where both a picture and a masker's key are chosen.
     """
 
     masker: str = ""
@@ -42,49 +48,45 @@ class MaskChoice:
     picture: Path | None = None
 
     def __post_init__(self) -> None:
-        asked = [flag for flag in ("masker", "cell", "ratios") if getattr(self, flag)]
-        if self.picture is not None and asked:
-            raise ValueError(
-                f"--mask tells what is hidden, and so does --{asked[0].removesuffix('s')}: name one of them"
-            )
+        flags = [flag for flag in ("masker", "cell", "ratios") if getattr(self, flag)]
+        if self.picture is not None and flags:
+            raise ValueError(f"--mask and --{flags[0].removesuffix('s')} both say what is hidden: name one of them")
 
 
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """Masks of the same images, one after the other, and what a footnote must say of them."""
+def masks_for(
+    choice: MaskChoice, runs: Sequence[LoadedRun], count: int, seed: int
+) -> tuple[tuple[PatchMask, ...], str]:
+    """Masks of `count` images, the same for all runs, and a footnote on them.
 
-    masks: tuple[PatchMask, ...]
-    words: str
-
-
-def masks_of(asked: MaskChoice, runs: Sequence[LoadedRun], count: int, seed: int) -> Masks:
-    """The same masks for all runs, whose images are of one size; a masker asked for completes itself from the first.
-
-    A mask depends on the masker, the seed and the number of images. Raises ValueError where a masker has no such key or
-    a run cannot take its cells, and where a picture hides nothing or everything.
+    What is not chosen comes from the masker of the first run. A mask depends on the masker, the seed and the number of
+    images. Raises ValueError where a masker has no such key, where a run cannot take its cells, and where a picture
+    hides nothing or everything.
     """
-    if asked.picture is not None:
-        return _drawn(asked.picture, runs, count)
-    maskers = [masker_of(runs[0], asked, ratio) for ratio in asked.ratios or (None,)]
-    for loaded in runs:
-        check_cell(maskers[0], loaded)
+    if choice.picture is not None:
+        return _drawn(choice.picture, runs, count)
+    maskers = [masker_of(runs[0], choice, ratio) for ratio in choice.ratios or (None,)]
     first = maskers[0]
-    words = f"{first.name} masker, cells of {first.cell} px, seed {seed}"
-    return Masks(tuple(sampled(masker, count, seed) for masker in maskers), words)
+    for loaded in runs:
+        check_cell(first, loaded)
+    note = f"{first.name} masker, cells of {first.cell} px, seed {seed}"
+    return tuple(sampled(masker, count, seed) for masker in maskers), note
 
 
-def masker_of(loaded: LoadedRun, asked: MaskChoice, ratio: float | None = None) -> Masker:
-    """The masker that is asked for, with what is not from the run's. Raises ValueError where it has no such key."""
-    held = loaded.cfg.MASKER
-    part = Masker.named(asked.masker or held.name)
-    own = keys_of(part)
-    keys: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in held.items()}
-    told = {"cell": asked.cell or None, "ratio": ratio}
-    for key, value in told.items():
-        if value is not None and key not in own:
-            raise ValueError(f"--{key} {value:g} has no meaning for MASKER.name {part.name}. {one_of(key, own)}")
-    keys |= {key: value for key, value in told.items() if value is not None}
-    return part(loaded.image, **{key: value for key, value in keys.items() if key in own})
+def masker_of(loaded: LoadedRun, choice: MaskChoice, ratio: float | None = None) -> Masker:
+    """The chosen masker; the run's config sets what is not chosen. Raises ValueError where it has no such key."""
+    configured = loaded.cfg.MASKER
+    part = Masker.named(choice.masker or configured.name)
+    allowed = keys_of(part)
+    keys: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in configured.items()
+    }
+    for key, value in {"cell": choice.cell or None, "ratio": ratio}.items():
+        if value is None:
+            continue
+        if key not in allowed:
+            raise ValueError(f"--{key} {value:g} has no meaning for MASKER.name {part.name}. {one_of(key, allowed)}")
+        keys[key] = value
+    return part(loaded.image, **{key: value for key, value in keys.items() if key in allowed})
 
 
 def check_cell(masker: Masker, loaded: LoadedRun) -> None:
@@ -97,37 +99,34 @@ def check_cell(masker: Masker, loaded: LoadedRun) -> None:
 
 
 def sampled(masker: Masker, count: int, seed: int) -> PatchMask:
-    """A mask for each image, on the CPU, so that it is the same on any device."""
+    """A mask for each image, on the CPU, so that it is the same for any device."""
     return masker.sample(count, generator_for(CPU, seed, "reconstruct"), CPU)
 
 
-def _drawn(path: Path, runs: Sequence[LoadedRun], count: int) -> Masks:
-    image = runs[0].image
+def _drawn(path: Path, runs: Sequence[LoadedRun], count: int) -> tuple[tuple[PatchMask, ...], str]:
     hidden_HW = _hidden(path, runs[0])
     cell = math.lcm(*(loaded.patch for loaded in runs))
-    grid = image.grid(cell, "the patch that all runs share,")
+    grid = runs[0].image.grid(cell, "the patch that all runs share,")
     try:
         mask = PatchMask.from_tensor(PatchMask(hidden_HW[None]).at(*grid)[0], count)
     except ValueError as error:
         raise ValueError(f"--mask {path}, on patches of {cell} px: {error}") from error
-    exact, share = hidden_HW.float().mean().item(), mask.hidden_BHW[0].float().mean().item()
-    words = f"mask {path.name} hides {percent(exact)} of the pixels, and {percent(share)} on whole patches of {cell} px"
-    return Masks((mask,), words)
+    drawn, hidden = percent(hidden_HW.float().mean().item()), percent(mask.hidden_BHW[0].float().mean().item())
+    return (mask,), f"mask {path.name} hides {drawn} of the pixels, and {hidden} on whole patches of {cell} px"
 
 
 def _hidden(path: Path, loaded: LoadedRun) -> Tensor:
     """(H, W) bool in the pixels of the model's images: True where a picture is neither black nor transparent.
 
-    Of a format that loses detail, what is darker than half counts as black.
+    In a format that loses detail, levels below half count as black.
     """
-    size = loaded.image.height, loaded.image.width
     grey = _grey(path)
-    if (grey.height, grey.width) != size:
+    if (grey.height, grey.width) == (loaded.image.height, loaded.image.width):
+        levels_HW = torch.from_numpy(np.array(grey))
+    else:
         crop = build.evaluation_crop(loaded.cfg)
         crop.interpolation = InterpolationMode.NEAREST
         levels_HW = crop(grey)[0]
-    else:
-        levels_HW = torch.from_numpy(np.array(grey))
     return levels_HW > (127 if path.suffix.lower() in LOSSY else 0)
 
 
@@ -135,7 +134,7 @@ def _grey(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"--mask {path} does not exist: name a picture, white where pixels are hidden")
     try:
-        stored = decode(path, 4) if path.suffix.lower() != ".npy" else decode(path, 1)
+        stored = decode(path, 1 if path.suffix.lower() == ".npy" else 4)
     except BrokenImage as error:
         raise ValueError(f"--mask {path} cannot be read: {error}") from error
     if isinstance(stored, Tensor):  # an array, or a picture of 16 bits

@@ -1,4 +1,4 @@
-"""Opening what can predict pixels: a pretraining run, its checkpoint, or a file of MAE or SimMIM with its decoder.
+"""Loading what can predict pixels: a pretraining run, its checkpoint, or a file of MAE or SimMIM with its decoder.
 
 Shapes: B images, C channels, H W pixels.
 """
@@ -20,7 +20,7 @@ from mim.engine.modes import inference
 from mim.interop.names import fold_names
 from mim.io.weights import CHECKPOINT_FORMAT, read_weights
 from mim.model import MaskedImageModel
-from mim.pictures.reconstructions import Reconstruction, reconstruct
+from mim.pictures.reconstructions import Reconstruction, predict_pixels
 from mim.structures import ImageSpec, PatchMask
 
 LOG = logging.getLogger("mim")
@@ -33,8 +33,16 @@ CHUNK = 32  # images that go through a model at once
 class LoadedRun:
     """A pretraining model on its device, ready to predict.
 
-    name: of the run, as a person calls it; path: of the file; step: 0 where the file does not tell; averaged: these are
-    the moving averages of its weights; of_others: the file is not a run's, so that no data belong to it.
+    Args:
+        name: of the run, for people.
+        path: of the file.
+        cfg: its config.
+        model: in eval mode.
+        normalize: of its images.
+        device: where the model is.
+        step: optimizer steps of its training; 0 where the file does not say.
+        averaged: whether the weights are moving averages.
+        has_data: whether the config names the data of the run; a file of MAE or SimMIM names none.
     """
 
     name: str
@@ -45,63 +53,65 @@ class LoadedRun:
     device: torch.device
     step: int = 0
     averaged: bool = False
-    of_others: bool = False
+    has_data: bool = True
 
     @property
     def image(self) -> ImageSpec:
-        """The images that it takes."""
+        """The images that the model takes."""
         return self.model.encoder.image
 
     @property
     def patch(self) -> int:
-        """The side of the smallest cell that can be hidden from it, in pixels."""
+        """The side of the smallest cell that can be hidden, in pixels."""
         return self.model.encoder.spec.patch
 
     @property
-    def words(self) -> str:
-        """What it is, for a footnote."""
+    def description(self) -> str:
+        """The model and its training, for a footnote."""
         model = self.model
         parts = f"{model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
         steps = f", {self.step:,} steps" if self.step else ""
         return f"{parts}{steps}{', moving average' if self.averaged else ''}"
 
     def predict(self, images_BCHW: Tensor, mask: PatchMask) -> Reconstruction:
-        """Of stored images under a mask, both on the CPU.
+        """Predicts stored images under a mask, both on the CPU.
 
-        Raises ValueError where it cannot take the mask, and where its target is no picture.
+        Raises ValueError where the model cannot take the mask, and where its target is no picture.
         """
         parts = []
         for start in range(0, len(images_BCHW), CHUNK):
             rows = mask.rows(start, start + CHUNK)
-            shown_BCHW = images_BCHW[start : start + CHUNK].to(self.device)
+            stored_BCHW = images_BCHW[start : start + CHUNK].to(self.device)
             try:
                 with inference(schema.settings(self.cfg, "TRAIN"), self.device):
                     moved = PatchMask(rows.hidden_BHW.to(self.device), rows.visible)
-                    part = reconstruct(self.model, self.normalize, shown_BCHW, moved)
+                    part = predict_pixels(self.model, self.normalize, stored_BCHW, moved)
             except ValueError as error:
                 raise ValueError(f"{self.name} cannot take this mask: {error}") from error
             if part is None:
                 raise ValueError(
-                    f"{self.name} predicts TARGET.name {self.model.target.name}, which is no picture: nothing can be "
-                    "drawn of it"
+                    f"{self.name} predicts TARGET.name {self.model.target.name}, which is no picture: there is "
+                    "nothing to draw"
                 )
             parts.append(part)
         return Reconstruction.joined(parts)
 
 
-def open_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> LoadedRun:
-    """The model of a run folder (its last checkpoint), of a checkpoint, or of a file of MAE or SimMIM.
+def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> LoadedRun:
+    """Loads the model of a run folder (its last checkpoint), of a checkpoint, or of a file of MAE or SimMIM.
 
-    overrides: `KEY VALUE` pairs over its config, such as what a file of others does not tell.
+    Args:
+        path: of the folder or file.
+        overrides: `KEY VALUE` pairs over its config, such as keys that a file of MAE or SimMIM does not hold.
+        name: of the run; by default that of its folder or file.
 
-    Raises ValueError where there is none, where it holds an encoder without a head, and where its weights do not fit
-    its config.
+    Raises ValueError where there is no model, where it has no head, and where its weights do not fit its config.
     """
     file = build.weights_file(path)
-    own = _own(file)
-    if own is not None:
-        cfg, state = config.parse_config(own["config"], overrides), checkpoint.evaluated(own)
-        step, averaged = own["step"], bool(own["ema"])
+    content = _checkpoint(file)
+    if content is not None:
+        cfg, state = config.parse_config(content["config"], overrides), checkpoint.evaluated(content)
+        step, averaged = content["step"], bool(content["ema"])
         if cfg.TASK != "pretrain":
             raise _headless(file, f"it is of TASK {cfg.TASK}")
     else:
@@ -113,34 +123,34 @@ def open_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
         for note in weights.notes:
             LOG.info("%s: %s", file, note)
         if weights.left_out:
-            LOG.warning("%s: without a place here, left out: %s", file, fold_names(weights.left_out))
+            LOG.warning("%s: weights that this model does not have, left out: %s", file, fold_names(weights.left_out))
     if not any(name.startswith(HEAD) for name in state):
         raise _headless(file, "its encoder was converted alone")
     model = build.build_model(cfg)
     if cfg.DATA.mean == "estimate":
         raise ValueError(
-            f"{file} does not tell how its images were normalised: name DATA.mean and DATA.std, as in "
+            f"{file} does not say how its images were normalised: name DATA.mean and DATA.std, as in "
             '--set DATA.mean "[0.5]"'
         )
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.DISTRIBUTED.device != "cpu" else "cpu")
     normalize = build.ready(model, state, file, cfg, device)
-    return LoadedRun(name or name_of(path), file, cfg, model, normalize, device, step, averaged, own is None)
+    return LoadedRun(name or run_name(path), file, cfg, model, normalize, device, step, averaged, content is not None)
 
 
-def name_of(path: Path) -> str:
-    """A run folder's name; a file's own, after that of the run folder that it lies in."""
+def run_name(path: Path) -> str:
+    """The name of a run folder; of a file its name, after that of its run folder where it lies in one."""
     path = path.resolve()
     if path.is_dir():
         return path.name
     return f"{path.parent.parent.name}/{path.stem}" if path.parent.name == "checkpoints" else path.stem
 
 
-def words_of(image: ImageSpec) -> str:
-    """The size of images."""
+def size_text(image: ImageSpec) -> str:
+    """The size of images as text."""
     return f"{image.height} x {image.width} px, {image.channels} channel{'s' * (image.channels > 1)}"
 
 
-def _own(file: Path) -> dict | None:
+def _checkpoint(file: Path) -> dict | None:
     """The content of a checkpoint of this toolkit; None for another file."""
     if file.is_dir() or file.suffix == ".safetensors":
         return None

@@ -1,0 +1,98 @@
+"""One sheet: images under masks, and what one or several runs predict of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mim.lab.reconstruct.images import HELD_OUT, held_out_images, images_from_files
+from mim.lab.reconstruct.masks import MaskChoice, masks_for
+from mim.lab.reconstruct.models import LoadedRun, load_run, run_name, size_text
+from mim.pictures.channels import Channels
+from mim.pictures.reconstructions import Reconstruction, draw_rows
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionSheet:
+    """A sheet, and what it shows.
+
+    Args:
+        picture_HW3: the sheet, uint8.
+        loaded: the runs.
+        runs: reconstructions by name of the run; the images follow each other, each under all masks.
+        names: of the images.
+    """
+
+    picture_HW3: Tensor
+    loaded: tuple[LoadedRun, ...]
+    runs: dict[str, Reconstruction]
+    names: tuple[str, ...]
+
+    @property
+    def unit(self) -> str:
+        """The unit of errors."""
+        return next(iter(self.runs.values())).unit
+
+
+def reconstruction_sheet(
+    run: Path,
+    images: Sequence[Path] = (),
+    *,
+    beside: Sequence[Path] = (),
+    mask: MaskChoice | None = None,
+    channels: Channels = (),
+    held_out: int | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+) -> ReconstructionSheet:
+    """Draws a row for each image and each ratio, with several runs side by side under the same masks.
+
+    Args:
+        run: a run folder or checkpoint; its evaluation transform makes the images, its masker the masks.
+        images: files and folders; without any, held-out images of the run's data.
+        beside: other runs, for images of the same size and channels.
+        mask: what to hide; by default what the run's own masker hides.
+        channels: as in mim.pictures.channels.view_of.
+        held_out: how many held-out images, where no images are named; 8 by default.
+        seed: of the masks, and of the choice of held-out images.
+        overrides: `KEY VALUE` pairs over the config of `run`.
+
+    Raises ValueError where runs, images and masks do not fit each other, and where one cannot be read.
+    """
+    paths = [run, *beside]
+    names = _distinct_names(paths)
+    loaded = [load_run(path, overrides if path is run else (), name) for path, name in zip(paths, names, strict=True)]
+    first = loaded[0]
+    for other in loaded[1:]:
+        if other.image != first.image:
+            raise ValueError(
+                f"{first.path} takes images of {size_text(first.image)} and {other.path} of {size_text(other.image)}: "
+                "runs side by side need images of one size"
+            )
+    if images and held_out is not None:
+        raise ValueError(f"--held-out {held_out} has no effect where images are named: leave out one of the two")
+    count = HELD_OUT if held_out is None else held_out
+    batch = images_from_files(images, first) if images else held_out_images(first, count, seed)
+    masks, note = masks_for(mask or MaskChoice(), loaded, len(batch.names), seed)
+    count = len(batch.names)
+    by_image = [number * count + image for image in range(count) for number in range(len(masks))]
+    runs = {}
+    for each in loaded:
+        by_mask = [each.predict(batch.images_BCHW, mask) for mask in masks]
+        runs[each.name] = Reconstruction.joined(by_mask).rows(by_image)
+    notes = [f"{note[0].upper()}{note[1:]}.", *(f"{each.name}: {each.description}." for each in loaded)]
+    picture_HW3 = draw_rows(runs, batch.names, channels, notes)
+    return ReconstructionSheet(picture_HW3, tuple(loaded), runs, batch.names)
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """A short name for each run, or its path where short names repeat."""
+    short = [run_name(path) for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    names = [str(path) for path in paths]
+    repeated = next((path for path in names if names.count(path) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"--beside {repeated}: it is on the sheet already")
+    return names
