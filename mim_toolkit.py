@@ -46,6 +46,6 @@ def _foreign_package() -> str:
         return ""
     where = getattr(mim, "__file__", None) or next(iter(getattr(mim, "__path__", [])), "unknown")
     return (
-        f"another package named mim, such as openmim, is imported in place of this toolkit: {where}. Install mim-toolkit "
-        "into an environment of its own, or remove the other one from this environment and from PYTHONPATH"
+        f"another package named mim, such as openmim, is imported in place of this toolkit: {where}. Install "
+        "mim-toolkit into an environment of its own, or remove the other one from this environment and from PYTHONPATH"
     )

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,17 @@ EXIT_CODES = """exit codes:
   4   another rank was lost
   75  ended by SIGTERM, SIGUSR1 or Ctrl-C with a checkpoint; the same command continues
   130 ended by Ctrl-C"""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Folds paragraphs to the width of the terminal, but for lists and examples, whose lines are indented."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.split("\n\n")
+        return "\n\n".join(part if "\n  " in f"\n{part}" else textwrap.fill(part, width) for part in parts)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,15 +50,15 @@ class Parser(argparse.ArgumentParser):
             prog=program,
             description=text,
             epilog="\n".join(lines) + (f"\n\n{ending}" if ending else ""),
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
+            formatter_class=_HelpFormatter,
         )
 
-    def add_config(self) -> None:
-        """Adds --config and KEY VALUE."""
-        self.add_argument(
-            "--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe: mae/vit_base"
-        )
+    def add_config(self) -> argparse.Action:
+        """Adds --config and KEY VALUE, and returns the former."""
         self.add_pairs("keys of the config, such as TRAIN.epochs 2")
+        return self.add_argument(
+            "--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe such as mae/vit_base"
+        )
 
     def add_pairs(self, text: str) -> None:
         """Adds KEY VALUE, as args.overrides."""
@@ -72,14 +84,18 @@ def run(
     stopped: the line for Ctrl-C. With --traceback the error is raised.
     """
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
-    traceback = "--traceback" in (sys.argv if arguments is None else arguments)
+    typed = words(arguments)
     try:
-        code = command(parser.parse_intermixed_args(arguments)) or ExitCode.DONE
+        args = parser.parse_intermixed_args(typed)
+        from mim.engine.log import log_to_console  # --help needs no rich
+
+        log_to_console(int(os.environ.get("RANK", 0)) == 0)
+        code = command(args) or ExitCode.DONE
         sys.stdout.flush()
     except (SystemExit, *EXPECTED) as error:
         if _reader_left():
             return ExitCode.BROKEN_PIPE
-        if traceback or isinstance(error, SystemExit):
+        if "--traceback" in typed or isinstance(error, SystemExit):
             raise
         print(_line(error, stopped), file=sys.stderr)
         return exit_code(error)
@@ -107,6 +123,11 @@ def let_threads_sleep() -> None:
     """Idle threads of OpenMP sleep instead of spinning, unless the user chose; must run before torch is imported."""
     if not any(key in os.environ for key in WAITING_KEYS):
         os.environ.update(WAITING)
+
+
+def words(arguments: Sequence[str] | None) -> list[str]:
+    """The words of a command line; None stands for those of this process."""
+    return list(sys.argv[1:] if arguments is None else arguments)
 
 
 def command_words(command: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Real training runs for tests: tools/train.py on a tiny model of the digits, in this process, another, or torchrun."""
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -94,11 +94,8 @@ def run(words: list[str], *path: Path, timeout: int = 180) -> tuple[int, str]:
 
 
 def tool(name: str):
-    """A file of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module of a command, whose `main` runs it in this process."""
+    return importlib.import_module(f"mim.commands.{name}")
 
 
 def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...] = ()) -> tuple[int, str]:

@@ -215,7 +215,7 @@ def test_benchmark_scripts_name_configs_and_flags_that_there_are(script):
     ]
     assert len(shared) == (4 if script == "scaling.sh" else 0)
     for words in calls:
-        args = tool("benchmark")._parser().parse_intermixed_args(words)
+        args = tool("benchmark").parser().parse_intermixed_args(words)
         assert (ROOT / args.config).is_file()
 
 

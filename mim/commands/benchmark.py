@@ -1,0 +1,99 @@
+"""Benchmark: how fast a config trains on this machine, against others."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mim import cli
+from mim.config import load_config
+
+TEXT = """Takes real training steps, on random images unless --real, and shows images per second, the time of each
+phase, memory, and the share of this machine's matrix products that the model reaches. All contenders run in this process in
+rounds, so that ratios hold whatever else the machine does. The result is added to a file in benchmarks/, named after
+the config, the hardware and the day.
+
+Contenders for --against: transformers (a model of that library of the same size, trained as its Trainer does),
+transformers-compiled (under torch.compile), transformers-unfused (torch's default AdamW), eager (ours without
+torch.compile)."""
+EXAMPLES = (
+    "--config quickstart/mae_digits --against transformers",
+    "--config mae/vit_base --compile --batch-sizes 64 128 256 --profile",
+    "--config mae/vit_base --data DATA.path /data/photos",
+)
+ROUNDS = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    words = cli.words(arguments)
+    return cli.run(parser(), partial(_benchmark, words), words)
+
+
+def parser() -> cli.Parser:
+    """The parser of this command."""
+    parser = cli.Parser("benchmark", TEXT, EXAMPLES)
+    parser.add_config()
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help="contenders, see above")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="TRAIN.compile true or false; default: as the config"
+    )
+    parser.add_argument("--batch-sizes", nargs="+", default=[], metavar="N", help="try each as DATA.batch_size")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--steps", type=int, default=0, metavar="N", help="of a contender in a round; default: half a second, GPU: 2 s"
+    )
+    parser.add_argument("--real", action="store_true", help="train on the images of the config")
+    parser.add_argument("--data", action="store_true", help="measure the loader alone, against torchvision")
+    parser.add_argument("--files", type=Path, metavar="DIR", help="of --data: class folders; default: DATA.path")
+    parser.add_argument("--profile", action="store_true", help="also the time by kind of work, with a picture")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("benchmarks"), metavar="DIR", help="of results; default: %(default)s"
+    )
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_json()
+    return parser
+
+
+def _benchmark(words: list[str], args: argparse.Namespace) -> None:
+    against, pairs = cli.split_at_key(args.against)
+    batches, more_pairs = cli.split_at_key(args.batch_sizes)
+    compiled = [] if args.compile is None else ["TRAIN.compile", str(args.compile).lower()]
+    overrides = [*args.overrides, *pairs, *more_pairs, *compiled]
+    counts = cli.whole_numbers("--batch-sizes", batches, "64 128")
+    from mim.engine.log import log_to_console
+
+    log_to_console(False)
+    load_config(args.config, overrides)  # tells of a mistake before torch is imported
+    log_to_console(True)  # the config is read again for each batch
+
+    from rich import get_console
+    from rich.console import Console
+
+    from mim.io.files import write_json
+    from mim.lab import benchmark as lab
+
+    outcome: Any
+    if args.data:
+        with get_console().status("reading images"):
+            outcome = lab.benchmark_loading(args.config, overrides, args.files, args.rounds)
+    else:
+        asked = lab.Asked(
+            against=tuple(against),
+            batches=counts,
+            rounds=args.rounds,
+            turn=args.steps,
+            real=args.real,
+            profile=args.profile,
+            classes=args.classes,
+            steps_file=None if args.no_write else args.folder / "steps.jsonl",
+        )
+        with get_console().status("preparing") as status:
+            outcome = lab.benchmark(args.config, overrides, asked, status.update)
+    lab.show(outcome, Console())
+    if not args.no_write:
+        print("Written: " + ", ".join(map(str, lab.write(outcome, args.folder, words))))
+    if args.json:
+        write_json(args.json, lab.figures(outcome, words))

@@ -1,0 +1,41 @@
+"""Compare: run folders in tables and on one page."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mim import cli
+
+TEXT = """Compares pretraining runs, and the probes and fine-tunings that started from them, in tables and on one page.
+These are looked for beside the runs. Writes comparison.html, which needs no network, comparison.csv (a row an entry)
+and comparison_runs.csv (a row a run). Run folders are not changed."""
+EXAMPLES = ("runs/mae-seed* runs/simmim-seed*", "runs/my_study --output runs/page --title 'Ratios of MAE'")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("compare", TEXT, EXAMPLES)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of run folders")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/comparison"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--title", default="", help="title of the page; default: the names of the runs")
+    parser.add_argument("--no-reconstructions", action="store_true", help="draw no pictures: faster, needs no data")
+    words = cli.words(arguments)
+    return cli.run(parser, partial(_compare, words), words)
+
+
+def _compare(words: list[str], args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from mim.engine.log import log_to_console
+    from mim.lab.comparison import compare, show, write
+
+    log_to_console(False)  # configs are read again; their warnings were shown when they ran
+    command = shlex.join([*cli.command_words("compare"), *words])
+    comparison = compare(args.runs, title=args.title, reconstructions=not args.no_reconstructions, command=command)
+    page = write(comparison, args.output)
+    show(comparison, Console())
+    print(f"\nPage:    {page}\nTables:  {args.output / 'comparison.csv'}")

@@ -1,0 +1,93 @@
+"""Evaluate: what a checkpoint is worth, without training."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mim import cli
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TEXT = """Evaluates a checkpoint without training, on one process or on several under torchrun. The run folder is not
+changed.
+
+  knn       the nearest training images vote on the class of each held-out image
+  logistic  logistic regression on features of the encoder
+  classify  accuracy of a fine-tuned or probed classifier
+  features  writes features, labels and names of all images to a .npz file"""
+PATHS = ("checkpoint", "file")  # metrics that a table could break
+EXAMPLES = ("knn runs/mae --k 10", "classify runs/finetune DATA.path /data/plates", "features runs/mae --output f.npz")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("evaluate", TEXT, EXAMPLES)
+    parser.add_argument("what", choices=["knn", "logistic", "classify", "features"], help="see above")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (best or last checkpoint) or checkpoint")
+    parser.add_pairs("keys of its config, such as DATA.path /data/plates")
+    parser.add_argument(
+        "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
+    )
+    parser.add_argument("--k", type=int, default=20, help="knn: neighbours that vote; default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.07, help="knn: of the vote; default: %(default)s")
+    parser.add_argument("--c", type=float, default=1.0, help="logistic: inverse penalty; default: %(default)s")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="knn, logistic: share of the labels; default: %(default)s"
+    )
+    parser.add_argument("--per-class", type=int, default=0, metavar="N", help="knn, logistic: N labels a class instead")
+    parser.add_argument("--label-seed", type=int, default=0, help="seed of the choice of labels; default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="NPZ", help="features: the file to write")
+    parser.add_json()
+    return cli.run(parser, _evaluate, arguments)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if args.what == "features" and args.output is None:
+        raise ValueError("features: name the file to write with --output FILE.npz")
+    from rich.console import Console
+
+    from mim.io.files import write_json
+
+    metrics = _metrics(args)
+    if int(os.environ.get("RANK", 0)):
+        return
+    Console().print(_table(metrics))
+    for name in PATHS:
+        if name in metrics:
+            print(f"{name}: {metrics[name]}")
+    if args.json:
+        write_json(args.json, metrics)
+
+
+def _metrics(args: argparse.Namespace) -> dict[str, Any]:
+    from mim import evaluate
+    from mim.data.settings import LabelSettings
+
+    labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
+    if args.what == "classify":
+        return evaluate.classify(args.run, args.overrides)
+    if args.what == "features":
+        return evaluate.features(args.run, args.overrides, args.pool, args.output)
+    if args.what == "knn":
+        return evaluate.knn(args.run, args.overrides, args.pool, args.k, args.temperature, labels)
+    return evaluate.logistic(args.run, args.overrides, args.pool, args.c, labels)
+
+
+def _table(metrics: dict[str, Any]) -> "Table":
+    """A row a metric, and a row for each class where there are some; paths are not in it."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            for label, share in value.items():
+                table.add_row(f"  {label}", f"{share:.4f}")
+        elif name not in PATHS:
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) and "/" in name else str(value))
+    return table

@@ -1,0 +1,174 @@
+"""Masks: what a masker hides, in numbers and in a picture."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mim import cli
+from mim.config import load_config
+
+if TYPE_CHECKING:
+    from mim.config import Config
+    from mim.pictures.masks import SampledMasks
+
+TEXT = """Shows what a masker hides: one row for each cell side and masking ratio, and a picture. AvgDist is the mean
+distance from a hidden pixel to the nearest visible one."""
+EXAMPLES = (
+    "--config mae/vit_base",
+    "--config simmim/swin_base_100ep --ratios 0.4 0.6 0.8 --cells 16 32",
+    "--config quickstart/mae_digits --over MASKER.name block",
+)
+BEST, BEST_SIDES = (10, 20), (192, 224)  # pixels: SimMIM's range, and the image sizes for which it holds
+SIMMIM = "* AvgDist of 10 to 20 px: where SimMIM's fine-tuning was best (section 4.1.2; Swin-B,\n  images of 192 px)"
+
+
+class Combination(NamedTuple):
+    """A cell side and a ratio; None: as in the config. cfg: None where they are impossible, and `problem` says why."""
+
+    cell: str | None
+    ratio: str | None
+    cfg: "Config | None" = None
+    problem: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("masks", TEXT, EXAMPLES)
+    parser.add_config()
+    parser.add_argument("--output", type=Path, metavar="PNG", help="default: runs/masks/<name of the config>.png")
+    parser.add_argument("--ratios", nargs="+", default=[], metavar="R", help="instead of MASKER.ratio")
+    parser.add_argument("--cells", nargs="+", default=[], metavar="PX", help="instead of MASKER.cell")
+    parser.add_argument("--samples", type=int, default=6, metavar="N", help="masks in a row; default: %(default)s")
+    parser.add_argument("--over", action="store_true", help="draw them over held-out images of the config")
+    return cli.run(parser, _masks, arguments)
+
+
+def _masks(args: argparse.Namespace) -> None:
+    output = args.output or Path("runs") / "masks" / f"{Path(args.config).stem}.png"
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"--output is {output}: the picture is a PNG, so name a file that ends in .png")
+    if args.samples < 1:
+        raise ValueError(f"--samples is {args.samples}: it must be at least 1")
+    _warn_once()
+    combinations = _combinations(args)
+    configs = [each.cfg for each in combinations if each.cfg is not None]
+
+    from mim.lab.masks import MASKS, draw, held_out_images, sample
+
+    images_NCHW = held_out_images(configs[0], args.samples) if args.over else None
+    rows = [sample(cfg, args.samples) for cfg in configs]
+    print(f"{args.config}: {MASKS} sampled masks a row")
+    _print_table(combinations, rows)
+    draw(rows, output, Path(args.config).name, images_NCHW)
+    print(f"Picture: {output}")
+
+
+# -------------------------------------------------------------------- combinations
+
+
+def _combinations(args: argparse.Namespace) -> list[Combination]:
+    """Every cell side with every ratio. Raises ValueError where none is possible."""
+    cells, after_cells = _numbers("--cells", args.cells)
+    ratios, after_ratios = _numbers("--ratios", args.ratios)
+    pairs = [*args.overrides, *after_cells, *after_ratios]
+    for key, flag, numbers in (("MASKER.cell", "--cells", cells), ("MASKER.ratio", "--ratios", ratios)):
+        if numbers and key in pairs[::2]:
+            raise ValueError(f"{key} is given, and {flag} too: leave one of them out")
+    combinations = [
+        _combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or [None], ratios or [None])
+    ]
+    problems = _problems(combinations)
+    if all(each.problem for each in combinations):
+        several = len(problems) > 1
+        raise ValueError("no combination is possible:\n  " + "\n  ".join(problems) if several else problems[0])
+    return combinations
+
+
+def _problems(combinations: Sequence[Combination]) -> list[str]:
+    return list(dict.fromkeys(each.problem for each in combinations if each.problem))
+
+
+def _warn_once() -> None:
+    """The config is read once for each combination; a warning is shown once."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in shown or shown.add(text))
+
+    for handler in logging.getLogger("mim").handlers:
+        handler.addFilter(is_new)
+
+
+def _numbers(flag: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The numbers of a flag, each once, and the KEY VALUE pairs behind them."""
+    numbers, pairs = cli.split_at_key(words)
+    if pairs and not numbers:
+        raise ValueError(f"{flag} is followed by {pairs[0]!r}: name at least one number")
+    for number in numbers:
+        try:
+            float(number)
+        except ValueError:
+            raise ValueError(f"{flag} {number}: it must be a number") from None
+    return list(dict.fromkeys(numbers)), pairs
+
+
+def _combination(file: str, cell: str | None, ratio: str | None, pairs: list[str]) -> Combination:
+    values = {"MASKER.cell": cell, "MASKER.ratio": ratio}
+    words = [word for key, value in values.items() if value is not None for word in (key, value)]
+    try:
+        cfg = load_config(file, [*pairs, *words])
+        if cfg.TASK != "pretrain":
+            raise ValueError(f"TASK is {cfg.TASK}, which hides nothing: name a config of TASK pretrain")
+    except ValueError as error:
+        return Combination(cell, ratio, problem=str(error).removeprefix(f"{file}: "))
+    return Combination(cell, ratio, cfg)
+
+
+# -------------------------------------------------------------------- the table
+
+
+def _print_table(combinations: list[Combination], rows: "list[SampledMasks]") -> None:
+    """A row a combination, and below the table why some are left out."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    height, width = rows[0].hidden_NHW.shape[1:]
+    marked = all(BEST_SIDES[0] <= side <= BEST_SIDES[1] for side in (height, width))
+    side = "of the side" if height == width else "of the\nshorter side"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("masker", no_wrap=True)
+    for heading in ("cell\npx", "ratio\nset", "cells\nvisible", "cells\nhidden", "AvgDist\npx", side):
+        table.add_column(heading, justify="right", no_wrap=True)
+    sampled, problems = iter(rows), _problems(combinations)
+    for each in combinations:
+        if each.problem:
+            ratio = f"{float(each.ratio):g}" if each.ratio else "-"
+            reason = f"left out \\[{problems.index(each.problem) + 1}]"
+            table.add_row(rows[0].masker, each.cell or "-", ratio, reason, style="dim")
+        else:
+            table.add_row(*_texts(next(sampled), marked))
+    console = Console()
+    console.print(table)
+    for number, problem in enumerate(problems, 1):
+        console.print(f"[{number}] {problem}", markup=False, highlight=False)
+    if marked:
+        print(SIMMIM)
+
+
+def _texts(row: "SampledMasks", marked: bool) -> list[str]:
+    mean, half = row.avg_dist.mean, row.avg_dist.half or 0.0
+    star = "" if not marked else " *" if BEST[0] <= mean <= BEST[1] else "  "
+    return [
+        row.masker,
+        str(row.cell),
+        "-" if row.ratio is None else f"{row.ratio:g}",
+        f"{row.visible:,} of {row.cells:,}",
+        f"{row.share:.1%}",
+        f"{mean:.2f} ± {half:.2f}{star}",
+        f"{mean / row.side:.1%}",
+    ]

@@ -1,0 +1,80 @@
+"""Plan: what a run will be and cost, before it starts."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mim import cli
+from mim.config import load_config
+
+TEXT = """Shows what a run will say at its start, shapes at every boundary, parameters, operations, memory, time, and
+how the config differs from the recipe that it names. Several --devices are compared on paper: what a step exchanges, holds
+and takes on each. Nothing is trained, unless --measure takes some steps on random images: they are remembered in
+benchmarks/steps.jsonl, from which later plans on this machine take their images per second."""
+EXAMPLES = (
+    "--config mae/vit_base --images 1281167",
+    "--config mae/vit_huge --images 1281167 --devices 1 8 64 --assume mfu=0.5",
+    "--config quickstart/mae_digits --measure",
+)
+STEPS = 5  # of --measure without a number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("plan", TEXT, EXAMPLES)
+    parser.add_config()
+    parser.add_argument(
+        "--devices", nargs="+", default=["1"], metavar="N", help="GPUs or processes; several are compared; default: 1"
+    )
+    parser.add_argument(
+        "--assume", nargs="+", default=[], metavar="NAME=NUMBER", help="of the hardware, for several --devices"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="training images, where the data set is not here")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
+    parser.add_argument(
+        "--measure", nargs="?", type=int, default=0, const=STEPS, metavar="STEPS",
+        help=f"take real steps on this machine; {STEPS} without a number",
+    )  # fmt: skip
+    parser.add_argument(
+        "--benchmarks", type=Path, default=Path("benchmarks/steps.jsonl"), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_json()
+    return cli.run(parser, _plan, arguments)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    devices, pairs = cli.split_at_key(args.devices)
+    assumptions, more_pairs = cli.split_at_key(args.assume)
+    counts = cli.whole_numbers("--devices", devices, "1 8 64")
+    if not counts or min(counts) < 1:
+        raise ValueError(f"--devices is {' '.join(devices)}: at least 1 device")
+    cfg = load_config(args.config, [*args.overrides, *pairs, *more_pairs])
+
+    from rich import get_console
+    from rich.console import Console
+
+    from mim.io.files import write_json
+    from mim.lab.plan import Assumed, plan, show
+
+    with get_console().status("measuring steps" if args.measure else "planning"):
+        report = plan(
+            cfg,
+            devices=counts[0],
+            others=counts[1:],
+            assumed=Assumed.read(assumptions),
+            images=args.images,
+            classes=args.classes,
+            steps=args.measure,
+            file=args.benchmarks,
+        )
+    show(report, Console(), measure=_measuring_command(args, report.classes))
+    if args.json:
+        write_json(args.json, report.figures())
+
+
+def _measuring_command(args: argparse.Namespace, classes: int | None) -> str:
+    """The command that measures what this one asked about; classes: as in PlanReport."""
+    flags = [("--config", args.config), ("--classes", "N" if classes is None else args.classes)]
+    words = [str(word) for flag, value in flags if value is not None for word in (flag, value)]
+    return shlex.join([*cli.command_words("plan"), *words, "--measure", *args.overrides])

@@ -1,0 +1,104 @@
+"""Reconstruct: what pretraining runs predict of images whose parts are hidden, as one PNG sheet."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mim import cli
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mim.lab.reconstruct import ReconstructionSheet
+
+TEXT = """Draws what pretraining runs predict of images of which a part is hidden, as one labelled PNG sheet.
+
+A row has the original, what the model sees, its prediction, the prediction with the visible pixels pasted in, and the
+absolute error where pixels were hidden. Files of MAE and SimMIM that hold their decoder are taken as well. Run folders
+are not changed."""
+EXAMPLES = (
+    "runs/mae                                8 held-out images under the run's own masker",
+    "runs/mae cat.jpg --ratio 0.5 0.75 0.9   a row for each ratio",
+    "runs/mae photos/ --beside runs/simmim   both runs under the same masks",
+    "runs/mae street.jpg --mask car.png      hides what is white in car.png, drawn over street.jpg",
+    "runs/plates cells.npy --channels 0,3,5  three channels as red, green, blue; or one, or pca",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("reconstruct", TEXT, EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint, or a file of weights")
+    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="files or folders; none: held-out images")
+    parser.add_argument(
+        "--output", type=Path, default=Path("reconstruction.png"), metavar="PNG", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--beside", type=Path, action="append", default=[], metavar="RUN", help="another run; may be repeated"
+    )
+    parser.add_argument("--held-out", type=int, metavar="N", help="held-out images, without IMAGE; default: 8")
+    parser.add_argument("--channels", default="", metavar="C,C,C", help="of other than RGB images: three, one, or pca")
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="a key; may be repeated",
+    )
+    masks = parser.add_argument_group("what is hidden; default: as in the run")
+    masks.add_argument("--masker", default="", metavar="NAME", help="random, block, grid, or one of a plugin")
+    masks.add_argument("--cell", type=int, default=0, metavar="PX", help="side of a cell in pixels")
+    masks.add_argument("--ratio", type=float, nargs="+", default=[], metavar="R", help="shares of hidden cells")
+    masks.add_argument("--mask", type=Path, metavar="PICTURE", help="instead: white is hidden, black visible")
+    masks.add_argument("--seed", type=int, default=0, help="of masks and held-out images; default: %(default)s")
+    return cli.run(parser, _reconstruct, arguments)
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
+    channels = _channels(args.channels)
+    from rich.console import Console
+
+    from mim.io.files import write_atomically
+    from mim.lab.reconstruct import MaskChoice, reconstruction_sheet
+    from mim.pictures.sheets import png
+
+    sheet = reconstruction_sheet(
+        args.run,
+        args.images,
+        beside=args.beside,
+        mask=MaskChoice(masker=args.masker, cell=args.cell, ratios=tuple(args.ratio), picture=args.mask),
+        channels=channels,
+        held_out=args.held_out,
+        seed=args.seed,
+        overrides=[word for pair in args.set for word in pair],
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.output, lambda file: file.write(png(sheet.picture_HW3)))
+    Console().print(_table(sheet))
+    for run in sheet.loaded:
+        print(f"{run.name}: {run.path}")
+    print(args.output)
+
+
+def _table(sheet: "ReconstructionSheet") -> "Table":
+    """A row a run, with its mean error over all that the sheet shows."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column(f"mean error,\n{sheet.unit}", justify="right", no_wrap=True)
+    for run in sheet.loaded:
+        table.add_row(run.name, f"{sheet.runs[run.name].error_B.mean().item():.2f}")
+    return table
+
+
+def _channels(text: str) -> tuple[int, ...] | Literal["pca"]:
+    if text == "pca":
+        return "pca"
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ValueError(f"--channels is {text!r}: it must be numbers from 0, such as 0,3,5, or pca") from error

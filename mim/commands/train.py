@@ -1,0 +1,49 @@
+"""Train: runs a config in a run folder."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mim import cli
+from mim.config import load_config
+
+TEXT = """Pretrains, fine-tunes or probes, as TASK of the config says, on this CPU or GPU, or on several under torchrun.
+A run folder that holds an unfinished run is resumed by the same command."""
+EXAMPLES = (
+    "--config quickstart/mae_digits TRAIN.epochs 1",
+    '--config mae/vit_base --output runs/plates DATA.path /data/plates DATA.image_size "[96,160]"',
+    "--keys MASKER",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit codes are those of mim.errors.ExitCode."""
+    parser = cli.Parser("train", TEXT, EXAMPLES, cli.EXIT_CODES)
+    config = parser.add_config()
+    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; default: runs/<name of the config>")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="CHECKPOINT", help="resume from it, or from the last one, or fail"
+    )
+    parser.add_argument(
+        "--keys", nargs="?", const="", metavar="NAME", help="print the keys: all, or of MASKER, or ENCODER.swin"
+    )
+    words = cli.words(arguments)
+    config.required = "--keys" not in words
+    return cli.run(parser, _train, words)
+
+
+def _train(args: argparse.Namespace) -> None:
+    if args.keys is not None:
+        from mim.config.keys import keys_text
+
+        print(keys_text(args.keys or None))
+        return
+    cfg = load_config(args.config, args.overrides)
+    output = args.output or Path("runs") / Path(args.config).stem
+
+    from mim.engine.checkpoint import last
+    from mim.run import train
+
+    if args.resume == "" and last(output / "checkpoints") is None:
+        raise ValueError(f"--resume: {output} holds no checkpoint")
+    train(cfg, output=output, resume=args.resume or None)

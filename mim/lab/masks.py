@@ -1,0 +1,71 @@
+"""Masks of a config, sampled and measured, for the command `masks`.
+
+Shapes: N masks or images, C channels, H W pixels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mim.build import build_data, evaluation_data
+from mim.config.schema import image_spec, part
+from mim.data.transforms import to_unit
+from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
+from mim.evaluation.reading import Reader, choice
+from mim.io.files import write_atomically
+from mim.ops.seeding import generator_for
+from mim.pictures.masks import SampledMasks, draw_masks
+
+MASKS = 256  # over which AvgDist is averaged
+CPU = torch.device("cpu")
+
+
+def sample(cfg: Any, samples: int) -> SampledMasks:
+    """Masks of the masker of a config, with its AvgDist."""
+    image = image_spec(cfg)
+    masker = part(cfg, "MASKER", image)
+    mask = masker.sample(samples, generator_for(CPU, cfg.SEED, "masks of a picture"), CPU)
+    return SampledMasks(
+        masker=masker.name,
+        cell=masker.cell,
+        ratio=cfg.MASKER.get("ratio"),
+        visible=masker.visible,
+        cells=masker.cells,
+        avg_dist=masker_avg_dist(masker, image, MASKS, cfg.SEED),
+        hidden_NHW=mask.at(image.height, image.width),
+        distance_NHW=pixel_distances(mask, image.height, image.width),
+    )
+
+
+def held_out_images(cfg: Any, samples: int) -> Tensor:
+    """Held-out images in [0, 1], (N, C, H, W). Raises ValueError where there are too few."""
+    try:
+        source = build_data(cfg)[1]
+    except ValueError as error:
+        raise ValueError(f"--over needs the images of the config, which are not there: {error}") from error
+    if len(source) < samples:
+        raise ValueError(
+            f"--over needs {samples} held-out images, and DATA.name {cfg.DATA.name} has {len(source)}: lower "
+            "--samples, or name other images with DATA.path"
+        )
+    data = evaluation_data(cfg, source)
+    parts = Reader(samples, workers=0).read(data, choice(len(data), samples, cfg.SEED))
+    images_NCHW = torch.cat([part.batch.images_BCHW for part in parts])
+    if images_NCHW.dtype == torch.uint8:
+        return to_unit(images_NCHW)
+    images_NCHW = images_NCHW.float()  # microscopes rarely use the whole range of their type
+    low_N111, high_N111 = images_NCHW.amin((1, 2, 3), keepdim=True), images_NCHW.amax((1, 2, 3), keepdim=True)
+    return (images_NCHW - low_N111) / (high_N111 - low_N111).clamp(min=1e-12)
+
+
+def draw(rows: list[SampledMasks], output: Path, config: str, images_NCHW: Tensor | None) -> None:
+    """Writes the picture of sampled masks, over images where there are some. config: its name, for the title."""
+    _, height, width = rows[0].hidden_NHW.shape
+    title = f"{rows[0].masker} masker, images of {height} × {width} px ({config})"
+    note = f"AvgDist: mean over {MASKS} sampled masks,\n± half of its 95% interval"
+    picture_HW3 = draw_masks(rows, title, images_NCHW, note)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, lambda file: Image.fromarray(picture_HW3.numpy()).save(file, "PNG"))
