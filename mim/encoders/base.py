@@ -1,4 +1,4 @@
-"""Encoder: the family of parts that turn an image, part of it hidden, into features.
+"""Encoder: the base class of the parts that turn an image, partly hidden, into features.
 
 Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width of a token.
 """
@@ -24,9 +24,13 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class InferredConfig:
-    """What weights tell of the encoder that they are of: its config keys and its images, None where not told.
+    """The config that the weights of an encoder show; None where they do not show a value.
 
-    unspecified: keys that change what the encoder computes and leave no trace in its weights.
+    Args:
+        keys: config keys of the encoder.
+        channels: of the images.
+        image_size: height and width of the images.
+        unspecified: config keys that change what the encoder computes and that its weights do not show.
     """
 
     keys: dict[str, Any]
@@ -35,16 +39,16 @@ class InferredConfig:
     unspecified: tuple[str, ...] = ()
 
 
-def square(count: int) -> int:
-    """The side of a square of that many; 0 where there is none."""
+def square_side(count: int) -> int:
+    """The side of a square of `count` cells, or 0 where `count` is not a square number."""
     side = math.isqrt(max(count, 0))
     return side if side**2 == count else 0
 
 
 def timm_arguments(image: ImageSpec, patch: int, width: int, mlp_ratio: float, drop_path: float) -> dict[str, Any]:
-    """What every backbone of timm's is told: its images and the numbers all have, and that it has no classifier.
+    """The arguments that every backbone of timm takes: no classifier, and the values that all backbones share.
 
-    Raises ValueError where a transformer block of these numbers cannot be.
+    Raises ValueError where `mlp_ratio` leaves no hidden channel or `drop_path` is not in [0, 1).
     """
     at_least("ENCODER", 1 / width, mlp_ratio=mlp_ratio)
     if not 0 <= drop_path < 1:
@@ -62,21 +66,23 @@ def timm_arguments(image: ImageSpec, patch: int, width: int, mlp_ratio: float, d
 
 
 class Encoder(Component, nn.Module, ABC, section="ENCODER"):
-    """A backbone that can leave hidden cells out.
+    """A backbone that can leave hidden cells out. Without a mask, every encoder is the plain backbone.
 
-    `hidden` says how: `drop` (only visible tokens enter), `replace` (a learned token stands in) or `none` (a plain
-    backbone, which then has no mask token). Without a mask every encoder is the plain backbone.
+    To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
+    The constructor sets `image`, `hidden`, `spec`, `patch_grid` and `mask_token` (None unless `hidden` is `replace`).
+    The other methods have defaults; layer decay, partial fine-tuning and activation checkpointing use them.
 
     Args:
-        image: what it is built for.
-        hidden: see above; an encoder with `can_drop = False` refuses `drop`.
-        width: channels of the tokens that come out.
-        patch: side of the patch embedding in pixels; hidden cells must be a multiple of it.
-        stride: pixels of the image side for one token that comes out; `patch` unless the encoder merges patches.
-        embed_width: channels of a patch when it is hidden; `width` unless the encoder widens.
-        num_prefix: class token and registers among the tokens.
+        image: channels, height and width of the images.
+        hidden: what happens to hidden patches: `drop` leaves them out, `replace` puts a learned mask token in their
+            place, `none` is a plain backbone without mask token. `drop` needs a class with `can_drop = True`.
+        width: channels of an output token.
+        patch: side of an embedded patch in pixels; the cells of the masker must be a multiple of it.
+        stride: pixels of the image side for one output token; `patch` unless the encoder merges patches.
+        embed_width: channels of an embedded patch, where the mask token replaces it; `width` unless the encoder widens.
+        num_prefix: class token and registers ahead of the patch tokens.
 
-    Raises ValueError where the patch or the stride does not divide the image, naming the axis.
+    Raises ValueError where the encoder cannot drop, or `patch` or `stride` does not divide the image.
     """
 
     can_drop: ClassVar[bool] = False
@@ -95,8 +101,8 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         if hidden == "drop" and not self.can_drop:
             droppers = [name for name, part in Encoder.members().items() if part.can_drop]
             raise ValueError(
-                f"ENCODER.hidden: drop is not possible with ENCODER.name {self.name}, whose tokens must fill the whole "
-                f"grid: use ENCODER.hidden replace, or an encoder that can drop ({one_of('', droppers)})"
+                f"ENCODER.hidden: drop is not possible with ENCODER.name {self.name}, which needs every token of "
+                f"the grid: use ENCODER.hidden replace, or an encoder that can drop ({one_of('', droppers)})"
             )
         self.image, self.hidden = image, hidden
         self.patch_grid = image.grid(patch, "ENCODER.patch")
@@ -115,49 +121,46 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
 
     @abstractmethod
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
-        """Features of normalised images; without a mask, of all of them."""
+        """Features of normalised images (B, C, H, W): of all patches, or of what the mask leaves visible."""
 
     def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
-        """The maps that this encoder has by itself, (B, D, h, w) by stride in pixels: of a plain one the last."""
+        """The encoder's own feature maps, (B, D, h, w), by stride in pixels; a plain encoder has one."""
         features = self(img_BCHW)
         return {self.spec.stride: rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])}
 
     def feature_maps(self, img_BCHW: Tensor, strides: Sequence[int] = STRIDES) -> dict[int, Tensor]:
-        """The maps that detectors and segmenters take, (B, D, ceil(H / stride), ceil(W / stride)) by stride in pixels.
+        """Feature maps for detection and segmentation, (B, D, ceil(H / stride), ceil(W / stride)), by stride in pixels.
 
-        A stride that the encoder has no stage for is made from the nearest finer stage, averaged down (bilinear with
-        antialiasing), or else from its finest one, bilinearly enlarged: no weights are added. Widths differ by stage.
+        A stride without a stage is resized from the nearest finer stage (bilinear with antialiasing), or enlarged from
+        the finest stage (bilinear). No weights are added. D differs by stage.
         """
         stages = self.stage_maps(img_BCHW)
         maps = {}
         for stride in strides:
-            nearest = max((own for own in stages if own <= stride), default=min(stages))
+            map_BDhw = stages[max((finer for finer in stages if finer <= stride), default=min(stages))]
             size = [-(-side // stride) for side in img_BCHW.shape[-2:]]
-            fits = list(stages[nearest].shape[-2:]) == size
-            maps[stride] = (
-                stages[nearest]
-                if fits
-                else F.interpolate(stages[nearest], size=size, mode="bilinear", align_corners=False, antialias=True)
-            )
+            if list(map_BDhw.shape[-2:]) != size:
+                map_BDhw = F.interpolate(map_BDhw, size=size, mode="bilinear", align_corners=False, antialias=True)
+            maps[stride] = map_BDhw
         return maps
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        """What the weights of an encoder of this kind, under the names of its state dict, tell of its keys."""
+        """The config of an encoder of this class, from its state dict."""
         return InferredConfig({})
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks from the image up: the units of activation checkpointing."""
+        """The repeated blocks, first block first: the units of activation checkpointing."""
         return []
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
-        """Parameters from the image up: of the stem, then of each block. What is in none of them is on top."""
+        """The parameters of the stem, then of each block. All other parameters belong to the top layer."""
         blocks = [list(block.parameters()) for block in self.blocks()]
         inside = {id(parameter) for block in blocks for parameter in block}
         return [[parameter for parameter in self.parameters() if id(parameter) not in inside], *blocks]
 
     def layer_ids(self) -> dict[str, int]:
-        """The layer of each parameter, by name: the stem is 0, block i is i + 1, what lies above is `top_layer`.
+        """The layer of each parameter, by name: the stem is 0, block i is i + 1, all others are `top_layer`.
 
         Source: MAE, util/lr_decay.py, get_layer_id_for_vit; SimMIM, optimizer.py, get_vit_layer and get_swin_layer.
         """
@@ -165,37 +168,42 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         return {name: ids.get(id(parameter), self.top_layer) for name, parameter in self.named_parameters()}
 
     def above_blocks(self) -> list[nn.Parameter]:
-        """What stands on the last block, such as a last norm, and is trained where only the last blocks are."""
+        """The parameters after the last block, such as the last norm; partial fine-tuning always trains them."""
         ids = self.layer_ids()
         return [parameter for name, parameter in self.named_parameters() if ids[name] == self.top_layer]
 
     @property
     def top_layer(self) -> int:
-        """The layer of whatever stands on this encoder."""
+        """The number of the layer after the last block; a classifier belongs to it."""
         return len(self.layer_parameters())
 
     def lr_scales(self, decay: float) -> dict[str, float]:
-        """Layer decay as a factor on the learning rate of each parameter, by name: decay ** (top_layer - layer)."""
+        """Layer decay: the factor on the learning rate of each parameter, by name, is decay ** (top_layer - layer)."""
         return {name: decay ** (self.top_layer - layer) for name, layer in self.layer_ids().items()}
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
-        """The MLP of a block with its norm: what half a block means in partial fine-tuning. Empty: not divisible."""
+        """The MLP of a block with its norm, which partial fine-tuning trains as half a block; empty where unknown."""
         return []
 
     def destinations(self, name: str) -> list[str]:
-        """Where a weight of that name, of an encoder of this kind with other settings, belongs in this one."""
+        """The names in this encoder for a weight `name` of an encoder of the same class with other settings."""
         return [name]
 
     def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
-        """A weight of an encoder built for another image size or window, brought to this one's geometry.
+        """A weight of an encoder for another image size or window, resized for this one.
 
-        name: as in this encoder's state dict; image_size: height and width that the other was built for, None where
-        that is not known. What has no geometry, or the same one, is returned as it is.
+        Args:
+            name: name in this encoder's state dict.
+            weight: the other encoder's weight. It is returned as it is where its size does not depend on the image.
+            image_size: height and width of the other encoder's images, None where unknown.
         """
         return weight
 
     def replace_hidden(self, patches_BND: Tensor, mask: PatchMask | None) -> Tensor:
-        """Puts the mask token in place of hidden patches. Raises ValueError where this encoder has none."""
+        """Embedded patches (B, N, D) with the mask token in place of hidden ones.
+
+        Raises ValueError where this encoder has no mask token.
+        """
         if mask is None:
             return patches_BND
         if self.mask_token is None:

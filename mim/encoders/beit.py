@@ -1,120 +1,90 @@
 """Beit: a ViT with relative position biases and layer scale that replaces hidden patches (SimMIM's ViT).
 
-Shapes: B batch, C channels, H W pixels, N tokens, D width.
+Shapes: B batch, C channels, H W pixels, N tokens, D width, L rows of a bias table, H heads.
 """
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden, InferredConfig, square, timm_arguments
+from mim.encoders.base import InferredConfig, square_side
+from mim.encoders.plain import Plain
 from mim.io.checks import at_least
-from mim.io.weights import depth_of
 from mim.ops.positions import resize_bias_table
 from mim.structures import Features, ImageSpec, PatchMask
 
-PREFIX_ROWS = 3  # of a bias table, its last: class token to patch, patch to class token, class token to itself
-SHARED = "backbone.rel_pos_bias.relative_position_bias_table"
-FIRST = "backbone.blocks.0."
+PREFIX_ROWS = 3  # the last rows of a bias table: class token to patch, patch to class token, class token to itself
+SHARED_TABLE = "backbone.rel_pos_bias.relative_position_bias_table"
+FIRST_BLOCK = "backbone.blocks.0."
 
 
-class Beit(Encoder, name="beit"):
-    """timm's Beit, under its own parameter names in `backbone`, with masking composed around it. It has no absolute
-    positions.
-
-    Args:
-        patch: side of a patch in pixels; width, depth, heads, mlp_ratio: of the transformer.
-        bias: one table of relative-position biases `shared` by all blocks (SimMIM's pretraining), or one a `block`
-            (its fine-tuning, where a shared table from INIT.checkpoint becomes the first values of each).
-        layer_scale: initial value of the factors on each branch, 0 for no layer scale.
-        norm: a LayerNorm on the tokens that come out; fine-tuning on their mean puts it behind the mean instead.
-        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+class Beit(Plain, name="beit"):
+    """timm's Beit, which replaces hidden patches. It has no absolute positions.
 
     Source: SimMIM, models/simmim.py and models/vision_transformer.py (LayerNorm eps 1e-6; all weights truncated normal
     with std .02, in pretraining cut at one std; in block i, from 1, the last layer of each branch over sqrt(2 i)).
+
+    Args:
+        bias: `shared`, one table of relative-position biases for all blocks (SimMIM's pretraining), or `block`, one
+            for each block (its fine-tuning; a shared table from INIT.checkpoint initialises each of them).
+        layer_scale: initial value of the factors on each branch, at least 0; 0 means no layer scale.
     """
+
+    backbone: TimmBeit
 
     def __init__(
         self,
         image: ImageSpec,
         *,
-        hidden: Hidden = "replace",
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
         bias: Literal["shared", "block"] = "shared",
         layer_scale: float = 0.1,
-        norm: bool = True,
-        drop_path: float = 0.0,
+        **shared: Any,
     ):
-        at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
         at_least("ENCODER", 0, layer_scale=layer_scale)
-        shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
-        super().__init__(image, hidden, width=width, patch=patch, num_prefix=1)
-        if width % heads:
-            raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
-        self.backbone = TimmBeit(
-            **shared,
-            depth=depth,
-            num_heads=heads,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+        backbone = partial(
+            TimmBeit,
             init_values=layer_scale or None,
             use_abs_pos_emb=False,
             use_rel_pos_bias=bias == "block",
             use_shared_rel_pos_bias=bias == "shared",
         )
-        if not norm:
-            self.backbone.norm = nn.Identity()
-        self._initialise(cut=0.02 if hidden == "replace" else 2.0)
+        super().__init__(image, backbone, 1, **shared)
+        self._initialise(cut=0.02 if self.hidden == "replace" else 2.0)
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        """A table of biases is taken for that of a square image. Raises ValueError where there is none."""
-        table_LH = state.get(SHARED, state.get(f"{FIRST}attn.relative_position_bias_table"))
+        """The image size is that of square images, where the bias table fits one.
+
+        Raises ValueError where there is no bias table.
+        """
+        table_LH = state.get(SHARED_TABLE, state.get(f"{FIRST_BLOCK}attn.relative_position_bias_table"))
         if table_LH is None:
-            raise ValueError("it has no table of relative-position biases: ENCODER.name beit has no other positions")
-        width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
-        distances = square(len(table_LH) - PREFIX_ROWS)  # 2 side - 1
-        side = (distances + 1) // 2 if distances % 2 else 0
-        scale = state.get(f"{FIRST}gamma_1")
+            raise ValueError("it has no table of relative-position biases, which ENCODER.name beit needs")
+        config = super().infer_config(state)
+        distances = square_side(len(table_LH) - PREFIX_ROWS)  # 2 side - 1
+        side = (distances + 1) // 2 * config.keys["patch"] if distances % 2 else 0
         keys = {
-            "patch": patch,
-            "width": width,
-            "depth": depth_of(state, "backbone.blocks."),
+            **config.keys,
             "heads": table_LH.shape[1],
-            "mlp_ratio": len(state[f"{FIRST}mlp.fc1.weight"]) / width,
-            "bias": "shared" if SHARED in state else "block",
-            "layer_scale": 0.0 if scale is None else 0.1,
-            "norm": "backbone.norm.weight" in state,
+            "bias": "shared" if SHARED_TABLE in state else "block",
+            "layer_scale": 0.1 if f"{FIRST_BLOCK}gamma_1" in state else 0.0,
         }
-        return InferredConfig(keys, channels, (side * patch, side * patch) if side else None)
-
-    def blocks(self) -> list[nn.Module]:
-        return list(self.backbone.blocks)
-
-    def layer_parameters(self) -> list[list[nn.Parameter]]:
-        """The shared bias table is in none of them: it belongs to the top."""
-        tokens = [token for token in (self.mask_token, self.backbone.cls_token) if token is not None]
-        stem = [*tokens, *self.backbone.patch_embed.parameters()]
-        return [stem, *(list(block.parameters()) for block in self.blocks())]
+        return InferredConfig(keys, config.channels, (side, side) if side else None)
 
     def above_blocks(self) -> list[nn.Parameter]:
-        """Not the shared bias table, which every block reads."""
+        """Without the shared bias table, which every block reads."""
         return list(self.backbone.norm.parameters())
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
-        scale = [] if block.gamma_2 is None else [block.gamma_2]
-        return [block.norm2, block.mlp, *scale]  # type: ignore[list-item]
+        return super().upper_half(block) + ([] if block.gamma_2 is None else [block.gamma_2])  # type: ignore[list-item]
 
     def destinations(self, name: str) -> list[str]:
-        if name != SHARED or self.backbone.rel_pos_bias is not None:
+        if name != SHARED_TABLE or self.backbone.rel_pos_bias is not None:
             return [name]
         return [f"backbone.blocks.{i}.attn.relative_position_bias_table" for i in range(len(self.backbone.blocks))]
 

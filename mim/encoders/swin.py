@@ -1,7 +1,4 @@
-"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches (SimMIM).
-
-Shapes: L relative positions, H heads.
-"""
+"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches (SimMIM)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +6,7 @@ from typing import Any
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from mim.encoders.base import InferredConfig, square
+from mim.encoders.base import InferredConfig, square_side
 from mim.encoders.windowed import Windowed
 from mim.ops.positions import resize_bias_table
 from mim.structures import ImageSpec
@@ -18,9 +15,9 @@ TABLE = "relative_position_bias_table"
 
 
 class Swin(Windowed, name="swin"):
-    """timm's SwinTransformer, with masking composed around it; its keys are those of Windowed.
+    """timm's SwinTransformer, which replaces hidden patches. Its keys are those of Windowed.
 
-    A table of relative-position biases belongs to a window: INIT.checkpoint resizes those of another one.
+    INIT.checkpoint resizes the tables of relative-position biases of another window.
     Source: SimMIM, models/simmim.py, SwinTransformerForSimMIM.
     """
 
@@ -29,11 +26,13 @@ class Swin(Windowed, name="swin"):
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        """With the window, where it is square: of the largest table, for a stage of few tokens cuts it short."""
-        told = super().infer_config(state)
+        """The window is that of the largest table, where it is square: a stage of few tokens has a smaller window."""
+        config = super().infer_config(state)
         tables = [len(table) for name, table in state.items() if name.endswith(TABLE)]
-        distances = square(max(tables))  # 2 window - 1; there is one: the number of heads was read from it
-        return InferredConfig({**told.keys, "window": (distances + 1) // 2}, told.channels) if distances % 2 else told
+        distances = square_side(max(tables))  # 2 window - 1
+        if distances % 2 == 0:
+            return config
+        return InferredConfig({**config.keys, "window": (distances + 1) // 2}, config.channels)
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
@@ -43,8 +42,8 @@ class Swin(Windowed, name="swin"):
         if not name.endswith(TABLE) or weight.ndim != 2:
             return weight
         attention = self.get_submodule(name.rpartition(".")[0])
-        source = None
+        grid = None
         if image_size is not None:
             stage = int(name.split(".")[2])  # backbone.layers.<stage>.blocks...
-            source = tuple(side // (self.spec.patch * 2**stage) for side in image_size)
-        return resize_bias_table(weight, attention.window_size, source)  # type: ignore[arg-type]
+            grid = tuple(side // (self.spec.patch * 2**stage) for side in image_size)
+        return resize_bias_table(weight, attention.window_size, grid)  # type: ignore[arg-type]

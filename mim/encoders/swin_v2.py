@@ -1,4 +1,4 @@
-"""Swin V2: Swin with cosine attention, norms behind its layers and biases from a network of the distance."""
+"""Swin V2: Swin with cosine attention, a norm at the end of each branch, and biases that a small MLP computes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,17 +14,16 @@ from mim.structures import ImageSpec
 
 
 class SwinV2(Windowed, name="swin_v2"):
-    """timm's SwinTransformerV2, with masking composed around it; its other keys are those of Windowed.
+    """timm's SwinTransformerV2, which replaces hidden patches. Its other keys are those of Windowed.
 
-    The norm at the end of each branch starts at zero, as published: in the first step of a training from scratch no
-    token sees those around it, and what is inside a branch has no gradient.
-
-    Args:
-        pretrained_windows: for fine-tuning at another window, one number a stage: the side, in tokens, of the window
-            that the weights were trained at, which is the unit of the distances; 0, or no numbers: the stage's own.
-
+    The norm at the end of each branch starts at zero, as published. So in the first step of a training from scratch no
+    token attends to another, and the weights inside a branch have no gradient.
     Source: Swin-Transformer, models/simmim.py, SwinTransformerV2ForSimMIM; models/swin_transformer_v2.py. Differs from:
     a window may be one token high or wide (0 / 0 there).
+
+    Args:
+        pretrained_windows: for fine-tuning at another window: for each stage the side, in tokens, of the window of
+            pretraining, which is the unit of distances. 0, or an empty list, means the stage's own window.
     """
 
     def __init__(self, image: ImageSpec, *, pretrained_windows: tuple[int, ...] = (), **shared: Any):
@@ -32,8 +31,8 @@ class SwinV2(Windowed, name="swin_v2"):
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        told = super().infer_config(state)
-        return replace(told, unspecified=(*told.unspecified, "pretrained_windows"))
+        config = super().infer_config(state)
+        return replace(config, unspecified=(*config.unspecified, "pretrained_windows"))
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
@@ -45,10 +44,10 @@ def _backbone(pretrained_windows: tuple[int, ...], **keys: Any) -> SwinTransform
     if len(pretrained_windows) not in (0, stages) or any(side < 0 or side == 1 for side in pretrained_windows):
         raise ValueError(
             f"ENCODER.pretrained_windows is {list(pretrained_windows)}: one number for each of {stages} stages, "
-            "0 or at least 2, or none at all"
+            "0 or at least 2, or an empty list"
         )
     backbone = SwinTransformerV2(pretrained_window_sizes=pretrained_windows or (0,) * stages, **keys)
     for module in backbone.modules():
-        if isinstance(module, WindowAttention):  # older timm divides 0 by 0 where a window is one token high or wide
+        if isinstance(module, WindowAttention):  # older timm computes 0 / 0 where a window is one token high or wide
             module.relative_coords_table.nan_to_num_(0.0)  # type: ignore[operator]
     return backbone

@@ -1,4 +1,4 @@
-"""Windowed: what Swin and Swin V2 share, timm's stages of blocks with shifted windows, and masking around them.
+"""Windowed: what Swin and Swin V2 share, timm's stages of blocks with shifted windows, with masking around them.
 
 Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width.
 """
@@ -18,17 +18,23 @@ from mim.structures import Features, ImageSpec, PatchMask
 
 
 class Windowed(Encoder):
-    """A transformer of timm's with shifted windows, under its own parameter names in `backbone`.
+    """A transformer of timm's with shifted windows, under timm's parameter names in `backbone`.
+
+    Each stage after the first halves the height and width of the grid and doubles the channels.
+    Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, inserted after the patch embedding's norm).
 
     Args:
-        backbone: builds it; takes the arguments of timm's SwinTransformer.
-        patch: side of an embedded patch in pixels; each stage after the first halves the grid and doubles the width.
-        width: channels of the first stage; depths and heads: one number a stage.
-        window: side of an attention window in tokens. A stage whose grid is no larger than that has one window.
-        drop_path: stochastic depth rate of the last block, rising linearly from 0.
+        image: channels, height and width of the images.
+        backbone: builds the transformer from the arguments of timm's SwinTransformer.
+        patch: side of an embedded patch in pixels.
+        width: channels of the first stage.
+        depths: number of blocks, one number for each stage.
+        heads: attention heads of a block, one number for each stage; each must divide the channels of its stage.
+        window: side of an attention window in tokens. A stage with a smaller grid has one window.
+        mlp_ratio: hidden channels of a block's MLP, as a multiple of the channels of its stage.
+        drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
 
-    Raises ValueError where the window does not tile a stage's grid, naming stage and axis (timm pads silently).
-    Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, put in after the patch embedding's norm).
+    Raises ValueError, naming stage and axis, where the window does not tile a stage's grid (timm pads silently).
     """
 
     def __init__(
@@ -47,7 +53,7 @@ class Windowed(Encoder):
     ):
         if len(depths) != len(heads):
             raise ValueError(
-                f"ENCODER.depths {list(depths)} and ENCODER.heads {list(heads)} must have one number a stage each"
+                f"ENCODER.depths {list(depths)} and ENCODER.heads {list(heads)} must both have one number a stage"
             )
         at_least("ENCODER", 1, depths=min(depths, default=0), heads=min(heads, default=0), width=width, window=window)
         shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
@@ -68,7 +74,6 @@ class Windowed(Encoder):
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        """All but the window."""
         width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
         stages = [f"backbone.layers.{stage}.blocks." for stage in range(depth_of(state, "backbone.layers."))]
         keys = {
@@ -83,13 +88,13 @@ class Windowed(Encoder):
     @staticmethod
     @abstractmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
-        """How many heads the attention layer of that name has, from its weights."""
+        """The number of heads of the attention layer of that name, from its weights."""
 
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self.backbone.layers for block in stage.blocks]  # type: ignore[union-attr]
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
-        """A down-sampling layer shares the layer of the last block before it."""
+        """A down-sampling layer belongs to the layer of the last block before it."""
         stem = [] if self.mask_token is None else [self.mask_token]
         layers = [[*stem, *self.backbone.patch_embed.parameters()]]
         for stage in self.backbone.layers:
@@ -105,12 +110,12 @@ class Windowed(Encoder):
         return Features(rearrange(tokens_BhwD, "b h w d -> b (h w) d"), self.spec.grid)
 
     def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
-        """The output of each stage by its stride; of the last one, behind the last norm."""
+        """The output of each stage, (B, D, h, w), by its stride; the last stage's after the last norm."""
         stages = self._stages(img_BCHW, None)
         return {self.spec.patch * 2**i: rearrange(stage, "b h w d -> b d h w") for i, stage in enumerate(stages)}
 
     def _stages(self, img_BCHW: Tensor, mask: PatchMask | None) -> list[Tensor]:
-        """Tokens as (B, h, w, D) behind each stage, the last ones normalised."""
+        """The tokens (B, h, w, D) after each stage; the last stage's after the last norm."""
         patches_BhwD = self.backbone.patch_embed(img_BCHW)
         patches_BND = self.replace_hidden(rearrange(patches_BhwD, "b h w d -> b (h w) d"), mask)
         tokens_BhwD = rearrange(patches_BND, "b (h w) d -> b h w d", h=self.patch_grid[0])

@@ -1,4 +1,4 @@
-"""Maskers decide which cells of an image are hidden. A new masker is a file here, or a class in your own package."""
+"""Maskers choose which cells of an image are hidden. A new masker is a file here, or a class in your own package."""
 
 from mim.maskers.base import Masker
 from mim.maskers.block import Block

@@ -1,7 +1,9 @@
-"""Random: a share of the cells, drawn uniformly. MAE and SimMIM both are this, with cells of 16 and of 32 px.
+"""Random: hides a share of the cells, drawn uniformly. MAE (cells of 16 px) and SimMIM (32 px) both use it.
 
 Shapes: B batch, H W cells high and wide, L = H * W.
 """
+
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -12,14 +14,18 @@ from mim.structures import ImageSpec
 
 
 class Random(Masker, name="random"):
-    """Hides a share `ratio` of the cells, each set of that size equally likely.
+    """Hides a share `ratio` of the cells; every set of that size is equally likely.
 
-    Source: MAE section 3 (cell 16, ratio .75, rounding floor_visible); SimMIM section 3.2 (cell 32, ratio .6,
-    rounding ceil_hidden).
+    Args:
+        ratio: share of hidden cells, between 0 and 1, both excluded. MAE section 3: 0.75; SimMIM section 3.2: 0.6.
+        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells (MAE); `ceil_hidden` hides ceil(cells * ratio)
+            cells (SimMIM).
     """
 
-    def __init__(self, image: ImageSpec, *, cell: int = 16, ratio: float = 0.75, rounding: Rounding = "floor_visible"):
-        super().__init__(image, cell=cell)
+    def __init__(
+        self, image: ImageSpec, *, ratio: float = 0.75, rounding: Rounding = "floor_visible", **shared: Any
+    ) -> None:
+        super().__init__(image, **shared)
         self.visible = visible_cells(self.cells, ratio, rounding)
 
     def hide(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -1,0 +1,84 @@
+"""Plain: what ViT and Beit share, timm's transformer blocks of one width, with masking around them.
+
+Shapes: D width.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
+from mim.io.checks import at_least
+from mim.io.weights import depth_of
+from mim.structures import ImageSpec
+
+
+class Plain(Encoder):
+    """A transformer of timm's whose tokens all have one width, under timm's parameter names in `backbone`.
+
+    Args:
+        image: channels, height and width of the images.
+        backbone: builds the transformer from the arguments of timm's VisionTransformer.
+        num_prefix: class token and registers ahead of the patch tokens.
+        patch: side of a patch in pixels.
+        width: channels of a token.
+        depth: number of transformer blocks.
+        heads: attention heads of a block; they must divide the width.
+        mlp_ratio: hidden channels of a block's MLP, as a multiple of the width.
+        norm: whether a LayerNorm follows the last block. Fine-tuning on the mean of the tokens needs false: its
+            classifier has a norm of its own behind the mean.
+        drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
+    """
+
+    backbone: VisionTransformer | Beit
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        backbone: Callable[..., VisionTransformer | Beit],
+        num_prefix: int,
+        *,
+        hidden: Hidden = "replace",
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        norm: bool = True,
+        drop_path: float = 0.0,
+    ):
+        at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
+        shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
+        super().__init__(image, hidden, width=width, patch=patch, num_prefix=num_prefix)
+        if width % heads:
+            raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
+        self.backbone = backbone(**shared, depth=depth, num_heads=heads, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        if not norm:
+            self.backbone.norm = nn.Identity()
+
+    @classmethod
+    def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
+        width, channels, _, patch = state["backbone.patch_embed.proj.weight"].shape
+        keys = {
+            "patch": patch,
+            "width": width,
+            "depth": depth_of(state, "backbone.blocks."),
+            "mlp_ratio": len(state["backbone.blocks.0.mlp.fc1.weight"]) / width,
+            "norm": "backbone.norm.weight" in state,
+        }
+        return InferredConfig(keys, channels)
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.backbone.blocks)
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        """The shared bias table of a Beit is in no layer, because every block reads it: it belongs to the top layer."""
+        backbone = self.backbone
+        tokens = [token for token in (self.mask_token, backbone.cls_token, backbone.pos_embed) if token is not None]
+        return [[*tokens, *backbone.patch_embed.parameters()], *(list(block.parameters()) for block in self.blocks())]
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
+        return [block.norm2, block.mlp]  # type: ignore[list-item]
