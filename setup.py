@@ -8,6 +8,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+COMMANDS = (  # of mim/commands; tests/tools/test_cli.py compares the two
+    *("train", "plan", "masks", "reconstruct", "evaluate", "compare"),
+    *("sweep", "convert", "pack", "benchmark", "quickstart"),
+)
 HUGGINGFACE = ["datasets>=3.0"]
 TEST = [
     *HUGGINGFACE,
@@ -29,7 +33,11 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.13",
     ],
-    packages=find_packages(include=["mim", "mim.*"]),
+    packages=[*find_packages(include=["mim", "mim.*"]), "mim.configs"],
+    package_dir={"mim.configs": "configs"},  # mim/config/recipes.py finds the recipes in the clone and in the package
+    package_data={"mim.lab.comparison": ["templates/*", "*/templates/*"], "mim.configs": ["**/*.yaml"]},
+    py_modules=["mim_toolkit"],
+    entry_points={"console_scripts": [f"mim-{name} = mim_toolkit:script" for name in COMMANDS]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "torch>=2.11,<3",
@@ -49,7 +57,6 @@ setup(
         "scipy>=1.15",
         "jinja2>=3.1",
     ],
-    package_data={"mim.lab.comparison": ["templates/*"]},
     extras_require={
         "huggingface": HUGGINGFACE,
         "test": TEST,

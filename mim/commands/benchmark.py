@@ -10,8 +10,8 @@ from mim import cli
 from mim.config import load_config
 
 TEXT = """Takes real training steps, on random images unless --real, and shows images per second, the time of each
-phase, memory, and the share of this machine's matrix products that the model reaches. All contenders run in this process in
-rounds, so that ratios hold whatever else the machine does. The result is added to a file in benchmarks/, named after
+phase, memory, and the share of this machine's matrix products that the model reaches. All contenders run in this
+process in rounds, so that ratios hold whatever else the machine does. The result is added to a file in benchmarks/, named after
 the config, the hardware and the day.
 
 Contenders for --against: transformers (a model of that library of the same size, trained as its Trainer does),

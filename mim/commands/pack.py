@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="check that the images of the packed SOURCE are intact")
     return cli.run(
-        parser, lambda args: _check(args) if args.check else _pack(args), arguments, "stopped: nothing written"
+        parser, lambda args: _check(args) if args.check else _pack(args), arguments, "stopped: nothing was written"
     )
 
 

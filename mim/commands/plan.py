@@ -9,8 +9,8 @@ from mim import cli
 from mim.config import load_config
 
 TEXT = """Shows what a run will say at its start, shapes at every boundary, parameters, operations, memory, time, and
-how the config differs from the recipe that it names. Several --devices are compared on paper: what a step exchanges, holds
-and takes on each. Nothing is trained, unless --measure takes some steps on random images: they are remembered in
+how the config differs from the recipe that it names. Several --devices are compared on paper: what a step exchanges,
+holds and takes on each. Nothing is trained, unless --measure takes some steps on random images: they are remembered in
 benchmarks/steps.jsonl, from which later plans on this machine take their images per second."""
 EXAMPLES = (
     "--config mae/vit_base --images 1281167",
