@@ -1,8 +1,10 @@
-"""Loss: elementwise losses, averaged over hidden (and predicted) cells.
+"""Loss: losses of single entries, averaged over the hidden (and predicted) cells.
 
 Shapes: B batch, C channels of the target, H W entries of the target.
 """
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -14,23 +16,64 @@ from mim.registry import Component
 from mim.structures import PatchMask, Prediction
 
 
-class Loss(Component, nn.Module, ABC, section="LOSS"):
-    """A mean over cells, in fp32 or wider: the sum divided by the number of cells + `eps`.
+def _with_shared_keys(init: Any, base: Any) -> Any:
+    """A constructor that also takes the keys of `base` that `init` has no argument for."""
+    signature = inspect.signature(init)
+    parameters = list(signature.parameters.values())
+    shared = {
+        name: parameter
+        for name, parameter in inspect.signature(base).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in signature.parameters
+    }
+    if not shared or parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        return init
 
-    Args:
-        over: `hidden` cells, or `all` of them (the ablations of both papers).
-        eps: added to the number of cells. 0; SimMIM's code has 1e-5.
+    @functools.wraps(init)
+    def with_shared(self: nn.Module, **keys: Any) -> None:
+        values = {key: keys.pop(key) for key in shared if key in keys}
+        init(self, **keys)
+        vars(self).update(values)
+
+    hints = {name: parameter.annotation for name, parameter in shared.items()}
+    with_shared.__annotations__ = {**init.__annotations__, **hints}
+    with_shared.__signature__ = signature.replace(parameters=[*parameters, *shared.values()])  # type: ignore[attr-defined]
+    return with_shared
+
+
+class Loss(Component, nn.Module, ABC, section="LOSS"):
+    """The mean over cells, in fp32 or wider: the sum over cells divided by the number of cells + `eps`.
+
+    To write one, subclass with `name="..."` and implement `elementwise`. Its own keyword-only arguments are its keys;
+    every loss also has `over` and `eps`, whether its constructor accepts them or not:
+
+        class Charbonnier(Loss, name="charbonnier"):
+            def __init__(self, *, softness: float = 1e-3):
+                super().__init__()
+                self.softness = softness
+
+            def elementwise(self, prediction_BCHW, target_BCHW):
+                return ((prediction_BCHW - target_BCHW) ** 2 + self.softness**2).sqrt()
 
     Source: MAE, models_mae.py, forward_loss; SimMIM, models/simmim.py, forward.
+
+    Args:
+        over: the cells that count: `hidden` (both papers), or `all` of them (the ablations of both papers).
+        eps: added to the number of cells; SimMIM's code has 1e-5.
     """
 
     def __init__(self, *, over: Literal["hidden", "all"] = "hidden", eps: float = 0.0):
         super().__init__()
         self.over, self.eps = over, eps
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        init = vars(cls).get("__init__")
+        if init is not None:
+            cls.__init__ = _with_shared_keys(init, Loss.__init__)  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
     @abstractmethod
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-        """The loss of each value, (B, C, H, W)."""
+        """The loss of each entry, (B, C, H, W)."""
 
     def forward(self, prediction: Prediction, target_BCHW: Tensor, mask: PatchMask) -> Tensor:
         """The scalar loss."""
@@ -59,10 +102,14 @@ class L1(Loss, name="l1"):
 
 
 class SmoothL1(Loss, name="smooth_l1"):
-    """Squared below `beta`, absolute above (SimMIM's ablation of targets)."""
+    """Squared below `beta`, absolute above (SimMIM's ablation of targets).
 
-    def __init__(self, *, beta: float = 1.0, **keys: Any):
-        super().__init__(**keys)
+    Args:
+        beta: the difference at which the loss becomes linear; positive.
+    """
+
+    def __init__(self, *, beta: float = 1.0, **shared: Any):
+        super().__init__(**shared)
         if beta <= 0:
             raise ValueError(f"LOSS.beta is {beta}: it must be positive")
         self.beta = beta

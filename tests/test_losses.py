@@ -1,9 +1,12 @@
+from typing import Literal
+
 import pytest
 import torch
 from small_models import CPU, IMAGE, assemble, generator, images, mae, members, sampled, simmim, small
 
 from mim.losses import L1, MSE, Loss, SmoothL1
 from mim.maskers.random import Random
+from mim.registry import keys_of
 from mim.structures import PatchMask, Prediction
 
 F64 = torch.float64
@@ -178,6 +181,39 @@ def test_smooth_l1_is_squared_below_beta_and_absolute_above():
 def test_smooth_l1_refuses_a_beta_that_is_not_positive(beta):
     with pytest.raises(ValueError, match=rf"LOSS\.beta is {beta}: it must be positive"):
         SmoothL1(beta=beta)
+
+
+class Scaled(Loss, name="scaled_without_shared_keys"):
+    def __init__(self, *, factor: float = 2.0):
+        super().__init__()
+        self.factor = factor
+
+    def elementwise(self, prediction_BCHW, target_BCHW):
+        return self.factor * (prediction_BCHW - target_BCHW).abs()
+
+
+class OverAll(Scaled, name="over_all_with_its_own_default"):
+    def __init__(self, *, over: Literal["hidden", "all"] = "all", offset: float = 0.0):
+        super().__init__(over=over, factor=3.0)
+        self.offset = offset
+
+
+def test_loss_of_a_user_has_over_and_eps_although_its_constructor_does_not_take_them():
+    assert list(keys_of(Scaled)) == ["factor", "over", "eps"]
+    assert keys_of(Scaled)["eps"] == keys_of(MSE)["eps"]
+    prediction, target, mask = maps()
+    for shared in ({}, {"over": "all"}, {"eps": 5.0}, {"over": "all", "eps": 1.0}):
+        scaled, plain = (loss(Prediction(prediction), target, mask) for loss in (Scaled(**shared), L1(**shared)))
+        assert scaled.item() == pytest.approx(2 * plain.item(), rel=1e-12)
+    with pytest.raises(TypeError, match="fctor"):
+        Scaled(fctor=1.0)
+
+
+def test_loss_of_a_user_may_change_the_default_of_a_shared_key():
+    keys = {key: value.default for key, value in keys_of(OverAll).items()}
+    assert keys == {"over": "all", "offset": 0.0, "eps": 0.0}
+    assert (OverAll().over, OverAll().eps, OverAll().factor) == ("all", 0.0, 3.0)
+    assert (OverAll(over="hidden", eps=2.0).over, OverAll(eps=2.0).eps) == ("hidden", 2.0)
 
 
 def test_loss_eps_is_added_to_the_number_of_cells():

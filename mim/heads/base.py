@@ -1,4 +1,4 @@
-"""Head: the family of parts that predict the target from an encoder's features."""
+"""Head: the base class of the parts that predict the target from an encoder's features."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -10,14 +10,17 @@ from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
 class Head(Component, nn.Module, ABC, section="HEAD"):
-    """Answers features with a map in the target's layout.
+    """Predicts a map in the target's layout; `entries_per_side` is the number of target entries a token is wide.
 
-    A head that mixes tokens can fill the places an encoder dropped, and says `fills_dropped = True`. One that
-    predicts each token alone has nothing to say about such a place, and is refused there. One that predicts hidden
-    places alone says `hidden_only = True`: dropped features tell which those are, so it is refused on all others.
+    A subclass with `fills_dropped = True` also predicts the tokens that an encoder dropped. One with
+    `hidden_only = True` predicts hidden tokens only, so it needs an encoder that drops them.
 
-    `self.entries_per_side` is the number of target entries along one side of a token. Raises ValueError where the target is
-    coarser than the encoder's tokens, or the encoder drops what this head cannot fill, or nothing where it must.
+    Args:
+        encoder: what the head may know of the encoder.
+        target: what the head may know of the target.
+
+    Raises ValueError where the target's stride does not divide the encoder's, and where the encoder's way of hiding
+    does not fit the head.
     """
 
     fills_dropped: ClassVar[bool] = False
@@ -25,17 +28,18 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec):
         super().__init__()
+        heads = sorted(Head.members().items())
         if encoder.drops_hidden and not self.fills_dropped:
-            fillers = sorted(name for name, part in Head.members().items() if part.fills_dropped)
+            fillers = " or ".join(name for name, part in heads if part.fills_dropped)
             raise ValueError(
-                f"HEAD.name {self.name} predicts each token alone and has nothing to say about a place that was "
-                f"dropped: use HEAD.name {' or '.join(fillers)}, or ENCODER.hidden replace"
+                f"HEAD.name {self.name} predicts each token alone, so it cannot predict a token that was dropped: use "
+                f"HEAD.name {fillers}, or ENCODER.hidden replace"
             )
         if self.hidden_only and not encoder.drops_hidden:
-            others = sorted(name for name, part in Head.members().items() if not part.hidden_only)
+            others = " or ".join(name for name, part in heads if not part.hidden_only)
             raise ValueError(
-                f"HEAD.name {self.name} predicts hidden places alone, and only an encoder that drops tells which those "
-                f"are: use ENCODER.hidden drop, or HEAD.name {' or '.join(others)}"
+                f"HEAD.name {self.name} predicts hidden tokens only, and needs an encoder that drops them: use "
+                f"ENCODER.hidden drop, or HEAD.name {others}"
             )
         if encoder.stride % target.stride:
             raise ValueError(
@@ -49,5 +53,5 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
         """The predicted map, (B, channels, height / stride, width / stride)."""
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks in order: the units of activation checkpointing."""
+        """The repeated blocks, first block first: the units of activation checkpointing."""
         return []

@@ -1,10 +1,10 @@
-"""CrossAttention: CrossMAE's decoder, in which each hidden place reads the visible tokens by itself.
+"""CrossAttention: CrossMAE's decoder, in which each hidden token attends to the visible tokens only.
 
-Shapes: B batch, N tokens of the full grid, M places that are decoded, K tokens that are read, D width, H heads,
+Shapes: B batch, N tokens of the full grid, M tokens that are decoded, K tokens that are attended to, D width, H heads,
 P target entries of one token.
 """
 
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,27 +12,26 @@ from einops import rearrange
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from mim.heads.base import Head
-from mim.io.checks import at_least, shares
+from mim.heads.decoder import NORM, Decoder
+from mim.io.checks import shares
 from mim.ops.patches import unpatchify
-from mim.ops.positions import sincos_table
 from mim.ops.seeding import scores
 from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
-class Reading(nn.Module):
-    """Multi-head attention of queries, `width` wide, to other tokens, `source` wide."""
+class Attention(nn.Module):
+    """Multi-head attention of queries of `width` channels to tokens of `source` channels."""
 
     def __init__(self, width: int, source: int, heads: int):
         super().__init__()
-        self.heads, self.fused_attn = heads, True  # the kernel: mim.ops.attention chooses
+        self.heads, self.fused_attn = heads, True  # mim.ops.attention chooses the kernel
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(source, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, queries_BMD: Tensor, read_BKD: Tensor) -> Tensor:
+    def forward(self, queries_BMD: Tensor, tokens_BKD: Tensor) -> Tensor:
         q_BHMD = rearrange(self.q(queries_BMD), "b m (h d) -> b h m d", h=self.heads)
-        k_BHKD, v_BHKD = rearrange(self.kv(read_BKD), "b k (two h d) -> two b h k d", two=2, h=self.heads)
+        k_BHKD, v_BHKD = rearrange(self.kv(tokens_BKD), "b k (two h d) -> two b h k d", two=2, h=self.heads)
         if self.fused_attn:
             mixed_BHMD = F.scaled_dot_product_attention(q_BHMD, k_BHKD, v_BHKD)
         else:
@@ -41,93 +40,66 @@ class Reading(nn.Module):
         return self.proj(rearrange(mixed_BHMD, "b h m d -> b m (h d)"))
 
 
-class ReadingBlock(nn.Module):
-    """Queries read other tokens, then pass an MLP, each behind a norm and beside a shortcut. Queries never mix."""
+class CrossBlock(nn.Module):
+    """Cross-attention, then an MLP, each with a norm before it and a residual connection. Queries never mix."""
 
     def __init__(self, width: int, source: int, heads: int, mlp_ratio: float):
         super().__init__()
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        self.norm1, self.attn = norm(width), Reading(width, source, heads)
-        self.norm2, self.mlp = norm(width), Mlp(width, int(width * mlp_ratio))
+        self.norm1, self.attn = NORM(width), Attention(width, source, heads)
+        self.norm2, self.mlp = NORM(width), Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, queries_BMD: Tensor, read_BKD: Tensor) -> Tensor:
-        queries_BMD = queries_BMD + self.attn(self.norm1(queries_BMD), read_BKD)
+    def forward(self, queries_BMD: Tensor, tokens_BKD: Tensor) -> Tensor:
+        queries_BMD = queries_BMD + self.attn(self.norm1(queries_BMD), tokens_BKD)
         return queries_BMD + self.mlp(self.norm2(queries_BMD))
 
 
-class CrossAttention(Head, name="cross_attention"):
-    """Asks for each hidden place with a learned token plus its position; the blocks let it read the visible tokens.
+class CrossAttention(Decoder, name="cross_attention"):
+    """Queries, a learned token plus the position of each hidden token, attend to the visible and the prefix tokens.
 
-    Prefix tokens are read too. While training, a share of the hidden places is decoded, drawn anew with each mask, each
-    with the same chance, and the loss is over those. In eval mode, and under a mask that nothing was drawn with, all
-    hidden places are. The map is 0 where nothing is decoded.
+    A training step decodes a share of the hidden tokens, chosen at random for each mask, and the loss is over those.
+    Eval mode, and a mask made by hand, decode all hidden tokens. The map is 0 where nothing is decoded. Its other keys
+    are those of Decoder.
+
+    Source: CrossMAE (Fu et al., arXiv:2401.14391), TonyLianLong/CrossMAE, models_cross.py without weight_fm (keys and
+    values come from the encoder's last normed tokens, at its own width). Differs from: no inter-block attention, in
+    which each block attends to a learned sum of the encoder's blocks; Features hold the last tokens only.
 
     Args:
-        width, depth, heads, mlp_ratio: of the blocks.
-        share: of the hidden places that a training step decodes, above 0 and at most 1; rounded, one at least.
-
-    Source: CrossMAE (Fu et al., arXiv:2401.14391), TonyLianLong/CrossMAE, models_cross.py without weight_fm (positions,
-    norms and initial weights are MAE's; keys and values come from the encoder's normed tokens at its own width). There
-    kept_mask_ratio is a share of all places: share = kept_mask_ratio / mask_ratio. Differs from: no inter-block
-    attention, which lets each block read a learned sum of the encoder's blocks: features hold the last tokens alone.
+        share: share of the hidden tokens that a training step decodes, above 0 and at most 1; at least one token.
+            CrossMAE's kept_mask_ratio is a share of all tokens: share = kept_mask_ratio / mask_ratio.
     """
 
-    fills_dropped = True
     hidden_only = True
-    positions: Tensor
 
-    def __init__(
-        self,
-        encoder: EncoderSpec,
-        target: TargetSpec,
-        *,
-        width: int = 512,
-        depth: int = 8,
-        heads: int = 16,
-        mlp_ratio: float = 4.0,
-        share: float = 1.0,
-    ):
-        super().__init__(encoder, target)
-        at_least("HEAD", 1, width=width, depth=depth, heads=heads)
-        at_least("HEAD", 1 / width, mlp_ratio=mlp_ratio)
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, share: float = 1.0, **shared: Any):
         shares("HEAD", share=share)
-        if width % heads:
-            raise ValueError(f"HEAD.heads {heads} does not divide HEAD.width {width}")
-        self.share = share
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.layers = nn.ModuleList(ReadingBlock(width, encoder.width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.predict = nn.Linear(width, self.entries_per_side**2 * target.channels)
-        self.register_buffer("positions", sincos_table(encoder.grid, width), persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.mask_token, std=0.02)
 
-    def blocks(self) -> list[nn.Module]:
-        return list(self.layers)
+        def block(width: int, heads: int, mlp_ratio: float) -> CrossBlock:
+            return CrossBlock(width, encoder.width, heads, mlp_ratio)
+
+        super().__init__(encoder, target, block, False, 0, **shared)
+        self.share = share
 
     def forward(self, features: Features) -> Prediction:
-        read_BKD, places_BM = features.tokens_BND, self._places(features)
+        tokens_BKD, decoded_BM = features.tokens_BND, self._decoded(features)
         if features.prefix_BKD is not None:
-            read_BKD = torch.cat([features.prefix_BKD, read_BKD], dim=1)
-        queries_BMD = self.mask_token + self.positions[0][places_BM]
+            tokens_BKD = torch.cat([features.prefix_BKD, tokens_BKD], dim=1)
+        queries_BMD = self.mask_token + self.positions[0][decoded_BM]
         for block in self.layers:
-            queries_BMD = block(queries_BMD, read_BKD)
+            queries_BMD = block(queries_BMD, tokens_BKD)
         patches_BMP = self.predict(self.norm(queries_BMD))
-        batch, places, entries = patches_BMP.shape
+        batch, decoded, entries = patches_BMP.shape
         count, visible = self.positions.shape[1], features.tokens_BND.shape[1]
-        nothing_BNP = patches_BMP.new_zeros(batch, count, entries)
-        patches_BNP = nothing_BNP.scatter(1, places_BM[..., None].expand(-1, -1, entries), patches_BMP)
+        zeros_BNP = patches_BMP.new_zeros(batch, count, entries)
+        patches_BNP = zeros_BNP.scatter(1, decoded_BM[..., None].expand(-1, -1, entries), patches_BMP)
         predicted_BHW = None
-        if features.kept_BN is not None and places < count - visible:
-            nowhere_BN = torch.zeros(batch, count, dtype=torch.bool, device=places_BM.device)
-            predicted_BHW = rearrange(nowhere_BN.scatter(1, places_BM, True), "b (h w) -> b h w", h=features.grid[0])
+        if features.kept_BN is not None and decoded < count - visible:
+            none_BN = torch.zeros(batch, count, dtype=torch.bool, device=decoded_BM.device)
+            predicted_BHW = rearrange(none_BN.scatter(1, decoded_BM, True), "b (h w) -> b h w", h=features.grid[0])
         return Prediction(unpatchify(patches_BNP, self.entries_per_side, features.grid), predicted_BHW)
 
-    def _places(self, features: Features) -> Tensor:
-        """Indices of the places to decode, (B, M); every place of an image of which nothing was hidden."""
+    def _decoded(self, features: Features) -> Tensor:
+        """Indices of the tokens to decode, (B, M); all tokens where nothing was hidden."""
         count = self.positions.shape[1]
         order_BN = torch.arange(count, device=features.tokens_BND.device).expand(len(features.tokens_BND), -1)
         if features.kept_BN is None:

@@ -1,4 +1,4 @@
-"""MLP: a small network that predicts each token's pixels alone.
+"""MLP: a small network that predicts each token's target entries alone.
 
 Shapes: B batch, N tokens, D width, P target entries of one token.
 """
@@ -14,9 +14,11 @@ from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
 class MLP(Head, name="mlp"):
-    """`depth` hidden layers of `width` with GELU, then a linear map to pixels.
+    """Linear layers with GELU between them. Source: SimMIM's ablation of heads (2-layer MLP).
 
-    Source: SimMIM's ablation of heads (2-layer MLP).
+    Args:
+        width: channels of a hidden layer.
+        depth: number of hidden layers.
     """
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, width: int = 512, depth: int = 1):

@@ -1,4 +1,4 @@
-"""PixelShuffle: SimMIM's head, one 1x1 convolution whose channels become the pixels of a token.
+"""PixelShuffle: SimMIM's head, a 1x1 convolution with one channel for each target entry of a token.
 
 Shapes: B batch, N tokens, D width, H W entries of the target, h w tokens high and wide.
 """
@@ -11,7 +11,7 @@ from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
 
 class PixelShuffle(Head, name="pixel_shuffle"):
-    """Predicts each token's pixels by one linear map. Source: SimMIM, models/simmim.py, decoder."""
+    """Predicts each token's target entries by one linear map. Source: SimMIM, models/simmim.py, decoder."""
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec):
         super().__init__(encoder, target)

@@ -314,5 +314,5 @@ def test_cross_attention_refuses_heads_that_do_not_divide_its_width():
 
 
 def test_cross_attention_refuses_an_encoder_that_replaces():
-    with pytest.raises(ValueError, match=r"cross_attention predicts hidden places alone.*ENCODER\.hidden drop"):
+    with pytest.raises(ValueError, match=r"cross_attention predicts hidden tokens only.*ENCODER\.hidden drop"):
         make(replace(SPEC, drops_hidden=False))
