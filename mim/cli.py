@@ -16,9 +16,9 @@ WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the us
 EXIT_CODES = """exit codes:
   0   done
   2   something to mend: a key, a value, a file, a flag
-  3   the command cannot go on: images out of reach, a full disk, a loss that is not finite
+  3   the command cannot go on: images out of reach, a full disk, a loss of NaN
   4   another rank was lost
-  75  ended by SIGTERM, SIGUSR1 or Ctrl-C with a checkpoint; the same command continues
+  75  ended by SIGTERM, SIGUSR1 or Ctrl-C; the same command continues the run
   130 ended by Ctrl-C"""
 
 
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, text: str, examples: Sequence[str], ending: str = ""):
         program = shlex.join(command_words(command))
-        lines = ["examples:", *(f"  {program} {example}" for example in examples)]
+        lines = ["examples:", *(f"  {program} {example}".rstrip() for example in examples)]
         super().__init__(
             prog=program,
             description=text,
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         """Adds --config and KEY VALUE, and returns the former."""
         self.add_pairs("keys of the config, such as TRAIN.epochs 2")
         return self.add_argument(
-            "--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe such as mae/vit_base"
+            "--config", required=True, metavar="FILE", help="a YAML file, or a shipped recipe: mae/vit_base"
         )
 
     def add_pairs(self, text: str) -> None:

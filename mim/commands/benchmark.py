@@ -37,17 +37,15 @@ def parser() -> cli.Parser:
     parser.add_config()
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help="contenders, see above")
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="TRAIN.compile true or false; default: as the config"
+        "--compile", action=argparse.BooleanOptionalAction, help="TRAIN.compile true or false; default: as is"
     )
     parser.add_argument("--batch-sizes", nargs="+", default=[], metavar="N", help="try each as DATA.batch_size")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--steps", type=int, default=0, metavar="N", help="of a contender in a round; default: half a second, GPU: 2 s"
-    )
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps in a round; default: 0.5 s (GPU: 2)")
     parser.add_argument("--real", action="store_true", help="train on the images of the config")
     parser.add_argument("--data", action="store_true", help="measure the loader alone, against torchvision")
     parser.add_argument("--files", type=Path, metavar="DIR", help="of --data: class folders; default: DATA.path")
-    parser.add_argument("--profile", action="store_true", help="also the time by kind of work, with a picture")
+    parser.add_argument("--profile", action="store_true", help="also the time by kernel class, with a picture")
     parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
     parser.add_argument(
         "--folder", type=Path, default=Path("benchmarks"), metavar="DIR", help="of results; default: %(default)s"
@@ -80,20 +78,20 @@ def _benchmark(words: list[str], args: argparse.Namespace) -> None:
         with get_console().status("reading images"):
             outcome = lab.benchmark_loading(args.config, overrides, args.files, args.rounds)
     else:
-        asked = lab.Asked(
+        settings = lab.BenchmarkSettings(
             against=tuple(against),
             batches=counts,
             rounds=args.rounds,
-            turn=args.steps,
+            steps=args.steps,
             real=args.real,
             profile=args.profile,
             classes=args.classes,
-            steps_file=None if args.no_write else args.folder / "steps.jsonl",
+            records=None if args.no_write else args.folder / "steps.jsonl",
         )
         with get_console().status("preparing") as status:
-            outcome = lab.benchmark(args.config, overrides, asked, status.update)
+            outcome = lab.run_benchmark(args.config, overrides, settings, status.update)
     lab.show(outcome, Console())
     if not args.no_write:
         print("Written: " + ", ".join(map(str, lab.write(outcome, args.folder, words))))
     if args.json:
-        write_json(args.json, lab.figures(outcome, words))
+        write_json(args.json, lab.to_json(outcome, words))

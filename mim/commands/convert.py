@@ -10,11 +10,12 @@ from mim import cli
 
 TEXT = """Converts weights from the format of one code base to that of another, and reports what became of each weight.
 
-  mim           IN: a run folder or a checkpoint; OUT: a checkpoint for INIT.checkpoint, evaluate and load_encoder
-  mae           facebookresearch/mae: pretrained with or without decoder, fine-tuned, probed
-  simmim        microsoft/SimMIM, and its successor in microsoft/Swin-Transformer: pretrained, fine-tuned
+  mim           IN: a run folder or a checkpoint; OUT: a checkpoint
+  mae           facebookresearch/mae: pretrained, fine-tuned, probed
+  simmim        microsoft/SimMIM and microsoft/Swin-Transformer
   timm          .pth or .safetensors of ViT, Beit, Swin and Swin V2
-  transformers  a folder with config.json and model.safetensors, of ViTMAE, ViT, Swin and Swin V2
+  transformers  a folder with config.json and model.safetensors of ViTMAE, ViT,
+                Swin and Swin V2
 
 Without --from the format of IN is recognised by its keys. KEY VALUE pairs say what the weights do not tell, such as
 ENCODER.heads 12, or ask for another size: with DATA.image_size "[384,384]" positions are resized."""

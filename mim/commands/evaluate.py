@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TEXT = """Evaluates a checkpoint without training, on one process or on several under torchrun. The run folder is not
 changed.
 
-  knn       the nearest training images vote on the class of each held-out image
+  knn       the nearest training images vote on the class of a held-out one
   logistic  logistic regression on features of the encoder
   classify  accuracy of a fine-tuned or probed classifier
   features  writes features, labels and names of all images to a .npz file"""
@@ -26,19 +26,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("evaluate", TEXT, EXAMPLES)
     parser.add_argument("what", choices=["knn", "logistic", "classify", "features"], help="see above")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (best or last checkpoint) or checkpoint")
-    parser.add_pairs("keys of its config, such as DATA.path /data/plates")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its best or last checkpoint) or file")
+    parser.add_pairs("keys of its config, such as DATA.path /data")
     parser.add_argument(
         "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
     )
-    parser.add_argument("--k", type=int, default=20, help="knn: neighbours that vote; default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.07, help="knn: of the vote; default: %(default)s")
-    parser.add_argument("--c", type=float, default=1.0, help="logistic: inverse penalty; default: %(default)s")
     parser.add_argument(
-        "--share", type=float, default=1.0, help="knn, logistic: share of the labels; default: %(default)s"
+        "--k", type=int, default=20, metavar="N", help="knn: neighbours that vote; default: %(default)s"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.07, metavar="T", help="knn: of the vote; default: %(default)s"
+    )
+    parser.add_argument(
+        "--c", type=float, default=1.0, metavar="C", help="logistic: inverse penalty; default: %(default)s"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, metavar="S", help="knn, logistic: share of the labels; default: %(default)s"
     )
     parser.add_argument("--per-class", type=int, default=0, metavar="N", help="knn, logistic: N labels a class instead")
-    parser.add_argument("--label-seed", type=int, default=0, help="seed of the choice of labels; default: %(default)s")
+    parser.add_argument(
+        "--label-seed", type=int, default=0, metavar="N", help="seed of the choice of labels; default: %(default)s"
+    )
     parser.add_argument("--output", type=Path, metavar="NPZ", help="features: the file to write")
     parser.add_json()
     return cli.run(parser, _evaluate, arguments)

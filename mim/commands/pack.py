@@ -49,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--store", choices=("pixels", "jpeg"), default="pixels", help="jpeg: a ninth of the size; default: %(default)s"
     )
-    parser.add_argument("--quality", type=int, default=90, help="of JPEG, 1 to 100; default: %(default)s")
+    parser.add_argument("--quality", type=int, default=90, metavar="Q", help="of JPEG, 1 to 100; default: %(default)s")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes, 0: this one; default: one a core"
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes, 0: this one; default: one a core",
     )
     parser.add_argument("--check", action="store_true", help="check that the images of the packed SOURCE are intact")
     return cli.run(

@@ -25,16 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser("plan", TEXT, EXAMPLES)
     parser.add_config()
     parser.add_argument(
-        "--devices", nargs="+", default=["1"], metavar="N", help="GPUs or processes; several are compared; default: 1"
+        "--devices", nargs="+", default=["1"], metavar="N", help="GPUs; several numbers are compared; default: 1"
     )
     parser.add_argument(
-        "--assume", nargs="+", default=[], metavar="NAME=NUMBER", help="of the hardware, for several --devices"
+        "--assume", nargs="+", default=[], metavar="NAME=N", help="the hardware of several --devices: mfu=0.5"
     )
     parser.add_argument("--images", type=int, metavar="N", help="training images, where the data set is not here")
     parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
     parser.add_argument(
         "--measure", nargs="?", type=int, default=0, const=STEPS, metavar="STEPS",
-        help=f"take real steps on this machine; {STEPS} without a number",
+        help=f"take real steps on this machine; default: {STEPS}",
     )  # fmt: skip
     parser.add_argument(
         "--benchmarks", type=Path, default=Path("benchmarks/steps.jsonl"), metavar="FILE", help="default: %(default)s"

@@ -18,11 +18,11 @@ A row has the original, what the model sees, its prediction, the prediction with
 absolute error where pixels were hidden. Files of MAE and SimMIM that hold their decoder are taken as well. Run folders
 are not changed."""
 EXAMPLES = (
-    "runs/mae                                8 held-out images under the run's own masker",
-    "runs/mae cat.jpg --ratio 0.5 0.75 0.9   a row for each ratio",
-    "runs/mae photos/ --beside runs/simmim   both runs under the same masks",
-    "runs/mae street.jpg --mask car.png      hides what is white in car.png, drawn over street.jpg",
-    "runs/plates cells.npy --channels 0,3,5  three channels as red, green, blue; or one, or pca",
+    "runs/mae",
+    "runs/mae cat.jpg --ratio 0.5 0.75 0.9",
+    "runs/mae photos/ --beside runs/simmim",
+    "runs/mae street.jpg --mask car.png",
+    "runs/plates cells.npy --channels 0,3,5",
 )
 
 
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("reconstruct", TEXT, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint, or a file of weights")
-    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="files or folders; none: held-out images")
+    parser.add_argument(
+        "images", type=Path, nargs="*", metavar="IMAGE", help="files or folders; default: held-out images"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("reconstruction.png"), metavar="PNG", help="default: %(default)s"
     )

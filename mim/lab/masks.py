@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mim.build import build_data, evaluation_data
-from mim.config.schema import image_spec, part
+from mim.build import build_data, evaluation_data, image_spec
 from mim.data.transforms import to_unit
 from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
 from mim.evaluation.reading import Reader, choice
@@ -26,12 +25,12 @@ CPU = torch.device("cpu")
 def sample(cfg: Any, samples: int) -> SampledMasks:
     """Masks of the masker of a config, with its AvgDist."""
     image = image_spec(cfg)
-    masker = part(cfg, "MASKER", image)
+    masker = cfg.MASKER.build(image)
     mask = masker.sample(samples, generator_for(CPU, cfg.SEED, "masks of a picture"), CPU)
     return SampledMasks(
         masker=masker.name,
         cell=masker.cell,
-        ratio=cfg.MASKER.get("ratio"),
+        ratio=cfg.MASKER.arguments.get("ratio"),
         visible=masker.visible,
         cells=masker.cells,
         avg_dist=masker_avg_dist(masker, image, MASKS, cfg.SEED),
