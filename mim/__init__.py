@@ -7,8 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mim.build import build_classifier, build_model
-    from mim.config.load import load_config
+    from mim.build import build_classifier, build_model, load_config
     from mim.convert import load_encoder
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
@@ -27,8 +26,7 @@ __version__ = "0.1.0"
 DISTRIBUTION = "mim-toolkit"  # mim_toolkit.py tells this package by it from another one named mim, such as openmim
 
 MODULES = {  # where each public name lives
-    "mim.build": ("build_classifier", "build_model"),
-    "mim.config.load": ("load_config",),
+    "mim.build": ("build_classifier", "build_model", "load_config"),
     "mim.convert": ("load_encoder",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),

@@ -6,21 +6,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
-from mim.config.schema import image_spec, part, settings
+from mim import config
+from mim.config import Config, Overrides
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.augment import BatchAugment, RandomCropFlipColour
-from mim.data.loading.loader import ImageDataset
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
-from mim.data.transforms import CentreCrop, DeviceCropFlip, Normalize, RandomCropFlip
+from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
 from mim.engine import checkpoint
 from mim.engine.plan import EngineSettings
+from mim.engine.schedule import ScheduledRun
+from mim.errors import ConfigError
 from mim.evaluation.reading import Reader
 from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
+from mim.io.formatting import printable
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -34,7 +38,30 @@ from mim.tasks.pretrain import Pretrain
 Model = MaskedImageModel | Classifier
 
 
-def build_model(cfg: CfgNode) -> MaskedImageModel:
+def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
+    """The complete config of a file and overrides, frozen: `load_config("a.yaml", {"TRAIN.epochs": 2})`.
+
+    Args:
+        path: a YAML file, or the name of a shipped recipe, such as `mae/vit_base`.
+        overrides: values by key, as a dict, as pairs, or as `KEY VALUE` words of a command line.
+
+    Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, parts that do not fit each
+    other, and a RECIPE that does not exist.
+    """
+    cfg = config.load_config(path, overrides)
+    try:
+        check(cfg)
+    except ValueError as error:
+        raise ConfigError(f"{printable(str(path))}: {error}") from error
+    return cfg
+
+
+def image_spec(cfg: Config) -> ImageSpec:
+    """The images that a config's encoder is built for."""
+    return ImageSpec(cfg.DATA.channels, *cfg.DATA.image_size)
+
+
+def build_model(cfg: Config) -> MaskedImageModel:
     """Masker, encoder, head, target and loss of a pretraining config, with weights drawn from its SEED.
 
     Raises ValueError where two parts do not fit each other, naming the way out.
@@ -43,42 +70,42 @@ def build_model(cfg: CfgNode) -> MaskedImageModel:
         raise ValueError(f"TASK is {cfg.TASK}: it has a classifier, see build_classifier")
     image = image_spec(cfg)
     with _seeded(cfg):
-        masker = part(cfg, "MASKER", image)
-        encoder = part(cfg, "ENCODER", image)
-        target = part(cfg, "TARGET", image, encoder.spec)
-        head = part(cfg, "HEAD", encoder.spec, target.spec)
-        return MaskedImageModel(masker, encoder, head, target, part(cfg, "LOSS"))
+        masker = cfg.MASKER.build(image)
+        encoder = cfg.ENCODER.build(image)
+        target = cfg.TARGET.build(image, encoder.spec)
+        head = cfg.HEAD.build(encoder.spec, target.spec)
+        return MaskedImageModel(masker, encoder, head, target, cfg.LOSS.build())
 
 
-def build_classifier(cfg: CfgNode, classes: int) -> Classifier:
+def build_classifier(cfg: Config, classes: int) -> Classifier:
     """Encoder and classifier of a config of fine-tuning or of a linear probe, with weights drawn from its SEED.
 
     Raises ValueError where the two do not fit each other, naming the way out.
     """
-    head = settings(cfg, "CLASSIFIER")
+    head = cfg.CLASSIFIER
     with _seeded(cfg):
-        encoder = part(cfg, "ENCODER", image_spec(cfg))
+        encoder = cfg.ENCODER.build(image_spec(cfg))
         if cfg.TASK == "linear_probe":
             return probe_classifier(encoder, classes, head)
-        return finetune_classifier(encoder, classes, head, settings(cfg, "FREEZE"))
+        return finetune_classifier(encoder, classes, head, cfg.FREEZE)
 
 
 def ready(
-    module: nn.Module, state: Mapping[str, Tensor], source: Path, cfg: CfgNode, device: torch.device
-) -> Normalize:
+    module: nn.Module, state: Mapping[str, Tensor], source: Path, cfg: Config, device: torch.device
+) -> Preprocess:
     """Loads all the weights of a model, or of a part of one, from the file `source`.
 
-    It and the normalisation, which is given back, are then on the device and ready to evaluate. Raises ValueError where
+    It and the preprocessing, which is given back, are then on the device and ready to evaluate. Raises ValueError where
     the file holds other weights.
     """
     checkpoint.load_strict(module, state, source)
     module.to(device).eval()
     choose_attention(module, device)
-    data = settings(cfg, "DATA")
-    return Normalize(data.mean, data.std).to(device)
+    data = cfg.DATA.shared
+    return Preprocess(data.mean, data.std).to(device)
 
 
-def build_without_memory(cfg: CfgNode, classes: int = 1) -> Model | None:
+def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
     """The model on the meta device: shapes and checks, no weights. None where a part of a user's cannot do that.
 
     Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
@@ -97,25 +124,27 @@ def build_without_memory(cfg: CfgNode, classes: int = 1) -> Model | None:
         raise
 
 
-def check(cfg: CfgNode) -> None:
-    """Checks that need two sections at once. Raises ValueError, naming the key and the way out."""
+def check(cfg: Config) -> None:
+    """Checks that need two sections at once, or torch. Raises ValueError, naming the key and the way out."""
+    optimizer = cfg.OPTIMIZER.build()
+    cfg.SCHEDULE.build(ScheduledRun(optimizer.base_lr, 1.0, cfg.TRAIN.epochs, 1))
     build_without_memory(cfg)
     if cfg.TASK == "finetune":
         _batch_augment(cfg, classes=1)
-        RandomCropFlipColour(settings(cfg, "AUGMENT"), settings(cfg, "DATA"))
+        RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)
     if cfg.TASK == "linear_probe" and cfg.TRAIN.clip and len(cfg.CLASSIFIER.rates) > 1:
         raise ValueError(
             f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the linear layers of CLASSIFIER.rates; set TRAIN.clip 0"
         )
 
 
-def build_data(cfg: CfgNode) -> tuple[Source, Source]:
+def build_data(cfg: Config) -> tuple[Source, Source]:
     """The training images and the held-out ones, which may be none.
 
     Raises ValueError where the task needs labels and there are none.
     """
-    shared = settings(cfg, "DATA")
-    train, held_out = (part(cfg, "DATA", split, shared) for split in ("train", "val"))
+    shared = cfg.DATA.shared
+    train, held_out = (cfg.DATA.build(split, shared) for split in ("train", "val"))
     if cfg.TASK != "pretrain":
         for images, which in ((train, "training"), (held_out, "held-out")):
             if len(images) and images.labels is None:
@@ -126,33 +155,21 @@ def build_data(cfg: CfgNode) -> tuple[Source, Source]:
     return train, held_out
 
 
-def with_statistics(cfg: CfgNode, train: Source) -> CfgNode:
+def with_statistics(cfg: Config, train: Source) -> Config:
     """The config with DATA.mean and DATA.std as numbers, estimated where it says so."""
     if cfg.DATA.mean != "estimate":
         return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATA.mean, cfg.DATA.std = map(list, estimate_statistics(train, cfg.SEED))
-    cfg.freeze()
-    return cfg
+    mean, std = estimate_statistics(train, cfg.SEED)
+    return cfg.replace({"DATA.mean": mean, "DATA.std": std})
 
 
-def with_precision(cfg: CfgNode, precision: str) -> CfgNode:
-    """The config with another TRAIN.precision."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.TRAIN.precision = precision
-    cfg.freeze()
-    return cfg
-
-
-def initialise(cfg: CfgNode, task: Pretrain | Classify) -> list[str]:
+def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
     file = init_file(cfg)
     return initialise_encoder(task.model.encoder, file).lines() if file is not None else []
 
 
-def init_file(cfg: CfgNode) -> Path | None:
+def init_file(cfg: Config) -> Path | None:
     """The weights that INIT.checkpoint means; None where it is empty. Raises ValueError where there are none."""
     if not cfg.INIT.checkpoint:
         return None
@@ -170,7 +187,7 @@ def weights_file(path: Path) -> Path:
     return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
-def build_task(cfg: CfgNode, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
+def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
     """The task of a config, on the data that build_data gave.
 
     weights: without them the model is on the meta device, unless a part of a user's cannot do that.
@@ -184,10 +201,9 @@ def chosen_labels(task: Pretrain | Classify) -> str | None:
     return source.listing() if isinstance(source, Subset) else None
 
 
-def engine_settings(cfg: CfgNode) -> EngineSettings:
-    """What the engine is told."""
-    data, evaluate = settings(cfg, "DATA"), settings(cfg, "EVALUATE")
-    own = ("train", "schedule", "checkpoint", "log", "distributed")
+def engine_settings(cfg: Config) -> EngineSettings:
+    """All that the engine needs of a config."""
+    data, evaluate = cfg.DATA.shared, cfg.EVALUATE
     return EngineSettings(
         seed=cfg.SEED,
         batch_size=data.batch_size,
@@ -196,8 +212,12 @@ def engine_settings(cfg: CfgNode) -> EngineSettings:
         max_broken=data.max_broken,
         evaluate_every_epochs=evaluate.every_epochs,
         evaluate_at_start=evaluate.at_start,
-        optimizer=part(cfg, "OPTIMIZER"),
-        **{name: settings(cfg, name.upper()) for name in own},
+        train=cfg.TRAIN,
+        optimizer=cfg.OPTIMIZER.build(),
+        schedule=cfg.SCHEDULE.build,
+        checkpoint=cfg.CHECKPOINT,
+        log=cfg.LOG,
+        distributed=cfg.DISTRIBUTED,
     )
 
 
@@ -207,66 +227,70 @@ def class_names(source: Source) -> tuple[str, ...]:
     return source.classes or tuple(map(str, range(count)))
 
 
-def evaluation_data(cfg: CfgNode, source: Source) -> ImageDataset:
+def evaluation_data(cfg: Config, source: Source) -> ImageDataset:
     """Images under the evaluation transform."""
     return ImageDataset(source, evaluation_crop(cfg), cfg.SEED)
 
 
-def evaluation_crop(cfg: CfgNode) -> CentreCrop:
+def evaluation_crop(cfg: Config) -> CentreCrop:
     """The evaluation transform."""
-    return CentreCrop(settings(cfg, "AUGMENT"), tuple(cfg.DATA.image_size), cfg.EVALUATE.crop_pct)
+    return CentreCrop(cfg.AUGMENT, cfg.DATA.image_size, cfg.EVALUATE.crop_pct)
 
 
-def _pretrain(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> Pretrain:
-    data = settings(cfg, "DATA")
+def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pretrain:
+    data = cfg.DATA.shared
     shape = build_without_memory(cfg)
     model = build_model(cfg) if weights or shape is None else shape
     assert isinstance(model, MaskedImageModel)
     return Pretrain(
         model,
-        Normalize(data.mean, data.std),
+        _preprocess(cfg),
         train_data=_train_data(cfg, train, compare=weights),
         bank=evaluation_data(cfg, train),
         held_out=evaluation_data(cfg, held_out),
-        settings=settings(cfg, "EVALUATE"),
+        settings=cfg.EVALUATE,
         seed=cfg.SEED,
         model_summary=_model_summary(shape, model, image_spec(cfg)),
         reader=Reader(data.batch_size, data.workers),
     )
 
 
-def _classify(cfg: CfgNode, train: Source, held_out: Source, weights: bool) -> Classify:
-    data, classes = settings(cfg, "DATA"), class_names(train)
-    labelled = few_labels(train, settings(cfg, "LABELS"))
+def _classify(cfg: Config, train: Source, held_out: Source, weights: bool) -> Classify:
+    data, classes = cfg.DATA.shared, class_names(train)
+    labelled = few_labels(train, cfg.LABELS)
     shape = build_without_memory(cfg, len(classes))
     model = build_classifier(cfg, len(classes)) if weights or shape is None else shape
     few = "" if labelled is train else f" of {len(train):,}"
     shared = {
         "model": model,
-        "normalize": Normalize(data.mean, data.std),
+        "preprocess": _preprocess(cfg),
         "held_out": evaluation_data(cfg, held_out),
         "classes": classes,
-        "settings": settings(cfg, "EVALUATE"),
+        "settings": cfg.EVALUATE,
         "labels": f"{len(labelled):,}{few} labelled",
         "model_summary": _model_summary(shape, model, image_spec(cfg)),
         "reader": Reader(data.batch_size, data.workers),
     }
     crops = _train_data(cfg, labelled, compare=weights)
     if cfg.TASK == "linear_probe":
-        return LinearProbe(train_data=crops, rates=settings(cfg, "CLASSIFIER").rates, **shared)
+        return LinearProbe(train_data=crops, rates=cfg.CLASSIFIER.rates, **shared)
     mixing = _batch_augment(cfg, len(classes))
-    return Finetune(train_data=crops, augment=mixing, smoothing=settings(cfg, "AUGMENT").smoothing, **shared)
+    return Finetune(train_data=crops, augment=mixing, smoothing=cfg.AUGMENT.smoothing, **shared)
 
 
-def _train_data(cfg: CfgNode, source: Source, compare: bool) -> ImageDataset:
+def _preprocess(cfg: Config) -> Preprocess:
+    return Preprocess(cfg.DATA.mean, cfg.DATA.std, cfg.AUGMENT, cfg.DATA.image_size)
+
+
+def _train_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
     """Images under the training transform. compare: read a few, where they must be of one size."""
-    data, augment = settings(cfg, "DATA"), settings(cfg, "AUGMENT")
+    data, augment = cfg.DATA.shared, cfg.AUGMENT
     crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
     if cfg.TASK == "finetune" and not augment.on_device:
         crop = RandomCropFlipColour(augment, data)
     images = ImageDataset(source, crop, cfg.SEED, data.repeats)
     if compare:
-        images.compare_sizes()
+        images.check_sizes()
     return images
 
 
@@ -281,12 +305,12 @@ def _model_summary(shape: Model | None, model: Model, image: ImageSpec) -> Model
     return summarise_model(model, image)
 
 
-def _batch_augment(cfg: CfgNode, classes: int) -> BatchAugment:
-    return BatchAugment(settings(cfg, "AUGMENT"), classes, cfg.DATA.batch_size)
+def _batch_augment(cfg: Config, classes: int) -> BatchAugment:
+    return BatchAugment(cfg.AUGMENT, classes, cfg.DATA.batch_size)
 
 
 @contextmanager
-def _seeded(cfg: CfgNode) -> Iterator[None]:
+def _seeded(cfg: Config) -> Iterator[None]:
     """Inside, weights are drawn from the config's SEED."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(cfg.SEED, "weights"))

@@ -1,19 +1,17 @@
 """Converting weights between formats, and encoders ready to use from any of them."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
-from yacs.config import CfgNode
 
-from mim import build, config
-from mim.config import schema
-from mim.config.load import describe
+from mim import build
+from mim.config import Config, Overrides, parse_config, read_pairs
 from mim.data.settings import DataSettings
 from mim.encoders import Encoder
-from mim.interop import WeightsFormat, read
+from mim.errors import ConfigError
+from mim.interop import ModelWeights, WeightsFormat, metadata, read
 from mim.interop.formats import ENCODER
 from mim.interop.initialise import match_weights
 from mim.interop.names import fold_names
@@ -23,7 +21,7 @@ from mim.registry import keys_of
 DECODER = "decoder"  # opens the names of weights behind the encoder, in every format that has them
 
 
-def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool = True) -> Encoder:
+def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = True) -> Encoder:
     """An encoder with its weights, on the CPU and in eval mode, that sees whole images: `encoder(img_BCHW)`.
 
     Args:
@@ -40,7 +38,7 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
     data = {key: held for key, held in known["DATA"].items() if key in keys_of(DataSettings)}
     plain = {"TASK": "finetune", "DATA": data, "ENCODER": {**known["ENCODER"], "hidden": "none"}}
     unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
-    cfg = describe(replace(weights, sections=plain, unspecified=unspecified), overrides)
+    cfg = config_of(replace(weights, sections=plain, unspecified=unspecified), overrides)
     with host_seeded(cfg.SEED):  # what the file lacks is the same in every call, and the caller's generators go on
         encoder = _encoder(cfg)
     placed = match_weights(encoder, weights, "weights")
@@ -56,7 +54,7 @@ def load_encoder(path: str | Path, overrides: Sequence[str] = (), strict: bool =
     return encoder.eval()
 
 
-def convert(source: Path, target: Path, to: str, given: str = "", overrides: Sequence[str] = ()) -> list[str]:
+def convert(source: Path, target: Path, to: str, given: str = "", overrides: Overrides = ()) -> list[str]:
     """Writes the weights of a file or folder in another format; says in lines what became of each.
 
     given: the format to read; recognised by its keys where empty. overrides: `KEY VALUE` pairs as of a config.
@@ -69,12 +67,12 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     if target.resolve() in [path.resolve() for path in (source, file, *held)]:
         raise ValueError(f"OUT {target} is what is to be read: name another")
     weights = read(file, "IN", given)
-    cfg = describe(weights, overrides)
+    cfg = config_of(weights, overrides)
     with torch.device("meta"):
         placed = match_weights(_encoder(cfg), weights, "IN")
     others = {name: held for name, held in weights.state.items() if not name.startswith(ENCODER)}
     state = {**{ENCODER + name: held for name, held in placed.state.items()}, **others}
-    complete = replace(weights, state=state, sections=yaml.safe_load(config.dump(cfg)))
+    complete = replace(weights, state=state, sections=yaml.safe_load(cfg.to_yaml()))
     target.parent.mkdir(parents=True, exist_ok=True)
     written = WeightsFormat.named(to)().write(complete, target)
     first, *rest = placed.report.lines()
@@ -87,5 +85,21 @@ def convert(source: Path, target: Path, to: str, given: str = "", overrides: Seq
     return [*lines, f"  to load: {written.use}"]
 
 
-def _encoder(cfg: CfgNode) -> Encoder:
-    return schema.part(cfg, "ENCODER", schema.image_spec(cfg))
+def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
+    """The complete config of a file's weights. Raises ValueError for keys that neither it nor the overrides give."""
+    missing = [key for key in weights.unspecified if key not in read_pairs(overrides)]
+    if missing:
+        raise ValueError(
+            f"{weights.source} does not tell {' and '.join(missing)}: name each, as in ENCODER.heads 12 or "
+            'DATA.image_size "[224, 224]"'
+        )
+    try:
+        cfg = parse_config(metadata.as_yaml(weights.sections), overrides)
+        build.check(cfg)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
+    return cfg
+
+
+def _encoder(cfg: Config) -> Encoder:
+    return cfg.ENCODER.build(build.image_spec(cfg))

@@ -3,7 +3,7 @@
 Every sample is counted once, on one process or under torchrun. Shapes: N samples, D feature width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
-from mim import build, config
-from mim.config import schema
+from mim import build
+from mim.config import Config, Overrides, parse_config
+from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.data.sources.subset import LabelSettings, few_labels
-from mim.data.transforms import Normalize
 from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
@@ -29,7 +28,7 @@ from mim.evaluation.reading import Reader
 from mim.io.files import write_atomically
 from mim.metric_keys import KNN_TOP1, LOGISTIC_TOP1, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
 from mim.structures import Pool
-from mim.tasks.classify import count
+from mim.tasks.classify import count_correct
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,13 @@ class LoadedCheckpoint:
     """A checkpoint with its config, on this process's device."""
 
     path: Path
-    cfg: CfgNode
+    cfg: Config
     content: dict
     world: World
 
 
 def knn(
-    run: Path, overrides: Sequence[str], pool: Pool, k: int, temperature: float, labels: LabelSettings
+    run: Path, overrides: Overrides, pool: Pool, k: int, temperature: float, labels: LabelSettings
 ) -> dict[str, Any]:
     """Top-1 of the k nearest training images by cosine similarity on the held-out ones; see knn_accuracy.
 
@@ -69,7 +68,7 @@ def knn(
         return _figures(loaded, bank, queries, {"pool": pool, "k": k, "temperature": temperature, KNN_TOP1: found})
 
 
-def logistic(run: Path, overrides: Sequence[str], pool: Pool, c: float, labels: LabelSettings) -> dict[str, Any]:
+def logistic(run: Path, overrides: Overrides, pool: Pool, c: float, labels: LabelSettings) -> dict[str, Any]:
     """Top-1 of a logistic regression on standardised features; see logistic_accuracy.
 
     Raises ValueError where c is not positive.
@@ -82,7 +81,7 @@ def logistic(run: Path, overrides: Sequence[str], pool: Pool, c: float, labels: 
         return _figures(loaded, train, test, {"pool": pool, "c": c, LOGISTIC_TOP1: found})
 
 
-def classify(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def classify(run: Path, overrides: Overrides) -> dict[str, Any]:
     """Top-1 and top-5 of a fine-tuned or probed checkpoint on all held-out images.
 
     Raises ValueError where the checkpoint has no classifier, or one of other classes.
@@ -99,10 +98,11 @@ def classify(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{loaded.path} tells {model.heads[0].out_features} classes apart, and the data has {len(names)}"
             )
-        normalize = _ready(loaded, model, "")
+        preprocess = _ready(loaded, model, "")
         data, reader = build.evaluation_data(cfg, held_out), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
         with _inference(loaded):
-            found = count(model, normalize, data, list(range(len(data))), len(names), reader, world)
+            parts = reader.read(data, range(len(data)), world.rank, world.size)
+            found = count_correct(model, preprocess, parts, len(names), world)
         best = max(found, key=lambda counts: counts.top1)
         top5 = {VAL_TOP5: best.top5} if len(names) > TOP else {}
         return {
@@ -115,7 +115,7 @@ def classify(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         }
 
 
-def features(run: Path, overrides: Sequence[str], pool: Pool, output: Path) -> dict[str, Any]:
+def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[str, Any]:
     """Writes an .npz of both splits: {train,val}_{features,labels,names} and classes; says what is in it."""
     with _loaded(run, overrides) as loaded:
         sources = build.build_data(loaded.cfg)
@@ -132,24 +132,24 @@ def features(run: Path, overrides: Sequence[str], pool: Pool, output: Path) -> d
 
 
 @contextmanager
-def _loaded(run: Path, overrides: Sequence[str]) -> Iterator[LoadedCheckpoint]:
+def _loaded(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
     path = checkpoint.find(run)
     content = checkpoint.load(path)
-    cfg = config.parse_config(content["config"], overrides)
+    cfg = parse_config(content["config"], overrides)
     if cfg.DATA.mean == "estimate":  # of a converted file, which does not tell; a run's are numbers by now
         cfg = build.with_statistics(cfg, build.build_data(cfg)[0])
-    with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:
+    with join_world(cfg.DISTRIBUTED) as world:
         yield LoadedCheckpoint(path, cfg, content, world)
 
 
-def _ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Normalize:
+def _ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
     """See build.ready; the module is the part of the model whose names start with `prefix`."""
     state = checkpoint.evaluated(loaded.content, prefix)
     return build.ready(module, state, loaded.path, loaded.cfg, loaded.world.device)
 
 
 def _inference(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:
-    return inference(schema.settings(loaded.cfg, "TRAIN"), loaded.world.device)
+    return inference(loaded.cfg.TRAIN, loaded.world.device)
 
 
 def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[SplitFeatures, SplitFeatures]:
@@ -172,13 +172,13 @@ def _check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
 
 
 def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeatures:
-    encoder: Encoder = schema.part(loaded.cfg, "ENCODER", schema.image_spec(loaded.cfg))
-    normalize, world = _ready(loaded, encoder, "encoder."), loaded.world
+    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
+    preprocess, world = _ready(loaded, encoder, "encoder."), loaded.world
     data = build.evaluation_data(loaded.cfg, source)
     reader = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers)
     with _inference(loaded):
-        shown = reader.read(data, range(len(data)), world.rank, world.size)
-        features_ND, labels_N, rows_N = map(world.gather, features_of(encoder, pool, normalize, shown, world.device))
+        parts = reader.read(data, range(len(data)), world.rank, world.size)
+        features_ND, labels_N, rows_N = map(world.gather, features_of(encoder, pool, preprocess, parts, world.device))
     order_N = rows_N.argsort()
     names = [source.describe(row) for row in rows_N[order_N].tolist()]
     return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, build.class_names(source))

@@ -4,10 +4,8 @@ import json
 import logging
 from pathlib import Path
 
-from yacs.config import CfgNode
-
-from mim import build, config
-from mim.config import schema
+from mim import build
+from mim.config import Config, Overrides, differing, parse_config
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import held_lines, log_to_console, log_to_file
@@ -24,14 +22,42 @@ FREE = (  # keys, and sections with a dot, that a resumed run may change: where 
 )
 
 
-def train(cfg: CfgNode, output: Path, resume: Path | None = None, quiet: bool = False) -> dict:
-    """Runs a config in a folder and gives what summary.json holds.
+def train(
+    config: str | Path | Config,
+    overrides: Overrides = (),
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    quiet: bool = False,
+) -> dict:
+    """Trains a config in a run folder and returns the content of its summary.json.
 
-    A folder that already holds a checkpoint of this config is resumed, and left alone where the run is finished;
-    `resume` names a checkpoint to take instead; `quiet` keeps the log out of the console, and in log.txt alone.
-    Raises ValueError for what the user can mend, RunStopped where training had to end.
+    A folder that holds a checkpoint of this config is resumed; where its run is finished, nothing is trained. The
+    commands let idle threads of OpenMP sleep (OMP_WAIT_POLICY=PASSIVE); from Python this is up to you, before torch is
+    imported.
+
+    Args:
+        config: a YAML file, the name of a shipped recipe (`mae/vit_base`), or what `load_config` returned.
+        overrides: keys to change: `{"TRAIN.epochs": 2}`, pairs, or KEY VALUE words.
+        output: the run folder; default: runs/NAME, where NAME is that of the file.
+        resume: a checkpoint to continue from, instead of the last one of the folder.
+        quiet: whether the log goes to log.txt alone, and not to the console.
+
+    Raises ValueError for what the user can mend, RunInterrupted where the run was asked to end and wrote a checkpoint,
+    RunStopped, DataLost or OSError where it cannot go on, RanksLost where another rank is gone.
     """
-    with join_world(schema.settings(cfg, "DISTRIBUTED")) as world:
+    if isinstance(config, str | Path):
+        output = Path("runs") / Path(config).stem if output is None else output
+        config = build.load_config(config, overrides)
+    else:
+        config = parse_config(config.to_yaml(), overrides) if overrides else config
+        build.check(config)
+    if output is None:
+        raise ValueError("output is missing: name the run folder of a config that is not a file")
+    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet)
+
+
+def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
+    with join_world(cfg.DISTRIBUTED) as world:
         log_to_console(world.main and not quiet)
         folder = RunFolder(output)
         with world.main_first():
@@ -84,20 +110,20 @@ def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path |
     return path, content
 
 
-def _with_precision(cfg: CfgNode, content: dict | None, world: World) -> CfgNode:
+def _with_precision(cfg: Config, content: dict | None, world: World) -> Config:
     """The config with TRAIN.precision `auto` resolved: by the main rank, or as the run that is resumed began."""
     if cfg.TRAIN.precision != "auto":
         return cfg
     if content is not None:
-        began = config.parse_config(content["config"]).TRAIN.precision
+        began = parse_config(content["config"]).TRAIN.precision
     else:
         began = world.from_main(lambda: resolve_precision("auto", world.device))
-    return build.with_precision(cfg, began)
+    return cfg.replace({"TRAIN.precision": began})
 
 
-def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:
+def _check_resumable(cfg: Config, theirs: str, path: Path) -> None:
     """Raises ValueError where a checkpoint was made under other settings than those that may change."""
-    changed = [line for line in config.differing(cfg, config.parse_config(theirs)) if not line.startswith(FREE)]
+    changed = [line for line in differing(cfg, parse_config(theirs)) if not line.startswith(FREE)]
     if changed:
         raise ValueError(
             f"{path} belongs to another run, which this config cannot resume:\n  "
@@ -106,19 +132,19 @@ def _check_resumable(cfg: CfgNode, theirs: str, path: Path) -> None:
         )
 
 
-def _origin(cfg: CfgNode) -> dict | None:
+def _origin(cfg: Config) -> dict | None:
     """What a run starts from, for its environment.json; None for random weights."""
     file = build.init_file(cfg)
     return {"checkpoint": cfg.INIT.checkpoint, "run": checkpoint.run_of(file)} if file is not None else None
 
 
-def _prepare(folder: RunFolder, cfg: CfgNode, world: World, fresh: bool, origin: dict | None) -> None:
+def _prepare(folder: RunFolder, cfg: Config, world: World, fresh: bool, origin: dict | None) -> None:
     """Makes the folder and writes what is known before the first step."""
     world.barrier()
     if world.main:
         folder.create()
         if fresh:
             folder.cut_metrics(-1)
-        write_text(folder.config, config.dump(cfg))
+        write_text(folder.config, cfg.to_yaml())
         folder.write_environment(world.device, world.size, fresh, origin)
     world.barrier()

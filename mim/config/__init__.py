@@ -1,5 +1,15 @@
-"""Configs: what can be set, and how a YAML file and `KEY VALUE` pairs become one checked config."""
+"""Configs: what can be set, and how a YAML file and `KEY VALUE` pairs become one checked config. No torch here."""
 
-from mim.config.load import describe, differing, dump, flat, load_config, parse_config, read_mapping, read_pairs
+from mim.config.load import Overrides, differing, load_config, parse_config, read_mapping, read_pairs
+from mim.config.tree import Config, PartConfig
 
-__all__ = ["describe", "differing", "dump", "flat", "load_config", "parse_config", "read_mapping", "read_pairs"]
+__all__ = [
+    "Config",
+    "Overrides",
+    "PartConfig",
+    "differing",
+    "load_config",
+    "parse_config",
+    "read_mapping",
+    "read_pairs",
+]

@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-from mim.io.formatting import plain, shown
+from mim.io.formatting import printable, short_repr
 from mim.io.yaml import read_texts
 
 SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
@@ -17,19 +17,21 @@ def parse(key: str, value: Any, annotation: Any) -> Any:
         return _parse(value, annotation)
     except (ValueError, TypeError):
         pass
-    raise ValueError(f"{plain(key)} is {shown(value)}: it must be {_words(annotation)}")
+    raise ValueError(f"{printable(key)} is {short_repr(value)}: it must be {allowed(annotation)}")
 
 
-def from_command_line(key: str, text: str, annotation: Any) -> Any:
-    """Lists are written as in YAML: `DATA.image_size "[96, 160]"`. Raises ValueError for one that is none."""
+def from_command_line(key: str, text: Any, annotation: Any) -> Any:
+    """Lists are written as in YAML: `DATA.image_size "[96, 160]"`. Raises ValueError for a text that is no such list."""
     takes_list = any(get_origin(option) is tuple for option in _options(annotation))
-    if not takes_list or not text.lstrip().startswith("["):
+    if not takes_list or not isinstance(text, str) or not text.lstrip().startswith("["):
         return text
     try:
         return read_texts(text)
     except ValueError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{plain(key)} is {plain(text)}: it is not a list as YAML writes it ({reason})") from error
+        raise ValueError(
+            f"{printable(key)} is {printable(text)}: it is not a list as YAML writes it ({reason})"
+        ) from error
 
 
 def unknown(annotation: Any) -> Iterator[Any]:
@@ -95,14 +97,14 @@ def _refuse() -> Any:
     raise ValueError
 
 
-def _words(annotation: Any) -> str:
-    """What an annotation allows, for an error message."""
+def allowed(annotation: Any) -> str:
+    """What an annotation allows, in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_words, arguments))
+        return " or ".join(map(allowed, arguments))
     if origin is tuple:
         count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
-        return f"a list of {count}{_words(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
+        return f"a list of {count}{allowed(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
     return SCALARS.get(annotation, str(annotation))

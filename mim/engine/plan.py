@@ -1,9 +1,10 @@
 """The settings of the engine as one value, and the arithmetic of batches and steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mim.engine.optim import Optimizer
-from mim.engine.schedule import Schedule, ScheduleSettings
+from mim.engine.schedule import Schedule, ScheduledRun
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 
 
@@ -23,7 +24,7 @@ class EngineSettings:
     evaluate_at_start: bool
     train: TrainSettings
     optimizer: Optimizer
-    schedule: ScheduleSettings
+    schedule: Callable[[ScheduledRun], Schedule]
     checkpoint: CheckpointSettings
     log: LogSettings
     distributed: DistributedSettings
@@ -77,14 +78,12 @@ class Plan:
     def schedule(self, settings: EngineSettings) -> Schedule:
         """The learning rate of every step."""
         optimizer = settings.optimizer
-        return Schedule(
-            settings.schedule, optimizer.base_lr, self.batch, optimizer.per_batch, self.epochs, self.steps_per_epoch
-        )
+        scale = self.batch / optimizer.per_batch
+        return settings.schedule(ScheduledRun(optimizer.base_lr, scale, self.epochs, self.steps_per_epoch))
 
     def describe(self, settings: EngineSettings) -> dict[str, str]:
         """Batch, steps and learning rate in words, each with its formula."""
-        optimizer = settings.optimizer
-        peak = self.schedule(settings).peak
+        optimizer, schedule = settings.optimizer, self.schedule(settings)
         decay = optimizer.layer_decay
         layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
         return {
@@ -92,6 +91,6 @@ class Plan:
             f"device{'s' * (self.world_size > 1)} x {self.accumulation} accumulated",
             "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}; "
             f"{self.images_seen:,} images seen in all",
-            "learning rate": f"{peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
-            f"{settings.schedule.name}, {settings.schedule.warmup_epochs:g} epochs of warmup{layers}",
+            "learning rate": f"{schedule.peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
+            f"{schedule.name}, {schedule.warmup_epochs:g} epochs of warmup{layers}",
         }

@@ -1,89 +1,181 @@
-"""The learning rate of every optimizer step, as a pure function of the step."""
+"""Schedule: the family of parts that give the learning rate of every optimizer step. No torch here."""
 
 import bisect
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mim.io.checks import at_least
+from mim.registry import Component
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSettings:
-    """SCHEDULE.
+@dataclass(frozen=True, slots=True)
+class ScheduledRun:
+    """What a schedule knows of a run.
 
-    name: cosine or multistep; warmup_epochs: linear rise from warmup_lr; min_lr: where the cosine ends; scale_all:
-    warmup_lr and min_lr are scaled by the batch as base_lr is (SimMIM), or are absolute (MAE); milestones: epochs at
-    which multistep multiplies the rate by gamma; cosine_from: `warmup` starts the cosine where the warmup ends (MAE),
-    `start` lets it run from step 0 and joins it after the warmup (SimMIM, where it then starts below the peak); lag:
-    steps by which the rate trails, 1 where it is set after the optimizer's step (SimMIM), else 0; factor_on: what the
-    lr_scale of a parameter group, such as layer decay, multiplies: the whole `rate` (MAE), or the `peak`, so that all
-    groups share warmup_lr and min_lr (SimMIM, through timm's scheduler).
+    Args:
+        base_lr: OPTIMIZER.base_lr.
+        batch_scale: images of one optimizer step / OPTIMIZER.per_batch.
+        epochs: TRAIN.epochs.
+        steps_per_epoch: optimizer steps of one epoch.
     """
 
-    name: Literal["cosine", "multistep"] = "cosine"
-    warmup_epochs: float = 40.0
-    warmup_lr: float = 0.0
-    min_lr: float = 0.0
-    scale_all: bool = False
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    cosine_from: Literal["warmup", "start"] = "warmup"
-    lag: int = 0
-    factor_on: Literal["rate", "peak"] = "rate"
-
-    def __post_init__(self) -> None:
-        at_least("SCHEDULE", 0, warmup_epochs=self.warmup_epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr)
-        at_least("SCHEDULE", 0, gamma=self.gamma, lag=self.lag)
-        if list(self.milestones) != sorted(self.milestones):
-            raise ValueError(f"SCHEDULE.milestones is {list(self.milestones)}: epochs in rising order")
+    base_lr: float
+    batch_scale: float
+    epochs: int
+    steps_per_epoch: int
 
 
-class Schedule:
-    """Learning rates of a run.
+class Schedule(Component, ABC, section="SCHEDULE"):
+    """Learning rates of a run, a pure function of the step: a linear warmup up to the peak, then what a subclass says.
 
-    peak = base_lr * batch / per_batch. Source: MAE, util/lr_sched.py (per fractional epoch); SimMIM, lr_scheduler.py
-    (timm's CosineLRScheduler without warmup prefix, and its own MultiStepLRScheduler, both updated every step).
+    A new schedule is a subclass with `after_warmup`, or with its own `at`. The peak is base_lr x batch_scale.
+
+    Args:
+        warmup_epochs: epochs of linear rise from warmup_lr to the peak.
+        warmup_lr: learning rate of the first step.
+        scale_all: scale warmup_lr and min_lr with the batch, as base_lr is (SimMIM); false: they are absolute (MAE).
+        lag: optimizer steps by which the rate comes late: 1 where it is set after the optimizer's step (SimMIM), else
+            0.
+        lr_scale_on: what the lr_scale of a parameter group, such as layer decay, multiplies: the whole `rate` (MAE), or
+            the `peak`, so that all groups share warmup_lr and min_lr (SimMIM, through timm's scheduler).
+
+    Attributes: peak, the largest rate; warmup and steps, in optimizer steps.
     """
 
     def __init__(
-        self, settings: ScheduleSettings, base_lr: float, batch: int, per_batch: int, epochs: int, steps_per_epoch: int
+        self,
+        run: ScheduledRun,
+        *,
+        warmup_epochs: float = 40.0,
+        warmup_lr: float = 0.0,
+        scale_all: bool = False,
+        lag: int = 0,
+        lr_scale_on: Literal["rate", "peak"] = "rate",
     ):
-        scale = batch / per_batch
-        self.settings, self.peak = settings, base_lr * scale
-        self.warmup_lr = settings.warmup_lr * (scale if settings.scale_all else 1)
-        self.min_lr = settings.min_lr * (scale if settings.scale_all else 1)
-        self.warmup = settings.warmup_epochs * steps_per_epoch
-        self.steps = epochs * steps_per_epoch
-        self.milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
+        at_least("SCHEDULE", 0, warmup_epochs=warmup_epochs, warmup_lr=warmup_lr, lag=lag)
+        self.warmup_epochs, self.scale_all, self.lag, self.lr_scale_on = warmup_epochs, scale_all, lag, lr_scale_on
+        self.run, self.peak = run, run.base_lr * run.batch_scale
+        self.warmup_lr = self.scaled(warmup_lr)
+        self.warmup = warmup_epochs * run.steps_per_epoch
+        self.steps = run.epochs * run.steps_per_epoch
+
+    def scaled(self, rate: float) -> float:
+        """A rate that scale_all scales with the batch."""
+        return rate * (self.run.batch_scale if self.scale_all else 1)
 
     def at(self, step: int, lr_scale: float = 1.0) -> float:
-        """The rate of step 0, 1, ... steps - 1, for a parameter group with this lr_scale."""
-        if self.settings.factor_on == "rate":
+        """The rate of step 0, 1, ... steps - 1 for a parameter group with this lr_scale."""
+        if self.lr_scale_on == "rate":
             return lr_scale * self._at(step, self.peak)
         return self._at(step, lr_scale * self.peak)
 
     def _at(self, step: int, peak: float) -> float:
-        step = max(step - self.settings.lag, 0)
+        step = max(step - self.lag, 0)
         if step < self.warmup:
             return self.warmup_lr + (peak - self.warmup_lr) * step / self.warmup
-        if self.settings.name == "multistep":
-            return peak * self.settings.gamma ** bisect.bisect_right(self.milestones, step)
-        start = self.warmup if self.settings.cosine_from == "warmup" else 0
-        share = (step - start) / (self.steps - start)
-        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+        return self.after_warmup(step, peak)
+
+    @abstractmethod
+    def after_warmup(self, step: int, peak: float) -> float:
+        """The rate of a step from `warmup` on, for a parameter group with this peak."""
 
     def warnings(self) -> list[str]:
-        """Settings that will have no effect in this run."""
-        found = []
-        if self.warmup >= self.steps:
-            found.append(f"SCHEDULE.warmup_epochs {self.settings.warmup_epochs:g}: the run ends before the warmup does")
-        if self.settings.name == "multistep":
-            for epoch, step in zip(self.settings.milestones, self.milestones, strict=True):
-                if step >= self.steps:
-                    found.append(f"SCHEDULE.milestones {epoch:g} lies beyond the end of the run")
-            if self.settings.min_lr:
-                found.append("SCHEDULE.min_lr has no effect with multistep")
-        elif self.settings.milestones:
-            found.append("SCHEDULE.milestones has no effect with cosine")
-        return found
+        """Settings without effect in this run, one line each."""
+        if self.warmup < self.steps:
+            return []
+        return [f"SCHEDULE.warmup_epochs {self.warmup_epochs:g}: the run ends before the warmup does"]
+
+
+class Cosine(Schedule, name="cosine"):
+    """Half a cosine from the peak to min_lr. Source: MAE, util/lr_sched.py; SimMIM, timm's CosineLRScheduler.
+
+    Args:
+        min_lr: learning rate at the end.
+        cosine_from: `warmup`: the cosine starts where the warmup ends (MAE); `start`: it runs from step 0 and takes
+            over after the warmup, then below the peak (SimMIM).
+    """
+
+    def __init__(
+        self,
+        run: ScheduledRun,
+        *,
+        min_lr: float = 0.0,
+        cosine_from: Literal["warmup", "start"] = "warmup",
+        **shared: Any,
+    ):
+        super().__init__(run, **shared)
+        at_least("SCHEDULE", 0, min_lr=min_lr)
+        self.min_lr = self.scaled(min_lr)
+        self.start = self.warmup if cosine_from == "warmup" else 0
+
+    def after_warmup(self, step: int, peak: float) -> float:
+        share = (step - self.start) / (self.steps - self.start)
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class MultiStep(Schedule, name="multistep"):
+    """The peak, multiplied by gamma at each milestone. Source: SimMIM, lr_scheduler.py, MultiStepLRScheduler.
+
+    Args:
+        milestones: epochs, rising, at which the rate is multiplied by gamma.
+        gamma: factor on the rate.
+    """
+
+    def __init__(
+        self, run: ScheduledRun, *, milestones: tuple[float, ...] = (), gamma: float = 0.1, **shared: Any
+    ):
+        super().__init__(run, **shared)
+        at_least("SCHEDULE", 0, gamma=gamma)
+        if list(milestones) != sorted(milestones):
+            raise ValueError(f"SCHEDULE.milestones is {list(milestones)}: epochs in rising order")
+        self.gamma, self.milestones = gamma, [epoch * run.steps_per_epoch for epoch in milestones]
+
+    def after_warmup(self, step: int, peak: float) -> float:
+        return peak * self.gamma ** bisect.bisect_right(self.milestones, step)
+
+    def warnings(self) -> list[str]:
+        late = [step / self.run.steps_per_epoch for step in self.milestones if step >= self.steps]
+        return super().warnings() + [f"SCHEDULE.milestones {epoch:g} lies beyond the end of the run" for epoch in late]
+
+
+class WSD(Schedule, name="wsd"):
+    """Warmup, stable, decay: the peak until the last decay_epochs, in which the rate falls to min_lr.
+
+    Source: MiniCPM (Hu et al., arXiv:2404.06395); Hägele et al., arXiv:2405.18392.
+
+    Args:
+        decay_epochs: epochs of decay at the end of the run.
+        decay: shape of the decay: `linear`, or `1-sqrt`, which falls faster at first (arXiv:2405.18392, section 3).
+        min_lr: learning rate at the end.
+    """
+
+    def __init__(
+        self,
+        run: ScheduledRun,
+        *,
+        decay_epochs: float = 10.0,
+        decay: Literal["linear", "1-sqrt"] = "linear",
+        min_lr: float = 0.0,
+        **shared: Any,
+    ):
+        super().__init__(run, **shared)
+        at_least("SCHEDULE", 0, decay_epochs=decay_epochs, min_lr=min_lr)
+        self.decay_epochs, self.decay, self.min_lr = decay_epochs, decay, self.scaled(min_lr)
+        self.start = max(self.steps - decay_epochs * run.steps_per_epoch, self.warmup)
+
+    def after_warmup(self, step: int, peak: float) -> float:
+        if step <= self.start:
+            return peak
+        share = (step - self.start) / (self.steps - self.start)
+        return self.min_lr + (peak - self.min_lr) * (1 - (share if self.decay == "linear" else math.sqrt(share)))
+
+    def warnings(self) -> list[str]:
+        if self.warmup_epochs + self.decay_epochs <= self.run.epochs:
+            return super().warnings()
+        return [
+            *super().warnings(),
+            f"SCHEDULE.decay_epochs {self.decay_epochs:g}: the warmup ends later than the decay should start, so the "
+            "decay is shorter",
+        ]

@@ -34,11 +34,11 @@ def estimate_memory(dry: DryTask, plan: Plan, gpu: bool) -> Memory:
         tracker,
     ):
         warnings.simplefilter("ignore", UserWarning)  # about a copy of fake weights (EMA)
-        for module in (task.model, task.normalize):
+        for module in (task.model, task.preprocess):
             module.to_empty(device=CPU)
             vars(module)["to"] = lambda device, module=module: module  # PyTorch cannot move fake tensors
             tracker.label("weights", [*module.parameters(), *module.buffers()])
-        task.normalize.register_forward_hook(lambda module, inputs, img: tracker.label("batch", [img]))
+        task.preprocess.register_forward_hook(lambda module, inputs, img: tracker.label("batch", [img]))
 
         def on_phase(phase: Phase) -> None:
             if phase in ("batch", "update"):

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from yacs.config import CfgNode
 
-from mim.config.load import flat
+from mim.config import Config
 from mim.lab.dryrun.measure import StepMeasurement
 
 SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
@@ -55,16 +54,16 @@ def hardware_of(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads()}
 
 
-def step_keys(cfg: CfgNode, classes: int | None) -> dict[str, Any]:
+def step_keys(cfg: Config, classes: int | None) -> dict[str, Any]:
     """The settings on which the cost of a step depends. Steps with the same settings cost the same."""
-    keys = flat(cfg)
+    keys = cfg.flat()
     settings = {key: value for key, value in keys.items() if key.startswith(SECTIONS) or key in KEYS}
     settings |= {f"{key} on": bool(keys[key]) for key in ON_OR_OFF}
     return {**settings, **({"classes": classes} if classes else {})}
 
 
 def add_record(
-    file: Path, cfg: CfgNode, classes: int | None, device: torch.device, measured: StepMeasurement
+    file: Path, cfg: Config, classes: int | None, device: torch.device, measured: StepMeasurement
 ) -> StepRecord:
     """Appends a record to the file, and makes the file where it does not exist."""
     record = StepRecord(
@@ -80,7 +79,7 @@ def add_record(
     return record
 
 
-def find_record(file: Path, cfg: CfgNode, classes: int | None, device: torch.device) -> StepRecord | None:
+def find_record(file: Path, cfg: Config, classes: int | None, device: torch.device) -> StepRecord | None:
     """The newest record of the same step on the same hardware; None where there is none. Damaged lines are skipped."""
     query = json.loads(json.dumps([hardware_of(device), step_keys(cfg, classes)]))
     for line in reversed(_lines(file)):

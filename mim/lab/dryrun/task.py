@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from yacs.config import CfgNode
 
 from mim import build
-from mim.config import schema
-from mim.data.loading.loader import ImageDataset
+from mim.config import Config
+from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split, Stored
 from mim.engine.distributed.world import device_of
@@ -55,7 +54,7 @@ class DryTask:
         missing: what is unknown and why, a line each.
     """
 
-    cfg: CfgNode
+    cfg: Config
     task: Task
     images: int | None
     held_out: int | None
@@ -67,7 +66,7 @@ class DryTask:
     def noise(self) -> ImageNoise:
         """The random images that replace the real ones."""
         classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
-        return ImageNoise(image=schema.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
+        return ImageNoise(image=build.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
 
     def build_model(self) -> build.Model:
         """The model with its weights."""
@@ -88,8 +87,8 @@ class DryTask:
     def one_step_task(self, plan: Plan) -> Task:
         """A task with its own copy of the model and of the normalisation, and as many images as one step takes."""
         task, data = copy.copy(self.task), self.task.train_data
-        task.model, task.normalize = copy.deepcopy(task.model), copy.deepcopy(task.normalize)
-        task.fixed = [task.normalize]
+        task.model, task.preprocess = copy.deepcopy(task.model), copy.deepcopy(task.preprocess)
+        task.fixed = [task.preprocess]
         absent = AbsentImages("train", data.source.settings, plan.batch, self.noise.classes)
         task.train_data = ImageDataset(absent, data.transform, data.seed, data.repeats)
         return task
@@ -104,7 +103,7 @@ class DryTask:
         return Plan.of(settings, rows if self.images is None else self.images, devices)
 
 
-def dry_task(cfg: CfgNode, images: int | None = None, classes: int | None = None) -> DryTask:
+def dry_task(cfg: Config, images: int | None = None, classes: int | None = None) -> DryTask:
     """The task of a config, without weights.
 
     Args:
@@ -117,8 +116,8 @@ def dry_task(cfg: CfgNode, images: int | None = None, classes: int | None = None
     for flag, number in (("--images", images), ("--classes", classes)):
         if number is not None and number < 1:
             raise ValueError(f"{flag} is {number}: it must be at least 1")
-    device = device_of(schema.settings(cfg, "DISTRIBUTED"))
-    cfg = build.with_precision(_with_statistics(cfg), resolve_precision(cfg.TRAIN.precision, device))
+    device = device_of(cfg.DISTRIBUTED)
+    cfg = _with_statistics(cfg).replace({"TRAIN.precision": resolve_precision(cfg.TRAIN.precision, device)})
     pretraining = cfg.TASK == "pretrain"
     unknown = ["steps, images seen and hours (--images N)"] if images is None else []
     unknown += ["the classifier (--classes N)"] if classes is None and not pretraining else []
@@ -138,17 +137,17 @@ def dry_task(cfg: CfgNode, images: int | None = None, classes: int | None = None
     return _without_images(cfg, images, 0 if pretraining else classes, missing)
 
 
-def _without_images(cfg: CfgNode, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
+def _without_images(cfg: Config, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
     """The task on AbsentImages; an unknown number of classes counts as one."""
     label_classes = 1 if classes is None else classes
     rows = images or max(label_classes, 1) * max(1, 0 if cfg.TASK == "pretrain" else cfg.LABELS.per_class)
-    settings = build.settings(cfg, "DATA")
+    settings = cfg.DATA.shared
     task = _task(cfg, *(AbsentImages(split, settings, n, label_classes) for split, n in (("train", rows), ("val", 0))))
     counts = {"images": None if images is None else len(task.train_data), "held_out": None, "classes": classes}
     return DryTask(cfg=cfg, task=task, stored=None, missing=missing, **counts)
 
 
-def _task(cfg: CfgNode, train: Source, held_out: Source) -> Task:
+def _task(cfg: Config, train: Source, held_out: Source) -> Task:
     try:
         task = build.build_task(cfg, train, held_out, weights=False)
     except (RuntimeError, TypeError) as error:  # a user's part that needs values
@@ -156,19 +155,15 @@ def _task(cfg: CfgNode, train: Source, held_out: Source) -> Task:
             raise
         return build.build_task(cfg, train, held_out)
     if isinstance(task, Pretrain):
-        task.model.masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))  # on the CPU, so that masks can be drawn
+        task.model.masker = cfg.MASKER.build(build.image_spec(cfg))  # on the CPU, so that masks can be drawn
     return task
 
 
-def _with_statistics(cfg: CfgNode) -> CfgNode:
+def _with_statistics(cfg: Config) -> Config:
     """DATA.mean and DATA.std change neither shapes nor costs, so they are not estimated here."""
     if cfg.DATA.mean != "estimate":
         return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATA.mean, cfg.DATA.std = [0.0] * cfg.DATA.channels, [1.0] * cfg.DATA.channels
-    cfg.freeze()
-    return cfg
+    return cfg.replace({"DATA.mean": (0.0,) * cfg.DATA.channels, "DATA.std": (1.0,) * cfg.DATA.channels})
 
 
 def _stored_type(task: Task) -> torch.dtype | None:

@@ -4,12 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from yacs.config import CfgNode
-
-from mim.config import schema
-from mim.config.load import flat, load_config
+from mim.build import image_spec
+from mim.config import Config, load_config
 from mim.config.recipes import recipe_file, recipe_names
-from mim.engine.schedule import Schedule
 
 Group = Literal["in effect", "method", "training", "data and machine"]
 METHOD = ("TASK", "MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.", "INIT.")
@@ -37,7 +34,7 @@ class Published:
     differences: tuple[Difference, ...] | None
 
 
-def compare(cfg: CfgNode, devices: int) -> Published | None:
+def compare(cfg: Config, devices: int) -> Published | None:
     """What differs from the recipe under RECIPE, on so many devices; None where it names none."""
     if not cfg.RECIPE:
         return None
@@ -49,7 +46,7 @@ def compare(cfg: CfgNode, devices: int) -> Published | None:
         for name, told in DERIVED.items()
         if told(cfg, devices) != told(other, devices)
     ]
-    ours, theirs = flat(cfg), flat(other)
+    ours, theirs = cfg.flat(), other.flat()
     found += [
         Difference(_group(key), key, _text(ours.get(key, ABSENT)), _text(theirs.get(key, ABSENT)))
         for key in dict.fromkeys([*ours, *theirs])
@@ -74,35 +71,27 @@ def _text(value: Any) -> str:
     return str(value) or "(empty)"
 
 
-def _batch(cfg: CfgNode, devices: int) -> int:
+def _batch(cfg: Config, devices: int) -> int:
     return cfg.TRAIN.batch or cfg.DATA.batch_size * devices
 
 
-def _rate(cfg: CfgNode, devices: int) -> str:
-    optimizer = schema.part(cfg, "OPTIMIZER")
-    schedule = Schedule(
-        schema.settings(cfg, "SCHEDULE"),
-        optimizer.base_lr,
-        _batch(cfg, devices),
-        optimizer.per_batch,
-        cfg.TRAIN.epochs,
-        1,
-    )
-    return f"{schedule.peak:.3g}"
+def _rate(cfg: Config, devices: int) -> str:
+    optimizer = cfg.OPTIMIZER.build()
+    return f"{optimizer.base_lr * _batch(cfg, devices) / optimizer.per_batch:.3g}"
 
 
-def _hidden(cfg: CfgNode, devices: int) -> str:
+def _hidden(cfg: Config, devices: int) -> str:
     if cfg.TASK != "pretrain":
         return ABSENT
-    masker = schema.part(cfg, "MASKER", schema.image_spec(cfg))
+    masker = cfg.MASKER.build(image_spec(cfg))
     return f"{masker.cells - masker.visible} of {masker.cells} ({masker.ratio:.1%})"
 
 
-def _warmup(cfg: CfgNode, devices: int) -> str:
+def _warmup(cfg: Config, devices: int) -> str:
     return f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}"
 
 
-DERIVED: dict[str, Callable[[CfgNode, int], str]] = {
+DERIVED: dict[str, Callable[[Config, int], str]] = {
     "learning rate at its peak": _rate,
     "batch of a step": lambda cfg, devices: f"{_batch(cfg, devices):,}",
     "epochs": lambda cfg, devices: f"{cfg.TRAIN.epochs:,}",

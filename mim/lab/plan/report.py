@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from yacs.config import CfgNode
 
 from mim import build
+from mim.config import Config
 from mim.cost.memory import Memory
 from mim.cost.model_summary import Boundary, ModelSummary
 from mim.engine.distributed.world import join_world
@@ -96,7 +96,7 @@ class PlanReport:
 
 
 def plan(
-    cfg: CfgNode,
+    cfg: Config,
     *,
     devices: int = 1,
     images: int | None = None,

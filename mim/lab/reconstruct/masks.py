@@ -77,9 +77,7 @@ def masker_of(loaded: LoadedRun, choice: MaskChoice, ratio: float | None = None)
     configured = loaded.cfg.MASKER
     part = Masker.named(choice.masker or configured.name)
     allowed = keys_of(part)
-    keys: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in configured.items()
-    }
+    keys: dict[str, Any] = dict(configured.arguments)
     for key, value in {"cell": choice.cell or None, "ratio": ratio}.items():
         if value is None:
             continue

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode
 
-from mim import build, config, interop
-from mim.config import schema
-from mim.data.transforms import Normalize
+from mim import build, interop
+from mim.config import Config, parse_config
+from mim.convert import config_of
+from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
 from mim.engine.modes import inference
 from mim.interop.names import fold_names
@@ -38,7 +38,7 @@ class LoadedRun:
         path: of the file.
         cfg: its config.
         model: in eval mode.
-        normalize: of its images.
+        preprocess: from stored images to what the model sees.
         device: where the model is.
         step: optimizer steps of its training; 0 where the file does not say.
         averaged: whether the weights are moving averages.
@@ -47,9 +47,9 @@ class LoadedRun:
 
     name: str
     path: Path
-    cfg: CfgNode
+    cfg: Config
     model: MaskedImageModel
-    normalize: Normalize
+    preprocess: Preprocess
     device: torch.device
     step: int = 0
     averaged: bool = False
@@ -83,9 +83,9 @@ class LoadedRun:
             rows = mask.rows(start, start + CHUNK)
             stored_BCHW = images_BCHW[start : start + CHUNK].to(self.device)
             try:
-                with inference(schema.settings(self.cfg, "TRAIN"), self.device):
+                with inference(self.cfg.TRAIN, self.device):
                     moved = PatchMask(rows.hidden_BHW.to(self.device), rows.visible)
-                    part = predict_pixels(self.model, self.normalize, stored_BCHW, moved)
+                    part = predict_pixels(self.model, self.preprocess, stored_BCHW, moved)
             except ValueError as error:
                 raise ValueError(f"{self.name} cannot take this mask: {error}") from error
             if part is None:
@@ -110,7 +110,7 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
     file = build.weights_file(path)
     content = _checkpoint(file)
     if content is not None:
-        cfg, state = config.parse_config(content["config"], overrides), checkpoint.evaluated(content)
+        cfg, state = parse_config(content["config"], overrides), checkpoint.evaluated(content)
         step, averaged = content["step"], bool(content["ema"])
         if cfg.TASK != "pretrain":
             raise _headless(file, f"it is of TASK {cfg.TASK}")
@@ -119,7 +119,7 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
         state, step, averaged = weights.state, 0, weights.averaged
         if not any(name.startswith(HEAD) for name in state):
             raise _headless(file, f"format {weights.format}")
-        cfg = config.describe(weights, overrides)
+        cfg = config_of(weights, overrides)
         for note in weights.notes:
             LOG.info("%s: %s", file, note)
         if weights.left_out:
@@ -133,8 +133,8 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
             '--set DATA.mean "[0.5]"'
         )
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.DISTRIBUTED.device != "cpu" else "cpu")
-    normalize = build.ready(model, state, file, cfg, device)
-    return LoadedRun(name or run_name(path), file, cfg, model, normalize, device, step, averaged, content is not None)
+    preprocess = build.ready(model, state, file, cfg, device)
+    return LoadedRun(name or run_name(path), file, cfg, model, preprocess, device, step, averaged, content is not None)
 
 
 def run_name(path: Path) -> str:

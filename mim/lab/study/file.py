@@ -18,10 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode
-
-from mim import config
-from mim.config import schema
+from mim import build, config
+from mim.config import Config, schema
 from mim.registry import one_of
 
 KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
@@ -36,13 +34,13 @@ class Recipe:
     pairs: Pairs = field(default_factory=dict)
     then: Pairs = field(default_factory=dict)
 
-    def load(self, seed: int, more: Pairs, anywhere: Pairs) -> CfgNode:
+    def load(self, seed: int, more: Pairs, anywhere: Pairs) -> Config:
         """The config under a seed. `anywhere` goes on top, as far as the task has the sections."""
         assert self.file is not None
         sections = schema.sections(config.load_config(self.file).TASK)
         known = {key: value for key, value in anywhere.items() if key.partition(".")[0] in sections}
         pairs = {**self.pairs, **more, **known, "SEED": str(seed)}
-        return config.load_config(self.file, [word for pair in pairs.items() for word in pair])
+        return build.load_config(self.file, pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def _work(answer: Connection, text: str, folder: str, threads: int, gpu: int | N
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads)
     try:
-        answer.send((train(config.parse_config(text), Path(folder), quiet=True), ""))
+        answer.send((train(config.parse_config(text), output=Path(folder), quiet=True), ""))
     except KeyboardInterrupt:
         pass
     except (ValueError, RunStopped, DataLost) as error:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from yacs.config import CfgNode
 
-from mim.config import schema
+from mim.build import image_spec
+from mim.config import Config
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.io.files import write_json, write_text
 from mim.lab.layout import slug
@@ -41,7 +41,7 @@ class Results:
     """The summaries of a study's runs, by trial, protocol (empty: pretraining) and seed, and the runs that failed."""
 
     study: Study
-    configs: dict[str, CfgNode]
+    configs: dict[str, Config]
     summaries: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -84,8 +84,8 @@ class Results:
             cfg = self.configs[trial.name]
             if cfg.TASK != "pretrain":
                 continue
-            image = schema.image_spec(cfg)
-            masker: Masker = schema.part(cfg, "MASKER", image)
+            image = image_spec(cfg)
+            masker: Masker = cfg.MASKER.build(image)
             shares[trial.name] = Estimate(100 * masker.ratio, None, 1)
             distances[trial.name] = masker_avg_dist(masker, image)
         if len({(shares[name].mean, distances[name].mean) for name in shares}) < 2:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from yacs.config import CfgNode
-
-from mim import config
+from mim.config import Config, parse_config, read_pairs
 from mim.engine import checkpoint
 from mim.engine.log import log_to_console
 from mim.lab.layout import slug
@@ -27,7 +25,7 @@ class TrialRun:
     trial: Trial
     protocol: str
     seed: int
-    cfg: CfgNode
+    cfg: Config
     folder: Path
 
     @property
@@ -46,7 +44,7 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: at least 1")
     log_to_console(False)  # the log of each run is in its folder
-    planned, impossible = _planned(study, output, config.read_pairs(overrides))
+    planned, impossible = _planned(study, output, read_pairs(overrides))
     for name, reason in impossible:
         say(f"left out: {name}: {reason}")
     results = Results(study, configs={run.trial.name: run.cfg for run in reversed(planned)})
@@ -84,8 +82,8 @@ def _text(run: TrialRun, source: Path | None) -> str:
     cfg = run.cfg
     if source is not None:
         init = ["INIT.checkpoint", str(checkpoint.last(source / "checkpoints"))]
-        cfg = config.parse_config(config.dump(cfg), init)
-    return config.dump(cfg)
+        cfg = parse_config(cfg.to_yaml(), init)
+    return cfg.to_yaml()
 
 
 def _planned(study: Study, output: Path, anywhere: Pairs) -> tuple[list[TrialRun], list[tuple[str, str]]]:
@@ -107,7 +105,7 @@ def _planned(study: Study, output: Path, anywhere: Pairs) -> tuple[list[TrialRun
     for run in runs:
         if folders.setdefault(run.folder, run.name) != run.name:
             raise ValueError(f"{run.name}: another run has the folder {run.folder}; rename it")
-    unused = [key for key in anywhere if not any(key.partition(".")[0] in run.cfg for run in runs)]
+    unused = [key for key in anywhere if not any(key.partition(".")[0] in run.cfg.values() for run in runs)]
     if unused:
         raise ValueError(f"{unused[0]} is a key of no run of this study")
     return runs, impossible

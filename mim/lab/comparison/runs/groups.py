@@ -1,0 +1,238 @@
+"""Groups: the runs of one recipe over seeds, with the probes and fine-tunings that came from them, under a name."""
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from mim.build import Model, build_without_memory
+from mim.config import schema
+from mim.lab.comparison.formatting import settings_text
+from mim.lab.comparison.runs.provenance import InitialWeights, RunCollection, Transfer, start_of
+from mim.lab.comparison.runs.recipes import differing_keys, images_per_epoch, recipe_of
+from mim.lab.comparison.runs.run import Run
+from mim.lab.comparison.runs.studies import Studies
+from mim.lab.layout import seedless
+from mim.model import MaskedImageModel
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSize:
+    """The size of any encoder. grid: tokens high and wide; stride: side of a token in pixels."""
+
+    name: str
+    parameters: int
+    grid: tuple[int, int]
+    stride: int
+
+    def __str__(self) -> str:
+        return f"{self.name} with {self.parameters:,} parameters and {self.grid[0]} x {self.grid[1]} tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One recipe over its seeds.
+
+    Args:
+        name: of the recipe.
+        method: the recipe in one line.
+        runs: of pretraining; none where probes and fine-tunings started from elsewhere.
+        transfers: probes and fine-tunings that came from the runs.
+        encoder: None where it cannot be built here.
+    """
+
+    name: str
+    method: str
+    runs: tuple[Run, ...]
+    transfers: tuple[Transfer, ...]
+    encoder: EncoderSize | None
+
+    @property
+    def compared_runs(self) -> tuple[Run, ...]:
+        """The pretraining runs, or the probes and fine-tunings where there are none."""
+        return self.runs or tuple(transfer.run for transfer in self.transfers)
+
+    @property
+    def example(self) -> Run:
+        """A run that stands for all."""
+        return self.compared_runs[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the compared runs, each once."""
+        return tuple(sorted({run.seed for run in self.compared_runs}))
+
+
+@dataclass(slots=True)
+class _Unnamed:
+    """A group that has no name yet."""
+
+    runs: list[Run]
+    transfers: list[Transfer]
+
+    @property
+    def compared_runs(self) -> list[Run]:
+        return self.runs or [transfer.run for transfer in self.transfers]
+
+
+def group_runs(collection: RunCollection, studies: Studies) -> tuple[Group, ...]:
+    """Groups in the order of their first runs."""
+    unnamed = [_Unnamed(runs, []) for runs in _by_recipe(collection.pretraining)]
+    by_folder = {run.folder: group for group in unnamed for run in group.runs}
+    from_elsewhere: dict[Hashable, _Unnamed] = {}
+    for transfer in collection.transfers:
+        if transfer.origin is not None:
+            by_folder[transfer.origin.folder].transfers.append(transfer)
+        else:
+            group = from_elsewhere.setdefault(_start_key(transfer.run, studies), _Unnamed([], []))
+            group.transfers.append(transfer)
+    unnamed += from_elsewhere.values()
+    for group in unnamed:
+        group.runs.sort(key=lambda run: run.seed)
+        group.transfers.sort(key=lambda transfer: transfer.seeds)
+    return tuple(_named(group, name) for group, name in zip(unnamed, _names(unnamed, studies), strict=True))
+
+
+def _named(group: _Unnamed, name: str) -> Group:
+    example = group.compared_runs[0]
+    model, encoder = build_without_memory(example.cfg), None
+    if model is not None:
+        spec = model.encoder.spec
+        encoder = EncoderSize(model.encoder.name, _parameters(model), spec.grid, spec.stride)
+    method = _method(example, model if isinstance(model, MaskedImageModel) else None)
+    return Group(name, method, tuple(group.runs), tuple(group.transfers), encoder)
+
+
+def _parameters(model: Model) -> int:
+    return sum(weight.numel() for weight in model.encoder.parameters())
+
+
+# ---------------------------------------------------------------- which runs belong together
+
+
+def _by_recipe(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs of one recipe together, in the order of the first.
+
+    Where two runs of a recipe have one seed, their folders decide: repeated studies, or else each run by itself.
+    """
+    recipes: list[list[Run]] = []
+    for run in runs:
+        recipe, images = recipe_of(run), images_per_epoch(run)
+        for others in recipes:
+            if not differing_keys([recipe_of(others[0]), recipe]) and images_per_epoch(others[0]) == images:
+                others.append(run)
+                break
+        else:
+            recipes.append([run])
+    ways: tuple[Callable[[Run], Hashable], ...] = (
+        lambda run: None,
+        lambda run: (run.folder.parent, seedless(run.folder.name)),
+        lambda run: run.folder,
+    )
+    groups: list[list[Run]] = []
+    for recipe_runs in recipes:
+        for way in ways:
+            parts: dict[Hashable, list[Run]] = {}
+            for run in recipe_runs:
+                parts.setdefault(way(run), []).append(run)
+            if all(len({run.seed for run in part}) == len(part) for part in parts.values()):
+                groups += parts.values()
+                break
+    return groups
+
+
+def _start_key(run: Run, studies: Studies) -> Hashable:
+    """Tells apart the starts of transfers that came from no compared pretraining."""
+    position, start = studies.position(run.folder), start_of(run.settings, run.environment)
+    if position is not None:
+        return position.root, position.start_name
+    if start is not None:
+        return "from", _start_name(start)
+    model = build_without_memory(run.cfg)
+    return (SCRATCH, run.cfg.ENCODER.name) + (() if model is None else (_parameters(model),))
+
+
+# ---------------------------------------------------------------- names
+
+
+def _names(groups: Sequence[_Unnamed], studies: Studies) -> list[str]:
+    """A name for each group, from folders; with the keys that tell them apart where names repeat."""
+    names = [_name(group, studies) for group in groups]
+    for name in dict.fromkeys(names):
+        same = [index for index, other in enumerate(names) if other == name]
+        if len(same) > 1:
+            for index, fuller in zip(same, _told_apart([groups[index] for index in same], name), strict=True):
+                names[index] = fuller
+    return [f"{name} #{index}" if name in names[:index] else name for index, name in enumerate(names)]
+
+
+def _name(group: _Unnamed, studies: Studies) -> str:
+    """The name in its study, or else what the names of its folders have in common, without seeds."""
+    runs = group.compared_runs
+    positions = [studies.position(run.folder) for run in runs]
+    stems = list(
+        dict.fromkeys(
+            position.start_name if position is not None else seedless(run.folder.name) or run.folder.parent.name
+            for position, run in zip(positions, runs, strict=True)
+        )
+    )
+    if not group.runs and None in positions:
+        start = start_of(runs[0].settings, runs[0].environment)
+        if start is not None:
+            return _start_name(start)
+        return stems[0] if len(stems) == 1 else SCRATCH
+    letters = takewhile(lambda same: len(set(same)) == 1, zip(*stems, strict=False))
+    common = re.sub(r"[-_., ]+$", "", "".join(letter[0] for letter in letters)) if len(stems) > 1 else stems[0]
+    return common if len(common) > 2 else stems[0]
+
+
+def _start_name(start: InitialWeights) -> str:
+    return seedless(start.run_folder.name)
+
+
+def _told_apart(groups: Sequence[_Unnamed], name: str) -> list[str]:
+    """Names for groups with equal names: with keys, or else the folder above, or else a number."""
+    recipes = [recipe_of(group.compared_runs[0]) for group in groups]
+    keys = differing_keys(recipes)
+    by_keys = [f"{name} ({settings_text(recipe, keys, most=3)})" for recipe in recipes]
+    by_parent = [f"{group.compared_runs[0].folder.parent.name}/{name}" for group in groups]
+    for names in (by_keys if keys and "TASK" not in keys else by_parent, by_parent):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} #{number}" for number in range(1, len(groups) + 1)]
+
+
+# ---------------------------------------------------------------- the method in a line
+
+
+def _method(run: Run, model: MaskedImageModel | None) -> str:
+    """What a run does, in one line, from what every part has, so that a user's own parts are described too."""
+    if run.task != "pretrain":
+        start = start_of(run.settings, run.environment)
+        return f"{run.cfg.ENCODER.name} · {f'from {start.checkpoint}' if start else 'random weights'}"
+    if model is None:
+        return " · ".join(_part(run, section) for section in ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"))
+    masker, encoder = model.masker, model.encoder
+    over = "" if model.loss.over == "hidden" else f" over {model.loss.over} cells"
+    return " · ".join(
+        (
+            f"{masker.name} {100 * masker.ratio:.3g}% of {masker.cell} px",
+            f"{encoder.name} {encoder.spec.width} wide, {encoder.hidden}",
+            _part(run, "HEAD"),
+            _part(run, "TARGET"),
+            f"{model.loss.name}{over}",
+        )
+    )
+
+
+def _part(run: Run, section: str) -> str:
+    """The name of a part, the keys that differ from their defaults, and the sizes of a head."""
+    part = getattr(run.cfg, section)
+    keys = {
+        key: part.arguments[key]
+        for key, kind in schema.part_keys(section, part.name).items()
+        if part.arguments[key] != kind.default or (section == "HEAD" and kind.annotation is int)
+    }
+    return f"{part.name} {settings_text(keys, list(keys), most=4)}".strip()

@@ -1,0 +1,194 @@
+"""Run folders: which there are, and what each holds. What is wrong with one becomes a remark and ends nothing."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mim.config import Config, parse_config, read_mapping, schema
+from mim.engine.run_folder import RunFolder
+from mim.lab.comparison.formatting import display_path, first_line
+from mim.metric_keys import VAL_TOP1
+
+WITHOUT_RUNS = frozenset({"checkpoints", "tensorboard", "reconstructions", "confusion", "__pycache__"})
+REQUIRED = {"pretrain": ("images_seen", "images_per_s", "seconds", "parameters")}
+DAMAGED = "config.yaml is damaged or of another version"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: of the run.
+        cfg: its config.
+        settings: its config, key by key.
+        summary: the finite numbers of summary.json.
+        rows: metrics.jsonl, finite numbers only.
+        environment: environment.json; empty where it cannot be read.
+    """
+
+    folder: Path
+    cfg: Config
+    settings: dict[str, Any]
+    summary: dict[str, float]
+    rows: tuple[dict[str, float], ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """The folder for people."""
+        return display_path(self.folder)
+
+    @property
+    def task(self) -> str:
+        """TASK of the config."""
+        return self.cfg.TASK
+
+    @property
+    def seed(self) -> int:
+        """SEED of the config."""
+        return self.cfg.SEED
+
+    @property
+    def id(self) -> str | None:
+        """The id, which stays when the folder is moved; None where the run is older than ids."""
+        return id_in(self.environment)
+
+
+class _UnusableRun(ValueError):
+    """Why a folder cannot be compared."""
+
+
+def run_folders(root: Path, depth: int | None = None, entries: int | None = None) -> Iterator[Path]:
+    """Folders that hold a config.yaml: `root` and those below it.
+
+    Args:
+        root: where to begin.
+        depth: how many folders deep to look; None for any depth.
+        entries: after how many files and folders to stop; None for all.
+    """
+    count = 0
+    for path, folders, files in os.walk(root):
+        count += len(folders) + len(files)
+        if entries is not None and count > entries:
+            return
+        below = len(Path(path).relative_to(root).parts)
+        inner = [] if depth is not None and below >= depth else set(folders) - WITHOUT_RUNS
+        folders[:] = sorted(name for name in inner if not name.startswith("."))
+        if "config.yaml" in files:
+            yield Path(path)
+
+
+def read_run(folder: Path) -> tuple[Run | None, list[str]]:
+    """Reads a run folder. Returns the run, None where it cannot be compared, and remarks on what is wrong with it."""
+    remarks: list[str] = []
+    files = RunFolder(folder)
+    try:
+        cfg = _config(files.config)
+        rows = _rows(files.metrics, remarks)
+        summary = _summary(files.summary, cfg, rows, remarks)
+    except _UnusableRun as reason:
+        return None, [str(reason)]
+    environment = read_environment(folder)
+    if environment is None:
+        remarks.append("environment.json is missing or damaged: compared without its hardware, commit and origin")
+    settings = cfg.flat()
+    run = Run(
+        folder=folder, cfg=cfg, settings=settings, summary=summary, rows=rows, environment=environment or {}
+    )
+    return run, remarks
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """environment.json of a run folder; None where it is missing or damaged."""
+    try:
+        content = json.loads(RunFolder(folder).environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def id_in(environment: dict[str, Any] | None) -> str | None:
+    """The id of a run in its environment.json."""
+    content = (environment or {}).get("run")
+    return content if isinstance(content, str) else None
+
+
+def _config(path: Path) -> Config:
+    try:
+        text = path.read_text(encoding="utf-8")
+        sections = read_mapping(text)
+        cfg = parse_config(text)
+    except FileNotFoundError:
+        raise _UnusableRun("config.yaml is missing") from None
+    except Exception as error:  # a module of PLUGINS may raise anything
+        raise _UnusableRun(f"{DAMAGED}: {first_line(error)}") from error
+    missing = [name for name in ("TASK", "SEED", *schema.sections(cfg.TASK)) if name not in sections]
+    if missing:  # the config of a run folder is complete, so defaults would be a guess
+        raise _UnusableRun(f"{DAMAGED}: it lacks {', '.join(missing)}")
+    return cfg
+
+
+def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remarks: list[str]) -> dict[str, float]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        epoch = next((row["epoch"] for row in reversed(rows) if "epoch" in row), 0.0)
+        raise _UnusableRun(f"unfinished: epoch {epoch:.4g} of {cfg.TRAIN.epochs}, no summary.json") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _UnusableRun(f"summary.json is damaged: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise _UnusableRun("summary.json is damaged: it is not a mapping")
+    if content.get("epochs") != cfg.TRAIN.epochs:
+        raise _UnusableRun(f"summary.json is of {content.get('epochs')} epochs, config.yaml of {cfg.TRAIN.epochs}")
+    required = REQUIRED.get(cfg.TASK, (VAL_TOP1,))
+    for name, value in content.items():
+        if not _is_number(value) and (isinstance(value, float) or name in required):
+            remarks.append(f"summary.json: {name} is {value!r}, which is no finite number: compared without it")
+    missing = [name for name in required if name not in content]
+    if missing:
+        remarks.append(f"summary.json lacks {', '.join(missing)}: compared without")
+    return _numbers(content)
+
+
+def _rows(path: Path, remarks: list[str]) -> tuple[dict[str, float], ...]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        remarks.append("metrics.jsonl is missing: compared without its curves")
+        return ()
+    rows, damaged, not_finite = [], [], Counter[str]()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not _is_number(row.get("images_seen")):
+            damaged.append(number)
+            continue
+        rows.append(_numbers(row))
+        not_finite.update(name for name in row if name not in rows[-1])
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        remarks.append(f"metrics.jsonl: line {damaged[0]}{more} cut short or damaged: compared without")
+    for name, count in not_finite.items():
+        remarks.append(f"metrics.jsonl: {name} is no finite number {count} times: compared without those")
+    return tuple(rows)
+
+
+def _numbers(content: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in content.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
