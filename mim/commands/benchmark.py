@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mim import cli
-from mim.config import load_config
 
 TEXT = """Takes real training steps, on random images unless --real, and shows images per second, the time of each
 phase, memory, and the share of this machine's matrix products that the model reaches. All contenders run in this
-process in rounds, so that ratios hold whatever else the machine does. The result is added to a file in benchmarks/, named after
-the config, the hardware and the day.
+process in rounds, so that ratios hold whatever else the machine does. The result is added to a file in benchmarks/,
+named after the config, the hardware and the day.
 
 Contenders for --against: transformers (a model of that library of the same size, trained as its Trainer does),
 transformers-compiled (under torch.compile), transformers-unfused (torch's default AdamW), eager (ours without
@@ -61,11 +60,7 @@ def _benchmark(words: list[str], args: argparse.Namespace) -> None:
     compiled = [] if args.compile is None else ["TRAIN.compile", str(args.compile).lower()]
     overrides = [*args.overrides, *pairs, *more_pairs, *compiled]
     counts = cli.whole_numbers("--batch-sizes", batches, "64 128")
-    from mim.engine.log import log_to_console
-
-    log_to_console(False)
-    load_config(args.config, overrides)  # tells of a mistake before torch is imported
-    log_to_console(True)  # the config is read again for each batch
+    cli.check_config(args.config, overrides)
 
     from rich import get_console
     from rich.console import Console

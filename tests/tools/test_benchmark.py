@@ -182,7 +182,7 @@ def test_benchmark_tool_refuses_with_one_line(run, tmp_path, words, message):
 
 
 def test_benchmark_tool_measures_the_loader_alone(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("mim.lab.benchmark.data.measure_loading", partial(measure_loading, seconds=0.05))
+    monkeypatch.setattr("mim.lab.benchmark.loading.measure_loading", partial(measure_loading, seconds=0.05))
     for name in ("train/cat", "train/dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for place in range(4):

@@ -1,19 +1,19 @@
-"""Benchmarks: speed and memory, measured in turns with what they are compared with."""
+"""Benchmarks: speed and memory of training steps, measured in rounds together with what they are compared with."""
 
-from mim.lab.benchmark.data import LoadingOutcome, benchmark_loading
-from mim.lab.benchmark.files import figures, write
-from mim.lab.benchmark.run import AGAINST, ROUNDS, Asked, Outcome, benchmark
+from mim.lab.benchmark.files import to_json, write
+from mim.lab.benchmark.loading import LoadingResult, benchmark_loading
+from mim.lab.benchmark.run import AGAINST, ROUNDS, BenchmarkResult, BenchmarkSettings, run_benchmark
 from mim.lab.benchmark.terminal import show
 
 __all__ = [
     "AGAINST",
     "ROUNDS",
-    "Asked",
-    "LoadingOutcome",
-    "Outcome",
-    "benchmark",
+    "BenchmarkResult",
+    "BenchmarkSettings",
+    "LoadingResult",
     "benchmark_loading",
-    "figures",
+    "run_benchmark",
     "show",
+    "to_json",
     "write",
 ]

@@ -1,52 +1,57 @@
-"""Ceiling: the fastest matrix product that this machine was seen to make, against which a training step is held."""
+"""Ceiling: the fastest matrix product measured on this machine, and the share of it that a training step reaches."""
 
 import time
 from dataclasses import dataclass
 
 import torch
 
-SMALLEST, LARGEST = 1024, 16384  # sides of the square matrices that are tried
-LONGEST_S = 0.1  # that one product may take
-DRAWN = 64  # columns of noise, which are repeated
-TIMES = 5  # products at a time
+SMALLEST, LARGEST = 1024, 16384  # rows of the square matrices that are tried
+MAX_SECONDS = 0.1  # of one product
+NOISE = 64  # columns of random numbers, which are repeated
+REPEATS = 5  # products per measurement
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """The best product so far. side: of its square matrices; flops: operations a second, a multiply-add as two."""
+class MatrixProduct:
+    """The fastest product so far.
+
+    Args:
+        side: rows of its square matrices.
+        flops: operations per second; a multiply-add counts as two.
+    """
 
     side: int
     flops: float
 
 
 class Ceiling:
-    """Products of square matrices in the type of a run's products, on its device.
+    """Measures products of square matrices on a device, in the type of a run's products.
 
-    The first measurement looks for the side that is fastest; later ones stay with it and keep the best.
+    The first measurement looks for the fastest size. Later ones repeat that size, and keep the best.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self.best = Product(0, 0.0)
+        self.best = MatrixProduct(0, 0.0)
 
     def measure(self) -> None:
-        """Takes some products now."""
+        """Times some products."""
         if self.best.side:
             self._take(self.best.side)
             return
         side = SMALLEST
-        while side <= LARGEST and self._take(side) * 8 <= LONGEST_S:
+        while side <= LARGEST and self._take(side) * 8 <= MAX_SECONDS:
             side *= 2
 
     def _take(self, side: int) -> float:
-        """The seconds of one product, the fastest of several."""
-        drawn = torch.randn(2, side, DRAWN, dtype=self.dtype, device=self.device)
-        left, right = (part.repeat(1, side // DRAWN) for part in drawn)
-        out = torch.mm(left, right)  # which also loads the kernel
-        seconds = min(self._seconds(left, right, out) for _ in range(TIMES))
+        """Seconds of one product, the fastest of several."""
+        noise = torch.randn(2, side, NOISE, dtype=self.dtype, device=self.device)
+        left, right = (part.repeat(1, side // NOISE) for part in noise)
+        out = torch.mm(left, right)  # also loads the kernel
+        seconds = min(self._seconds(left, right, out) for _ in range(REPEATS))
         flops = 2 * side**3 / seconds
         if flops > self.best.flops:
-            self.best = Product(side, flops)
+            self.best = MatrixProduct(side, flops)
         return seconds
 
     def _seconds(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
@@ -56,16 +61,16 @@ class Ceiling:
             return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        for _ in range(TIMES):  # one alone might wait for the host
+        for _ in range(REPEATS):  # a single one could wait for the host
             torch.mm(left, right, out=out)
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1000 / TIMES
+        return begin.elapsed_time(end) / 1000 / REPEATS
 
 
-def utilisation(flops_a_step: int | None, seconds: float, ceiling: Product) -> float | None:
-    """The share of the ceiling that a step reaches (MFU): what its model needs, by how long it took, by the ceiling.
+def utilisation(flops_per_step: int | None, seconds: float, ceiling: MatrixProduct) -> float | None:
+    """The model FLOPs utilisation (MFU): operations of a step, by its seconds, by the ceiling; None where unknown.
 
-    Operations that are done again (activation checkpointing) do not count. None where they are not known.
+    Operations that activation checkpointing repeats do not count.
     """
-    return None if flops_a_step is None else flops_a_step / seconds / ceiling.flops
+    return None if flops_per_step is None else flops_per_step / seconds / ceiling.flops

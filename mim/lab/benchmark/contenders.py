@@ -1,10 +1,10 @@
-"""Sides: what trains a model in a benchmark, ours among them."""
+"""Contenders: what trains a model in a benchmark, ours and others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mim import build
-from mim.data.loading.loader import ImageDataset
+from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 from mim.engine.plan import Plan
 from mim.lab.dryrun.measure import dry_trainer
@@ -16,12 +16,16 @@ OURS = "ours"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Contender:
     """One way to train the model of a config.
 
-    name: `ours`, or as in --against; model: it and what computes its attention, in words; parameters: trained ones;
-    flops: operations of forward and backward on one image, None where not known; make: builds it and gives what takes a
-    step, see TimedSteps; notes: in what it differs from ours, a line each.
+    Args:
+        name: `ours`, or as in --against.
+        model: the model and how it is run, as text.
+        parameters: number of trained parameters.
+        flops: operations of forward and backward pass on one image; None where unknown.
+        make: see TimedSteps.
+        differences: from ours, a line each.
     """
 
     name: str
@@ -29,47 +33,47 @@ class Side:
     parameters: int
     flops: int | None
     make: Callable[[PhaseCallback], Callable[[], None]]
-    notes: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
 
-def ours(bare: DryTask, plan: Plan, world: World, *, real: bool) -> Side:
-    """The run's own trainer, on its own images or on random ones; under torchrun with DISTRIBUTED.strategy."""
-    return _own(OURS, bare, plan, world, compiled=True, real=real)
+def ours(dry: DryTask, plan: Plan, world: World, *, real: bool, compiled: bool = True) -> Contender:
+    """The run's own trainer; under torchrun with DISTRIBUTED.strategy.
 
+    Args:
+        dry: the task.
+        plan: of one micro-batch per step.
+        world: this process.
+        real: whether it trains on its own images, in place of random ones.
+        compiled: False is the contender `eager`, without torch.compile.
 
-def eager(bare: DryTask, plan: Plan, world: World, *, real: bool) -> Side:
-    """The same without torch.compile. Raises ValueError where ours is not compiled either."""
-    if not bare.engine_settings().train.compile:
-        raise ValueError("--against eager: TRAIN.compile is false, so that ours is eager already; add --compile")
-    return _own("eager", bare, plan, world, compiled=False, real=real)
-
-
-def _own(name: str, bare: DryTask, plan: Plan, world: World, *, compiled: bool, real: bool) -> Side:
-    model = bare.task.model
+    Raises ValueError for `eager` where TRAIN.compile is false.
+    """
+    if not compiled and not dry.engine_settings().train.compile:
+        raise ValueError("--against eager: TRAIN.compile is false, so ours is eager already; add --compile")
+    model, settings = dry.task.model, dry.engine_settings(compiled)
     parts = [str(model.encoder.name)]
     if isinstance(model, MaskedImageModel):
         parts += [model.head.name, model.target.name, model.loss.name]
-    engine = bare.engine_settings(compiled)
-    how = "compiled" if engine.train.compile else "eager"
-    how += f", {engine.distributed.strategy}" if world.grouped else ""
-    how += ", activations recomputed" if engine.train.activation_checkpointing else ""
-    return Side(
-        name=name,
-        model=f"{', '.join(parts)}; {how}",
+    mode = "compiled" if settings.train.compile else "eager"
+    mode += f", {settings.distributed.strategy}" if world.grouped else ""
+    mode += ", activations recomputed" if settings.train.activation_checkpointing else ""
+    return Contender(
+        name=OURS if compiled else "eager",
+        model=f"{', '.join(parts)}; {mode}",
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        flops=bare.task.model_summary.flops or None,
+        flops=dry.task.model_summary.flops or None,
         make=lambda on_phase: (
-            dry_trainer(bare, plan, world.device, on_phase, compiled=compiled, real=real, world=world).take_step
+            dry_trainer(dry, plan, world.device, on_phase, compiled=compiled, real=real, world=world).take_step
         ),
     )
 
 
-def own_images(held: DryTask, flag: str) -> ImageDataset:
-    """The training images of a config. Raises ValueError, which names the flag that asked, where they are not here."""
-    images = held.task.train_data
+def training_images(dry: DryTask, flag: str) -> ImageDataset:
+    """The training images of a config. Raises ValueError, naming the flag, where they are not here."""
+    images = dry.task.train_data
     if isinstance(images.source, AbsentImages):
         try:
-            build.build_data(held.cfg)
+            build.build_data(dry.cfg)
         except ValueError as error:
             raise ValueError(f"{flag} reads the config's own images: {error}") from error
         raise ValueError(f"{flag} reads the config's own images: leave out --classes")

@@ -1,4 +1,4 @@
-"""Files: a benchmark as markdown, with all that it takes to repeat it, and as figures for programs."""
+"""Files of a benchmark: markdown with all that is needed to repeat it, a picture, and plain values for programs."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,131 +6,135 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from mim.io.files import write_atomically, write_text
 from mim.lab.benchmark import tables
-from mim.lab.benchmark.data import LoadingOutcome
-from mim.lab.benchmark.profile_picture import Bars, profile_picture
-from mim.lab.benchmark.run import Outcome
-from mim.lab.benchmark.tables import Table
+from mim.lab.benchmark.loading import LoadingResult
+from mim.lab.benchmark.profile_picture import profile_picture
+from mim.lab.benchmark.rounds import ContenderMetrics
+from mim.lab.benchmark.run import BenchmarkResult
+from mim.lab.console import markdown
 
 
-def write(outcome: Outcome | LoadingOutcome, folder: Path, arguments: Sequence[str]) -> list[Path]:
-    """Adds it to the file of this theme, hardware and day in a folder, behind what that holds; gives what was written.
+def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequence[str]) -> list[Path]:
+    """Appends a result to the file of its config, hardware and day. Returns the files that were written.
 
-    arguments: of tools/benchmark.py.
+    Args:
+        result: a benchmark of steps or of the loader.
+        folder: where the file is.
+        arguments: of tools/benchmark.py.
     """
-    stem = f"{outcome.theme}_{outcome.machine.slug}_{outcome.date:%Y-%m-%d}"
-    file, picture = folder / f"{stem}.md", folder / f"{stem}_{outcome.date:%H%M%S}.png"
+    stem = f"{result.theme}_{result.machine.slug}_{result.date:%Y-%m-%d}"
+    file, picture = folder / f"{stem}.md", folder / f"{stem}_{result.date:%H%M%S}.png"
     folder.mkdir(parents=True, exist_ok=True)
     written = [file]
-    if isinstance(outcome, Outcome) and outcome.profiles:
-        drawn = picture_of(outcome)
-        write_atomically(picture, lambda held: held.write(drawn))
+    if isinstance(result, BenchmarkResult) and result.profiles:
+        png = picture_of(result)
+        write_atomically(picture, lambda stream: stream.write(png))
         written.append(picture)
-    head = f"# {outcome.theme} on {outcome.machine}, {outcome.date:%Y-%m-%d}\n"
+    head = f"# {result.theme} on {result.machine}, {result.date:%Y-%m-%d}\n"
     before = file.read_text(encoding="utf-8") if file.is_file() else head
-    write_text(file, f"{before}\n{section(outcome, arguments, picture.name)}")
+    write_text(file, f"{before}\n{section(result, arguments, picture.name)}")
     return written
 
 
-def section(outcome: Outcome | LoadingOutcome, arguments: Sequence[str], picture: str = "") -> str:
-    """What one call found, in markdown."""
-    call = f"```\n{command(arguments, outcome)}\n```"
-    if isinstance(outcome, LoadingOutcome):
-        found, notes = tables.loading_lines(outcome), tables.loading_notes(outcome)
-        blocks = [f"## {outcome.date:%H:%M}: the loader alone", call, _markdown(tables.loading_table(outcome))]
+def section(result: BenchmarkResult | LoadingResult, arguments: Sequence[str], picture: str = "") -> str:
+    """A result in markdown."""
+    profiles = ""
+    if isinstance(result, LoadingResult):
+        title, sections = "the loader alone", tables.loading_tables(result)
+        lines, notes = tables.loading_lines(result), tables.loading_notes(result)
     else:
-        found, notes = tables.best_lines(outcome) + tables.ratio_lines(outcome), tables.notes(outcome)
-        blocks = [f"## {outcome.date:%H:%M}: {outcome.batches}, {outcome.precision}", call]
-        blocks += [_markdown(table) for table in (tables.time_table(outcome), tables.work_table(outcome))]
-    blocks.append(_list([f"**{line}**" for line in found]))
-    if isinstance(outcome, Outcome) and outcome.profiles:
-        blocks += [
-            f"![{outcome.theme}: a step by kind of work]({picture})",
-            _markdown(tables.kind_table(outcome.profiles)),
-        ]
-        blocks += [_markdown(tables.operator_table(profile)) for profile in outcome.profiles]
-    blocks.append(_list([*notes, outcome.machine.told]))
+        title, sections = f"{result.batches}, {result.precision}", tables.step_tables(result)
+        lines, notes = tables.step_lines(result), tables.step_notes(result)
+        if result.profiles:
+            image = f"![{result.theme}: a step by kernel class]({picture})"
+            profiles = f"{image}\n\n{_sections(tables.profile_tables(result.profiles))}"
+    blocks = [
+        f"## {result.date:%H:%M}: {title}",
+        f"```\n{command(arguments, result)}\n```",
+        _sections(sections),
+        _list([f"**{line}**" for line in lines]),
+        profiles,
+        _list([*notes, result.machine.describe()]),
+    ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def command(arguments: Sequence[str], outcome: Outcome | LoadingOutcome) -> str:
-    """The call that repeats it."""
-    shared = isinstance(outcome, Outcome) and outcome.strategy
-    start = ["torchrun", "--nproc_per_node", "1"] if shared else ["python"]
+def command(arguments: Sequence[str], result: BenchmarkResult | LoadingResult) -> str:
+    """The command that repeats it."""
+    grouped = isinstance(result, BenchmarkResult) and result.strategy
+    start = ["torchrun", "--nproc_per_node", "1"] if grouped else ["python"]
     return shlex.join([*start, "tools/benchmark.py", *arguments])
 
 
-def picture_of(outcome: Outcome) -> bytes:
+def picture_of(result: BenchmarkResult) -> bytes:
     """A PNG file of the profiles."""
-    bars = [
-        Bars(profile.side, {kind: 1000 * seconds for kind, seconds in profile.kinds().items()})
-        for profile in outcome.profiles
-    ]
-    busy = {"cpu": "time of the CPU", "cuda": "time of the GPU"}[outcome.profiles[0].of]
-    batch = f"batch {outcome.best.batch}, {outcome.precision}"
-    lines = f"{outcome.machine}, PyTorch {outcome.machine.versions['torch']}; {batch}; {busy}, under the profiler"
-    return profile_picture(f"{outcome.theme}: a training step by kind of work", lines, bars)
-
-
-def figures(outcome: Outcome | LoadingOutcome, arguments: Sequence[str]) -> dict[str, Any]:
-    """All of it as plain values."""
-    shared = {
-        "theme": outcome.theme,
-        "command": command(arguments, outcome),
-        "date": f"{outcome.date:%Y-%m-%d %H:%M:%S}",
-        "machine": asdict(outcome.machine),
+    contenders = {
+        profile.contender: {name: 1000 * seconds for name, seconds in profile.class_seconds().items()}
+        for profile in result.profiles
     }
-    if isinstance(outcome, LoadingOutcome):
-        sides = {f"{name}_images_per_s": list(found) for name, found in outcome.sides.items()}
-        return {**shared, "images": outcome.images, "crops": outcome.crops, **sides, "ratio": outcome.ratio}
-    return shared | _step_figures(outcome)
+    time = {"cpu": "time of the CPU", "cuda": "time of the GPU"}[result.profiles[0].device]
+    batch = f"batch {result.best.batch}, {result.precision}"
+    subtitle = f"{result.machine}, PyTorch {result.machine.versions['torch']}; {batch}; {time}, under the profiler"
+    return profile_picture(f"{result.theme}: a training step by kernel class", subtitle, contenders)
 
 
-def _step_figures(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "precision": outcome.precision,
-        "strategy": outcome.strategy,
-        "rounds": outcome.asked.rounds,
-        "real_images": outcome.asked.real,
-        "ceiling": asdict(outcome.ceiling),
-        "tries": [
+def to_json(result: BenchmarkResult | LoadingResult, arguments: Sequence[str]) -> dict[str, Any]:
+    """All of a result as plain values."""
+    values = {
+        "theme": result.theme,
+        "command": command(arguments, result),
+        "date": f"{result.date:%Y-%m-%d %H:%M:%S}",
+        "machine": asdict(result.machine),
+    }
+    if isinstance(result, LoadingResult):
+        rates = {f"{name}_images_per_s": list(each) for name, each in result.images_per_s.items()}
+        return {**values, "images": result.images, "crops": result.crops, **rates, "ratio": result.ratio}
+    return values | {
+        "precision": result.precision,
+        "strategy": result.strategy,
+        "rounds": result.settings.rounds,
+        "real_images": result.settings.real,
+        "ceiling": asdict(result.ceiling),
+        "batches": [
             {
-                "batch": found.batch,
-                "steps_a_round": found.turn,
-                "out_of_memory": list(found.failed),
-                "sides": {
-                    held.side.name: {
-                        "model": held.side.model,
-                        "parameters": held.side.parameters,
-                        "flops_per_image": held.side.flops,
-                        "images_per_s": held.images_per_s,
-                        "step_s": held.step_s,
-                        "step_s_by_round": list(held.round_s),
-                        "phases_s": {phase: held.phase_s(phase) for phase in tables.PHASES},
-                        "mfu": held.utilisation(outcome.ceiling),
-                        "tensor_bytes": held.tensors,
-                        "process_bytes": held.process,
-                        "differs": list(held.side.notes),
-                    }
-                    for held in found.figures
-                },
-                "ratios": [asdict(one) for one in found.ratios()],
+                "batch": each.batch,
+                "steps_a_round": each.steps,
+                "out_of_memory": list(each.out_of_memory),
+                "contenders": {metrics.contender.name: _metrics(metrics, result) for metrics in each.metrics},
+                "ratios": [asdict(ratio) for ratio in each.ratios()],
             }
-            for found in outcome.tries
+            for each in result.results
         ],
-        "best_ratios": [asdict(one) for one in outcome.best_ratios()],
+        "best_ratios": [asdict(ratio) for ratio in result.best_ratios()],
         "profiles": [
-            {"side": profile.side, "of": profile.of, "kinds_s": profile.kinds()} for profile in outcome.profiles
+            {"contender": profile.contender, "of": profile.device, "classes_s": profile.class_seconds()}
+            for profile in result.profiles
         ],
     }
 
 
-def _markdown(table: Table) -> str:
-    marks = [":--" if place < table.left else "--:" for place in range(len(table.heads))]
-    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (table.heads, *table.rows)]
-    lines = [f"| {rows[0]} |", f"|{'|'.join(marks)}|", *(f"| {row} |" for row in rows[1:])]
-    return f"**{table.title}**\n\n" + "\n".join(lines)
+def _metrics(metrics: ContenderMetrics, result: BenchmarkResult) -> dict[str, Any]:
+    contender = metrics.contender
+    return {
+        "model": contender.model,
+        "parameters": contender.parameters,
+        "flops_per_image": contender.flops,
+        "images_per_s": metrics.images_per_s,
+        "step_s": metrics.step_s,
+        "step_s_by_round": list(metrics.round_s),
+        "phases_s": {phase: metrics.phase_s(phase) for phase in tables.PHASES},
+        "mfu": metrics.utilisation(result.ceiling),
+        "tensor_bytes": metrics.tensors,
+        "process_bytes": metrics.process,
+        "differs": list(contender.differences),
+    }
+
+
+def _sections(sections: dict[str, Table]) -> str:
+    return "\n\n".join(f"**{title}**\n\n{markdown(table)}" for title, table in sections.items())
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
-"""Kinds of work: what an operator, a kernel of a GPU, or one that a compiler fused of several is for, by its name."""
+"""Kernel classes: the kind of work of an operator, by the name under which torch.profiler records it."""
 
 import re
 from typing import Literal, get_args
 
-Kind = Literal[
+KernelClass = Literal[
     "matrix products",
     "attention",
     "normalisation",
@@ -13,99 +13,44 @@ Kind = Literal[
     "optimizer",
     "other",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-FUSED = re.compile(r"(?:cpp|triton_[a-z]+)_fused_+(.*)")  # as torch.compile names its kernels: by what they stand for
-NODE = re.compile(r"\w+backward\d*")  # of the graph of gradients; its operators are told on their own
-TEMPLATE = re.compile(r"triton_(tem|mm|bmm)|cpp_\w*gemm")  # its own matrix products
-
-ATTENTION = r"scaled_dot_product|attention|softmax|flash_|fmha|flex_"
-NORMALISATION = r"layer_?norm|batch_?norm|group_?norm|rms_?norm"
-ACTIVATION = r"gelu|relu|silu|tanh|sigmoid"
-OPTIMIZER = r"adam|optimizer\.|foreach_(?!copy)|multi_?tensor|vector_norm|lpnorm|_amp_"
-PRODUCTS = r"gemm|gemv|cutlass|cublas|nvjet|xmma|splitk|dgrad|wgrad|cudnn|mkldnn|convol|implicit|cask_|onednn|product"
-COPIES = r"copy|memcpy|memset|cat_?array|fill|gather|scatter|index|roll_|reorder|nchwtonhwc|nhwctonchw"
-SUMS = r"elementwise|reduce|sum|mean|loss|norm|where|pow|mul|add|div"
-
-PLAIN_PRODUCTS = {"mm", "addmm", "linear", "matmul", "addmv", "mv", "dot", "einsum", "_scaled_mm"}
-BATCHED_PRODUCTS = {"bmm", "baddbmm"}  # of attention: layers make plain ones
-MOVES = {
-    *("copy", "clone", "contiguous", "to", "to_copy", "cat", "stack", "fill", "zero", "zeros_like", "ones_like"),
-    *("gather", "scatter", "scatter_add", "scatter_reduce", "index", "index_select", "index_put", "index_put_impl"),
-    *("roll", "constant_pad_nd", "pixel_shuffle", "pixel_unshuffle", "repeat", "foreach_copy", "embedding"),
-    *("select_backward", "slice_backward", "repeat_interleave", "masked_fill", "reflection_pad2d", "pin_memory"),
-}  # fmt: skip
-HOST = {  # no work on values, or little of it
-    *("view", "reshape", "as_strided", "transpose", "t", "permute", "expand", "slice", "select", "unbind", "split"),
-    *("unsqueeze", "squeeze", "unsafe_view", "reshape_alias", "empty", "empty_strided", "empty_like", "new_empty"),
-    *("new_empty_strided", "resize", "detach", "alias", "narrow", "unfold", "lift_fresh", "item", "local_scalar_dense"),
-    *("random", "rand", "randn", "uniform", "normal", "bernoulli", "sort", "argsort", "arange", "set", "is_nonzero"),
-    *("result_type", "flatten", "chunk", "zeros", "ones", "full", "new_zeros", "broadcast_to", "expand_as", "view_as"),
-}  # fmt: skip
-EMPTY_WORDS = {  # of a fused kernel's name, that compute nothing
-    *("copy", "to", "clone", "view", "unsafe", "permute", "transpose", "expand", "slice", "select", "unbind", "stack"),
-    *("cat", "unsqueeze", "squeeze", "reshape", "t", "as", "strided", "split", "gather", "scatter", "zeros", "new"),
-    *("full", "constant", "pad", "nd", "roll", "index", "fill", "detach", "empty", "ones", "like", "backward", "like"),
-    *("pixel", "shuffle", "unshuffle", "repeat", "alias", "interleave", "with", "sizes", "lift", "fresh", "clamp"),
-}  # fmt: skip
+KERNEL_CLASSES: tuple[KernelClass, ...] = get_args(KernelClass)
+FUSED = re.compile(r"(?:cpp|triton_[a-z]+)_fused_+(.*)")  # torch.compile names a kernel by the operators in it
+RULES: tuple[tuple[KernelClass, str], ...] = (  # the first that matches decides
+    ("other", r"^(cuda|autograd::|torch|compiled|##|\(|profilerstep)|^\w+backward\d*$"),  # not the operators inside
+    ("attention", r"scaled_dot_product|attention|softmax|flash_|fmha|flex_|^aten::_*(bmm|baddbmm)$"),
+    ("normalisation", r"layer_?norm|batch_?norm|group_?norm|rms_?norm"),
+    ("activation functions", r"gelu|relu|silu|tanh|sigmoid"),
+    ("optimizer", r"adam|optimizer\.|foreach_(?!copy)|vector_norm|_amp_"),
+    ("matrix products", r"triton_(tem|mm|bmm)|cpp_\w*gemm"),  # templates of torch.compile
+    ("matrix products", r"^aten::_*(mm|addmm|linear|matmul|addmv|mv|dot|einsum|scaled_mm)$"),
+    ("matrix products", r"^(?!.*_fused_).*(gemm|convol|mkldnn|onednn|product)"),
+)
+MOVES = set(
+    "copy clone contiguous to cat stack fill zero gather scatter foreach index put impl add reduce roll pad pixel "
+    "shuffle unshuffle embedding repeat interleave masked reflection pad2d pin memory backward constant nd".split()
+) - {"add", "reduce"}
+NO_WORK = set(  # on values, or little
+    "view reshape as strided transpose t permute expand slice select unbind split with sizes unsqueeze squeeze unsafe "
+    "alias empty like new resize detach narrow unfold lift fresh item local scalar dense random rand randn uniform "
+    "normal bernoulli sort argsort arange set is nonzero result type flatten chunk zeros ones full broadcast clamp"
+    .split()
+)  # fmt: skip
 
 
-def kind_of(name: str) -> Kind:
-    """What it is for. Of a fused kernel the first of these decides, though it may do several: attention, normalisation,
-    an activation function, the optimizer; one that only moves data is a copy, any other element-wise.
+def class_of(name: str) -> KernelClass:
+    """The class of an operator or of a kernel.
+
+    A fused kernel can do several things. It counts as attention, normalisation, an activation function or the
+    optimizer if it does one of them, in this order; as a copy if it only moves data; else as element-wise.
     """
-    if name.startswith("aten::"):
-        return _operator(name.removeprefix("aten::"))
-    low = name.lower()
-    if TEMPLATE.search(low):
-        return "attention" if re.search(ATTENTION, low) else "matrix products"
+    low = name.lower().rstrip("_")
+    for kernel_class, pattern in RULES:
+        if re.search(pattern, low):
+            return kernel_class
     fused = FUSED.search(low)
-    if fused:
-        return _fused(fused[1])
-    return _kernel(low)
-
-
-def _operator(name: str) -> Kind:
-    base = name.strip("_").split(".")[0]
-    if base in BATCHED_PRODUCTS or re.search(ATTENTION, base):
-        return "attention"
-    if base in PLAIN_PRODUCTS or re.search(PRODUCTS, base):
-        return "matrix products"
-    found = _named(base)
-    if found:
-        return found
-    if base in MOVES:
-        return "copies and casts"
-    return "other" if base in HOST else "element-wise and sums"
-
-
-def _fused(name: str) -> Kind:
-    if re.search(ATTENTION, name):
-        return "attention"
-    words = {word for word in name.split("_") if word and not word.isdigit()}
-    return _named(name) or ("copies and casts" if words <= EMPTY_WORDS else "element-wise and sums")
-
-
-def _kernel(low: str) -> Kind:
-    """Of a GPU, or what runs them on the host."""
-    if low.startswith(("cuda", "autograd::", "torch", "compiled", "##", "(", "profilerstep")) or NODE.fullmatch(low):
+    if not fused and not low.startswith("aten::"):
         return "other"
-    if re.search(ATTENTION, low):
-        return "attention"
-    found = _named(low)
-    if found:
-        return found
-    if re.search(PRODUCTS, low):
-        return "matrix products"
-    if re.search(COPIES, low):
-        return "copies and casts"
-    return "element-wise and sums" if re.search(SUMS, low) else "other"
-
-
-def _named(name: str) -> Kind | None:
-    """By what operators, fused and other kernels have in common."""
-    if re.search(NORMALISATION, name):
-        return "normalisation"
-    if re.search(ACTIVATION, name):
-        return "activation functions"
-    return "optimizer" if re.search(OPTIMIZER, name) else None
+    words = set(re.findall(r"[a-z]+[a-z0-9]*", fused[1] if fused else low.removeprefix("aten::")))
+    if words and not words <= MOVES | NO_WORK:
+        return "element-wise and sums"
+    return "copies and casts" if fused or words & MOVES else "other"

@@ -1,8 +1,9 @@
-"""The training loader alone, in turns with torchvision's published pipeline, on one core."""
+"""The training loader of a config alone, on one core, compared with torchvision's published pipeline."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -12,8 +13,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from mim.data.loading.loader import ImageDataset, batches
+from mim.build import load_config
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.loading.sampler import StepSampler
+from mim.lab.benchmark.contenders import training_images
+from mim.lab.benchmark.machine import Machine, theme_of
+from mim.lab.dryrun.task import dry_task
 
 BATCH = 64
 ENDLESS = 10**9  # steps
@@ -21,36 +27,86 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
-    """Images a second on one core, ours and the published pipeline's, one entry a round; both ran in every round."""
+class LoadingResult:
+    """Images per second of the loader and of torchvision's pipeline.
 
-    ours: tuple[float, ...]
-    published: tuple[float, ...]
+    Args:
+        theme: names the config.
+        machine: where it was measured.
+        date: when.
+        source: DATA.name.
+        crops: the crops of ours, as text.
+        images: number of training images.
+        files: the folder that torchvision read.
+        images_per_s: of each round, by contender: `ours` and `torchvision`.
+    """
 
-    @property
-    def ratios(self) -> tuple[float, ...]:
-        """How many times as fast ours was, round by round."""
-        return tuple(one / two for one, two in zip(self.ours, self.published, strict=True))
+    theme: str
+    machine: Machine
+    date: datetime
+    source: str
+    crops: str
+    images: int
+    files: Path
+    images_per_s: dict[str, tuple[float, ...]]
 
     @property
     def ratio(self) -> float:
-        """The median of the ratios; their least and largest are its spread."""
-        return median(self.ratios)
+        """The quotient of the medians."""
+        return median(self.images_per_s["ours"]) / median(self.images_per_s["torchvision"])
+
+    @property
+    def ratios(self) -> list[float]:
+        """The quotient of each round."""
+        return [ours / other for ours, other in zip(*self.images_per_s.values(), strict=True)]
+
+
+def benchmark_loading(config: Path, overrides: Sequence[str], files: Path | None, rounds: int) -> LoadingResult:
+    """Measures how fast the training images of a config are read, decoded, cropped and batched on one core.
+
+    Args:
+        config: a YAML file.
+        overrides: KEY VALUE words.
+        files: class folders for torchvision; None for those of the config.
+        rounds: number of rounds.
+
+    Raises ValueError for what the user can mend.
+    """
+    cfg = load_config(config, overrides)
+    images = training_images(dry_task(cfg), "--data")
+    if files is None:
+        if not cfg.DATA.path or not Path(cfg.DATA.path).is_dir():
+            raise ValueError(f"--data: DATA.path {cfg.DATA.path!r} is not a folder: give --files DIR for torchvision")
+        files = Path(cfg.DATA.path)
+        files = files / "train" if (files / "train").is_dir() else files
+    size, crop = tuple(cfg.DATA.image_size), cfg.AUGMENT
+    crops = f"{size[0]} x {size[1]}, {crop.crop_scale[0]:g} to {crop.crop_scale[1]:g} of the area, {crop.interpolation}"
+    return LoadingResult(
+        theme=f"{theme_of(config)}_loader",
+        machine=Machine.here(torch.device("cpu")),
+        date=datetime.now(),
+        source=cfg.DATA.name,
+        crops=crops + (f"; {images.repeats} of each image" if images.repeats > 1 else ""),
+        images=len(images),
+        files=files,
+        images_per_s=measure_loading(images, files, size, rounds=rounds),
+    )
 
 
 def measure_loading(
     dataset: ImageDataset, folder: Path, size: tuple[int, int], *, rounds: int = 5, seconds: float = 2.0
-) -> Loading:
-    """Images a second of `dataset`, as training reads it, and of torchvision's ImageFolder on `folder`, in turns.
+) -> dict[str, tuple[float, ...]]:
+    """Images per second of each round, of `ours` and of `torchvision`.
 
-    Both run in this process on one thread, after an untimed round. Ours ends in batches of stored images, which
-    training normalises on its device; the published pipeline ends in batches of normalised floats.
+    Both run in this process on one thread, after a round that is not timed. Ours ends in batches of stored images,
+    which training normalises on its device. The published pipeline ends in batches of normalised floats.
 
     Args:
-        dataset: crops count as images where it repeats them.
-        folder: class folders of images, the files that `dataset` reads or was packed from.
+        dataset: of ours, as training reads it. Each crop of an image counts as an image.
+        folder: class folders with the files of `dataset`, for torchvision's ImageFolder.
         size: height and width of the published pipeline's crops.
-        seconds: of each of the two in every round.
+        rounds: number of rounds.
+        seconds: of each contender in a round.
 
     Raises ValueError where there are no images, or ImageFolder cannot read `folder`.
     """
@@ -62,28 +118,29 @@ def measure_loading(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):  # the published transform draws from the global generator
-            sides = _ours(dataset), _published(folder, size)
-            for side in sides:
-                _rate(side, seconds)
-            found = [[_rate(side, seconds) for side in sides] for _ in range(rounds)]
+            contenders = {"ours": _ours(dataset), "torchvision": _published(folder, size)}
+            rates: dict[str, list[float]] = {name: [] for name in contenders}
+            for _ in range(1 + rounds):
+                for name, counts in contenders.items():
+                    rates[name].append(_rate(counts, seconds))
     except OSError as error:
         raise ValueError(f"{folder}: torchvision's pipeline cannot read an image of it ({error})") from error
     finally:
         torch.set_num_threads(threads)
-    return Loading(ours=tuple(one for one, _ in found), published=tuple(two for _, two in found))
+    return {name: tuple(values[1:]) for name, values in rates.items()}
 
 
-def _rate(side: Iterator[int], seconds: float) -> float:
-    """Images a second over at least so many seconds."""
-    images, start, spent = 0, time.perf_counter(), 0.0
-    while spent < seconds:
-        images += next(side)
-        spent = time.perf_counter() - start
-    return images / spent
+def _rate(counts: Iterator[int], seconds: float) -> float:
+    """Images per second, over at least this many seconds."""
+    images, start, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        images += next(counts)
+        elapsed = time.perf_counter() - start
+    return images / elapsed
 
 
 def _ours(dataset: ImageDataset) -> Iterator[int]:
-    """Reads a batch a step, in the order of training, and says how many images it has."""
+    """Reads batches in the order of training, and yields the number of images of each."""
     repeats = dataset.repeats
     rows = min(max(1, BATCH // repeats), len(dataset)) * repeats
     order = StepSampler(len(dataset), rows, rows, 0, 1, dataset.seed, 0, ENDLESS, repeats=repeats)
@@ -92,7 +149,7 @@ def _ours(dataset: ImageDataset) -> Iterator[int]:
 
 
 def _published(folder: Path, size: tuple[int, int]) -> Iterator[int]:
-    """The same of the published pipeline. Source: MAE, main_pretrain.py."""
+    """The same for the published pipeline. Source: MAE, main_pretrain.py."""
     steps: list[Callable] = [
         transforms.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=InterpolationMode.BICUBIC),
         transforms.RandomHorizontalFlip(),
@@ -102,9 +159,7 @@ def _published(folder: Path, size: tuple[int, int]) -> Iterator[int]:
     try:
         images = ImageFolder(str(folder), transforms.Compose(steps))
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder}: torchvision's ImageFolder, which the loader is compared with, reads class folders ({error})"
-        ) from error
+        raise ValueError(f"{folder}: torchvision's ImageFolder reads class folders ({error})") from error
     loader = DataLoader(images, min(BATCH, len(images)), shuffle=True, drop_last=True, generator=torch.Generator())
     while True:
         for images_BCHW, _ in loader:

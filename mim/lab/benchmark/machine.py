@@ -1,4 +1,4 @@
-"""The machine, the versions and the config of a benchmark: what is needed to name and to repeat it."""
+"""Machine: the hardware and the versions of a benchmark, for its file name and to repeat it."""
 
 import platform
 import re
@@ -15,18 +15,24 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """device: its name; threads: of PyTorch on a CPU, else None; memory: bytes of a GPU; versions: by package."""
+    """Where a benchmark was run.
+
+    Args:
+        device: name of the CPU or GPU.
+        threads: of PyTorch; None on a GPU.
+        versions: by package.
+        system: the operating system.
+    """
 
     device: str
     threads: int | None
-    memory: int | None
     versions: dict[str, str]
     system: str
 
     @classmethod
     def here(cls, device: torch.device) -> "Machine":
-        """This one."""
-        found = hardware_of(device)
+        """This machine."""
+        hardware = hardware_of(device)
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             try:
@@ -36,16 +42,14 @@ class Machine:
         if device.type == "cuda":
             versions["cuda"] = str(torch.version.cuda)
         return cls(
-            device=found["device"],
-            threads=found.get("threads"),
-            memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+            device=hardware["device"],
+            threads=hardware.get("threads"),
             versions=versions,
             system=platform.platform(),
         )
 
-    @property
-    def told(self) -> str:
-        """All of it, in words."""
+    def describe(self) -> str:
+        """Hardware, versions and system, in one line."""
         versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
         return f"{self}; {versions}; {self.system}"
 
@@ -54,7 +58,7 @@ class Machine:
 
     @property
     def slug(self) -> str:
-        """Of letters, digits and hyphens, for the name of a file."""
+        """The hardware as part of a file name: small letters, digits and hyphens."""
         words = re.sub(r"\((r|tm|c)\)|@.*", " ", self.device.lower())
         words = re.sub(r"\b(processor|cpu)\b", " ", words) if self.threads is not None else words
         threads = [] if self.threads is None else [f"{self.threads}-threads"]
@@ -62,6 +66,6 @@ class Machine:
 
 
 def theme_of(config: Path) -> str:
-    """What names a config in the name of a file: with its folder below configs/, as in mae_vit_base."""
+    """The config as part of a file name, with its folder below configs/: mae_vit_base."""
     file = config.resolve()
     return f"{file.parent.name}_{file.stem}" if file.parent.parent.name == "configs" else file.stem

@@ -1,4 +1,4 @@
-"""Turns: the steps of several sides, taken in turn in one process, and what came out."""
+"""Rounds: the contenders take steps one after the other, in several rounds, in one process."""
 
 import gc
 import math
@@ -8,22 +8,29 @@ from statistics import median
 
 import torch
 
-from mim.lab.benchmark.ceiling import Ceiling, Product, utilisation
-from mim.lab.benchmark.contenders import OURS, Side
+from mim.lab.benchmark.ceiling import Ceiling, MatrixProduct, utilisation
+from mim.lab.benchmark.contenders import OURS, Contender
 from mim.lab.dryrun.measure import PhaseSeconds, TimedSteps
 
-TURN_S = {"cpu": 0.5, "cuda": 2.0}  # that a turn should take at least, where steps are short
-MOST = {"cpu": 20, "cuda": 50}  # steps of a turn, where their number is not given
-PHASES = ("batch", "forward", "backward", "update")
+MIN_SECONDS = {"cpu": 0.5, "cuda": 2.0}  # of the steps of the fastest contender in a round
+MAX_STEPS = {"cpu": 20, "cuda": 50}  # in a round, where their number is not given
+Progress = Callable[[str], None]  # called with a line that says what begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What the steps of one side took. batch: images of a step; rounds: the steps of each; tensors, process: bytes, as
-    in StepMeasurement; real: on images that were read, the reading of which is then a part of a step.
+class ContenderMetrics:
+    """The steps of one contender at one batch.
+
+    Args:
+        contender: what trained.
+        batch: images per step.
+        real: whether it trained on real images. Reading them is then part of a step.
+        rounds: the times of each step of each round.
+        tensors: see StepMeasurement.
+        process: see StepMeasurement.
     """
 
-    side: Side
+    contender: Contender
     batch: int
     real: bool
     rounds: tuple[tuple[PhaseSeconds, ...], ...]
@@ -33,41 +40,46 @@ class Figures:
     @property
     def round_s(self) -> tuple[float, ...]:
         """Seconds of a step, the mean of each round."""
-        return tuple(sum(map(self._whole, steps)) / len(steps) for steps in self.rounds)
+        return tuple(sum(map(self._seconds, steps)) / len(steps) for steps in self.rounds)
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step: the median of the rounds."""
+        """Seconds of a step, the median of the rounds."""
         return median(self.round_s)
 
     @property
     def images_per_s(self) -> float:
-        """By the median of the rounds."""
+        """Images per second, by the median of the rounds."""
         return self.batch / self.step_s
 
     @property
     def steps(self) -> list[PhaseSeconds]:
-        """Of all rounds."""
+        """The steps of all rounds."""
         return [step for steps in self.rounds for step in steps]
 
     def phase_s(self, phase: str) -> float | None:
-        """The median of a phase; None for the making of random images, which is no part of training."""
+        """The median time of a phase; None for the making of random images, which is not part of training."""
         if phase == "batch" and not self.real:
             return None
         return median(step.get(phase, 0.0) for step in self.steps)  # type: ignore[call-overload]
 
-    def utilisation(self, ceiling: Product) -> float | None:
-        """The share of the ceiling that a step reaches."""
-        return utilisation(self.side.flops and self.side.flops * self.batch, self.step_s, ceiling)
+    def utilisation(self, ceiling: MatrixProduct) -> float | None:
+        """The model FLOPs utilisation (MFU) of a step."""
+        return utilisation(self.contender.flops and self.contender.flops * self.batch, self.step_s, ceiling)
 
-    def _whole(self, step: PhaseSeconds) -> float:
+    def _seconds(self, step: PhaseSeconds) -> float:
         return sum(seconds for phase, seconds in step.items() if self.real or phase != "batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as many images a second as `against` ours trained: the quotient of the medians, and the least and
-    the largest quotient of a round.
+    """How many times as many images per second ours trains as another contender.
+
+    Args:
+        against: the other contender.
+        ratio: the quotient of the medians.
+        low: the least quotient of a round.
+        high: the largest quotient of a round.
     """
 
     against: str
@@ -75,97 +87,118 @@ class Ratio:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, ours: ContenderMetrics, other: ContenderMetrics) -> "Ratio":
+        """The ratio of two contenders, at the same batch or at two."""
+        rounds = [
+            (other_s / other.batch) / (our_s / ours.batch)
+            for our_s, other_s in zip(ours.round_s, other.round_s, strict=True)
+        ]
+        return cls(other.contender.name, ours.images_per_s / other.images_per_s, min(rounds), max(rounds))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """What came out at one batch. failed: sides for which the memory was too small; turn: steps of a round."""
+class BatchResult:
+    """The contenders at one batch.
+
+    Args:
+        batch: images per step.
+        steps: steps per round.
+        metrics: of each contender that had enough memory.
+        out_of_memory: names of the others.
+    """
 
     batch: int
-    turn: int
-    figures: tuple[Figures, ...]
-    failed: tuple[str, ...] = ()
+    steps: int
+    metrics: tuple[ContenderMetrics, ...]
+    out_of_memory: tuple[str, ...] = ()
 
-    def of(self, name: str) -> Figures | None:
-        """The figures of a side; None where it failed."""
-        return next((found for found in self.figures if found.side.name == name), None)
+    def of(self, name: str) -> ContenderMetrics | None:
+        """The metrics of a contender; None where it ran out of memory."""
+        return next((metrics for metrics in self.metrics if metrics.contender.name == name), None)
+
+    @property
+    def our_speed(self) -> float:
+        """Images per second of ours; 0 where it ran out of memory."""
+        ours = self.of(OURS)
+        return ours.images_per_s if ours else 0.0
 
     def ratios(self) -> list[Ratio]:
-        """Of ours against every other side."""
-        own = self.of(OURS)
-        return [ratio(own, other) for other in self.figures if own is not None and other is not own]
+        """Ours against each other contender."""
+        ours = self.of(OURS)
+        return [Ratio.of(ours, other) for other in self.metrics if ours is not None and other is not ours]
 
 
-def ratio(own: Figures, other: Figures) -> Ratio:
-    """Of two sides at the same or at different batches."""
-    found = [
-        (one / own.batch, two / other.batch) for one, two in zip(own.round_s, other.round_s, strict=True)
-    ]  # seconds an image
-    each = [two / one for one, two in found]
-    return Ratio(other.side.name, own.images_per_s / other.images_per_s, min(each), max(each))
-
-
-def take_turns(
-    sides: Sequence[Side],
+def take_rounds(
+    contenders: Sequence[Contender],
     ceiling: Ceiling,
     device: torch.device,
     *,
     batch: int,
     rounds: int,
-    turn: int = 0,
+    steps: int = 0,
     real: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[Turns, dict[str, TimedSteps]]:
-    """Takes `rounds` rounds, in each `turn` steps of every side and some matrix products; gives what trained, too.
+    progress: Progress = lambda line: None,
+) -> tuple[BatchResult, dict[str, TimedSteps]]:
+    """Times all contenders in rounds. Returns the result and the trainers that are in memory, by contender.
 
-    Each side is built, warmed up and its memory measured before the first round, the others idle. turn: 0 for as many
-    steps as take about half a second, on a GPU two. A side for which the memory is too small fails alone.
+    A contender that runs out of memory fails alone.
+
+    Args:
+        contenders: each is built, warmed up and its memory measured before the first round, while the others wait.
+        ceiling: measured again in each round.
+        device: where they train.
+        batch: images per step.
+        rounds: number of rounds.
+        steps: of each contender in a round; 0 for as many as take half a second, on a GPU two seconds.
+        real: see ContenderMetrics.
+        progress: called with a line at each round.
     """
-    timed: dict[str, TimedSteps] = {}
-    for side in sides:
-        say(f"batch {batch}: building {side.name} and its first steps")
+    trainers: dict[str, TimedSteps] = {}
+    for contender in contenders:
+        progress(f"batch {batch}: building {contender.name} and its first steps")
         try:
-            timed[side.name] = TimedSteps(side.make, device)
+            trainers[contender.name] = TimedSteps(contender.make, device)
         except torch.OutOfMemoryError:
-            say(f"batch {batch}: out of memory for {side.name}")
-    held = [side for side in sides if side.name in timed]
-    turn = turn or _turn([timed[side.name].warmup[-1] for side in held], device)
-    taken: dict[str, list[tuple[PhaseSeconds, ...]]] = {side.name: [] for side in held}
+            progress(f"batch {batch}: out of memory for {contender.name}")
+    steps = steps or _steps_per_round([timed.warmup[-1] for timed in trainers.values()], device)
+    times: dict[str, list[tuple[PhaseSeconds, ...]]] = {name: [] for name in trainers}
     for number in range(rounds):
         ceiling.measure()
-        for side in [side for side in held if side.name in timed]:
-            say(f"batch {batch}: round {number + 1} of {rounds}, {side.name}")
+        for name in list(trainers):
+            progress(f"batch {batch}: round {number + 1} of {rounds}, {name}")
             try:
-                taken[side.name].append(_one_turn(timed[side.name], turn, device, alone=len(timed) == 1))
+                times[name].append(_take_steps(trainers[name], steps, device, alone=len(trainers) == 1))
             except torch.OutOfMemoryError:
-                del timed[side.name]
-                say(f"batch {batch}: out of memory for {side.name}")
-    figures = tuple(
-        Figures(
-            side=side,
+                del trainers[name]
+                progress(f"batch {batch}: out of memory for {name}")
+    metrics = tuple(
+        ContenderMetrics(
+            contender=contender,
             batch=batch,
             real=real,
-            rounds=tuple(taken[side.name]),
-            tensors=timed[side.name].tensors,
-            process=timed[side.name].process,
+            rounds=tuple(times[contender.name]),
+            tensors=trainers[contender.name].tensors,
+            process=trainers[contender.name].process,
         )
-        for side in sides
-        if side.name in timed
+        for contender in contenders
+        if contender.name in trainers
     )
-    failed = tuple(side.name for side in sides if side.name not in timed)
-    return Turns(batch=batch, turn=turn, figures=figures, failed=failed), timed
+    failed = tuple(contender.name for contender in contenders if contender.name not in trainers)
+    return BatchResult(batch=batch, steps=steps, metrics=metrics, out_of_memory=failed), trainers
 
 
-def _one_turn(timed: TimedSteps, turn: int, device: torch.device, alone: bool) -> tuple[PhaseSeconds, ...]:
-    """The steps of one side, behind one that does not count where another side took memory and caches."""
+def _take_steps(timed: TimedSteps, steps: int, device: torch.device, alone: bool) -> tuple[PhaseSeconds, ...]:
+    """The steps of one round, after one that is not timed where another contender took memory and caches."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
     if device.type == "cuda" or not alone:
         timed.take(1)
-    return tuple(timed.take(turn))
+    return tuple(timed.take(steps))
 
 
-def _turn(warm: Sequence[PhaseSeconds], device: torch.device) -> int:
-    """So many steps that the fastest side's take long enough to be measured."""
-    fastest = min((sum(step.values()) for step in warm), default=1.0)
-    return min(max(math.ceil(TURN_S[device.type] / fastest), 1), MOST[device.type])
+def _steps_per_round(warmup: Sequence[PhaseSeconds], device: torch.device) -> int:
+    """Enough steps for the fastest contender to be measured."""
+    fastest = min((sum(step.values()) for step in warmup), default=1.0)
+    return min(max(math.ceil(MIN_SECONDS[device.type] / fastest), 1), MAX_STEPS[device.type])

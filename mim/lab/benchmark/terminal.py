@@ -1,64 +1,33 @@
-"""Terminal: a benchmark as tables and lines."""
+"""A benchmark in a terminal: tables and lines."""
 
-from collections.abc import Iterable
-from typing import Any
-
-from rich import box
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from mim.lab.benchmark import tables
-from mim.lab.benchmark.data import LoadingOutcome
-from mim.lab.benchmark.run import Outcome
-from mim.lab.benchmark.tables import Table
-
-NARROW = 9  # letters: a longer head takes two lines
+from mim.lab.benchmark.loading import LoadingResult
+from mim.lab.benchmark.run import BenchmarkResult
+from mim.lab.console import print_heading, print_notes
 
 
-def show(outcome: Outcome | LoadingOutcome, console: Console) -> None:
-    """Prints all of it."""
+def show(result: BenchmarkResult | LoadingResult, console: Console) -> None:
+    """Prints a result."""
+    profiles = {}
+    if isinstance(result, LoadingResult):
+        title, sections = str(result.machine), tables.loading_tables(result)
+        lines, notes = tables.loading_lines(result), tables.loading_notes(result)
+    else:
+        title = f"{result.batches}, {result.precision}, {result.machine}"
+        sections, profiles = tables.step_tables(result), tables.profile_tables(result.profiles)
+        lines, notes = tables.step_lines(result), tables.step_notes(result)
     console.print()
-    if isinstance(outcome, LoadingOutcome):
-        console.print(Text.assemble((outcome.theme, "bold"), f", {outcome.machine}"))
-        _print(tables.loading_table(outcome), console)
-        console.print()
-        _say(tables.loading_lines(outcome), console, "bold")
-        console.print()
-        _say(tables.loading_notes(outcome), console)
-        return
-    console.print(
-        Text.assemble((outcome.theme, "bold"), f", {outcome.batches}, {outcome.precision}, {outcome.machine}")
-    )
-    for table in (tables.time_table(outcome), tables.work_table(outcome)):
-        _print(table, console)
-    found = tables.best_lines(outcome) + tables.ratio_lines(outcome)
-    if found:
-        console.print()
-        _say(found, console, "bold")
-    if outcome.profiles:
-        _print(tables.kind_table(outcome.profiles), console)
-        for profile in outcome.profiles:
-            _print(tables.operator_table(profile), console)
+    console.print(Text.assemble((result.theme, "bold"), f", {title}"))
+    for name, table in sections.items():
+        print_heading(console, name)
+        console.print(table)
     console.print()
-    _say(tables.notes(outcome), console)
-
-
-def _print(table: Table, console: Console) -> None:
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for place, head in enumerate(table.heads):
-        word = place < table.left
-        justify: Any = "left" if word else "right"
-        lines = head.replace(" ", "\n", 1) if len(head) > NARROW else head
-        shown.add_column(Text(lines), justify=justify, no_wrap=not word, overflow="fold")  # words give way, no figure
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
+    print_notes(console, lines, "bold")
+    for name, table in profiles.items():
+        print_heading(console, name)
+        console.print(table)
     console.print()
-    console.print(Text(table.title, "bold"))
-    console.print(shown)
-
-
-def _say(lines: Iterable[str], console: Console, style: str = "") -> None:
-    for line in lines:
-        console.print(Padding(Text(line, style), (0, 0, 0, 2)))
+    print_notes(console, notes)

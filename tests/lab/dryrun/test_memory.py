@@ -206,7 +206,7 @@ from mim.lab.dryrun.memory import estimate_memory
 
 found = dry_task(load_config(sys.argv[1], ["TRAIN.batch", "64"]), 10**6)
 plan = found.plan(2)
-with join_world(schema.settings(found.cfg, "DISTRIBUTED")) as world:
+with join_world(found.cfg.DISTRIBUTED) as world:
     with profile(use_kineto=False, profile_memory=True) as record:
         task = found.one_step_task(plan)
         task.model = found.build_model()
@@ -240,7 +240,7 @@ def kept_for_backward(cfg, device: str, rules: bool) -> int:
     for module in model.modules():
         if "fused_attn" in vars(module):
             module.fused_attn = False
-    image, rows = schema.image_spec(cfg), cfg.DATA.batch_size
+    image, rows = build.image_spec(cfg), cfg.DATA.batch_size
     with FakeTensorMode(allow_non_fake_inputs=True), GpuRules() if rules else nullcontext(), tracker:
         model.to_empty(device=device)
         img = torch.empty(rows, image.channels, image.height, image.width, device=device)
