@@ -15,10 +15,10 @@ from mim.targets import Target
 
 
 class MaskedImageModel(nn.Module):
-    """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five.
+    """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five parts.
 
-    Raises ValueError where the masker's cells are finer than the encoder's patches, the encoder hides nothing, or the
-    loss asks for visible cells that the head does not predict.
+    Raises ValueError where the encoder hides nothing, a cell of the masker does not cover whole patches, or the loss
+    counts visible cells that the head does not predict.
     """
 
     def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
@@ -31,20 +31,21 @@ class MaskedImageModel(nn.Module):
                 "whole patches"
             )
         if head.hidden_only and loss.over == "all":
+            others = [name for name, part in Head.members().items() if part.fills_dropped and not part.hidden_only]
             raise ValueError(
                 f"LOSS.over all counts visible cells too, which HEAD.name {head.name} does not predict: use LOSS.over "
-                "hidden, or HEAD.name transformer"
+                f"hidden, or HEAD.name {' or '.join(others)}"
             )
         self.masker, self.encoder, self.head, self.target, self.loss = masker, encoder, head, target, loss
 
     def sample_mask(self, img_BCHW: Tensor, generator: torch.Generator | None = None) -> PatchMask:
-        """A mask for each image, on its device. Sampled outside `forward`, which is free of randomness."""
+        """A random mask for each image, on its device. `forward` itself draws nothing."""
         return self.masker.sample(len(img_BCHW), generator, img_BCHW.device)
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | Tensor) -> Output:
-        """Loss and prediction for normalised images under a mask.
+        """Loss and prediction for normalised images (B, C, H, W) under a mask.
 
-        `mask` is a PatchMask, or a bool grid or pixel map made by hand, (H, W) or (B, H, W), True where hidden.
+        `mask` is a PatchMask, or a bool grid or pixel map, (H, W) or (B, H, W), True where hidden.
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)

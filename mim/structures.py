@@ -1,4 +1,4 @@
-"""The values that cross a boundary between two parts of the program.
+"""The values that parts of the program pass to each other.
 
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
@@ -11,19 +11,22 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 Pool = Literal["mean", "class", "both"]
-MOST_CELLS = 2**24  # of an image: 16 times those of a 16,384 px square in cells of 16 px
+MOST_CELLS = 2**24  # of an image; a square of 16,384 px in cells of 16 px has a 16th of that
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The images an encoder is built for: channels, and height and width in pixels."""
+    """The images that a model is built for: channels, and height and width in pixels."""
 
     channels: int
     height: int
     width: int
 
     def grid(self, cell: int, key: str) -> tuple[int, int]:
-        """Cells high and wide. Raises ValueError, naming the axis and `key`, where `cell` does not divide the image."""
+        """The number of cells (high, wide) of side `cell`, in pixels.
+
+        Raises ValueError, naming the axis and the config key `key`, where `cell` does not divide the image.
+        """
         if cell < 1:
             raise ValueError(f"{key} is {cell}: it must be at least 1 pixel")
         for axis, size in (("height", self.height), ("width", self.width)):
@@ -36,8 +39,8 @@ class ImageSpec:
         high, wide = self.height // cell, self.width // cell
         if high * wide > MOST_CELLS:
             raise ValueError(
-                f"{key} {cell} cuts the image of {self.height}x{self.width} into {high * wide:,} cells, and at most "
-                f"{MOST_CELLS:,} can be: use a larger {key}, or smaller images"
+                f"{key} {cell} divides the image of {self.height}x{self.width} into {high * wide:,} cells, and at most "
+                f"{MOST_CELLS:,} are allowed: use a larger {key}, or smaller images"
             )
         return high, wide
 
@@ -46,9 +49,13 @@ class ImageSpec:
 class EncoderSpec:
     """All that a head or a target knows of an encoder.
 
-    width: channels of a token; stride: pixels of the image side that one token stands for; patch: pixels of the
-    side of the patch embedding (the finest grid on which cells can be hidden); grid: tokens high and wide;
-    drops_hidden: only visible tokens come out; num_prefix: class token and registers.
+    Args:
+        width: channels of a token.
+        stride: pixels of the image side for one token.
+        patch: side of an embedded patch in pixels; patches are the finest cells that can be hidden.
+        grid: tokens high and wide.
+        drops_hidden: whether only visible tokens come out.
+        num_prefix: class token and registers ahead of the patch tokens.
     """
 
     width: int
@@ -61,7 +68,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """All that a head knows of a target: a map of `channels`, one entry for every `stride` x `stride` pixels."""
+    """All that a head knows of a target: a map of `channels`, with one entry for `stride` x `stride` pixels."""
 
     channels: int
     stride: int
@@ -69,13 +76,14 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class PatchMask:
-    """Which cells of the image grid are hidden. `hidden_BHW`: bool, True where the encoder must not see.
+    """Which cells of the image grid are hidden.
 
-    `visible` is the number of visible cells in every sample, or None where it varies from sample to sample. It is
-    a Python int so that the shapes of dropped tokens are known without asking the device.
-
-    `draw_B` is an int64 in [0, 2**31) drawn for each sample, from which a part derives what it chooses at random under
-    this mask (`mim.ops.seeding.scores`); None where nothing was drawn, as with a mask made by hand.
+    Args:
+        hidden_BHW: bool on any grid of cells, True where the encoder must not see.
+        visible: number of visible cells of a sample, None where samples differ. It is a Python int, so that the shape
+            of dropped tokens is known without a host sync.
+        draw_B: a random int64 in [0, 2**31) for each sample, from which a part derives its own random choices
+            (`mim.ops.seeding.scores`); None for a mask made by hand.
     """
 
     hidden_BHW: Tensor
@@ -84,9 +92,10 @@ class PatchMask:
 
     @classmethod
     def from_tensor(cls, hidden: Tensor, batch: int) -> "PatchMask":
-        """A mask made by hand: a bool grid or pixel map, (H, W) for all of the batch or (B, H, W).
+        """A mask made by hand: a bool grid or pixel map, (H, W) for the whole batch or (B, H, W).
 
-        Counts the visible cells, which is a host sync. Raises ValueError for another shape or type.
+        Counting the visible cells is a host sync. Raises ValueError for another shape or type, and where a sample has
+        no hidden or no visible cell.
         """
         if hidden.dtype != torch.bool:
             raise ValueError(f"a mask is a bool tensor, True where hidden, not {hidden.dtype}")
@@ -107,23 +116,23 @@ class PatchMask:
     def at(self, height: int, width: int) -> Tensor:
         """The mask on another grid, (B, height, width) bool.
 
-        On a finer grid cells repeat; on a coarser one, a single hidden cell hides the whole larger one. Raises
-        ValueError where the sizes do not divide.
+        On a finer grid, cells repeat. On a coarser grid, a cell is hidden where any of its parts is.
+        Raises ValueError where the sizes do not divide.
         """
-        own_height, own_width = self.hidden_BHW.shape[1:]
-        if (own_height, own_width) == (height, width):
+        high, wide = self.hidden_BHW.shape[1:]
+        if (high, wide) == (height, width):
             return self.hidden_BHW
-        if height % own_height == 0 and width % own_width == 0:
-            return repeat(self.hidden_BHW, "b h w -> b (h fh) (w fw)", fh=height // own_height, fw=width // own_width)
-        if own_height % height == 0 and own_width % width == 0:
-            coarse = rearrange(self.hidden_BHW, "b (h fh) (w fw) -> b h w (fh fw)", h=height, w=width)
-            return coarse.any(dim=-1)
-        raise ValueError(f"a mask of {own_height}x{own_width} cells does not fit a grid of {height}x{width}")
+        if height % high == 0 and width % wide == 0:
+            return repeat(self.hidden_BHW, "b h w -> b (h fh) (w fw)", fh=height // high, fw=width // wide)
+        if high % height == 0 and wide % width == 0:
+            parts_BHWF = rearrange(self.hidden_BHW, "b (h fh) (w fw) -> b h w (fh fw)", h=height, w=width)
+            return parts_BHWF.any(dim=-1)
+        raise ValueError(f"a mask of {high}x{wide} cells does not fit a grid of {height}x{width}")
 
     def coarsened(self, height: int, width: int) -> "PatchMask":
-        """A mask made by hand, brought to a coarser grid with its visible cells counted anew (a host sync).
+        """The mask on a coarser grid, with its visible cells counted again (a host sync).
 
-        An equal or finer grid needs no such step, and returns this mask as it is.
+        For an equal or finer grid, this mask itself.
         """
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
@@ -132,26 +141,29 @@ class PatchMask:
     def kept_indices(self, height: int, width: int) -> Tensor:
         """Indices of the visible tokens of a grid, (B, N) int64 in row-major order.
 
-        Raises ValueError where samples differ in their number of visible cells.
+        Raises ValueError where samples differ in their number of visible cells, or the mask is finer than the grid.
         """
-        own_height, own_width = self.hidden_BHW.shape[1:]
-        if self.visible is None or height < own_height or width < own_width:
+        high, wide = self.hidden_BHW.shape[1:]
+        if self.visible is None or height < high or width < wide:
             raise ValueError(
-                "only a mask with one number of visible cells in every sample, on a grid no finer than the "
-                "encoder's, can be dropped: use a mask of equal counts, or an encoder that replaces"
+                "an encoder drops hidden tokens only under a mask that has the same number of visible cells in every "
+                "sample, on a grid no finer than its own: use a mask of equal counts, or an encoder that replaces"
             )
-        count = self.visible * (height // own_height) * (width // own_width)
+        count = self.visible * (height // high) * (width // wide)
         hidden_BL = rearrange(self.at(height, width), "b h w -> b (h w)")
         return hidden_BL.to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What an encoder says of an image.
+    """The features of a batch of images.
 
-    tokens_BND: patch tokens, all of them or, where kept_BN is given, the kept ones; grid: tokens high and wide of
-    the full grid; kept_BN: indices of the kept tokens, None where dense; prefix_BKD: class token and registers; draw_B:
-    the mask's, for a head that chooses among dropped places.
+    Args:
+        tokens_BND: patch tokens: those of the full grid, or only the kept ones.
+        grid: tokens high and wide of the full grid.
+        kept_BN: indices of the kept tokens in the grid; None where tokens_BND has all of them.
+        prefix_BKD: class token and registers.
+        draw_B: that of the mask, for a head that chooses among dropped tokens.
     """
 
     tokens_BND: Tensor
@@ -161,8 +173,7 @@ class Features:
     draw_B: Tensor | None = None
 
     def pooled(self, pool: Pool) -> Tensor:
-        """One vector an image, (B, D): the `mean` of the patch tokens (prefix tokens left out), the `class` token, or
-        `both`, one behind the other, (B, 2 D).
+        """One vector an image: the `mean` of the patch tokens (B, D), the `class` token (B, D), or `both` (B, 2 D).
 
         Raises ValueError where the encoder has no class token.
         """
@@ -176,9 +187,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a head answers: a map in the target's layout, and which cells it predicted (None: every hidden one).
+    """The output of a head.
 
-    map_BCHW: (B, channels, height / stride, width / stride); predicted_BHW: bool on any grid that divides it.
+    Args:
+        map_BCHW: the predicted map in the target's layout, (B, channels, height / stride, width / stride).
+        predicted_BHW: bool on any grid that divides it: which cells were predicted; None means every hidden one.
     """
 
     map_BCHW: Tensor
@@ -187,7 +200,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the model answers: the loss (scalar), the predicted map (B, C, H, W) and the mask it was made under."""
+    """The output of the model: the loss (scalar), the predicted map (B, C, H, W) and the mask."""
 
     loss: Tensor
     prediction: Tensor

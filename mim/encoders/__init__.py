@@ -1,4 +1,4 @@
-"""Encoders turn an image, part of it hidden, into features. A new encoder is a file here, or a class of your own."""
+"""Encoders turn a partly hidden image into features. A new encoder is a file here, or a class in your own package."""
 
 from mim.encoders.base import Encoder
 from mim.encoders.beit import Beit

@@ -1,4 +1,4 @@
-"""Target: the family of parts that say what is predicted.
+"""Target: the base class of the parts that define what is predicted.
 
 Shapes: B batch, C channels, H W pixels of the image, h w entries of the target.
 """
@@ -12,7 +12,12 @@ from mim.structures import EncoderSpec, ImageSpec, TargetSpec
 
 
 class Target(Component, nn.Module, ABC, section="TARGET"):
-    """A map made from the image alone: `spec.channels` values for every `spec.stride` x `spec.stride` pixels."""
+    """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
+
+    Args:
+        image: channels, height and width of the images.
+        encoder: what the target may know of the encoder.
+    """
 
     spec: TargetSpec
 
@@ -25,13 +30,13 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """The target of normalised images, (B, channels, height / stride, width / stride)."""
 
     def to_pixels(self, map_BChw: Tensor, img_BCHW: Tensor) -> Tensor | None:
-        """A predicted map as normalised images (B, C, H, W), or None where this target is no picture.
+        """A predicted map as normalised images (B, C, H, W), or None where this target is not an image.
 
-        Where that needs statistics of the true image, `borrowed` says in words which.
+        `img_BCHW` are the true normalised images, and `borrowed` says which of their statistics this uses.
         """
         return None
 
     @property
     def borrowed(self) -> str:
-        """What `to_pixels` takes from the true image, in words for a caption; empty where nothing."""
+        """The statistics of the true image that `to_pixels` uses, as text for a caption; empty where it uses none."""
         return ""

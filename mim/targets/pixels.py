@@ -1,4 +1,4 @@
-"""Pixels: the image itself, at full or lower resolution, raw or normalised patch by patch or window by window.
+"""Pixels: the image itself, at full or lower resolution, raw or normalised by patch or by window.
 
 Shapes: B batch, C channels, H W pixels of the image, h w entries of the target, N patches, P entries of a patch.
 """
@@ -20,18 +20,17 @@ WINDOW = 47
 class Pixels(Target, name="pixels"):
     """Pixels of the normalised image.
 
-    Args:
-        normalize: `none`; `patch`: each patch minus its mean, divided by sqrt(var + 1e-6), over all its pixels and
-            channels; `window`: each entry likewise, over the entries of its own channel in a window around it.
-            Variances are unbiased.
-        stride: pixels of the image side for one entry of the target; above 1 the image is averaged down first.
-        patch: side of a patch for `normalize: patch`, in pixels; 0 takes the encoder's stride, one token.
-        window: side of the window around an entry for `normalize: window`, in entries of the target, odd; at the edges
-            of the image it holds fewer.
+    Source: MAE, models_mae.py, forward_loss (norm_pix_loss); SimMIM section 3.4 (raw pixels) and its ablation of the
+    prediction's resolution; Swin-Transformer, models/simmim.py, norm_targets (window). Differs from: sums over a window
+    are in float64 (in float32 the error of a flat window's variance is as large as the 1e-6).
 
-    Source: MAE, models_mae.py, forward_loss (norm_pix_loss); SimMIM section 3.4 (raw pixels) and its
-    ablation of the prediction's resolution; Swin-Transformer, models/simmim.py, norm_targets (window). Differs from:
-    the window's sums are taken in float64 (in float32 a flat window's variance is wrong by as much as the 1e-6).
+    Args:
+        normalize: `none`: raw values (SimMIM); `patch`: (x - mean) / sqrt(var + 1e-6) over all values of a patch (MAE);
+            `window`: the same over the values of one channel in a window around each entry. Variances are unbiased.
+        stride: pixels of the image side for one entry of the target; above 1, the target is the averaged-down image.
+        patch: side of a patch in pixels, for normalize `patch` only; 0 means the encoder's stride (one token).
+        window: side of the window in entries of the target, odd and at least 3, for normalize `window` only; at the
+            edges of the image the window has fewer entries.
     """
 
     unbiased_hw: Tensor
@@ -53,12 +52,12 @@ class Pixels(Target, name="pixels"):
         self.side = (patch or encoder.stride) // stride
         for key, value, default in (("patch", patch, 0), ("window", window, WINDOW)):
             if normalize != key and value != default:
-                raise ValueError(f"TARGET.{key} {value} has no effect with TARGET.normalize {normalize}: leave it out")
+                raise ValueError(f"TARGET.{key} {value} has no effect with TARGET.normalize {normalize}: remove it")
         if normalize == "patch":
             self._check_patch(patch or encoder.stride)
         if normalize == "window":
             self._check_window()
-            counts_hw = torch.outer(*(_around(side, window) for side in self.grid))
+            counts_hw = torch.outer(*(_window_sizes(side, window) for side in self.grid))
             self.register_buffer("unbiased_hw", counts_hw / (counts_hw - 1), persistent=False)
 
     @property
@@ -86,7 +85,7 @@ class Pixels(Target, name="pixels"):
         return F.avg_pool2d(img_BCHW, self.spec.stride) if self.spec.stride > 1 else img_BCHW
 
     def _statistics(self, map_BChw: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation for each entry, (B, 1 or C, h, w)."""
+        """Mean and standard deviation for each entry, (B, 1 or C, h, w)."""
         if self.normalize == "window":
             exact_BChw = map_BChw.double()
             mean_BChw = self._mean_around(exact_BChw)
@@ -98,12 +97,12 @@ class Pixels(Target, name="pixels"):
         return self._spread(mean_BN), self._spread((variance_BN + 1e-6) ** 0.5)
 
     def _spread(self, values_BN: Tensor) -> Tensor:
-        """A value of each patch at all its entries."""
+        """The value of each patch at all its entries, (B, 1, h, w)."""
         high = self.grid[0] // self.side
         return repeat(values_BN, "b (h w) -> b 1 (h p) (w q)", h=high, p=self.side, q=self.side)
 
     def _mean_around(self, map_BChw: Tensor) -> Tensor:
-        """The mean over the window around each entry: of columns, then of their means, which is the same."""
+        """The mean over the window around each entry: over columns, then over rows, which is the same."""
         for kernel in ((self.window, 1), (1, self.window)):
             padding = (kernel[0] // 2, kernel[1] // 2)
             map_BChw = F.avg_pool2d(map_BChw, kernel, stride=1, padding=padding, count_include_pad=False)
@@ -113,25 +112,22 @@ class Pixels(Target, name="pixels"):
         self.image.grid(side, "TARGET.patch")
         if side % self.spec.stride or self.side**2 * self.image.channels < 2:
             raise ValueError(
-                f"TARGET.normalize: patch needs patches of at least two values: TARGET.patch is {side} px and "
-                f"TARGET.stride {self.spec.stride}; take a larger patch, a smaller stride that divides it, or "
-                "normalize: none"
+                f"TARGET.normalize patch needs patches of at least two values: TARGET.patch is {side} px and "
+                f"TARGET.stride {self.spec.stride}; use a larger patch, a smaller stride that divides it, or "
+                "TARGET.normalize none"
             )
 
     def _check_window(self) -> None:
         if self.window < 3 or self.window % 2 == 0:
-            raise ValueError(
-                f"TARGET.window is {self.window}: an odd number of entries, at least 3, with one in the middle"
-            )
+            raise ValueError(f"TARGET.window is {self.window}: it must be an odd number of entries, at least 3")
         if self.grid == (1, 1):
             raise ValueError(
-                f"TARGET.stride {self.spec.stride} leaves one entry of the image, which has no variance: take a "
-                "smaller stride, or normalize: none"
+                f"TARGET.stride {self.spec.stride} leaves one entry of the image, which has no variance: use a "
+                "smaller stride, or TARGET.normalize none"
             )
 
 
-def _around(side: int, window: int) -> Tensor:
-    """How many of so many entries in a row are within the window around each."""
-    places = torch.arange(side)
-    reach = window // 2
-    return ((places + reach).clamp(max=side - 1) - (places - reach).clamp(min=0) + 1).double()
+def _window_sizes(side: int, window: int) -> Tensor:
+    """The number of entries in the window around each of `side` entries in a row."""
+    index, reach = torch.arange(side), window // 2
+    return ((index + reach).clamp(max=side - 1) - (index - reach).clamp(min=0) + 1).double()

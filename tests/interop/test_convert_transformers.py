@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mim import build_model, load_encoder
 from mim.convert import convert
-from mim.data.transforms import Normalize
+from mim.data.preprocess import Preprocess
 from mim.interop import read
 from mim.interop.metadata import METADATA_KEY
 from mim.interop.names import fold_names
@@ -282,7 +282,7 @@ def test_convert_says_how_images_are_prepared_and_reads_it_back(tmp_path: Path) 
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "theirs")
     found = processor(Image.fromarray(pixels_HWC), return_tensors="pt").pixel_values
-    wanted = Normalize((0.4, 0.4, 0.4), (0.3, 0.3, 0.3))(rearrange(torch.from_numpy(pixels_HWC), "h w c -> 1 c h w"))
+    wanted = Preprocess((0.4, 0.4, 0.4), (0.3, 0.3, 0.3))(rearrange(torch.from_numpy(pixels_HWC), "h w c -> 1 c h w"))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.5, 0.5, 0.25]

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mim import build_classifier, build_model, load_config
-from mim.config.load import dump
 from mim.encoders import Encoder, Swin, ViT
 from mim.engine import checkpoint
 from mim.interop import read
@@ -318,7 +317,7 @@ def test_initialise_encoder_without_norm_leaves_the_norm_out_and_names_it(tmp_pa
 def test_initialise_pretraining_from_a_fine_tuned_run(tmp_path: Path) -> None:
     cfg = load_config(write_recipe(tmp_path, FINETUNE), ["SEED", "1"])
     classifier = build_classifier(cfg, 10)
-    checkpoint.write(tmp_path / "a.pt", {"model": classifier.state_dict(), "ema": {}, "config": dump(cfg)})
+    checkpoint.write(tmp_path / "a.pt", {"model": classifier.state_dict(), "ema": {}, "config": cfg.to_yaml()})
     encoder = vit("replace")
     report = initialise_encoder(encoder, tmp_path / "a.pt")
     assert (report.missing, report.unexpected) == (["mask_token"], [])

@@ -7,7 +7,7 @@ from processes import FINETUNE, PROBE
 from small_models import IMAGE, images, members, small
 from torch import nn
 
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.encoders import Encoder, ViT
 from mim.encoders.swin import Swin
 from mim.readouts.classifier import (

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from small_data import RECIPE, logged, write_recipe
 
 from mim import ConfigError, Masker, load_config, load_encoder
-from mim.config.load import parse_config
+from mim.config import parse_config
 from mim.convert import convert
 from mim.interop import read
 from mim.interop.names import fold_names

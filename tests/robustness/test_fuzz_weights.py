@@ -59,7 +59,7 @@ class Kind:
 def own(name: str) -> Kind:
     """A checkpoint of this toolkit."""
     sample = converted.sample(name)
-    config = converted.dump(sample.cfg)
+    config = sample.cfg.to_yaml()
     return Kind(lambda: sample.state, beside=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config})
 
 
