@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mim.config import load_config
 from mim.errors import EXPECTED, ExitCode, exit_code, message
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # how idle threads of OpenMP wait; measured by benchmarks/omp_wait.py
@@ -87,9 +88,7 @@ def run(
     typed = words(arguments)
     try:
         args = parser.parse_intermixed_args(typed)
-        from mim.engine.log import log_to_console  # --help needs no rich
-
-        log_to_console(int(os.environ.get("RANK", 0)) == 0)
+        _log()
         code = command(args) or ExitCode.DONE
         sys.stdout.flush()
     except (SystemExit, *EXPECTED) as error:
@@ -100,6 +99,19 @@ def run(
         print(_line(error, stopped), file=sys.stderr)
         return exit_code(error)
     return code
+
+
+def check_config(config: str, overrides: Sequence[str]) -> None:
+    """Reads a config before torch is imported, so that a mistake in it is reported at once. Raises ConfigError."""
+    _log(False)  # warnings come when it is read again
+    load_config(config, overrides)
+    _log()
+
+
+def _log(shown: bool = True) -> None:
+    from mim.engine.log import log_to_console  # --help needs no rich
+
+    log_to_console(shown and int(os.environ.get("RANK", 0)) == 0)
 
 
 def _line(error: BaseException, stopped: str) -> str:

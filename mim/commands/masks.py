@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,11 +53,13 @@ def _masks(args: argparse.Namespace) -> None:
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}: it must be at least 1")
     _warn_once()
-    combinations = _combinations(args)
-    configs = [each.cfg for each in combinations if each.cfg is not None]
+    combinations = _possible(_combinations(args))
 
+    from mim.build import check
     from mim.lab.masks import MASKS, draw, held_out_images, sample
 
+    combinations = _possible([_checked(each, check) for each in combinations])
+    configs = [each.cfg for each in combinations if each.cfg is not None]
     images_NCHW = held_out_images(configs[0], args.samples) if args.over else None
     rows = [sample(cfg, args.samples) for cfg in configs]
     print(f"{args.config}: {MASKS} sampled masks a row")
@@ -70,16 +72,18 @@ def _masks(args: argparse.Namespace) -> None:
 
 
 def _combinations(args: argparse.Namespace) -> list[Combination]:
-    """Every cell side with every ratio. Raises ValueError where none is possible."""
+    """Every cell side with every ratio."""
     cells, after_cells = _numbers("--cells", args.cells)
     ratios, after_ratios = _numbers("--ratios", args.ratios)
     pairs = [*args.overrides, *after_cells, *after_ratios]
     for key, flag, numbers in (("MASKER.cell", "--cells", cells), ("MASKER.ratio", "--ratios", ratios)):
         if numbers and key in pairs[::2]:
             raise ValueError(f"{key} is given, and {flag} too: leave one of them out")
-    combinations = [
-        _combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or [None], ratios or [None])
-    ]
+    return [_combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or [None], ratios or [None])]
+
+
+def _possible(combinations: list[Combination]) -> list[Combination]:
+    """The combinations. Raises ValueError where none of them is possible."""
     problems = _problems(combinations)
     if all(each.problem for each in combinations):
         several = len(problems) > 1
@@ -126,6 +130,16 @@ def _combination(file: str, cell: str | None, ratio: str | None, pairs: list[str
     except ValueError as error:
         return Combination(cell, ratio, problem=str(error).removeprefix(f"{file}: "))
     return Combination(cell, ratio, cfg)
+
+
+def _checked(combination: Combination, check: Callable[["Config"], None]) -> Combination:
+    """The combination, with the problem that a check finds in its config."""
+    try:
+        if combination.cfg is not None:
+            check(combination.cfg)
+    except ValueError as error:
+        return combination._replace(cfg=None, problem=str(error))
+    return combination
 
 
 # -------------------------------------------------------------------- the table

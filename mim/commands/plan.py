@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mim import cli
-from mim.config import load_config
 
 TEXT = """Shows what a run will say at its start, shapes at every boundary, parameters, operations, memory, time, and
 how the config differs from the recipe that it names. Several --devices are compared on paper: what a step exchanges,
@@ -49,14 +48,17 @@ def _plan(args: argparse.Namespace) -> None:
     counts = cli.whole_numbers("--devices", devices, "1 8 64")
     if not counts or min(counts) < 1:
         raise ValueError(f"--devices is {' '.join(devices)}: at least 1 device")
-    cfg = load_config(args.config, [*args.overrides, *pairs, *more_pairs])
+    overrides = [*args.overrides, *pairs, *more_pairs]
+    cli.check_config(args.config, overrides)
 
     from rich import get_console
     from rich.console import Console
 
+    from mim.build import load_config
     from mim.io.files import write_json
     from mim.lab.plan import Assumed, plan, show
 
+    cfg = load_config(args.config, overrides)
     with get_console().status("measuring steps" if args.measure else "planning"):
         report = plan(
             cfg,

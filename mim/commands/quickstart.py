@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mim import cli
-from mim.config import load_config
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, at_start
 
 if TYPE_CHECKING:
@@ -33,12 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> None:
-    configs = {method: load_config(recipe, args.overrides) for method, recipe in RECIPES.items()}
+    for recipe in RECIPES.values():
+        cli.check_config(recipe, args.overrides)
     from rich.console import Console
 
     from mim.run import train
 
-    summaries = {method: train(cfg, output=args.output / Path(RECIPES[method]).name) for method, cfg in configs.items()}
+    summaries = {
+        method: train(recipe, args.overrides, args.output / Path(recipe).name) for method, recipe in RECIPES.items()
+    }
     Console().print(comparison(summaries, _pixel_accuracy()))
     print(f"Pictures: {args.output}/*/reconstructions/\nCurves:   tensorboard --logdir {args.output}")
     print("Digits are easy: raw pixels classify nearly all of them. This shows that training works, and no more.")
@@ -73,7 +75,7 @@ def comparison(summaries: dict[str, dict], pixels: float) -> "Table":
 
 def _pixel_accuracy() -> float:
     """kNN accuracy on the pixels themselves, with the settings that judge the encoders."""
-    from mim.build import build_data
+    from mim.build import build_data, load_config
     from mim.evaluation.knn import knn_accuracy
 
     cfg = load_config(RECIPES["MAE"])

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mim import cli
-from mim.config import load_config
 
 TEXT = """Pretrains, fine-tunes or probes, as TASK of the config says, on this CPU or GPU, or on several under torchrun.
 A run folder that holds an unfinished run is resumed by the same command."""
@@ -38,7 +37,7 @@ def _train(args: argparse.Namespace) -> None:
 
         print(keys_text(args.keys or None))
         return
-    cfg = load_config(args.config, args.overrides)
+    cli.check_config(args.config, args.overrides)
     output = args.output or Path("runs") / Path(args.config).stem
 
     from mim.engine.checkpoint import last
@@ -46,4 +45,4 @@ def _train(args: argparse.Namespace) -> None:
 
     if args.resume == "" and last(output / "checkpoints") is None:
         raise ValueError(f"--resume: {output} holds no checkpoint")
-    train(cfg, output=output, resume=args.resume or None)
+    train(args.config, args.overrides, output, resume=args.resume or None)

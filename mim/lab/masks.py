@@ -4,16 +4,16 @@ Shapes: N masks or images, C channels, H W pixels.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mim.build import build_data, evaluation_data, image_spec
+from mim.config import Config
 from mim.data.transforms import to_unit
 from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
-from mim.evaluation.reading import Reader, choice
+from mim.evaluation.reading import Reader, choose_samples
 from mim.io.files import write_atomically
 from mim.ops.seeding import generator_for
 from mim.pictures.masks import SampledMasks, draw_masks
@@ -22,7 +22,7 @@ MASKS = 256  # over which AvgDist is averaged
 CPU = torch.device("cpu")
 
 
-def sample(cfg: Any, samples: int) -> SampledMasks:
+def sample(cfg: Config, samples: int) -> SampledMasks:
     """Masks of the masker of a config, with its AvgDist."""
     image = image_spec(cfg)
     masker = cfg.MASKER.build(image)
@@ -39,7 +39,7 @@ def sample(cfg: Any, samples: int) -> SampledMasks:
     )
 
 
-def held_out_images(cfg: Any, samples: int) -> Tensor:
+def held_out_images(cfg: Config, samples: int) -> Tensor:
     """Held-out images in [0, 1], (N, C, H, W). Raises ValueError where there are too few."""
     try:
         source = build_data(cfg)[1]
@@ -51,7 +51,7 @@ def held_out_images(cfg: Any, samples: int) -> Tensor:
             "--samples, or name other images with DATA.path"
         )
     data = evaluation_data(cfg, source)
-    parts = Reader(samples, workers=0).read(data, choice(len(data), samples, cfg.SEED))
+    parts = Reader(samples, workers=0).read(data, choose_samples(len(data), samples, cfg.SEED))
     images_NCHW = torch.cat([part.batch.images_BCHW for part in parts])
     if images_NCHW.dtype == torch.uint8:
         return to_unit(images_NCHW)

@@ -19,6 +19,7 @@ from torch import Tensor
 from mim.engine.log import announce
 from mim.engine.protocol import Report
 from mim.engine.run_folder import RunFolder
+from mim.engine.settings import LogSettings
 from mim.engine.trackers.tensorboard import TensorBoardWriter
 from mim.io.files import append_text, write_atomically
 from mim.metric_keys import DATA_SHARE, GRADIENT_NORM, IMAGES_PER_S, LEARNING_RATE, TRAIN_LOSS
