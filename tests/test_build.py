@@ -19,7 +19,6 @@ from mim.build import (
     engine_settings,
     with_statistics,
 )
-from mim.config.load import dump
 from mim.engine.optim import LARS, AdamW
 from mim.readouts.classifier import Classifier
 
@@ -207,7 +206,7 @@ def test_build_with_statistics_puts_numbers_for_estimate(recipe: Path, tmp_path:
     assert 0.2 < numbers.DATA.mean[0] < 0.4
     assert 0.2 < numbers.DATA.std[0] < 0.5
     assert numbers.is_frozen()
-    assert load_config(write_recipe(tmp_path, dump(numbers))) == numbers
+    assert load_config(write_recipe(tmp_path, numbers.to_yaml())) == numbers
 
 
 def test_build_with_statistics_keeps_numbers(recipe: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY, call, losses, run
 
-from mim.config.schema import FAMILIES
+from mim.config import schema
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def _write(folder: Path, document: str) -> None:
 def own_registry(monkeypatch, tmp_path):
     """Lets examples of two documents take one name, and forgets them afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    for family in FAMILIES.values():
+    for family in map(schema.family, schema.FAMILIES):
         monkeypatch.setattr(family, "_members", dict(family._members))
     yield
     for module in [module for module in sys.modules if module.startswith("my_package")]:
@@ -72,8 +72,8 @@ def test_readme_weights_example_loads_a_run(tmp_path):
 
 def test_readme_table_lists_every_part():
     rows = dict(re.findall(r"^\| `([A-Z]+)` \| (.+?) \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
-    for section, family in FAMILIES.items():
-        names = {name for name, part in family.members().items() if part.__module__.startswith("mim.")}
+    for section in schema.FAMILIES:
+        names = {name for name, part in schema.family(section).members().items() if part.__module__.startswith("mim.")}
         assert set(re.findall(r"`(\w+)`", rows[section])) == names, section
 
 

@@ -188,7 +188,9 @@ def _check_limits(values: Raw) -> None:
 def _check_recipe(name: str) -> None:
     names = recipe_names()
     if name and names and name not in names:
-        raise ConfigError(f"RECIPE is {short_repr(name)}: it names the recipe that this file follows. {one_of(name, names)}")
+        raise ConfigError(
+            f"RECIPE is {short_repr(name)}: it names the recipe that this file follows. {one_of(name, names)}"
+        )
 
 
 def _import(module: str) -> None:

@@ -100,7 +100,9 @@ class Config:
         """Every key with its section, as in TRAIN.epochs, with its value."""
         flat: dict[str, Any] = {}
         for key, value in self.values().items():
-            flat |= {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+            flat |= (
+                {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+            )
         return flat
 
     def replace(self, values: Mapping[str, Any]) -> "Config":

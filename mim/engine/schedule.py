@@ -123,9 +123,7 @@ class MultiStep(Schedule, name="multistep"):
         gamma: factor on the rate.
     """
 
-    def __init__(
-        self, run: ScheduledRun, *, milestones: tuple[float, ...] = (), gamma: float = 0.1, **shared: Any
-    ):
+    def __init__(self, run: ScheduledRun, *, milestones: tuple[float, ...] = (), gamma: float = 0.1, **shared: Any):
         super().__init__(run, **shared)
         at_least("SCHEDULE", 0, gamma=gamma)
         if list(milestones) != sorted(milestones):

@@ -16,7 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.data.augment import BatchAugment, ClassifyAugmentSettings, RandomCropFlipColour
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Stored

@@ -10,14 +10,16 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from mim.engine.schedule import Schedule, ScheduleSettings
+from mim.engine.schedule import Schedule, ScheduledRun
 
 EPOCHS, PER_EPOCH = 12, 7
 STEPS = EPOCHS * PER_EPOCH
 
 
-def schedule(base_lr: float = 1e-3, batch: int = 512, per_batch: int = 256, epochs: int = EPOCHS, **keys) -> Schedule:
-    return Schedule(ScheduleSettings(**keys), base_lr, batch, per_batch, epochs, PER_EPOCH)
+def schedule(
+    name: str = "cosine", base_lr: float = 1e-3, batch: int = 512, per_batch: int = 256, epochs: int = EPOCHS, **keys
+) -> Schedule:
+    return Schedule.named(name)(ScheduledRun(base_lr, batch / per_batch, epochs, PER_EPOCH), **keys)
 
 
 # -------------------------------------------------------------------- MAE
@@ -149,7 +151,7 @@ SHAPES: list[dict] = [
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
-def test_schedule_factor_on_the_rate_multiplies_all_of_it(keys: dict, factor: float) -> None:
+def test_schedule_lr_scale_on_the_rate_multiplies_all_of_it(keys: dict, factor: float) -> None:
     """MAE, util/lr_sched.py: param_group["lr"] = lr * param_group["factor"]."""
     found = schedule(**keys)
     for step in range(STEPS):
@@ -157,8 +159,8 @@ def test_schedule_factor_on_the_rate_multiplies_all_of_it(keys: dict, factor: fl
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_schedule_factor_on_the_rate_equals_maes_formula(factor: float) -> None:
-    found = schedule(warmup_epochs=3, min_lr=1e-5, factor_on="rate")
+def test_schedule_lr_scale_on_the_rate_equals_maes_formula(factor: float) -> None:
+    found = schedule(warmup_epochs=3, min_lr=1e-5, lr_scale_on="rate")
     lr = 1e-3 * 512 / 256
     for step in range(STEPS):
         epoch = step / PER_EPOCH
@@ -168,17 +170,17 @@ def test_schedule_factor_on_the_rate_equals_maes_formula(factor: float) -> None:
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_schedule_factor_on_the_peak_equals_timms_cosine_as_simmim_uses_it(factor: float) -> None:
+def test_schedule_lr_scale_on_the_peak_equals_timms_cosine_as_simmim_uses_it(factor: float) -> None:
     keys = {"base_lr": 1.25e-3, "batch": 2048, "per_batch": 512}
     ends = {"warmup_lr": 2.5e-7, "min_lr": 2.5e-7, "scale_all": True}
-    found = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, factor_on="peak")
+    found = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, lr_scale_on="peak")
     expected = timms_rates(1.25e-3 * 4, 2.5e-7 * 4, 2.5e-7 * 4, 2 * PER_EPOCH, STEPS, factor)
     assert [found.at(step, factor) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_schedule_factor_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: float) -> None:
-    found = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, factor_on="peak")
+def test_schedule_lr_scale_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: float) -> None:
+    found = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, lr_scale_on="peak")
     warmup, peak = 3 * PER_EPOCH, factor * 2e-3
     for step in range(STEPS):
         falling = 2e-5 + (peak - 2e-5) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
@@ -190,11 +192,11 @@ def test_schedule_factor_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: f
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_schedule_factor_on_the_peak_of_multistep_equals_simmims(factor: float) -> None:
+def test_schedule_lr_scale_on_the_peak_of_multistep_equals_simmims(factor: float) -> None:
     """SimMIM, lr_scheduler.py, MultiStepLRScheduler: base_values are the groups' own, warmup_lr_init is shared."""
     milestones = (5.0, 8.0)
     found = schedule(
-        name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=1, factor_on="peak"
+        name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=1, lr_scale_on="peak"
     )
     peak, warmup = factor * 2e-3, 2 * PER_EPOCH
     for step in range(STEPS):
@@ -204,12 +206,47 @@ def test_schedule_factor_on_the_peak_of_multistep_equals_simmims(factor: float) 
         assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("factor_on", ["rate", "peak"])
+@pytest.mark.parametrize("lr_scale_on", ["rate", "peak"])
 @pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
-def test_schedule_factor_of_one_is_none(keys: dict, factor_on: str) -> None:
-    found, plain = schedule(**keys, factor_on=factor_on), schedule(**keys)
+def test_schedule_factor_of_one_is_none(keys: dict, lr_scale_on: str) -> None:
+    found, plain = schedule(**keys, lr_scale_on=lr_scale_on), schedule(**keys)
     rates = [plain.at(step) for step in range(STEPS)]
     assert [found.at(step, 1.0) for step in range(STEPS)] == [found.at(step) for step in range(STEPS)] == rates
+
+
+# -------------------------------------------------------------------- warmup, stable, decay
+
+
+@pytest.mark.parametrize("decay", ["linear", "1-sqrt"])
+def test_schedule_wsd_keeps_the_peak_and_then_decays_to_min_lr(decay: str) -> None:
+    """arXiv:2405.18392, equation 1 and section 3: the factor 1 - share, or 1 - sqrt(share), over the decay's steps."""
+    wsd = schedule("wsd", warmup_epochs=2, decay_epochs=4, decay=decay, min_lr=1e-5)
+    start, peak = 8 * PER_EPOCH, 2e-3
+    assert [wsd.at(step) for step in range(2 * PER_EPOCH, start + 1)] == [peak] * (6 * PER_EPOCH + 1)
+    for step in range(start, STEPS):
+        share = (step - start) / (STEPS - start)
+        factor = 1 - share if decay == "linear" else 1 - math.sqrt(share)
+        assert wsd.at(step) == pytest.approx(1e-5 + (peak - 1e-5) * factor, rel=1e-12)
+    assert wsd.at(STEPS) == pytest.approx(1e-5)
+
+
+def test_schedule_wsd_without_room_for_its_decay_warns_and_starts_it_after_the_warmup() -> None:
+    wsd = schedule("wsd", warmup_epochs=4, decay_epochs=10)
+    assert any("SCHEDULE.decay_epochs 10" in line for line in wsd.warnings())
+    rates = [wsd.at(step) for step in range(4 * PER_EPOCH, STEPS)]
+    assert rates[0] == wsd.peak
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_schedule_of_a_user_needs_only_what_follows_the_warmup() -> None:
+    class Constant(Schedule):
+        def after_warmup(self, step: int, peak: float) -> float:
+            return peak
+
+    constant = Constant(ScheduledRun(1e-3, 2.0, EPOCHS, PER_EPOCH), warmup_epochs=1)
+    assert constant.at(0) == 0
+    assert constant.at(PER_EPOCH) == constant.at(STEPS - 1) == constant.peak == 2e-3
+    assert constant.at(PER_EPOCH, 0.5) == 1e-3
 
 
 # -------------------------------------------------------------------- warnings and refusals
@@ -220,16 +257,12 @@ def test_schedule_factor_of_one_is_none(keys: dict, factor_on: str) -> None:
     [
         ({"warmup_epochs": 12}, ["SCHEDULE.warmup_epochs 12: the run ends before the warmup does"]),
         ({"warmup_epochs": 40}, ["SCHEDULE.warmup_epochs 40: the run ends before the warmup does"]),
-        ({"warmup_epochs": 2, "milestones": (5.0,)}, ["SCHEDULE.milestones has no effect with cosine"]),
         (
             {"warmup_epochs": 2, "name": "multistep", "milestones": (5.0, 20.0)},
             ["SCHEDULE.milestones 20 lies beyond the end of the run"],
         ),
-        (
-            {"warmup_epochs": 2, "name": "multistep", "milestones": (5.0,), "min_lr": 1e-6},
-            ["SCHEDULE.min_lr has no effect with multistep"],
-        ),
         ({"warmup_epochs": 2}, []),
+        ({"warmup_epochs": 2, "name": "wsd", "decay_epochs": 10}, []),
         ({"warmup_epochs": 2, "name": "multistep", "milestones": (5.0,)}, []),
     ],
 )
@@ -246,13 +279,20 @@ def test_schedule_with_a_warmup_as_long_as_the_run_has_a_rate_at_every_step(epoc
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("warmup_epochs", -1), ("warmup_lr", -1e-6), ("min_lr", -1e-6), ("gamma", -0.1), ("lag", -1)],
+    [
+        ("warmup_epochs", -1),
+        ("warmup_lr", -1e-6),
+        ("min_lr", -1e-6),
+        ("gamma", -0.1),
+        ("lag", -1),
+        ("decay_epochs", -1),
+    ],
 )
 def test_schedule_settings_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"SCHEDULE\.{key} is {value}"):
-        ScheduleSettings(**{key: value})
+        schedule({"gamma": "multistep", "decay_epochs": "wsd"}.get(key, "cosine"), **{key: value})
 
 
 def test_schedule_milestones_must_rise() -> None:
     with pytest.raises(ValueError, match=r"SCHEDULE\.milestones is \[8, 5\]"):
-        ScheduleSettings(milestones=(8, 5))
+        schedule("multistep", milestones=(8, 5))

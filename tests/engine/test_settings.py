@@ -1,16 +1,14 @@
 """Plan: the arithmetic of batches, accumulation, steps and the learning rate."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from mim.engine.settings import CheckpointSettings
-from mim.engine.settings import DistributedSettings
 from mim.engine.optim import LARS, AdamW
-from mim.engine.schedule import ScheduleSettings
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.settings import TrainSettings
-from mim.engine.settings import LogSettings
+from mim.engine.schedule import Cosine
+from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 
 
 def settings(batch_size: int, batch: int = 0, epochs: int = 3, **optimizer: float) -> EngineSettings:
@@ -23,7 +21,7 @@ def settings(batch_size: int, batch: int = 0, epochs: int = 3, **optimizer: floa
         evaluate_at_start=True,
         train=TrainSettings(batch=batch, epochs=epochs),
         optimizer=AdamW(**optimizer),
-        schedule=ScheduleSettings(warmup_epochs=1),
+        schedule=partial(Cosine, warmup_epochs=1),
         checkpoint=CheckpointSettings(),
         log=LogSettings(),
         distributed=DistributedSettings(),

@@ -9,7 +9,7 @@ from processes import TINY, run
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.engine.modes import cast_once
 from mim.engine.prefetcher import Prefetcher
 from mim.lab.dryrun.measure import dry_trainer

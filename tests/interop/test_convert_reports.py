@@ -133,7 +133,7 @@ def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, aske
     cfg, _ = read_own(out)
     for key, value in zip(asked, given, strict=True):
         section, name = key.split(".")
-        assert str(cfg[section][name]) == value
+        assert str(cfg.values()[section][name]) == value
 
 
 def test_convert_says_where_it_took_heads_from_the_published_width(tmp_path: Path) -> None:

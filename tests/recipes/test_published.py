@@ -25,7 +25,6 @@ from torch import nn
 from torchvision import transforms
 
 from mim import build, load_config
-from mim.config import schema
 from mim.data.sources.base import Source
 from mim.engine.optim import parameter_groups
 from mim.engine.schedule import Schedule
@@ -80,7 +79,7 @@ def recipe(path: str):
 @cache
 def task(path: str):
     """The task of a recipe without its weights; its operations are not counted, for which it would be built again."""
-    source = Photographs(schema.settings(recipe(path), "DATA"))
+    source = Photographs(recipe(path).DATA.shared)
     uncounted = mock.patch.object(build, "summarise_model", return_value=build.ModelSummary((), None))
     with torch.device("meta"), uncounted, mock.patch.object(build, "build_without_memory", return_value=None):
         return build.build_task(recipe(path), source, source)
@@ -565,10 +564,10 @@ def test_cifar10_finetuning_rate_is_near_the_one_of_its_source():
 def test_cifar10_finetuning_is_the_published_one():
     cfg = recipe(CIFAR10)
     assert (cfg.ENCODER.patch, cfg.ENCODER.width, cfg.ENCODER.depth, cfg.ENCODER.heads) == (2, 192, 12, 3)
-    assert [numbers(cfg.DATA[key]) for key in ("mean", "std", "image_size")] == [[0.5] * 3, [0.5] * 3, [32, 32]]
-    assert [numbers(cfg.AUGMENT[key]) for key in ("crop_scale", "crop_ratio")] == [[1, 1], [1, 1]]
+    assert [numbers(getattr(cfg.DATA, key)) for key in ("mean", "std", "image_size")] == [[0.5] * 3, [0.5] * 3, [32, 32]]
+    assert [numbers(getattr(cfg.AUGMENT, key)) for key in ("crop_scale", "crop_ratio")] == [[1, 1], [1, 1]]
     assert not any(
-        cfg.AUGMENT[key] for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix", "smoothing")
+        getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix", "smoothing")
     )
     assert (cfg.CLASSIFIER.pool, cfg.CLASSIFIER.norm, cfg.ENCODER.norm) == ("class", False, True)
     assert cfg.CLASSIFIER.init_std == pytest.approx(nn.Linear(192, 10_000).weight.std().item(), rel=1e-2)

@@ -64,10 +64,10 @@ def test_recipe_keeps_its_values_and_states_every_key_its_method_decides(name):
     assert "INIT" not in stated
     for section, keys in stated.items():
         if not isinstance(keys, dict):
-            assert plain(cfg[section]) == keys
+            assert plain(getattr(cfg, section)) == keys
             continue
         for key, value in keys.items():
-            assert plain(cfg[section][key]) == value, f"{section}.{key}"
+            assert plain(getattr(getattr(cfg, section), key)) == value, f"{section}.{key}"
     task = stated["TASK"]
     for section in schema.sections(task):
         if section not in EVERY_RUN:
@@ -136,7 +136,7 @@ def test_recipe_starts_from_the_last_checkpoint_of_a_recipe_that_fits(name):
     assert int(step) == plan(origin).steps
     assert (theirs.TASK, theirs.DATA.name) == ("pretrain", ours.DATA.name)
     for key in ("mean", "std", "channels"):
-        assert ours.DATA[key] == theirs.DATA[key], key
+        assert getattr(ours.DATA, key) == getattr(theirs.DATA, key), key
     pretrained = model(origin).encoder.state_dict()
     for key, weight in model(name).encoder.state_dict().items():
         if "relative_position_bias_table" not in key and not key.endswith("attn_mask"):  # resized; made anew

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from small_data import RECIPES, logged
 
 from mim import ConfigError, load_config
-from mim.config import schema
-from mim.config.load import TOP, dump, flat, parse_config
+from mim.config import parse_config, schema
+from mim.config.schema import TOP
 from mim.registry import Key
 
 LONGEST = 6_000  # characters of a message
@@ -51,7 +51,7 @@ def keys_of_task(task: str) -> dict[str, Key]:
     """Every key of a task with every part, by its full name."""
     found: dict[str, Key] = dict(TOP)
     for section in schema.sections(task):
-        parts = schema.FAMILIES[section].members() if section in schema.FAMILIES else {"": None}
+        parts = schema.family(section).members() if section in schema.FAMILIES else {"": None}
         for name, part in parts.items():
             if part is None or part.__module__.startswith("mim."):
                 found |= {f"{section}.{key}": kind for key, kind in schema.section_keys(task, section, name).items()}
@@ -63,7 +63,7 @@ def keys_of_task(task: str) -> dict[str, Key]:
 def keys_of_recipe(task: str) -> dict[str, Key]:
     """The keys that its recipe may have."""
     cfg = parse_config(RECIPES[task])
-    return {key: kind for key, kind in KEYS[task].items() if key in flat(cfg)}
+    return {key: kind for key, kind in KEYS[task].items() if key in cfg.flat()}
 
 
 KEYS = {task: keys_of_task(task) for task in schema.TASKS}
@@ -196,9 +196,9 @@ def check_load(path: Path, case: tuple[bytes, list[str]]) -> None:
         assert str(path) in refusal
         assert len(str(path)) + 5 < len(refusal) < LONGEST
         return
-    again = parse_config(dump(cfg))
+    again = parse_config(cfg.to_yaml())
     assert again == cfg
-    assert dump(again) == dump(cfg)
+    assert again.to_yaml() == cfg.to_yaml()
 
 
 @profile(120, 800)

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from yacs.config import CfgNode
 
 from mim import Classifier, Encoder, MaskedImageModel, build_classifier, build_model
-from mim.config.load import dump, parse_config
+from mim.config import Config, parse_config
 from mim.engine import checkpoint
 from mim.io.weights import DERIVED_BUFFERS
 
@@ -103,7 +102,7 @@ MODELS: dict[str, Sections] = {
 class Sample:
     """A model in eval mode, with its config and its weights; to be left as it is."""
 
-    cfg: CfgNode
+    cfg: Config
     model: MaskedImageModel | Classifier
 
     @property
@@ -128,7 +127,7 @@ class Sample:
     def write(self, path: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Path:
         """A checkpoint, as a run writes it; `keys` go on top."""
         state = {name: held.to(dtype) if held.is_floating_point() else held for name, held in self.state.items()}
-        checkpoint.write(path, {"step": 3, "model": state, "ema": {}, "config": dump(self.cfg), **keys})
+        checkpoint.write(path, {"step": 3, "model": state, "ema": {}, "config": self.cfg.to_yaml(), **keys})
         return path
 
 
@@ -158,7 +157,7 @@ def tokens_of(encoder: Encoder, img_BCHW: Tensor) -> Tensor:
     return torch.cat([*prefix, features.tokens_BND], dim=1)
 
 
-def read_own(path: Path) -> tuple[CfgNode, dict[str, Tensor]]:
+def read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
     """Config and weights of a checkpoint of this toolkit."""
     content = checkpoint.load(path)
     return parse_config(content["config"]), content["model"]
@@ -177,6 +176,6 @@ def come_back(found: Path, source: Sample, left_out: list[str]) -> None:
     if not left_out:
         assert cfg.TASK == source.cfg.TASK
         names = {"pretrain": ("MASKER", "HEAD", "TARGET", "LOSS"), "finetune": ("CLASSIFIER",)}.get(cfg.TASK, ())
-        shown |= {section: [key for key in source.cfg[section] if key != "init_std"] for section in names}
+        shown |= {section: [key for key in source.cfg.values()[section] if key != "init_std"] for section in names}
     for section, keys in shown.items():
-        assert {key: cfg[section][key] for key in keys} == {key: source.cfg[section][key] for key in keys}
+        assert {key: cfg.values()[section][key] for key in keys} == {key: source.cfg.values()[section][key] for key in keys}

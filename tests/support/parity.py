@@ -18,7 +18,7 @@ from small_models import generator
 from torch import Tensor, nn
 
 from mim import MaskedImageModel, build_model
-from mim.config.load import dump, parse_config
+from mim.config import parse_config
 from mim.convert import convert, describe
 from mim.engine import checkpoint
 from mim.interop import ModelWeights, read
@@ -120,7 +120,7 @@ def own_checkpoint(text: str, path: Path, seed: int = 1) -> tuple[MaskedImageMod
     """A model of a config, with random weights, and the checkpoint of it that a run would leave."""
     cfg = parse_config(text)
     model = randomised(build_model(cfg), seed).eval()
-    checkpoint.write(path, {"step": 1, "model": model.state_dict(), "ema": {}, "config": dump(cfg)})
+    checkpoint.write(path, {"step": 1, "model": model.state_dict(), "ema": {}, "config": cfg.to_yaml()})
     return model, path
 
 

@@ -1,4 +1,4 @@
-"""Run folders for tests of comparisons: three real runs, and folders made from them with other settings and figures."""
+"""Run folders for tests of comparisons: three real runs, and folders made from them with other settings and metrics."""
 
 import atexit
 import json
@@ -46,12 +46,12 @@ def made(
     folder: Path,
     like: Path,
     settings: Mapping[str, object] | None = None,
-    figures: Mapping[str, object] | None = None,
+    metrics: Mapping[str, object] | None = None,
     environment: Mapping[str, object] | None = None,
     rows: Sequence[Mapping[str, object]] | None = None,
     start: Path | None = None,
 ) -> Path:
-    """A run folder like another but for some settings, figures and rows; with an id of its own, and without weights.
+    """A run folder like another but for some settings, metrics and rows; with an id of its own, and without weights.
 
     start: the run folder that it came from; without one it came from nowhere.
     """
@@ -59,8 +59,8 @@ def made(
     pairs = {"INIT.checkpoint": str(start or ""), **(settings or {})}
     words = [str(word) for pair in pairs.items() for word in pair]
     cfg = config.parse_config((like / "config.yaml").read_text(), words)
-    (folder / "config.yaml").write_text(config.dump(cfg))
-    summary = {**read_json(like / "summary.json"), "epochs": cfg.TRAIN.epochs, **(figures or {})}
+    (folder / "config.yaml").write_text(cfg.to_yaml())
+    summary = {**read_json(like / "summary.json"), "epochs": cfg.TRAIN.epochs, **(metrics or {})}
     (folder / "summary.json").write_text(json.dumps(summary))
     origin = {"checkpoint": str(start), "run": run_id(start)} if start else None
     told = {**read_json(like / "environment.json"), "run": uuid.uuid4().hex, "from": origin, **(environment or {})}
@@ -97,7 +97,7 @@ def titles(comparison: Comparison) -> set[str]:
     }
 
 
-def figures(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
+def values_of(comparison: Comparison, title: str) -> dict[str, tuple[float, ...]]:
     """The values of a column over seeds, by entry."""
     key = next(column.key for column in comparison.columns if column.title == title)
     return {entry.name: entry.values[key] for entry in comparison.entries if key in entry.values}

@@ -13,10 +13,9 @@ from processes import FINETUNE, PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER
 from torch.distributed.tensor import DTensor
 
 from mim import build
-from mim.config import schema
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.data.batch import Batch
-from mim.data.loading.loader import collate
+from mim.data.loading.dataset import collate
 from mim.engine.distributed.world import World, join_world
 from mim.engine.precision import autocast
 from mim.engine.protocol import StepContext
@@ -49,7 +48,7 @@ class Shared:
         )
         self.task = build.build_task(cfg, *build.build_data(cfg))
         settings = build.engine_settings(cfg)
-        settings = replace(settings, distributed=schema.settings(cfg, "DISTRIBUTED"))
+        settings = replace(settings, distributed=cfg.DISTRIBUTED)
         self.world, self.settings = world, settings
         self.train_state = TrainState(self.task, settings, world)
         self.wrapped = self.train_state.wrap()
@@ -136,7 +135,7 @@ def compare(name: str, world: World) -> dict:
 
 if __name__ == "__main__":
     logging.getLogger("mim").setLevel(logging.ERROR)
-    settings = schema.settings(load_config(RECIPE, ["DISTRIBUTED.device", "cpu"]), "DISTRIBUTED")
+    settings = load_config(RECIPE, ["DISTRIBUTED.device", "cpu"]).DISTRIBUTED
     with join_world(settings) as world:
         for case in sys.argv[1:] or CASES:
             found = compare(case, world)

@@ -16,7 +16,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from mim import build
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.data.batch import Batch
 from mim.data.loading.loader import batches, in_order
 from mim.engine.distributed.world import World
@@ -98,7 +98,7 @@ def scores_and_labels(task: Classify, batch: Batch, img_BCHW: torch.Tensor) -> t
 def test_finetune_loss_is_timms_cross_entropy(smoothing):
     task = task_of(FINETUNE, {"AUGMENT.smoothing": smoothing})
     batch = first_batch(task)
-    scores, labels = scores_and_labels(task, batch, task.normalize(batch.images_BCHW))
+    scores, labels = scores_and_labels(task, batch, task.preprocess(batch.images_BCHW))
     loss = task.loss(task.model, batch, StepContext(0, 3, 0, 8))
     expected = LabelSmoothingCrossEntropy(smoothing) if smoothing else torch.nn.CrossEntropyLoss()
     assert loss.item() == pytest.approx(expected(scores, labels).item(), rel=1e-6)
@@ -115,7 +115,7 @@ def test_finetune_loss_is_timms_soft_target_cross_entropy_under_the_same_mixing(
     found = []
     for step in range(6):  # both of the two where both are given
         np.random.seed(derive_seed(7, "mix", step, 16) % 2**32)
-        mixed_BCHW, weights_BK = mix(task.normalize(batch.images_BCHW), batch.labels_B)
+        mixed_BCHW, weights_BK = mix(task.preprocess(batch.images_BCHW), batch.labels_B)
         scores, _ = scores_and_labels(task, batch, mixed_BCHW)
         found.append(SoftTargetCrossEntropy()(scores, weights_BK).item())
         loss = task.loss(task.model, batch, StepContext(7, step, 16, 32))
@@ -128,7 +128,7 @@ def test_finetune_loss_is_computed_in_fp32_under_autocast():
     batch = first_batch(task)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = task.loss(task.model, batch, StepContext(0, 0, 0, 8))
-        scores = task.model(task.normalize(batch.images_BCHW))[0]
+        scores = task.model(task.preprocess(batch.images_BCHW))[0]
     assert (scores.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
     assert loss.item() == pytest.approx(
         LabelSmoothingCrossEntropy(0.1)(scores.float(), batch.labels_B).item(), rel=1e-6
@@ -190,7 +190,7 @@ def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own(
         torch.nn.init.normal_(head.weight, std=0.1 + place)
     loss = task.loss(task.model, batch, StepContext(0, 0, 0, 8))
     loss.backward()
-    scores_LBK = task.model(task.normalize(batch.images_BCHW))
+    scores_LBK = task.model(task.preprocess(batch.images_BCHW))
     each = [torch.nn.functional.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
     assert len({one.item() for one in each}) == 3
     assert loss.item() == pytest.approx(np.mean([one.item() for one in each]), rel=1e-6)
@@ -363,7 +363,7 @@ def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tuned):
     right: dict[int, list[bool]] = {}
     with torch.no_grad():
         for batch in batches(task.held_out, in_order(range(360), 360), 0, False):
-            answers = task.model(task.normalize(batch.images_BCHW))[0].argmax(dim=1)
+            answers = task.model(task.preprocess(batch.images_BCHW))[0].argmax(dim=1)
             for label, answer in zip(batch.labels_B.tolist(), answers.tolist(), strict=True):
                 right.setdefault(label, []).append(label == answer)
     found = summary(tuned)

@@ -17,7 +17,7 @@ from small_data import digit, photograph, write_digits
 
 from mim import build, config
 from mim.convert import convert
-from mim.lab.comparison.reconstructions import held_out_sheets
+from mim.lab.comparison.views.reconstructions import held_out_sheets
 from mim.lab.reconstruct import MaskChoice, reconstruction_sheet
 from mim.targets import Pixels
 
@@ -60,7 +60,7 @@ def by_hand(run, images_BCHW, hidden_BHW, weights):
     model = build.build_model(cfg)
     state = content[weights]
     model.load_state_dict({name.removeprefix("module."): state[name] for name in state if name != "n_averaged"})
-    mean, std = (torch.tensor(cfg.DATA[key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (torch.tensor(getattr(cfg.DATA, key))[:, None, None] for key in ("mean", "std"))
     img_BCHW = (images_BCHW - mean) / std
     with torch.no_grad():
         prediction_BCHW = model.eval()(img_BCHW, hidden_BHW).prediction
@@ -386,7 +386,7 @@ def test_the_tool_writes_a_sheet_says_where_and_leaves_the_runs_alone(runs, tmp_
 def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "mim.lab.comparison.reconstructions.draw_columns",
+        "mim.lab.comparison.views.reconstructions.draw_columns",
         lambda drawn: seen.append(drawn) or torch.zeros(4, 4, 3).byte(),
     )
     sheets = held_out_sheets({"MAE": runs / "mae", "SimMIM": runs / "simmim"}, images=3, seed=5)

@@ -24,7 +24,8 @@ from processes import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mim import build
-from mim.config.load import load_config, parse_config
+from mim.build import load_config
+from mim.config import parse_config
 from mim.engine.checkpoint import load_strict
 from mim.engine.distributed.world import World
 from mim.ops.positions import resize_positions

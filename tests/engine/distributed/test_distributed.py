@@ -19,7 +19,7 @@ from processes import (
 )
 
 from mim import build
-from mim.config.load import load_config
+from mim.build import load_config
 from mim.engine.distributed.world import World
 
 PLUGIN = '''

@@ -14,7 +14,6 @@ from small_models import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mim import build, load_config
-from mim.config import schema
 from mim.cost.gpu_rules import GpuRules
 from mim.cost.memory import MemoryTracker
 from mim.lab.dryrun.measure import measure_steps
@@ -195,7 +194,7 @@ from itertools import accumulate
 from pathlib import Path
 os.environ["KINETO_LOG_LEVEL"] = "99"
 from torch.autograd.profiler import profile
-from mim import load_config, schema
+from mim import load_config
 from mim.engine.distributed.world import join_world
 from mim.lab.dryrun.trainer import RandomBatches
 from mim.engine.run_folder import RunFolder

@@ -17,17 +17,17 @@ from mim import build, load_config
 from mim.config.recipes import recipe_file, recipe_names
 from mim.lab.dryrun import records
 from mim.lab.dryrun.measure import StepMeasurement
-from mim.lab.dryrun.records import find_record, add_record, step_keys
+from mim.lab.dryrun.records import add_record, find_record, step_keys
 from mim.lab.dryrun.task import dry_task
-from mim.lab.plan import plan, recipe
+from mim.lab.plan import plan_run, recipe
 
 CONFIGS = RECIPE.parents[1]
 IMAGENET = 1_281_167
 
 
-def planned(path: Path = RECIPE, overrides: list[object] = (), **asked):
-    asked = {"file": Path("no such file"), **asked}
-    return plan(load_config(path, [str(word) for word in overrides]), **asked)
+def planned(path: Path = RECIPE, overrides: Sequence[object] = (), **arguments):
+    arguments = {"records": Path("no such file"), **arguments}
+    return plan_run(load_config(path, [str(word) for word in overrides]), **arguments)
 
 
 def pairs(keys: dict) -> list[object]:
@@ -195,7 +195,7 @@ def looking(tmp_path, monkeypatch):
 
 def test_plan_of_a_part_that_looks_at_values_measures_what_it_cannot_estimate(tmp_path, looking):
     file = tmp_path / "steps.jsonl"
-    found = planned(looking, steps=1, file=file)
+    found = planned(looking, steps=1, records=file)
     assert found.memory == {}
     assert "--measure" in found.missing[0]
     assert {boundary.what: boundary.shape for boundary in found.boundaries}["tokens"] == (16, 16)
@@ -224,7 +224,7 @@ def test_recipe_of_a_plan_lists_every_difference_and_what_follows_from_it():
     cfg = load_config(
         recipe_file("mae/vit_base"), ["TRAIN.batch", "512", "MASKER.ratio", "0.5", "DATA.batch_size", "32"]
     )
-    found = recipe.compare(cfg, devices=1)
+    found = recipe.compare_recipe(cfg, devices=1)
     rows = {(difference.group, difference.key): (difference.here, difference.there) for difference in found.differences}
     assert rows == {
         ("in effect", "learning rate at its peak"): ("0.0003", "0.0024"),
@@ -241,12 +241,12 @@ def test_recipe_of_a_plan_lists_every_difference_and_what_follows_from_it():
 
 @pytest.mark.parametrize("name", ["mae/vit_huge", "finetune/simmim_swin_base_800ep", "probe/mae_vit_base"])
 def test_recipe_of_a_published_file_is_itself_without_a_difference(name):
-    found = recipe.compare(load_config(recipe_file(name)), devices=8)
+    found = recipe.compare_recipe(load_config(recipe_file(name)), devices=8)
     assert (found.name, found.differences) == (name, ())
 
 
 def test_recipe_of_another_part_shows_keys_that_one_of_them_has():
-    found = recipe.compare(load_config(recipe_file("cross/transformer_decoder_on_swin")), devices=1)
+    found = recipe.compare_recipe(load_config(recipe_file("cross/transformer_decoder_on_swin")), devices=1)
     rows = {difference.key: (difference.here, difference.there) for difference in found.differences}
     assert rows == {
         "HEAD.name": ("transformer", "pixel_shuffle"),
@@ -259,10 +259,10 @@ def test_recipe_of_another_part_shows_keys_that_one_of_them_has():
 
 def test_recipe_is_none_where_a_file_names_none_or_it_is_not_at_hand(tmp_path, monkeypatch):
     path = write_recipe(tmp_path)
-    assert recipe.compare(load_config(path), devices=1) is None
+    assert recipe.compare_recipe(load_config(path), devices=1) is None
     cfg = load_config(path, ["RECIPE", "mae/vit_base"])
     monkeypatch.setattr("mim.lab.plan.recipe.recipe_names", list)  # as beside an installed package
-    assert recipe.compare(cfg, devices=1).differences is None
+    assert recipe.compare_recipe(cfg, devices=1).differences is None
 
 
 def test_recipe_that_is_none_is_refused_with_the_nearest_name(tmp_path):
@@ -271,9 +271,9 @@ def test_recipe_that_is_none_is_refused_with_the_nearest_name(tmp_path):
 
 
 def test_recipe_that_a_finished_run_names_may_be_gone(tmp_path):
-    from mim.config.load import dump, parse_config
+    from mim.config import parse_config
 
-    text = dump(load_config(write_recipe(tmp_path))).replace("RECIPE: ''", "RECIPE: gone/since")
+    text = load_config(write_recipe(tmp_path)).to_yaml().replace("RECIPE: ''", "RECIPE: gone/since")
     assert "gone/since" in text
     assert parse_config(text).RECIPE == "gone/since"
 
@@ -348,18 +348,18 @@ def test_benchmarks_of_other_hardware_are_not_used(tmp_path, tiny, monkeypatch):
 
 def test_plan_measures_once_and_remembers(tmp_path):
     file, overrides = tmp_path / "steps.jsonl", ["ENCODER.depth", 1, "ENCODER.width", 32, "HEAD.depth", 1]
-    assert planned(overrides=overrides, file=file).images_per_s is None
-    measured = planned(overrides=overrides, file=file, steps=2)
+    assert planned(overrides=overrides, records=file).images_per_s is None
+    measured = planned(overrides=overrides, records=file, steps=2)
     assert measured.speed.measured.steps == 2
     assert measured.speed.measured.tensors == pytest.approx(measured.memory["cpu"].total, rel=0.15)
-    found = planned(overrides=overrides, file=file)
+    found = planned(overrides=overrides, records=file)
     assert found.speed == measured.speed
     assert found.images_per_s == measured.images_per_s > 0
     assert found.seconds == pytest.approx(found.plan.images_seen / found.images_per_s)
-    accumulated = planned(overrides=[*overrides, "TRAIN.batch", 128], file=file, devices=2)
+    accumulated = planned(overrides=[*overrides, "TRAIN.batch", 128], records=file, devices=2)
     seconds = 2 * found.speed.measured.micro_s + found.speed.measured.update_s
     assert accumulated.images_per_s == pytest.approx(128 / seconds)
-    assert planned(overrides=[*overrides, "ENCODER.heads", 2], file=file).images_per_s is None
+    assert planned(overrides=[*overrides, "ENCODER.heads", 2], records=file).images_per_s is None
     assert len(file.read_text().splitlines()) == 1
 
 
@@ -370,19 +370,19 @@ def test_plan_measures_a_step_that_costs_what_the_steps_of_a_run_cost(tmp_path):
     assert code == 0, output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rate = max(row["time/images_per_s"] for row in rows if "time/images_per_s" in row)
-    found = planned(overrides=pairs(keys), file=tmp_path / "steps.jsonl", steps=5)
+    found = planned(overrides=pairs(keys), records=tmp_path / "steps.jsonl", steps=5)
     assert 0.25 < found.images_per_s / rate < 4
 
 
 @pytest.mark.parametrize("path", [FINETUNE, PROBE], ids=lambda path: path.parent.name)
 def test_plan_measures_classifiers(tmp_path, path):
-    found = planned(path, ["ENCODER.depth", 1], file=tmp_path / "steps.jsonl", steps=1)
+    found = planned(path, ["ENCODER.depth", 1], records=tmp_path / "steps.jsonl", steps=1)
     assert found.speed.step["classes"] == 10
     assert found.speed.measured.tensors == pytest.approx(found.memory["cpu"].total, rel=0.15)
 
 
 def test_plan_figures_are_plain_values():
-    figures = planned(devices=1).figures()
+    figures = planned(devices=1).to_json()
     again = json.loads(json.dumps(figures))
     assert again["memory"]["gpu"]["total"] == sum(
         value for key, value in again["memory"]["gpu"].items() if key != "total"
@@ -392,7 +392,9 @@ def test_plan_figures_are_plain_values():
 
 
 def test_bare_task_takes_no_memory_and_can_be_sampled():
-    found = dry_task(load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET)
+    found = dry_task(
+        load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET
+    )
     assert all(parameter.is_meta for parameter in found.task.model.parameters())
     assert found.task.model.masker.sample(2, None, CPU).hidden_BHW.sum() == 2 * 192
     assert build.chosen_labels(found.task) is None
