@@ -1,1 +1,1 @@
-"""Files and texts: reading and writing them safely, and what messages show of them."""
+"""Reading and writing files safely, and formatting values for messages."""

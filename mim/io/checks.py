@@ -1,8 +1,8 @@
-"""Checks of numbers that a user gave, with an error that names the key, the value and what is allowed."""
+"""Checks of numbers in a config; errors name the key, the value and what is allowed."""
 
 
 def at_least(section: str, least: float, **values: float) -> None:
-    """Raises ValueError for the first value below `least`: `at_least("TRAIN", 1, epochs=epochs)`."""
+    """Raises ValueError for the first value below `least`, as in `at_least("TRAIN", 1, epochs=epochs)`."""
     for key, value in values.items():
         if value < least:
             raise ValueError(f"{section}.{key} is {value}: it must be at least {least}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced and renamed, so that a crash leaves the old one."""
+"""Files written atomically: to a temporary file, synced, then renamed. A crash leaves the old file intact."""
 
 import contextlib
 import errno
@@ -12,76 +12,76 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-ASIDE = ".partial"  # the end of a name under which a file is being written
-ABANDONED_S = 3600.0  # where a file system has no locks: a file that did not grow for so long is of a dead process
-UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of file systems that cannot sync a folder
+PARTIAL = ".partial"  # the suffix of a temporary file
+ABANDONED_S = 3600.0  # without file locks: a temporary file unchanged for this long belongs to a dead process
+UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # raised by file systems that cannot sync a folder
 
 
 def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """A file whose content `fill` writes.
+    """Writes a file whose content `fill` writes.
 
-    Raises OSError that names the file where it cannot be written (on a full disk, say). Whatever is raised, what stood
-    there before stays whole, and nothing is left beside it.
+    Raises OSError, naming the file, where it cannot be written, for example on a full disk. After any exception the old
+    file is intact and no temporary file is left.
     """
     try:
-        aside, raw = _open_aside(path)
+        partial, raw = _open_partial(path)
     except OSError as error:
         raise _named(error, path) from error
     with raw:  # holds the lock until the file has its name
-        file = _Noting(raw)
+        file = _RecordingFile(raw)
         try:
             fill(file)
             file.flush()
             os.fsync(raw.fileno())
-            aside.replace(path)
+            partial.replace(path)
             _sync_folder(path.parent)
         except BaseException as error:
             with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-            reason = file.error or error  # torch.save raises another error in the place of that of the file
-            if isinstance(reason, OSError) and reason.filename in (None, str(aside)):
+                partial.unlink(missing_ok=True)
+            reason = file.error or error  # torch.save raises its own error instead of the file's
+            if isinstance(reason, OSError) and reason.filename in (None, str(partial)):
                 raise _named(reason, path) from error
             raise
         finally:
-            raw.close()  # not the buffer, which would try once more to write what did not fit
+            raw.close()  # not the buffer, which would try again to write what did not fit
 
 
 def write_text(path: Path, text: str) -> None:
-    """A UTF-8 text file."""
+    """Writes a UTF-8 text file."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: dict) -> None:
-    """An indented JSON file."""
+    """Writes an indented JSON file."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def append_text(path: Path, text: str) -> None:
-    """More text at the end of a file. Raises OSError that names the file."""
+    """Appends text to a file. Raises OSError, naming the file, where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
-    except OSError as error:  # that of closing, which writes, names none
+    except OSError as error:  # closing writes too, and its error names no file
         raise _named(error, path) from error
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Removes, and gives, what killed processes left half written in a folder; never what a live one is writing.
+    """Removes the temporary files of killed processes from a folder, and returns their paths.
 
-    Whoever writes holds a lock on the file, which ends with the process. Where a file system has no locks, a file that
-    did not change for an hour counts as left.
+    A process that writes holds a lock on its file until it ends. On a file system without locks, a file counts as
+    abandoned where it did not change for an hour.
     """
     removed = []
-    for aside in sorted(folder.glob(f"*{ASIDE}")):
-        with contextlib.suppress(OSError), aside.open("rb") as file:
-            if not aside.is_symlink() and _is_abandoned(file):
-                aside.unlink()
-                removed.append(aside)
+    for partial in sorted(folder.glob(f"*{PARTIAL}")):
+        with contextlib.suppress(OSError), partial.open("rb") as file:
+            if not partial.is_symlink() and _is_abandoned(file):
+                partial.unlink()
+                removed.append(partial)
     return removed
 
 
-class _Noting(io.BufferedWriter):
-    """A file that remembers why writing failed, as whoever fills it may raise something else."""
+class _RecordingFile(io.BufferedWriter):
+    """A file that keeps the error of a failed write, because the caller may raise another one."""
 
     error: OSError | None = None
 
@@ -93,15 +93,15 @@ class _Noting(io.BufferedWriter):
             raise
 
 
-def _open_aside(path: Path) -> tuple[Path, io.FileIO]:
-    """A new locked file beside `path`, of a name that no other process takes."""
+def _open_partial(path: Path) -> tuple[Path, io.FileIO]:
+    """A new locked temporary file in the folder of `path`, under a name of its own."""
     while True:
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{ASIDE}")
-        raw = io.FileIO(aside, "x")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        raw = io.FileIO(partial, "x")
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(raw, fcntl.LOCK_EX)
-        if aside.exists():  # else it was taken for an abandoned one before it was locked
-            return aside, raw
+        if partial.exists():  # else another process removed it as abandoned before it was locked
+            return partial, raw
         raw.close()
 
 
@@ -116,7 +116,7 @@ def _is_abandoned(file: BinaryIO) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a renaming outlive a loss of power."""
+    """Makes sure that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,5 +128,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """The same error, of that file; one without a number of the system keeps its text."""
+    """The same error with the name of the file."""
     return OSError(f"{path}: {error}") if error.errno is None else OSError(error.errno, error.strerror, str(path))
