@@ -21,7 +21,7 @@ from mim import build, load_config
 from mim.engine.distributed.world import World, join_world
 from mim.lab.dryrun.measure import dry_trainer
 from mim.lab.dryrun.task import dry_task
-from mim.lab.plan.scaling import replica_bytes, sent, shard_bytes, sizes_of
+from mim.lab.plan.scaling import replica_bytes, sent, shard_bytes, model_sizes
 
 RINGS = {  # by the name of the operation: rings that its tensor travels, and which of its arguments that is
     "allreduce_": (2, 0),
@@ -92,7 +92,7 @@ def show(found: Exchanged, world: World, cfg: Any) -> None:
         return
     held = dry_task(cfg, classes=2 if cfg.TASK != "pretrain" else None)
     engine, plan = held.engine_settings(), held.plan(world.size)
-    sizes = sizes_of(held.task.model, held.task.blocks(), engine, None)
+    sizes = model_sizes(held.task.model, held.task.blocks(), engine, None)
     ddp = engine.distributed.strategy == "ddp"
     told = replica_bytes(sizes, world.size)[0] if ddp else shard_bytes(sizes, world.size, plan.accumulation)[0]
     console = Console(highlight=False)

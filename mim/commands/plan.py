@@ -56,23 +56,23 @@ def _plan(args: argparse.Namespace) -> None:
 
     from mim.build import load_config
     from mim.io.files import write_json
-    from mim.lab.plan import Assumed, plan, show
+    from mim.lab.plan import Hardware, plan_run, show
 
     cfg = load_config(args.config, overrides)
     with get_console().status("measuring steps" if args.measure else "planning"):
-        report = plan(
+        report = plan_run(
             cfg,
             devices=counts[0],
-            others=counts[1:],
-            assumed=Assumed.read(assumptions),
+            other_devices=counts[1:],
+            hardware=Hardware.read(assumptions),
             images=args.images,
             classes=args.classes,
             steps=args.measure,
-            file=args.benchmarks,
+            records=args.benchmarks,
         )
     show(report, Console(), measure=_measuring_command(args, report.classes))
     if args.json:
-        write_json(args.json, report.figures())
+        write_json(args.json, report.to_json())
 
 
 def _measuring_command(args: argparse.Namespace, classes: int | None) -> str:

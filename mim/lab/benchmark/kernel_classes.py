@@ -25,16 +25,16 @@ RULES: tuple[tuple[KernelClass, str], ...] = (  # the first that matches decides
     ("matrix products", r"^aten::_*(mm|addmm|linear|matmul|addmv|mv|dot|einsum|scaled_mm)$"),
     ("matrix products", r"^(?!.*_fused_).*(gemm|convol|mkldnn|onednn|product)"),
 )
-MOVES = set(
-    "copy clone contiguous to cat stack fill zero gather scatter foreach index put impl add reduce roll pad pixel "
-    "shuffle unshuffle embedding repeat interleave masked reflection pad2d pin memory backward constant nd".split()
-) - {"add", "reduce"}
-NO_WORK = set(  # on values, or little
+MOVING = (
+    "copy clone contiguous to cat stack fill zero gather scatter foreach index put impl roll pad constant nd pixel "
+    "shuffle unshuffle embedding repeat interleave masked reflection pad2d pin memory backward"
+)
+IDLE = (  # work on no values, or on few
     "view reshape as strided transpose t permute expand slice select unbind split with sizes unsqueeze squeeze unsafe "
     "alias empty like new resize detach narrow unfold lift fresh item local scalar dense random rand randn uniform "
     "normal bernoulli sort argsort arange set is nonzero result type flatten chunk zeros ones full broadcast clamp"
-    .split()
-)  # fmt: skip
+)
+MOVING_WORDS, IDLE_WORDS = set(MOVING.split()), set(IDLE.split())
 
 
 def class_of(name: str) -> KernelClass:
@@ -51,6 +51,6 @@ def class_of(name: str) -> KernelClass:
     if not fused and not low.startswith("aten::"):
         return "other"
     words = set(re.findall(r"[a-z]+[a-z0-9]*", fused[1] if fused else low.removeprefix("aten::")))
-    if words and not words <= MOVES | NO_WORK:
+    if words and not words <= MOVING_WORDS | IDLE_WORDS:
         return "element-wise and sums"
-    return "copies and casts" if fused or words & MOVES else "other"
+    return "copies and casts" if fused or words & MOVING_WORDS else "other"

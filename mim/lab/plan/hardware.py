@@ -1,4 +1,4 @@
-"""Assumed: what a plan for many devices takes for granted of the machines, and the time of collectives that follows.
+"""Hardware: what a plan for many devices assumes, and the time of collectives that follows.
 
 Source: ring collectives, Patarasuk and Yuan 2009.
 """
@@ -13,15 +13,20 @@ GIGA = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assumed:
-    """What is taken for granted of the machines, and was not measured here.
+class Hardware:
+    """Assumptions about the machines. The defaults are an H100's published peak and memory, and round numbers for a
+    network of one 400 Gb/s adapter per node.
 
-    peak_tflops: of a device, in the precision of the products, as its maker gives it; mfu: the share of it that forward
-    and backward pass reach, whatever the micro-batch; memory_gb_s: of a device's memory, at which weights are updated;
-    node: devices of a node; node_gb_s, network_gb_s: at which each device sends in a collective inside a node, and in
-    one across nodes (busbw in nccl-tests); node_us, network_us: of the way from a device to the next, inside a node and
-    to another; disk_gb_s: at which a checkpoint is written. The defaults: an H100's published peak and memory; the
-    others are round numbers, for a network of one 400 Gb/s adapter a node.
+    Args:
+        peak_tflops: TFLOP/s of a device in the precision of the products, by its maker.
+        mfu: share of the peak that forward and backward pass reach, at any micro-batch.
+        memory_gb_s: GB/s of a device's memory, at which weights are updated.
+        node: devices of a node.
+        node_gb_s: GB/s that each device sends in a collective inside a node (busbw in nccl-tests).
+        network_gb_s: GB/s that each device sends in a collective across nodes.
+        node_us: microseconds from one device to the next inside a node.
+        network_us: microseconds from one node to the next.
+        disk_gb_s: GB/s at which a checkpoint is written.
     """
 
     peak_tflops: float = 989.0
@@ -41,22 +46,22 @@ class Assumed:
                 raise ValueError(f"--assume {field.name}={value:g}: it must be positive")
 
     @classmethod
-    def read(cls, words: Sequence[str]) -> "Assumed":
-        """From words such as `mfu=0.5`. Raises ValueError for one that is none."""
+    def read(cls, words: Sequence[str]) -> "Hardware":
+        """From words such as `mfu=0.5`. Raises ValueError for an unknown name or a value that is not a number."""
         names = [field.name for field in fields(cls)]
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for word in words:
             name, _, text = word.partition("=")
             if name not in names:
                 raise ValueError(f"--assume {word}: {one_of(name, names)}")
             try:
-                found[name] = float(text)
+                values[name] = float(text)
             except ValueError:
                 raise ValueError(f"--assume {word}: a number must follow the sign =, as in mfu=0.5") from None
-        return cls(**found)
+        return cls(**values)
 
     def ring_s(self, payload: float, devices: int) -> float:
-        """Seconds of an all-gather or a reduce-scatter of so many bytes, padded as they travel, in a ring."""
+        """Seconds of a ring all-gather or reduce-scatter of this many bytes, padding included."""
         if devices == 1:
             return 0.0
         nodes = math.ceil(devices / self.node)
@@ -65,7 +70,7 @@ class Assumed:
         return sent(payload, devices) / (GIGA * speed) + hops_us / 1e6
 
     def all_reduce_s(self, payload: float, devices: int) -> float:
-        """Seconds of an all-reduce: the bytes of two rings, and the way of a tree, which NCCL takes there."""
+        """Seconds of an all-reduce: the bytes of two rings, and the hops of a tree, as NCCL does it."""
         nodes = math.ceil(devices / self.node)
         inside = math.ceil(math.log2(min(devices, self.node)))
         hops_us = 2 * (inside * self.node_us + math.ceil(math.log2(nodes)) * self.network_us)
@@ -74,5 +79,5 @@ class Assumed:
 
 
 def sent(payload: float, devices: int) -> float:
-    """Bytes that each device sends in a ring all-gather or reduce-scatter; an all-reduce is one of each."""
+    """Bytes that each device sends in a ring all-gather or reduce-scatter. An all-reduce is one of each."""
     return payload * (devices - 1) / devices

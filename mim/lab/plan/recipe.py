@@ -1,4 +1,4 @@
-"""How a config differs from the recipe that it names."""
+"""RecipeComparison: how a config differs from the recipe that it names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,14 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key, or what follows from several, with its value in this config and in the recipe; `-` where it has none."""
+    """A key whose value differs, or something that follows from several keys.
+
+    Args:
+        group: which keys it belongs to.
+        key: its name.
+        here: the value in this config; `-` where there is none.
+        there: the value in the recipe.
+    """
 
     group: Group
     key: str
@@ -27,32 +34,36 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """The recipe that a config names, and how it differs; None where its file is not at hand."""
+class RecipeComparison:
+    """A config and the recipe that it names.
+
+    Args:
+        name: of the recipe.
+        differences: None where the file of the recipe is not here.
+    """
 
     name: str
     differences: tuple[Difference, ...] | None
 
 
-def compare(cfg: Config, devices: int) -> Published | None:
-    """What differs from the recipe under RECIPE, on so many devices; None where it names none."""
+def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:
+    """How a config differs from its RECIPE, on this number of devices; None where it names none."""
     if not cfg.RECIPE:
         return None
     if cfg.RECIPE not in recipe_names():
-        return Published(cfg.RECIPE, None)
+        return RecipeComparison(cfg.RECIPE, None)
     other = load_config(recipe_file(cfg.RECIPE))
-    found = [
-        Difference("in effect", name, told(cfg, devices), told(other, devices))
-        for name, told in DERIVED.items()
-        if told(cfg, devices) != told(other, devices)
-    ]
+    derived = [(name, value(cfg, devices), value(other, devices)) for name, value in DERIVED.items()]
+    differences = [Difference("in effect", *values) for values in derived if values[1] != values[2]]
     ours, theirs = cfg.flat(), other.flat()
-    found += [
+    differences += [
         Difference(_group(key), key, _text(ours.get(key, ABSENT)), _text(theirs.get(key, ABSENT)))
         for key in dict.fromkeys([*ours, *theirs])
         if key != "RECIPE" and ours.get(key) != theirs.get(key)
     ]
-    return Published(cfg.RECIPE, tuple(sorted(found, key=lambda difference: ORDER.index(difference.group))))
+    return RecipeComparison(
+        cfg.RECIPE, tuple(sorted(differences, key=lambda difference: ORDER.index(difference.group)))
+    )
 
 
 def _group(key: str) -> Group:
@@ -87,14 +98,10 @@ def _hidden(cfg: Config, devices: int) -> str:
     return f"{masker.cells - masker.visible} of {masker.cells} ({masker.ratio:.1%})"
 
 
-def _warmup(cfg: Config, devices: int) -> str:
-    return f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}"
-
-
 DERIVED: dict[str, Callable[[Config, int], str]] = {
     "learning rate at its peak": _rate,
     "batch of a step": lambda cfg, devices: f"{_batch(cfg, devices):,}",
     "epochs": lambda cfg, devices: f"{cfg.TRAIN.epochs:,}",
-    "share of them warmup": _warmup,
+    "share of them warmup": lambda cfg, devices: f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}",
     "hidden cells": _hidden,
 }

@@ -12,25 +12,34 @@ from mim import build
 from mim.config import Config
 from mim.cost.memory import Memory
 from mim.cost.model_summary import Boundary, ModelSummary
-from mim.engine.distributed.world import join_world
+from mim.engine.distributed.world import World, join_world
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
+from mim.engine.precision import describe_precision
 from mim.evaluation.avg_dist import masker_avg_dist
-from mim.lab.dryrun import records
 from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
-from mim.lab.dryrun.records import StepRecord
+from mim.lab.dryrun.records import StepRecord, add_record, find_record
 from mim.lab.dryrun.task import DryTask, dry_task
-from mim.lab.plan import recipe
-from mim.lab.plan.hardware import Assumed
-from mim.lab.plan.scaling import Scaling, scale, sizes_of
+from mim.lab.plan.hardware import Hardware
+from mim.lab.plan.recipe import RecipeComparison, compare_recipe
+from mim.lab.plan.scaling import Scaling, model_sizes, scale
 from mim.model import MaskedImageModel
 from mim.ops.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What one part of the model has and does. Operations are of one image, None where they were not counted."""
+    """One part of the model.
+
+    Args:
+        part: encoder, head, classifier, or target and loss.
+        name: as in the config.
+        parameters: number of all parameters.
+        trained: number of trained parameters.
+        forward: operations of the forward pass on one image; None where not counted.
+        training: operations of forward and backward pass on one image; None where not counted.
+    """
 
     part: str
     name: str
@@ -41,8 +50,16 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cells:
-    """What the masker hides of every image. side: of a cell, in pixels; avg_dist: in pixels."""
+class CellCounts:
+    """The cells of a mask.
+
+    Args:
+        side: of a cell, in pixels.
+        cells: cells of an image.
+        visible: visible ones.
+        hidden: hidden ones.
+        avg_dist: AvgDist of the masker, in pixels.
+    """
 
     side: int
     cells: int
@@ -55,12 +72,28 @@ class Cells:
 class PlanReport:
     """What is known of a run before it starts.
 
-    device: of this machine; classes: 0 in pretraining, None where unknown; lines: as the run says at its start; stored:
-    the type of the images, empty where unknown; plan: None where the number of images is unknown; operations: of the
-    whole run; recomputed: activations, in the backward pass; memory: of a step on one device, for `cpu` and `gpu`,
-    empty where it cannot be told; speed: as measured on this machine, None where it was not, and from it images_per_s
-    on all devices and the seconds of the run; scaling: None where one number of devices was asked for; missing: what is
-    not known and why; warnings: settings without effect.
+    Args:
+        device: kind of this machine's device, cpu or cuda.
+        devices: of the run.
+        classes: 0 in pretraining; None where unknown.
+        lines: what the run will print at its start, by name.
+        boundaries: see ModelSummary.
+        parts: of the model.
+        cells: of the mask; None without a masker.
+        stored: the type in which images are stored; empty where unknown.
+        batch: images of one optimizer step.
+        peak_rate: the largest learning rate.
+        plan: batch and steps; None where the number of images is unknown.
+        operations: of the run; None where unknown.
+        recomputed: whether the backward pass computes activations again.
+        memory: of a step on one device, for `cpu` and `gpu`; empty where it cannot be estimated.
+        speed: a step as measured on this machine; None where it was not measured.
+        images_per_s: on all devices, by the measured step.
+        seconds: of the run, by the measured step.
+        scaling: the same run on several numbers of devices; None where one number was asked for.
+        recipe: how the config differs from its recipe; None where it names none.
+        missing: what is unknown and why.
+        warnings: settings without effect.
     """
 
     device: str
@@ -69,7 +102,7 @@ class PlanReport:
     lines: dict[str, str]
     boundaries: tuple[Boundary, ...]
     parts: tuple[Part, ...]
-    cells: Cells | None
+    cells: CellCounts | None
     stored: str
     batch: int
     peak_rate: float
@@ -81,168 +114,170 @@ class PlanReport:
     images_per_s: float | None
     seconds: float | None
     scaling: Scaling | None
-    recipe: recipe.Published | None
+    recipe: RecipeComparison | None
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
 
-    def figures(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
-        found = asdict(self)
+        values = asdict(self)
         for kind, memory in self.memory.items():
-            found["memory"][kind]["total"] = memory.total
+            values["memory"][kind]["total"] = memory.total
         if self.plan is not None:
-            found["plan"] |= {"steps": self.plan.steps, "images_seen": self.plan.images_seen}
-        return found
+            values["plan"] |= {"steps": self.plan.steps, "images_seen": self.plan.images_seen}
+        return values
 
 
-def plan(
+def plan_run(
     cfg: Config,
     *,
     devices: int = 1,
     images: int | None = None,
     classes: int | None = None,
     steps: int = 0,
-    file: Path = Path("benchmarks/steps.jsonl"),
-    others: Sequence[int] = (),
-    assumed: Assumed | None = None,
+    records: Path = Path("benchmarks/steps.jsonl"),
+    other_devices: Sequence[int] = (),
+    hardware: Hardware | None = None,
 ) -> PlanReport:
-    """What a config's run will be and cost on so many devices, and on paper on `others`.
+    """What the run of a config will be and cost.
 
-    images, classes: see bare; steps: real ones that are taken now and remembered in `file`, where those of earlier
-    calls are looked for; assumed: of the machines, for `others`. Raises ValueError for what the user can mend.
+    Args:
+        cfg: the config.
+        devices: of the run.
+        images: see dry_task.
+        classes: see dry_task.
+        steps: real steps to measure and record now; 0 uses an earlier record.
+        records: file of measured steps.
+        other_devices: numbers of devices to compare on paper.
+        hardware: assumed for the comparison.
+
+    Raises ValueError for what the user can mend.
     """
     if devices < 1 or steps < 0:
         raise ValueError(f"--devices is {devices} and --measure {steps}: at least 1 device, and no fewer than 0 steps")
-    found = dry_task(cfg, images, classes)
-    task, engine, run = found.task, found.engine_settings(), found.plan(devices)
-    with join_world(engine.distributed) as world:
-        device = world.device
-    speed = _speed(found, run, steps, device, file)
-    missing = list(found.missing)
-    memory = _memory(found, run, missing)
+    dry = dry_task(cfg, images, classes)
+    task, settings, plan = dry.task, dry.engine_settings(), dry.plan(devices)
+    with join_world(settings.distributed) as world:
+        speed = _speed(dry, plan, steps, world.device, records)
+        lines = _lines(dry, plan, settings, world)
+    missing = list(dry.missing)
+    memory = _memory(dry, plan, missing)
     try:
         build.init_file(cfg)
     except ValueError as error:
         missing.append(str(error))
-    rate = run.batch / speed.seconds(run.accumulation) if speed else None
-    known, flops = found.images is not None, task.model_summary.flops
+    rate = plan.batch / speed.seconds(plan.accumulation) if speed else None
+    counted, flops = dry.images is not None, task.model_summary.flops
     return PlanReport(
-        device=device.type,
+        device=world.device.type,
         devices=devices,
-        classes=found.classes,
-        lines=_lines(found, run, engine),
-        boundaries=_model_summary(found).boundaries,
-        parts=_parts(found),
+        classes=dry.classes,
+        lines=lines,
+        boundaries=_model_summary(dry).boundaries,
+        parts=_parts(dry),
         cells=_cells(task.model) if isinstance(task.model, MaskedImageModel) else None,
-        stored=str(found.stored).removeprefix("torch.") if found.stored else "",
-        batch=run.batch,
-        peak_rate=run.schedule(engine).peak,
-        plan=run if known else None,
-        operations=flops * run.images_seen if known and flops else None,
-        recomputed=engine.train.activation_checkpointing,
+        stored=str(dry.stored).removeprefix("torch.") if dry.stored else "",
+        batch=plan.batch,
+        peak_rate=plan.schedule(settings).peak,
+        plan=plan if counted else None,
+        operations=flops * plan.images_seen if counted and flops else None,
+        recomputed=settings.train.activation_checkpointing,
         memory=memory,
         speed=speed,
         images_per_s=rate,
-        seconds=run.images_seen / rate if rate and known else None,
-        scaling=_scaling(found, run, [devices, *others], assumed or Assumed()) if others else None,
-        recipe=recipe.compare(cfg, devices),
+        seconds=plan.images_seen / rate if rate and counted else None,
+        scaling=_scaling(dry, plan, [devices, *other_devices], hardware or Hardware()) if other_devices else None,
+        recipe=compare_recipe(cfg, devices),
         missing=tuple(missing),
-        warnings=_warnings(found, run),
+        warnings=_warnings(dry, plan),
     )
 
 
-def _speed(found: DryTask, run: Plan, steps: int, device: torch.device, file: Path) -> StepRecord | None:
+def _speed(dry: DryTask, plan: Plan, steps: int, device: torch.device, records: Path) -> StepRecord | None:
     if not steps:
-        return records.find_record(file, found.cfg, found.classes, device)
-    if found.classes is None:
+        return find_record(records, dry.cfg, dry.classes, device)
+    if dry.classes is None:
         raise ValueError("--measure takes real steps, and the classes are unknown: give their number with --classes N")
-    return records.add_record(file, found.cfg, found.classes, device, measure_steps(found, run, steps, device))
+    return add_record(records, dry.cfg, dry.classes, device, measure_steps(dry, plan, steps, device))
 
 
-def _scaling(found: DryTask, run: Plan, counts: Sequence[int], assumed: Assumed) -> Scaling:
-    task, engine = found.task, found.engine_settings()
-    sizes = sizes_of(task.model, task.blocks(), engine, task.model_summary.work)
-    images = run.images_seen if found.images is not None else None
-    return scale(sizes, assumed, counts, batch=engine.train.batch, micro=engine.batch_size, images=images)
+def _scaling(dry: DryTask, plan: Plan, counts: Sequence[int], hardware: Hardware) -> Scaling:
+    task, settings = dry.task, dry.engine_settings()
+    sizes = model_sizes(task.model, task.blocks(), settings, task.model_summary.work)
+    images = plan.images_seen if dry.images is not None else None
+    return scale(sizes, hardware, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
 
 
-def _memory(found: DryTask, run: Plan, missing: list[str]) -> dict[str, Memory]:
-    """By kind of device; what cannot be told adds to what is missing."""
+def _memory(dry: DryTask, plan: Plan, missing: list[str]) -> dict[str, Memory]:
+    """Memory by kind of device. Where it cannot be estimated, the reason is added to `missing`."""
     try:
-        return {kind: estimate_memory(found, run, gpu=kind == "gpu") for kind in ("cpu", "gpu")}
+        return {kind: estimate_memory(dry, plan, gpu=kind == "gpu") for kind in ("cpu", "gpu")}
     except (RuntimeError, TypeError) as error:
-        missing.append(
-            f"memory: a part cannot be run without values ({str(error).splitlines()[0]}). --measure tells it"
-        )
+        reason = str(error).splitlines()[0]
+        missing.append(f"memory: a part cannot run without values ({reason}). --measure measures it")
         return {}
 
 
-def _lines(found: DryTask, run: Plan, engine: EngineSettings) -> dict[str, str]:
-    """What the run says at its start, but for what is unknown."""
-    lines = {**found.task.describe(), **run.describe(engine)}
-    if found.held_out is None:
+def _lines(dry: DryTask, plan: Plan, settings: EngineSettings, world: World) -> dict[str, str]:
+    """What the run prints at its start, without what is unknown."""
+    precision = describe_precision(settings.train.precision, world.device)
+    lines = {**dry.task.describe(), **plan.describe(settings), "precision": precision}
+    if dry.held_out is None:
         lines.pop("evaluation", None)
         lines["images"] = lines["images"].replace(", 0 held out", ", held-out ones unknown")
-    if found.images is None:
+    if dry.images is None:
         del lines["images"], lines["steps"]
-    if found.classes is None:
+    if dry.classes is None:
         del lines["classifier"]
-        lines |= _model_summary(found).describe()
+        lines |= _model_summary(dry).describe()
     return lines
 
 
-def _model_summary(found: DryTask) -> ModelSummary:
-    """That of the task, but for a classifier of unknown classes."""
-    whole = found.task.model_summary
-    if found.classes is not None:
-        return whole
-    work = None if whole.work is None else {part: held for part, held in whole.work.items() if part != "classifier"}
-    return ModelSummary(tuple(boundary for boundary in whole.boundaries if boundary.what != "scores"), work)
+def _model_summary(dry: DryTask) -> ModelSummary:
+    """The model summary, without a classifier of unknown classes."""
+    summary = dry.task.model_summary
+    if dry.classes is not None:
+        return summary
+    work = {part: each for part, each in summary.work.items() if part != "classifier"} if summary.work else None
+    return ModelSummary(tuple(each for each in summary.boundaries if each.what != "scores"), work)
 
 
-def _parts(found: DryTask) -> tuple[Part, ...]:
-    model = found.task.model
+def _parts(dry: DryTask) -> tuple[Part, ...]:
+    model, work = dry.task.model, dry.task.model_summary.work or {}
     modules: dict[str, tuple[str, list[nn.Module]]] = {"encoder": (model.encoder.name, [model.encoder])}
     if isinstance(model, MaskedImageModel):
-        modules |= {"head": (model.head.name, [model.head])}
-        modules |= {"rest": (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])}
-    elif found.classes is not None:
-        modules["classifier"] = (f"{found.classes} classes", [model.norm, model.heads])
+        modules["head"] = (model.head.name, [model.head])
+        modules["rest"] = (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])
+    elif dry.classes is not None:
+        modules["classifier"] = (f"{dry.classes} classes", [model.norm, model.heads])
     parts = []
-    for part, (name, held) in modules.items():
-        weights = [parameter for module in held for parameter in module.parameters()]
-        work = (found.task.model_summary.work or {}).get(part)
-        parts.append(
-            Part(
-                part={"rest": "target, loss"}.get(part, part),
-                name=name,
-                parameters=sum(weight.numel() for weight in weights),
-                trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-                forward=work.forward if work else None,
-                training=work.training if work else None,
+    for part, (name, members) in modules.items():
+        weights = [parameter for module in members for parameter in module.parameters()]
+        if part != "rest" or weights or (part in work and work[part].training):
+            parts.append(
+                Part(
+                    part="target, loss" if part == "rest" else part,
+                    name=name,
+                    parameters=sum(weight.numel() for weight in weights),
+                    trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+                    forward=work[part].forward if part in work else None,
+                    training=work[part].training if part in work else None,
+                )
             )
-        )
-    return tuple(part for part in parts if part.part != "target, loss" or part.parameters or part.training)
+    return tuple(parts)
 
 
-def _warnings(found: DryTask, run: Plan) -> tuple[str, ...]:
-    """Settings without effect."""
-    task, engine = found.task, build.engine_settings(found.cfg)
-    blockless = engine.train.activation_checkpointing and not task.blocks()
-    return (
-        *run.schedule(engine).warnings(),
-        *without_effect(task.model, engine.optimizer, task.lr_scales),
-        *(
-            ["TRAIN.activation_checkpointing has no effect: no part of this model names its blocks"]
-            if blockless
-            else []
-        ),
-    )
+def _warnings(dry: DryTask, plan: Plan) -> tuple[str, ...]:
+    task, settings = dry.task, build.engine_settings(dry.cfg)
+    warnings = [*plan.schedule(settings).warnings(), *without_effect(task.model, settings.optimizer, task.lr_scales)]
+    if settings.train.activation_checkpointing and not task.blocks():
+        warnings.append("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
+    return tuple(warnings)
 
 
-def _cells(model: MaskedImageModel) -> Cells:
+def _cells(model: MaskedImageModel) -> CellCounts:
     masker = model.masker
-    return Cells(
+    return CellCounts(
         side=masker.cell,
         cells=masker.cells,
         visible=masker.visible,

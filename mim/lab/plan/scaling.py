@@ -1,4 +1,4 @@
-"""Scaling: what a step costs on any number of devices, on paper: a model's exact sizes, and assumptions of machines.
+"""Scaling: what a step costs on any number of devices, computed from the sizes of a model and hardware hardware.
 
 Sources: the exchange of torch's DistributedDataParallel (Li et al. 2020) and fully_shard (Zhao et al. 2023);
 benchmarks/exchange.py counts its bytes in real steps.
@@ -14,7 +14,7 @@ from torch import nn
 from mim.cost.flops import Work
 from mim.engine.plan import EngineSettings
 from mim.engine.precision import DTYPES
-from mim.lab.plan.hardware import GIGA, Assumed, sent
+from mim.lab.plan.hardware import GIGA, Hardware, sent
 
 Strategy = Literal["ddp", "fsdp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -24,32 +24,44 @@ TERA = 1e12
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Weights that fsdp gathers together. shapes: rows, numbers in a row, and whether it is trained, of each weight."""
+class WeightGroup:
+    """Weights that fsdp gathers together.
+
+    Args:
+        shapes: of each weight: rows, elements of a row, and whether it is trained.
+    """
 
     shapes: tuple[tuple[int, int, bool], ...]
 
     @classmethod
-    def of(cls, weights: Sequence[nn.Parameter]) -> "Unit":
-        """Of these weights; one without axes is a row."""
+    def of(cls, weights: Sequence[nn.Parameter]) -> "WeightGroup":
+        """A group of these weights. A weight without axes is one row."""
         rows = [weight.shape[0] if weight.ndim else 1 for weight in weights]
         return cls(tuple((r, w.numel() // r, w.requires_grad) for r, w in zip(rows, weights, strict=True)))
 
-    def numbers(self, devices: int = 1, *, trained: bool = False) -> int:
-        """Numbers in it, with its rows filled up until they share out evenly. trained: only of what is trained."""
-        held = [(rows, row) for rows, row, learns in self.shapes if learns or not trained]
-        return sum(devices * math.ceil(rows / devices) * row for rows, row in held)
+    def elements(self, devices: int = 1, *, trained: bool = False) -> int:
+        """Number of elements, with rows padded to a multiple of `devices`. trained: only those of trained weights."""
+        shapes = [(rows, row) for rows, row, learns in self.shapes if learns or not trained]
+        return sum(devices * math.ceil(rows / devices) * row for rows, row in shapes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """Of a model and its step. blocks, rest: all weights; buffers: bytes; product: bytes of a number in products;
-    moments: numbers that the optimizer keeps of each weight; average: whether one of the weights is kept; work: of one
-    image, None where it was not counted; recomputed: the forward pass, in the backward pass.
+class ModelSizes:
+    """Sizes of a model and of its step.
+
+    Args:
+        blocks: weights of each block.
+        rest: all other weights.
+        buffers: bytes of buffers.
+        product: bytes of an element in matrix products.
+        moments: elements that the optimizer keeps for each element of a weight.
+        average: whether a moving average of the weights is kept.
+        work: operations on one image; None where not counted.
+        recomputed: whether the backward pass runs the forward pass again.
     """
 
-    blocks: tuple[Unit, ...]
-    rest: Unit
+    blocks: tuple[WeightGroup, ...]
+    rest: WeightGroup
     buffers: int
     product: int
     moments: int
@@ -58,45 +70,49 @@ class Sizes:
     recomputed: bool
 
     @property
-    def units(self) -> tuple[Unit, ...]:
+    def groups(self) -> tuple[WeightGroup, ...]:
         """In the order of the forward pass."""
         return (self.rest, *self.blocks)
 
     def weights(self, *, trained: bool = False) -> int:
-        """Numbers in all weights."""
-        return sum(unit.numbers(trained=trained) for unit in self.units)
+        """Number of elements of all weights."""
+        return sum(group.elements(trained=trained) for group in self.groups)
 
     @property
     def checkpoint(self) -> int:
-        """Bytes of a checkpoint, but for some kB."""
+        """Bytes of a checkpoint, up to some kB."""
         kept = self.weights() * (2 if self.average else 1) + self.moments * self.weights(trained=True)
         return FP32 * kept + self.buffers * (2 if self.average else 1)
 
 
-def sizes_of(
+def model_sizes(
     model: nn.Module, blocks: Sequence[nn.Module], engine: EngineSettings, work: dict[str, Work] | None
-) -> Sizes:
-    """Of a model, which may be on the meta device."""
+) -> ModelSizes:
+    """The sizes of a model, which may be on the meta device."""
     inside = {id(weight) for block in blocks for weight in block.parameters()}
     rest = [weight for weight in model.parameters() if id(weight) not in inside]
-    whole = Work(*(sum(getattr(one, of) for one in work.values()) for of in ("forward", "training"))) if work else None
-    return Sizes(
-        blocks=tuple(Unit.of(list(block.parameters())) for block in blocks),
-        rest=Unit.of(rest),
+    total = Work(*(sum(getattr(one, of) for one in work.values()) for of in ("forward", "training"))) if work else None
+    return ModelSizes(
+        blocks=tuple(WeightGroup.of(list(block.parameters())) for block in blocks),
+        rest=WeightGroup.of(rest),
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         product=DTYPES[engine.train.precision].itemsize,
         moments=engine.optimizer.moments,
         average=bool(engine.train.ema),
-        work=whole,
+        work=total,
         recomputed=engine.train.activation_checkpointing,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Of a step under one strategy. sent: bytes, by each device; held: bytes of weights, gradients and the optimizer's
-    state on each, with what fsdp has whole at a time; waits_s: for the exchange, beyond what computing hides; step_s:
-    of all. Both are None where operations were not counted.
+class StepCost:
+    """Cost of a step under one strategy, per device.
+
+    Args:
+        sent: bytes that it sends.
+        held: bytes of weights, gradients and optimizer state, with what fsdp gathers at a time.
+        waits_s: seconds of exchange that computing does not hide; None where operations were not counted.
+        step_s: seconds of the step; None where operations were not counted.
     """
 
     sent: int
@@ -106,24 +122,44 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """A step on so many devices. batch: its rows; micro: of one forward pass; costs: by strategy."""
+class ScalingRow:
+    """A step on one number of devices.
+
+    Args:
+        devices: their number.
+        batch: images of the step.
+        micro_batch: images of one forward pass.
+        accumulation: forward passes of one device.
+        costs: by strategy.
+    """
 
     devices: int
     batch: int
-    micro: int
+    micro_batch: int
     accumulation: int
-    costs: dict[Strategy, Cost]
+    costs: dict[Strategy, StepCost]
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second of all devices, under the faster strategy."""
+        return self.batch / min(cost.step_s or math.inf for cost in self.costs.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """Steps of one run on several numbers of devices. refused: those on which the batch does not come out whole; fixed:
-    whether the batch stays; checkpoint: its bytes; images: of the whole run, None where unknown.
+    """Steps of one run on several numbers of devices.
+
+    Args:
+        hardware: as assumed.
+        rows: one for each number of devices.
+        refused: numbers of devices over which the batch cannot be divided evenly.
+        fixed: whether the batch is the same on all.
+        checkpoint: bytes of a checkpoint.
+        images: of the run; None where unknown.
     """
 
-    assumed: Assumed
-    shares: tuple[Share, ...]
+    hardware: Hardware
+    rows: tuple[ScalingRow, ...]
     refused: tuple[int, ...]
     fixed: bool
     checkpoint: int
@@ -131,27 +167,43 @@ class Scaling:
 
 
 def scale(
-    sizes: Sizes, assumed: Assumed, counts: Sequence[int], *, batch: int, micro: int, images: int | None = None
+    sizes: ModelSizes,
+    hardware: Hardware,
+    counts: Sequence[int],
+    *,
+    batch: int,
+    micro_batch: int,
+    images: int | None = None,
 ) -> Scaling:
-    """A step on each number of devices.
+    """The cost of a step on each number of devices.
 
-    batch: rows of a step, 0 for `micro` on each device; micro: rows of a forward pass at most; images: as in Scaling.
+    Args:
+        sizes: of the model.
+        hardware: assumed.
+        counts: numbers of devices.
+        batch: images of a step; 0 for `micro_batch` on each device.
+        micro_batch: images of a forward pass at most.
+        images: see Scaling.
+
     Raises ValueError for less than one device.
     """
     if min(counts) < 1:
         raise ValueError(f"--devices is {min(counts)}: at least 1")
-    shares, refused = [], []
+    rows, refused = [], []
     for devices in dict.fromkeys(counts):
-        rows, left = divmod(batch or micro * devices, devices)
-        if left or not rows:
+        share, left = divmod(batch or micro_batch * devices, devices)
+        if left or not share:
             refused.append(devices)
             continue
-        own = max(size for size in range(1, min(micro, rows) + 1) if rows % size == 0)
-        costs = {name: cost(sizes, assumed, name, devices, own, rows // own) for name in STRATEGIES}
-        shares.append(Share(devices=devices, batch=rows * devices, micro=own, accumulation=rows // own, costs=costs))
+        micro = max(size for size in range(1, min(micro_batch, share) + 1) if share % size == 0)
+        steps = share // micro
+        costs = {name: cost(sizes, hardware, name, devices, micro, steps) for name in STRATEGIES}
+        rows.append(
+            ScalingRow(devices=devices, batch=share * devices, micro_batch=micro, accumulation=steps, costs=costs)
+        )
     return Scaling(
-        assumed=assumed,
-        shares=tuple(shares),
+        hardware=hardware,
+        rows=tuple(rows),
         refused=tuple(refused),
         fixed=bool(batch),
         checkpoint=sizes.checkpoint,
@@ -159,71 +211,73 @@ def scale(
     )
 
 
-def cost(sizes: Sizes, assumed: Assumed, strategy: Strategy, devices: int, micro: int, accumulation: int) -> Cost:
-    """Of a step of so many micro-batches on each device."""
+def cost(
+    sizes: ModelSizes, hardware: Hardware, strategy: Strategy, devices: int, micro_batch: int, accumulation: int
+) -> StepCost:
+    """The cost of a step of `accumulation` micro-batches on each device."""
     if devices == 1 or strategy == "ddp":
-        moved, held = replica_bytes(sizes, devices)
+        sent_bytes, held = replica_bytes(sizes, devices)
     else:
-        moved, held = shard_bytes(sizes, devices, accumulation)
+        sent_bytes, held = shard_bytes(sizes, devices, accumulation)
     if sizes.work is None:
-        return Cost(sent=moved, held=held, waits_s=None, step_s=None)
-    speed = TERA * assumed.peak_tflops * assumed.mfu
-    forward_s = micro * sizes.work.forward / speed
-    backward_s = micro * sizes.work.training / speed - (0 if sizes.recomputed else forward_s)
+        return StepCost(sent=sent_bytes, held=held, waits_s=None, step_s=None)
+    speed = TERA * hardware.peak_tflops * hardware.mfu
+    forward_s = micro_batch * sizes.work.forward / speed
+    backward_s = micro_batch * sizes.work.training / speed - (0 if sizes.recomputed else forward_s)
     waits = _replica_waits if strategy == "ddp" else _shard_waits
-    waits_s = waits(sizes, assumed, devices, accumulation, forward_s, backward_s) if devices > 1 else 0.0
-    updated = sizes.weights(trained=True) / (devices if strategy == "fsdp" else 1)
-    touched = updated * FP32 * (4 + 2 * sizes.moments)  # gradients are read twice, the rest is read and written
-    update_s = touched / (GIGA * assumed.memory_gb_s)
-    return Cost(
-        sent=moved, held=held, waits_s=waits_s, step_s=accumulation * (forward_s + backward_s) + waits_s + update_s
+    waits_s = waits(sizes, hardware, devices, accumulation, forward_s, backward_s) if devices > 1 else 0.0
+    elements = sizes.weights(trained=True) / (devices if strategy == "fsdp" else 1)
+    bytes_moved = elements * FP32 * (4 + 2 * sizes.moments)  # gradients are read twice, the rest is read and written
+    update_s = bytes_moved / (GIGA * hardware.memory_gb_s)
+    return StepCost(
+        sent=sent_bytes, held=held, waits_s=waits_s, step_s=accumulation * (forward_s + backward_s) + waits_s + update_s
     )
 
 
-def replica_bytes(sizes: Sizes, devices: int) -> tuple[int, int]:
-    """Bytes that each device sends in a step under ddp, and holds: one all-reduce of all gradients in fp32."""
+def replica_bytes(sizes: ModelSizes, devices: int) -> tuple[int, int]:
+    """Bytes that each device sends in a step under ddp, and bytes that it holds: one all-reduce of fp32 gradients."""
     gradients = FP32 * sizes.weights(trained=True)
     held = gradients * (1 + sizes.moments) + (FP32 * sizes.weights() + sizes.buffers) * (2 if sizes.average else 1)
     return round(2 * sent(gradients, devices)), held
 
 
-def shard_bytes(sizes: Sizes, devices: int, accumulation: int) -> tuple[int, int]:
+def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int, int]:
     """The same under fsdp.
 
-    In each micro-batch every block is gathered twice, in the precision of the products, and the rest once, in fp32; in
-    the last one all gradients are reduced and scattered in fp32. Whole at a time: the rest with its gradients, two
-    blocks, and a block's gradients in both precisions; where micro-batches are accumulated, all gradients.
+    In each micro-batch, every block is gathered twice, in the precision of the products, and the rest once, in fp32.
+    In the last one, all gradients are reduced and scattered in fp32. Gathered at a time are the rest with its gradients,
+    two blocks, and a block's gradients in both precisions; with gradient accumulation, all gradients.
     """
-    blocks = sum(block.numbers(devices) for block in sizes.blocks)
-    rest, trained = sizes.rest.numbers(devices), sum(unit.numbers(devices, trained=True) for unit in sizes.units)
+    blocks = sum(block.elements(devices) for block in sizes.blocks)
+    rest, trained = sizes.rest.elements(devices), sum(group.elements(devices, trained=True) for group in sizes.groups)
     payload = accumulation * (2 * sizes.product * blocks + FP32 * rest) + FP32 * trained
     shards = FP32 * ((blocks + rest) * (2 if sizes.average else 1) + (1 + sizes.moments) * trained) / devices
-    largest = max((block.numbers() for block in sizes.blocks), default=0)
-    whole = (3 * sizes.product + FP32) * largest + FP32 * (sizes.rest.numbers() + sizes.rest.numbers(trained=True))
+    largest = max((block.elements() for block in sizes.blocks), default=0)
+    gathered = (3 * sizes.product + FP32) * largest + FP32 * (sizes.rest.elements() + sizes.rest.elements(trained=True))
     if accumulation > 1:
-        whole += FP32 * sum(block.numbers(trained=True) for block in sizes.blocks)
-    held = shards + whole + sizes.buffers * (2 if sizes.average else 1)
+        gathered += FP32 * sum(block.elements(trained=True) for block in sizes.blocks)
+    held = shards + gathered + sizes.buffers * (2 if sizes.average else 1)
     return round(sent(payload, devices)), round(held)
 
 
 def _replica_waits(
-    sizes: Sizes, assumed: Assumed, devices: int, accumulation: int, forward_s: float, backward_s: float
+    sizes: ModelSizes, hardware: Hardware, devices: int, accumulation: int, forward_s: float, backward_s: float
 ) -> float:
-    """The backward pass of the last micro-batch hides all but the last bucket, as far as it is long enough."""
+    """The backward pass of the last micro-batch hides the exchange, except for the last bucket, if it is long enough."""
     gradients = FP32 * sizes.weights(trained=True)
     buckets = max(1, math.ceil(gradients / BUCKET))
-    each = assumed.all_reduce_s(gradients / buckets, devices)
+    each = hardware.all_reduce_s(gradients / buckets, devices)
     return max(buckets * each - backward_s, each)
 
 
 def _shard_waits(
-    sizes: Sizes, assumed: Assumed, devices: int, accumulation: int, forward_s: float, backward_s: float
+    sizes: ModelSizes, hardware: Hardware, devices: int, accumulation: int, forward_s: float, backward_s: float
 ) -> float:
-    """Each pass hides its own exchange, but for the first gathering and the last scattering."""
-    blocks = [assumed.ring_s(sizes.product * block.numbers(devices), devices) for block in sizes.blocks]
-    rest = assumed.ring_s(FP32 * sizes.rest.numbers(devices), devices)
-    units = [unit.numbers(devices, trained=True) for unit in sizes.units]
-    scattered = [assumed.ring_s(FP32 * numbers, devices) for numbers in units if numbers]
+    """Each pass hides its own exchange, except for the first gather and the last scatter."""
+    blocks = [hardware.ring_s(sizes.product * block.elements(devices), devices) for block in sizes.blocks]
+    rest = hardware.ring_s(FP32 * sizes.rest.elements(devices), devices)
+    elements = [group.elements(devices, trained=True) for group in sizes.groups]
+    scattered = [hardware.ring_s(FP32 * count, devices) for count in elements if count]
     first, last = rest + sum(blocks[:1]), sum(scattered[:1])
     forward = max(rest + sum(blocks) - forward_s, first)
     backward = max(sum(blocks) - backward_s, 0.0)

@@ -1,19 +1,14 @@
-"""Terminal: a plan as tables and lines, at whatever width there is."""
+"""A plan in a terminal: tables and notes."""
 
-from collections.abc import Iterable
-from typing import Any
-
-from rich import box
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from mim.lab.console import byte_unit, new_table, number, print_heading, print_notes
+from mim.lab.plan.recipe import RecipeComparison
 from mim.lab.plan.report import PlanReport
 from mim.lab.plan.scaling_tables import show_scaling
 
-GIB, MIB = 2**30, 2**20
-HELD = {  # fields of Memory, in words
+MEMORY = {  # fields of Memory, as they are shown
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer's state",
@@ -22,199 +17,164 @@ HELD = {  # fields of Memory, in words
     "activations": "activations for backward",
     "temporary": "temporary",
 }
-EARLY = 0.1  # gradients, as a share of the weights, below which the peak came before most of them
-DEVICES = {"cpu": "on a CPU", "gpu": "on a GPU"}
+EARLY = 0.1  # gradients as a share of the weights, below which the peak comes before most of them
+KINDS = {"cpu": "on a CPU", "gpu": "on a GPU"}
 
 
-def show(planned: PlanReport, console: Console, measure: str) -> None:
-    """Prints all of it. measure: the command that measures steps on this machine."""
-    _heading(console, "The run", "as it will say at its start")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 0, 0, 2))
-    for name, text in planned.lines.items():
-        table.add_row(Text(name), Text(text))
+def show(report: PlanReport, console: Console, measure: str) -> None:
+    """Prints a plan. measure: the command that measures steps on this machine."""
+    print_heading(console, "The run", "as it will say at its start")
+    width = max(map(len, report.lines)) + 2
+    for name, text in report.lines.items():
+        print_notes(console, [text], first=f"{name:<{width}}", indent=" " * width)
+    print_heading(console, "Boundaries", "what one image becomes on its way")
+    table = new_table("", "shape", "axes", "from", words=4)
+    for boundary in report.boundaries:
+        table.add_row(boundary.what, boundary.size or "-", boundary.axes, Text(boundary.source))
     console.print(table)
-    _heading(console, "Boundaries", "what one image becomes on its way")
-    console.print(_boundaries(planned))
-    _say(console, _images(planned))
-    _heading(console, "Parameters and operations", "of one image, in GFLOP; a multiply-add counts as two")
-    console.print(_parts(planned))
-    _say(console, _operations(planned))
-    if planned.memory:
-        _heading(console, "Memory", f"of a step on one device, estimated peak of tensors in {_unit(planned)[0]}")
-        console.print(_memory(planned))
-        _say(console, _beside(planned))
-    _heading(console, "Time")
-    _say(console, _time(planned, measure))
-    if planned.scaling is not None:
-        show_scaling(planned.scaling, console)
-    _show_recipe(planned, console)
-    for title, texts in (("Not known", planned.missing), ("Warnings", planned.warnings)):
-        if texts:
-            _heading(console, title)
-            _say(console, texts, "yellow")
+    print_notes(console, _image_notes(report))
+    _show_parts(report, console)
+    if report.memory:
+        _show_memory(report, console)
+    print_heading(console, "Time")
+    if report.speed is None:
+        print_notes(console, ["Such a step was not measured on this machine. To measure it:"])
+        console.print(Text(f"  {measure}"), soft_wrap=True)
+    else:
+        print_notes(console, _time_notes(report))
+    if report.scaling is not None:
+        show_scaling(report.scaling, console)
+    _show_recipe(report.recipe, console)
+    for title, lines in (("Not known", report.missing), ("Warnings", report.warnings)):
+        if lines:
+            print_heading(console, title)
+            print_notes(console, lines, "yellow")
 
 
-def _boundaries(planned: PlanReport) -> Table:
-    table = _table(("", "shape", "axes", "from"))
-    for boundary in planned.boundaries:
-        table.add_row(boundary.what, boundary.size or "-", boundary.axes, Text(boundary.of))
-    return table
-
-
-def _images(planned: PlanReport) -> list[str]:
-    found = []
-    if planned.cells is not None:
-        cells, distance = planned.cells, planned.cells.avg_dist
-        half = "" if distance.half is None else f" ± {distance.half:.2f}"
-        found.append(
-            f"{cells.visible} of {cells.cells} cells of {cells.side} px are visible and {cells.hidden} hidden "
-            f"({cells.hidden / cells.cells:.1%}); a hidden pixel is {distance.mean:.2f}{half} px from the nearest "
-            f"visible one (AvgDist, {distance.runs} masks)."
-        )
-    stored = planned.stored or "unknown, and taken for uint8"
-    return [*found, f"The type in which images are stored: {stored}."]
-
-
-def _parts(planned: PlanReport) -> Table:
-    table, parts = (
-        _table(("", "", "parameters", "trained", "forward", "and backward"), right=(2, 3, 4, 5)),
-        planned.parts,
-    )
-    for part in parts:
-        counts = f"{part.parameters:,}", f"{part.trained:,}"
-        table.add_row(part.part, Text(part.name), *counts, _giga(part.forward), _giga(part.training))
-    if len(parts) > 1:
-        sums = sum(part.parameters for part in parts), sum(part.trained for part in parts)
-        table.add_section()
-        work = [[part.forward for part in parts], [part.training for part in parts]]
-        table.add_row("together", "", *(f"{count:,}" for count in sums), *(_giga(_sum(column)) for column in work))
-    return table
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
-def _operations(planned: PlanReport) -> list[str]:
-    found = []
-    if planned.operations is not None and planned.plan is not None:
-        found.append(f"The whole run: {planned.operations:.3g} operations on {planned.plan.images_seen:,} images.")
-    if planned.recomputed:
-        found.append("Activation checkpointing runs the forward pass of each block once more, which is not counted.")
-    return [*found, "Attention counts as its two products, whatever kernel computes it."]
-
-
-def _memory(planned: PlanReport) -> Table:
-    table = _table(("", *(DEVICES[kind] for kind in planned.memory)), right=(1, 2))
-    for field, name in HELD.items():
-        sizes = [getattr(memory, field) for memory in planned.memory.values()]
-        if any(sizes):
-            table.add_row(name, *(_size(size, planned) for size in sizes))
-    table.add_section()
-    table.add_row("peak", *(_size(memory.total, planned) for memory in planned.memory.values()), style="bold")
-    return table
-
-
-def _beside(planned: PlanReport) -> list[str]:
-    found = []
-    if planned.speed is not None:
-        measured = planned.speed.measured
-        unit, kind = _unit(planned)[0], "a CPU" if planned.device == "cpu" else "a GPU"
-        grown = (
-            ""
-            if measured.process is None
-            else f", for which the process grew by {_size(measured.process, planned)} {unit}"
-        )
-        found.append(f"StepMeasurement here, on {kind}: {_size(measured.tensors, planned)} {unit} of tensors{grown}.")
-    if all(memory.gradients < EARLY * memory.weights for memory in planned.memory.values()):
-        found.append("Gradients are hardly in it: the peak comes as the backward pass begins.")
+def _image_notes(report: PlanReport) -> list[str]:
+    stored = f"The type in which images are stored: {report.stored or 'unknown, uint8 is assumed'}."
+    if report.cells is None:
+        return [stored]
+    cells, distance = report.cells, report.cells.avg_dist
+    half = "" if distance.half is None else f" ± {distance.half:.2f}"
     return [
-        *found,
-        "On a GPU its context and the workspaces of its libraries come on top; on a CPU the program itself, and what "
-        "the C library keeps of freed memory.",
+        f"{cells.visible} of {cells.cells} cells of {cells.side} px are visible and {cells.hidden} hidden "
+        f"({cells.hidden / cells.cells:.1%}); a hidden pixel is {distance.mean:.2f}{half} px from the nearest "
+        f"visible one (AvgDist, {distance.runs} masks).",
+        stored,
     ]
 
 
-def _time(planned: PlanReport, measure: str) -> list[str]:
-    speed, run = planned.speed, planned.plan
-    if speed is None or planned.images_per_s is None:
-        return [f"Such a step was not measured on this machine. To measure it: {measure}"]
-    step_s = planned.batch / planned.images_per_s
-    step = f"{_count(1000 * step_s)} ms" if step_s < 10 else f"{_count(step_s)} s"
+def _show_parts(report: PlanReport, console: Console) -> None:
+    print_heading(console, "Parameters and operations", "of one image, in GFLOP; a multiply-add counts as two")
+    table = new_table("", "", "parameters", "trained", "forward", "and backward", words=2)
+    columns: list[list[int | None]] = [[], [], [], []]
+    for part in report.parts:
+        values = (part.parameters, part.trained, part.forward, part.training)
+        table.add_row(part.part, Text(part.name), *map(_count, values[:2]), *map(_giga, values[2:]))
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    if len(report.parts) > 1:
+        sums = [None if None in column else sum(filter(None, column)) for column in columns]
+        table.add_section()
+        table.add_row("together", "", *map(_count, sums[:2]), *map(_giga, sums[2:]))
+    console.print(table)
+    notes = []
+    if report.operations is not None and report.plan is not None:
+        notes.append(f"The run: {report.operations:.3g} operations on {report.plan.images_seen:,} images.")
+    if report.recomputed:
+        notes.append("Activation checkpointing runs the forward pass of each block again, which is not counted.")
+    print_notes(console, [*notes, "Attention counts as its two matrix products, whatever kernel computes it."])
+
+
+def _show_memory(report: PlanReport, console: Console) -> None:
+    memories = report.memory.values()
+    unit, size = byte_unit(max(memory.total for memory in memories))
+    digits = 2 if unit == "GiB" else 1
+    print_heading(console, "Memory", f"of a step on one device, estimated peak of tensors in {unit}")
+    table = new_table("", *(KINDS[kind] for kind in report.memory))
+    for field, name in MEMORY.items():
+        sizes = [getattr(memory, field) for memory in memories]
+        if any(sizes):
+            table.add_row(name, *(f"{each / size:.{digits}f}" for each in sizes))
+    table.add_section()
+    table.add_row("peak", *(f"{memory.total / size:.{digits}f}" for memory in memories), style="bold")
+    console.print(table)
+    notes = []
+    if report.speed is not None:
+        measured, kind = report.speed.measured, "a CPU" if report.device == "cpu" else "a GPU"
+        growth = measured.process
+        process = "" if growth is None else f"; the process grew by {growth / size:.{digits}f} {unit}"
+        notes.append(f"Measured here, on {kind}: {measured.tensors / size:.{digits}f} {unit} of tensors{process}.")
+    if all(memory.gradients < EARLY * memory.weights for memory in memories):
+        notes.append("The peak comes as the backward pass begins, so it holds few gradients.")
+    notes.append(
+        "Not included: on a GPU its context and the workspaces of its libraries; on a CPU the program itself and freed "
+        "memory that the C library keeps."
+    )
+    print_notes(console, notes)
+
+
+def _time_notes(report: PlanReport) -> list[str]:
+    speed, run, rate = report.speed, report.plan, report.images_per_s
+    assert speed is not None
+    assert rate is not None
+    step_s = report.batch / rate
+    step = f"{number(1000 * step_s, 3)} ms" if step_s < 10 else f"{number(step_s, 3)} s"
     threads = f", threads: {speed.hardware['threads']}" if "threads" in speed.hardware else ""
-    scaled = f", as if {planned.devices} devices were {planned.devices} times as fast" if planned.devices > 1 else ""
-    found = [
-        f"{_count(planned.images_per_s)} images/s and {step} a step{scaled}. StepMeasurement {speed.date} on "
+    scaled = f", as if {report.devices} devices were {report.devices} times as fast" if report.devices > 1 else ""
+    notes = [
+        f"{number(rate, 3)} images/s and {step} a step{scaled}. Measured {speed.date} on "
         f"{speed.hardware['device']}{threads}, PyTorch {speed.torch}."
     ]
-    if run is not None and planned.seconds is not None:
-        found.append(
-            f"The whole run: {run.steps:,} steps in {_duration(planned.seconds)}, without what reading images, "
-            "evaluations and checkpoints take."
+    if run is not None and report.seconds is not None:
+        notes.append(
+            f"The run: {run.steps:,} steps in {_duration(report.seconds)}, without the time for reading images, "
+            "evaluations and checkpoints."
         )
-    return found
+    return notes
 
 
-def _show_recipe(planned: PlanReport, console: Console) -> None:
-    found = planned.recipe
-    if found is None:
-        _heading(console, "Recipe")
-        _say(console, ["None: RECIPE mae/vit_base, or another of configs/, would tell how this file differs from it."])
+def _show_recipe(recipe: RecipeComparison | None, console: Console) -> None:
+    if recipe is None:
+        print_heading(console, "Recipe")
+        print_notes(
+            console, ["None. RECIPE mae/vit_base, or another of configs/, shows how this file differs from it."]
+        )
         return
-    _heading(console, f"Against {found.name}", "the recipe that this file names")
-    if not found.differences:
-        _say(console, ["No difference." if found.differences is not None else "Its file is not at hand."])
+    print_heading(console, f"Against {recipe.name}", "the recipe that this file names")
+    if not recipe.differences:
+        print_notes(console, ["No difference." if recipe.differences is not None else "Its file is not here."])
         return
-    table, group = _table(("", "here", found.name)), ""
-    for difference in found.differences:
-        if difference.group != group:
-            if group:
+    rows = [(each.key, each.here, each.there) for each in recipe.differences]
+    fits = sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) <= console.width
+    table, group = new_table("", "here", recipe.name, words=3), ""
+    for difference, row in zip(recipe.differences, rows, strict=True):
+        new_group = difference.group != group
+        group = difference.group
+        if fits:
+            if new_group:
                 table.add_section()
-            group = difference.group
-            table.add_row(Text(group, "bold"))
-        table.add_row(Text(difference.key), Text(difference.here), Text(difference.there))
-    console.print(table)
+                table.add_row(Text(group, "bold"))
+            table.add_row(*map(Text, row))
+        else:  # long values, such as paths, on lines of their own
+            if new_group:
+                console.print(Text(f"  {group}", "bold"))
+            console.print(Text(f"  {row[0]}\n    here: {row[1]}\n    {recipe.name}: {row[2]}"), soft_wrap=True)
+    if fits:
+        console.print(table)
 
 
-def _table(heads: tuple[str, ...], right: tuple[int, ...] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        justify: Any = "right" if place in right else "left"
-        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=place in right)
-    return table
-
-
-def _heading(console: Console, title: str, more: str = "") -> None:
-    console.print()
-    console.print(Text.assemble((title, "bold"), (f"   {more}", "dim") if more else ""))
-
-
-def _say(console: Console, texts: Iterable[str], style: str = "") -> None:
-    for text in texts:
-        console.print(Padding(Text(text, style), (0, 0, 0, 2)))
-
-
-def _unit(planned: PlanReport) -> tuple[str, int]:
-    most = max(memory.total for memory in planned.memory.values())
-    return ("GiB", GIB) if most >= GIB else ("MiB", MIB)
-
-
-def _size(count: int, planned: PlanReport) -> str:
-    unit, size = _unit(planned)
-    return f"{count / size:.2f}" if unit == "GiB" else f"{count / size:.1f}"
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def _giga(operations: int | None) -> str:
     return "-" if operations is None else f"{operations / 1e9:,.3g}"
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
-            return f"{_count(seconds / size)} {unit}"
+            return f"{number(seconds / size, 3)} {unit}"
     return f"{seconds:.0f} seconds"

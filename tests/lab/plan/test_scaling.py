@@ -11,24 +11,33 @@ from processes import RECIPE, ROOT, run, tool, torchrun
 from mim import load_config
 from mim.cost.flops import Work
 from mim.lab.dryrun.task import dry_task
-from mim.lab.plan.hardware import Assumed, sent
-from mim.lab.plan.scaling import STRATEGIES, Sizes, Unit, cost, replica_bytes, scale, shard_bytes, sizes_of
+from mim.lab.plan.hardware import Hardware, sent
+from mim.lab.plan.scaling import (
+    STRATEGIES,
+    ModelSizes,
+    WeightGroup,
+    cost,
+    replica_bytes,
+    scale,
+    shard_bytes,
+    model_sizes,
+)
 
 CONFIGS = RECIPE.parents[1]
 SMALL = ["ENCODER.width", "24", "ENCODER.depth", "3", "ENCODER.heads", "2", "HEAD.width", "16", "HEAD.depth", "1"]
 SMALL += ["HEAD.heads", "2", "DATA.batch_size", "4"]
 
 
-def sizes(path=RECIPE, *overrides: str) -> Sizes:
-    held = dry_task(load_config(path, list(overrides)), 1_281_167)
-    return sizes_of(held.task.model, held.task.blocks(), held.engine_settings(), held.task.model_summary.work)
+def sizes(path=RECIPE, *overrides: str) -> ModelSizes:
+    dry = dry_task(load_config(path, list(overrides)), 1_281_167)
+    return model_sizes(dry.task.model, dry.task.blocks(), dry.engine_settings(), dry.task.model_summary.work)
 
 
-def plain(blocks: int = 4, rows: int = 8, **changed) -> Sizes:
+def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
     """Blocks of one matrix of 1,000 columns and nothing else but a matrix as large; 1 and 3 TFLOP an image."""
-    unit = Unit(((rows, 1000, True),))
+    unit = WeightGroup(((rows, 1000, True),))
     kept = {"buffers": 0, "product": 2, "moments": 2, "average": False, "recomputed": False}
-    return Sizes(blocks=(unit,) * blocks, rest=unit, work=Work(10**12, 3 * 10**12), **{**kept, **changed})
+    return ModelSizes(blocks=(unit,) * blocks, rest=unit, work=Work(10**12, 3 * 10**12), **{**kept, **changed})
 
 
 # ---------------------------------------------------------------- bytes
@@ -52,19 +61,19 @@ def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, strategy,
 @pytest.mark.parametrize("name", ["mae/vit_base", "simmim/swin_base_100ep", "finetune/mae_vit_base"])
 def test_scaling_sizes_are_the_models(name):
     path = CONFIGS / f"{name}.yaml"
-    held = dry_task(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
-    found = sizes_of(held.task.model, held.task.blocks(), held.engine_settings(), held.task.model_summary.work)
-    weights = list(held.task.model.parameters())
+    dry = dry_task(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
+    found = model_sizes(dry.task.model, dry.task.blocks(), dry.engine_settings(), dry.task.model_summary.work)
+    weights = list(dry.task.model.parameters())
     assert found.weights() == sum(weight.numel() for weight in weights)
     assert found.weights(trained=True) == sum(weight.numel() for weight in weights if weight.requires_grad)
-    assert len(found.blocks) == len(held.task.blocks()) > 10
-    assert found.work.training == held.task.model_summary.flops
+    assert len(found.blocks) == len(dry.task.blocks()) > 10
+    assert found.work.training == dry.task.model_summary.flops
 
 
 def test_scaling_checkpoint_has_the_bytes_of_a_real_one(tmp_path):
     found = sizes(RECIPE, *SMALL, "TRAIN.ema", "0.9")
-    held = dry_task(load_config(RECIPE, [*SMALL, "TRAIN.ema", "0.9"]))
-    model = held.build_model()
+    dry = dry_task(load_config(RECIPE, [*SMALL, "TRAIN.ema", "0.9"]))
+    model = dry.build_model()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     for weight in optimizer.param_groups[0]["params"]:
         weight.grad = torch.zeros_like(weight)
@@ -82,9 +91,9 @@ def test_scaling_checkpoint_has_the_bytes_of_a_real_one(tmp_path):
 
 
 def test_scaling_rows_that_do_not_share_out_are_filled_up():
-    unit = Unit(((6, 10, True), (1, 7, False)))
-    assert [unit.numbers(devices) for devices in (1, 2, 4)] == [67, 60 + 14, 80 + 28]
-    assert unit.numbers(4, trained=True) == 80
+    unit = WeightGroup(((6, 10, True), (1, 7, False)))
+    assert [unit.elements(devices) for devices in (1, 2, 4)] == [67, 60 + 14, 80 + 28]
+    assert unit.elements(4, trained=True) == 80
 
 
 def test_scaling_of_replicas_is_one_all_reduce_of_the_gradients():
@@ -111,43 +120,43 @@ def test_scaling_of_shards_is_two_gatherings_and_one_scattering():
 
 
 def test_scaling_of_rings_follows_bytes_and_hops():
-    assumed = Assumed(node_gb_s=100, network_gb_s=10, node_us=1, network_us=5)
+    hardware = Hardware(node_gb_s=100, network_gb_s=10, node_us=1, network_us=5)
     assert sent(8e9, 8) == 7e9
-    assert assumed.ring_s(8e9, 1) == 0
-    assert assumed.ring_s(8e9, 8) == pytest.approx(0.07 + 7e-6)
-    assert assumed.ring_s(8e9, 16) == pytest.approx(0.75 + 14e-6 + 10e-6)
-    assert assumed.all_reduce_s(8e9, 16) == pytest.approx(1.5 + 2 * (3e-6 + 5e-6))
+    assert hardware.ring_s(8e9, 1) == 0
+    assert hardware.ring_s(8e9, 8) == pytest.approx(0.07 + 7e-6)
+    assert hardware.ring_s(8e9, 16) == pytest.approx(0.75 + 14e-6 + 10e-6)
+    assert hardware.all_reduce_s(8e9, 16) == pytest.approx(1.5 + 2 * (3e-6 + 5e-6))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_scaling_of_a_step_is_computing_and_waiting(strategy):
-    fast = Assumed(node_gb_s=1e9, network_gb_s=1e9, node_us=1e-9, network_us=1e-9, memory_gb_s=1e12, peak_tflops=100)
-    found = cost(plain(), fast, strategy, 8, micro=2, accumulation=4)
+    fast = Hardware(node_gb_s=1e9, network_gb_s=1e9, node_us=1e-9, network_us=1e-9, memory_gb_s=1e12, peak_tflops=100)
+    found = cost(plain(), fast, strategy, 8, micro_batch=2, accumulation=4)
     assert found.step_s == pytest.approx(4 * 2 * 3 / 40, rel=1e-6)
     assert 0 < found.waits_s < 1e-6
-    again = cost(plain(recomputed=True), fast, strategy, 8, micro=2, accumulation=4)
+    again = cost(plain(recomputed=True), fast, strategy, 8, micro_batch=2, accumulation=4)
     assert again.step_s == pytest.approx(4 * 2 * 4 / 40, rel=1e-6)
-    slow = Assumed(node_gb_s=1e-6, memory_gb_s=1e12, peak_tflops=100)
-    late = cost(plain(), slow, strategy, 8, micro=2, accumulation=1)
+    slow = Hardware(node_gb_s=1e-6, memory_gb_s=1e12, peak_tflops=100)
+    late = cost(plain(), slow, strategy, 8, micro_batch=2, accumulation=1)
     assert late.waits_s > 0.5 * late.step_s
     assert late.waits_s <= late.sent / (1e9 * 1e-6) + 1e-3  # no more than all that is sent takes
-    none = cost(replace(plain(), work=None), slow, strategy, 8, micro=2, accumulation=1)
+    none = cost(replace(plain(), work=None), slow, strategy, 8, micro_batch=2, accumulation=1)
     assert (none.sent, none.step_s) == (late.sent, None)
 
 
 def test_scaling_keeps_the_batch_and_says_where_it_does_not_come_out():
-    found = scale(plain(), Assumed(), [1, 8, 64, 1024, 3, 8192], batch=4096, micro=64)
-    rows = {share.devices: (share.batch, share.micro, share.accumulation) for share in found.shares}
+    found = scale(plain(), Hardware(), [1, 8, 64, 1024, 3, 8192], batch=4096, micro_batch=64)
+    rows = {share.devices: (share.batch, share.micro_batch, share.accumulation) for share in found.rows}
     assert rows == {1: (4096, 64, 64), 8: (4096, 64, 8), 64: (4096, 64, 1), 1024: (4096, 4, 1)}
     assert (found.refused, found.fixed) == ((3, 8192), True)
-    grows = scale(plain(), Assumed(), [1, 8], batch=0, micro=64)
-    assert [share.batch for share in grows.shares] == [64, 512]
-    odd = scale(plain(), Assumed(), [4], batch=4 * 70, micro=64)
-    assert (odd.shares[0].micro, odd.shares[0].accumulation) == (35, 2)
+    grows = scale(plain(), Hardware(), [1, 8], batch=0, micro_batch=64)
+    assert [share.batch for share in grows.rows] == [64, 512]
+    odd = scale(plain(), Hardware(), [4], batch=4 * 70, micro_batch=64)
+    assert (odd.rows[0].micro_batch, odd.rows[0].accumulation) == (35, 2)
 
 
 def test_scaling_assumptions_are_read_and_checked():
-    assert Assumed.read(["mfu=0.5", "node=4"]) == Assumed(mfu=0.5, node=4)
+    assert Hardware.read(["mfu=0.5", "node=4"]) == Hardware(mfu=0.5, node=4)
     for words, message in (
         (["mfy=1"], r"--assume mfy=1: .*did you mean 'mfu'"),
         (["mfu"], r"--assume mfu: a number must follow"),
@@ -155,7 +164,7 @@ def test_scaling_assumptions_are_read_and_checked():
         (["mfu=nan"], r"--assume mfu=nan: it must be positive"),
     ):
         with pytest.raises(ValueError, match=message):
-            Assumed.read(words)
+            Hardware.read(words)
 
 
 # ---------------------------------------------------------------- the tool
@@ -175,8 +184,8 @@ def test_plan_tool_lays_numbers_of_devices_side_by_side(tmp_path, capsys, monkey
     assert rows == [("1", "64", "64"), ("8", "64", "8"), ("1,024", "4", "1")]
     assert "reach 30% at any micro-batch" in re.sub(r"\s+", " ", output)
     found = json.loads(file.read_text())["scaling"]
-    assert [share["devices"] for share in found["shares"]] == [1, 8, 1024]
-    assert found["shares"][2]["costs"]["fsdp"]["waits_s"] > 0
+    assert [share["devices"] for share in found["rows"]] == [1, 8, 1024]
+    assert found["rows"][2]["costs"]["fsdp"]["waits_s"] > 0
 
 
 @pytest.mark.parametrize(
