@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from mim.io.files import remove_abandoned, write_atomically, write_text
 from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS, read_weights
@@ -142,7 +143,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
             f"checkpoint {source} holds another model ({len(differing)} differences):\n{shown}{more}\n"
             "Use the config it was trained with, or take only its encoder with INIT.checkpoint"
         )
-    model.load_state_dict(state, strict=False)
+    set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

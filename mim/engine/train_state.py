@@ -7,6 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mim.engine import checkpoint
@@ -21,13 +27,15 @@ from mim.ops.attention import choose_attention
 
 LOG = logging.getLogger("mim")
 
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # tensors are gathered and scattered
+NONE: dict = {"state": {}, "param_groups": []}
+
 
 class TrainState:
-    """The model of a task on this rank's device, whole or the rank's part of it, ready to be trained.
+    """The model of a task on this rank's device, or the rank's shard of it, ready to be trained.
 
-    Attributes: model, average (None without TRAIN.ema), parameters (the trained ones), optimizer, scaler;
-    strategy: how
-    the devices of the run share them.
+    Attributes: model, average (None without TRAIN.ema), parameters (the trained ones), optimizer, scaler, and strategy,
+    which says how the devices of the run share them.
     """
 
     def __init__(self, task: Task, settings: EngineSettings, world: World):
@@ -88,35 +96,45 @@ class TrainState:
 
     @contextmanager
     def eval_mode(self) -> Iterator[nn.Module]:
-        """Inside, that model with whole weights on every rank, in eval mode, without gradients and eager: batches have
-        other sizes, and there is nothing to gain.
+        """Inside, that model with all weights on every rank, in eval mode, without gradients, and not compiled, because
+        batches have other sizes.
         """
         with (
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
-            self.strategy.evaluated(self.evaluated) as model,
+            self.strategy.gather(self.evaluated) as model,
         ):
             model.eval()
             yield model
             model.train()
 
     def state(self) -> dict:
-        """What a checkpoint holds of the above; whole on the main rank, and called on all."""
-        return self.strategy.gather(
-            {
-                "model": self.model.state_dict(),
-                "ema": self.average.state_dict() if self.average is not None else {},
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }
-        )
+        """What a checkpoint holds of the above: whole tensors on the CPU of the main rank. All ranks must call it."""
+        # the state of an optimizer begins with its first step; PyTorch would take one here, which counts
+        moments = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE) if self.optimizer.state else NONE
+        return {
+            "model": get_model_state_dict(self.model, options=WHOLE),
+            "ema": get_model_state_dict(self.average, options=WHOLE) if self.average is not None else {},
+            "optimizer": moments,
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load(self, content: Mapping, path: Path) -> None:
-        """The state that `state` gave, from the file `path`. Raises ValueError where it does not fit exactly."""
-        checkpoint.load_strict(self.model, self.strategy.scatter(content["model"], self.model), path)
+        """Takes the state that `state` returned, from the file `path`. Raises ValueError where it does not fit."""
+        if content["optimizer"]["state"]:
+            self._load_moments(content["optimizer"]["state"])
+        checkpoint.load_strict(self.model, content["model"], path)
         if self.average is not None:
-            checkpoint.load_strict(self.average, self.strategy.scatter(content["ema"], self.average), path)
-        moments = self.strategy.scatter_optimizer(content["optimizer"], self.optimizer)
-        groups = self.optimizer.state_dict()["param_groups"]  # the config's own: those of 0.1.0 have other names
-        self.optimizer.load_state_dict({**moments, "param_groups": groups})
+            checkpoint.load_strict(self.average, content["ema"], path)
         self.scaler.load_state_dict(content["scaler"])
+
+    def _load_moments(self, saved: Mapping[str | int, dict]) -> None:
+        """Of each parameter by its name, or, in files of 0.1.0, by its number in the order of the groups."""
+        hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # the config's; those of files differ
+        groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
+        names = [name for group in groups for name in group["params"]]
+        moments = {names[key] if isinstance(key, int) else key: value for key, value in saved.items()}
+        state = {"state": moments, "param_groups": groups}
+        set_optimizer_state_dict(self.model, self.optimizer, state, options=WHOLE)
+        for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=True):
+            group.update(values)
