@@ -43,12 +43,12 @@ def picture() -> bytes:
     return held.getvalue()
 
 
-def curve(name: str, seed: int, quantity: str, start: float, end: float, pace: float) -> Curve:
+def curve(name: str, seed: int, metric: str, start: float, end: float, pace: float) -> Curve:
     """From start to end over IMAGES; pace: FLOPs an image, and images in 10 s."""
     values = tuple(end + (start - end) * math.exp(-5 * images / IMAGES[-1]) for images in IMAGES)
     seconds = tuple((images / pace + seed) * 10 for images in IMAGES)
     at = {"images_seen": IMAGES, "flops": tuple(images * pace * 1e4 for images in IMAGES), "seconds": seconds}
-    return Curve(name, seed, quantity, at, values)  # type: ignore[arg-type]
+    return Curve(name, seed, metric, at, values)  # type: ignore[arg-type]
 
 
 def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -> Comparison:
@@ -61,8 +61,8 @@ def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -
             for key, (typical, spread) in TYPICAL.items()
         }
         folders = tuple(f"runs/compare/pretraining/{number}-seed{seed}" for seed in seeds)
-        figures = {key: estimate(found) for key, found in values.items()}
-        entries.append(Entry(name, f"random {number + 1} · vit · drop", seeds, folders, figures, values))
+        metrics = {key: estimate(found) for key, found in values.items()}
+        entries.append(Entry(name, f"random {number + 1} · vit · drop", seeds, folders, metrics, values))
         pace = 5000 + 700.0 * (number % 3)
         for place, seed in enumerate(seeds):
             curves.append(curve(name, seed, "knn/top1", 80.0, values["knn/top1"][place], pace))
@@ -74,7 +74,7 @@ def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -
         for one, other in pairs
     )
     budgets = tuple(
-        Budget(axis, limit, "knn/top1", {entry.name: entry.figures["knn/top1"] for entry in entries})  # type: ignore[arg-type]
+        Budget(axis, limit, "knn/top1", {entry.name: entry.metrics["knn/top1"] for entry in entries})  # type: ignore[arg-type]
         for axis, limit in (("images_seen", 7185.0), ("images_seen", 28740.0), ("flops", 1.5e12), ("seconds", 45.0))
     )
     settings = tuple(
@@ -83,7 +83,7 @@ def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -
     )
     return Comparison(
         title="MAE, SimMIM and a cross",
-        made="2026-03-02T14:05:31+00:00",
+        created="2026-03-02T14:05:31+00:00",
         entries=tuple(entries),
         columns=COLUMNS,
         curves=tuple(curves),
@@ -93,7 +93,7 @@ def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -
         tests=tests,
         budgets=budgets,
         sheets=(Sheet("The same images", "75% hidden.", "Digits, masked and predicted", picture()),),
-        names_of_quantities={"knn/top1": "kNN accuracy, %", "val/loss": "held-out loss"},
+        metric_names={"knn/top1": "kNN accuracy, %", "val/loss": "held-out loss"},
         version="0.1.0",
         command="python tools/compare.py runs/compare",
         notes=("Reconstructions are those of the first entries.",),

@@ -69,7 +69,7 @@ def test_compare_writes_page_and_tables_and_prints_where(done):
     assert "data:image/png" in page
 
 
-def test_compare_csv_has_a_row_an_entry_and_a_row_a_run_with_their_figures(done, real):
+def test_compare_csv_has_a_row_an_entry_and_a_row_a_run_with_their_metrics(done, real):
     output, _ = done
     summary = json.loads((real.pretraining / "summary.json").read_text())
     rows = {row["entry"]: row for row in table(output / "comparison.csv")}
@@ -148,13 +148,13 @@ def test_names_that_are_no_text_break_nothing(real, tmp_path):
 
 
 @pytest.mark.parametrize("entries", [2, 7])
-def test_terminal_tables_fit_the_width_and_cut_no_figure(real, tmp_path, entries):
+def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries):
     for number in range(entries):
         name = f"a-long-name-of-a-recipe-{number}"
         for seed in (0, 1):
             keys = {"SEED": seed, "OPTIMIZER.weight_decay": number}
-            figures = {"knn/top1": 0.5 + number / 100 + seed / 50, "images_per_s": 1000.0 + number + seed}
-            run_ = made(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, figures)
+            metrics = {"knn/top1": 0.5 + number / 100 + seed / 50, "images_per_s": 1000.0 + number + seed}
+            run_ = made(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, metrics)
             made(tmp_path / f"probe-{number}-{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.9}, start=run_)
     found = compare([tmp_path], reconstructions=False)
     for width in (80, 120):

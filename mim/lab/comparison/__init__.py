@@ -5,6 +5,6 @@ write(compare(["runs/mae", "runs/simmim"]), Path("runs/comparison"))
 """
 
 from mim.lab.comparison.assembly import compare, write
-from mim.lab.comparison.terminal import show
+from mim.lab.comparison.views.terminal import show
 
 __all__ = ["compare", "show", "write"]

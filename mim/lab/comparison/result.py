@@ -6,58 +6,84 @@ from typing import Literal
 from mim.ops.intervals import Estimate, Paired
 
 Axis = Literal["images_seen", "flops", "seconds"]
-Kind = Literal["method", "fairness", "other"]
+Section = Literal["accuracy", "loss", "cost"]
+Better = Literal["higher", "lower", "neither"]
+Role = Literal["method", "fairness", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure that entries have. key: as in Entry.figures; section: which table it stands in; note: what a reader
-    must know of it, such as that losses of different targets do not compare.
+    """A metric that entries have.
+
+    Args:
+        key: of the metric in Entry.metrics.
+        title: for people.
+        unit: of its values; empty where it has none.
+        section: the table that the column stands in.
+        better: which values are better.
+        note: what a reader must know about it, such as that losses of different targets do not compare.
     """
 
     key: str
     title: str
     unit: str
-    section: Literal["accuracy", "loss", "cost"]
-    better: Literal["higher", "lower", "neither"]
+    section: Section
+    better: Better
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recipe over its seeds. method: the recipe in a line; figures: in the unit of their columns, absent where no
-    run has them; values: the single runs behind a figure, in the same unit, in the order of the seeds.
+    """One recipe over its seeds.
+
+    Args:
+        name: of the recipe.
+        method: the recipe in one line.
+        seeds: of its runs.
+        folders: of its runs.
+        metrics: by key of the column, in the unit of the column; absent where no run has the metric.
+        values: the value of each run behind a metric, in the order of the seeds.
     """
 
     name: str
     method: str
     seeds: tuple[int, ...]
     folders: tuple[str, ...]
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     values: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A quantity of one run while it trained. at: for each axis that is known, the place of every value; values: in
-    percent where the quantity is an accuracy.
+    """A metric of one run during training.
+
+    Args:
+        entry: name of the entry.
+        seed: of the run.
+        metric: its key in metrics.jsonl.
+        at: the position of each value on each axis that is known.
+        values: of the metric, in percent where it is an accuracy.
     """
 
     entry: str
     seed: int
-    quantity: str
+    metric: str
     at: dict[Axis, tuple[float, ...]]
     values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A config key in which entries differ. values: one an entry, in words; kind: `method` for what the method
-    decides, `fairness` for what should be equal in a fair comparison, `other`.
+    """A config key in which entries differ.
+
+    Args:
+        key: of the config.
+        role: `method` for what the method decides, `fairness` for what should be equal in a fair comparison, `other`.
+        values: the value of each entry as text.
     """
 
     key: str
-    kind: Kind
+    role: Role
     values: tuple[str, ...]
 
 
@@ -74,19 +100,24 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What each entry had reached within a budget. limit: images, FLOPs or seconds; quantity: as in Curve; reached:
-    by name of the entry, in percent where the quantity is an accuracy.
+    """A metric of each entry within a budget.
+
+    Args:
+        axis: what is limited.
+        limit: in images, FLOPs or seconds.
+        metric: as in Curve.
+        estimates: by name of the entry, in percent where the metric is an accuracy.
     """
 
     axis: Axis
     limit: float
-    quantity: str
-    reached: dict[str, Estimate]
+    metric: str
+    estimates: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A picture with words. png: the file's bytes; alt: what it shows, for those who cannot see it."""
+    """A picture with a caption. png: the content of the file; alt: the text for those who cannot see the picture."""
 
     title: str
     caption: str
@@ -95,24 +126,40 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFigures:
-    """The figures of one run of an entry and of what came from it, in the unit of their columns."""
+class RunMetrics:
+    """The metrics of one run of an entry, and of what started from it, in the units of their columns."""
 
     entry: str
     seed: int
     folder: str
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that is shown. made: ISO date and time; left_out: folder and reason; warnings: why a comparison may
-    not be fair; version: of the toolkit; command: what makes this comparison again; notes: what else
-    a reader must know, such as what could not be shown; runs: the figures run by run.
+    """Everything that is shown.
+
+    Args:
+        title: of the page.
+        created: date and time in ISO 8601.
+        entries: the recipes.
+        columns: the metrics, in the order of the tables.
+        curves: of pretraining runs.
+        settings: config keys in which entries differ.
+        warnings: why the comparison may not be fair.
+        left_out: folders that are not compared in part or as a whole, each with the reason.
+        tests: paired tests.
+        budgets: metrics within budgets.
+        sheets: reconstructions.
+        metric_names: names of the metrics of curves and budgets, by key.
+        version: of the toolkit.
+        command: makes this comparison again.
+        notes: what else a reader must know, such as what could not be shown.
+        runs: the metrics run by run.
     """
 
     title: str
-    made: str
+    created: str
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     curves: tuple[Curve, ...] = ()
@@ -122,8 +169,8 @@ class Comparison:
     tests: tuple[PairedTest, ...] = ()
     budgets: tuple[Budget, ...] = ()
     sheets: tuple[Sheet, ...] = ()
-    names_of_quantities: dict[str, str] = field(default_factory=dict)  # of curves and budgets, in words
+    metric_names: dict[str, str] = field(default_factory=dict)
     version: str = ""
     command: str = ""
     notes: tuple[str, ...] = ()
-    runs: tuple[RunFigures, ...] = ()
+    runs: tuple[RunMetrics, ...] = ()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mim import build
 from mim.data.decoding.images import EXTENSIONS, BrokenImage, decode
-from mim.evaluation.reading import Reader, choice
+from mim.evaluation.reading import Reader, choose_samples
 from mim.lab.reconstruct.models import LoadedRun
 
 HELD_OUT = 8  # images of a sheet, where none are named
@@ -64,7 +64,7 @@ def held_out_images(loaded: LoadedRun, count: int, seed: int) -> ImageSet:
         raise ValueError(
             f"the data of {loaded.path} have no held-out images: name images, or others with --set DATA.path"
         )
-    indices = choice(len(source), count, seed)
+    indices = choose_samples(len(source), count, seed)
     data = build.evaluation_data(loaded.cfg, source)
     batches = [each.batch for each in Reader(len(indices), 0).read(data, indices)]
     files = [Path(source.describe(index)) for batch in batches for index in batch.indices]

@@ -107,9 +107,7 @@ def _order(studies: Studies, protocol: Protocol) -> tuple[int, bool]:
     return min(ranks, default=sys.maxsize), protocol.task != "linear_probe"
 
 
-def _of_studies(
-    members: Sequence[Member], studies: Studies, left_out: LeftOut
-) -> list[tuple[Protocol, set[Hashable]]]:
+def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) -> list[tuple[Protocol, set[Hashable]]]:
     """A protocol for each folder of a study, with the identities of its configs.
 
     Folders of one name in several studies share a protocol where a config agrees.

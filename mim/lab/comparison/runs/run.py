@@ -98,9 +98,7 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
     if environment is None:
         remarks.append("environment.json is missing or damaged: compared without its hardware, commit and origin")
     settings = cfg.flat()
-    run = Run(
-        folder=folder, cfg=cfg, settings=settings, summary=summary, rows=rows, environment=environment or {}
-    )
+    run = Run(folder=folder, cfg=cfg, settings=settings, summary=summary, rows=rows, environment=environment or {})
     return run, remarks
 
 

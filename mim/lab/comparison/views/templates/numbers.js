@@ -1,14 +1,14 @@
-// What the chart reckons with: means of lines, round numbers for axes, and numbers in words.
+// Arithmetic of the chart: means of lines, round numbers for axes, and numbers as text.
 "use strict";
 
-const reckon = (() => {
+const numbers = (() => {
   const PREFIXES = [[1, ""], [1e3, "k"], [1e6, "M"], [1e9, "G"], [1e12, "T"], [1e15, "P"], [1e18, "E"], [1e21, "Z"]];
   const TIMES = [[1, "s"], [60, "min"], [3600, "h"], [86400, "d"]];
   const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 43200, 86400]; // s
 
   const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-  // The value of a line at a place, straight between its points; null beyond its ends.
+  // The value of a line at a position, by linear interpolation; null beyond its ends.
   function read(line, x) {
     let [low, high] = [0, line.length - 1];
     if (x < line[low][0] || x > line[high][0]) return null;
@@ -26,10 +26,10 @@ const reckon = (() => {
   function mean(lines) {
     const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
     if (lines.every((line) => line.length === lines[0].length)) {
-      return lines[0].map((_, place) => [0, 1].map((part) => average(lines.map((line) => line[place][part]))));
+      return lines[0].map((_, index) => [0, 1].map((part) => average(lines.map((line) => line[index][part]))));
     }
-    const places = [...new Set(lines.flat().map(([x]) => x))].sort((a, b) => a - b);
-    const read_all = places.map((x) => [x, lines.map((line) => read(line, x))]);
+    const positions = [...new Set(lines.flat().map(([x]) => x))].sort((a, b) => a - b);
+    const read_all = positions.map((x) => [x, lines.map((line) => read(line, x))]);
     return read_all.filter(([, values]) => !values.includes(null)).map(([x, values]) => [x, average(values)]);
   }
 
@@ -37,32 +37,32 @@ const reckon = (() => {
   const trim = (number) => String(Number(number.toPrecision(3)));
   const digits = (step) => Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
 
-  // At most so many round numbers within low..high.
+  // At most `most` round numbers within low..high.
   function ticks(low, high, most, steps = []) {
     const least = (high - low) / Math.max(most, 1);
     const power = 10 ** Math.floor(Math.log10(least));
     const decimal = [1, 2, 5, 10].map((share) => share * power).find((step) => step >= least * (1 - 1e-9));
     const step = steps.find((candidate) => candidate >= least && least > 0.5) ?? decimal;
-    const found = [];
-    for (let number = Math.ceil(low / step - 1e-9); number <= high / step + 1e-9; number += 1) found.push(number * step);
-    return found;
+    const values = [];
+    for (let number = Math.ceil(low / step - 1e-9); number <= high / step + 1e-9; number += 1) values.push(number * step);
+    return values;
   }
 
   // Round numbers for a log scale, as many as there is room for; those of a linear one where it spans little.
   function powers(low, high, most) {
     for (const shares of [[1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1]]) {
-      const found = [];
+      const values = [];
       for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
-        found.push(...shares.map((share) => Number((share * 10 ** power).toPrecision(3))));
+        values.push(...shares.map((share) => Number((share * 10 ** power).toPrecision(3))));
       }
-      const within = found.filter((tick) => tick >= low && tick <= high);
+      const within = values.filter((tick) => tick >= low && tick <= high);
       if (within.length < 3) break;
       if (within.length <= most) return within;
     }
     return ticks(low, high, most).filter((tick) => tick > 0);
   }
 
-  // A place on the axis in words; all ticks have the unit of the largest.
+  // A position on the axis as text; all ticks have the unit of the largest.
   function amount(axis, x, largest = x) {
     if (x === 0) return "0";
     if (axis === "seconds") {

@@ -1,17 +1,17 @@
-"""How figures are written: units, digits, ticks."""
+"""How metrics are written: units, digits, ticks."""
 
 import math
 
 import pytest
 
-from mim.lab.comparison.numbers import cells, chance, short, style_of, styles_of, ticks
 from mim.lab.comparison.result import Column, Entry
+from mim.lab.comparison.views.numbers import cells, p_text, short, style_of, styles_of, ticks
 from mim.ops.intervals import Estimate
 
 
-def written(unit, *figures):
-    """Each figure, a mean or a mean and half an interval, as a column of them shows it; then the unit."""
-    estimates = [Estimate(*(figure if isinstance(figure, tuple) else (figure, None)), 3) for figure in figures]
+def written(unit, *metrics):
+    """Each metric, a mean or a mean and half an interval, as a column of them shows it; then the unit."""
+    estimates = [Estimate(*(metric if isinstance(metric, tuple) else (metric, None)), 3) for metric in metrics]
     style = style_of(unit, estimates)
     texts = [
         style.text(found.mean) + ("" if found.half is None else f" ± {style.text(found.half)}") for found in estimates
@@ -20,7 +20,7 @@ def written(unit, *figures):
 
 
 @pytest.mark.parametrize(
-    ("unit", "figures", "expected"),
+    ("unit", "metrics", "expected"),
     [
         ("%", (96.389, 9.4), ["96.4", "9.4", "%"]),
         ("%", (97.0, 98.0), ["97.0", "98.0", "%"]),
@@ -43,24 +43,24 @@ def written(unit, *figures):
         ("MiB", ((381.2500001, 1e-7),), ["381.25 ± 0.00", "MiB"]),
     ],
 )
-def test_style_suits_a_column(unit, figures, expected):
-    assert written(unit, *figures) == expected
+def test_style_suits_a_column(unit, metrics, expected):
+    assert written(unit, *metrics) == expected
 
 
 def test_styles_of_percentages_of_a_section_are_alike():
     columns = [Column(key, key, unit, "accuracy", "higher") for key, unit in (("a", "%"), ("b", "%"), ("c", "s"))]
-    figures = {"a": Estimate(90.0, 1.2, 3), "b": Estimate(91.0, 0.01, 3), "c": Estimate(300.0, 6.0, 3)}
-    styles = styles_of(columns, [Entry("MAE", "", (0, 1, 2), (), figures)])
+    metrics = {"a": Estimate(90.0, 1.2, 3), "b": Estimate(91.0, 0.01, 3), "c": Estimate(300.0, 6.0, 3)}
+    styles = styles_of(columns, [Entry("MAE", "", (0, 1, 2), (), metrics)])
     assert styles["a"] == styles["b"] != styles["c"]
     assert (styles["a"].digits, styles["c"].unit) == (2, "min")
 
 
-def test_cells_mark_the_best_means_and_how_many_runs_are_behind_a_figure():
+def test_cells_mark_the_best_means_and_how_many_runs_are_behind_a_metric():
     entries = [Entry(name, "", (0, 1, 2), (), {}) for name in "abcd"]
-    figures = [Estimate(97.21, 0.2, 3), Estimate(97.24, 10.0, 2), None, Estimate(math.nan, None, 3)]
+    metrics = [Estimate(97.21, 0.2, 3), Estimate(97.24, 10.0, 2), None, Estimate(math.nan, None, 3)]
     style = style_of("%", [Estimate(97.0, 0.2, 3)])
     for better, best in (("higher", [True, True, False, False]), ("neither", [False] * 4)):
-        shown = cells(entries, figures, style, better)
+        shown = cells(entries, metrics, style, better)
         assert [cell.best for cell in shown] == best
         assert [cell.runs for cell in shown] == [None, 2, None, None]
         assert [cell.order for cell in shown] == [97.21, 97.24, None, None]
@@ -87,8 +87,8 @@ def test_short_writes_three_digits_and_a_unit(value, unit, expected):
 @pytest.mark.parametrize(
     ("p", "expected"), [(None, "–"), (math.nan, "–"), (0.00099, "< 0.001"), (0.0123, "0.012"), (1.0, "1.000")]
 )
-def test_chance_writes_p(p, expected):
-    assert chance(p) == expected
+def test_p_text_has_three_decimals(p, expected):
+    assert p_text(p) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@
     });
   }
 
-  // Orders the rows by a column: first the way its heading names, then in turns. What has no value comes last.
+  // Sorts the rows by a column: first in the order that its heading names, then in the other. Rows without a value come last.
   function sort(table, heads, column) {
     const head = heads[column];
     const current = head.getAttribute("aria-sort");
@@ -31,7 +31,7 @@
   }
 
   function key(cell) {
-    if (cell.tagName === "TD" && cell.classList.contains("figure")) {
+    if (cell.tagName === "TD" && cell.classList.contains("number")) {
       return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
     }
     return cell.textContent.trim();
@@ -39,7 +39,7 @@
 
   const viewer = document.getElementById("viewer");
   if (viewer) {
-    const shown = viewer.querySelector("img");
+    const enlarged = viewer.querySelector("img");
     for (const picture of document.querySelectorAll(".sheet img")) {
       const button = document.createElement("button");
       button.type = "button";
@@ -47,8 +47,8 @@
       picture.replaceWith(button);
       button.append(picture);
       button.addEventListener("click", () => {
-        shown.src = picture.src;
-        shown.alt = picture.alt;
+        enlarged.src = picture.src;
+        enlarged.alt = picture.alt;
         viewer.showModal();
       });
     }

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run_folders import Real, compared, figures, made, real_runs, titles
+from run_folders import Real, compared, made, real_runs, titles, values_of
 
 PLUGIN = """
 from mim.encoders.vit import ViT
@@ -39,7 +39,7 @@ def test_runs_that_differ_in_what_has_no_effect_are_one_recipe(real, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "figures_"),
+    ("settings", "summary"),
     [
         ({"MASKER.ratio": 0.5}, {}),
         ({"TRAIN.epochs": 5}, {}),
@@ -49,9 +49,9 @@ def test_runs_that_differ_in_what_has_no_effect_are_one_recipe(real, tmp_path):
         ({}, {"images_seen": 64}),
     ],
 )
-def test_runs_that_differ_in_what_matters_are_two(real, tmp_path, settings, figures_):
+def test_runs_that_differ_in_what_matters_are_two(real, tmp_path, settings, summary):
     made(tmp_path / "a-seed0", real.pretraining)
-    made(tmp_path / "a-seed1", real.pretraining, {"SEED": 1, **settings}, figures_)
+    made(tmp_path / "a-seed1", real.pretraining, {"SEED": 1, **settings}, summary)
     found = compared(tmp_path)
     assert [entry.seeds for entry in found.entries] == [(0,), (1,)]
     assert len({entry.name for entry in found.entries}) == 2
@@ -131,7 +131,7 @@ def test_protocols_ignore_what_belongs_to_the_start_and_say_so(real, tmp_path):
     made(tmp_path / "ft", real.finetune, {"OPTIMIZER.layer_decay": 0.5, "SEED": 1}, {"val/top1": 0.5}, start=run)
     scratch = made(tmp_path / "ft0", real.finetune, {"OPTIMIZER.layer_decay": 1.0}, {"val/top1": 0.25})
     found = compared(run, scratch)
-    assert figures(found, "fine-tuning") == {"run": (50,), "ft0": (25,)}
+    assert values_of(found, "fine-tuning") == {"run": (50,), "ft0": (25,)}
     note = next(column.note for column in found.columns if column.title == "fine-tuning")
     assert note == "OPTIMIZER.layer_decay is 0.5 in run; 1 in ft0"
     assert {entry.name: entry.method for entry in found.entries}["ft0"] == "vit · random weights"
@@ -142,8 +142,8 @@ def test_protocols_tell_apart_what_varies_for_one_start(real, tmp_path):
     for decay in (0.5, 0.75):
         made(tmp_path / f"ft{decay}", real.finetune, {"OPTIMIZER.layer_decay": decay}, {"val/top1": decay}, start=run)
     found = compared(run)
-    assert figures(found, "fine-tuning, OPTIMIZER.layer_decay 0.5") == {"run": (50,)}
-    assert figures(found, "fine-tuning, OPTIMIZER.layer_decay 0.75") == {"run": (75,)}
+    assert values_of(found, "fine-tuning, OPTIMIZER.layer_decay 0.5") == {"run": (50,)}
+    assert values_of(found, "fine-tuning, OPTIMIZER.layer_decay 0.75") == {"run": (75,)}
 
 
 def test_protocols_are_named_by_what_differs_among_them(real, tmp_path):
@@ -164,18 +164,18 @@ def test_several_transfers_of_one_pretraining_are_its_spread_and_of_many_are_ave
         name = f"{run.name}-ft{seed}"
         made(tmp_path / name, real.finetune, {"SEED": seed}, {"val/top1": score}, start=run)
     found = compared(one, *many)
-    assert figures(found, "fine-tuning") == {"one": pytest.approx((20, 40)), "many": pytest.approx((30, 60))}
-    rows = {(run.entry, run.seed): run.figures["transfer/1"] for run in found.runs}
+    assert values_of(found, "fine-tuning") == {"one": pytest.approx((20, 40)), "many": pytest.approx((30, 60))}
+    rows = {(run.entry, run.seed): run.metrics["transfer/1"] for run in found.runs}
     assert rows == {("one", 0): pytest.approx(30), ("many", 0): pytest.approx(30), ("many", 1): pytest.approx(60)}
 
 
 def test_second_transfer_of_one_start_protocol_and_seed_is_left_out_by_name(real, tmp_path, monkeypatch):
     run = made(tmp_path / "run", real.pretraining)
     for name, score in (("ft1", 0.2), ("ft2", 0.9)):
-        made(tmp_path / name, real.finetune, figures={"val/top1": score}, start=run)
+        made(tmp_path / name, real.finetune, metrics={"val/top1": score}, start=run)
     monkeypatch.chdir(tmp_path)
     found = compared(run)
-    assert figures(found, "fine-tuning") == {"run": (20,)}
+    assert values_of(found, "fine-tuning") == {"run": (20,)}
     assert found.left_out == (("ft2", "of the same start, protocol and seed as ft1"),)
 
 
@@ -185,7 +185,7 @@ def test_transfers_whose_pretraining_is_not_given_are_entries_by_their_start(rea
     scratch = [made(tmp_path / f"s{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.1}) for seed in (0, 1)]
     found = compared(probe, *scratch)
     assert [(entry.name, entry.seeds) for entry in found.entries] == [("mae", (0,)), ("scratch", (0, 1))]
-    assert figures(found, "linear probe")["scratch"] == (10, 10)
+    assert values_of(found, "linear probe")["scratch"] == (10, 10)
     assert found.curves == ()
 
 
@@ -225,7 +225,7 @@ def test_study_has_its_own_names_in_its_own_order(real, tmp_path):
     ]
     transfers = [column.title for column in found.columns if column.key.startswith("transfer/")]
     assert transfers == ["Few: labels!", "All labels"]
-    assert set(figures(found, "Few: labels!")) == {"Z (first)", "A, second", "Scratch"}
+    assert set(values_of(found, "Few: labels!")) == {"Z (first)", "A, second", "Scratch"}
 
 
 def test_study_without_names_is_told_by_its_folders(real, tmp_path):
@@ -252,7 +252,7 @@ def test_entries_over_several_studies_share_columns_where_protocols_agree(real, 
     one, two = (study(real, tmp_path / name) for name in ("one", "two"))
     found = compared(one, two)
     assert titles(found) == {"Few: labels!", "All labels"}
-    assert len(figures(found, "All labels")) == 4
+    assert len(values_of(found, "All labels")) == 4
 
 
 def test_folders_that_only_look_like_a_study_are_told_apart_by_config(real, tmp_path):

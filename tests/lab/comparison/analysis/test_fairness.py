@@ -16,13 +16,13 @@ def real(tmp_path_factory) -> Real:
     return Real(pretraining, runs.probe, runs.finetune)
 
 
-def pair(real, folder, settings=None, figures=None, environment=None, seeds=((0, 1), (0, 1))) -> Comparison:
+def pair(real, folder, settings=None, metrics=None, environment=None, seeds=((0, 1), (0, 1))) -> Comparison:
     """Two recipes that differ in the mask, and in what is given, over seeds."""
     for seed in seeds[0]:
         made(folder / f"a-seed{seed}", real.pretraining, {"SEED": seed})
     for seed in seeds[1]:
         keys = {"SEED": seed, "MASKER.ratio": 0.5, **(settings or {})}
-        made(folder / f"b-seed{seed}", real.pretraining, keys, figures, environment)
+        made(folder / f"b-seed{seed}", real.pretraining, keys, metrics, environment)
     return compare([folder], reconstructions=False)
 
 
@@ -73,9 +73,9 @@ WARNINGS = {
 }
 
 
-@pytest.mark.parametrize(("settings", "figures", "environment", "warning"), WARNINGS.values(), ids=WARNINGS)
-def test_warning_comes_alone_where_it_is_due(real, tmp_path, settings, figures, environment, warning):
-    found = pair(real, tmp_path, settings, figures, environment)
+@pytest.mark.parametrize(("settings", "metrics", "environment", "warning"), WARNINGS.values(), ids=WARNINGS)
+def test_warning_comes_alone_where_it_is_due(real, tmp_path, settings, metrics, environment, warning):
+    found = pair(real, tmp_path, settings, metrics, environment)
     expected = [text for text in found.warnings if text.startswith(warning)]
     assert len(expected) == 1, found.warnings
     others = {text.split(":")[0] for text in found.warnings if text not in expected}
@@ -124,7 +124,7 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
         "DATA.batch_size": 16,
     }
     found = pair(real, tmp_path, keys)
-    settings = {setting.key: (setting.kind, setting.values) for setting in found.settings}
+    settings = {setting.key: (setting.role, setting.values) for setting in found.settings}
     assert settings["MASKER.ratio"] == ("method", ("0.75", "0.5"))
     assert settings["ENCODER.hidden"] == ("method", ("drop", "replace"))
     assert settings["HEAD.name"] == ("method", ("transformer", "pixel_shuffle"))
@@ -133,8 +133,8 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
     assert settings["AUGMENT.flip"] == ("fairness", ("0", "0.5"))
     assert settings["encoder"][0] == "fairness"
     assert {settings[key][0] for key in ("OPTIMIZER.base_lr", "LOG.every_steps", "DATA.batch_size")} == {"other"}
-    kinds = [setting.kind for setting in found.settings]
-    assert kinds == sorted(kinds, key=["method", "fairness", "other"].index)
+    roles = [setting.role for setting in found.settings]
+    assert roles == sorted(roles, key=["method", "fairness", "other"].index)
     assert not {"SEED", "TASK", "ENCODER.depth", "seeds", "images seen"} & set(settings)
 
 

@@ -1,4 +1,4 @@
-"""What a comparison says of figures: means, intervals, tests, budgets and curves, by hand-made runs of known values."""
+"""What a comparison says of metrics: means, intervals, tests, budgets and curves, by hand-made runs of known values."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from run_folders import Real, made, real_runs
 from scipy import stats
 
 from mim.lab.comparison import compare
-from mim.lab.comparison.curves import MOST
+from mim.lab.comparison.analysis.curves import MOST
 from mim.lab.comparison.result import Comparison, Entry
 
 
@@ -26,10 +26,10 @@ def entry(comparison: Comparison, name: str) -> Entry:
     return next(found for found in comparison.entries if found.name == name)
 
 
-def seeds(real, folder, name, values, settings=None, figure="knn/top1"):
-    """A run for each seed with a figure of that seed."""
+def seeds(real, folder, name, values, settings=None, metric="knn/top1"):
+    """A run for each seed with a metric of that seed."""
     return [
-        made(folder / f"{name}-seed{seed}", real.pretraining, {"SEED": seed, **(settings or {})}, {figure: value})
+        made(folder / f"{name}-seed{seed}", real.pretraining, {"SEED": seed, **(settings or {})}, {metric: value})
         for seed, value in values.items()
     ]
 
@@ -38,34 +38,34 @@ def test_comparison_means_and_intervals_are_those_of_scipy(real, tmp_path):
     values = {0: 0.91, 1: 0.87, 2: 0.95, 3: 0.93}
     losses = {seed: 0.3 + value / 10 for seed, value in values.items()}
     for seed in values:
-        figures = {"knn/top1": values[seed], "val/loss": losses[seed]}
-        made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, figures)
+        metrics = {"knn/top1": values[seed], "val/loss": losses[seed]}
+        made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, metrics)
     found = compared(tmp_path)
     assert [(one.name, one.seeds) for one in found.entries] == [("a", (0, 1, 2, 3))]
     for key, factor, of in (("knn/top1", 100, values), ("val/loss", 1, losses)):
         sample = [factor * value for value in of.values()]
-        figure = found.entries[0].figures[key]
+        metric = found.entries[0].metrics[key]
         low, high = stats.t.interval(0.95, len(sample) - 1, loc=sum(sample) / len(sample), scale=stats.sem(sample))
-        assert figure.runs == 4
-        assert figure.mean - figure.half == pytest.approx(low)
-        assert figure.mean + figure.half == pytest.approx(high)
+        assert metric.runs == 4
+        assert metric.mean - metric.half == pytest.approx(low)
+        assert metric.mean + metric.half == pytest.approx(high)
         assert found.entries[0].values[key] == pytest.approx(sample)
 
 
-def test_comparison_of_one_run_has_figures_without_intervals(real, tmp_path):
-    found = compared(made(tmp_path / "only", real.pretraining, figures={"knn/top1": 0.5}))
-    figure = found.entries[0].figures["knn/top1"]
-    assert (figure.mean, figure.half, figure.runs) == (50, None, 1)
+def test_comparison_of_one_run_has_metrics_without_intervals(real, tmp_path):
+    found = compared(made(tmp_path / "only", real.pretraining, metrics={"knn/top1": 0.5}))
+    metric = found.entries[0].metrics["knn/top1"]
+    assert (metric.mean, metric.half, metric.runs) == (50, None, 1)
     assert (found.settings, found.warnings, found.tests, found.budgets) == ((), (), (), ())
     assert {column.section for column in found.columns} == {"accuracy", "loss", "cost"}
     assert found.title == "only"
 
 
-def test_comparison_figures_are_in_the_units_of_their_columns(real, tmp_path):
-    figures = {"images_seen": 1000, "flops_per_image": 2e6, "peak_memory_bytes": 2**30, "seconds": 60.0, "steps": 50}
-    found = compared(made(tmp_path / "only", real.pretraining, figures=figures))
+def test_comparison_metrics_are_in_the_units_of_their_columns(real, tmp_path):
+    metrics = {"images_seen": 1000, "flops_per_image": 2e6, "peak_memory_bytes": 2**30, "seconds": 60.0, "steps": 50}
+    found = compared(made(tmp_path / "only", real.pretraining, metrics=metrics))
     units = {column.key: column.unit for column in found.columns}
-    means = {key: figure.mean for key, figure in found.entries[0].figures.items()}
+    means = {key: metric.mean for key, metric in found.entries[0].metrics.items()}
     assert (units["training_flops"], means["training_flops"]) == ("FLOP", 2e9)
     assert (units["peak_memory_bytes"], means["peak_memory_bytes"]) == ("B", 2**30)
     assert (units["seconds"], means["seconds"]) == ("s", 60)
@@ -145,7 +145,7 @@ def test_budgets_never_look_ahead(real, tmp_path):
         assert {budget.axis for budget in found.budgets} == set(scale)
         for budget in found.budgets:
             assert budget.limit / scale[budget.axis] in [pytest.approx(share * least) for share in (0.25, 0.5, 1)]
-            for name, reached in budget.reached.items():
+            for name, reached in budget.estimates.items():
                 limit = budget.limit / scale[budget.axis] + 1e-6
                 last = [row for row in runs[name] if row["images_seen"] <= limit][-1]
                 assert reached.mean == pytest.approx(100 * last["knn/top1"])
@@ -163,9 +163,9 @@ def test_budgets_are_means_over_seeds_of_the_last_evaluation(real, tmp_path):
                 rows=rows,
             )
     found = {(budget.axis, budget.limit): budget for budget in compared(tmp_path).budgets}
-    half = found["images_seen", 495].reached["a"]
+    half = found["images_seen", 495].estimates["a"]
     assert half.mean == pytest.approx(80)
-    assert found["images_seen", 990].reached["b"].mean == pytest.approx(10)  # the last one, not the best
+    assert found["images_seen", 990].estimates["b"].mean == pytest.approx(10)  # the last one, not the best
 
 
 def test_budgets_leave_out_what_was_evaluated_too_rarely_and_say_so(real, tmp_path):
@@ -208,12 +208,12 @@ def test_long_curves_are_means_over_equal_spans(real, tmp_path):
     assert curve.values[1] == pytest.approx(sum(math.sin(step) for step in range(8, 15)) / 7)
 
 
-def test_curve_and_figures_of_the_real_run_are_those_in_its_folder(real):
+def test_curve_and_metrics_of_the_real_run_are_those_in_its_folder(real):
     found = compared(real.pretraining)
     summary = json.loads((real.pretraining / "summary.json").read_text())
     rows = [json.loads(line) for line in (real.pretraining / "metrics.jsonl").read_text().splitlines()]
-    training = next(curve for curve in found.curves if curve.quantity == "train/loss")
+    training = next(curve for curve in found.curves if curve.metric == "train/loss")
     assert training.values == tuple(row["train/loss"] for row in rows if "train/loss" in row)
     assert training.at["seconds"][-1] <= summary["seconds"] + 0.01
-    assert found.entries[0].figures["knn/top1"].mean == 100 * summary["knn/top1"]
+    assert found.entries[0].metrics["knn/top1"].mean == 100 * summary["knn/top1"]
     assert {column.title for column in found.columns} >= {"kNN", "linear-probe", "fine-tuning"}

@@ -7,7 +7,7 @@ import pytest
 from run_folders import Real, made, read_json, real_runs
 
 from mim.lab.comparison import compare
-from mim.lab.comparison.runs import read
+from mim.lab.comparison.runs.run import read_run
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ UNUSABLE = {
     "summary is of another run": (lambda run: edit(run / "summary.json", '"epochs": 1', '"epochs": 7'), "of 7 epochs"),
 }
 PARTLY = {
-    "figure is not finite": (lambda run: _set(run, "val/loss", float("nan")), "val/loss is nan"),
-    "figure is infinite": (lambda run: _set(run, "val/loss", float("inf")), "val/loss is inf"),
-    "figure is text": (lambda run: _set(run, "seconds", "long"), "seconds is 'long'"),
-    "figure is missing": (lambda run: _set(run, "parameters", None, drop=True), "lacks parameters"),
+    "metric is not finite": (lambda run: _set(run, "val/loss", float("nan")), "val/loss is nan"),
+    "metric is infinite": (lambda run: _set(run, "val/loss", float("inf")), "val/loss is inf"),
+    "metric is text": (lambda run: _set(run, "seconds", "long"), "seconds is 'long'"),
+    "metric is missing": (lambda run: _set(run, "parameters", None, drop=True), "lacks parameters"),
     "metrics are gone": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
     "metrics are cut": (lambda run: cut(run / "metrics.jsonl", -20), "metrics.jsonl: line"),
     "metrics have a line of rubbish": (lambda run: _append(run / "metrics.jsonl", "\x00\x00"), "metrics.jsonl: line"),
@@ -76,11 +76,11 @@ def _append(path: Path, line: str) -> None:
 
 
 def _set(run: Path, name: str, value: object, drop: bool = False) -> None:
-    figures = read_json(run / "summary.json")
-    figures[name] = value
+    metrics = read_json(run / "summary.json")
+    metrics[name] = value
     if drop:
-        del figures[name]
-    (run / "summary.json").write_text(json.dumps(figures))
+        del metrics[name]
+    (run / "summary.json").write_text(json.dumps(metrics))
 
 
 @pytest.fixture
@@ -115,21 +115,21 @@ def test_partly_damaged_run_is_compared_without_what_is_damaged_which_is_named(
     assert [entry.name for entry in found.entries] == ["good", "bad"]
     assert [folder for folder, _ in found.left_out] == ["bad"]
     assert remark in found.left_out[0][1]
-    assert "knn/top1" in found.entries[1].figures
+    assert "knn/top1" in found.entries[1].metrics
 
 
-def test_figure_that_is_not_finite_is_in_no_mean(real, tmp_path):
+def test_metric_that_is_not_finite_is_in_no_mean(real, tmp_path):
     for seed, value in ((0, 0.4), (1, float("nan")), (2, 0.6)):
         made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, {"knn/top1": value})
-    figure = compare([tmp_path], reconstructions=False).entries[0].figures["knn/top1"]
-    assert (figure.mean, figure.runs) == (50, 2)
+    metric = compare([tmp_path], reconstructions=False).entries[0].metrics["knn/top1"]
+    assert (metric.mean, metric.runs) == (50, 2)
 
 
 def test_metrics_keep_the_lines_before_and_after_a_damaged_one(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:9], *lines[2:]]))
-    rows = read(run).run.rows
+    rows = read_run(run)[0].rows
     assert [row["step"] for row in rows] == [json.loads(line)["step"] for line in [lines[0], *lines[2:]]]
 
 

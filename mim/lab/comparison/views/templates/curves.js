@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { extent, read, mean, trim, digits, ticks, powers, amount, STEPS } = reckon;
+  const { extent, read, mean, trim, digits, ticks, powers, amount, STEPS } = numbers;
   const source = document.getElementById("curve-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
@@ -14,27 +14,27 @@
   const ROOMY = 620; // px of width below which they are not
   const LISTED = 12; // entries in a reading, at most
   const PAPER = 800; // px of width in print
-  const state = { quantity: 0, axis: null, log: false, hidden: new Set(), cursor: null };
+  const state = { metric: 0, axis: null, log: false, hidden: new Set(), cursor: null };
   let view = null; // what is drawn: its lines, its scales and how it writes values
 
   // Values
 
-  const curves = () => data.curves.filter((curve) => curve.quantity === state.quantity);
+  const curves = () => data.curves.filter((curve) => curve.metric === state.metric);
 
   function points(curve) {
-    const places = curve.at[state.axis] ?? [];
-    const found = places.map((x, place) => [x, curve.values[place]]);
-    return found.filter(([x, y]) => x !== null && y !== null && (!state.log || y > 0));
+    const positions = curve.at[state.axis] ?? [];
+    const pairs = positions.map((x, index) => [x, curve.values[index]]);
+    return pairs.filter(([x, y]) => x !== null && y !== null && (!state.log || y > 0));
   }
 
-  // What is shown: {entry, singles, line}, in the order of the entries.
-  function shown() {
-    const found = new Map();
+  // The lines in the chart: {entry, singles, line}, in the order of the entries.
+  function visible() {
+    const singlesOf = new Map();
     for (const curve of curves()) {
       const line = points(curve);
-      if (line.length && !state.hidden.has(curve.entry)) found.set(curve.entry, [...(found.get(curve.entry) ?? []), line]);
+      if (line.length && !state.hidden.has(curve.entry)) singlesOf.set(curve.entry, [...(singlesOf.get(curve.entry) ?? []), line]);
     }
-    const lines = [...found].map(([entry, singles]) => ({ entry, singles, line: mean(singles) }));
+    const lines = [...singlesOf].map(([entry, singles]) => ({ entry, singles, line: mean(singles) }));
     return lines.filter(({ line }) => line.length).sort((a, b) => a.entry - b.entry);
   }
 
@@ -47,11 +47,11 @@
   reading.hidden = true;
 
   function node(tag, attributes, parent, text) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    if (text !== undefined) made.textContent = text;
-    parent?.append(made);
-    return made;
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    if (text !== undefined) element.textContent = text;
+    parent?.append(element);
+    return element;
   }
 
   const pen = document.createElement("canvas").getContext("2d");
@@ -68,9 +68,9 @@
   }
 
   const series = (entry) => `s${entry % 8} d${Math.floor(entry / 8) % 5}`;
-  const path = (line, x, y) => line.map((point, place) => `${place ? "L" : "M"}${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`).join("");
+  const path = (line, x, y) => line.map((point, index) => `${index ? "L" : "M"}${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`).join("");
 
-  // Scales and ticks for what is shown, in a chart so many px wide.
+  // Scales and ticks for lines in a chart so many px wide.
   function plan(lines, width) {
     const height = Math.round(Math.min(420, Math.max(270, 0.45 * width)));
     const values = lines.flatMap(({ singles }) => singles.flat());
@@ -80,8 +80,8 @@
     const pad = 0.04 * (change(high) - change(low)) || 0.05 * Math.abs(change(high)) || 0.5;
     [low, high] = state.log ? [low / 10 ** pad, high * 10 ** pad] : [low - pad, high + pad];
     const rows = state.log ? powers(low, high, height / 45) : ticks(low, high, height / 55);
-    const places = state.log ? 1 + digits(rows[0] ?? low) : digits(rows[1] - rows[0] || 1);
-    const labels = rows.map((row) => (state.log ? trim(row) : row.toFixed(places)));
+    const digitsAfterPoint = state.log ? 1 + digits(rows[0] ?? low) : digits(rows[1] - rows[0] || 1);
+    const labels = rows.map((row) => (state.log ? trim(row) : row.toFixed(digitsAfterPoint)));
     const direct = lines.length <= DIRECT && width >= ROOMY;
     const names = lines.map(({ entry }) => wide(data.entries[entry]));
     const right = direct ? Math.min(0.24 * width, Math.max(...names) + 42) : 14;
@@ -90,11 +90,11 @@
     const x = (value) => box.left + ((box.right - box.left) * value) / last;
     const y = (value) => box.bottom - ((box.bottom - box.top) * (change(value) - from)) / (to - from);
     const columns = ticks(0, last, (box.right - box.left) / 95, state.axis === "seconds" ? STEPS : []);
-    return { lines, width, height, box, x, y, last, rows, labels, columns, direct, places };
+    return { lines, width, height, box, x, y, last, rows, labels, columns, direct, digitsAfterPoint };
   }
 
   function draw(width = chart.clientWidth || PAPER) {
-    const lines = shown();
+    const lines = visible();
     svg.replaceChildren();
     svg.classList.remove("lit");
     view = null;
@@ -106,9 +106,9 @@
     }
     view = plan(lines, width);
     svg.setAttribute("viewBox", `0 0 ${width} ${view.height}`);
-    const quantity = data.quantities[state.quantity];
-    svg.setAttribute("aria-label", `${quantity} over ${TITLES[state.axis].toLowerCase()}, ${lines.length} recipes`);
-    frame(quantity);
+    const metric = data.metrics[state.metric];
+    svg.setAttribute("aria-label", `${metric} over ${TITLES[state.axis].toLowerCase()}, ${lines.length} recipes`);
+    frame(metric);
     for (const { entry, singles } of lines) {
       if (singles.length < 2) continue;
       for (const line of singles) node("path", { class: `single ${series(entry)}`, d: path(line, view.x, view.y) }, svg);
@@ -123,11 +123,11 @@
     point(state.cursor);
   }
 
-  function frame(quantity) {
+  function frame(metric) {
     const { box, width, height, last } = view;
-    view.rows.forEach((row, place) => {
+    view.rows.forEach((row, index) => {
       node("line", { class: "grid", x1: box.left, x2: box.right, y1: view.y(row), y2: view.y(row) }, svg);
-      node("text", { class: "row", x: box.left - 8, y: view.y(row) + 4, "text-anchor": "end" }, svg, view.labels[place]);
+      node("text", { class: "row", x: box.left - 8, y: view.y(row) + 4, "text-anchor": "end" }, svg, view.labels[index]);
     });
     node("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }, svg);
     for (const column of view.columns) {
@@ -137,7 +137,7 @@
       const middle = Math.min(x, width - wide(text) / 2 - 1);
       node("text", { class: "column", x: middle, y: box.bottom + 20, "text-anchor": "middle" }, svg, text);
     }
-    node("text", { class: "title quantity-title", x: 0, y: 14 }, svg, shorten(quantity, width));
+    node("text", { class: "title metric-title", x: 0, y: 14 }, svg, shorten(metric, width));
     const centre = (box.left + box.right) / 2;
     node("text", { class: "title axis-title", x: centre, y: height - 8, "text-anchor": "middle" }, svg, TITLES[state.axis]);
   }
@@ -172,7 +172,7 @@
 
   // Reading values
 
-  // Shows the values at a place of the axis; hides them for null.
+  // Shows the values at a position on the axis; hides them for null.
   function point(x) {
     svg.querySelector(".cursor")?.remove();
     state.cursor = x;
@@ -197,13 +197,13 @@
   }
 
   function row({ entry, value }) {
-    const made = document.createElement("div");
+    const element = document.createElement("div");
     const name = document.createElement("bdi");
     const number = document.createElement("span");
     name.textContent = data.entries[entry];
-    number.textContent = Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(view.places + 1 + (view.places > 0)) : value.toPrecision(3);
-    made.append(section.querySelector(`.legend [data-entry="${entry}"] .swatch`).cloneNode(true), name, number);
-    return made;
+    number.textContent = Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(view.digitsAfterPoint + 1 + (view.digitsAfterPoint > 0)) : value.toPrecision(3);
+    element.append(section.querySelector(`.legend [data-entry="${entry}"] .swatch`).cloneNode(true), name, number);
+    return element;
   }
 
   const stops = () => [...new Set(view.lines.flatMap(({ line }) => line.map(([x]) => x)))].sort((a, b) => a - b);
@@ -220,17 +220,17 @@
     if (event.key === "Escape") point(null);
     if (!view || !["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) return;
     event.preventDefault();
-    const places = stops();
-    const here = state.cursor === null ? -1 : places.findIndex((place) => place >= state.cursor);
-    const next = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: places.length - 1 }[event.key];
-    point(places[Math.min(Math.max(next, 0), places.length - 1)]);
+    const positions = stops();
+    const here = state.cursor === null ? -1 : positions.findIndex((position) => position >= state.cursor);
+    const next = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: positions.length - 1 }[event.key];
+    point(positions[Math.min(Math.max(next, 0), positions.length - 1)]);
   }
 
   // Choices
 
   const radios = [...section.querySelectorAll("[name=axis]")];
   const log = document.getElementById("log");
-  const select = document.getElementById("quantity");
+  const select = document.getElementById("metric");
   const toggles = [...section.querySelectorAll(".legend [data-entry]")];
 
   function update() {
@@ -249,9 +249,9 @@
     draw();
   }
 
-  data.quantities.forEach((name, place) => select.append(new Option(name, place)));
+  data.metrics.forEach((name, index) => select.append(new Option(name, index)));
   select.addEventListener("change", () => {
-    state.quantity = Number(select.value);
+    state.metric = Number(select.value);
     state.cursor = null;
     update();
   });

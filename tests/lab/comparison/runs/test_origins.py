@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import Real, change_environment, compared, figures, made, real_runs, titles
+from run_folders import Real, change_environment, compared, made, real_runs, titles, values_of
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real,
     (tmp_path / "two").rename(tmp_path / "elsewhere")
     for study, score in (("one", 25), ("elsewhere", 75)):
         found = compared(tmp_path / study / "pretraining" / "mae-seed0")
-        assert figures(found, "probes") == {"mae": (score,)}
+        assert values_of(found, "probes") == {"mae": (score,)}
 
 
 def test_transfers_that_name_another_existing_folder_are_not_taken(real, tmp_path):
@@ -69,10 +69,10 @@ def test_transfers_are_not_searched_for_where_that_is_off(real):
 def test_transfers_beside_are_taken_from_few_levels_and_not_from_checkpoints(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     near, far = tmp_path / "1" / "2" / "3" / "probe", tmp_path / "1" / "2" / "3" / "4" / "5" / "probe"
-    made(near, real.probe, figures={"val/top1": 0.25}, start=run)
+    made(near, real.probe, metrics={"val/top1": 0.25}, start=run)
     made(far, real.probe, {"LABELS.per_class": 5}, start=run)
     made(tmp_path / "1" / "checkpoints" / "probe", real.probe, {"LABELS.per_class": 4}, start=run)
-    assert figures(compared(run), "linear probe") == {"run": (25,)}
+    assert values_of(compared(run), "linear probe") == {"run": (25,)}
 
 
 def test_run_given_twice_counts_once(real, tmp_path, monkeypatch):

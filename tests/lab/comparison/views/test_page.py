@@ -14,8 +14,8 @@ from html.parser import HTMLParser
 import pytest
 from comparisons import NAMES, comparison, picture
 
-from mim.lab.comparison.page import render
 from mim.lab.comparison.result import Comparison, Entry
+from mim.lab.comparison.views.page import render
 from mim.ops.intervals import Estimate
 
 HOSTILE = (
@@ -75,7 +75,7 @@ class Reader(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.elements, self.text, self.inside = [], {}, None
-        self.prefetcher(html)
+        self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
@@ -125,14 +125,14 @@ def test_render_embeds_the_curves_to_seven_digits():
     shown = comparison(HOSTILE)
     data = curve_data(render(shown))
     assert data["entries"] == list(HOSTILE)
-    assert data["quantities"] == ["kNN accuracy, %", "Held-out loss"]
+    assert data["metrics"] == ["kNN accuracy, %", "Held-out loss"]
     assert len(data["curves"]) == len(shown.curves)
-    quantities = ["knn/top1", "val/loss"]
+    metrics = ["knn/top1", "val/loss"]
     for found, curve in zip(data["curves"], shown.curves, strict=True):
-        assert (HOSTILE[found["entry"]], found["seed"], quantities[found["quantity"]]) == (
+        assert (HOSTILE[found["entry"]], found["seed"], metrics[found["metric"]]) == (
             curve.entry,
             curve.seed,
-            curve.quantity,
+            curve.metric,
         )
         assert found["values"] == pytest.approx(curve.values, rel=1e-6)
         assert {axis: pytest.approx(places, rel=1e-6) for axis, places in curve.at.items()} == found["at"]
@@ -314,7 +314,7 @@ def test_page_switches_the_axis_by_keyboard(visit):
 def test_page_reads_means_off_the_curves(visit):
     shown = comparison()
     page = visit(shown)
-    page.locator("#quantity").select_option(label="Held-out loss")
+    page.locator("#metric").select_option(label="Held-out loss")
     page.locator("#chart svg").first.focus()
     for key, place in (("End", -1), ("Home", 0), ("ArrowRight", 1)):
         page.keyboard.press(key)
@@ -323,7 +323,7 @@ def test_page_reads_means_off_the_curves(visit):
             for name in NAMES
             if (
                 found := [
-                    curve.values[place] for curve in shown.curves if (curve.entry, curve.quantity) == (name, "val/loss")
+                    curve.values[place] for curve in shown.curves if (curve.entry, curve.metric) == (name, "val/loss")
                 ]
             )
         }
@@ -338,7 +338,7 @@ def test_page_reads_means_off_the_curves(visit):
 
 def test_page_means_curves_of_unequal_length_where_all_have_values(visit):
     shown = comparison(NAMES[:1])
-    whole, other, _ = (curve for curve in shown.curves if curve.quantity == "val/loss")
+    whole, other, _ = (curve for curve in shown.curves if curve.metric == "val/loss")
     at = {"images_seen": (0.0, 2874.0, 14370.0)}  # of every second value, and half as long
     short = replace(other, at=at, values=(other.values[0], other.values[2], other.values[10]))
     page = visit(replace(shown, curves=(whole, short)))
@@ -394,7 +394,7 @@ def test_page_shows_chosen_entries_and_a_log_scale(visit):
     assert "No recipe is chosen" in page.locator("#chart").text_content()
     page.get_by_role("button", name="All").click()
     assert paths(page) == before
-    page.locator("#quantity").select_option(label="Held-out loss")
+    page.locator("#metric").select_option(label="Held-out loss")
     linear = paths(page)
     page.get_by_label("Log scale").check()
     assert paths(page) != linear
@@ -417,7 +417,7 @@ def test_page_sorts_by_a_column_and_back(visit, keyboard):
                 page.keyboard.press("Enter")
             else:
                 heading.get_by_role("button").click()
-            expected = sorted(shown.entries, key=lambda entry: sign * entry.figures[key].mean)
+            expected = sorted(shown.entries, key=lambda entry: sign * entry.metrics[key].mean)
             assert column(page, table, "Recipe") == [entry.name for entry in expected]
             assert heading.get_attribute("aria-sort") == ("ascending" if sign == 1 else "descending")
         assert page.locator(f"{table} [aria-sort]").count() == 1
@@ -425,14 +425,14 @@ def test_page_sorts_by_a_column_and_back(visit, keyboard):
 
 def test_page_sorts_what_has_no_value_last(visit):
     shown = comparison()
-    lacking = replace(shown.entries[0], figures={**shown.entries[0].figures, "knn/top1": Estimate(math.nan, None, 3)})
+    lacking = replace(shown.entries[0], metrics={**shown.entries[0].metrics, "knn/top1": Estimate(math.nan, None, 3)})
     page = visit(replace(shown, entries=(lacking, *shown.entries[1:])))
     for _ in range(2):
         head(page, "#results table", "kNN").get_by_role("button").click()
         assert column(page, "#results table", "kNN")[-1] == "not finite"
 
 
-def test_page_shows_the_figures_of_the_comparison(visit):
+def test_page_shows_the_metrics_of_the_comparison(visit):
     shown = comparison()
     page = visit(shown)
     units = {"knn/top1": ("kNN", 1), "finetune/top1": ("Fine-tuning", 1), "val/loss": ("Held-out loss", 1)}
@@ -441,11 +441,11 @@ def test_page_shows_the_figures_of_the_comparison(visit):
         for key, (title, unit) in columns.items():
             for text, entry in zip(column(page, table, title), shown.entries, strict=True):
                 mean, *half = (float(number) for number in re.findall(r"[\d.]+", text.replace(",", "")))
-                assert mean == pytest.approx(entry.figures[key].mean / unit, rel=5e-3)
-                assert half == ([pytest.approx(entry.figures[key].half / unit, rel=0.2)] if key != "parameters" else [])
+                assert mean == pytest.approx(entry.metrics[key].mean / unit, rel=5e-3)
+                assert half == ([pytest.approx(entry.metrics[key].half / unit, rel=0.2)] if key != "parameters" else [])
     best = [cell.split()[0] for cell in page.locator("#results td.best").all_inner_texts()]
     assert best == [
-        f"{max(entry.figures[key].mean for entry in shown.entries):.1f}" for key in ("knn/top1", "finetune/top1")
+        f"{max(entry.metrics[key].mean for entry in shown.entries):.1f}" for key in ("knn/top1", "finetune/top1")
     ]
     for text, test in zip(column(page, "#tests table", "Difference"), shown.tests, strict=True):
         mean, half = (float(number) for number in re.findall(r"[−+]?[\d.]+", text.replace("−", "-").replace("-", "-")))
@@ -476,8 +476,8 @@ def test_page_plots_dots_where_the_values_are(visit):
             drawn = strip.locator("> svg")
             runs = [float(dot.get_attribute("cx").rstrip("%")) for dot in drawn.locator("circle").all()]
             assert runs == [place(value) for value in entry.values[key]]
-            assert float(drawn.locator("use").get_attribute("x").rstrip("%")) == place(entry.figures[key].mean)
-            found, ends = entry.figures[key], drawn.locator(".end").count()
+            assert float(drawn.locator("use").get_attribute("x").rstrip("%")) == place(entry.metrics[key].mean)
+            found, ends = entry.metrics[key], drawn.locator(".end").count()
             if ends == 2:
                 line = drawn.locator(".interval")
                 assert float(line.get_attribute("x1").rstrip("%")) == place(found.mean - found.half)

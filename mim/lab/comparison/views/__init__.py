@@ -1,0 +1,1 @@
+"""Shows a comparison: as a page, as CSV files and in a terminal."""

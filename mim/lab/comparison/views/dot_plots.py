@@ -1,0 +1,86 @@
+"""Dots and intervals of a metric over entries, in percent of a width: a page draws them at any size."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mim.lab.comparison.result import Column, Comparison
+from mim.lab.comparison.views.numbers import Cell, Style, cells, styles_of, ticks
+from mim.ops.intervals import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """An entry in a plot, positions in percent of the width.
+
+    Args:
+        entry: its index.
+        cell: its value as text.
+        mean: position of the mean.
+        interval: positions of the ends of the interval.
+        open_ends: whether the interval continues beyond either end.
+        runs: positions of single runs.
+    """
+
+    entry: int
+    cell: Cell
+    mean: float
+    interval: tuple[float, float] | None
+    open_ends: tuple[bool, bool]
+    runs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Dots and intervals of one column. ticks: position in percent, and label."""
+
+    title: str
+    unit: str
+    ticks: list[tuple[float, str]]
+    rows: list[Dots]
+
+
+def plots(comparison: Comparison) -> list[Plot]:
+    """A plot for each accuracy with more than one value, but not for reference values."""
+    columns = [column for column in comparison.columns if column.section == "accuracy"]
+    styles = styles_of(columns, comparison.entries)
+    drawn = [_plot(comparison, column, styles[column.key]) for column in columns if column.better != "neither"]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _plot(comparison: Comparison, column: Column, style: Style) -> Plot | None:
+    estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
+    finite = {index: each for index, each in enumerate(estimates) if each is not None and math.isfinite(each.mean)}
+    values = {index: comparison.entries[index].values.get(column.key, ()) for index in finite}
+    runs = {index: list(filter(math.isfinite, each)) for index, each in values.items()}
+    if max(len(finite), *map(len, runs.values()), 0) < 2:
+        return None
+    texts = cells(comparison.entries, estimates, style, column.better)
+    low, high = _range(list(finite.values()), [value for each in runs.values() for value in each], column.unit)
+
+    def position(value: float) -> float:
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 3)
+
+    rows = []
+    for index, each in finite.items():
+        first, last = each.mean - (each.half or 0), each.mean + (each.half or 0)
+        interval = None if each.half is None else (position(first), position(last))
+        dots = [position(value) for value in runs[index]]
+        rows.append(Dots(index, texts[index], position(each.mean), interval, (first < low, last > high), dots))
+    marks = ticks(low, high)
+    digits = max(0, -math.floor(math.log10((marks[1] - marks[0]) / style.factor) + 1e-9)) if len(marks) > 1 else 1
+    labels = [(position(mark), Style(style.factor, "", digits).text(mark)) for mark in marks]
+    return Plot(column.title, style.unit, labels, rows)
+
+
+def _range(estimates: Sequence[Estimate], runs: Sequence[float], unit: str) -> tuple[float, float]:
+    """The range of the axis: all means and runs, and as much of the intervals as leaves these readable."""
+    points = [*(each.mean for each in estimates), *runs]
+    low, high = min(points), max(points)
+    span = high - low or abs(high) * 0.1 or 1.0
+    ends = [each.mean + sign * (each.half or 0) for each in estimates for sign in (-1, 1)]
+    low, high = max(min(low, *ends), low - span / 2), min(max(high, *ends), high + span / 2)
+    edge = 0.05 * (high - low or span)
+    if unit == "%":
+        return max(low - edge, min(0.0, low)), min(high + edge, max(100.0, high))
+    return low - edge, high + edge

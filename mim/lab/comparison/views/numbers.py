@@ -1,0 +1,156 @@
+"""How numbers are written: a unit, a prefix and a number of digits that suit a whole column."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mim.lab.comparison.result import Better, Column, Entry
+from mim.ops.intervals import Estimate
+
+Units = tuple[tuple[float, str], ...]  # what a value is divided by, and the unit that it then has
+TIME: Units = ((1, "s"), (60, "min"), (3600, "h"), (86400, "days"))
+BYTES: Units = ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB"))
+PREFIXES: Units = tuple((10.0 ** (3 * index), prefix) for index, prefix in enumerate(("", *"kMGTPEZ")))
+FLOPS: Units = tuple((size, f"{prefix}FLOP") for size, prefix in PREFIXES)
+UNITS: dict[str, Units] = {"s": TIME, "B": BYTES, "FLOP": FLOPS, "": PREFIXES}
+MOST_DIGITS = 6  # after the point; smaller numbers have an exponent
+WITHOUT_PREFIX = 1e5  # counts below have none
+NOTHING = "\N{EN DASH}"
+FIGURE_SPACE = "\N{FIGURE SPACE}"  # as wide as a digit
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How the numbers of a column are written.
+
+    Args:
+        factor: what they are divided by.
+        unit: of the quotient.
+        digits: after the point; None for an exponent where that is short.
+    """
+
+    factor: float
+    unit: str
+    digits: int | None
+
+    def text(self, value: float) -> str:
+        """The number without its unit."""
+        if not math.isfinite(value):
+            return "not finite"
+        scaled = value / self.factor
+        text = f"{scaled:.3g}" if self.digits is None else f"{scaled:,.{self.digits}f}"
+        return text.replace("-", "\N{MINUS SIGN}")
+
+    def half_text(self, estimate: Estimate) -> str:
+        """The half interval with its sign; empty where there is none."""
+        return "" if estimate.half is None else f"± {self.text(estimate.half)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value in a table.
+
+    Args:
+        text: the mean.
+        half: the half interval with its sign.
+        runs: how many runs, where these are not all of the entry's.
+        order: the number that sorts the rows.
+        best: whether the mean is the best of its column.
+    """
+
+    text: str = NOTHING
+    half: str = ""
+    runs: int | None = None
+    order: float | None = None
+    best: bool = False
+
+
+def style_of(unit: str, estimates: Iterable[Estimate | None]) -> Style:
+    """One style for a column.
+
+    The prefix of the unit suits the middle value. Where values have intervals, three in four of these show a digit that
+    is not 0, and the middle value at most five; elsewhere the smallest value shows three. Percentages show at least one
+    digit after the point.
+    """
+    finite = [each for each in estimates if each is not None and math.isfinite(each.mean)]
+    sizes = [abs(each.mean) for each in finite if each.mean]
+    factor, name = _unit_for(unit, median(sizes)) if sizes else (1.0, unit)
+    halves = sorted(each.half / factor for each in finite if each.half)
+    if halves:
+        finest = 4 - _power(median(sizes) / factor) if sizes else MOST_DIGITS
+        digits = min(-_power(halves[len(halves) // 4]), finest)
+    elif sizes and any(each.mean != int(each.mean) or factor != 1 for each in finite):
+        digits = 1 if unit == "%" else 2 - _power(min(sizes) / factor)
+    else:
+        digits = 0
+    digits = max(digits, 1 if unit == "%" else 0)
+    return Style(factor, name, digits if digits <= MOST_DIGITS else None)
+
+
+def styles_of(columns: Sequence[Column], entries: Sequence[Entry]) -> dict[str, Style]:
+    """A style for each column, by its key. Percentages of one section share one, so that they read alike."""
+    styles = {}
+    for column in columns:
+        alike = [
+            other.key
+            for other in columns
+            if other is column or (other.unit == column.unit == "%" and other.section == column.section)
+        ]
+        styles[column.key] = style_of(column.unit, [entry.metrics.get(key) for entry in entries for key in alike])
+    return styles
+
+
+def cells(entries: Sequence[Entry], estimates: Sequence[Estimate | None], style: Style, better: Better) -> list[Cell]:
+    """A column. Halves are padded to one width, so that points stand above points."""
+    means = [each.mean for each in estimates if each is not None and math.isfinite(each.mean)]
+    best = style.text((max if better == "higher" else min)(means)) if len(means) > 1 and better != "neither" else None
+    constant = not any(each and each.half for each in estimates)  # in every run, such as a count of parameters
+    halves = ["" if each is None or each.half is None or constant else style.text(each.half) for each in estimates]
+    width = max(map(len, halves), default=0)
+    column = []
+    for entry, each, half in zip(entries, estimates, halves, strict=True):
+        padded = f"± {half.rjust(width, FIGURE_SPACE)}" if half else FIGURE_SPACE * (width + 2) if width else ""
+        if each is None:
+            column.append(Cell(half=padded))
+            continue
+        text = style.text(each.mean)
+        runs = None if each.runs == len(entry.seeds) else each.runs
+        column.append(Cell(text, padded, runs, each.mean if math.isfinite(each.mean) else None, text == best))
+    return column
+
+
+def short(value: float, unit: str) -> str:
+    """A number with its unit in three digits: `20k`, `1.5 PFLOP`, `2 min`."""
+    factor, name = _unit_for(unit, abs(value), without_prefix=0)
+    number = f"{value / factor:.3g}" if abs(value / factor) < 1000 else f"{value / factor:,.0f}"
+    return f"{number}{name}" if unit == "" else f"{number}\N{NO-BREAK SPACE}{name}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value in three decimals."""
+    if p is None or math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """At most seven round numbers within low..high."""
+    from matplotlib.ticker import MaxNLocator  # slow to import, and only pages need it
+
+    edge = 1e-9 * (high - low)
+    values = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [round(float(value), 12) for value in values if low - edge <= value <= high + edge]
+
+
+def _power(size: float) -> int:
+    """The power of ten that a number starts with."""
+    return math.floor(math.log10(size))
+
+
+def _unit_for(unit: str, size: float, without_prefix: float = WITHOUT_PREFIX) -> tuple[float, str]:
+    units = UNITS.get(unit)
+    if units is None or (unit == "" and size < without_prefix):
+        return 1.0, unit
+    enough = 2 if units is TIME else 1  # 90 s rather than 1.5 min
+    return next((each for each in reversed(units) if size >= enough * each[0]), units[0])

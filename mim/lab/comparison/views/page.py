@@ -1,0 +1,229 @@
+"""The comparison page: one HTML file that holds all it shows and needs no network."""
+
+import io
+import json
+import math
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from mim.lab.comparison.result import Better, Comparison, Curve, PairedTest, Role, Section, Setting, Sheet
+from mim.lab.comparison.views.dot_plots import plots
+from mim.lab.comparison.views.numbers import Cell, cells, p_text, short, style_of, styles_of
+
+AXES = {"images_seen": "Images seen", "flops": "FLOPs", "seconds": "Seconds"}
+UNITS = {"images_seen": "", "flops": "FLOP", "seconds": "s"}  # of the axes, as numbers.py knows them
+ROLES: dict[Role, tuple[str, str]] = {
+    "method": ("Method", "what the methods decide"),
+    "fairness": ("Should be equal", "for a comparison of methods alone"),
+    "other": ("Other", ""),
+}
+SCRIPTS = ("numbers.js", "curves.js", "comparison.js")
+SIGNIFICANT = 7  # digits of the curves' values in the page
+MANY = 6  # entries above which a table of settings has a row for each entry
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The heading of a column. mark: number of its note, 0 where it has none."""
+
+    title: str
+    unit: str
+    better: Better
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HtmlTable:
+    """A table with a row for each entry. groups: headings above headings, with how many each spans."""
+
+    headings: list[Heading]
+    rows: list[tuple[Cell, ...]]
+    notes: list[str] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)
+
+
+def render(comparison: Comparison) -> str:
+    """The page as HTML. Its tables, settings and pictures need no JavaScript.
+
+    Raises ValueError where a curve or a test names an entry or column that is not in the comparison, and where a sheet
+    is no PNG file.
+    """
+    environment = Environment(
+        loader=PackageLoader("mim.lab.comparison.views", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(capital=_capital, unusual=_unusual)
+    style = _source(environment, "comparison.css")
+    script = "".join(_source(environment, name) for name in SCRIPTS)
+    entries, results = comparison.entries, _table(comparison, "accuracy", "loss")
+    html = environment.get_template("comparison.html").render(
+        page=comparison,
+        index_of={entry.name: index for index, entry in enumerate(entries)},
+        runs=sum(len(entry.folders) for entry in entries),
+        several=any(len(entry.seeds) > 1 for entry in entries),
+        seeds=_seeds(comparison),
+        results=results,
+        best=results is not None and any(cell.best for row in results.rows for cell in row),
+        cost=_table(comparison, "cost"),
+        plots=plots(comparison),
+        curves=_json(_curves(comparison)),
+        axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
+        budgets=_budgets(comparison),
+        settings=_settings(comparison),
+        row_per_entry=len(entries) > max(MANY, len(comparison.settings)),
+        tests=_tests(comparison),
+        sheets=[(sheet, *_picture(sheet)) for sheet in comparison.sheets],
+        style=Markup(style),  # noqa: S704 - our own files, and the policy names their hashes
+        script=Markup(script),  # noqa: S704
+        hashes={"style": _hash(style), "script": _hash(script)},
+    )
+    return html.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what UTF-8 cannot
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0].replace("\r\n", "\n")
+
+
+def _capital(text: str) -> str:
+    """The text as a heading; names such as kNN stay as they are."""
+    return text[:1].upper() + text[1:] if text[:2].islower() else text
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names an inline style or script."""
+    return "sha256-" + b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _json(value: object) -> Markup:
+    """JSON that may stand in a script element: ASCII, without characters that HTML reads."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - nothing is left to escape
+
+
+def _seeds(comparison: Comparison) -> str:
+    """The seeds as text where all entries have the same; empty where they differ."""
+    first, *others = {entry.seeds for entry in comparison.entries} or {()}
+    return "" if others or not first else f"seed{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
+
+
+def _table(comparison: Comparison, *sections: Section) -> HtmlTable | None:
+    columns = [column for section in sections for column in comparison.columns if column.section == section]
+    styles = styles_of(columns, comparison.entries)
+    headings, filled, notes = [], [], []
+    for column in columns:
+        estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
+        if not any(estimates):
+            continue
+        if column.note and column.note not in notes:
+            notes.append(column.note)
+        style = styles[column.key]
+        mark = notes.index(column.note) + 1 if column.note else 0
+        headings.append(Heading(column.title, style.unit, column.better, mark))
+        filled.append(cells(comparison.entries, estimates, style, column.better))
+    return HtmlTable(headings, list(zip(*filled, strict=True)), notes) if headings else None
+
+
+def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
+    """A table for each metric, with a column for each budget, grouped by axis."""
+    columns = {column.key: column for column in comparison.columns}
+    tables = []
+    for metric in dict.fromkeys(budget.metric for budget in comparison.budgets if budget.estimates):
+        budgets = [each for each in comparison.budgets if each.metric == metric and each.estimates]
+        budgets.sort(key=lambda budget: list(AXES).index(budget.axis))
+        column = columns.get(metric)
+        better: Better = column.better if column else "neither"
+        style = style_of(column.unit if column else " ", [each for b in budgets for each in b.estimates.values()])
+        headings = [Heading(short(budget.limit, UNITS[budget.axis]), "", better) for budget in budgets]
+        filled = []
+        for budget in budgets:
+            estimates = [budget.estimates.get(entry.name) for entry in comparison.entries]
+            filled.append(cells(comparison.entries, estimates, style, better))
+        groups = [(AXES[axis], span) for axis, span in Counter(budget.axis for budget in budgets).items()]
+        table = HtmlTable(headings, list(zip(*filled, strict=True)), groups=groups)
+        tables.append((comparison.metric_names.get(metric, metric), table))
+    return tables
+
+
+def _curves(comparison: Comparison) -> dict[str, object]:
+    """What curves.js draws. Entries and metrics by index; a value that is not finite is null."""
+    names = [entry.name for entry in comparison.entries]
+    metrics = list(dict.fromkeys(curve.metric for curve in comparison.curves))
+    return {
+        "entries": names,
+        "metrics": [_capital(comparison.metric_names.get(metric, metric)) for metric in metrics],
+        "curves": [_curve(curve, names, metrics) for curve in comparison.curves],
+    }
+
+
+def _curve(curve: Curve, names: list[str], metrics: list[str]) -> dict[str, object]:
+    if curve.entry not in names:
+        raise ValueError(f"a curve belongs to entry {curve.entry!r}, which is not compared; there are {names}")
+    return {
+        "entry": names.index(curve.entry),
+        "seed": curve.seed,
+        "metric": metrics.index(curve.metric),
+        "at": {axis: _numbers(values) for axis, values in curve.at.items()},
+        "values": _numbers(curve.values),
+    }
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None for value in values]
+
+
+def _settings(comparison: Comparison) -> list[tuple[Role, str, str, list[Setting]]]:
+    """Settings by role, with the title of the role and what it means."""
+    parts = []
+    for role, (title, lead) in ROLES.items():
+        settings = [setting for setting in comparison.settings if setting.role == role]
+        if settings:
+            parts.append((role, title, lead, settings))
+    return parts
+
+
+def _unusual(values: Sequence[str]) -> list[bool]:
+    """Which values differ from what more than half of the entries have; none where no value is that common."""
+    common, count = Counter(values).most_common(1)[0]
+    return [2 * count > len(values) and value != common for value in values]
+
+
+def _tests(comparison: Comparison) -> list[tuple[PairedTest, Heading, Cell, str]]:
+    """Each test with its column, the difference in the column's unit, and p."""
+    columns = {column.key: column for column in comparison.columns}
+    names = {entry.name for entry in comparison.entries}
+    rows = []
+    for test in comparison.tests:
+        if test.column not in columns or not {test.first, test.second} <= names:
+            raise ValueError(
+                f"a test of {test.first!r} and {test.second!r} in column {test.column!r} has no place here"
+            )
+        column, difference = columns[test.column], test.result.difference
+        alike = [other.result.difference for other in comparison.tests if columns[other.column].unit == column.unit]
+        style = style_of(column.unit, alike)
+        text = ("+" if difference.mean > 0 else "") + style.text(difference.mean)
+        cell = Cell(text, style.half_text(difference), order=difference.mean)
+        unit = "points" if style.unit == "%" else style.unit
+        rows.append((test, Heading(column.title, unit, column.better), cell, p_text(test.result.p)))
+    return rows
+
+
+def _picture(sheet: Sheet) -> tuple[str, tuple[int, int]]:
+    """The picture as a data URI, and its width and height in pixels."""
+    try:
+        size = Image.open(io.BytesIO(sheet.png), formats=["PNG"]).size
+    except OSError as error:
+        raise ValueError(f"the picture of sheet {sheet.title!r} is not a PNG file") from error
+    return "data:image/png;base64," + b64encode(sheet.png).decode("ascii"), size

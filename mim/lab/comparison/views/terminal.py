@@ -1,0 +1,149 @@
+"""A comparison as tables and lines for a terminal of any width."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mim.lab.comparison.result import Comparison
+from mim.lab.comparison.views.numbers import Cell, cells, p_text, style_of
+
+NAME = 32  # letters of an entry's name in a line
+HEADING = 14  # letters of a heading in a line
+TESTS = 12  # tests that are printed; the page shows all
+UNBOUNDED = 10_000  # columns, to measure the width that a table needs
+MANY = 6  # entries above which each has a row
+SECTIONS = (("Accuracy and loss", ("accuracy", "loss")), ("Cost of pretraining", ("cost",)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """A metric of every entry. heading: its title and unit."""
+
+    title: str
+    heading: str
+    cells: list[Text]
+    note: str
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints metrics with intervals, paired tests, warnings and what was left out."""
+    several = any(len(entry.seeds) > 1 for entry in comparison.entries)
+    for title, sections in SECTIONS:
+        metrics = _metrics(comparison, sections)
+        if not metrics:
+            continue
+        _heading(console, title, "mean ± half the 95% interval over seeds" if several else "")
+        for table in _tables(comparison, metrics, console):
+            console.print(table)
+        _list(console, [f"{metric.title}: {metric.note}" for metric in metrics if metric.note], "dim")
+    if 0 < len(comparison.tests) <= TESTS:
+        _heading(console, "Paired tests", "first minus second, seed against seed; p is not corrected for their number")
+        console.print(_tests(comparison))
+    _heading_and_list(console, "Warnings", comparison.warnings, "yellow")
+    _heading_and_list(console, "Notes", comparison.notes)
+    _heading_and_list(console, "Left out", [f"{folder}: {reason}" for folder, reason in comparison.left_out])
+
+
+def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
+    metrics = []
+    for column in comparison.columns:
+        if column.section in sections:
+            estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
+            style = style_of(column.unit, estimates)
+            heading = f"{column.title}, {style.unit}" if style.unit not in ("", column.title) else column.title
+            texts = [_cell(cell) for cell in cells(comparison.entries, estimates, style, column.better)]
+            metrics.append(_Metric(column.title, _clean(heading), texts, column.note))
+    return metrics
+
+
+def _tables(comparison: Comparison, metrics: list[_Metric], console: Console) -> list[Table]:
+    """A row for each metric where that fits; else a row for each entry, in as many tables as the width needs."""
+    names = [_clean(entry.name) for entry in comparison.entries]
+    if len(names) <= MANY:
+        rows = [(metric.heading, metric.cells) for metric in metrics]
+        table = _table([_wrapped(name, HEADING + 2) for name in names], rows, None)
+        if _fits(table, console):
+            return [table]
+    tables: list[Table] = []
+    columns: list[_Metric] = []
+    for metric in metrics:
+        if columns and not _fits(_by_entry(names, [*columns, metric]), console):
+            tables.append(_by_entry(names, columns))
+            columns = []
+        columns.append(metric)
+    return [*tables, _by_entry(names, columns)]
+
+
+def _by_entry(names: list[str], metrics: list[_Metric]) -> Table:
+    rows = [(name, [metric.cells[index] for metric in metrics]) for index, name in enumerate(names)]
+    return _table([_wrapped(metric.heading, HEADING) for metric in metrics], rows, NAME)
+
+
+def _table(headings: Iterable[str], rows: Iterable[tuple[str, list[Text]]], widest: int | None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", max_width=widest, overflow="fold")
+    for heading in headings:
+        table.add_column(Text(heading), justify="right", vertical="bottom", no_wrap=True)
+    for name, texts in rows:
+        table.add_row(Text(name), *texts)
+    return table
+
+
+def _tests(comparison: Comparison) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "first", "second"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("difference", "p", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    columns = {column.key: column for column in comparison.columns}
+    for test in comparison.tests:
+        column, difference = columns[test.column], test.result.difference
+        style = style_of(column.unit, [difference])
+        title = f"{column.title}, {style.unit}" if style.unit else column.title
+        table.add_row(
+            *(Text(_clean(name)) for name in (title, test.first, test.second)),
+            f"{style.text(difference.mean)} {style.half_text(difference)}".strip(),
+            *(p_text(test.result.p), str(len(test.seeds))),
+        )
+    return table
+
+
+def _cell(cell: Cell) -> Text:
+    runs = f" ({cell.runs})" if cell.runs is not None else ""
+    return Text(f"{cell.text} {cell.half}{runs}" if cell.half else f"{cell.text}{runs}", "bold" if cell.best else "")
+
+
+def _heading(console: Console, title: str, note: str = "") -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), (f"   {note}", "dim") if note else ""))
+
+
+def _list(console: Console, texts: Iterable[str], style: str = "") -> None:
+    for text in texts:
+        console.print(Padding(Text(_clean(text), style), (0, 0, 0, 2)))
+
+
+def _heading_and_list(console: Console, title: str, texts: Sequence[str], style: str = "") -> None:
+    if texts:
+        _heading(console, title)
+        _list(console, texts, style)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(wrap(text, width, break_long_words=True)) or text
+
+
+def _fits(table: Table, console: Console) -> bool:
+    unbounded = console.options.update_width(UNBOUNDED)
+    return console.measure(table, options=unbounded).maximum <= console.width
+
+
+def _clean(text: str) -> str:
+    """One line without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
