@@ -35,7 +35,7 @@ setup(
     ],
     packages=[*find_packages(include=["mim", "mim.*"]), "mim.configs"],
     package_dir={"mim.configs": "configs"},  # mim/config/recipes.py finds the recipes in the clone and in the package
-    package_data={"mim.lab.comparison": ["templates/*", "*/templates/*"], "mim.configs": ["**/*.yaml"]},
+    package_data={"mim.lab.comparison": ["views/templates/*"], "mim.configs": ["**/*.yaml"]},
     py_modules=["mim_toolkit"],
     entry_points={"console_scripts": [f"mim-{name} = mim_toolkit:script" for name in COMMANDS]},
     python_requires=">=3.11,<3.14",
