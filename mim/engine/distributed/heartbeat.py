@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
+from mim.errors import ExitCode
+
 INTERVAL = 1.0  # seconds between two beats
 SILENT = 4 * INTERVAL  # without a beat for longer than this a rank is taken for dead or stopped
-LOST = 4  # exit code of a process that lost another rank
 LOSING = "lost another rank"  # what a rank leaves with that is not itself the cause
 
 
@@ -121,7 +122,7 @@ class Heartbeat:
             waited = time.time() - self._since
             if waited > self.timeout and (missing := self._gone() or self._behind()):
                 print(f"error: {told(self.rank, missing)}", file=sys.stderr, flush=True)
-                os._exit(LOST)
+                os._exit(ExitCode.RANK_LOST)
 
 
 def told(rank: int, missing: str) -> str:
