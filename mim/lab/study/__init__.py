@@ -1,4 +1,4 @@
-"""Studies: many runs from one file, alone or side by side, and what they found."""
+"""Studies: many runs from one file, and the metrics of all of them."""
 
 from mim.lab.study.file import Recipe, Study, Trial, read_study
 from mim.lab.study.results import Results

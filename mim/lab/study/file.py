@@ -1,6 +1,6 @@
-"""A study file: which recipes are trained, what is varied in them, and how each is judged.
+"""A study file: which recipes are trained, what is varied in them, and how each is evaluated.
 
-A study names recipes, not hyper-parameters:
+It names recipes, not hyper-parameters:
 
     TITLE:      MAE and SimMIM on the digits
     STARTS:     {MAE: {config: FILE, set: {KEY: VALUE}}, scratch: {then: {KEY: VALUE}}}
@@ -9,8 +9,9 @@ A study names recipes, not hyper-parameters:
     PROTOCOLS:  {fine-tuning: {config: FILE, set: {KEY: VALUE}}}
     SEEDS:      [0, 1]
 
-GRID tries every combination of its values, LIST (instead) each of its named points, on every start that has a config.
-`set` changes the named config, `then` every protocol from that start (layer decay, say, does not suit random weights).
+GRID tries every combination of its values, LIST (instead of GRID) each of its named points, on every start that has a
+config. `set` changes the named config, `then` changes every protocol from that start: layer decay, for example, does
+not suit random weights.
 """
 
 from dataclasses import dataclass, field
@@ -28,24 +29,30 @@ Pairs = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A config file and what a study sets in it. file: None for a start from random weights; then: see above."""
+    """A config file and what a study sets in it.
+
+    Args:
+        file: None for a start from random weights.
+        pairs: `set` of the study file.
+        then: `then` of the study file.
+    """
 
     file: Path | None
     pairs: Pairs = field(default_factory=dict)
     then: Pairs = field(default_factory=dict)
 
-    def load(self, seed: int, more: Pairs, anywhere: Pairs) -> Config:
-        """The config under a seed. `anywhere` goes on top, as far as the task has the sections."""
+    def load(self, seed: int, point: Pairs, overrides: Pairs) -> Config:
+        """The config with a seed, what the point sets, and those overrides whose sections the task has."""
         assert self.file is not None
         sections = schema.sections(config.load_config(self.file).TASK)
-        known = {key: value for key, value in anywhere.items() if key.partition(".")[0] in sections}
-        pairs = {**self.pairs, **more, **known, "SEED": str(seed)}
+        of_task = {key: value for key, value in overrides.items() if key.partition(".")[0] in sections}
+        pairs = {**self.pairs, **point, **of_task, "SEED": str(seed)}
         return build.load_config(self.file, pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A start at one point of what is varied. point: what the point sets, empty where nothing is varied."""
+    """A start at one point of the grid or list. point: what the point sets; empty where nothing is varied."""
 
     name: str
     recipe: Recipe
@@ -55,8 +62,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file. name: its TITLE, or the name of the file; grid: the values of each varied key, empty for a LIST or
-    where nothing is varied.
+    """A study file.
+
+    Args:
+        name: its TITLE, or the name of the file.
+        trials: every start at every point.
+        protocols: recipes of probes and fine-tunings, by name.
+        seeds: of every trial.
+        grid: the values of each varied key; empty for a LIST, and where nothing is varied.
     """
 
     name: str
@@ -72,7 +85,7 @@ class Study:
 
 
 def read_study(file: Path) -> Study:
-    """A study file.
+    """Reads a study file.
 
     Raises ValueError that names the file and the key for what is missing, unknown or of the wrong kind.
     """
@@ -106,16 +119,16 @@ def read_study(file: Path) -> Study:
 
 
 def _trials(starts: dict[str, Recipe], points: dict[str, Pairs]) -> tuple[Trial, ...]:
-    """Every start at every point; one without a config has nothing to vary."""
-    found = []
+    """Every start at every point; a start without a config has nothing to vary."""
+    trials = []
     trained = [name for name, recipe in starts.items() if recipe.file is not None]
     for start, recipe in starts.items():
         if recipe.file is None or not points:
-            found.append(Trial(start, recipe, start))
+            trials.append(Trial(start, recipe, start))
             continue
         for name, point in points.items():
-            found.append(Trial(f"{start}, {name}" if len(trained) > 1 else name, recipe, start, point))
-    return tuple(found)
+            trials.append(Trial(f"{start}, {name}" if len(trained) > 1 else name, recipe, start, point))
+    return tuple(trials)
 
 
 def _grid(file: Path, raw: Any) -> dict[str, tuple[str, ...]]:
@@ -132,7 +145,7 @@ def _grid(file: Path, raw: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _points(file: Path, raw: dict[str, Any], grid: dict[str, tuple[str, ...]]) -> dict[str, Pairs]:
-    """What is set at each point, by the point's name."""
+    """What each point sets, by the name of the point."""
     if "LIST" not in raw:
         short = short_names(tuple(grid))
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
@@ -145,7 +158,7 @@ def _points(file: Path, raw: dict[str, Any], grid: dict[str, tuple[str, ...]]) -
 
 
 def short_names(keys: tuple[str, ...]) -> dict[str, str]:
-    """Each key without its section, where that leaves no two alike."""
+    """Each key without its section, or with it where keys repeat."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}
 
@@ -153,7 +166,7 @@ def short_names(keys: tuple[str, ...]) -> dict[str, str]:
 def _recipes(file: Path, key: str, raw: Any) -> dict[str, Recipe]:
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{file}: {key} must name at least one run, as in {key}: {{NAME: {{config: FILE}}}}")
-    found = {}
+    recipes = {}
     for name, entry in raw.items():
         entry = entry or {}
         allowed = ("config", "set", "then") if key == "STARTS" else ("config", "set")
@@ -162,15 +175,17 @@ def _recipes(file: Path, key: str, raw: Any) -> dict[str, Recipe]:
         config_file = file.parent / entry["config"] if "config" in entry else None
         if config_file is None and "set" in entry:
             raise ValueError(f"{file}: {key}.{name}.set has no config to change: name one, or use then")
-        found[name] = Recipe(config_file, *(_settings(file, f"{key}.{name}", entry, word) for word in ("set", "then")))
-    return found
+        recipes[name] = Recipe(
+            config_file, *(_settings(file, f"{key}.{name}", entry, which) for which in ("set", "then"))
+        )
+    return recipes
 
 
-def _settings(file: Path, place: str, entry: dict, key: str) -> Pairs:
+def _settings(file: Path, section: str, entry: dict, key: str) -> Pairs:
     pairs = entry.get(key) or {}
     if not isinstance(pairs, dict):
-        raise ValueError(f"{file}: {place}.{key} is {pairs!r}: it must be a mapping of KEY: VALUE")
-    return {word: _text(value) for word, value in pairs.items()}
+        raise ValueError(f"{file}: {section}.{key} is {pairs!r}: it must be a mapping of KEY: VALUE")
+    return {name: _text(value) for name, value in pairs.items()}
 
 
 def _text(value: Any) -> str:

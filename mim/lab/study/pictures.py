@@ -1,8 +1,7 @@
-"""Pictures of a study: heat maps over two keys, dots with intervals, and figures over a third."""
+"""Pictures of a study: heat maps over two keys, dots with intervals, and metrics over AvgDist."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,131 +14,125 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, BLUE, GRID, BEST = "#222222", "#1f5fa8", "#e3e3e3", "#c8501e"
-SERIES = (BLUE, "#c8501e", "#2a8a57", "#7a4fa3", "#8a6d1c")  # apart also for those who see fewer colours
+INK, GRID, BEST = "#222222", "#e3e3e3", "#c8501e"
+SERIES = ("#1f5fa8", "#c8501e", "#2a8a57", "#7a4fa3", "#8a6d1c")  # apart also for those who see fewer colours
+TITLE_LETTER = 0.075  # inches
+Grid = Sequence[Sequence[Estimate | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """One figure of a picture: a row of cells for each name in `rows`; None where there is no value."""
+class Dot:
+    """A metric at a position on the horizontal axis. series: shares a colour; label: stands beside the dot."""
 
-    title: str
-    cells: Sequence[Sequence[Estimate | None]]
-    rows: Sequence[str]
-    columns: Sequence[str] = field(default_factory=tuple)
+    x: float
+    y: Estimate
+    series: str
+    label: str
 
 
-def draw_heat_map(title: str, panels: Sequence[Panel], down: str, across: str) -> Tensor:
-    """(H, W, 3) uint8: panels side by side, each with a scale of its own; the best cell is framed.
+def draw_heat_maps(
+    title: str, maps: dict[str, Grid], down: str, rows: Sequence[str], across: str, columns: Sequence[str]
+) -> Tensor:
+    """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale; the best cell has a frame.
 
-    down, across: what the rows and the columns are values of.
+    Args:
+        title: of the picture.
+        maps: estimates by title of the metric, a sequence for each row; None where there is no value.
+        down: the key that the rows are values of.
+        rows: values of that key.
+        across: the key that the columns are values of.
+        columns: values of that key.
     """
     from matplotlib.patches import Rectangle
 
-    rows, columns = len(panels[0].rows), len(panels[0].columns)
-    wide, high = max(0.95 * columns, 1.9), max(0.62 * rows, 1.2)
-    figure = _figure(title, len(panels) * (wide + 1.0) + 0.5, high + 1.3)
-    for place, panel in enumerate(panels):
-        axes = _axes(figure, 0.75 + place * (wide + 1.0), 0.6, wide, high)
-        means = np.array([[np.nan if cell is None else cell.mean for cell in row] for row in panel.cells])
+    width, height = max(0.95 * len(columns), 1.9) + 1.0, max(0.62 * len(rows), 1.2) + 1.3
+    figure = _figure(title, len(maps) * width + 0.5, height)
+    for axes, (name, cells) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+        means = np.array([[np.nan if cell is None else cell.mean for cell in row] for row in cells])
         low, top = np.nanmin(means), np.nanmax(means)
         axes.imshow(means, cmap="YlGnBu", vmin=low - 0.15 * (top - low), vmax=top, aspect="auto")
         for (row, column), mean in np.ndenumerate(means):
-            cell = panel.cells[row][column]
-            dark = top > low and (mean - low) / (top - low) > 0.55
+            cell = cells[row][column]
             text = "–" if cell is None else f"{mean:.1f}" + (f"\n± {cell.half:.1f}" if cell.half is not None else "")
-            colour = INK if cell is None or not dark else "white"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            dark = top > low and (mean - low) / (top - low) > 0.55
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
             if mean == top:
-                axes.add_patch(
-                    Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor="#c8501e", lw=1.8)
-                )
-        axes.set_title(panel.title, fontsize=9, pad=6)
-        axes.set_xticks(range(columns), panel.columns, fontsize=8)
-        axes.set_yticks(range(rows), panel.rows, fontsize=8)
+                corner = (column - 0.47, row - 0.46)
+                axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=BEST, lw=1.8))
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks(range(len(columns)), columns, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_xlabel(across, fontsize=8.5)
-        if place == 0:
-            axes.set_ylabel(down, fontsize=8.5)
+        axes.set_ylabel(down, fontsize=8.5)
+        axes.label_outer()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return pixels(figure)
 
 
-def draw_points(title: str, panels: Sequence[Panel]) -> Tensor:
-    """(H, W, 3) uint8: a panel a figure, a row a trial, a dot with its interval."""
-    names = panels[0].rows
-    high, label = max(0.3 * len(names), 0.9), 0.075 * max(map(len, names)) + 0.3
-    figure = _figure(title, label + len(panels) * 2.5 + 0.2, high + 1.2)
-    for place, panel in enumerate(panels):
-        axes = _axes(figure, label + place * 2.5, 0.45, 2.25, high)
-        for row, (cell,) in enumerate(panel.cells):
-            if cell is not None:
-                half = cell.half or 0.0
-                axes.errorbar(cell.mean, row, xerr=half, fmt="o", ms=5, color=BLUE, capsize=2.5, lw=1.3)
+def draw_points(title: str, names: Sequence[str], metrics: dict[str, Sequence[Estimate | None]]) -> Tensor:
+    """(H, W, 3) uint8: a column for each metric, a row for each name, a dot with its interval."""
+    labels = TITLE_LETTER * max(map(len, names)) + 0.3
+    figure = _figure(title, labels + len(metrics) * 2.5 + 0.2, max(0.3 * len(names), 0.9) + 1.2)
+    for axes, (name, estimates) in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
+    ):
+        for row, each in enumerate(estimates):
+            if each is not None:
+                axes.errorbar(
+                    each.mean, row, xerr=each.half or 0.0, fmt="o", ms=5, color=SERIES[0], capsize=2.5, lw=1.3
+                )
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names), fontsize=8)
-        axes.set_title(panel.title, fontsize=9, pad=6)
-        _plain(axes)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.label_outer()
+        _plain(axes, name, "x")
     return pixels(figure)
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """A figure over another one. series: what shares a colour; label: what stands beside the dot."""
+def draw_over(title: str, across: str, plots: dict[str, list[Dot]], labels: str = "") -> Tensor:
+    """(H, W, 3) uint8: a plot for each metric, over the same quantity; each dot has its interval and its label.
 
-    over: float
-    figure: Estimate
-    series: str
-    label: str
-
-
-def draw_over(title: str, across: str, panels: dict[str, list[Dot]], labels: str = "") -> Tensor:
-    """(H, W, 3) uint8: each panel's figures over another one, each dot with its interval and its label.
-
-    labels: what the labels are values of, where they are.
+    Args:
+        title: of the picture.
+        across: the quantity on the horizontal axis, with its unit.
+        plots: dots by title of the metric.
+        labels: the key that the labels are values of, where they are.
     """
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
+    columns = min(len(plots), 3)
+    rows = -(-len(plots) // columns)
     figure = _figure(title, columns * 4.0 + 0.2, rows * 3.1 + 0.35)
-    for place, (name, points) in enumerate(panels.items()):
-        row, column = divmod(place, columns)
-        axes = _axes(figure, 0.6 + column * 4.0, 0.5 + (rows - 1 - row) * 3.1, 3.3, 2.3)
-        for colour, series in zip(cycle(SERIES), dict.fromkeys(dot.series for dot in points), strict=False):
-            chosen = sorted((dot for dot in points if dot.series == series), key=lambda dot: dot.over)
-            x, y = [dot.over for dot in chosen], [dot.figure.mean for dot in chosen]
-            halves = [dot.figure.half or 0.0 for dot in chosen]
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, dots) in zip(grid, plots.items(), strict=False):
+        for number, series in enumerate(dict.fromkeys(dot.series for dot in dots)):
+            colour = SERIES[number % len(SERIES)]
+            same = sorted((dot for dot in dots if dot.series == series), key=lambda dot: dot.x)
+            x, y, halves = zip(*((dot.x, dot.y.mean, dot.y.half or 0.0) for dot in same), strict=True)
             axes.errorbar(x, y, yerr=halves, fmt="o-", ms=4.5, color=colour, capsize=2.5, lw=1.1, label=series)
-            for dot in chosen:
-                place_of = (dot.over, dot.figure.mean)
-                axes.annotate(dot.label, place_of, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
-        if place == 0 and points[0].series:
-            axes.legend(fontsize=7, frameon=False, title=f"numbers: {labels}" if labels else None, title_fontsize=7)
-        axes.set_title(name, fontsize=9, pad=6)
+            style = {"textcoords": "offset points", "fontsize": 7, "color": colour}
+            for dot in same:
+                axes.annotate(dot.label, (dot.x, dot.y.mean), xytext=(4, 4), **style)
         axes.set_xlabel(across, fontsize=8.5)
         axes.margins(x=0.14, y=0.12)
-        _plain(axes)
-        axes.grid(axis="y", color=GRID, lw=0.8)
+        _plain(axes, name, "both")
+    if grid[0].get_legend_handles_labels()[1]:
+        grid[0].legend(fontsize=7, frameon=False, title=f"numbers: {labels}" if labels else None, title_fontsize=7)
+    for axes in grid[len(plots) :]:
+        axes.remove()
     return pixels(figure)
 
 
-def _figure(title: str, wide: float, high: float) -> "Figure":
+def _figure(title: str, width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # slow to import, and only pictures need it
 
-    wide = max(wide, 0.075 * len(title) + 0.4)
-    figure = Figure(figsize=(wide, high), dpi=160)
-    figure.text(0.15 / wide, 1 - 0.12 / high, title, ha="left", va="top", fontsize=9.5, fontweight="bold", color=INK)
+    figure = Figure(figsize=(max(width, TITLE_LETTER * len(title) + 0.4), height), dpi=160, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold", color=INK)
     return figure
 
 
-def _axes(figure: "Figure", left: float, bottom: float, wide: float, high: float) -> "Axes":
-    """Axes placed in inches."""
-    whole_wide, whole_high = figure.get_size_inches()
-    return figure.add_axes((left / whole_wide, bottom / whole_high, wide / whole_wide, high / whole_high))
-
-
-def _plain(axes: "Axes") -> None:
+def _plain(axes: "Axes", title: str, grid: str) -> None:
+    axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(labelsize=8, color="#999999")
-    axes.grid(axis="x", color=GRID, lw=0.8)
+    axes.grid(axis=grid, color=GRID, lw=0.8)
     axes.set_axisbelow(True)

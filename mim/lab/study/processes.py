@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mim import config
+from mim.config import parse_config
 from mim.errors import DataLost, RunStopped
 from mim.run import train
 
@@ -25,15 +25,21 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. name: for messages; text: gives its config when it starts, since it may need what came before it."""
+    """One run.
+
+    Args:
+        name: for messages.
+        folder: of the run.
+        config: makes the text of its config when the run starts, since it may need a run before it.
+    """
 
     name: str
     folder: Path
-    text: Callable[[], str]
+    config: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class JobResult:
     """How a run ended: with a summary, or with the reason why there is none."""
 
     job: Job
@@ -42,79 +48,79 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class _Active:
+class _RunningJob:
     job: Job
     rest: Sequence[Job]
     process: ForkServerProcess
-    answer: Connection
+    connection: Connection
     slot: int
 
 
-def run_chains(chains: Sequence[Sequence[Job]], jobs: int, ended: Callable[[Ended], None]) -> None:
-    """Runs every chain in its order, `jobs` chains at a time. `ended` is told of each run, and of each that a failure
-    before it in its chain kept from starting.
+def run_chains(chains: Sequence[Sequence[Job]], jobs: int, on_result: Callable[[JobResult], None]) -> None:
+    """Runs every chain in its order, `jobs` chains at a time.
 
+    `on_result` gets the result of each run, and of each that did not start because an earlier one in its chain failed.
     Jobs share the CPU cores, and are spread over the GPUs where there are several.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mim.run"])
     waiting = deque(tuple(chain) for chain in chains if chain)
     free = deque(range(jobs))
-    active: list[_Active] = []
+    running: list[_RunningJob] = []
     try:
-        while waiting or active:
+        while waiting or running:
             while waiting and free:
                 job, *rest = waiting.popleft()
-                active.append(_start(context, job, rest, free.popleft(), jobs))
-            ready = wait([each.answer for each in active])
-            for done in [each for each in active if each.answer in ready]:
-                active.remove(done)
+                running.append(_start(context, job, rest, free.popleft(), jobs))
+            ready = wait([each.connection for each in running])
+            for done in [each for each in running if each.connection in ready]:
+                running.remove(done)
                 free.appendleft(done.slot)
-                found = _answered(done)
-                ended(found)
-                if found.summary is None:
+                result = _result(done)
+                on_result(result)
+                if result.summary is None:
                     for job in done.rest:
-                        ended(Ended(job, None, f"{done.job.name} failed before it"))
+                        on_result(JobResult(job, None, f"{done.job.name} failed before it"))
                 elif done.rest:
                     waiting.appendleft(tuple(done.rest))
     finally:
-        for left in active:
-            left.process.terminate()
-            left.process.join()
+        for each in running:
+            each.process.terminate()
+            each.process.join()
 
 
-def _start(context: Any, job: Job, rest: Sequence[Job], slot: int, jobs: int) -> _Active:
+def _start(context: Any, job: Job, rest: Sequence[Job], slot: int, jobs: int) -> _RunningJob:
     ours, theirs = context.Pipe(duplex=False)
     threads = max(1, torch.get_num_threads() // jobs)
     gpu = slot % torch.cuda.device_count() if jobs > 1 and torch.cuda.device_count() > 1 else None
-    process = context.Process(target=_work, args=(theirs, job.text(), str(job.folder), threads, gpu))
+    process = context.Process(target=_work, args=(theirs, job.config(), str(job.folder), threads, gpu))
     process.start()
     theirs.close()
-    return _Active(job, rest, process, ours, slot)
+    return _RunningJob(job, rest, process, ours, slot)
 
 
-def _answered(done: _Active) -> Ended:
+def _result(done: _RunningJob) -> JobResult:
     try:
-        summary, reason = done.answer.recv()
-    except EOFError:  # it died without a word
+        summary, reason = done.connection.recv()
+    except EOFError:  # the process died and sent nothing
         summary, reason = None, ""
     done.process.join()
-    done.answer.close()
+    done.connection.close()
     if summary is None and not reason:
         reason = f"its process ended with code {done.process.exitcode} (negative: killed by that signal)"
-    return Ended(done.job, summary, reason)
+    return JobResult(done.job, summary, reason)
 
 
-def _work(answer: Connection, text: str, folder: str, threads: int, gpu: int | None) -> None:
+def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int | None) -> None:
     """One run, in its own process."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads)
     try:
-        answer.send((train(config.parse_config(text), output=Path(folder), quiet=True), ""))
+        connection.send((train(parse_config(text), output=Path(folder), quiet=True), ""))
     except KeyboardInterrupt:
         pass
     except (ValueError, RunStopped, DataLost) as error:
-        answer.send((None, str(error)))
+        connection.send((None, str(error)))
     except Exception as error:  # a fault of one run must not end the others
-        answer.send((None, f"{type(error).__name__}: {error}; {folder}/log.txt"))
+        connection.send((None, f"{type(error).__name__}: {error}; {folder}/log.txt"))

@@ -1,4 +1,4 @@
-"""Running a study: what is not trained yet is trained, chain by chain, and what came out is written down."""
+"""Running a study: trains what is not trained yet, chain by chain, and collects the summaries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,17 @@ from pathlib import Path
 from mim.config import Config, parse_config, read_pairs
 from mim.engine import checkpoint
 from mim.engine.log import log_to_console
-from mim.lab.layout import slug
+from mim.engine.run_folder import RunFolder
+from mim.lab.layout import study_run
 from mim.lab.study.file import Pairs, Study, Trial
-from mim.lab.study.processes import Ended, Job, run_chains
+from mim.lab.study.processes import Job, JobResult, run_chains
 from mim.lab.study.results import Results
 from mim.metric_keys import KNN_TOP1, VAL_TOP1
-
-Say = Callable[[str], None]
-PRETRAINING = ""  # in place of a protocol's name
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """One run of a study."""
+    """One run of a study. protocol: empty for pretraining."""
 
     trial: Trial
     protocol: str
@@ -34,95 +32,96 @@ class TrialRun:
         return f"{self.protocol or 'pretraining'}, {self.trial.name}, seed {self.seed}"
 
 
-def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, say: Say) -> Results:
-    """Trains what is not trained yet, in `output`; a study that was interrupted goes on where it was.
+def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, say: Callable[[str], None]) -> Results:
+    """Trains what is not trained yet; a study that was interrupted continues where it was.
 
-    KEY VALUE pairs go to every run whose task has that section. Every config is loaded before the first run starts; a
-    point of a GRID that cannot be (cells that do not divide the image, say) is named and left out. `say` is told of
-    each run's end, and of each that failed: the others go on. Raises ValueError for what the user can mend.
+    Every config is loaded before the first run starts. A point of a GRID that cannot be trained, such as cells that do
+    not divide the image, is named and left out. Where a run fails, the others go on.
+
+    Args:
+        study: of the study file.
+        output: folder of the study.
+        overrides: `KEY VALUE` pairs for every run whose task has that section.
+        jobs: runs at a time.
+        say: gets a line for each run that ends or fails.
+
+    Raises ValueError where a config cannot be loaded, and for an override that no run has.
     """
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: at least 1")
     log_to_console(False)  # the log of each run is in its folder
-    planned, impossible = _planned(study, output, read_pairs(overrides))
-    for name, reason in impossible:
+    runs, left_out = _trial_runs(study, output, read_pairs(overrides))
+    for name, reason in left_out:
         say(f"left out: {name}: {reason}")
-    results = Results(study, configs={run.trial.name: run.cfg for run in reversed(planned)})
-    runs = {run.name: run for run in planned}
+    results = Results(study, configs={run.trial.name: run.cfg for run in reversed(runs)})
+    by_name = {run.name: run for run in runs}
     chains: dict[tuple[str, int], list[Job]] = {}
-    for run in planned:
-        pretraining = planned_folder(output, PRETRAINING, run.trial.name, run.seed)
-        follows = bool(run.protocol) and run.trial.recipe.file is not None
-        job = Job(run.name, run.folder, partial(_text, run, pretraining if follows else None))
+    for run in runs:
+        pretrained = bool(run.protocol) and run.trial.recipe.file is not None
+        source = study_run(output, "", run.trial.name, run.seed) if pretrained else None
+        job = Job(run.name, run.folder, partial(_config_text, run, source))
         chains.setdefault((run.trial.name, run.seed), []).append(job)
 
-    def ended(end: Ended) -> None:
-        run = runs[end.job.name]
-        reason = end.reason
-        if end.summary is not None and run.protocol and VAL_TOP1 not in end.summary:
+    def add(result: JobResult) -> None:
+        run, summary, reason = by_name[result.job.name], result.summary, result.reason
+        if summary is not None and run.protocol and VAL_TOP1 not in summary:
             reason = "no images are held out, so there is no accuracy to compare"
-        if end.summary is None or reason:
+        if summary is None or reason:
             results.failed[run.name] = reason
-            say(f"[{results.ended}/{len(planned)}] FAILED {run.name}: {reason}")
-            return
-        results.add(run.trial.name, run.protocol, run.seed, end.summary)
-        say(f"[{results.ended}/{len(planned)}] {run.name}: {_in_words(end.summary)}")
+            say(f"[{results.ended}/{len(runs)}] FAILED {run.name}: {reason}")
+        else:
+            results.summaries[run.trial.name, run.protocol, run.seed] = summary
+            say(f"[{results.ended}/{len(runs)}] {run.name}: {_summary_text(summary)}")
 
-    run_chains(list(chains.values()), jobs, ended)
+    run_chains(list(chains.values()), jobs, add)
     return results
 
 
-def planned_folder(output: Path, protocol: str, trial: str, seed: int) -> Path:
-    """The folder of a run."""
-    return output / (slug(protocol) if protocol else "pretraining") / f"{slug(trial)}-seed{seed}"
-
-
-def _text(run: TrialRun, source: Path | None) -> str:
-    """The run's config; what follows a pretraining starts from its last checkpoint."""
+def _config_text(run: TrialRun, source: Path | None) -> str:
+    """The run's config; a protocol starts from the last checkpoint of the pretraining in `source`."""
     cfg = run.cfg
     if source is not None:
-        init = ["INIT.checkpoint", str(checkpoint.last(source / "checkpoints"))]
-        cfg = parse_config(cfg.to_yaml(), init)
+        cfg = parse_config(cfg.to_yaml(), ["INIT.checkpoint", str(checkpoint.last(RunFolder(source).checkpoints))])
     return cfg.to_yaml()
 
 
-def _planned(study: Study, output: Path, anywhere: Pairs) -> tuple[list[TrialRun], list[tuple[str, str]]]:
-    """Every run, pretraining before its protocols, and the points of a grid that cannot be."""
+def _trial_runs(study: Study, output: Path, overrides: Pairs) -> tuple[list[TrialRun], list[tuple[str, str]]]:
+    """Every run, pretraining before its protocols, and the points of a grid that are left out."""
     runs: list[TrialRun] = []
-    impossible: list[tuple[str, str]] = []
+    left_out: list[tuple[str, str]] = []
     for trial in study.trials:
         try:
-            found = [run for seed in study.seeds for run in _chain(study, trial, seed, output, anywhere)]
+            chains = [_chain(study, trial, seed, output, overrides) for seed in study.seeds]
         except ValueError as error:
             if not study.grid or not trial.point:
                 raise
-            impossible.append((trial.name, str(error)))
+            left_out.append((trial.name, str(error)))
             continue
-        runs += found
+        runs += [run for chain in chains for run in chain]
     if not runs:
-        raise ValueError(f"no point of the GRID can be: {impossible[0][0]}: {impossible[0][1]}")
+        raise ValueError(f"no point of the GRID can be trained: {left_out[0][0]}: {left_out[0][1]}")
     folders: dict[Path, str] = {}
     for run in runs:
         if folders.setdefault(run.folder, run.name) != run.name:
             raise ValueError(f"{run.name}: another run has the folder {run.folder}; rename it")
-    unused = [key for key in anywhere if not any(key.partition(".")[0] in run.cfg.values() for run in runs)]
+    unused = [key for key in overrides if not any(key.partition(".")[0] in run.cfg.values() for run in runs)]
     if unused:
         raise ValueError(f"{unused[0]} is a key of no run of this study")
-    return runs, impossible
+    return runs, left_out
 
 
-def _chain(study: Study, trial: Trial, seed: int, output: Path, anywhere: Pairs) -> list[TrialRun]:
+def _chain(study: Study, trial: Trial, seed: int, output: Path, overrides: Pairs) -> list[TrialRun]:
     """The runs of a trial under one seed."""
-    found = []
-    for protocol, recipe in ((PRETRAINING, trial.recipe), *study.protocols.items()):
-        if recipe.file is None:
-            continue
-        cfg = recipe.load(seed, trial.recipe.then if protocol else trial.point, anywhere)
-        found.append(TrialRun(trial, protocol, seed, cfg, planned_folder(output, protocol, trial.name, seed)))
-    return found
+    chain = []
+    for protocol, recipe in (("", trial.recipe), *study.protocols.items()):
+        if recipe.file is not None:
+            cfg = recipe.load(seed, trial.recipe.then if protocol else trial.point, overrides)
+            chain.append(TrialRun(trial, protocol, seed, cfg, study_run(output, protocol, trial.name, seed)))
+    return chain
 
 
-def _in_words(summary: dict) -> str:
-    figures = {"kNN": KNN_TOP1, "top-1": VAL_TOP1}
-    shown = [f"{word} {summary[key]:.4f}" for word, key in figures.items() if key in summary]
-    return ", ".join([f"{summary['epochs']} epochs in {summary['seconds']:,.0f} s", *shown])
+def _summary_text(summary: dict) -> str:
+    accuracies = [
+        f"{name} {summary[key]:.4f}" for name, key in (("kNN", KNN_TOP1), ("top-1", VAL_TOP1)) if key in summary
+    ]
+    return ", ".join([f"{summary['epochs']} epochs in {summary['seconds']:,.0f} s", *accuracies])
