@@ -1,19 +1,23 @@
-"""What the documents say is true: their code runs as it stands, and their tables list what there is."""
+"""What the documents say is true: their code and commands run as they stand, and their tables list what there is."""
 
+import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import ROOT, TINY, call, losses, run
 
-from mim.config import schema
+from mim.config.schema import FAMILIES, family
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:
     """Code blocks that open with a comment of a file's name, by that name."""
-    found = re.findall(rf"```{language}\n# (\S+)\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
-    return dict(found)
+    text = (ROOT / document).read_text()
+    return dict(re.findall(rf"```{language}\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
 
 
 def _write(folder: Path, document: str) -> None:
@@ -22,12 +26,26 @@ def _write(folder: Path, document: str) -> None:
         (folder / name).write_text(code)
 
 
+def _start(folder: Path, *words: str) -> str:
+    """What a command printed that ran in a folder and ended with 0. mim-* are those of this Python."""
+    if words[0].startswith("mim-"):
+        words = (sys.executable, "-m", "mim", words[0].removeprefix("mim-"), *words[1:])
+    elif words[0] == "python":
+        words = (sys.executable, *words[1:])
+    paths = os.pathsep.join((str(folder), str(ROOT)))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{shlex.join(words)}:\n{ended.stdout}{ended.stderr}"
+    return ended.stdout + ended.stderr
+
+
 @pytest.fixture
 def own_registry(monkeypatch, tmp_path):
     """Lets examples of two documents take one name, and forgets them afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    for family in map(schema.family, schema.FAMILIES):
-        monkeypatch.setattr(family, "_members", dict(family._members))
+    monkeypatch.chdir(tmp_path)
+    for section in FAMILIES:
+        monkeypatch.setattr(family(section), "_members", dict(family(section).members()))
     yield
     for module in [module for module in sys.modules if module.startswith("my_package")]:
         del sys.modules[module]
@@ -35,50 +53,88 @@ def own_registry(monkeypatch, tmp_path):
 
 def test_extending_examples_train_together(tmp_path, own_registry):
     _write(tmp_path, "docs/extending.md")
+    _start(tmp_path, "python", "make_stack.py")
     code, output = call(tmp_path / "run", {}, recipe=tmp_path / "mine.yaml")
     assert code == 0, output
-    found = losses(tmp_path / "run")
-    assert found[-1] < 0.8 * found[0]
+    rows = losses(tmp_path / "run")
+    assert rows[-1] < 0.8 * rows[0]
     assert "rows: 32 of 64 cells" in output
+    assert "1,617" in output  # images of the source: nine tenths of the digits
 
 
 def test_extending_check_holds_for_the_examples(tmp_path):
     _write(tmp_path, "docs/extending.md")
-    code, output = run(["env", "-C", str(tmp_path), sys.executable, "check.py"], tmp_path)
-    assert code == 0, output
+    _start(tmp_path, "python", "check.py")
 
 
-def test_readme_encoder_trains(tmp_path, own_registry):
+def test_extending_shows_one_part_of_every_family_that_it_names():
+    text = (ROOT / "docs/extending.md").read_text()
+    for base in re.findall(r"^\| `mim\.(\w+)` \|", text, flags=re.MULTILINE):
+        if base not in ("Optimizer", "Schedule"):
+            assert re.search(rf"class \w+\(mim\.{base}, name=", text), base
+
+
+def test_readme_has_at_most_150_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_readme_encoder_trains_from_python(tmp_path):
     _write(tmp_path, "README.md")
-    code, output = call(tmp_path / "run", {"TRAIN.epochs": 1}, recipe=tmp_path / "mine.yaml")
-    assert code == 0, output
-    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    output = _start(tmp_path, "python", "example.py")
+    assert re.search(r"EncoderSpec\(width=96, stride=4", output), output
+    rows = losses(tmp_path / "runs" / "conv")
+    assert rows[-1] < rows[0]
 
 
-def test_readme_python_example_runs(tmp_path):
-    code, output = run([sys.executable, "-c", _blocks("README.md", "python")["example.py"]])
-    assert code == 0, output
-
-
-def test_readme_weights_example_loads_a_run(tmp_path):
+def test_weights_example_loads_a_run(tmp_path):
     code, output = call(tmp_path / "runs" / "mae", TINY)
     assert code == 0, output
-    program = _blocks("README.md", "python")["weights.py"]
+    program = _blocks("docs/weights.md", "python")["weights.py"]
     code, output = run(["env", "-C", str(tmp_path), sys.executable, "-c", program], tmp_path)
     assert code == 0, output
     assert "torch.Size([2, 16])" in output
     assert "4 torch.Size([2, 16, 8, 8])" in output
 
 
-def test_readme_table_lists_every_part():
-    rows = dict(re.findall(r"^\| `([A-Z]+)` \| (.+?) \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
-    for section in schema.FAMILIES:
-        names = {name for name, part in schema.family(section).members().items() if part.__module__.startswith("mim.")}
+@pytest.mark.slow
+def test_tutorial_commands_run_one_after_the_other(tmp_path):
+    _write(tmp_path, "docs/tutorial.md")
+    text = (ROOT / "docs/tutorial.md").read_text()
+    commands = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    assert len(commands) >= 8
+    output = [_start(tmp_path, *shlex.split(line)) for block in commands for line in block.splitlines()]
+    for name in re.findall(r"^(runs/digits/\S+)  ", text, flags=re.MULTILINE):
+        assert (tmp_path / name).exists(), name
+    assert (tmp_path / "masks.png").exists()
+    assert (tmp_path / "predicted.png").exists()
+    top1 = [float(match) for printed in output for match in re.findall(r"val/top1 ([\d.]+)", printed)]
+    assert len(top1) >= 2
+    assert top1[-1] < max(top1)  # random weights come last
+
+
+def test_commands_table_lists_every_command_and_part():
+    text = (ROOT / "docs/commands.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z]+)` \| (.+?) \|", text, flags=re.MULTILINE))
+    for section in FAMILIES:
+        names = {name for name, part in family(section).members().items() if part.__module__.startswith("mim.")}
         assert set(re.findall(r"`(\w+)`", rows[section])) == names, section
+    commands = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert set(re.findall(r"^\| `mim-(\w+)` \|", text, flags=re.MULTILINE)) == commands
+
+
+def test_site_names_every_page():
+    config = re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text())
+    pages = set(re.findall(r": ([\w/-]+\.(?:md|ipynb))", yaml.dump(yaml.safe_load(config)["nav"])))
+    files = {
+        path.relative_to(ROOT / "docs").as_posix()
+        for path in (ROOT / "docs").rglob("*")
+        if path.suffix in (".md", ".ipynb")
+    }
+    assert pages == files
 
 
 def test_documents_link_to_files_that_exist():
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+?)\)", document.read_text()):
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
