@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
     from mim.engine.optim import Optimizer
+    from mim.engine.schedule import Schedule
     from mim.errors import ConfigError
     from mim.heads import Head
     from mim.losses import Loss
@@ -31,14 +32,15 @@ MODULES = {  # where each public name lives
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),
     "mim.engine.optim": ("Optimizer",),
+    "mim.engine.schedule": ("Schedule",),
     "mim.errors": ("ConfigError",),
     "mim.heads": ("Head",),
     "mim.losses": ("Loss",),
     "mim.maskers": ("Masker",),
     "mim.model": ("MaskedImageModel",),
     "mim.readouts.classifier": ("Classifier",),
-    "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),
     "mim.run": ("train",),
+    "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),
     "mim.targets": ("Target",),
 }
 __all__ = sorted(name for names in MODULES.values() for name in names)
