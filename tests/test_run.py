@@ -1,0 +1,51 @@
+"""mim.train: what it takes as config, overrides and output."""
+
+import json
+from pathlib import Path
+
+import pytest
+from processes import RECIPE, TINY
+
+import mim
+
+SMALL = {**TINY, "TRAIN.batch": 256, "DATA.batch_size": 256, "CHECKPOINT.every_epochs": 0}  # 5 steps
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ("quickstart/mae_digits", SMALL),
+        lambda: (RECIPE, list(SMALL.items())),
+        lambda: (str(RECIPE), [word for pair in SMALL.items() for word in pair]),
+        lambda: (mim.load_config(RECIPE, SMALL), ()),
+        lambda: (mim.load_config(RECIPE), SMALL),
+    ],
+    ids=["name-dict", "path-pairs", "text-words", "config", "config-dict"],
+)
+def test_train_takes_each_kind_of_config_and_overrides_and_returns_the_summary(tmp_path, make):
+    config, overrides = make()
+    summary = mim.train(config, overrides, output=str(tmp_path / "run"), quiet=True)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (5, 1)
+    assert mim.load_config(tmp_path / "run" / "config.yaml").ENCODER.width == 16
+
+
+def test_train_names_the_run_folder_after_the_file_and_resumes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = mim.train("quickstart/mae_digits", SMALL, quiet=True)
+    assert Path("runs/mae_digits/summary.json").is_file()
+    assert capsys.readouterr().out == ""
+    assert mim.train("quickstart/mae_digits", SMALL, quiet=True) == first
+    last = next(Path("runs/mae_digits/checkpoints").glob("*.pt"))
+    more = mim.train("quickstart/mae_digits", SMALL, "more", resume=str(last))
+    assert "resumed from" in capsys.readouterr().out
+    assert more["steps"] == 5
+
+
+def test_train_says_what_to_mend(tmp_path):
+    with pytest.raises(ValueError, match="output is missing"):
+        mim.train(mim.load_config(RECIPE, SMALL))
+    for config, overrides in ((RECIPE, {"MASKER.cell": 3}), (mim.load_config(RECIPE), {"MASKER.cell": 3})):
+        with pytest.raises(ValueError, match=r"MASKER\.cell 3"):
+            mim.train(config, overrides, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
