@@ -332,7 +332,7 @@ def _mentions(path: Path, words: str) -> bool:
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: none.yaml}}\n", "none.yaml"),
         ("STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml, set: {TRAIN.epoch: 1}}}\n", "TRAIN.epoch"),
         ("STARTS: {a: [}\n", "not YAML"),
-        ("STARTS: {a: {}, a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "'a' stands twice"),
+        ("STARTS: {a: {}, a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "'a' appears twice"),
         ("STARTS: {a b: {}, A-B: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n", "another run has the folder"),
         (
             "STARTS: {a: {config: quickstart/mae_digits.yaml}}\n"
@@ -384,32 +384,57 @@ def few_digits(tmp_path_factory):
     return {"DATA.name": "folder", "DATA.path": str(folder), "DATA.val_share": 0.3}
 
 
-@pytest.mark.parametrize("study", TRANSFERS, ids=lambda path: path.stem)
-def test_shipped_transfer_study_runs_at_tiny_size(study, few_digits, tmp_path):
-    parts = read_study(study)
-    results, lines = said(parts, tmp_path, jobs=2, keys=SMALL | few_digits | {"MASKER.cell": 8})
-    assert not results.failed, lines
-    found = json.loads(
-        json.dumps({t.name: [results.values(t.name, p, "val/top1") for p in parts.protocols] for t in results.trials})
-    )
-    assert "scratch" in found
-    assert all(len(values) == 1 for by_protocol in found.values() for values in by_protocol)
+TINY_SWEEP = SMALL | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
+TINY_TRANSFER = SMALL | {"MASKER.cell": 8}
 
 
-@pytest.mark.parametrize(
-    "file", [path for path in STUDIES if path not in TRANSFERS], ids=lambda p: f"{p.parent.name}-{p.stem}"
-)
-def test_shipped_sweep_varies_what_its_title_says(file, few_digits, tmp_path):
-    """Every point of the study makes a config of its own; the first two are trained at tiny size, one seed."""
+def first_points(study):
+    """The first two points of a sweep, one seed."""
+    return dataclasses.replace(study, trials=study.trials[:2], seeds=(0,), protocols={})
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=named)
+def test_shipped_study_varies_what_its_title_says(file, tmp_path, monkeypatch):
+    """Its runs have configs that can be built, and its first points one of their own; nothing is trained."""
+    monkeypatch.setattr("mim.lab.study.runner.run_chains", lambda *_: None)
     study = read_study(file)
-    assert len(study.seeds) >= 3
     assert len(study.trials) >= 2
-    first = dataclasses.replace(study, trials=study.trials[:2], seeds=(0,), protocols={})
-    keys = SMALL | few_digits | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
-    results, lines = said(first, tmp_path, jobs=2, keys=keys)
+    if file in TRANSFERS:
+        results, lines = said(study, tmp_path, keys=TINY_TRANSFER)
+    else:
+        assert len(study.seeds) >= 3
+        study = first_points(study)
+        results, lines = said(study, tmp_path, keys=TINY_SWEEP)
+        first, second = (str(results.configs[trial.name]) for trial in study.trials)
+        assert first != second
+    assert lines == []
+    assert set(results.configs) == {trial.name for trial in study.trials}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", STUDIES, ids=named)
+def test_shipped_study_runs_at_tiny_size(file, few_digits, tmp_path):
+    """Of a sweep the first two points, one seed."""
+    study, keys = read_study(file), TINY_TRANSFER
+    if file not in TRANSFERS:
+        study, keys = first_points(study), TINY_SWEEP
+    results, lines = said(study, tmp_path, jobs=2, keys=keys | few_digits)
     assert not results.failed, lines
-    configs = [str(results.configs[trial.name]) for trial in first.trials]
-    assert configs[0] != configs[1]
+    if study.protocols:
+        assert "scratch" in [trial.name for trial in results.trials]
+    for trial in results.trials:
+        assert all(len(results.values(trial.name, protocol, "val/top1")) == 1 for protocol in study.protocols)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [path for path in STUDIES if path not in TRANSFERS], ids=named)
+def test_shipped_sweep_has_another_config_at_every_point(file, tmp_path, monkeypatch):
+    """At full size; a point that cannot be is named."""
+    monkeypatch.setattr("mim.lab.study.runner.run_chains", lambda *_: None)
+    study = dataclasses.replace(read_study(file), seeds=(0,))
+    results, lines = said(study, tmp_path, keys={})
+    assert all(line.startswith("left out: ") for line in lines)
+    assert len({str(cfg) for cfg in results.configs.values()}) == len(study.trials) - len(lines) >= 2
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=named)
