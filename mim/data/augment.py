@@ -17,6 +17,7 @@ from mim.data.sources.base import Stored
 from mim.data.transforms import RandomCropFlip, to_tensor
 from mim.ops.seeding import derive_seed, host_seeded
 
+
 class RandomCropFlipColour(RandomCropFlip):
     """The transform of fine-tuning on one image: crop, flip, RandAugment and colour jitter, a pure function of a seed.
 

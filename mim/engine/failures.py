@@ -3,7 +3,6 @@
 import logging
 import math
 
-from mim.data.batch import Note
 from mim.engine.distributed.world import World
 from mim.engine.run_folder import RunFolder
 from mim.engine.step_status import StepStatus
@@ -16,39 +15,34 @@ LOG = logging.getLogger("mim")
 class BrokenFiles:
     """Counts files that cannot be read, names each once in the log, and ends the run above a share of the data set.
 
-    Passes on, once, what else happened while images were read.
+    Args:
+        samples: images of the data set.
+        share: DATA.max_broken.
     """
 
     def __init__(self, samples: int, share: float):
-        self.samples, self.strategy = samples, share
+        self.samples, self.share = samples, share
         self.allowed = max(1, math.floor(share * samples))  # a single broken file never ends a run
         self.reasons: dict[str, str] = {}
         self._new: dict[str, str] = {}
-        self._notes: list[Note] = []
 
-    def add(self, broken: tuple[tuple[str, str], ...], notes: tuple[Note, ...] = ()) -> None:
-        """Takes what a batch found."""
+    def add(self, broken: tuple[tuple[str, str], ...]) -> None:
+        """Takes the broken files of a batch, each with the reason."""
         self._new.update((name, reason) for name, reason in broken if name not in self.reasons)
-        self._notes += notes
 
     def settle(self, world: World) -> None:
-        """Shares what every rank found. Raises RunStopped, on all ranks, where there are too many."""
-        told: dict[str, str] = {}
-        for found, notes in world.gather_objects((self._new, self._notes)):
-            for name, reason in found.items():
+        """Adds up the files of all ranks. Raises RunStopped, on all ranks, where there are too many."""
+        for reasons in world.gather_objects(self._new):
+            for name, reason in reasons.items():
                 if name not in self.reasons:
                     self.reasons[name] = reason
-                    LOG.warning("cannot read %s (%s); another image stands in", name, reason)
-            for note in notes:
-                told.setdefault(note.about, note.text)
-        for text in told.values():
-            LOG.warning("%s", text)
-        self._new, self._notes = {}, []
+                    LOG.warning("cannot read %s (%s); another image replaces it", name, reason)
+        self._new = {}
         if len(self.reasons) > self.allowed:
             name, reason = next(iter(self.reasons.items()))
             raise RunStopped(
                 f"{len(self.reasons)} of {self.samples} files cannot be read, more than the share DATA.max_broken "
-                f"{self.strategy:g} allows ({self.allowed}); the first is {name} ({reason}). log.txt names them all"
+                f"{self.share:g} allows ({self.allowed}); the first is {name} ({reason}). log.txt names them all"
             )
 
 

@@ -1,9 +1,10 @@
-"""Prefetcher: this rank's micro-batches on its device, step after step, with broken files reported on the way."""
+"""Prefetcher: the micro-batches of this rank, on its device, one after the other."""
 
 import torch
 
 from mim.data.batch import Batch
-from mim.data.loading.loader import ImageDataset, batches
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.loading.sampler import StepSampler
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles
@@ -11,42 +12,51 @@ from mim.engine.plan import Plan
 
 
 class Prefetcher:
-    """Micro-batches from step `start` to the end of the run, made by `workers` loader processes."""
+    """Micro-batches from one step to the end of a run.
+
+    Args:
+        data: the training images.
+        plan: of the run.
+        world: gives the rank and the device.
+        start: the first step.
+        workers: dataloader workers.
+        broken: counts the files that cannot be read.
+    """
 
     def __init__(self, data: ImageDataset, plan: Plan, world: World, start: int, workers: int, broken: BrokenFiles):
-        place = (world.rank, world.size)
         order = StepSampler(
-            len(data), plan.batch, plan.micro_batch, *place, data.seed, start, plan.steps, repeats=data.repeats
+            *(len(data), plan.batch, plan.micro_batch, world.rank, world.size),
+            *(data.seed, start, plan.steps, data.repeats),
         )
         self._batches = batches(data, order, workers, pin_memory=world.device.type == "cuda")
         self._device, self._broken = world.device, broken
-        self._side = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
-        self._ahead: Batch | None = None
+        self._copy_stream = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+        self._prefetched: Batch | None = None
 
     def next(self) -> Batch:
-        """The next micro-batch. The host does not wait for its copy to a GPU, the device does."""
-        batch, self._ahead = self._ahead or self._read(), None
+        """The next micro-batch. The device waits for its copy, the host does not. Raises DataLost."""
+        batch, self._prefetched = self._prefetched or self._read(), None
         assert batch is not None
-        self._broken.add(batch.broken, batch.notes)
-        if self._side is not None:
+        self._broken.add(batch.broken)
+        if self._copy_stream is not None:
             stream = torch.cuda.current_stream(self._device)
-            stream.wait_stream(self._side)
-            batch.keep_for(stream)
+            stream.wait_stream(self._copy_stream)
+            batch.record_stream(stream)
         return batch
 
     def prefetch(self) -> None:
-        """Begins to copy the next micro-batch to a GPU, beside the work that was given to it before."""
-        if self._side is not None:
-            self._ahead = self._read()
+        """Starts to copy the next micro-batch to a GPU, while the GPU computes."""
+        if self._copy_stream is not None:
+            self._prefetched = self._read()
 
     def close(self) -> None:
-        """Ends the loader processes."""
+        """Ends the dataloader workers."""
         self._batches.close()
 
     def _read(self) -> Batch | None:
-        """Another micro-batch on its device, once the side stream is through; None at the end of the run."""
+        """Another micro-batch, on its device when the copy stream is done; None at the end of the run."""
         batch = next(self._batches, None)
-        if batch is None or self._side is None:
+        if batch is None or self._copy_stream is None:
             return batch
-        with torch.cuda.stream(self._side):
+        with torch.cuda.stream(self._copy_stream):
             return batch.to(self._device)

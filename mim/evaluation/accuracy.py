@@ -1,4 +1,4 @@
-"""Accuracy of class scores, counted once for each sample whatever the number of ranks.
+"""Accuracy of class scores. Each sample is counted once, with any number of ranks.
 
 Shapes: B batch, K classes.
 """
@@ -12,45 +12,51 @@ TOP = 5
 
 
 class Tally:
-    """Counts of one classifier on one rank, on its device; nothing is asked of the device until the end."""
+    """Counts of one classifier on one rank, on its device. Adding a batch is no host sync."""
 
     def __init__(self, classes: int, device: torch.device):
         self.classes = classes
         self._confusion_KK = torch.zeros(classes, classes, dtype=torch.float64, device=device)
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # cross-entropy, right among the first five
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # cross-entropy, samples in the top 5
 
     def add(self, scores_BK: Tensor, labels_B: Tensor) -> None:
         """Takes a batch of scores and true classes."""
         scores_BK = scores_BK.float()
         pairs = labels_B * self.classes + scores_BK.argmax(dim=1)
         self._confusion_KK.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64))
-        first = scores_BK.topk(min(TOP, self.classes), dim=1).indices
-        among = (first == labels_B[:, None]).any(dim=1).sum()
+        top_classes = scores_BK.topk(min(TOP, self.classes), dim=1).indices
+        in_top = (top_classes == labels_B[:, None]).any(dim=1).sum()
         loss = torch.nn.functional.cross_entropy(scores_BK, labels_B, reduction="sum")
-        self._sums += torch.stack([loss.double(), among.double()])
+        self._sums += torch.stack([loss.double(), in_top.double()])
 
-    def settle(self, world: World) -> "Counts":
+    def over_ranks(self, world: World) -> "Counts":
         """The counts of all ranks. A host sync."""
         confusion_KK, sums = world.sum(self._confusion_KK).cpu(), world.sum(self._sums).cpu()
         return Counts(confusion_KK.long(), *sums.tolist())
 
 
 class Counts:
-    """What a classifier got right. confusion_KK: samples by true class (row) and answer (column)."""
+    """The results of a classifier.
 
-    def __init__(self, confusion_KK: Tensor, loss: float, among_first: float):
+    Args:
+        confusion_KK: samples by true class (row) and answer (column).
+        loss: sum of the cross-entropy.
+        in_top: samples with their class among the five highest scores.
+    """
+
+    def __init__(self, confusion_KK: Tensor, loss: float, in_top: float):
         self.confusion_KK, self.samples = confusion_KK, int(confusion_KK.sum())
-        self._loss, self._among_first = loss, among_first
+        self._loss, self._in_top = loss, in_top
 
     @property
     def top1(self) -> float:
-        """Share of samples whose class got the highest score."""
+        """Share of samples that have the highest score for their class."""
         return int(self.confusion_KK.trace()) / max(self.samples, 1)
 
     @property
     def top5(self) -> float:
-        """Share of samples whose class is among the five highest scores; 1 with five classes or fewer."""
-        return self._among_first / max(self.samples, 1)
+        """Share of samples with their class among the five highest scores; 1 with five classes or fewer."""
+        return self._in_top / max(self.samples, 1)
 
     @property
     def loss(self) -> float:
@@ -58,6 +64,6 @@ class Counts:
         return self._loss / max(self.samples, 1)
 
     def by_class(self, names: tuple[str, ...]) -> dict[str, float]:
-        """Share of right answers for each class that has samples."""
-        right, of = self.confusion_KK.diagonal().tolist(), self.confusion_KK.sum(dim=1).tolist()
-        return {name: hits / count for name, hits, count in zip(names, right, of, strict=True) if count}
+        """Share of correct answers for each class that has samples."""
+        correct, samples = self.confusion_KK.diagonal().tolist(), self.confusion_KK.sum(dim=1).tolist()
+        return {name: hits / count for name, hits, count in zip(names, correct, samples, strict=True) if count}

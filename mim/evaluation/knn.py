@@ -1,45 +1,68 @@
 """Features of a frozen encoder, and the accuracy of a nearest-neighbour classifier on them.
 
-Shapes: M bank samples, N queries, D feature width.
+Shapes: B batch, M bank samples, N samples or queries, D feature width.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mim.data.preprocess import Preprocess
 from mim.encoders import Encoder
-from mim.evaluation.reading import Shown
+from mim.evaluation.reading import EvaluationBatch
 from mim.structures import Pool
 
 QUERIES_AT_ONCE = 512
 
 
-def features_of(
-    encoder: Encoder, pool: Pool, normalize: Callable[[Tensor], Tensor], shown: Iterable[Shown], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled features of unmasked images, (N, D) float32, their labels (N,) and their rows (N,), in the order shown.
+class FeatureTable:
+    """Pooled features of unmasked images, collected batch by batch. Images that replace broken ones are left out.
 
-    Images that stand in for broken ones are left out.
+    Args:
+        encoder: in eval mode.
+        pool: how the tokens of an image become one feature.
+        device: of the result.
     """
-    width = encoder.spec.width * (2 if pool == "both" else 1)
-    features, labels, rows = [torch.empty(0, width, device=device)], [torch.empty(0, dtype=torch.long)], []
-    for part in shown:
-        images_BCHW = part.batch.images_BCHW[part.own_B].to(device)
-        if len(images_BCHW):
-            features.append(encoder(normalize(images_BCHW)).pooled(pool).float())
-        labels.append(part.batch.labels_B[part.own_B])
-        rows += [row for row, own in zip(part.rows, part.own_B.tolist(), strict=True) if own]
-    return torch.cat(features), torch.cat(labels).to(device), torch.tensor(rows, dtype=torch.long, device=device)
+
+    def __init__(self, encoder: Encoder, pool: Pool, device: torch.device):
+        self.encoder, self.pool, self.device = encoder, pool, device
+        width = encoder.spec.width * (2 if pool == "both" else 1)
+        self._features, self._labels = [torch.empty(0, width, device=device)], [torch.empty(0, dtype=torch.long)]
+        self._rows: list[int] = []
+
+    def add(self, part: EvaluationBatch, img_BCHW: Tensor) -> None:
+        """Takes a batch and its preprocessed images."""
+        readable = part.readable_B.tolist()
+        if any(readable):
+            img_BCHW = img_BCHW[part.readable_B.to(img_BCHW.device)]
+            self._features.append(self.encoder(img_BCHW).pooled(self.pool).float())
+        self._labels.append(part.batch.labels_B[part.readable_B])
+        self._rows += [row for row, is_readable in zip(part.rows, readable, strict=True) if is_readable]
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (N, D) float32, labels (N,) and rows (N,), in the order in which they were added."""
+        rows_N = torch.tensor(self._rows, dtype=torch.long, device=self.device)
+        return torch.cat(self._features), torch.cat(self._labels).to(self.device), rows_N
+
+
+def features_of(
+    encoder: Encoder, pool: Pool, preprocess: Preprocess, parts: Iterable[EvaluationBatch], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, labels and rows of all these batches; see FeatureTable."""
+    table = FeatureTable(encoder, pool, device)
+    for part in parts:
+        table.add(part, preprocess(part.batch.images_BCHW.to(device)))
+    return table.tensors()
 
 
 def knn_accuracy(
     bank_MD: Tensor, bank_labels_M: Tensor, queries_ND: Tensor, labels_N: Tensor, k: int, temperature: float
 ) -> float:
-    """Share of queries whose class wins a vote of the k nearest bank samples by cosine similarity s.
+    """Share of queries that a vote of the k nearest bank samples by cosine similarity s classifies correctly.
 
-    A neighbour's vote weighs exp(s / temperature). Source: Wu et al. 2018, section 3.4 (temperature .07).
+    The vote of a neighbour has the weight exp(s / temperature). Source: Wu et al. 2018, section 3.4 (temperature .07).
     """
     answers_N = knn_answers(bank_MD, bank_labels_M, queries_ND, k, temperature)
     return int((answers_N == labels_N).sum()) / len(labels_N)  # host sync
@@ -55,7 +78,7 @@ def knn_answers(bank_MD: Tensor, bank_labels_M: Tensor, queries_ND: Tensor, k: i
     for rows_ND in queries_ND.split(QUERIES_AT_ONCE):
         similarity_Nk, nearest_Nk = (rows_ND @ bank_MD.T).topk(min(k, len(bank_MD)), dim=1)
         votes_NC = torch.zeros(len(rows_ND), classes, device=rows_ND.device)
-        weights_Nk = ((similarity_Nk - similarity_Nk[:, :1]) / temperature).exp()  # of the nearest: 1, never too small
+        weights_Nk = ((similarity_Nk - similarity_Nk[:, :1]) / temperature).exp()  # 1 for the nearest: never all zero
         votes_NC.scatter_add_(1, bank_labels_M[nearest_Nk], weights_Nk)
         answers.append(votes_NC.argmax(dim=1))
     return torch.cat(answers)

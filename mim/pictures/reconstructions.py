@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mim.data.transforms import Normalize, to_unit
+from mim.data.preprocess import Preprocess
+from mim.data.transforms import to_unit
 from mim.model import MaskedImageModel
 from mim.pictures.channels import Channels, View, view_of
 from mim.pictures.error_maps import error_colours, scale_of
@@ -28,10 +29,7 @@ class Reconstruction:
     """Images and what a model predicts of them, in stored units, integers scaled to [0, 1]; on the CPU.
 
     Args:
-        original_BCHW: the images.
-        prediction_BCHW: the predicted images.
         hidden_BHW: bool, True where the model did not see.
-        eight_bit: whether images are stored in 8 bits.
         borrowed: what the prediction takes from the true image, or empty.
         hidden_only: whether the loss counted hidden pixels only.
     """
@@ -103,17 +101,17 @@ class Reconstruction:
 
 
 def predict_pixels(
-    model: MaskedImageModel, normalize: Normalize, images_BCHW: Tensor, mask: PatchMask
+    model: MaskedImageModel, preprocess: Preprocess, images_BCHW: Tensor, mask: PatchMask
 ) -> Reconstruction | None:
     """Predicts what the mask hides of stored images, all on the model's device. None where the target is no picture."""
-    img_BCHW = normalize(images_BCHW)
+    img_BCHW = preprocess(images_BCHW)
     prediction_BCHW = model(img_BCHW, mask).prediction.float()
     predicted_BCHW = model.target.to_pixels(prediction_BCHW, img_BCHW)
     if predicted_BCHW is None:
         return None
     return Reconstruction(
         to_unit(images_BCHW).cpu(),
-        normalize.undo(predicted_BCHW).cpu(),
+        preprocess.undo(predicted_BCHW).cpu(),
         mask.at(*img_BCHW.shape[-2:]).cpu(),
         eight_bit=images_BCHW.dtype == torch.uint8,
         borrowed=model.target.borrowed,
@@ -156,7 +154,6 @@ def draw_rows(
         runs: reconstructions by name of the run, all of the same images under the same masks.
         names: of the images. The rows of one image follow each other, one for each mask.
         channels: as in view_of.
-        notes: footnotes.
 
     Raises ValueError for channels that the images do not have.
     """

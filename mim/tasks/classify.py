@@ -1,20 +1,21 @@
-"""Classify: what fine-tuning and linear probing share: accuracy on held-out images, and what a run says of itself.
+"""Classify: the base of fine-tuning and linear probing, with accuracy on held-out images.
 
 Shapes: B batch, C channels, H W pixels, K classes, L linear layers.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 from mim.cost.model_summary import ModelSummary
 from mim.data.batch import Batch
-from mim.data.loading.loader import ImageDataset
-from mim.data.transforms import Normalize
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
-from mim.evaluation.reading import Reader, choice
+from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
 from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
 from mim.readouts.classifier import Classifier
@@ -22,13 +23,18 @@ from mim.tasks.settings import ClassifyEvaluateSettings
 
 
 class Classify(ABC):
-    """A task with class scores; see mim.engine.protocol.Task for what each method is for.
+    """A task with class scores; mim.engine.protocol.Task explains the methods.
 
     Args:
-        train_data, held_out: images under their augmentation and under the evaluation transform; held_out may be empty.
+        model: what is trained.
+        preprocess: from stored images to what the model sees.
+        train_data: training images under their augmentation.
+        held_out: held-out images under the evaluation transform; may be empty.
         classes: the name of each class.
-        labels: in words, which labelled images are trained on.
-        model_summary: shapes at the boundaries and operations.
+        settings: EVALUATE.
+        labels: a text that says which labelled images are trained on.
+        model_summary: parameters, shapes and operations of the model.
+        reader: reads the images of evaluations.
     """
 
     name: str
@@ -36,7 +42,7 @@ class Classify(ABC):
     def __init__(
         self,
         model: Classifier,
-        normalize: Normalize,
+        preprocess: Preprocess,
         train_data: ImageDataset,
         held_out: ImageDataset,
         classes: tuple[str, ...],
@@ -45,15 +51,10 @@ class Classify(ABC):
         model_summary: ModelSummary,
         reader: Reader,
     ):
-        self.model, self.normalize, self.train_data, self.held_out = model, normalize, train_data, held_out
-        self.classes, self.settings, self.labels, self.model_summary, self.reader = (
-            classes,
-            settings,
-            labels,
-            model_summary,
-            reader,
-        )
-        self.fixed: list[nn.Module] = [normalize]
+        self.model, self.preprocess, self.train_data, self.held_out = model, preprocess, train_data, held_out
+        self.classes, self.settings, self.labels = classes, settings, labels
+        self.model_summary, self.reader = model_summary, reader
+        self.fixed: list[nn.Module] = [preprocess]
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
@@ -73,8 +74,9 @@ class Classify(ABC):
         """Accuracy on the held-out images, each counted once; unreadable ones are left out."""
         if not len(self.held_out):
             return Report({}, {})
-        chosen = choice(len(self.held_out), self.settings.samples, self.held_out.seed)
-        return self.report(count(model, self.normalize, self.held_out, chosen, len(self.classes), self.reader, world))
+        samples = choose_samples(len(self.held_out), self.settings.samples, self.held_out.seed)
+        parts = self.reader.read(self.held_out, samples, world.rank, world.size)
+        return self.report(count_correct(model, self.preprocess, parts, len(self.classes), world))
 
     def describe(self) -> dict[str, str]:
         model, encoder = self.model, self.model.encoder
@@ -93,7 +95,7 @@ class Classify(ABC):
             lines["evaluation"] = "none: no images are held out"
         return lines
 
-    def figures(self) -> dict:
+    def metrics(self) -> dict:
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
@@ -101,7 +103,7 @@ class Classify(ABC):
             **self.model_summary.metrics(),
         }
 
-    def report_of(self, counts: Counts, figures: dict[str, float], title: str) -> Report:
+    def report_of(self, counts: Counts, metrics: dict[str, float], title: str) -> Report:
         """The report of one linear layer: top-1, top-5, loss, accuracy by class and the confusion matrix."""
         top = {VAL_TOP1: counts.top1, **({VAL_TOP5: counts.top5} if len(self.classes) > TOP else {})}
         pictures = {}
@@ -109,24 +111,18 @@ class Classify(ABC):
             title = f"{title}: {counts.top1:.1%} of {counts.samples:,} held-out images"
             pictures["confusion"] = draw_confusion(counts.confusion_KK, self.classes, title)
         details = {VAL_BY_CLASS: counts.by_class(self.classes), VAL_SAMPLES: counts.samples}
-        return Report({**top, VAL_LOSS: counts.loss, **figures}, pictures, details, score=VAL_TOP1)
+        return Report({**top, VAL_LOSS: counts.loss, **metrics}, pictures, details, score=VAL_TOP1)
 
 
-def count(
-    model: Classifier,
-    normalize: Normalize,
-    data: ImageDataset,
-    chosen: list[int],
-    classes: int,
-    reader: Reader,
-    world: World,
+def count_correct(
+    model: Classifier, preprocess: Preprocess, parts: Iterable[EvaluationBatch], classes: int, world: World
 ) -> list[Counts]:
-    """What each linear layer of a classifier gets right among the chosen samples."""
+    """The counts of each linear layer of a classifier over these batches and all ranks."""
     tallies = [Tally(classes, world.device) for _ in model.heads]
-    for shown in reader.read(data, chosen, world.rank, world.size):
-        images_BCHW = shown.batch.images_BCHW[shown.own_B].to(world.device)
-        labels_B = shown.batch.labels_B[shown.own_B].to(world.device)
+    for part in parts:
+        images_BCHW = part.batch.images_BCHW[part.readable_B].to(world.device)
+        labels_B = part.batch.labels_B[part.readable_B].to(world.device)
         if len(labels_B):
-            for tally, scores_BK in zip(tallies, model(normalize(images_BCHW)), strict=True):
+            for tally, scores_BK in zip(tallies, model(preprocess(images_BCHW)), strict=True):
                 tally.add(scores_BK, labels_B)
-    return [tally.settle(world) for tally in tallies]
+    return [tally.over_ranks(world) for tally in tallies]

@@ -17,11 +17,11 @@ from mim.tasks.classify import Classify
 
 
 class Finetune(Classify):
-    """Fine-tuning, of a pretrained encoder or from scratch, of all blocks or the last. See Classify.
+    """Fine-tuning of a pretrained encoder, or training from scratch, of all blocks or the last ones. See Classify.
 
     Args:
-        augment: what happens to a batch on the device.
-        smoothing: of the labels, where images are not mixed.
+        augment: erases and mixes the images of a batch on the device.
+        smoothing: label smoothing where images are not mixed.
     """
 
     name = "finetune"
@@ -31,11 +31,11 @@ class Finetune(Classify):
         self.augment, self.smoothing = augment, smoothing
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
-        """Cross-entropy, in fp32. Erasing and mixing are drawn from the seed, the step and the place in the batch."""
+        """Cross-entropy, in fp32. Erasing and mixing depend on the seed, the step and the row in the global batch."""
         seed = derive_seed(context.seed, "mix", context.step, context.start)
-        images_BCHW = self.train_data.model_images(batch)
-        img_BCHW, truth = self.augment(self.normalize(images_BCHW), batch.labels_B, seed)
-        mixed = truth.ndim == 2  # weights of the classes, smoothed when they were mixed
+        img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
+        img_BCHW, truth = self.augment(img_BCHW, batch.labels_B, seed)
+        mixed = truth.ndim == 2  # (B, K) weights of the classes; mixing has smoothed them
         scores_BK = model(img_BCHW)[0].float()
         return F.cross_entropy(scores_BK, truth, label_smoothing=0.0 if mixed else self.smoothing)
 

@@ -17,9 +17,12 @@ from mim.tasks.classify import Classify
 
 
 class LinearProbe(Classify):
-    """Linear layers, one for each lr_scale on the learning rate, on one forward pass. See Classify.
+    """Linear layers side by side, each with its own factor on the learning rate. See Classify.
 
-    The best of several is chosen by the held-out accuracy that is reported, which flatters it; summary.json has all.
+    The layer with the best held-out accuracy is reported, so this accuracy is a little too high; summary.json has all.
+
+    Args:
+        rates: CLASSIFIER.rates, the factor of each layer.
     """
 
     name = "linear_probe"
@@ -30,22 +33,22 @@ class LinearProbe(Classify):
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {
-            f"heads.{place}.{name}": rate
-            for place, rate in enumerate(self.rates)
-            for name, _ in self.model.heads[place].named_parameters()
+            f"heads.{number}.{name}": rate
+            for number, rate in enumerate(self.rates)
+            for name, _ in self.model.heads[number].named_parameters()
         }
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
-        """Cross-entropy, in fp32: the gradient of each layer's own, the value of their mean."""
-        scores_LBK = model(self.normalize(self.train_data.model_images(batch))).float()
+        """Cross-entropy, in fp32. The value is the mean over the layers; each layer has the gradient of its own loss."""
+        scores_LBK = model(self.preprocess(batch.images_BCHW, batch.crops_B5)).float()
         losses = [F.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
         total = torch.stack(losses).sum()
         return total - (total - total / len(losses)).detach()
 
     def report(self, counts: list[Counts]) -> Report:
-        best = max(range(len(counts)), key=lambda place: counts[place].top1)
+        best = max(range(len(counts)), key=lambda number: counts[number].top1)
         if len(counts) == 1:
             return self.report_of(counts[0], {}, "Linear probe")
-        each = {at_rate(rate): found.top1 for rate, found in zip(self.rates, counts, strict=True)}
+        each = {at_rate(rate): layer.top1 for rate, layer in zip(self.rates, counts, strict=True)}
         title = f"Linear probe, learning rate x {self.rates[best]:g}"
         return self.report_of(counts[best], {**each, VAL_BEST_RATE: self.rates[best]}, title)

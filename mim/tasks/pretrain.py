@@ -3,36 +3,44 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from mim.cost.model_summary import ModelSummary
 from mim.data.batch import Batch
-from mim.data.loading.loader import ImageDataset
-from mim.data.transforms import Normalize
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.avg_dist import masker_avg_dist
-from mim.evaluation.knn import features_of, knn_accuracy
-from mim.evaluation.reading import Reader, choice
+from mim.evaluation.knn import FeatureTable, features_of, knn_accuracy
+from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_sheet, predict_pixels
-from mim.structures import PatchMask, Prediction
+from mim.structures import PatchMask
+from mim.tasks.held_out import HeldOutPass
 from mim.tasks.settings import EvaluateSettings
+
+KEPT_BYTES = 2**31  # of held-out images that the first evaluation keeps on the host rather than read twice
 
 
 class Pretrain:
-    """The pretraining task; see mim.engine.protocol.Task for what each method is for.
+    """The pretraining task; mim.engine.protocol.Task explains the methods.
 
     Args:
+        model: what is trained.
+        preprocess: from stored images to what the model sees.
         train_data: training images under their augmentation.
-        bank, held_out: training and held-out images under the evaluation transform; held_out may be empty.
-        model_summary: shapes at the boundaries and operations.
-        reader: of evaluations.
+        bank: training images under the evaluation transform, for kNN.
+        held_out: held-out images under the evaluation transform; may be empty.
+        settings: EVALUATE.
+        seed: of the masks and samples of evaluations.
+        model_summary: parameters, shapes and operations of the model.
+        reader: reads the images of evaluations.
     """
 
     name = "pretrain"
@@ -40,7 +48,7 @@ class Pretrain:
     def __init__(
         self,
         model: MaskedImageModel,
-        normalize: Normalize,
+        preprocess: Preprocess,
         train_data: ImageDataset,
         bank: ImageDataset,
         held_out: ImageDataset,
@@ -49,10 +57,10 @@ class Pretrain:
         model_summary: ModelSummary,
         reader: Reader,
     ):
-        self.model, self.normalize, self.train_data = model, normalize, train_data
+        self.model, self.preprocess, self.train_data = model, preprocess, train_data
         self.bank, self.held_out, self.settings, self.seed = bank, held_out, settings, seed
         self.model_summary, self.reader = model_summary, reader
-        self.fixed: list[nn.Module] = [normalize]
+        self.fixed: list[nn.Module] = [preprocess]
         self._baseline: float | None = None
 
     def blocks(self) -> list[nn.Module]:
@@ -63,31 +71,39 @@ class Pretrain:
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
-        images_BCHW = self.train_data.model_images(batch)
-        device = images_BCHW.device
+        img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
+        device = img_BCHW.device
         generator = generator_for(device, context.seed, "mask", context.step)
         mask = self.model.masker.sample(context.batch, generator, device)
-        rows = mask.rows(context.start, context.start + len(images_BCHW))
-        return model(self.normalize(images_BCHW), rows).loss
+        return model(img_BCHW, mask.rows(context.start, context.start + len(img_BCHW))).loss
 
     def evaluate(self, model: MaskedImageModel, world: World) -> Report:
-        """val/loss and val/baseline under fixed masks, knn/top1 where images are labelled, and a picture.
+        """val/loss and val/baseline under fixed masks, knn/top1 where images have labels, and a picture.
 
-        The baseline predicts each channel's mean over the held-out targets everywhere. Samples are shared out over
-        ranks, each counted once.
+        The baseline predicts each channel's mean over the held-out targets everywhere. Ranks share the samples, and
+        each is counted once. The held-out images are read once; where they are many, the first evaluation, which
+        computes the baseline, reads them twice.
         """
-        figures: dict[str, float] = {}
-        pictures: dict[str, Tensor] = {}
-        if len(self.held_out):
-            if self._baseline is None:
-                self._baseline = self._constant_loss(model, world)
-            figures[VAL_LOSS] = self._mean_loss(world, lambda img, mask: model(img, mask).loss)
-            figures[VAL_BASELINE] = self._baseline
-            if self.settings.knn and self._labelled:
-                figures[KNN_TOP1] = self._knn(model, world)
-            if self.settings.reconstructions and world.main:
-                pictures.update(self._picture(model, world.device))
-        return Report(figures, pictures)
+        if not len(self.held_out):
+            return Report({}, {})
+        first = self._baseline is None
+        held_out = HeldOutPass(
+            *(model, self.preprocess, self._fixed_masks(world.device), world),
+            pictured=min(self.settings.reconstructions, self._samples),
+            with_features=self.settings.knn > 0 and self._labelled,
+            with_targets=first,
+            keep=first and self._bytes <= KEPT_BYTES * world.size,
+        )
+        for part in self._read_held_out(world):
+            held_out.add(part)
+        if first:
+            parts = self._read_held_out(world) if held_out.kept is None else held_out.kept
+            self._baseline = held_out.baseline(parts)
+        assert self._baseline is not None
+        metrics = {VAL_LOSS: held_out.loss(), VAL_BASELINE: self._baseline}
+        if held_out.features is not None:
+            metrics[KNN_TOP1] = self._knn(model, world, held_out.features)
+        return Report(metrics, self._picture(model, held_out, world))
 
     def describe(self) -> dict[str, str]:
         model = self.model
@@ -110,7 +126,7 @@ class Pretrain:
             lines["evaluation"] = "held-out loss; no kNN, because images have no labels"
         return lines
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {"parameters": _parameters(self.model), **self.model_summary.metrics()}
 
     # ---------------------------------------------------------------- evaluation
@@ -120,60 +136,43 @@ class Pretrain:
         return self.bank.source.labels is not None and self.held_out.source.labels is not None
 
     @property
-    def _held_out_rows(self) -> list[int]:
-        return choice(len(self.held_out), self.settings.samples, self.seed)
+    def _samples(self) -> int:
+        return min(self.settings.samples, len(self.held_out))
+
+    @property
+    def _bytes(self) -> int:
+        """Of the held-out images, at most."""
+        image = self.model.encoder.image
+        return 4 * self._samples * image.channels * image.height * image.width
+
+    def _read_held_out(self, world: World) -> Iterator[EvaluationBatch]:
+        samples = choose_samples(len(self.held_out), self.settings.samples, self.seed)
+        return self.reader.read(self.held_out, samples, world.rank, world.size)
 
     def _fixed_masks(self, device: torch.device) -> PatchMask:
-        count = min(self.settings.samples, len(self.held_out))
-        return self.model.masker.sample(count, generator_for(device, self.seed, "held-out masks"), device)
+        return self.model.masker.sample(self._samples, generator_for(device, self.seed, "held-out masks"), device)
 
-    def _mean_loss(self, world: World, loss_of: Callable[[Tensor, PatchMask], Tensor]) -> float:
-        """A loss over the held-out images, each under a mask of its own that never changes."""
-        masks = self._fixed_masks(world.device)
-        total = torch.zeros(2, dtype=torch.float64, device=world.device)
-        for shown in self.reader.read(self.held_out, self._held_out_rows, world.rank, world.size):
-            mask = PatchMask(masks.hidden_BHW[shown.rows], masks.visible)
-            loss = loss_of(self.normalize(shown.batch.images_BCHW.to(world.device)), mask)
-            count = float(len(shown.rows))
-            total += torch.stack([loss.double() * count, torch.tensor(count, device=world.device)])
-        loss_sum, count = world.sum(total).tolist()  # host sync
-        return loss_sum / count
+    def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> float:
+        samples = choose_samples(len(self.bank), self.settings.knn_bank, self.seed)
+        parts = self.reader.read(self.bank, samples, world.rank, world.size)
+        tables = features_of(model.encoder, "mean", self.preprocess, parts, world.device), queries.tensors()
+        (bank_MD, labels_M), (queries_ND, labels_N) = (map(world.gather, table[:2]) for table in tables)
+        k, temperature = self.settings.knn, self.settings.knn_temperature
+        return knn_accuracy(bank_MD, labels_M, queries_ND, labels_N, k, temperature)
 
-    def _constant_loss(self, model: MaskedImageModel, world: World) -> float:
-        """The loss of predicting each channel's mean target, whatever the image shows."""
-        spec = model.target.spec
-        total = torch.zeros(spec.channels + 1, dtype=torch.float64, device=world.device)
-        for shown in self.reader.read(self.held_out, self._held_out_rows, world.rank, world.size):
-            target_BCHW = model.target(self.normalize(shown.batch.images_BCHW.to(world.device))).double()
-            total[:-1] += target_BCHW.mean(dim=(2, 3)).sum(dim=0)
-            total[-1] += len(shown.rows)
-        total = world.sum(total)
-        mean_1C11 = (total[:-1] / total[-1]).float()[None, :, None, None]
-
-        def constant(img_BCHW: Tensor, mask: PatchMask) -> Tensor:
-            target_BCHW = model.target(img_BCHW)
-            return model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, mask)
-
-        return self._mean_loss(world, constant)
-
-    def _knn(self, model: MaskedImageModel, world: World) -> float:
-        found: list[tuple[Tensor, Tensor]] = []
-        bank = choice(len(self.bank), self.settings.knn_bank, self.seed)
-        for data, chosen in ((self.bank, bank), (self.held_out, self._held_out_rows)):
-            shown = self.reader.read(data, chosen, world.rank, world.size)
-            features_ND, labels_N, _ = features_of(model.encoder, "mean", self.normalize, shown, world.device)
-            found.append((world.gather(features_ND), world.gather(labels_N)))
-        return knn_accuracy(*found[0], *found[1], k=self.settings.knn, temperature=self.settings.knn_temperature)
-
-    def _picture(self, model: MaskedImageModel, device: torch.device) -> dict[str, Tensor]:
-        count = min(self.settings.reconstructions, self.settings.samples, len(self.held_out))
-        shown = self.reader.read(self.held_out, self._held_out_rows[:count])
-        images_BCHW = torch.cat([part.batch.images_BCHW for part in shown]).to(device)
-        result = predict_pixels(model, self.normalize, images_BCHW, self._fixed_masks(device).rows(0, count))
-        if result is None:
+    def _picture(self, model: MaskedImageModel, held_out: HeldOutPass, world: World) -> dict[str, Tensor]:
+        """The picture of reconstructions, on the main rank; none where the target is no picture."""
+        if not held_out.pictured:
+            return {}
+        images_BCHW = held_out.pictured_images()
+        if not world.main:
+            return {}
+        masks = held_out.masks_R.rows(0, len(images_BCHW))
+        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks)
+        if reconstruction is None:
             return {}
         title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
-        return {"reconstructions": draw_sheet(result, title)}
+        return {"reconstructions": draw_sheet(reconstruction, title)}
 
 
 def _parameters(module: nn.Module) -> int:

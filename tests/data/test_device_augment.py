@@ -13,8 +13,10 @@ from torch import Tensor
 from mim import build, load_config
 from mim.data.augment import ClassifyAugmentSettings
 from mim.data.batch import Batch
-from mim.data.loading.loader import ImageDataset, batches
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.loading.sampler import StepSampler
+from mim.data.preprocess import Preprocess
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Stored
 from mim.data.sources.folder import Folder
@@ -66,8 +68,13 @@ def first_batch(source: Source, on_device: bool, repeats: int = 1, workers: int 
     transform = (DeviceCropFlip if on_device else RandomCropFlip)(AugmentSettings(**keys), SIZE)
     data, rows = ImageDataset(source, transform, 3, repeats), repeats * len(source)
     order = StepSampler(len(source), rows, rows, 0, 1, 3, 0, 1, repeats=repeats)
-    batch = next(batches(data, order, workers, pin_memory=False))
-    return data.model_images(batch), batch
+    batch = next(batches(data, order, workers))
+    return cropped(batch, **keys), batch
+
+
+def cropped(batch: Batch, **keys) -> Tensor:
+    preprocess = Preprocess((0.5,), (0.5,), AugmentSettings(**keys), SIZE)
+    return preprocess.crop(batch.images_BCHW, batch.crops_B5)
 
 
 # -------------------------------------------------------------------- the same crops
@@ -123,9 +130,8 @@ def test_device_augment_lets_another_image_stand_in_for_a_broken_one(tmp_path: P
 
 def test_device_augment_needs_nothing_of_images_that_are_cropped_already() -> None:
     """Random images of a rehearsal, and those of an evaluation."""
-    data = ImageDataset(held("uint8"), DeviceCropFlip(AugmentSettings(), SIZE), 0)
     batch = Batch(torch.zeros(2, 3, *SIZE), torch.zeros(2), (0, 1))
-    assert data.model_images(batch) is batch.images_BCHW
+    assert cropped(batch) is batch.images_BCHW
 
 
 def test_device_augment_crops_travel_with_their_batch() -> None:
@@ -202,10 +208,10 @@ def test_device_augment_names_images_of_two_sizes_before_the_run(tmp_path: Path)
     source = Folder("train", DataSettings(path=str(images), channels=1), val_share=0)
     data = ImageDataset(source, DeviceCropFlip(AugmentSettings(), SIZE), 0)
     with pytest.raises(ValueError, match=r"AUGMENT\.on_device needs images of one size") as error:
-        data.compare_sizes(most=40)
+        data.check_sizes(most=40)
     assert f"{images / 'digit-000.png'} of 32 x 32 pixels" in str(error.value)
     assert f"{images / 'digit-039.png'} of 40 x 48 pixels" in str(error.value)
-    ImageDataset(source, RandomCropFlip(AugmentSettings(), SIZE), 0).compare_sizes(most=40)  # which any sizes suit
+    ImageDataset(source, RandomCropFlip(AugmentSettings(), SIZE), 0).check_sizes(most=40)  # which any sizes suit
 
 
 @pytest.mark.parametrize("odd", [0, 39])  # seen before the run, and in it

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mim.data.transforms import AugmentSettings, CentreCrop, Normalize, RandomCropFlip, to_unit
+from mim.data.preprocess import Preprocess
+from mim.data.transforms import AugmentSettings, CentreCrop, RandomCropFlip, to_unit
 
 SIZE = (16, 24)
 
@@ -225,7 +226,7 @@ MEAN, STD = (0.2, 0.5), (0.1, 0.25)
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.uint8, 255), (torch.uint16, 65535), (torch.float32, 1)])
 def test_normalize_scales_by_the_stored_type(dtype: torch.dtype, scale: int) -> None:
     values_BCHW = (torch.linspace(0, 1, 2 * 2 * 3 * 4).reshape(2, 2, 3, 4) * scale).to(dtype)
-    img_BCHW = Normalize(MEAN, STD)(values_BCHW)
+    img_BCHW = Preprocess(MEAN, STD)(values_BCHW)
     assert img_BCHW.dtype == torch.float32
     for channel in range(2):
         expected = (values_BCHW[:, channel].double() / scale - MEAN[channel]) / STD[channel]
@@ -235,18 +236,18 @@ def test_normalize_scales_by_the_stored_type(dtype: torch.dtype, scale: int) -> 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
 def test_normalize_undo_is_the_inverse(dtype: torch.dtype) -> None:
     values_BCHW = torch.arange(0, 240, 10).reshape(2, 2, 2, 3).to(dtype)
-    normalize = Normalize(MEAN, STD)
-    assert torch.allclose(normalize.undo(normalize(values_BCHW)), to_unit(values_BCHW), atol=1e-6)
+    preprocess = Preprocess(MEAN, STD)
+    assert torch.allclose(preprocess.undo(preprocess(values_BCHW)), to_unit(values_BCHW), atol=1e-6)
 
 
 def test_normalize_takes_one_image_as_well_as_a_batch() -> None:
     values_BCHW = torch.randint(0, 255, (3, 2, 4, 5), dtype=torch.uint8)
-    normalize = Normalize(MEAN, STD)
-    assert torch.equal(normalize(values_BCHW)[1], normalize(values_BCHW[1]))
+    preprocess = Preprocess(MEAN, STD)
+    assert torch.equal(preprocess(values_BCHW)[1], preprocess(values_BCHW[1]))
 
 
 def test_normalize_keeps_nothing_in_a_state_dict() -> None:
-    assert Normalize(MEAN, STD).state_dict() == {}
+    assert Preprocess(MEAN, STD).state_dict() == {}
 
 
 def test_to_unit_spans_zero_to_one() -> None:

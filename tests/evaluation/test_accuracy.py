@@ -31,7 +31,7 @@ def tally(scores_BK: torch.Tensor, labels_B: torch.Tensor, batch: int = 7) -> Co
     own = Tally(scores_BK.shape[1], CPU)
     for scores, labels in zip(scores_BK.split(batch), labels_B.split(batch), strict=True):
         own.add(scores, labels)
-    return own.settle(ALONE)
+    return own.over_ranks(ALONE)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 6, 10, 150])
@@ -75,7 +75,7 @@ def test_tally_counts_in_fp32_and_wider(dtype):
 
 
 def test_tally_of_nothing_is_zero():
-    counts = Tally(3, CPU).settle(ALONE)
+    counts = Tally(3, CPU).over_ranks(ALONE)
     assert (counts.samples, counts.top1, counts.top5, counts.loss) == (0, 0, 0, 0)
     assert counts.by_class(("a", "b", "c")) == {}
 
@@ -84,9 +84,9 @@ def test_tally_settles_more_than_once():
     scores_BK, labels_B = scored(20, 4)
     own = Tally(4, CPU)
     own.add(scores_BK[:8], labels_B[:8])
-    assert own.settle(ALONE).samples == own.settle(ALONE).samples == 8
+    assert own.over_ranks(ALONE).samples == own.over_ranks(ALONE).samples == 8
     own.add(scores_BK[8:], labels_B[8:])
-    assert torch.equal(own.settle(ALONE).confusion_KK, tally(scores_BK, labels_B).confusion_KK)
+    assert torch.equal(own.over_ranks(ALONE).confusion_KK, tally(scores_BK, labels_B).confusion_KK)
 
 
 def test_tally_counts_millions_of_samples_exactly():
@@ -97,7 +97,7 @@ def test_tally_counts_millions_of_samples_exactly():
     own = Tally(2, CPU)
     own._confusion_KK += 2**24
     own.add(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert own.settle(ALONE).confusion_KK[0, 0] == 2**24 + 1
+    assert own.over_ranks(ALONE).confusion_KK[0, 0] == 2**24 + 1
 
 
 # ---------------------------------------------------------------- several processes
@@ -111,13 +111,14 @@ import torch
 from mim.readouts.classifier import ProbeHeadSettings, probe_classifier
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
-from mim.data.loading.loader import ImageDataset
-from mim.data.transforms import AugmentSettings, CentreCrop, Normalize
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
+from mim.data.transforms import AugmentSettings, CentreCrop
 from mim.encoders import ViT
 from mim.engine.distributed.world import join_world
-from mim.evaluation.reading import Reader, choice
+from mim.evaluation.reading import Reader, choose_samples
 from mim.structures import ImageSpec
-from mim.tasks.classify import count
+from mim.tasks.classify import count_correct
 
 torch.manual_seed(0)
 encoder = ViT(ImageSpec(1, 32, 32), hidden="none", patch=8, width=16, depth=1, heads=2)
@@ -125,12 +126,13 @@ model = probe_classifier(encoder, 10, ProbeHeadSettings(rates=(1.0, 2.0))).eval(
 torch.nn.init.normal_(model.heads[0].weight)
 torch.nn.init.normal_(model.heads[1].weight)
 data = ImageDataset(Digits("val", DataSettings(channels=1)), CentreCrop(AugmentSettings(), (32, 32)), 0)
-normalize, reader = Normalize((0.3,), (0.35,)), Reader(2, 0)
+preprocess, reader = Preprocess((0.3,), (0.35,)), Reader(2, 0)
 with join_world(DistributedSettings(device="cpu", backend="gloo")) as world, torch.no_grad():
     found = {}
     for samples, most in ((13, 0), (13, 7), (360, 0), (1, 0)):
-        chosen = choice(samples, most, seed=3)
-        counts = count(model, normalize, data, chosen, 10, reader, world)
+        chosen = choose_samples(samples, most, seed=3)
+        parts = reader.read(data, chosen, world.rank, world.size)
+        counts = count_correct(model, preprocess, parts, 10, world)
         found[f"{most or samples} of {samples}"] = [
             [one.confusion_KK.tolist(), one.samples, one.top1, one.top5, one.loss] for one in counts
         ]

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mim.cost.model_summary import summarise_model
 from mim.data.batch import Batch
-from mim.data.transforms import Normalize
+from mim.data.preprocess import Preprocess
 from mim.encoders import Swin, ViT
 from mim.evaluation.knn import features_of, knn_accuracy, knn_answers
-from mim.evaluation.reading import Shown
+from mim.evaluation.reading import EvaluationBatch
 from mim.ops.attention import choose_attention
 from mim.readouts.classifier import (
     FinetuneHeadSettings,
@@ -124,15 +124,15 @@ def test_features_of_are_pooled_as_asked_in_the_order_shown(make, pool):
     encoder = make(IMAGE, hidden="none", width=16, **sizes).eval()
     stored, labels = stored_digits(), torch.tensor([3, 1, -1, 0, 2])
     parts = [
-        Shown(Batch(stored[part], labels[part], tuple(range(5))[part]), rows, torch.ones(len(rows), dtype=torch.bool))
+        EvaluationBatch(Batch(stored[part], labels[part], tuple(range(5))[part]), rows, torch.ones(len(rows), dtype=torch.bool))
         for part, rows in ((slice(0, 2), [7, 2]), (slice(2, 5), [9, 0, 4]))
     ]
-    normalize = Normalize((0.5,) * 3, (2.0,) * 3)
+    preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
     if make is Swin and pool != "mean":
         with pytest.raises(ValueError, match=rf"pool {pool}: this encoder has no class token; use mean"):
-            features_of(encoder, pool, normalize, parts, CPU)
+            features_of(encoder, pool, preprocess, parts, CPU)
         return
-    features, found, rows = features_of(encoder, pool, normalize, parts, CPU)
+    features, found, rows = features_of(encoder, pool, preprocess, parts, CPU)
     tokens = encoder.backbone.forward_features((stored / 255 - 0.5) / 2)
     if make is Swin:
         expected = tokens.mean(dim=(1, 2))
@@ -151,13 +151,13 @@ def test_features_of_leave_out_what_stands_in_for_broken_images():
     encoder = ViT(IMAGE, hidden="none", patch=8, width=16, depth=1, heads=2).eval()
     stored, labels = stored_digits(), torch.arange(5)
     own = torch.tensor([True, False, True, False, False])
-    parts = [Shown(Batch(stored[:3], labels[:3], (0, 2, 2)), [5, 6, 7], own[:3])]
-    parts += [Shown(Batch(stored[3:], labels[3:], (0, 0)), [8, 9], own[3:])]  # all of them stand in
-    normalize = Normalize((0.5,) * 3, (2.0,) * 3)
-    features, found, rows = features_of(encoder, "mean", normalize, parts, CPU)
-    assert torch.equal(features, encoder(normalize(stored[own])).pooled("mean"))
+    parts = [EvaluationBatch(Batch(stored[:3], labels[:3], (0, 2, 2)), [5, 6, 7], own[:3])]
+    parts += [EvaluationBatch(Batch(stored[3:], labels[3:], (0, 0)), [8, 9], own[3:])]  # all of them stand in
+    preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
+    features, found, rows = features_of(encoder, "mean", preprocess, parts, CPU)
+    assert torch.equal(features, encoder(preprocess(stored[own])).pooled("mean"))
     assert (found.tolist(), rows.tolist()) == ([0, 2], [5, 7])
-    nothing = features_of(encoder, "both", normalize, [], CPU)
+    nothing = features_of(encoder, "both", preprocess, [], CPU)
     assert [tuple(part.shape) for part in nothing] == [(0, 32), (0,), (0,)]
     assert nothing[1].dtype == nothing[2].dtype == torch.long
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_data import logged, write_digits
 
-from mim.data.loading.loader import ImageDataset
+from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, CentreCrop
-from mim.evaluation.reading import Reader, Shown, choice
+from mim.evaluation.reading import Reader, EvaluationBatch, choose_samples
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:80])
 
 
-def by_row(found: list[Shown]) -> dict[int, tuple]:
+def by_row(found: list[EvaluationBatch]) -> dict[int, tuple]:
     """What was read, by row: index, image and label. Asserts that no row comes twice."""
     rows = [row for shown in found for row in shown.rows]
     assert len(set(rows)) == len(rows)
@@ -62,7 +62,7 @@ def test_reader_of_all_ranks_together_reads_each_chosen_sample_once(digits, chos
         sample = digits[0, chosen[row]]
         assert torch.equal(image_CHW, sample.image_CHW)
         assert label == sample.label
-    assert all(shown.own_B.all() for shown in found)
+    assert all(shown.readable_B.all() for shown in found)
 
 
 def test_reader_batches_have_the_size_asked_for_and_the_last_what_is_left(digits):
@@ -107,7 +107,7 @@ def test_reader_says_which_images_stand_in_for_a_broken_one(tmp_path, size):
     with logged() as lines:
         found = [shown for rank in range(size) for shown in reader.read(files(tmp_path), chosen, rank, size)]
         list(reader.read(files(tmp_path), chosen))
-    own = {row: bool(shown.own_B[place]) for shown in found for place, row in enumerate(shown.rows)}
+    own = {row: bool(shown.readable_B[place]) for shown in found for place, row in enumerate(shown.rows)}
     assert own == {row: index not in (2, 5, 6, 10) for row, index in enumerate(chosen)}
     for row, (index, _, _) in by_row(found).items():
         assert (index == chosen[row]) == own[row]
@@ -115,7 +115,7 @@ def test_reader_says_which_images_stand_in_for_a_broken_one(tmp_path, size):
     assert len(lines) == 4  # each file once, over ranks, repetitions and evaluations
     for place, line in zip((2, 5, 6, 10), sorted(lines), strict=True):
         assert f"cannot read {paths[place]} (" in line
-        assert "another image stands in for it in evaluations" in line
+        assert "another image replaces it in evaluations" in line
 
 
 def test_reader_of_another_evaluation_names_the_files_again(tmp_path):
@@ -126,26 +126,26 @@ def test_reader_of_another_evaluation_names_the_files_again(tmp_path):
         assert len(lines) == 1
 
 
-# ---------------------------------------------------------------- the choice
+# ---------------------------------------------------------------- the choose_samples
 
 
 def test_choice_of_all_samples_is_all_in_order():
-    assert choice(5, 0, 3) == [0, 1, 2, 3, 4]
-    assert choice(0, 0, 3) == choice(0, 4, 3) == []
+    assert choose_samples(5, 0, 3) == [0, 1, 2, 3, 4]
+    assert choose_samples(0, 0, 3) == choose_samples(0, 4, 3) == []
 
 
 @pytest.mark.parametrize("most", [1, 7, 13])
 def test_choice_is_different_samples_drawn_by_the_seed(most):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = choice(13, most, 4)
+    first = choose_samples(13, most, 4)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    assert choice(13, most, 4) == first
+    assert choose_samples(13, most, 4) == first
     assert len(set(first)) == len(first) == most
     assert set(first) <= set(range(13))
-    assert len({tuple(choice(13, most, seed)) for seed in range(20)}) > 5
+    assert len({tuple(choose_samples(13, most, seed)) for seed in range(20)}) > 5
 
 
 def test_choice_of_more_than_there_are_is_each_once():
-    assert sorted(choice(6, 100, 0)) == list(range(6))
+    assert sorted(choose_samples(6, 100, 0)) == list(range(6))

@@ -231,7 +231,7 @@ def folder(path: Path, config: Any, weights: dict[str, Tensor] | None = None) ->
     [
         ({"model_type": "dinov2"}, "", "holds no encoder in a known format"),
         ({"model_type": "dinov2"}, "transformers", r"model_type is 'dinov2'.*swin, swinv2, vit, vit_mae"),
-        ({"model_type": "vit", "hidden_act": "relu"}, "", "hidden_act is 'relu'; encoders here compute 'gelu' alone"),
+        ({"model_type": "vit", "hidden_act": "relu"}, "", "hidden_act is 'relu': encoders here compute 'gelu' only"),
         ({"model_type": "swin", "use_absolute_embeddings": True}, "", "use_absolute_embeddings is True"),
         ({"model_type": "vit", "qkv_bias": False}, "", "qkv_bias is False"),
         ({"model_type": "vit"}, "", "it lacks 'backbone.patch_embed.proj.weight'"),

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from small_data import photograph
 from small_models import IMAGE, generator, images, mae, sampled, simmim
 
-from mim.data.transforms import Normalize
+from mim.data.preprocess import Preprocess
 from mim.pictures import reconstructions
 from mim.pictures.channels import view_of
 from mim.pictures.error_maps import error_colours, scale_of
@@ -21,7 +21,7 @@ from mim.pictures.text_layout import shortened, width_of, wrapped
 from mim.structures import Prediction
 from mim.targets import Pixels
 
-NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+PREPROCESS = Preprocess((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 def photographs(batch=2):
@@ -33,7 +33,7 @@ def reconstructed(model, stored=None):
     """A reconstruction, and the mask in the shape of the images."""
     stored = photographs() if stored is None else stored
     mask = sampled(model, stored)
-    return predict_pixels(model, NORMALIZE, stored, mask), mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
+    return predict_pixels(model, PREPROCESS, stored, mask), mask.at(32, 64)[:, None].expand(-1, 3, -1, -1)
 
 
 # ---------------------------------------------------------------- predictions
@@ -59,7 +59,7 @@ def test_predict_pixels_of_a_perfect_prediction_is_the_original(keys):
 
     class Oracle(torch.nn.Module):
         def forward(self, features):
-            return Prediction(model.target(NORMALIZE(stored)))
+            return Prediction(model.target(PREPROCESS(stored)))
 
     model.head = Oracle()
     run, _ = reconstructed(model, stored)
@@ -360,7 +360,7 @@ def test_draw_sheet_keeps_the_aspect_of_the_images():
 
 
 def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
-    sheets = {count: draw_sheet(flat(count), "title") for count in (1, 2, 3, 5, 8)}
+    sheets = {count: draw_sheet(count.flat(), "title") for count in (1, 2, 3, 5, 8)}
     heights = [sheets[count].shape[0] for count in (1, 2, 3)]
     assert heights[2] - heights[1] == heights[1] - heights[0] > 50
     assert sheets[8].shape[0] > sheets[5].shape[0]

@@ -82,7 +82,7 @@ def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
     keys |= {"DATA.workers": 2, "DATA.max_broken": 1.0, "DATA.batch_size": BATCH, "TRAIN.batch": BATCH}
     code, output = run(command(tmp_path / "run", keys))  # an epoch is 20 batches, which are all of the images
     assert code == 0, output
-    named = re.findall(r"cannot read (\S+) \((.+)\); another image stands in", output)
+    named = re.findall(r"cannot read (\S+) \((.+)\); another image replaces it", output)
     assert sorted(name for name, _ in named) == sorted(map(str, refused))
     counted = [row["data/broken_files"] for row in rows(tmp_path / "run") if "data/broken_files" in row]
     assert counted[-1] == len(refused)

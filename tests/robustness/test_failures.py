@@ -53,7 +53,7 @@ def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(t
     _truncate(images / "010.jpg")
     code, output = call(tmp_path / "run", FOLDER | {"DATA.path": images, "TRAIN.epochs": 2})
     assert code == 0, output
-    assert output.count("stands in") == 1
+    assert output.count("another image replaces it") == 1
     assert re.search(r"cannot read \S*010\.jpg \(.+\)", output)
     assert [row.get("data/broken_files") for row in rows(tmp_path / "run") if "train/loss" in row][-1] == 1
     assert len(losses(tmp_path / "run")) == 8
@@ -201,11 +201,11 @@ def test_checkpoint_of_another_model_is_refused_and_nothing_is_lost(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("step", "abc", "lacks step, or holds another kind of value there"),
-        ("step", -1, "lacks step, or holds another kind of value there"),
+        ("step", "abc", "lacks step, or holds another type of value there"),
+        ("step", -1, "lacks step, or holds another type of value there"),
         ("step", 10**9, "was written after step 1000000000, and this run has 44"),
-        ("results", None, "lacks results, or holds another kind of value there"),
-        ("config", ["DATA"], "lacks config, or holds another kind of value there"),
+        ("results", None, "lacks results, or holds another type of value there"),
+        ("config", ["DATA"], "lacks config, or holds another type of value there"),
         ("model", {}, "holds another model"),
     ],
 )

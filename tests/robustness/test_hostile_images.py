@@ -147,7 +147,7 @@ def test_decode_shows_pixels_as_stored_whatever_exif_says(tmp_path: Path, name: 
 
 def test_decode_starts_no_program_for_a_script_that_is_called_a_picture(tmp_path: Path) -> None:
     photograph().save(tmp_path / "a.jpg", "EPS")  # which Pillow would give to Ghostscript
-    assert refusals(tmp_path / "a.jpg") == {"UnidentifiedImageError: it is of no format that is read"}
+    assert refusals(tmp_path / "a.jpg") == {"UnidentifiedImageError: its format is not one that is read"}
 
 
 # -------------------------------------------------------------------- files that lie
@@ -185,7 +185,7 @@ def claims(folder: Path) -> dict[str, tuple[Path, str]]:
     with (folder / "f.npy").open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header | {"shape": (2**62, 2**62), "descr": "|u1"})
     (folder / "g.ppm").write_bytes(b"P6\n60000 60000\n255\n" + bytes(100))
-    array = r"the array is not all there: shape .*, [\d,]{18,} bytes, in a file of \d+"
+    array = r"the array is incomplete: shape .*, [\d,]{18,} bytes, in a file of \d+"
     return {
         "png": (png(folder / "a.png", 50_000, 50_000, 8, 2, bytes(100)), bomb),
         "jpeg": (folder / "b.jpg", bomb),

@@ -25,7 +25,7 @@ from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches
 from mim.data.loading.retry import patient
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Enough, Source, Stored, gone
+from mim.data.sources.base import NeedOf, Source, Stored, gone
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
@@ -113,7 +113,7 @@ def test_run_whose_loader_processes_are_killed_ends_with_the_same_weights(
 
 
 class Deadly(Folder):
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         if index == 21:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read_reduced(index, enough)
@@ -134,7 +134,7 @@ def test_loader_processes_that_keep_dying_are_given_up_with_the_names_of_the_sam
 
 
 class Buggy(Folder):
-    def read_reduced(self, index: int, enough: Enough) -> NoReturn:
+    def read_reduced(self, index: int, need_of: NeedOf) -> NoReturn:
         raise IndexError("a bug of the user's")
 
 
@@ -172,7 +172,7 @@ def test_run_whose_images_vanish_and_come_back_ends_with_the_same_weights(
         r"warning: the images could not be read for \d\.\d s \(DATA\.path \S+mount: (.*)\); they are back", output
     )
     assert told == ["No such file or directory" if left == "nothing" else "it is empty"]
-    assert "stands in" not in output
+    assert "another image replaces it" not in output
     assert same(weights(tmp_path / "run"), undisturbed)
 
 

@@ -281,14 +281,14 @@ def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
         confusion_KK[0, 0], confusion_KK[1, 2] = hits, 8 - hits
         counts.append(Counts(confusion_KK, loss, 6))
     report = task.report(counts)
-    assert report.figures == {
+    assert report.metrics == {
         **{"val/top1": 5 / 8, "val/top5": 6 / 8, "val/loss": 1.0, "val/best_rate": 1.0},
         **{f"val/top1_rate_{rate}": hits / 8 for rate, hits in (("0.5", 3), ("1", 5), ("2", 5), ("4", 4))},
     }
     assert report.details == {"val/by_class": {"0": 1.0, "1": 0.0}, "val/samples": 8}
     assert report.score == "val/top1"
     alone = task_of(PROBE, {"CLASSIFIER.rates": "[2.0]"}).report(counts[:1])
-    assert set(alone.figures) == {"val/top1", "val/top5", "val/loss"}
+    assert set(alone.metrics) == {"val/top1", "val/top5", "val/loss"}
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "adamw"])
@@ -422,7 +422,7 @@ def test_finetune_runs_on_class_folders_of_three_classes(tmp_path):
 def test_classify_reports_the_first_five_of_more_than_five_classes(tmp_path, recipe, classes, top5):
     task = task_of(recipe, of_folder(class_folders(tmp_path, classes, train=2, held_out=2)))
     report = evaluated(task)
-    assert ("val/top5" in report.figures) is top5
+    assert ("val/top5" in report.metrics) is top5
     assert report.details["val/samples"] == 2 * classes
     assert report.score == "val/top1"
 
@@ -474,7 +474,7 @@ def test_classify_leaves_unreadable_images_out_of_its_accuracy(tmp_path, recipe,
     paths[broken].unlink()
     without = task_of(recipe, of_folder(images))
     expected = evaluated(without)
-    assert report.figures == pytest.approx(expected.figures, rel=1e-6)
+    assert report.metrics == pytest.approx(expected.metrics, rel=1e-6)
     assert report.details == expected.details
 
 
@@ -500,8 +500,8 @@ def test_classify_describes_what_is_trained(tmp_path):
     assert "4 linear layers side by side" in task_of(PROBE, {}).describe()["classifier"]
 
 
-def test_classify_figures_count_parameters_and_operations():
-    tuned, probing = task_of(FINETUNE, {}).figures(), task_of(PROBE, {}).figures()
+def test_classify_metrics_count_parameters_and_operations():
+    tuned, probing = task_of(FINETUNE, {}).metrics(), task_of(PROBE, {}).metrics()
     assert tuned["trained_parameters"] == tuned["parameters"] > probing["trained_parameters"] == 4 * 170
     assert tuned["flops_per_image"] > 2.5 * probing["flops_per_image"]  # a frozen encoder has no backward pass
 

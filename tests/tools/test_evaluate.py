@@ -60,7 +60,7 @@ def test_a_run_folder_means_its_last_checkpoint_or_its_best(runs, tmp_path):
     assert figures(tmp_path, "knn", runs / "pretrain")["checkpoint"].endswith("step-44.pt")
     assert figures(tmp_path, "knn", runs / "finetune")["checkpoint"].endswith("best.pt")
     recipe = ROOT / "configs" / "finetune" / "digits.yaml"
-    for path, reason in (("nowhere", "does not exist"), (ROOT / "docs", "is no run folder with a checkpoint")):
+    for path, reason in (("nowhere", "does not exist"), (ROOT / "docs", "is not a run folder with a checkpoint")):
         code, text = call(tmp_path / "run", {**SMALL, "INIT.checkpoint": path}, recipe)
         assert code == 2
         assert f"INIT.checkpoint {path} {reason}" in text
@@ -93,7 +93,7 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_pa
     assert data["val_names"][3] == "digits val image 3"
     assert list(data["classes"]) == list("0123456789")
     from mim import build, config
-    from mim.data.transforms import Normalize
+    from mim.data.preprocess import Preprocess
 
     content = torch.load(runs / "pretrain" / "checkpoints" / "step-44.pt", weights_only=True)
     cfg = config.parse_config(content["config"])
@@ -102,7 +102,7 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_pa
     held_out = build.evaluation_data(cfg, build.build_data(cfg)[1])
     images_BCHW = torch.stack([held_out[0, index].image_CHW for index in range(5)])
     with torch.no_grad():
-        encoded = model.encoder.eval()(Normalize(tuple(cfg.DATA.mean), tuple(cfg.DATA.std))(images_BCHW))
+        encoded = model.encoder.eval()(Preprocess(tuple(cfg.DATA.mean), tuple(cfg.DATA.std))(images_BCHW))
     np.testing.assert_allclose(data["val_features"][:5], encoded.prefix_BKD[:, 0].numpy(), atol=1e-5)
 
 

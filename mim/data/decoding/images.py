@@ -1,8 +1,7 @@
-"""Decoding one image file, which may hold anything: what cannot be an image is refused before memory is taken for it.
+"""Decoding of one image file. A file may hold anything; one that is no image is refused before it takes memory.
 
-Pictures are turned as their pixels are stored (EXIF's orientation has no effect; TIFF's own has), alpha that is not
-asked for is dropped and not blended, of several frames or pages the first is taken, and 16-bit colours are reduced to 8
-bits by Pillow.
+EXIF's orientation has no effect (TIFF's own has). An alpha channel that DATA.channels does not include is dropped, not
+blended. Of several frames or pages the first is read. Pillow reduces 16-bit colours to 8 bits.
 Shapes: C channels, H W pixels.
 """
 
@@ -23,13 +22,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mim.data.decoding.jpeg import decode_needed, factor, read_header
-from mim.data.decoding.names import shown
-from mim.data.sources.base import Enough, Stored, sides
+from mim.data.decoding.names import printable_name
+from mim.data.sources.base import NeedOf, Stored, size_of
 
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"])
 EXTENSIONS = PICTURES | {".npy"}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Pillow's; of its others, some start programs
+# the formats of Pillow that are read; some of its others start programs
 FORMATS = frozenset(["JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF"])
 
 
@@ -38,40 +37,45 @@ class BrokenImage(Exception):
 
 
 def decode(file: Path | bytes, channels: int) -> Stored:
-    """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays and 16-bit pictures, with `channels` channels.
+    """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays and 16-bit pictures.
 
-    file: its path or its content. A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or any float type;
-    where both ends have the right number of channels, the last axis is taken. Raises BrokenImage, whatever a decoder
-    trips over.
+    A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or a float type. Where the first and the last axis
+    both have `channels` entries, the last one is taken as the channels.
+
+    Args:
+        file: its path or its content.
+        channels: of the result.
+
+    Raises BrokenImage for every error of a decoder.
     """
     with _broken():
         if _is_array(file):
             return _array(file, channels)
-        with _opened(file) as opened:
-            return _picture(opened, channels)
+        with _open(file) as stream:
+            return _picture(stream, channels)
 
 
-def decode_reduced(file: Path | bytes, channels: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-    """As decode, perhaps smaller or without its lowest rows, and the height and width that the file has.
+def decode_reduced(file: Path | bytes, channels: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+    """As decode, perhaps smaller or without its lowest rows, and the height and width of the image in the file.
 
-    The sides of a JPEG file are divided by the largest of 2, 4 and 8 that `enough` allows. One that keeps its width is
-    a uint8 tensor (C, H, W) with the very pixels of the picture that decode gives, where a decoder makes one directly.
+    The sides of a JPEG file are divided by the largest of 2, 4 and 8 that `need_of` allows. Where they are not divided,
+    the result may be a uint8 tensor (C, H, W) with the same pixels as the picture that decode gives.
     """
     with _broken():
         if _is_array(file):
             array_CHW = _array(file, channels)
-            return array_CHW, sides(array_CHW)
+            return array_CHW, size_of(array_CHW)
         content = bytearray(file) if isinstance(file, bytes) else _content(file)
         header = read_header(content)
         if header is None:
             image = _picture(BytesIO(content), channels)
-            return image, sides(image)
+            return image, size_of(image)
     size = header.height, header.width
-    need = enough(*size)  # outside _broken: a mistake in it is no damage of the file
+    need = need_of(*size)  # outside _broken: an error in it is no damage of the file
     with _broken():
         stored = decode_needed(content, header, channels, need)
-        if stored is None:  # Pillow reads it all the same, or says what is wrong
-            struct.pack_into(">H", content, header.place + 5, header.height)  # as it was
+        if stored is None:  # Pillow may still read it, or says what is wrong
+            struct.pack_into(">H", content, header.frame + 5, header.height)  # as it was
             stored = _picture(BytesIO(content), channels, factor(need))
         return stored, size
 
@@ -96,45 +100,45 @@ def _broken() -> Iterator[None]:
         yield
     except BrokenImage:
         raise
-    except UnidentifiedImageError as error:  # whose own text is an address in memory
-        raise BrokenImage("UnidentifiedImageError: it is of no format that is read") from error
+    except UnidentifiedImageError as error:  # its own text is an address in memory
+        raise BrokenImage("UnidentifiedImageError: its format is not one that is read") from error
     except Exception as error:  # decoders raise a dozen unrelated types on damaged files
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error  # without the name again
-        raise BrokenImage(shown(f"{type(error).__name__}: {reason}")) from error
+        raise BrokenImage(printable_name(f"{type(error).__name__}: {reason}")) from error
 
 
 def _is_array(file: Path | bytes) -> bool:
     return file.startswith(b"\x93NUMPY") if isinstance(file, bytes) else file.suffix.lower() == ".npy"
 
 
-def _opened(file: Path | bytes) -> BinaryIO:
-    """Opened to read from its beginning. Never by name, or Pillow would map it into memory."""
-    return BytesIO(file) if isinstance(file, bytes) else os.fdopen(_regular(file)[0], "rb")
+def _open(file: Path | bytes) -> BinaryIO:
+    """A stream from the beginning of the file. Without its name, so that Pillow does not map it into memory."""
+    return BytesIO(file) if isinstance(file, bytes) else os.fdopen(_open_regular(file)[0], "rb")
 
 
-def _regular(file: Path) -> tuple[int, int]:
-    """The number of an open file, and its size. Raises BrokenImage for what is no file, without waiting for it."""
-    number = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that no one writes to would block
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(number)
+def _open_regular(file: Path) -> tuple[int, int]:
+    """The descriptor of an open file, and its size. Raises BrokenImage at once for a folder, a pipe or a device."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
         raise BrokenImage("it is a folder, a pipe or a device, and no file")
-    return number, found.st_size
+    return descriptor, status.st_size
 
 
 def _content(file: Path) -> memoryview:
-    number, size = _regular(file)
+    descriptor, size = _open_regular(file)
     try:
         content, read = np.empty(size, np.uint8).data, 0
-        while read < size and (more := os.readv(number, [content[read:]])):
-            read += more
+        while read < size and (count := os.readv(descriptor, [content[read:]])):
+            read += count
     finally:
-        os.close(number)
+        os.close(descriptor)
     return content[:read]
 
 
 def _picture(file: BinaryIO, channels: int, by: int = 1) -> Stored:
-    """by: what the sides of a JPEG file are divided by."""
+    """by: the number that divides the sides of a JPEG file."""
     with Image.open(file, formats=_formats()) as picture:
         if by > 1:
             picture.draft(None, (picture.width // by, picture.height // by))
@@ -143,7 +147,7 @@ def _picture(file: BinaryIO, channels: int, by: int = 1) -> Stored:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow reads, the common ones first."""
+    """The FORMATS that this Pillow reads, the common ones first."""
     Image.init()
     return tuple(sorted(FORMATS & set(Image.OPEN), key=lambda name: (name not in ("JPEG", "PNG"), name)))
 
@@ -152,7 +156,7 @@ def _pixels(picture: Image.Image, channels: int) -> Stored:
     picture.load()
     if picture.mode != "F" and not picture.mode.startswith("I"):
         return to_mode(picture, channels)
-    grey_HW = np.asarray(picture)  # grey scale of 16 bits or of floats, as microscopes write it
+    grey_HW = np.asarray(picture)  # grey levels of 16 bits or floats, as microscopes write them
     if picture.mode != "F":
         if grey_HW.min() < 0 or grey_HW.max() > 65535:
             raise BrokenImage(f"levels from {grey_HW.min()} to {grey_HW.max()}: 16 bits are read; use .npy arrays")
@@ -161,9 +165,9 @@ def _pixels(picture: Image.Image, channels: int) -> Stored:
 
 
 def _array(file: Path | bytes, channels: int) -> Tensor:
-    with _opened(file) as opened:
-        _check_claim(opened, len(file) if isinstance(file, bytes) else os.fstat(opened.fileno()).st_size)
-        array = np.load(opened, allow_pickle=False)
+    with _open(file) as stream:
+        _check_array_size(stream, len(file) if isinstance(file, bytes) else os.fstat(stream.fileno()).st_size)
+        array = np.load(stream, allow_pickle=False)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 3 and array.shape[-1] == channels:
@@ -178,14 +182,14 @@ def _array(file: Path | bytes, channels: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _check_claim(file: BinaryIO, size: int) -> None:
-    """Raises BrokenImage where an array would be larger than the file is, before memory is taken for it."""
+def _check_array_size(file: BinaryIO, size: int) -> None:
+    """Raises BrokenImage where the header describes an array larger than the file, before it takes memory."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):  # others are for fields with names
         raise BrokenImage(f"an array file of version {version}: 1 and 2 are read")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
-    claimed = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or (claimed > size - file.tell() and not dtype.hasobject):
-        raise BrokenImage(f"the array is not all there: shape {shape}, {claimed:,} bytes, in a file of {size:,}")
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or (needed > size - file.tell() and not dtype.hasobject):
+        raise BrokenImage(f"the array is incomplete: shape {shape}, {needed:,} bytes, in a file of {size:,}")
     file.seek(0)

@@ -7,7 +7,7 @@ from mim.io.formatting import printable
 LONGEST = 1000  # characters; a path of more is cut in its middle
 
 
-def shown(name: str | os.PathLike[str]) -> str:
+def printable_name(name: str | os.PathLike[str]) -> str:
     """A file's name, or a reason with one in it, on one line, with control characters escaped; a path may be long."""
     text = os.fspath(name)
     return printable(text, LONGEST) if text else ""

@@ -1,4 +1,4 @@
-"""From samples to a batch: reading, transforming, and standing in for broken files.
+"""ImageDataset: samples of a source: read, cropped, and replaced where a file is broken.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -7,31 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from mim.data.batch import Batch, Note
+from mim.data.batch import Batch
 from mim.data.decoding.images import BrokenImage
-from mim.data.loading.retry import patient
 from mim.data.loading.sampler import SampleKey
-from mim.data.sources.base import Need, Source, Stored, quiet_decoders, sides
+from mim.data.sources.base import Need, Source, Stored, size_of
+from mim.data.sources.retry import RetryingSource
 from mim.data.transforms import Crop, DeviceCropFlip, RandomCropFlip, to_tensor
 from mim.errors import DataLost
 from mim.ops.seeding import derive_seed
 
-ATTEMPTS = 20
-LOOKED_AT = 20  # images that tell what type images are stored in, where it is not clear
+ATTEMPTS = 20  # images that are tried for one sample: its own, and those that replace it
+PROBED = 20  # images that are read to find the usual stored type
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One transformed image (C, H, W) with its label, its index, and the files that it stands in for.
+    """One transformed image.
 
-    crops: where the image is whole, what the device is to cut out of it, a row of the batch each; notes: of what
-    happened while it was read.
+    Args:
+        image_CHW: in its stored type.
+        label: -1 where there is none.
+        index: position in the data set of the image that was read.
+        broken: files that this sample replaces, each with the reason.
+        crops: crops to cut on the device, one for each row of the batch; empty where the image is cropped already.
     """
 
     image_CHW: Tensor
@@ -39,15 +42,20 @@ class Sample:
     index: int
     broken: tuple[tuple[str, str], ...]
     crops: tuple[Crop, ...] = ()
-    notes: tuple[Note, ...] = ()
 
 
 class ImageDataset(Dataset[Sample]):
-    """A source under a transform. A sample's augmentation depends on (seed, epoch, index, repeat) alone.
+    """A source under a transform. The augmentation of a sample depends on (seed, epoch, index, repeat) alone.
 
-    repeats: crops of each image, for one reading. A broken file is named in the sample and replaced by another image,
-    which (seed, epoch, index) choose. Raises DataLost where 20 in a row cannot be read, or the place where images lie
-    stays away.
+    A broken file is named in its sample, and another image replaces it, which (seed, epoch, index) choose.
+
+    Args:
+        source: the images.
+        transform: makes an image for the batch from a stored image and a seed.
+        seed: of all augmentation.
+        repeats: crops of each image, all from one reading.
+
+    Raises DataLost where 20 images in a row cannot be read, or the storage stays away.
     """
 
     def __init__(
@@ -58,11 +66,7 @@ class ImageDataset(Dataset[Sample]):
         repeats: int = 1,
     ):
         self.source, self.transform, self.seed, self.repeats = source, transform, seed, repeats
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a loader process that is no copy of this one."""
-        self.__dict__.update(state)
-        quiet_decoders()
+        self._reader = RetryingSource(source)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -73,155 +77,143 @@ class ImageDataset(Dataset[Sample]):
 
     def __getitems__(self, keys: list[SampleKey]) -> list[Sample]:
         """All crops of some images, those of one image next to each other: the rows of a batch."""
-        seeds = [self._seeds(*key, self.repeats) for key in keys]  # at once: between decodings it takes 5 times as long
-        made = [self._samples(key, own) for key, own in zip(keys, seeds, strict=True)]
-        if len({samples[0].image_CHW.dtype for samples in made}) > 1 and (usual := self._usual_type()) is not None:
-            made = [  # damage can turn a picture into one of another type
-                samples if samples[0].image_CHW.dtype == usual else self._samples(key, own, usual)
-                for key, own, samples in zip(keys, seeds, made, strict=True)
+        seeds = [
+            self._seeds(*key, self.repeats) for key in keys
+        ]  # between two decodings this would take 5 times as long
+        by_image = [self._samples(key, own_seeds) for key, own_seeds in zip(keys, seeds, strict=True)]
+        if len({samples[0].image_CHW.dtype for samples in by_image}) > 1 and (dtype := self._usual_dtype()) is not None:
+            by_image = [  # damage can turn a picture into one of another type
+                samples if samples[0].image_CHW.dtype == dtype else self._samples(key, own_seeds, dtype)
+                for key, own_seeds, samples in zip(keys, seeds, by_image, strict=True)
             ]
-        samples = [sample for several in made for sample in several]
-        if any(sample.crops for sample in samples):
-            self._check_sizes((sample.index, sides(sample.image_CHW)) for sample in samples)
-        return samples
+        rows = [sample for samples in by_image for sample in samples]
+        if any(sample.crops for sample in rows):
+            self._check_sizes((sample.index, size_of(sample.image_CHW)) for sample in rows)
+        return rows
 
-    def model_images(self, batch: Batch) -> Tensor:
-        """The images of a batch, (B, C, H, W) in their stored type, cropped where they are if that is still to do."""
-        if batch.crops_B5 is None:
-            return batch.images_BCHW
-        assert isinstance(self.transform, DeviceCropFlip)
-        return self.transform.apply(batch.images_BCHW, batch.crops_B5)
-
-    def compare_sizes(self, most: int = 8) -> None:
-        """Raises ValueError where images are to travel whole and some of them, evenly spread, are not of one size."""
+    def check_sizes(self, images: int = 8) -> None:
+        """Raises ValueError where AUGMENT.on_device needs images of one size and some, evenly spread, are not."""
         if isinstance(self.transform, DeviceCropFlip):
-            spread = dict.fromkeys(place * len(self) // most for place in range(most)) if len(self) else ()
-            self._check_sizes((index, size) for index in spread if (size := self._size(index)) is not None)
-
-    def _seeds(self, epoch: int, index: int, repeats: int) -> list[int]:
-        """Of each crop of an image; the first is that of a run without repeats."""
-        places = [(epoch, index), *((epoch, index, repeat) for repeat in range(1, repeats))]
-        return [derive_seed(self.seed, "augment", *place) for place in places]
-
-    def _samples(self, key: SampleKey, seeds: list[int], usual: torch.dtype | None = None) -> list[Sample]:
-        """usual: the type that images must be stored in, None for any."""
-        epoch, index = key
-        broken: list[tuple[str, str]] = []
-        notes: list[Note] = []
-        for chosen in self._candidates(epoch, index):
-            own = self._seeds(epoch, chosen, len(seeds)) if broken else seeds
-            try:
-                shown = patient(self.source, lambda chosen=chosen, own=own: self._shown(chosen, own), notes)  # type: ignore[misc]
-                if usual is not None and (found := shown[0][0].dtype) != usual:
-                    raise BrokenImage(f"it is stored as {found}, and the others as {usual}")
-            except BrokenImage as error:
-                broken.append((self.source.describe(chosen), str(error)))
-                continue
-            label = -1 if self.source.labels is None else int(self.source.labels[chosen])
-            return [
-                Sample(image_CHW, label, chosen, *(((), crops) if repeat else (tuple(broken), crops, tuple(notes))))
-                for repeat, (image_CHW, crops) in enumerate(shown)
-            ]
-        named = "; ".join(f"{name} ({reason})" for name, reason in broken[:3])
-        raise DataLost(
-            f"{len(broken)} images in a row cannot be read, one and those drawn to stand in for it, such as {named}: "
-            "see that DATA.path names images, and leave out those that cannot be read"
-        )
-
-    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """The image itself, and those that stand in for it, each once: any of the data set is as likely."""
-        tried: set[int] = set()
-        attempt = 0
-        while len(tried) < min(ATTEMPTS, len(self.source)):
-            place = (epoch, index, attempt)
-            chosen = derive_seed(self.seed, "stand-in", *place) % len(self.source) if attempt else index
-            attempt += 1
-            if chosen not in tried:
-                tried.add(chosen)
-                yield chosen
-
-    def _shown(self, index: int, seeds: list[int]) -> list[tuple[Tensor, tuple[Crop, ...]]]:
-        """One reading of an image, under the transform with each seed; or whole, once, with the crops of all seeds."""
-        transform = self.transform
-        if not isinstance(transform, RandomCropFlip):
-            stored = self.source.read(index)
-            return [(transform(stored, seed), ()) for seed in seeds]
-        if isinstance(transform, DeviceCropFlip):
-            stored, size = self.source.read_reduced(index, _whole)
-            return [(to_tensor(stored), tuple(transform.draw_crop(*size, seed) for seed in seeds))]
-        drawn: list[Crop] = []
-
-        def enough(height: int, width: int) -> Need:
-            drawn[:] = [transform.draw_crop(height, width, seed) for seed in seeds]
-            needs = [transform.enough(crop) for crop in drawn]
-            return Need(min(need.by for need in needs), max(need.rows for need in needs))
-
-        stored, size = self.source.read_reduced(index, enough)
-        crops = drawn or [transform.draw_crop(*size, seed) for seed in seeds]
-        return [
-            (transform.finish(transform.cut(stored, crop, size), seed), ())
-            for crop, seed in zip(crops, seeds, strict=True)
-        ]
-
-    def _usual_type(self) -> torch.dtype | None:
-        """The type that 4 of 5 images or more are stored in, as far as some of them tell, evenly spread."""
-        spread = dict.fromkeys(place * len(self) // LOOKED_AT for place in range(LOOKED_AT))
-        types: Counter[torch.dtype] = Counter()
-        for index in spread:
-            with suppress(BrokenImage):
-                stored = self.source.read(index)
-                types[stored.dtype if isinstance(stored, Tensor) else torch.uint8] += 1
-        most = types.most_common(1)
-        return most[0][0] if most and most[0][1] >= 0.8 * types.total() else None
-
-    def _size(self, index: int) -> tuple[int, int] | None:
-        """Height and width of a stored image; None of one that cannot be read."""
-        try:
-            return self.source.read_reduced(index, _whole)[1]
-        except BrokenImage:
-            return None
-
-    def _check_sizes(self, found: Iterable[tuple[int, tuple[int, int]]]) -> None:
-        """Raises ValueError, naming two images, where those of these indices and sizes are not of one size."""
-        first: dict[tuple[int, int], int] = {}
-        for index, size in found:
-            first.setdefault(size, index)
-        if len(first) > 1:
-            one, other = [
-                f"{self.source.describe(index)} of {height} x {width} pixels"
-                for (height, width), index in list(first.items())[:2]
-            ]
-            raise ValueError(
-                f"AUGMENT.on_device needs images of one size, and there are {one} and {other} (height x width): "
-                "pack them with tools/pack.py --size H W and set DATA.name packed, or set AUGMENT.on_device false"
-            )
+            spread = dict.fromkeys(number * len(self) // images for number in range(images)) if len(self) else ()
+            self._check_sizes((index, size) for index in spread if (size := self._stored_size(index)) is not None)
 
     def is_finite(self, index: int) -> bool:
-        """Whether a stored image has only finite values. One that cannot be read is not the culprit."""
+        """Whether a stored image has only finite values; True for one that cannot be read."""
         try:
             stored = self.source.read(index)
         except BrokenImage:
             return True
         return not isinstance(stored, Tensor) or bool(torch.isfinite(stored.float()).all())
 
+    def _seeds(self, epoch: int, index: int, repeats: int) -> list[int]:
+        """The seed of each crop of an image; the first is that of a run without repeats."""
+        keys = [(epoch, index), *((epoch, index, repeat) for repeat in range(1, repeats))]
+        return [derive_seed(self.seed, "augment", *key) for key in keys]
+
+    def _samples(self, key: SampleKey, seeds: list[int], dtype: torch.dtype | None = None) -> list[Sample]:
+        """The crops of one image. dtype: the type in which it must be stored, None for any."""
+        broken: list[tuple[str, str]] = []
+        for index in self._candidates(*key):
+            try:
+                crops_of = self._crops(index, self._seeds(key[0], index, len(seeds)) if broken else seeds)
+                if dtype is not None and (stored := crops_of[0][0].dtype) != dtype:
+                    raise BrokenImage(f"it is stored as {stored}, and the others as {dtype}")
+            except BrokenImage as error:
+                broken.append((self.source.describe(index), str(error)))
+                continue
+            label = -1 if self.source.labels is None else int(self.source.labels[index])
+            return [
+                Sample(image_CHW, label, index, () if repeat else tuple(broken), crops)
+                for repeat, (image_CHW, crops) in enumerate(crops_of)
+            ]
+        names = "; ".join(f"{name} ({reason})" for name, reason in broken[:3])
+        raise DataLost(
+            f"{len(broken)} images in a row cannot be read, one and those drawn to replace it, such as {names}: check "
+            "that DATA.path names images, and leave out those that cannot be read"
+        )
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The image itself, then images to replace it, each once: all of the data set are equally likely."""
+        tried: set[int] = set()
+        attempt = 0
+        while len(tried) < min(ATTEMPTS, len(self.source)):
+            drawn = derive_seed(self.seed, "stand-in", epoch, index, attempt) % len(self.source) if attempt else index
+            attempt += 1
+            if drawn not in tried:
+                tried.add(drawn)
+                yield drawn
+
+    def _crops(self, index: int, seeds: list[int]) -> list[tuple[Tensor, tuple[Crop, ...]]]:
+        """One reading of an image, transformed with each seed; or uncropped, once, with the crops of all seeds."""
+        transform = self.transform
+        if not isinstance(transform, RandomCropFlip):
+            stored = self._reader.read(index)
+            return [(transform(stored, seed), ()) for seed in seeds]
+        if isinstance(transform, DeviceCropFlip):
+            stored, size = self._reader.read_reduced(index, _uncropped)
+            return [(to_tensor(stored), tuple(transform.draw_crop(*size, seed) for seed in seeds))]
+        crops: list[Crop] = []
+
+        def need_of(height: int, width: int) -> Need:
+            crops[:] = [transform.draw_crop(height, width, seed) for seed in seeds]
+            needs = [transform.need_of(crop) for crop in crops]
+            return Need(min(need.reduction for need in needs), max(need.rows for need in needs))
+
+        stored, size = self._reader.read_reduced(index, need_of)
+        crops = crops or [transform.draw_crop(*size, seed) for seed in seeds]
+        return [
+            (transform.finish(transform.cut(stored, crop, size), seed), ())
+            for crop, seed in zip(crops, seeds, strict=True)
+        ]
+
+    def _usual_dtype(self) -> torch.dtype | None:
+        """The type of at least 4 of 5 images, as some of them show, evenly spread; None where there is no such type."""
+        counts: Counter[torch.dtype] = Counter()
+        for index in dict.fromkeys(number * len(self) // PROBED for number in range(PROBED)):
+            with suppress(BrokenImage):
+                stored = self.source.read(index)
+                counts[stored.dtype if isinstance(stored, Tensor) else torch.uint8] += 1
+        most = counts.most_common(1)
+        return most[0][0] if most and most[0][1] >= 0.8 * counts.total() else None
+
+    def _stored_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of a stored image; None where it cannot be read."""
+        try:
+            return self.source.read_reduced(index, _uncropped)[1]
+        except BrokenImage:
+            return None
+
+    def _check_sizes(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
+        """Raises ValueError, naming two images, where images (index, size) are not of one size."""
+        index_of: dict[tuple[int, int], int] = {}
+        for index, size in sizes:
+            index_of.setdefault(size, index)
+        if len(index_of) > 1:
+            one, other = [
+                f"{self.source.describe(index)} of {height} x {width} pixels"
+                for (height, width), index in list(index_of.items())[:2]
+            ]
+            raise ValueError(
+                f"AUGMENT.on_device needs images of one size, and there are {one} and {other} (height x width): "
+                "pack them with tools/pack.py --size H W and set DATA.name packed, or set AUGMENT.on_device false"
+            )
+
 
 def collate(samples: list[Sample]) -> Batch:
-    """Samples to a batch. Raises ValueError where images are stored in different types."""
+    """A batch of samples. Raises ValueError where images are stored in different types."""
     types = {sample.image_CHW.dtype for sample in samples}
     if len(types) > 1:
         raise ValueError(f"images of one batch are stored as {' and '.join(sorted(map(str, types)))}: use one type")
     rows = [sample for sample in samples for _ in sample.crops or [None]]
     crops = [astuple(crop) for sample in samples for crop in sample.crops]
     return Batch(
-        default_collate([sample.image_CHW for sample in samples]),  # a loader process stacks into shared memory
+        default_collate([sample.image_CHW for sample in samples]),  # in a worker: into shared memory
         torch.tensor([row.label for row in rows]),
         tuple(row.index for row in rows),
         tuple(file for sample in samples for file in sample.broken),
         torch.tensor(crops, dtype=torch.int32) if crops else None,
-        tuple(note for sample in samples for note in sample.notes),
     )
 
 
-def _whole(height: int, width: int) -> Need:
-    """An image of any size is read as it is."""
+def _uncropped(height: int, width: int) -> Need:
     return Need(1.0, height)

@@ -1,4 +1,4 @@
-"""Source: the family of parts that know where images come from; and the DATA keys that every source shares.
+"""Source: the family of parts that read images, one for each format of data sets.
 
 Shapes: C channels, H W pixels.
 """
@@ -25,31 +25,36 @@ Stored = Image.Image | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What of a stored image is enough: its sides may be divided by `by`, and rows from `rows` on may be missing."""
+    """What decoding must keep of an image.
 
-    by: float
+    Args:
+        reduction: the number by which its sides may be divided.
+        rows: the rows, from the top, that must be there.
+    """
+
+    reduction: float
     rows: int
 
 
-Enough = Callable[[int, int], Need]  # of a stored image of that height and width
+NeedOf = Callable[[int, int], Need]  # from the height and width of a stored image
 
 
 class Source(Component, ABC, section="DATA"):
     """One split of a data set: images by index, with labels where there are any.
 
-    Keyword-only arguments of a subclass are DATA keys of its own, beside the shared ones.
+    Keyword-only arguments of a subclass are its own DATA keys, in addition to those of DataSettings.
 
     Attributes: labels, (samples,) int64 or None; classes, the name of each label.
     """
 
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
-    _is_place = False
+    _is_path = False
 
     def __init__(self, split: Split, settings: DataSettings):
         quiet_decoders()
         self.split, self.settings = split, settings
-        self._is_place = bool(settings.path) and os.path.exists(settings.path)  # and no name on a hub, say
+        self._is_path = bool(settings.path) and os.path.exists(settings.path)  # and not a name on a hub
 
     @abstractmethod
     def __len__(self) -> int:
@@ -62,37 +67,37 @@ class Source(Component, ABC, section="DATA"):
         Raises BrokenImage where it cannot be read.
         """
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-        """An image, decoded only as far as is enough where that saves time, and its stored height and width.
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        """An image, decoded only as far as needed where that saves time, and its stored height and width.
 
-        It is then a uint8 tensor wherever `read` gives an 8-bit picture, or that picture. This default reads the image
-        whole. Raises BrokenImage as `read` does.
+        It is a uint8 tensor or an 8-bit picture where `read` gives an 8-bit picture. This default reads the full image.
+        Raises BrokenImage as `read` does.
         """
         stored = self.read(index)
-        return stored, sides(stored)
+        return stored, size_of(stored)
 
     def describe(self, index: int) -> str:
-        """The file, or whatever else names this sample to a person, on one line."""
+        """The file of a sample, or another name that a person understands, on one line."""
         return f"{self.name} {self.split} image {index}"
 
     def missing(self) -> str:
-        """Why no image can be reached now, naming the key of the place; empty where there is no reason.
+        """Why no image can be reached now, with the key of the path; empty where there is no reason.
 
-        It is asked where reading an image has failed with an error of the system, so that a mount that is gone is told
-        from a file that is. This default looks at DATA.path, if that was there at the start: whether it still is and,
-        as a folder, holds anything.
+        It is called after an image could not be read because of a system error, to tell lost storage from a lost file.
+        This default checks DATA.path, if that existed at the start: whether it still exists and, as a folder, holds
+        anything.
         """
-        reason = gone(Path(self.settings.path)) if self._is_place else ""
+        reason = unreachable(Path(self.settings.path)) if self._is_path else ""
         return reason and f"DATA.path {self.settings.path}: {reason}"
 
 
 def quiet_decoders() -> None:
-    """Keeps Pillow's warnings of odd files off the console, as long as this process lives: what matters is counted."""
+    """Keeps Pillow's warnings about unusual files off the console: damaged files are counted elsewhere."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def gone(path: Path) -> str:
-    """Why a file or folder cannot be reached now, or that a folder is empty; an empty text where all is well."""
+def unreachable(path: Path) -> str:
+    """Why a file or folder cannot be reached, or that a folder is empty; empty where all is well."""
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             with os.scandir(path) as entries:
@@ -102,6 +107,6 @@ def gone(path: Path) -> str:
     return ""
 
 
-def sides(image: Stored) -> tuple[int, int]:
+def size_of(image: Stored) -> tuple[int, int]:
     """Height and width."""
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[-2], image.shape[-1])

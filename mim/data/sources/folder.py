@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from mim.data.decoding.images import decode, decode_reduced
-from mim.data.decoding.names import encoded, shown
+from mim.data.decoding.names import encoded, printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Enough, Source, Split, Stored, gone
+from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.listing import list_images
 from mim.registry import one_of
@@ -79,24 +79,24 @@ class Folder(Source, name="folder"):
     def read(self, index: int) -> Stored:
         return decode(self.paths[index], self.settings.channels)
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self.paths[index], self.settings.channels, enough)
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return decode_reduced(self.paths[index], self.settings.channels, need_of)
 
     def describe(self, index: int) -> str:
-        return shown(self.paths[index])
+        return printable_name(self.paths[index])
 
     def missing(self) -> str:
         """Whether the folder is there and not empty; and, as links and lists lead elsewhere, any of some images."""
         root, key = self._place
-        reason = gone(root) if self._was_folder else ""
+        reason = unreachable(root) if self._was_folder else ""
         if not reason and self._was_there:
             reason = self._none_there()
-        return reason and f"{key} {shown(root)}: {reason}"
+        return reason and f"{key} {printable_name(root)}: {reason}"
 
     def _none_there(self) -> str:
         """Why none of some images, evenly spread, is there; empty where one is."""
         spread = self.paths[:: max(1, len(self.paths) // TRIED)][:TRIED]
-        reasons = [reason for path in spread if (reason := gone(path))]
+        reasons = [reason for path in spread if (reason := unreachable(path))]
         if not spread or len(reasons) < len(spread):
             return ""
         return f"none of {len(spread)} images tried is there ({reasons[0]})"
@@ -108,12 +108,12 @@ class Folder(Source, name="folder"):
         place = {name: number for number, name in enumerate(classes)}
         unknown = next((label for label in named if label not in place), None)
         if unknown is not None:
-            message = f"held-out images have the label {shown(unknown)!r}, which no training image has"
+            message = f"held-out images have the label {printable_name(unknown)!r}, which no training image has"
             if strict:
                 raise ValueError(f"{message}: {one_of(unknown, classes)}")
             LOG.warning("%s: they are taken as unlabelled", message)
             return
-        self.classes = tuple(map(shown, classes))
+        self.classes = tuple(map(printable_name, classes))
         self.labels = np.asarray([place[label] for label in named], dtype=np.int64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Enough, Source, Split, Stored
+from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
 from mim.registry import one_of
 
@@ -69,8 +69,8 @@ class HuggingFace(Source, name="huggingface"):
     def read(self, index: int) -> Stored:
         return decode(self._content(index), self.settings.channels)
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, enough)
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return decode_reduced(self._content(index), self.settings.channels, need_of)
 
     def describe(self, index: int) -> str:
         return f"{self.settings.path} {self.split_name} row {self._rows[index]}"

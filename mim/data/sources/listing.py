@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mim.data.decoding.images import EXTENSIONS
-from mim.data.decoding.names import shown
+from mim.data.decoding.names import printable_name
 
 LOG = logging.getLogger("mim")
 
@@ -25,15 +25,15 @@ def list_images(root: Path, key: str, labels: str, tell: bool = True) -> tuple[l
     ValueError where `root`, the value of `key`, does not exist, cannot be listed, or names no images.
     """
     if not root.exists():
-        raise ValueError(f"{key} {shown(root)} does not exist")
+        raise ValueError(f"{key} {printable_name(root)} does not exist")
     root = root.absolute()  # so that a list of chosen images can be read from anywhere
     try:
         entries = _from_folder(root, tell) if root.is_dir() else _from_file(root, key)
     except OSError as error:
-        raise ValueError(f"{key} {shown(root)} cannot be listed: {shown(str(error))}") from error
+        raise ValueError(f"{key} {printable_name(root)} cannot be listed: {printable_name(str(error))}") from error
     if not entries:
         endings = " ".join(sorted(EXTENSIONS))
-        raise ValueError(f"{key} {shown(root)} holds no images: looked in it and below for {endings}")
+        raise ValueError(f"{key} {printable_name(root)} holds no images: looked in it and below for {endings}")
     names = sorted({label for _, label in entries if label is not None})
     if labels == "none":
         return [(path, None) for path, _ in entries], []
@@ -44,7 +44,7 @@ def list_images(root: Path, key: str, labels: str, tell: bool = True) -> tuple[l
     unlabelled = next((path for path, label in entries if label is None), None)
     if labels == "folders" and unlabelled is not None:
         raise ValueError(
-            f"DATA.labels folders: {shown(unlabelled)} has no label, neither a folder below {shown(root)} nor one in a "
+            f"DATA.labels folders: {printable_name(unlabelled)} has no label, neither a folder below {printable_name(root)} nor one in a "
             "list"
         )
     if tell:
@@ -101,7 +101,7 @@ def _from_file(file: Path, key: str) -> list[Entry]:
     if (place := content.find(b"\0")) >= 0:
         number = content.count(b"\n", 0, place) + 1
         raise ValueError(
-            f"{key} {shown(file)} holds a zero byte in line {number:,}: name a folder of images, or a text file in "
+            f"{key} {printable_name(file)} holds a zero byte in line {number:,}: name a folder of images, or a text file in "
             "UTF-8 with one path a line"
         )
     entries: list[Entry] = []
@@ -114,7 +114,7 @@ def _from_file(file: Path, key: str) -> list[Entry]:
 
 def _warn_of(paths: list[str], what: str) -> None:
     if paths:
-        LOG.warning("%s %s, such as %s", f"{len(paths):,}", what, shown(paths[0]))
+        LOG.warning("%s %s, such as %s", f"{len(paths):,}", what, printable_name(paths[0]))
 
 
 def _warn_of_likes(names: Iterable[str], key: str) -> None:
@@ -122,4 +122,9 @@ def _warn_of_likes(names: Iterable[str], key: str) -> None:
     for name in names:
         like = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if like != name:
-            LOG.warning("%s: the labels %r and %r look alike and are two classes", key, shown(like), shown(name))
+            LOG.warning(
+                "%s: the labels %r and %r look alike and are two classes",
+                key,
+                printable_name(like),
+                printable_name(name),
+            )

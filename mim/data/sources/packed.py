@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage, check_channels, decode, decode_reduced
-from mim.data.decoding.names import shown
+from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Enough, Source, Split, Stored
+from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
 
 FORMAT, VERSION = "mim-packed", 1
@@ -223,16 +223,16 @@ class Packed(Source, name="packed"):
             return pixels_HWC.permute(2, 0, 1)
         return Image.fromarray((pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC).numpy())
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         content_N, size = self._content(index)
         if self.header.store == "jpeg":
-            return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, enough)
+            return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, need_of)
         return self._pixels(content_N, size).permute(2, 0, 1), size
 
     def describe(self, index: int) -> str:
         assert self._files is not None
         name = self._files.name(int(self._places[index]))
-        return shown(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
+        return printable_name(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
 
     def _content(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         assert self._files is not None

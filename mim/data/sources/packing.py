@@ -7,10 +7,9 @@ import io
 import logging
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,20 +17,19 @@ from typing import BinaryIO, Literal
 import numpy as np
 from torch import Tensor
 
-from mim.data.batch import Note
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import encoded
-from mim.data.loading.processes import Dead, Processes
-from mim.data.loading.retry import await_return, patient
-from mim.data.sources.base import Source, Split, sides
+from mim.data.loading.loader import in_order
+from mim.data.loading.workers import Keys, Results
+from mim.data.sources.base import Source, Split, size_of
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
 from mim.data.sources.resizing import fitted, shrunk
-from mim.errors import DataLost
+from mim.data.sources.retry import RetryingSource
 
 LOG = logging.getLogger("mim")
 
-CHUNK = 16  # images that a worker hands over at once
+CHUNK = 16  # images that a worker sends at once
 LEFT_OUT = "left_out.txt"
 JPEG_MODES = ("L", "RGB")
 
@@ -205,23 +203,22 @@ class _SplitWriter:
             os.fsync(file.fileno())
 
 
-class _Encoded:
-    """Images of a source by chunks, as they will be written, and the words of notes on what happened."""
+class _Encoder:
+    """Makes images of a source ready to be written."""
 
     def __init__(self, source: Source, settings: PackSettings):
-        self.source, self.settings = source, settings
+        self.reader, self.settings = RetryingSource(source), settings
 
-    def __call__(self, chunk: range) -> tuple[list[_Item], list[Note]]:
-        notes: list[Note] = []
-        return [self._item(index, notes) for index in chunk], notes
+    def __call__(self, keys: Keys) -> list[_Item]:
+        return [self._item(index) for _, index in keys]
 
-    def _item(self, index: int, notes: list[Note]) -> _Item:
+    def _item(self, index: int) -> _Item:
         try:
-            image, size = patient(self.source, lambda: self.source.read(index), notes), self.settings.size
+            image, size = self.reader.read(index), self.settings.size
             image = fitted(image, size) if size else shrunk(image, self.settings.short_side)
         except BrokenImage as error:
             return _Item(reason=str(error))
-        height, width = sides(image)
+        height, width = size_of(image)
         if isinstance(image, Tensor):
             kind = (str(image.dtype).removeprefix("torch."), len(image), False)
             return _Item(image.permute(1, 2, 0).contiguous().numpy().tobytes(), height, width, kind)
@@ -234,25 +231,10 @@ class _Encoded:
 
 
 def _items(source: Source, settings: PackSettings) -> Iterator[tuple[int, _Item]]:
-    """Every image with its index, in order, made by settings.workers processes."""
-    chunks = (range(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK))
-    encode = _Encoded(source, settings)
-
-    def died(line: str) -> None:
-        await_return(source, time.monotonic())
-        LOG.warning("%s; a new one does its work again", line)
-
-    done = Processes(encode, chunks, settings.workers, died) if settings.workers else map(encode, chunks)
-    try:
-        index = 0
-        for items, notes in done:
-            for note in notes:
-                LOG.warning("%s", note.text)
-            for item in items:
-                yield index, item
-                index += 1
-    except Dead as error:
-        raise DataLost(f"{error}, at {source.describe(error.task[0])} or up to {CHUNK - 1} images after it") from error
+    """Every image with its index, in order."""
+    order = in_order(range(len(source)), CHUNK)
+    with closing(Results(_Encoder(source, settings), order, settings.workers, source, pin_memory=False)) as results:
+        yield from enumerate(item for items in results for item in items)
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop
 
-from mim.data.sources.base import Stored, sides
+from mim.data.sources.base import Stored, size_of
 
 STRIP = 100  # times as long, for its width, as what is cut out of its middle
 
 
 def shrunk(image: Stored, short_side: int) -> Stored:
     """The image reduced until its shorter side has that many pixels; a smaller one as it is."""
-    height, width = sides(image)
+    height, width = size_of(image)
     shorter = min(height, width)
     if not short_side or shorter <= short_side:
         return image
@@ -27,11 +27,11 @@ def shrunk(image: Stored, short_side: int) -> Stored:
 
 def fitted(image: Stored, size: tuple[int, int]) -> Stored:
     """The centre of the image, in that height and width: reduced or enlarged until it just covers them, and cut."""
-    (height, width), (rows, columns) = sides(image), size
+    (height, width), (rows, columns) = size_of(image), size
     if isinstance(image, Tensor):  # what is cut off a strip would else be made first, and take gigabytes
         longest = STRIP * max(size) // min(size) * min(height, width)
         image = center_crop(image, [min(height, longest), min(width, longest)])
-        height, width = sides(image)
+        height, width = size_of(image)
     by = max(rows / height, columns / width)
     covering = round(height * by), round(width * by)
     top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mim.data.settings import LabelSettings
-from mim.data.sources.base import Enough, Source, Stored
+from mim.data.sources.base import NeedOf, Source, Stored
 from mim.ops.seeding import generator_for
 
 LOG = logging.getLogger("mim")
@@ -26,8 +26,8 @@ class Subset(Source):
     def read(self, index: int) -> Stored:
         return self.source.read(self.chosen[index])
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-        return self.source.read_reduced(self.chosen[index], enough)
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return self.source.read_reduced(self.chosen[index], need_of)
 
     def describe(self, index: int) -> str:
         return self.source.describe(self.chosen[index])

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
-from mim.data.decoding.names import shown
+from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Enough, Source, Split, Stored, gone
+from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
 
@@ -76,20 +76,20 @@ class WebDataset(Source, name="webdataset"):
     def read(self, index: int) -> Stored:
         return decode(self._content(index), self.settings.channels)
 
-    def read_reduced(self, index: int, enough: Enough) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, enough)
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return decode_reduced(self._content(index), self.settings.channels, need_of)
 
     def describe(self, index: int) -> str:
         place = int(self._places[index])
-        return shown(f"{self.shards[self._shards[place]]}/{self._index.name(place)}")
+        return printable_name(f"{self.shards[self._shards[place]]}/{self._index.name(place)}")
 
     def missing(self) -> str:
         """Whether any of some shards, evenly spread, is there."""
         spread = self.shards[:: max(1, len(self.shards) // TRIED)][:TRIED]
-        reasons = [reason for shard in spread if (reason := gone(shard))]
+        reasons = [reason for shard in spread if (reason := unreachable(shard))]
         if len(reasons) < len(spread):
             return ""
-        return f"{self._key} {shown(spread[0])}: {reasons[0]} ({len(spread)} of {len(self.shards)} shards were tried)"
+        return f"{self._key} {printable_name(spread[0])}: {reasons[0]} ({len(spread)} of {len(self.shards)} shards were tried)"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

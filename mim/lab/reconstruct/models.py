@@ -17,6 +17,7 @@ from mim.convert import config_of
 from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
 from mim.engine.modes import inference
+from mim.engine.run_folder import RunFolder
 from mim.interop.names import fold_names
 from mim.io.weights import CHECKPOINT_FORMAT, read_weights
 from mim.model import MaskedImageModel
@@ -34,12 +35,7 @@ class LoadedRun:
     """A pretraining model on its device, ready to predict.
 
     Args:
-        name: of the run, for people.
-        path: of the file.
-        cfg: its config.
-        model: in eval mode.
         preprocess: from stored images to what the model sees.
-        device: where the model is.
         step: optimizer steps of its training; 0 where the file does not say.
         averaged: whether the weights are moving averages.
         has_data: whether the config names the data of the run; a file of MAE or SimMIM names none.
@@ -101,7 +97,6 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
     """Loads the model of a run folder (its last checkpoint), of a checkpoint, or of a file of MAE or SimMIM.
 
     Args:
-        path: of the folder or file.
         overrides: `KEY VALUE` pairs over its config, such as keys that a file of MAE or SimMIM does not hold.
         name: of the run; by default that of its folder or file.
 
@@ -142,7 +137,8 @@ def run_name(path: Path) -> str:
     path = path.resolve()
     if path.is_dir():
         return path.name
-    return f"{path.parent.parent.name}/{path.stem}" if path.parent.name == "checkpoints" else path.stem
+    folder = RunFolder.of_checkpoint(path)
+    return path.stem if folder is None else f"{folder.path.name}/{path.stem}"
 
 
 def size_text(image: ImageSpec) -> str:

@@ -12,7 +12,7 @@ import pytest
 from small_data import digit, logged, write_digits
 
 from mim.data.decoding.images import BrokenImage
-from mim.data.decoding.names import LONGEST, encoded, shown
+from mim.data.decoding.names import LONGEST, encoded, printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import Packed
@@ -93,10 +93,10 @@ def test_names_are_told_of_on_one_line_that_can_be_printed_logged_and_saved(odd:
 
 
 def test_shown_leaves_a_usual_name_and_shortens_an_endless_one() -> None:
-    assert shown(Path("/data/class é/a b.jpg")) == "/data/class é/a b.jpg"
-    assert shown("\udcff\n\x00") == r"\xff\n\x00"
-    assert len(shown("é" * 10**6)) < LONGEST
-    assert "(1,000,000 characters)" in shown("a" * 10**6)
+    assert printable_name(Path("/data/class é/a b.jpg")) == "/data/class é/a b.jpg"
+    assert printable_name("\udcff\n\x00") == r"\xff\n\x00"
+    assert len(printable_name("é" * 10**6)) < LONGEST
+    assert "(1,000,000 characters)" in printable_name("a" * 10**6)
     assert encoded("é\udcff") == b"\xc3\xa9\xff"
 
 

@@ -7,7 +7,8 @@ import torch
 from processes import TINY, call, losses, summary
 from small_data import write_digits
 
-from mim.data.loading.loader import ImageDataset, batches
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.loading.sampler import SampleKey, StepSampler
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Need, Stored
@@ -19,7 +20,7 @@ SAMPLES, BATCH, REPEATS = 26, 24, 3  # 3 steps an epoch, of 8 images each
 
 
 class Counted(Folder):
-    """A folder that remembers what was read, and what was said to be enough of images of 400 x 300."""
+    """A folder that remembers what was read, and what was needed of images of 400 x 300."""
 
     name = "counted"
 
@@ -28,10 +29,10 @@ class Counted(Folder):
         self.reads: list[int] = []
         self.needs: list[Need] = []
 
-    def read_reduced(self, index: int, enough) -> tuple[Stored, tuple[int, int]]:
+    def read_reduced(self, index: int, need_of) -> tuple[Stored, tuple[int, int]]:
         self.reads.append(index)
-        self.needs.append(enough(400, 300))
-        return super().read_reduced(index, enough)
+        self.needs.append(need_of(400, 300))
+        return super().read_reduced(index, need_of)
 
 
 def dataset(source: Folder, repeats: int) -> ImageDataset:
@@ -113,9 +114,9 @@ def test_repeats_decode_what_the_largest_and_the_lowest_crop_need(images: Path) 
     for index, need in enumerate(source.needs):
         places = [(0, index), *((0, index, repeat) for repeat in (1, 2, 3))]
         seeds = [derive_seed(5, "augment", *place) for place in places]
-        each = [data.transform.enough(data.transform.draw_crop(400, 300, seed)) for seed in seeds]
-        assert need == Need(min(one.by for one in each), max(one.rows for one in each))
-        assert len({one.by for one in each}) > 1
+        each = [data.transform.need_of(data.transform.draw_crop(400, 300, seed)) for seed in seeds]
+        assert need == Need(min(one.reduction for one in each), max(one.rows for one in each))
+        assert len({one.reduction for one in each}) > 1
 
 
 def test_repeats_stand_in_for_a_broken_file_in_all_its_rows_and_name_it_once(images: Path) -> None:

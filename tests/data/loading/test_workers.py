@@ -1,6 +1,7 @@
-"""Loader processes: in order, replaced where they die, deaf to the signals of a step, gone with their parent."""
+"""Results of dataloader workers: in order, with a clear error where one dies, and nothing left behind at the end."""
 
 import faulthandler
+import logging
 import os
 import re
 import signal
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mim.data.loading.processes import DEATHS, Dead, Processes
+from mim.data.loading.workers import AHEAD, Keys, Results
+from mim.data.settings import DataSettings
+from mim.data.sources.digits import Digits
+from mim.errors import DataLost
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,236 +31,242 @@ def alive(number: int) -> bool:
         return False
 
 
-def gone(numbers: list[int], seconds: float = 20) -> bool:
-    """Whether they end in that time."""
+def ended(numbers: list[int], seconds: float = 20) -> bool:
+    """Whether these processes end in that time."""
     until = time.monotonic() + seconds
     while any(map(alive, numbers)) and time.monotonic() < until:
         time.sleep(0.05)
     return not any(map(alive, numbers))
 
 
-def who(task: int) -> tuple[int, int]:
-    return task, os.getpid()
+def tasks(count: int) -> list[Keys]:
+    return [[(0, number)] for number in range(count)]
 
 
-class Once:
-    """Does something in the process that gets one task, the first time only."""
+def results(make, order, workers: int) -> Results:
+    return Results(make, order, workers, Digits("val", DataSettings(channels=1)), pin_memory=False)
 
-    def __init__(self, folder: Path, task: int, end: int | None):
-        self.flag, self.task, self.end = folder / "done", task, end
 
-    def __call__(self, task: int) -> tuple[int, torch.Tensor]:
-        if task == self.task and not self.flag.exists():
-            self.flag.touch()
+def who(keys: Keys) -> tuple[int, int]:
+    return keys[0][1], os.getpid()
+
+
+def tensor(keys: Keys) -> torch.Tensor:
+    return torch.full((1000, 100), keys[0][1])
+
+
+def hangs(keys: Keys) -> int:
+    time.sleep(3600 if keys[0][1] > 1 else 0)
+    return os.getpid()
+
+
+class Dies:
+    """Ends the process that gets sample 6 of the data set."""
+
+    def __init__(self, end: int | None):
+        self.end = end
+
+    def __call__(self, keys: Keys) -> torch.Tensor:
+        if keys[0][1] == 6:
             faulthandler.disable()  # of pytest
             if self.end is None:
                 os._exit(7)
             os.kill(os.getpid(), self.end)
-        return task, torch.full((1000, 100), task)
-
-
-def always_dies(task: int) -> int:
-    if task == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
-def refuse(line: str) -> None:
-    pytest.fail(f"unexpected: {line}")
+        return tensor(keys)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_processes_give_results_in_order_from_as_many_processes(workers: int) -> None:
-    found = list(Processes(who, range(23), workers, refuse))
-    assert [task for task, _ in found] == list(range(23))
-    assert len({process for _, process in found}) == workers
-    assert os.getpid() not in {process for _, process in found}
-    assert gone([process for _, process in found], 0)  # at the end of their tasks
+def test_results_come_in_order_from_as_many_processes(workers: int) -> None:
+    pairs = list(results(who, tasks(23), workers))
+    assert [number for number, _ in pairs] == list(range(23))
+    processes = {process for _, process in pairs}
+    assert len(processes) == workers
+    assert os.getpid() not in processes
+    assert ended(list(processes), 0)  # at the end of the tasks
 
 
-def test_processes_without_a_task_end_at_once() -> None:
-    assert list(Processes(who, [], 2, refuse)) == []
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_without_a_task_end_at_once(workers: int) -> None:
+    assert list(results(who, [], workers)) == []
 
 
-def test_processes_take_tasks_two_ahead_and_no_further() -> None:
+def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
     taken = []
 
-    def tasks() -> Iterator[int]:
-        for task in range(100):
-            taken.append(task)
-            yield task
+    def order() -> Iterator[Keys]:
+        for keys in tasks(100):
+            taken.append(keys)
+            yield keys
 
-    found = Processes(who, tasks(), 2, refuse)
-    assert len(taken) == 4
-    next(found)
-    assert len(taken) == 5
-    found.close()
-    assert list(found) == []
+    made = results(who, order(), 2)
+    assert len(taken) == 2 * AHEAD
+    next(made)
+    assert len(taken) == 2 * AHEAD + 1
+    made.close()
+    assert list(made) == []
 
 
 @pytest.mark.parametrize(
-    ("end", "words"),
+    ("end", "cause"),
     [
         (signal.SIGKILL, "was ended by SIGKILL .*memory"),
         (signal.SIGBUS, "was ended by SIGBUS .*shared memory"),
         (None, "ended by itself with exit code 7"),
     ],
 )
-def test_processes_dead_one_is_replaced_and_no_result_is_lost(tmp_path: Path, end: int | None, words: str) -> None:
-    lines: list[str] = []
-    found = list(Processes(Once(tmp_path, 6, end), range(12), 2, lines.append))
-    assert [task for task, _ in found] == list(range(12))
-    assert all((values == task).all() for task, values in found)
-    (line,) = lines
-    assert re.search(rf"a loader process \(\d+, number 0 of 2\) {words}", line)
+def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None, cause: str) -> None:
+    made = results(Dies(end), tasks(12), 2)
+    values = [next(made) for _ in range(4)]  # the result for sample 4 may die with its worker
+    assert all((value == number).all() for number, value in enumerate(values))
+    processes = [process.pid for process in made._processes]
+    with pytest.raises(DataLost, match=rf"^dataloader worker 0 \(process {processes[0]}\) {cause}") as caught:
+        list(made)
+    assert re.search(
+        r"2 images, such as digits val image (4, digits val image 6|6, digits val image 8)\.", str(caught.value)
+    )
+    assert "same command again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert ended(processes, 0)
+    assert list(made) == []
 
 
-def test_processes_killed_again_and_again_at_any_moment_lose_nothing(tmp_path: Path) -> None:
-    lines: list[str] = []
-    found = Processes(Once(tmp_path, -1, 9), range(60), 3, lines.append)
-    generator = torch.Generator().manual_seed(0)
-    for number, (task, values) in enumerate(found):
-        assert task == number
-        assert (values == task).all()
-        if task % 4 == 0 and task < 56:
-            victim = found._workers[int(torch.randint(3, (), generator=generator))].process
-            time.sleep(float(torch.rand((), generator=generator)) * 0.02)
-            os.kill(victim.pid, signal.SIGKILL)
-    assert 8 <= len(lines) <= 14
-
-
-def test_processes_that_die_on_one_task_again_and_again_are_given_up_with_that_task() -> None:
-    lines: list[str] = []
-    found = Processes(always_dies, range(20), 2, lines.append)
-    assert [next(found) for _ in range(5)] == list(range(5))
-    with pytest.raises(Dead, match=rf"{DEATHS} loader processes in a row died .* SIGKILL") as caught:
-        next(found)
-    assert caught.value.task == 5
-    assert len(lines) == DEATHS - 1
-    assert gone([worker.process.pid for worker in found._workers], 0)
-
-
-def test_processes_install_no_signal_handler_and_a_death_raises_nothing_elsewhere() -> None:
+def test_death_of_a_worker_raises_nothing_outside_of_the_next_result() -> None:
+    """PyTorch's own handler would raise an error wherever the main thread is, as in a forward pass."""
     before = signal.getsignal(signal.SIGCHLD)
-    lines: list[str] = []
-    found = Processes(who, range(8), 2, lines.append)
-    next(found)
+    made = results(tensor, tasks(8), 2)
+    next(made)
     assert signal.getsignal(signal.SIGCHLD) == before
-    victim = found._workers[1].process.pid
+    victim = made._processes[1].pid
     os.kill(victim, signal.SIGKILL)
-    assert gone([victim], 5)
-    time.sleep(0.1)  # here a handler would raise
-    assert lines == []
-    assert [task for task, _ in found] == list(range(1, 8))
-    assert len(lines) == 1
+    model, inputs = torch.nn.Linear(300, 300), torch.rand(300, 300)
+    until = time.monotonic() + 0.5
+    while alive(victim) or time.monotonic() < until:
+        model(inputs).sum().backward()
+    with pytest.raises(DataLost, match=rf"worker 1 \(process {victim}\) was ended by SIGKILL"):
+        list(made)
 
 
 class Bug(Exception):
-    """One that cannot be made again from what pickle keeps of it."""
+    """An error that cannot be made again from what pickle keeps of it."""
 
     def __init__(self, a: int, b: int):
         super().__init__(f"{a} and {b}")
 
 
-def raises(task: int) -> int:
-    if task == 3:
+def raises(keys: Keys) -> int:
+    if keys[0][1] == 3:
         raise ValueError("a size that does not fit")
-    if task == 4:
+    if keys[0][1] == 4:
         raise Bug(1, 2)
-    return task
+    return keys[0][1]
 
 
-def test_processes_error_comes_with_its_own_type_and_text_and_its_traceback_as_the_cause() -> None:
-    found = Processes(raises, range(9), 2, refuse)
-    assert [next(found) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"^a size that does not fit$") as caught:
-        next(found)
-    assert "in raises" in str(caught.value.__cause__)
-    with pytest.raises(RuntimeError, match=r"^Bug: 1 and 2$"):
-        next(Processes(raises, [4], 1, refuse))
+def test_results_raise_an_error_with_its_own_type_and_text_and_note_its_traceback() -> None:
+    made = results(raises, tasks(9), 2)
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its text is below
+        next(made)
+    assert str(caught.value) == "a size that does not fit"
+    assert "in raises" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError) as other:  # noqa: PT011
+        next(results(raises, tasks(5)[4:], 1))
+    assert str(other.value) == "Bug: 1 and 2"
+    with pytest.raises(Bug):
+        next(results(raises, tasks(5)[4:], 0))
 
 
-def test_processes_ignore_the_signals_that_every_process_of_a_step_gets() -> None:
-    found = Processes(who, range(12), 2, refuse)
-    numbers = [next(found)[1], next(found)[1]]
+def warns(keys: Keys) -> int:
+    logging.getLogger("mim").warning("sample %d", keys[0][1])
+    return keys[0][1]
+
+
+def test_warnings_of_workers_reach_the_log_of_this_process_once(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("mim").propagate = True
+    assert list(results(warns, tasks(7), 3)) == list(range(7))
+    assert caplog.messages == [f"sample {number}" for number in range(7)]
+
+
+def test_workers_ignore_the_signals_that_every_process_of_a_step_gets() -> None:
+    made = results(who, tasks(12), 2)
+    numbers = [next(made)[1], next(made)[1]]
     for number in numbers:
         for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
             os.kill(number, getattr(signal, name))
-    assert [process for _, process in found] == numbers * 5
+    assert [process for _, process in made] == numbers * 5
 
 
-def hangs(task: int) -> int:
-    time.sleep(3600 if task else 0)
-    return task
+def test_workers_compute_on_one_thread_and_leave_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    assert set(results(lambda keys: torch.get_num_threads(), tasks(4), 2)) == {1}
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_processes_at_work_end_at_once_when_they_are_dropped() -> None:
-    found = Processes(hangs, range(9), 2, refuse)
-    next(found)
-    numbers = [worker.process.pid for worker in found._workers]
+def test_workers_at_work_end_soon_when_their_results_are_dropped() -> None:
+    made = results(hangs, tasks(9), 2)
+    next(made)
+    numbers = [process.pid for process in made._processes]
     assert all(map(alive, numbers))
     start = time.monotonic()
-    del found
-    assert gone(numbers, 0)
-    assert time.monotonic() - start < 3
+    del made
+    assert ended(numbers, 0)
+    assert time.monotonic() - start < 6
 
 
-def test_processes_leave_no_file_behind_however_they_end(tmp_path: Path, temporary: Path) -> None:
-    """Sockets, over which they hand tensors to this process: of one that is killed in between, too."""
+def test_workers_leave_no_file_behind_however_they_end(temporary: Path) -> None:
+    """The sockets over which they hand over tensors."""
 
     def sockets() -> int:
         return sum(path.is_socket() for path in temporary.rglob("*"))
 
-    whole = Processes(Once(tmp_path, 3, signal.SIGKILL), range(12), 2, [].append)
-    next(whole)
+    dies = results(Dies(signal.SIGKILL), tasks(12), 2)
+    next(dies)
     assert sockets() > 0
-    dropped = Processes(Once(tmp_path, -1, None), range(12), 2, refuse)
+    dropped = results(tensor, tasks(12), 2)
     next(dropped)
-    assert len(list(whole)) == 11
+    with pytest.raises(DataLost):
+        list(dies)
     assert sockets() > 0  # those of the others stay
     dropped.close()
     assert not list(temporary.iterdir())
 
 
-def test_processes_work_where_the_temporary_folder_has_a_path_too_long_for_sockets(
+def test_workers_work_where_the_temporary_folder_has_a_path_too_long_for_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    found = Processes(Once(tmp_path, -1, None), range(5), 2, refuse)
-    assert [task for task, _ in found] == list(range(5))
-    assert not Path(found._folder).exists()
+    made = results(tensor, tasks(5), 2)
+    folder = Path(made._folder.name)
+    assert len(list(made)) == 5
+    assert not folder.exists()
 
 
 PARENT = """
     import os, sys, time
-    from mim.data.loading.processes import Processes
-
-    def hangs(task):
-        time.sleep(3600 if task > 1 else 0)
-        return os.getpid()
+    sys.path.insert(0, "tests/data/loading")
+    from test_workers import hangs, results, tasks
 
     first = os.fork()  # one parent that ends by itself, then one that waits to be killed
-    found = Processes(hangs, range(9), 2, print)
+    made = results(hangs, tasks(9), 2)
     if first:
         print(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]), flush=True)
-    print(next(found), next(found), flush=True)
+    print(next(made), next(made), flush=True)
     if first:
-        next(found)
+        next(made)
 """
 
 
-def test_processes_at_work_end_with_their_parent_however_that_ends() -> None:
+def test_workers_at_work_end_with_their_parent_however_that_ends() -> None:
     words = [sys.executable, "-c", textwrap.dedent(PARENT)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
-        ended = [int(word) for word in parent.stdout.readline().split()]
-        assert len(ended) == 2
+        numbers = [int(word) for word in re.findall(r"\d+", parent.stdout.readline())]
+        assert len(numbers) == 2
         assert parent.stdout.readline() == "0\n"
-        assert gone(ended, 2)
+        assert ended(numbers, 2)
         killed = [int(word) for word in parent.stdout.readline().split()]
         assert len(killed) == 2
         assert all(map(alive, killed))
         parent.kill()
         assert parent.wait(30) == -signal.SIGKILL
-    assert gone(killed, 2)
+    assert ended(killed, 2)

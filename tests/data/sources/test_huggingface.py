@@ -12,7 +12,8 @@ from small_data import digit, photograph, write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from mim.data.decoding.images import BrokenImage
-from mim.data.loading.loader import ImageDataset, batches
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.sources.huggingface import HuggingFace

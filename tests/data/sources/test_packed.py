@@ -14,7 +14,8 @@ from processes import TINY, call, losses
 from small_data import photograph, write_digits
 
 from mim.data.decoding.images import BrokenImage
-from mim.data.loading.loader import ImageDataset, batches
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import HEADER, INDEX, Header, Packed

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from small_data import photograph, write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mim.data.loading.loader import ImageDataset
+from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import HEADER, Header

@@ -8,7 +8,8 @@ import torch
 from processes import FINETUNE, call
 from small_data import logged, write_digits
 
-from mim.data.loading.loader import ImageDataset, batches, in_order
+from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.loader import batches, in_order
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source
 from mim.data.sources.digits import Digits

@@ -1,0 +1,73 @@
+"""RetryingSource: reading that waits while the storage of a source is away, such as a network mount."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mim.data.decoding.images import BrokenImage
+from mim.data.sources.base import NeedOf, Source, Stored
+from mim.errors import DataLost
+
+LOG = logging.getLogger("mim")
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at storage that is away
+
+
+class RetryingSource:
+    """Reads images of a source, and reads again after its storage was away, with a warning.
+
+    Both methods raise BrokenImage where the storage is there and the image cannot be read, and DataLost where the
+    storage stays away for DATA.retry_s seconds.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def read(self, index: int) -> Stored:
+        """As Source.read."""
+        return self._retry(lambda: self.source.read(index))
+
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        """As Source.read_reduced."""
+        return self._retry(lambda: self.source.read_reduced(index, need_of))
+
+    def _retry(self, read: Callable[[], T]) -> T:
+        began: float | None = None
+        while True:
+            try:
+                return read()
+            except (BrokenImage, OSError) as error:
+                if not _is_of_the_system(error) or (began is not None and not self.source.missing()):
+                    raise
+            began = time.monotonic() if began is None else began
+            self._wait(began)  # after it, or where the storage is there, read again: it may have come back since
+
+    def _wait(self, began: float) -> None:
+        """Waits until the storage is there. began: of the outage, on the monotonic clock, which processes share."""
+        limit, pause = self.source.settings.retry_s, FIRST_PAUSE
+        reason = first_reason = self.source.missing()
+        while reason:
+            waited = time.monotonic() - began
+            if waited >= limit:
+                raise DataLost(
+                    f"the images can no longer be read: {reason}. Waited {waited:.1f} s (DATA.retry_s {limit:g}). "
+                    "Bring them back and start the same command again: a training run goes on from its last checkpoint"
+                )
+            time.sleep(min(pause, limit - waited))
+            pause = min(2 * pause, LONGEST_PAUSE)
+            reason = self.source.missing()
+        if first_reason:
+            ended = time.monotonic()
+            LOG.warning(
+                "the images could not be read for %.1f s (%s); they are back, and nothing was left out",
+                *(ended - began, first_reason),
+                extra={"outage": (began, ended)},
+            )
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether it came from a file or mount, and not from the content of a file."""
+    cause = error.__cause__ if isinstance(error, BrokenImage) else error
+    return isinstance(cause, OSError) and cause.errno is not None
