@@ -8,7 +8,7 @@ from mim import build
 from mim.config import Config, Overrides, differing, parse_config
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
-from mim.engine.log import held_lines, log_to_console, log_to_file
+from mim.engine.log import buffered_lines, log_to_console, log_to_file
 from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
@@ -64,7 +64,7 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
             training, held_out = build.build_data(cfg)
         estimated = cfg.DATA.mean == "estimate"
         cfg = build.with_statistics(cfg, training)
-        with held_lines() as before:
+        with buffered_lines() as before:
             path, content = _found(folder, resume, world)
         cfg = _with_precision(cfg, content, world)
         if path is not None and content is not None:
@@ -99,7 +99,7 @@ def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path |
 
     def choose() -> Path | None:
         nonlocal held
-        held = (resume, checkpoint.load(resume)) if resume else checkpoint.newest_whole(folder.checkpoints)
+        held = (resume, checkpoint.load(resume)) if resume else checkpoint.newest_intact(folder.checkpoints)
         return held[0] if held is not None else None
 
     path = world.from_main(choose)
@@ -142,9 +142,6 @@ def _prepare(folder: RunFolder, cfg: Config, world: World, fresh: bool, origin: 
     """Makes the folder and writes what is known before the first step."""
     world.barrier()
     if world.main:
-        folder.create()
-        if fresh:
-            folder.cut_metrics(-1)
-        write_text(folder.config, cfg.to_yaml())
-        folder.write_environment(world.device, world.size, fresh, origin)
+        folder.create(cfg.to_yaml(), keep_metrics=not fresh)
+        folder.write_environment(world.device, world.size, not fresh, origin)
     world.barrier()

@@ -41,8 +41,9 @@ def _train(args: argparse.Namespace) -> None:
     output = args.output or Path("runs") / Path(args.config).stem
 
     from mim.engine.checkpoint import last
+    from mim.engine.run_folder import RunFolder
     from mim.run import train
 
-    if args.resume == "" and last(output / "checkpoints") is None:
+    if args.resume == "" and last(RunFolder(output).checkpoints) is None:
         raise ValueError(f"--resume: {output} holds no checkpoint")
     train(args.config, args.overrides, output, resume=args.resume or None)

@@ -1,4 +1,4 @@
-"""Checkpoints: one file of plain values, written whole, the last few kept; the damaged told from the whole."""
+"""Checkpoints: one file of plain values each. The last few are kept, and a damaged one is never resumed."""
 
 import logging
 import re
@@ -9,43 +9,44 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+from mim.engine.run_folder import RunFolder
 from mim.io.files import remove_abandoned, write_atomically, write_text
 from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS, read_weights
 
 LOG = logging.getLogger("mim")
 
-FIELDS: dict[str, type | tuple[type, ...]] = {  # what a run goes on from
+FIELDS: dict[str, type | tuple[type, ...]] = {  # what a run needs to continue
     **{"step": int, "batch": int, "seconds": (int, float), "config": str},
     **dict.fromkeys(("model", "ema", "optimizer", "scaler", "meter", "results"), dict),
 }
-LAST = "last"  # the file with the name of the newest checkpoint
+LAST = "last"  # a text file with the name of the newest checkpoint
 
 
 def save(folder: Path, step: int, content: dict, keep: int) -> Path:
     """Writes step-<n>.pt, points `last` at it, and removes all but the newest `keep`, and what killed processes left.
 
-    The file is written aside, synced and renamed, and so is `last` (a text file with the name), before any other is
-    removed: a crash or a full disk at any moment leaves the previous checkpoint whole. Raises OSError where there is
-    no space.
+    Both files are written under other names, synced and renamed, before any other file is removed. So a crash or a full
+    disk at any moment leaves the previous checkpoint as it was. Raises OSError where there is no space.
     """
     remove_abandoned(folder)
     path = folder / f"step-{step}.pt"
     write(path, content)
     write_text(folder / LAST, path.name + "\n")
-    # later steps first: they are of a course that was given up when the run was resumed from before them
+    # later steps go first: they were given up when the run was resumed from an earlier step
     for old in sorted(_steps(folder), key=lambda file: (_step_of(file) <= step, _step_of(file)))[:-keep]:
         old.unlink()
     return path
 
 
 def write(path: Path, content: dict) -> None:
-    """One checkpoint file, whole or not at all."""
+    """Writes one checkpoint file, completely or not at all."""
     write_atomically(path, lambda file: torch.save({"format": CHECKPOINT_FORMAT, **content}, file))
 
 
 def last(folder: Path) -> Path | None:
-    """The checkpoint that `last` names, whole or not; the newest by number where `last` or that file is gone or
-    unreadable; None where there is none.
+    """The checkpoint that `last` names, damaged or not. Where `last` or that file cannot be read, the newest by number.
+
+    None where there is no checkpoint.
     """
     named, _ = _named(folder)
     if named is not None and named.is_file():
@@ -53,18 +54,18 @@ def last(folder: Path) -> Path | None:
     return next(iter(_steps(folder)), named)
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict] | None:
-    """The checkpoint to go on from, and its content: the one that `last` names, or, where that is damaged, the newest
-    whole one of the steps before it, or else of those after it. What is damaged is told as a warning and left alone.
+def newest_intact(folder: Path) -> tuple[Path, dict] | None:
+    """The checkpoint to resume from, and its content; None where the folder holds no checkpoint.
 
-    None where the folder holds no checkpoint. Raises ValueError, which names each file and what ails it, where it holds
-    checkpoints and none is whole.
+    It is the one that `last` names. Where that is damaged, it is the newest intact one of the steps before it, or else
+    of the steps after it. Each damaged file is named in a warning and stays as it is. Raises ValueError, which names
+    each file and its damage, where all are damaged.
     """
     named, reason = _named(folder)
-    found = [] if named is None else [named]
-    found += sorted((file for file in _steps(folder) if file != named), key=lambda file: _after(file, named))
+    candidates = [] if named is None else [named]
+    candidates += sorted((file for file in _steps(folder) if file != named), key=lambda file: _loss_key(file, named))
     damaged = [] if named is not None or not reason else [f"{folder / LAST} {reason}"]
-    for path in found:
+    for path in candidates:
         try:
             content = load(path)
         except ValueError as error:
@@ -75,15 +76,15 @@ def newest_whole(folder: Path) -> tuple[Path, dict] | None:
         return path, content
     if not damaged:
         return None
-    listed = "".join(f"\n  {line}" for line in damaged)
+    lines = "".join(f"\n  {line}" for line in damaged)
     raise ValueError(
-        f"{folder} holds no checkpoint that is whole:{listed}\nNothing was changed. Bring one back from a copy, name "
-        "another checkpoint with --resume, or start anew under another --output"
+        f"{folder} holds no checkpoint that is intact:{lines}\nNothing was changed. Restore one from a copy, name "
+        "another checkpoint with --resume, or start again with another --output"
     )
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that a path means: a file itself; of a run folder the best one, or the last where none is best.
+    """The checkpoint that a path means: the file, or of a run folder the best one, or else the last one.
 
     Raises ValueError where there is none.
     """
@@ -91,15 +92,15 @@ def find(path: Path) -> Path:
         raise ValueError(f"{path} does not exist: name a checkpoint, or a run folder with one")
     if path.is_file():
         return path
-    best = path / "checkpoints" / "best.pt"
-    found = best if best.is_file() else last(path / "checkpoints")
-    if found is None:
-        raise ValueError(f"{path} is no run folder with a checkpoint")
-    return found
+    folder = RunFolder(path)
+    checkpoint = folder.best if folder.best.is_file() else last(folder.checkpoints)
+    if checkpoint is None:
+        raise ValueError(f"{path} is not a run folder with a checkpoint")
+    return checkpoint
 
 
 def load(path: Path) -> dict:
-    """A checkpoint's content, on the CPU. Raises ValueError where the file is missing, damaged or not one of ours."""
+    """The content of a checkpoint, on the CPU. Raises ValueError where the file is missing, damaged or of others."""
     content = read_weights(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {CHECKPOINT_FORMAT!r}")
@@ -107,17 +108,17 @@ def load(path: Path) -> dict:
 
 
 def check(content: dict, path: Path) -> None:
-    """Raises ValueError where a run cannot go on from a checkpoint's content: a field lacks, or is of another type."""
+    """Raises ValueError where a run cannot continue from a checkpoint: a field is missing, or has another type."""
     wrong = [name for name, kind in FIELDS.items() if not isinstance(content.get(name), kind)]
     if wrong or content["step"] < 0:
         raise ValueError(
-            f"checkpoint {path} lacks {', '.join(wrong or ['step'])}, or holds another kind of value there: no run of "
-            "this toolkit wrote it so"
+            f"checkpoint {path} lacks {', '.join(wrong or ['step'])}, or holds another type of value there: no run of "
+            "this toolkit wrote that"
         )
 
 
 def run_of(path: Path) -> str | None:
-    """The id of the run that wrote a file of weights; None where the file does not tell. Tensors are not read."""
+    """The id of the run that wrote a file of weights; None where the file has none. Tensors are not read."""
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # files of others, and folders: PyTorch raises a dozen unrelated types
@@ -126,46 +127,51 @@ def run_of(path: Path) -> str | None:
 
 
 def evaluated(content: Mapping, prefix: str = "") -> dict[str, Tensor]:
-    """The weights that evaluations use, the moving average where the run kept one: of the part of the model whose names
-    start with `prefix`, which is taken off.
+    """The weights that evaluations use: the moving average, where the run has one.
+
+    Only names with `prefix` are returned, without it.
     """
-    key, before = ("ema", "module." + prefix) if content["ema"] else ("model", prefix)
-    return {name.removeprefix(before): held for name, held in content[key].items() if name.startswith(before)}
+    key, prefix = ("ema", "module." + prefix) if content["ema"] else ("model", prefix)
+    return {name.removeprefix(prefix): value for name, value in content[key].items() if name.startswith(prefix)}
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """All weights, none missing, none left over. Raises ValueError that names what differs, and changes nothing."""
-    differing = differences(model, state)
-    if differing:
-        shown = "\n".join(f"  {line}" for line in differing[:8])
-        more = f"\n  and {len(differing) - 8} more" if len(differing) > 8 else ""
+    """Loads all weights. Raises ValueError, which names what differs, and loads none where one is missing or left over.
+
+    Where the model is sharded, each rank loads its shard.
+    """
+    lines = differences(model, state)
+    if lines:
+        first = "\n".join(f"  {line}" for line in lines[:8])
+        more = f"\n  and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(
-            f"checkpoint {source} holds another model ({len(differing)} differences):\n{shown}{more}\n"
+            f"checkpoint {source} holds another model ({len(lines)} differences):\n{first}{more}\n"
             "Use the config it was trained with, or take only its encoder with INIT.checkpoint"
         )
     set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting a model, one line a name; what a model derives anew does not."""
-    own = {name: weight for name, weight in model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
+    """Why a state dict does not fit a model, a line for each name. Buffers that the model computes do not count."""
+    expected = {name: weight for name, weight in model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
     state = {name: weight for name, weight in state.items() if not name.endswith(DERIVED_BUFFERS)}
-    found = [f"missing: {name}" for name in own if name not in state]
-    found += [f"unexpected: {name}" for name in state if name not in own]
-    for name in own:
-        if name in state and own[name].shape != state[name].shape:
-            found.append(f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model")
-    return found
+    lines = [f"missing: {name}" for name in expected if name not in state]
+    lines += [f"unexpected: {name}" for name in state if name not in expected]
+    for name, weight in expected.items():
+        if name in state and weight.shape != state[name].shape:
+            lines.append(f"{name}: {tuple(state[name].shape)} in the file, {tuple(weight.shape)} in the model")
+    return lines
 
 
 def _steps(folder: Path) -> list[Path]:
-    """The checkpoints that are there, the newest first."""
+    """The checkpoints of a folder, the newest first."""
     return sorted((file for file in folder.glob("step-*.pt") if _step_of(file) >= 0), key=_step_of, reverse=True)
 
 
 def _named(folder: Path) -> tuple[Path | None, str]:
-    """The checkpoint that `last` names, which may be gone; or None and what ails `last`, which is nothing where there
-    is no checkpoint either.
+    """The checkpoint that `last` names, which may be gone; or None and what is wrong with `last`.
+
+    Nothing is wrong where there is no checkpoint either.
     """
     try:
         text = (folder / LAST).read_bytes().decode(errors="replace").strip()
@@ -179,11 +185,11 @@ def _named(folder: Path) -> tuple[Path | None, str]:
     return None, f"names no checkpoint: {text[:60]!r}" if text else "is empty"
 
 
-def _after(path: Path, named: Path | None) -> tuple[bool, int]:
-    """Orders checkpoints by what is lost with each: those of the steps before `named` come first, the newest first."""
+def _loss_key(path: Path, named: Path | None) -> tuple[bool, int]:
+    """Sorts checkpoints by how much training is lost with each: first the steps before `named`, the newest first."""
     return named is not None and _step_of(path) > _step_of(named), -_step_of(path)
 
 
 def _step_of(path: Path) -> int:
-    found = re.fullmatch(r"step-(\d+)\.pt", path.name)
-    return int(found[1]) if found else -1
+    match = re.fullmatch(r"step-(\d+)\.pt", path.name)
+    return int(match[1]) if match else -1

@@ -1,4 +1,4 @@
-"""Log: what a run says in lines, on the console and in log.txt."""
+"""Log: the lines of a run, on the console and in its log file."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ LOG = logging.getLogger("mim")
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines on the console, above the progress bar where there is one."""
+    """Prints log lines above the progress bar, where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else ""
@@ -22,44 +22,43 @@ class ConsoleHandler(logging.Handler):
 
 
 def log_to_console(main: bool) -> None:
-    """Sends this toolkit's log to the console on the rank that writes, and nowhere on the others."""
+    """Sends the log to the console on the main rank, and nowhere on the others."""
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     LOG.handlers[:] = [ConsoleHandler() if main else logging.NullHandler()]
 
 
 class LogFile(logging.FileHandler):
-    """log.txt. Where it cannot be written, the console says so once and the run goes on to say the rest there."""
+    """Writes log lines to a file. Where it cannot write, it warns once on the console, and the run goes on."""
 
-    told = False
+    warned = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self.told:
-            self.told = True
+        if not self.warned:
+            self.warned = True
             get_console().print(f"warning: {self.baseFilename} cannot be written", markup=False, style="yellow")
 
     def close(self) -> None:
-        with suppress(OSError):  # of a full disk, which was told
+        with suppress(OSError):  # of a full disk, which handleError has reported
             super().close()
 
 
 @contextmanager
-def held_lines() -> Iterator[list[logging.LogRecord]]:
-    """Inside, lines of the log are kept, too, for a file that is yet to be made."""
-    held = BufferingHandler(sys.maxsize)
-    LOG.addHandler(held)
+def buffered_lines() -> Iterator[list[logging.LogRecord]]:
+    """Inside, log lines are also collected, for a file that does not exist yet."""
+    handler = BufferingHandler(sys.maxsize)
+    LOG.addHandler(handler)
     try:
-        yield held.buffer
+        yield handler.buffer
     finally:
-        LOG.removeHandler(held)
+        LOG.removeHandler(handler)
 
 
 @contextmanager
 def log_to_file(path: Path, main: bool, before: Sequence[logging.LogRecord] = ()) -> Iterator[None]:
-    """Adds every line of the log to a file, with its time, those before first, and last of all the error that ended
-    the run.
+    """On the main rank, adds `before` and then each log line to a file, with its time; at the end the error, if any.
 
-    Whoever catches that error tells the console of it.
+    The caller must report that error on the console.
     """
     if not main:
         yield
@@ -81,7 +80,7 @@ def log_to_file(path: Path, main: bool, before: Sequence[logging.LogRecord] = ()
 
 
 def announce(lines: dict[str, str], warnings: list[str]) -> None:
-    """What a run is about to do, a line each, and which of its settings have no effect."""
+    """Logs what a run is about to do, a line each, and its warnings."""
     width = max(map(len, lines))
     for name, text in lines.items():
         LOG.info("  %-*s  %s", width, name, text)

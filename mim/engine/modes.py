@@ -1,4 +1,4 @@
-"""What a run costs: recomputed activations, deterministic kernels, and the memory that was needed."""
+"""Modes of computing: inference, deterministic kernels, recomputed activations, kept memory."""
 
 import ctypes
 import os
@@ -16,18 +16,18 @@ from mim.engine.precision import autocast
 from mim.engine.settings import TrainSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
-KEPT = 2**25  # bytes: larger blocks, the most that glibc allows, are always handed out anew
+LARGEST_KEPT = 2**25  # bytes, the most that glibc allows: larger blocks always come from the system
 
 
 def recompute_activations(blocks: list[nn.Module]) -> None:
-    """Each block forgets its activations and computes them again in the backward pass."""
+    """Each block drops its activations and computes them again in the backward pass."""
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 @contextmanager
 def inference(settings: TrainSettings, device: torch.device) -> Iterator[None]:
-    """Inside, a model predicts as the run's own evaluations did: its precision and kernels, without gradients."""
+    """Inside, a model predicts as in the run's own evaluations: its precision and kernels, without gradients."""
     deterministic = deterministic_kernels(settings.is_deterministic(device))
     with torch.no_grad(), autocast(settings.precision, device), deterministic:
         yield
@@ -35,12 +35,12 @@ def inference(settings: TrainSettings, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def deterministic_kernels(enabled: bool) -> Iterator[None]:
-    """Inside, kernels whose result varies from run to run are refused.
+    """Inside, PyTorch refuses kernels with results that vary from run to run.
 
-    PyTorch would then also fill every new tensor with NaN; kernels here write all that they return, so that is off.
+    It would then also fill each new tensor with NaN. This is off, because kernels here write all that they return.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    filled = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+    fill = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -49,41 +49,41 @@ def deterministic_kernels(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        memory.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        memory.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 @contextmanager
 def cast_once(device: torch.device) -> Iterator[None]:
-    """Inside, autocast keeps the weights that it has cast from one micro-batch to the next; they must not change."""
+    """Inside, autocast keeps each weight that it has cast for the next micro-batch. The weights must not change."""
     before = torch.is_autocast_enabled(device.type)
-    with torch.autocast(device.type, torch.bfloat16):  # its cache lives as long as the outermost autocast
+    with torch.autocast(device.type, torch.bfloat16):  # the cache lives as long as the outermost autocast
         torch.set_autocast_enabled(device.type, before)
         yield
 
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Inside, glibc keeps the memory that a training step on a CPU frees, for the next step to take.
+    """Inside, glibc keeps the memory that a training step on a CPU frees, for the next step.
 
-    Otherwise large blocks go back to the system, which hands them out again page by page, each filled with zeros. Other
-    allocators and systems are left alone.
+    Otherwise it returns large blocks to the system, which fills each page with zeros before it hands them out again.
+    Has no effect on other systems and allocators.
     """
     try:
         adjust = ctypes.CDLL(None).mallopt if device.type == "cpu" else None
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
         adjust = None
     if adjust is not None:
-        adjust(M_MMAP_THRESHOLD, KEPT)
+        adjust(M_MMAP_THRESHOLD, LARGEST_KEPT)
         adjust(M_TRIM_THRESHOLD, -1)
     try:
         yield
     finally:
         if adjust is not None:
-            adjust(M_TRIM_THRESHOLD, 2 * KEPT)  # as glibc itself moves it
+            adjust(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # the value that glibc itself would choose
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU what tensors took at most, on a CPU what the whole process did."""
+    """The most bytes so far: of tensors on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

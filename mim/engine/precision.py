@@ -1,15 +1,14 @@
 """Precision: the number type of the matrix products, how `auto` chooses it, and why."""
 
-from contextlib import suppress
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from mim.engine.cpu import cpu_flags
+
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "sve_bf16", "svebf16", "bf16")  # x86, then Arm; the fastest of each first
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
@@ -25,8 +24,8 @@ def describe_precision(precision: Precision, device: torch.device) -> str:
     if precision == "fp16":
         return "fp16, with loss scaling"
     if unit:
-        has = f"this {kind} has bf16 products ({unit})"
-        return f"bf16: {has}" if precision == "bf16" else f"fp32, although {has}"
+        reason = f"this {kind} has bf16 products ({unit})"
+        return f"bf16: {reason}" if precision == "bf16" else f"fp32, although {reason}"
     if precision == "bf16":
         return f"bf16, which this {kind} only emulates: TRAIN.precision fp32 is faster here"
     return f"fp32: this {kind} has no bf16 products"
@@ -38,33 +37,20 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Inside, matrix products are computed in this precision."""
+    """A context in which matrix products are computed in this precision."""
     dtype = product_dtype(precision, device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def bf16_unit(device: torch.device) -> str:
-    """What computes bf16 products on a device: a name of the GPU, or a flag of the CPU; empty where it is emulated."""
+    """What computes bf16 products: the name of the GPU, or a flag of the CPU; empty where they are emulated.
+
+    torch.ops.mkldnn._is_mkldnn_bf16_supported cannot tell: it is also true where they are emulated.
+    """
     if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.cuda.get_device_name(device) if has else ""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # oneDNN holds the kernels of a CPU
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_name(device) if native else ""
+    if not torch.backends.mkldnn.is_available():  # oneDNN has the kernels
         return ""
     flags = cpu_flags()
     return next((flag for flag in BF16_FLAGS if flag in flags), "")
-
-
-def cpu_flags() -> frozenset[str]:
-    """The instruction sets of this CPU by name: as PyTorch reports them, or as Linux does for an older PyTorch.
-
-    (torch.ops.mkldnn._is_mkldnn_bf16_supported is also true where bf16 is emulated.)
-    """
-    if hasattr(torch.cpu, "get_capabilities"):
-        return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
-    flags: set[str] = set()
-    with suppress(OSError):
-        for line in CPU_INFO.read_text(errors="replace").splitlines():
-            name, _, words = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                flags.update(words.split())
-    return frozenset(flags)

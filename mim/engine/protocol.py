@@ -1,4 +1,4 @@
-"""Task: all that the engine knows of what it trains."""
+"""Task: all that the engine knows about what it trains."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -6,16 +6,19 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from mim.data.batch import Batch
-from mim.data.loading.loader import ImageDataset
+from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """Where in a run a micro-batch stands; with the seed, the source of everything random.
+    """The position of a micro-batch in a run. All random numbers of a step are a function of it.
 
-    step: optimizer steps done before this one; start: row of the global batch at which this micro-batch begins;
-    batch: rows of the global batch, that is of one optimizer step over all devices.
+    Args:
+        seed: SEED.
+        step: number of optimizer steps before this one.
+        start: row of the global batch at which this micro-batch begins.
+        batch: rows of the global batch: of one optimizer step over all devices.
     """
 
     seed: int
@@ -26,13 +29,16 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an evaluation found: figures by name, and pictures (H, W, 3) uint8 by name.
+    """The result of an evaluation.
 
-    details: what only summary.json holds; score: the figure by which the best checkpoint is chosen, the higher the
-    better, or empty where none is.
+    Args:
+        metrics: by metric key.
+        pictures: (H, W, 3) uint8, by name.
+        details: more values for the summary of the run.
+        score: key of the metric that chooses the best checkpoint, the higher the better; empty for none.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     pictures: dict[str, Tensor]
     details: dict[str, Any] = field(default_factory=dict)
     score: str = ""
@@ -41,8 +47,8 @@ class Report:
 class Task(Protocol):
     """What one step and one evaluation mean.
 
-    name: as in TASK; model: what is trained, and what a checkpoint holds; train_data: the samples of an epoch;
-    fixed: modules without trained weights that must be on the device, such as the normalisation.
+    Attributes: name, as in TASK; model, which is trained and saved; train_data, the samples of an epoch; fixed, modules
+    without trained weights that must be on the device, such as the preprocessing.
     """
 
     name: str
@@ -53,19 +59,19 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     def blocks(self) -> list[nn.Module]:
-        """The units of activation checkpointing."""
+        """The units of activation checkpointing and of sharding."""
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
-        """What multiplies the learning rate of a parameter of the model, by name; 1 for those not in it."""
+        """Factors on the learning rate by name of the parameter; 1 for all others."""
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The scalar loss of a micro-batch on the device. `model` is `self.model`, perhaps wrapped or compiled."""
 
     def evaluate(self, model: Any, world: World) -> Report:
-        """Figures and pictures on held-out data. `model` is `self.model`, or a copy of it with other weights (EMA)."""
+        """The report on held-out data. `model` is `self.model`, or a copy with other weights, as their average."""
 
     def describe(self) -> dict[str, str]:
-        """What will be trained, for the start of a run: a line each."""
+        """What will be trained, a line each, for the start of a run."""
 
-    def figures(self) -> dict[str, Any]:
-        """What is known before the first step, for summary.json."""
+    def metrics(self) -> dict[str, Any]:
+        """What is known before the first step, for the summary of the run."""

@@ -1,8 +1,4 @@
-"""RunFolder: the files of one run, under the names that docs and tools know.
-
-config.yaml  environment.json  log.txt  metrics.jsonl  summary.json  labelled.txt
-checkpoints/  tensorboard/  and one of each kind of picture: reconstructions/  confusion/
-"""
+"""RunFolder: the files of one run. Their names are defined here alone."""
 
 import json
 import logging
@@ -12,42 +8,62 @@ import sys
 import uuid
 from importlib import metadata
 from pathlib import Path
+from typing import Self
 
 import torch
 
-from mim.io.files import remove_abandoned, write_atomically, write_json
+from mim.engine.cpu import cpu_name, describe_cpu
+from mim.io.files import remove_abandoned, write_atomically, write_json, write_text
 
 LOG = logging.getLogger("mim")
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "einops")
+CONFIG, CHECKPOINTS, TENSORBOARD = "config.yaml", "checkpoints", "tensorboard"
+RECONSTRUCTIONS, CONFUSION = "reconstructions", "confusion"  # pictures of an evaluation, by name
+SUBFOLDERS = frozenset({CHECKPOINTS, TENSORBOARD, RECONSTRUCTIONS, CONFUSION})
 
 
 class RunFolder:
-    """The paths of a run and the plain files in them."""
+    """The paths of a run and the plain files in them.
+
+    Attributes: run, the id of the run, and config_text; both are empty until this process has written them.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"
+        self.config = path / CONFIG
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.environment = path / "environment.json"
         self.log = path / "log.txt"
-        self.labelled = path / "labelled.txt"  # the images of a run that trains on some of the labels
-        self.checkpoints = path / "checkpoints"
-        self.tensorboard = path / "tensorboard"
+        self.labelled = path / "labelled.txt"  # the labelled images, where only some are
+        self.checkpoints = path / CHECKPOINTS
+        self.best = self.checkpoints / "best.pt"
+        self.tensorboard = path / TENSORBOARD
+        self.run, self.config_text = "", ""
 
-    def create(self) -> None:
-        """Makes the folder, and removes what killed processes left half written in it. Raises ValueError where that
-        path is a file.
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> Self | None:
+        """The run folder around a checkpoint; None where the file lies elsewhere."""
+        return cls(path.parent.parent) if path.parent.name == CHECKPOINTS else None
+
+    def create(self, config_text: str, keep_metrics: bool) -> None:
+        """Makes the folder with its config, and removes what killed processes left half written.
+
+        Raises ValueError where the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--output {self.path} is a file: name a folder")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):
             remove_abandoned(folder)
+        if not keep_metrics:
+            self.cut_metrics(-1)
+        write_text(self.config, config_text)
+        self.config_text = config_text
 
     def cut_metrics(self, step: int) -> None:
-        """Drops what was logged after `step`, and lines that are damaged: cut short by a full disk, say."""
+        """Drops the rows after `step`, and damaged lines, such as one that a full disk cut short."""
         if not self.metrics.exists():
             return
         kept, damaged = [], 0
@@ -61,33 +77,37 @@ class RunFolder:
             LOG.warning("%s: %d damaged line%s left out", self.metrics, damaged, "s" * (damaged > 1))
         write_atomically(self.metrics, lambda file: file.write(b"".join(kept)))
 
-    @property
-    def identity(self) -> str | None:
-        """The id of the run in this folder, which stays with it wherever the folder goes; None before it has one."""
-        return self._recorded().get("run")
-
-    def _recorded(self) -> dict:
+    def read_environment(self) -> dict:
+        """The content of environment.json; empty where it is missing or damaged."""
         try:
-            found = json.loads(self.environment.read_text())
-        except (OSError, ValueError):  # absent, or damaged: it is written anew
+            content = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def write_environment(
-        self, device: torch.device, world_size: int, fresh: bool = True, origin: dict | None = None
+        self, device: torch.device, world_size: int, resumed: bool = False, origin: dict | None = None
     ) -> None:
-        """Which run this is, what it started from, versions, device and git state, so that a figure can be traced to
-        what made it. A run that goes on keeps its id and its origin.
+        """Writes what a metric of this run can be traced to: the run's id and origin, versions, hardware, git state.
+
+        Args:
+            device: of this rank.
+            world_size: number of processes.
+            resumed: keep the id and the origin that the folder has.
+            origin: the checkpoint that the weights come from, and its run; None for random weights.
         """
-        before = {} if fresh else self._recorded()
+        before = self.read_environment() if resumed else {}
+        self.run = before.get("run") or uuid.uuid4().hex
+        gpu = device.type == "cuda"
         environment = {
-            "run": before.get("run") or uuid.uuid4().hex,
+            "run": self.run,
             "from": before.get("from", origin),
             "python": platform.python_version(),
             "platform": platform.platform(),
             **{package: metadata.version(package) for package in PACKAGES},
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-            "cuda": torch.version.cuda if device.type == "cuda" else None,
+            "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+            "cpu": describe_cpu(),
+            "cuda": torch.version.cuda if gpu else None,
             "processes": world_size,
             "threads": torch.get_num_threads(),
             "command": sys.argv,
@@ -97,13 +117,15 @@ class RunFolder:
 
 
 def _git_state() -> dict | None:
-    """Commit of this toolkit's checkout and whether files differ from it; None where it is no checkout."""
+    """The commit of this toolkit's checkout, and whether files differ from it; None without a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=10)
-        return done.stdout.strip()
+        result = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=10
+        )
+        return result.stdout.strip()
 
     return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}

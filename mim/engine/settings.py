@@ -1,4 +1,4 @@
-"""The settings of TRAIN, CHECKPOINT, LOG and DISTRIBUTED: each key with its meaning, default and range. No torch here."""
+"""The settings of TRAIN, CHECKPOINT, LOG and DISTRIBUTED: each key, its default and its range. No torch here."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal

@@ -1,4 +1,4 @@
-"""Signals: a request to end is noted, and heeded between two steps; the same request again is obeyed at once."""
+"""Signals: a request to end is noted, and the run ends between two steps; a second Ctrl-C ends it at once."""
 
 import signal
 import threading
@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Requests:
-    """asked: the name of the signal that this process received, or empty."""
+class EndRequests:
+    """signal_name: of the first such signal that this process received, or empty."""
 
     def __init__(self) -> None:
-        self.asked = ""
+        self.signal_name = ""
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """A signal handler."""
-        if self.asked and number == signal.SIGINT:
+        if self.signal_name and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = self.asked or signal.Signals(number).name
+        self.signal_name = self.signal_name or signal.Signals(number).name
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """Inside, SIGTERM is not heard; for what takes a few seconds and ends the process anyway."""
-    if threading.current_thread() is not threading.main_thread():
+def ignore_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM has no effect: for the last seconds of a process that ends anyway."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there alone
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -36,16 +36,13 @@ def deaf() -> Iterator[None]:
 
 
 @contextmanager
-def requests_to_end() -> Iterator[Requests]:
-    """Inside, SIGTERM, SIGUSR1 and Ctrl-C are requests; a second Ctrl-C ends the process as it would without this.
-
-    Outside the main thread, where Python allows no handlers, nothing is noted.
-    """
-    requests = Requests()
+def note_end_requests() -> Iterator[EndRequests]:
+    """Inside, SIGTERM, SIGUSR1 and the first Ctrl-C are noted only. Outside the main thread nothing is noted."""
+    requests = EndRequests()
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
-    before = {number: signal.signal(number, requests.note) for number in ASKING}
+    before = {number: signal.signal(number, requests.note) for number in END_SIGNALS}
     try:
         yield requests
     finally:

@@ -1,12 +1,12 @@
 """Trainer: drives any task through its steps, on one device or many.
 
-The step is `_train_step` and `_update`; all else is what happens between steps.
+The step is `_train_step` and `_update`. All other methods belong to what happens between steps.
 """
 
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mim.data.decoding.images import BrokenImage
+from mim.data.sources.base import Source
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
@@ -25,9 +27,9 @@ from mim.engine.precision import autocast, describe_precision, resolve_precision
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import StepContext, Task
 from mim.engine.run_folder import RunFolder
-from mim.engine.signals import Requests, requests_to_end
+from mim.engine.signals import EndRequests, note_end_requests
 from mim.engine.step_status import StepMonitor, StepStatus
-from mim.engine.trackers.metrics import Meter, RunProgress, Stopwatch, Telemetry, log_progress
+from mim.engine.trackers.metrics import Meter, RunLogger, RunProgress, Stopwatch, log_progress
 from mim.engine.train_state import TrainState
 from mim.errors import RunInterrupted, RunStopped
 from mim.io.files import write_json
@@ -50,6 +52,13 @@ LOG = logging.getLogger("mim")
 class Trainer:
     """One run of one task.
 
+    Args:
+        task: what is trained.
+        settings: of the engine.
+        world: the processes of the run.
+        folder: of the run.
+        lines: more lines for the start of the run, by name.
+
     Raises ValueError where the settings do not fit the data set or the number of devices.
     """
 
@@ -66,27 +75,30 @@ class Trainer:
         self.task, self.settings, self.world, self.folder, self.lines = task, settings, world, folder, lines
         self.plan = Plan.of(settings, len(task.train_data), world.size)
         self.schedule = self.plan.schedule(settings)
-        self.step = 0  # optimizer steps done
-        self.first = 0  # the step this process began with
-        self.seconds = 0.0  # of the processes that worked on this run before this one
-        self.results: dict[str, Any] = {}  # the newest figures, for summary.json
+        self.step = 0  # number of optimizer steps so far
+        self.first = 0  # the step with which this process began
+        self.seconds = 0.0  # of the processes of this run before this one
+        self.results: dict[str, Any] = {}  # the newest metrics, for the summary
         self.meter = Meter()
         self.train_state = TrainState(task, settings, world)
         self.broken = BrokenFiles(len(task.train_data), settings.max_broken)
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
         self.monitor = StepMonitor(world.device, may_overflow=self.train_state.scaler.is_enabled())
-        self.requests = Requests()
+        self.requests = EndRequests()
         self._saved, self._saved_after, self._logged = time.perf_counter(), 0, 0
 
     def resume(self, content: dict, path: Path) -> None:
-        """Takes up a run where the checkpoint of `path` left it. Raises ValueError where it does not fit exactly."""
+        """Continues from the checkpoint of `path`. Raises ValueError where it does not fit exactly."""
         if content["batch"] != self.plan.batch:
             raise ValueError(
                 f"{path} was trained with a batch of {content['batch']}, and this run would have {self.plan.batch}: "
                 f"set TRAIN.batch {content['batch']}, which then does not depend on the number of devices"
             )
         if content["step"] > self.plan.steps:
-            raise ValueError(f"{path} was written after step {content['step']}, and this run has {self.plan.steps}")
+            raise ValueError(
+                f"{path} was written after step {content['step']}, and this run has {self.plan.steps} steps: set "
+                "TRAIN.epochs as in the run that wrote it, or name another --output"
+            )
         self.train_state.load(content, path)
         self.meter.restore(content["meter"])
         self.step = self.first = content["step"]
@@ -102,26 +114,18 @@ class Trainer:
         return self.step == self.plan.steps
 
     def run(self) -> dict:
-        """Trains to the end, and gives what summary.json holds.
+        """Trains to the end and returns the content of the summary.
 
-        Raises RunStopped where the run must end early, RunInterrupted where it was asked to.
+        Raises RunStopped where the run must end early, RunInterrupted where it was asked to end.
         """
         self._saved, self._logged = time.perf_counter(), self.step
-        lines = {
-            **self.task.describe(),
-            **self.plan.describe(self.settings),
-            "precision": describe_precision(self.settings.train.precision, self.world.device),
-            "devices": self.world.describe(self.settings.distributed.strategy),
-            **self.lines,
-            "run folder": str(self.folder.path),
-        }
         self.stopwatch = Stopwatch()
-        place = (self.plan.steps, self.step, self._images_seen)
-        telemetry = Telemetry(self.folder, self.settings.log, *place, self.world.main)
+        progress = (self.plan.steps, self.step, self._images_seen)
+        logger = RunLogger(self.folder, self.settings.log, *progress, self.world.main)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
-        kept = kept_memory(self.world.device)
-        with deterministic, kept, telemetry as self.out, requests_to_end() as self.requests:
-            self.out.plan(lines, self._warnings())
+        memory = kept_memory(self.world.device)
+        with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:
+            self.logger.plan(self._describe(), self._warnings())
             self.model = self.train_state.wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
@@ -130,7 +134,7 @@ class Trainer:
             with closing(self.prefetcher):
                 while not self.finished:
                     self._train_step()
-                    self.out.advance(self.step)
+                    self.logger.advance(self.step)
                     self._between_steps()
             return self._finish()
 
@@ -139,9 +143,9 @@ class Trainer:
     def _train_step(self) -> None:
         """One optimizer step: forward and backward over its micro-batches, then the update. No host sync."""
         step, rate = self.step, self.schedule.at(self.step)
-        torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # drop path draws from it
+        torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # for drop path
         loss = torch.zeros((), device=self.world.device)
-        seen: tuple[int, ...] = ()
+        indices: tuple[int, ...] = ()
         with cast_once(self.world.device):
             for micro in range(self.plan.accumulation):
                 self.world.set_phase(f"reading images of step {step}")
@@ -154,51 +158,50 @@ class Trainer:
                     with self._autocast():
                         micro_loss = self.task.loss(self.model, batch, context) / self.plan.accumulation
                     self.train_state.scaler.scale(micro_loss).backward()
-                loss, seen = loss + micro_loss.detach(), seen + batch.indices
+                loss, indices = loss + micro_loss.detach(), indices + batch.indices
                 self.prefetcher.prefetch()
-        wishes = [torch.full_like(loss, wish) for wish in (bool(self.requests.asked), self._save_is_due())]
-        loss, asked, due = self.world.sum(torch.stack([loss / self.world.size, *wishes])).unbind()
+        flags = [torch.full_like(loss, flag) for flag in (bool(self.requests.signal_name), self._save_is_due())]
+        loss, end, save = self.world.sum(torch.stack([loss / self.world.size, *flags])).unbind()
         norm = self._update(step, loss)
         self.meter.add(loss)
-        self.monitor.add(step, rate, seen, (loss, norm, asked, due))
+        self.monitor.add(step, rate, indices, (loss, norm, end, save))
         self.norm, self.rate, self.step = norm, rate, step + 1
 
     def _update(self, step: int, loss: Tensor) -> Tensor:
-        """Changes the weights; gives the gradient norm."""
+        """Changes the weights and returns the gradient norm."""
         return self.train_state.update(loss, lambda lr_scale: self.schedule.at(step, lr_scale))
 
     # ---------------------------------------------------------------- between steps
 
     def _between_steps(self) -> None:
         self.world.set_phase(f"done with step {self.step - 1}")
-        ended = self.finished
         epochs, left = divmod(self.step, self.plan.steps_per_epoch)
-        log = self.step % self.settings.log.every_steps == 0 or ended
-        seen = self.monitor.look(drain=log or left == 0)
-        for health in seen:
-            if health.harmful:
-                self._skip(health)
+        log = self.step % self.settings.log.every_steps == 0 or self.finished
+        statuses = self.monitor.look(drain=log or left == 0)
+        for status in statuses:
+            if status.harmful:
+                self._skip(status)
         if log:
             self._log()
         if left == 0:
             self.broken.settle(self.world)
             self.results[TRAIN_LOSS] = self.meter.take("epoch")
             every = self.settings.evaluate_every_epochs
-            if ended or (every and epochs % every == 0):
+            if self.finished or (every and epochs % every == 0):
                 self._evaluate()
-        asked = any(health.asked for health in seen) and not ended
-        due = any(health.due and health.step >= self._saved_after for health in seen)
+        interrupted = any(status.end_requested for status in statuses) and not self.finished
+        due = any(status.save_due and status.step >= self._saved_after for status in statuses)
         every = self.settings.checkpoint.every_epochs
-        if ended or asked or due or (left == 0 and every and epochs % every == 0):
+        if self.finished or interrupted or due or (left == 0 and every and epochs % every == 0):
             self._save()
-        if asked:
+        if interrupted:
             raise RunInterrupted(
-                f"ended on {self.requests.asked or 'a signal to another rank'} after step {self.step:,} of "
-                f"{self.plan.steps:,}; the same command goes on from there"
+                f"ended on {self.requests.signal_name or 'a signal to another rank'} after step {self.step:,} of "
+                f"{self.plan.steps:,}; the same command continues from there"
             )
 
     def _log(self) -> None:
-        """One line and one row: the log interval, where the host waits for the device."""
+        """One log line and one row of metrics. The host waits for the device."""
         self.broken.settle(self.world)
         images = self.plan.batch * (self.step - self._logged)
         loss, norm = self.meter.take("line"), float(self.norm)  # host sync
@@ -213,77 +216,80 @@ class Trainer:
         }
         if self.broken.reasons:
             row[BROKEN_FILES] = len(self.broken.reasons)
-        self.out.row(self._progress, row)
+        self.logger.row(self._progress, row)
         log_progress(self._progress, self.plan.epochs, self.plan.steps, row)
 
     def _evaluate(self) -> None:
         self.world.set_phase(f"evaluating after step {self.step}")
-        # batch statistics are each rank's own, and the main rank's are what is saved
-        self.world.same(self.train_state.evaluated.buffers())
+        # each rank has batch statistics of its own, and a checkpoint holds those of the main rank
+        self.world.copy_from_main(self.train_state.evaluated.buffers())
         with self.stopwatch.time("evaluate"), self._autocast(), self.train_state.eval_mode() as model:
             report = self.task.evaluate(model, self.world)
         if self.step == 0:
-            self.results.update({at_start(name): value for name, value in report.figures.items()})
-        self.results.update({**report.figures, **report.details})
-        self.out.evaluated(self._progress, report)
+            self.results.update({at_start(name): value for name, value in report.metrics.items()})
+        self.results.update({**report.metrics, **report.details})
+        self.logger.evaluated(self._progress, report)
         if report.score:
-            self._keep_best(report.score, report.figures[report.score])
+            self._keep_best(report.score, report.metrics[report.score])
 
     def _keep_best(self, key: str, score: float) -> None:
-        """Writes best.pt where this evaluation is the best so far."""
+        """Writes the best checkpoint where this evaluation is the best so far."""
         if score <= self.results.get(best(key), -torch.inf):
             return
         self.results.update({best(key): score, BEST_EPOCH: self._progress.epoch})
-        self._write("best.pt")
+        self._write(self.folder.best)
 
-    def _skip(self, health: StepStatus) -> None:
+    def _skip(self, status: StepStatus) -> None:
         """Counts a step that changed nothing; where it is one too many, saves the state and ends the run."""
         data = self.task.train_data
-        files = [data.source.describe(index) for index in health.indices]
-        named = [data.source.describe(index) for index in dict.fromkeys(health.indices) if not data.is_finite(index)]
+        files = [data.source.describe(index) for index in status.indices]
+        suspects = [data.source.describe(index) for index in dict.fromkeys(status.indices) if not data.is_finite(index)]
         try:
-            self.skipped.add(health, self.train_state.scaler.get_scale(), files, named)
+            self.skipped.add(status, self.train_state.scaler.get_scale(), files, suspects)
         except RunStopped:
-            self._write(f"nonfinite-step-{health.step}.pt")
+            self._write(self.folder.checkpoints / f"nonfinite-step-{status.step}.pt")
             raise
 
     def _save_is_due(self) -> bool:
-        """By the clock of the main rank, which tells the others with the step."""
+        """By the clock of the main rank. The others get it with the sum of the losses."""
         minutes = self.settings.checkpoint.every_minutes
         return self.world.main and bool(minutes) and time.perf_counter() - self._saved >= 60 * minutes
 
     def _save(self) -> None:
-        """The main rank writes; the others meet it at the next step."""
+        """The main rank writes. The others wait for it at the next step."""
         self.world.set_phase(f"saving after step {self.step}")
         self._saved, self._saved_after = time.perf_counter(), self.step
         with self.stopwatch.time("save"):
             content = self._content()
-            if self.world.main:
+            if content:
                 checkpoint.save(self.folder.checkpoints, self.step, content, self.settings.checkpoint.keep)
 
-    def _write(self, name: str) -> None:
-        """A checkpoint beside those that a run is resumed from."""
+    def _write(self, path: Path) -> None:
+        """A checkpoint from which no run is resumed."""
         with self.stopwatch.time("save"):
             content = self._content()
-            if self.world.main:
-                checkpoint.write(self.folder.checkpoints / name, content)
+            if content:
+                checkpoint.write(path, content)
 
     def _content(self) -> dict:
-        """The state of the run, on the main rank; all take part."""
+        """The state of the run, on the main rank; empty on the others, which take part in the gathering."""
+        state = self.train_state.state()
+        if not self.world.main:
+            return {}
         return {
-            "run": self.folder.identity,
+            "run": self.folder.run,
             "step": self.step,
             "batch": self.plan.batch,
             "seconds": self._elapsed,
-            **self.train_state.state(),
+            **state,
             "meter": self.meter.state(),
             "skipped": self.skipped.count,
             "results": dict(self.results),
-            "config": self.folder.config.read_text(),
+            "config": self.folder.config_text,
         }
 
     def _finish(self) -> dict:
-        """The last figures, on every rank; written by the main one."""
+        """Returns the summary, on every rank. The main rank writes it."""
         trained = self.stopwatch.total()["train"]
         summary = {
             "task": self.task.name,
@@ -294,7 +300,7 @@ class Trainer:
             "images_per_s": (self.step - self.first) * self.plan.batch / trained,
             "seconds": self._elapsed,
             "peak_memory_bytes": peak_memory(self.world.device),
-            **self.task.figures(),
+            **self.task.metrics(),
         }
         if self.world.main:
             write_json(self.folder.summary, summary)
@@ -315,16 +321,36 @@ class Trainer:
     def _elapsed(self) -> float:
         return self.seconds + self.stopwatch.total()["elapsed"]
 
+    def _describe(self) -> dict[str, str]:
+        """What the run is about to do, a line each."""
+        return {
+            **self.task.describe(),
+            "stored images": _stored_type(self.task.train_data.source),
+            **self.plan.describe(self.settings),
+            "precision": describe_precision(self.settings.train.precision, self.world.device),
+            "devices": self.world.describe(self.settings.distributed.strategy),
+            **self.lines,
+            "run folder": str(self.folder.path),
+        }
+
     def _warnings(self) -> list[str]:
         task, optimizer = self.task, self.settings.optimizer
-        found = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.lr_scales)]
+        warnings = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.lr_scales)]
         if self.settings.distributed.strategy == "fsdp" and not self.world.grouped:
-            found.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
-        return found
+            warnings.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
+        return warnings
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.settings.train.precision, self.world.device)
 
     def _synchronised(self, last: bool) -> AbstractContextManager:
-        """Ranks exchange gradients in the last micro-batch of a step only."""
+        """Ranks exchange gradients only in the last micro-batch of a step."""
         return self.train_state.strategy.exchange(self.model, now=last)
+
+
+def _stored_type(source: Source) -> str:
+    """The number type of the first image, as it is stored."""
+    with suppress(BrokenImage, OSError):
+        stored = source.read(0)
+        return str(stored.dtype).removeprefix("torch.") if isinstance(stored, Tensor) else "uint8"
+    return "unknown: the first cannot be read"

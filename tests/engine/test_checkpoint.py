@@ -231,7 +231,7 @@ def test_checkpoint_on_a_full_disk_leaves_the_previous_one_and_names_the_file(
     assert caught.value.errno == errno.ENOSPC
     assert Path(caught.value.filename) == tmp_path / "step-2.pt"
     assert steps(tmp_path) == ["last", "step-1.pt"]
-    assert checkpoint.newest_whole(tmp_path)[0] == before
+    assert checkpoint.newest_intact(tmp_path)[0] == before
 
 
 def test_checkpoint_is_removed_only_after_the_next_is_whole_and_named(
@@ -415,15 +415,15 @@ def three(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_newest_whole_takes_the_one_before_a_damaged_one_and_says_so(
+def test_newest_intact_takes_the_one_before_a_damaged_one_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None, kind: str
 ) -> None:
     *_, before, newest = three(tmp_path)
-    assert checkpoint.newest_whole(tmp_path)[0] == newest
+    assert checkpoint.newest_intact(tmp_path)[0] == newest
     assert not caplog.text
     break_it, reason = DAMAGE[kind]
     break_it(newest)
-    path, content = checkpoint.newest_whole(tmp_path)
+    path, content = checkpoint.newest_intact(tmp_path)
     assert path == before
     assert content["step"] == 9
     (line,) = [record.getMessage() for record in caplog.records]
@@ -433,7 +433,7 @@ def test_newest_whole_takes_the_one_before_a_damaged_one_and_says_so(
 
 
 @pytest.mark.parametrize("text", ["", "step-77.pt", "/etc/passwd", "../step-3.pt", "\x00\udcff", None])
-def test_newest_whole_and_last_do_without_a_pointer(
+def test_newest_intact_and_last_do_without_a_pointer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, heard: None, text: str | None
 ) -> None:
     *_, newest = three(tmp_path)
@@ -442,28 +442,28 @@ def test_newest_whole_and_last_do_without_a_pointer(
     if text is not None:
         pointer.write_bytes(text.encode(errors="surrogateescape"))
     assert checkpoint.last(tmp_path) == newest
-    assert checkpoint.newest_whole(tmp_path)[0] == newest
+    assert checkpoint.newest_intact(tmp_path)[0] == newest
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.endswith("step-10.pt is taken instead")
     assert ("step-77.pt does not exist" if text == "step-77.pt" else f"{pointer} ") in line
 
 
-def test_newest_whole_prefers_steps_before_to_those_of_a_course_that_was_given_up(tmp_path: Path) -> None:
+def test_newest_intact_prefers_steps_before_to_those_of_a_course_that_was_given_up(tmp_path: Path) -> None:
     three(tmp_path)
     write_text(tmp_path / "last", "step-9.pt\n")
     cut(tmp_path / "step-9.pt")
-    assert checkpoint.newest_whole(tmp_path)[1]["step"] == 8
+    assert checkpoint.newest_intact(tmp_path)[1]["step"] == 8
     cut(tmp_path / "step-8.pt")
-    assert checkpoint.newest_whole(tmp_path)[1]["step"] == 10
+    assert checkpoint.newest_intact(tmp_path)[1]["step"] == 10
 
 
-def test_newest_whole_names_all_where_none_is_whole_and_touches_nothing(tmp_path: Path) -> None:
+def test_newest_intact_names_all_where_none_is_whole_and_touches_nothing(tmp_path: Path) -> None:
     paths = three(tmp_path)
     for path, kind in zip(paths, ("cut", "bit", "empty"), strict=True):
         DAMAGE[kind][0](path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="holds no checkpoint that is whole") as caught:
-        checkpoint.newest_whole(tmp_path)
+    with pytest.raises(ValueError, match="holds no checkpoint that is intact") as caught:
+        checkpoint.newest_intact(tmp_path)
     for path, kind in zip(paths, ("cut", "bit", "empty"), strict=True):
         (line,) = [line for line in str(caught.value).splitlines() if path.name in line]
         assert DAMAGE[kind][1] in line
@@ -471,15 +471,15 @@ def test_newest_whole_names_all_where_none_is_whole_and_touches_nothing(tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_newest_whole_is_none_only_where_there_never_was_one(tmp_path: Path) -> None:
-    assert checkpoint.newest_whole(tmp_path / "nowhere") is None
+def test_newest_intact_is_none_only_where_there_never_was_one(tmp_path: Path) -> None:
+    assert checkpoint.newest_intact(tmp_path / "nowhere") is None
     (tmp_path / "step-1.pt.0a1b2c3d.partial").write_bytes(b"half")
     (tmp_path / "best.pt").write_bytes(b"")
-    assert checkpoint.newest_whole(tmp_path) is None
+    assert checkpoint.newest_intact(tmp_path) is None
     for text in ("step-5.pt", ""):
         (tmp_path / "last").write_text(text)
         with pytest.raises(ValueError, match=r"step-5.pt does not exist|last is empty"):
-            checkpoint.newest_whole(tmp_path)
+            checkpoint.newest_intact(tmp_path)
 
 
 def test_checkpoint_that_is_torn_is_told_to_whoever_reads_the_run_folder(tmp_path: Path) -> None:

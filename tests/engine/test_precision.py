@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mim.engine import precision
+from mim.engine import cpu, precision
 from mim.engine.precision import bf16_unit, describe_precision, product_dtype, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -49,7 +49,7 @@ def test_precision_auto_is_fp32_without_the_library_of_bf16_kernels(monkeypatch)
 def test_precision_reads_the_flags_of_linux_where_pytorch_reports_none(monkeypatch, tmp_path, text, unit):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     assert bf16_unit(CPU) == unit

@@ -31,7 +31,7 @@ def test_run_keeps_its_id_when_it_is_resumed_and_another_has_another(tmp_path):
 
 def test_checkpoint_tells_its_run_also_where_it_was_moved(tmp_path):
     assert call(tmp_path / "run", TINY)[0] == 0
-    identity = RunFolder(tmp_path / "run").identity
+    identity = RunFolder(tmp_path / "run").read_environment()["run"]
     assert last_state(tmp_path / "run")["run"] == identity
     moved = tmp_path / "elsewhere.pt"
     shutil.copy(last_checkpoint(tmp_path / "run"), moved)
@@ -49,9 +49,9 @@ def test_file_of_others_tells_no_run(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"no checkpoint")
     assert checkpoint.run_of(tmp_path / "model.pth") is None
     assert checkpoint.run_of(tmp_path) is None
-    assert RunFolder(tmp_path).identity is None
+    assert RunFolder(tmp_path).read_environment() == {}
     (tmp_path / "environment.json").write_text('{"run": ')  # cut short
-    assert RunFolder(tmp_path).identity is None
+    assert RunFolder(tmp_path).read_environment() == {}
 
 
 def test_seconds_of_rows_grow_up_to_those_of_the_checkpoint(tmp_path):

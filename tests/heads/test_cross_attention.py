@@ -265,8 +265,8 @@ def test_held_out_loss_and_pictures_do_not_depend_on_the_share(tmp_path):
         task.model.eval()
         with torch.no_grad():
             found.append(task.evaluate(task.model, World(0, 1, CPU)))
-    assert found[0].figures == found[1].figures
-    assert found[0].figures["val/loss"] > 0
+    assert found[0].metrics == found[1].metrics
+    assert found[0].metrics["val/loss"] > 0
     assert torch.equal(found[0].pictures["reconstructions"], found[1].pictures["reconstructions"])
 
 

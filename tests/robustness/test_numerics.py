@@ -127,13 +127,13 @@ def _back_to(output: Path, step: int, scale: float) -> None:
     _rescale(output, scale)
 
 
-def test_watch_tells_harm_requests_and_dues_in_order():
+def test_step_monitor_reports_harm_requests_and_due_saves_in_order():
     monitor = StepMonitor(torch.device("cpu"), may_overflow=False)
-    for step, told in enumerate([(1.0, 2.0, 0, 0), (1.0, np.inf, 0, 1), (np.nan, 1.0, 2, 0)]):
-        monitor.add(step, 0.1, (step,), tuple(torch.tensor(float(value)) for value in told))
-    seen = monitor.look()
-    assert [health.step for health in seen] == [0, 1, 2]
-    assert [health.harmful for health in seen] == [False, True, True]
-    assert [health.asked for health in seen] == [False, False, True]
-    assert [health.due for health in seen] == [False, True, False]
+    for step, values in enumerate([(1.0, 2.0, 0, 0), (1.0, np.inf, 0, 1), (np.nan, 1.0, 2, 0)]):
+        monitor.add(step, 0.1, (step,), tuple(torch.tensor(float(value)) for value in values))
+    statuses = monitor.look()
+    assert [status.step for status in statuses] == [0, 1, 2]
+    assert [status.harmful for status in statuses] == [False, True, True]
+    assert [status.end_requested for status in statuses] == [False, False, True]
+    assert [status.save_due for status in statuses] == [False, True, False]
     assert monitor.look(drain=True) == []

@@ -287,7 +287,7 @@ def _step_of_the_best(folder: Path) -> int:
     task = build.build_task(cfg, *build.build_data(cfg))
     load_strict(task.model, content["model"], folder)
     with torch.no_grad():
-        figures = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu"))).figures
+        figures = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu"))).metrics
     assert figures["val/top1"] == best
     return step
 

@@ -111,6 +111,6 @@ def full(value: Tensor) -> Tensor:
 
 
 def _normalise(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """A layer norm in the precision of its input, as autocast computes it on a GPU; a CPU refuses weights in another."""
+    """A layer norm in the precision of its input, as autocast computes it on a GPU. A CPU refuses mixed ones."""
     weight, bias = (None if value is None else value.to(x.dtype) for value in (norm.weight, norm.bias))
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)

@@ -1,4 +1,4 @@
-"""Telemetry: the figures of a run while it runs, in metrics.jsonl, TensorBoard, the log and the progress bar."""
+"""RunLogger: writes the metrics of a run to its folder, TensorBoard, the log and the progress bar while it trains."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ LOG = logging.getLogger("mim")
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a run has come. seconds: of work on it, by all processes that did some, evaluations included."""
+    """How far a run has come. seconds: of all its processes so far, evaluations included."""
 
     step: int
     epoch: float
@@ -38,9 +38,9 @@ class RunProgress:
 
 
 class Meter:
-    """Means of the loss since the last line and over the current epoch, kept on the device until they are asked for.
+    """Means of the loss since the last log line and in this epoch. The sums stay on the device until they are read.
 
-    A loss that is not finite is left out.
+    A loss that is not finite does not count.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Meter:
 
     def add(self, loss: Tensor) -> None:
         """Takes the loss of one step."""
-        finite, known = loss.isfinite().float(), loss.detach().float().nan_to_num(0.0, 0.0, 0.0)
+        finite, value = loss.isfinite().float(), loss.detach().float().nan_to_num(0.0, 0.0, 0.0)
         for span in self.sums:
-            self.sums[span] = self.sums[span] + known
+            self.sums[span] = self.sums[span] + value
             self.counts[span] = self.counts[span] + finite
 
     def take(self, span: str) -> float:
-        """The mean of a span, which then starts anew; NaN of no loss at all. A host sync."""
+        """Returns the mean of a span, NaN where it has no loss, and starts the span again. A host sync."""
         count = float(self.counts[span])
         mean = float(self.sums[span]) / count if count else math.nan
         self.sums[span], self.counts[span] = 0.0, 0.0
@@ -63,30 +63,38 @@ class Meter:
 
     def state(self) -> dict:
         """Plain values for a checkpoint."""
-        plain = [{span: float(value) for span, value in held.items()} for held in (self.sums, self.counts)]
-        return {"sums": plain[0], "counts": plain[1]}
+        sums, counts = ({span: float(value) for span, value in part.items()} for part in (self.sums, self.counts))
+        return {"sums": sums, "counts": counts}
 
     def restore(self, state: dict) -> None:
-        """The state that `state` gave."""
-        self.sums = dict(state["sums"])
-        self.counts = dict(state["counts"])
+        """Takes what `state` returned."""
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-class Telemetry:
-    """Writes what a run says, on the rank that writes; on any other it is silent. A context manager."""
+class RunLogger:
+    """Writes on the main rank; on the others it does nothing. A context manager.
+
+    Args:
+        folder: of the run.
+        settings: LOG.
+        steps: of the whole run.
+        start: the first step of this process.
+        images_seen: before that step.
+        main: whether this is the main rank.
+    """
 
     def __init__(self, folder: RunFolder, settings: LogSettings, steps: int, start: int, images_seen: int, main: bool):
         self.folder, self.settings, self.main = folder, settings, main
         self.tensorboard: TensorBoardWriter | None = None
         self.bar: Progress | None = None
-        self._purge = images_seen if start else None
-        self._steps, self._start = steps, start
+        self._steps, self._start, self._images_seen = steps, start, images_seen
 
     def __enter__(self) -> Self:
         if not self.main:
             return self
         if self.settings.tensorboard:
-            self.tensorboard = TensorBoardWriter(self.folder.tensorboard, self._purge)
+            purge = self._images_seen if self._start else None
+            self.tensorboard = TensorBoardWriter(self.folder.tensorboard, purge)
         console = get_console()
         if console.is_terminal:
             columns = (
@@ -103,8 +111,6 @@ class Telemetry:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self.main:
-            return
         if self.bar is not None:
             self.bar.stop()
         if self.tensorboard is not None:
@@ -117,47 +123,51 @@ class Telemetry:
             self.bar.update(self._task, completed=step)
 
     def plan(self, lines: dict[str, str], warnings: list[str]) -> None:
-        """What the run is about to do, on the log and, as a table, in TensorBoard."""
+        """What the run is about to do: in the log, and as a table in TensorBoard."""
         announce(lines, warnings)
         if self.tensorboard is not None:
             rows = "".join(f"\n| {name} | {text} |" for name, text in lines.items())
-            self.tensorboard.text("plan", f"| | |\n|---|---|{rows}", self._purge or 0)
+            self.tensorboard.text("plan", f"| | |\n|---|---|{rows}", self._images_seen)
 
-    def row(self, at: RunProgress, values: dict[str, float]) -> None:
-        """One object in metrics.jsonl, and the same values in TensorBoard over images seen."""
+    def row(self, progress: RunProgress, metrics: dict[str, float]) -> None:
+        """One row of the metrics file, and the same values in TensorBoard."""
         if not self.main:
             return
-        place = {"step": at.step, "epoch": round(at.epoch, 4), "images_seen": at.images_seen}
-        known = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no other numbers
-        row = {**place, "seconds": round(at.seconds, 3), **known}
+        row = {
+            "step": progress.step,
+            "epoch": round(progress.epoch, 4),
+            "images_seen": progress.images_seen,
+            "seconds": round(progress.seconds, 3),
+            **{name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no other numbers
+        }
         append_text(self.folder.metrics, json.dumps(row) + "\n")
         if self.tensorboard is not None:
-            for name, value in values.items():
-                self.tensorboard.scalar(name, value, at.images_seen)
-        if self.bar is not None and TRAIN_LOSS in values:
-            self.bar.update(self._task, note=f"loss {values[TRAIN_LOSS]:.4f}")
+            for name, value in metrics.items():
+                self.tensorboard.scalar(name, value, progress.images_seen)
+        if self.bar is not None and TRAIN_LOSS in metrics:
+            self.bar.update(self._task, note=f"loss {metrics[TRAIN_LOSS]:.4f}")
 
-    def evaluated(self, at: RunProgress, report: Report) -> None:
-        """An evaluation's figures as a row and a line, and its pictures."""
-        self.row(at, report.figures)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in report.figures.items())
-        LOG.info("evaluated at epoch %.4g: %s", at.epoch, shown)
-        for name, picture in report.pictures.items():
-            self.picture(name, at, picture)
+    def evaluated(self, progress: RunProgress, report: Report) -> None:
+        """The metrics of an evaluation as a row and a log line, and its pictures."""
+        self.row(progress, report.metrics)
+        text = "  ".join(f"{name} {value:.4f}" for name, value in report.metrics.items())
+        LOG.info("evaluated at epoch %.4g: %s", progress.epoch, text)
+        for name, image_HWC in report.pictures.items():
+            self.picture(name, progress, image_HWC)
 
-    def picture(self, name: str, at: RunProgress, image_HWC: Tensor) -> None:
-        """A PNG in the run folder, in a folder of the picture's name, and the same picture in TensorBoard."""
+    def picture(self, name: str, progress: RunProgress, image_HWC: Tensor) -> None:
+        """A PNG in the run folder, in a folder of that name, and the same picture in TensorBoard."""
         if not self.main:
             return
         folder, image = self.folder.path / name, Image.fromarray(image_HWC.numpy())
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"step-{at.step}.png", lambda file: image.save(file, "PNG"))
+        write_atomically(folder / f"step-{progress.step}.png", lambda file: image.save(file, "PNG"))
         if self.tensorboard is not None:
-            self.tensorboard.picture(name, image_HWC, at.images_seen)
+            self.tensorboard.picture(name, image_HWC, progress.images_seen)
 
 
 class Stopwatch:
-    """Seconds by kind of work. What is neither `evaluate` nor `save` is `train`, and `data` is a part of that."""
+    """Seconds by kind of work: `evaluate`, `save`, and `train` for all else; `data` is a part of `train`."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -172,7 +182,7 @@ class Stopwatch:
         self._timed[kind] += time.perf_counter() - start
 
     def total(self) -> dict[str, float]:
-        """Seconds since the start; the host should have waited for the device before."""
+        """Seconds since the start. Call it after a host sync."""
         elapsed = time.perf_counter() - self._start
         return {
             "elapsed": elapsed,
@@ -186,12 +196,12 @@ class Stopwatch:
         return {kind: seconds - before[kind] for kind, seconds in self._before.items()}
 
 
-def log_progress(at: RunProgress, epochs: int, steps: int, row: dict[str, float]) -> None:
-    """The line of a log interval, from the values of its row."""
+def log_progress(progress: RunProgress, epochs: int, steps: int, row: dict[str, float]) -> None:
+    """The log line of a row of metrics."""
     rate = row[IMAGES_PER_S]
     LOG.info(
         "epoch %6.2f/%d  step %*d  loss %.4f  lr %.2e  norm %.2f  %s images/s  data %.0f%%",
-        *(at.epoch, epochs, len(str(steps)), at.step),
+        *(progress.epoch, epochs, len(str(steps)), progress.step),
         *(row[TRAIN_LOSS], row[LEARNING_RATE], row[GRADIENT_NORM]),
         *(f"{rate:,.{0 if rate >= 10 else 1}f}", 100 * row[DATA_SHARE]),
     )

@@ -71,10 +71,6 @@ class BenchmarkResult:
 
     Args:
         theme: names the config.
-        machine: where it was measured.
-        date: when.
-        precision: of the matrix products.
-        settings: what was asked for.
         results: at each batch.
         ceiling: the fastest matrix product.
         profiles: of each contender at the best batch.
@@ -117,20 +113,14 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Measures steps of one micro-batch of a config, on the first device of this machine.
 
-    Args:
-        config: a YAML file.
-        overrides: KEY VALUE words.
-        settings: what to measure. Under torchrun nothing is recorded.
-        progress: called with a line at each round.
-
-    Raises ValueError for what the user can mend.
+    Under torchrun nothing is recorded. Raises ValueError for what the user can mend.
     """
     cfgs = [_load(config, overrides, batch) for batch in settings.batches or (None,)]
     with join_world(build.engine_settings(cfgs[0]).distributed) as world:
         if world.size > 1:
             raise ValueError(f"torchrun started {world.size} processes: a benchmark needs --nproc_per_node 1")
         precision = resolve_precision(cfgs[0].TRAIN.precision, world.device)
-        cfgs = [build.with_precision(cfg, precision) for cfg in cfgs]
+        cfgs = [cfg.replace({"TRAIN.precision": precision}) for cfg in cfgs]
         ceiling = Ceiling(DTYPES[precision], world.device)
         results, profiles = _measure_all(cfgs, settings, ceiling, world, progress)
         result = BenchmarkResult(

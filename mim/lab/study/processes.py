@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mim.config import parse_config
+from mim.engine.run_folder import RunFolder
 from mim.errors import DataLost, RunStopped
 from mim.run import train
 
@@ -25,13 +26,7 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run.
-
-    Args:
-        name: for messages.
-        folder: of the run.
-        config: makes the text of its config when the run starts, since it may need a run before it.
-    """
+    """One run. config: makes the text of its config when the run starts, since it may need a run before it."""
 
     name: str
     folder: Path
@@ -123,4 +118,4 @@ def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int
     except (ValueError, RunStopped, DataLost) as error:
         connection.send((None, str(error)))
     except Exception as error:  # a fault of one run must not end the others
-        connection.send((None, f"{type(error).__name__}: {error}; {folder}/log.txt"))
+        connection.send((None, f"{type(error).__name__}: {error}; {RunFolder(folder).log}"))

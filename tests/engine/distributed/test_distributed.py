@@ -153,7 +153,7 @@ def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
         report = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu")))
     found = summary(output)
     assert found["val/samples"] == 9
-    assert {name: found[name] for name in report.figures} == pytest.approx(report.figures, rel=1e-5)
+    assert {name: found[name] for name in report.metrics} == pytest.approx(report.metrics, rel=1e-5)
     assert found["val/by_class"] == report.details["val/by_class"]
 
 

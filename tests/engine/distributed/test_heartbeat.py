@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import torch.distributed as dist
-from mim.engine import heartbeat
+from mim.engine.distributed import heartbeat
 
 class Slow:
     '''A store in which the beats of a thread take a while, inside of PyTorch.'''

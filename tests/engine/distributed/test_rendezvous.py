@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from mim.engine.distributed.rendezvous import meet
+from mim.engine.distributed.rendezvous import rendezvous
 
 SIZE = 3
 SOON = timedelta(seconds=20)
@@ -30,10 +30,10 @@ def client(server: dist.TCPStore) -> dist.TCPStore:
 
 
 def come(pool: ThreadPoolExecutor, server: dist.TCPStore, rank: int, timeout: float = 20) -> Future:
-    return pool.submit(lambda: meet(client(server), rank, SIZE, timeout))
+    return pool.submit(lambda: rendezvous(client(server), rank, SIZE, timeout))
 
 
-def test_meeting_gives_all_ranks_one_part_of_the_store(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
+def test_rendezvous_gives_all_ranks_one_part_of_the_store(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
     stores = [found.result() for found in [come(pool, server, rank) for rank in (2, 0, 1)]]
     stores[0].set("address", "here")
     assert [store.get("address") for store in stores] == [b"here"] * SIZE
@@ -41,7 +41,7 @@ def test_meeting_gives_all_ranks_one_part_of_the_store(pool: ThreadPoolExecutor,
 
 
 @pytest.mark.parametrize("early", [(1, 2), (0, 2), (0,), (2,)])
-def test_meeting_after_another_sees_nothing_of_it_whoever_is_early(
+def test_rendezvous_after_another_sees_nothing_of_it_whoever_is_early(
     pool: ThreadPoolExecutor, server: dist.TCPStore, early: tuple[int, ...]
 ) -> None:
     for attempt in range(3):
@@ -55,7 +55,9 @@ def test_meeting_after_another_sees_nothing_of_it_whoever_is_early(
         assert [store.get("address") for store in stores] == [str(attempt).encode()] * SIZE
 
 
-def test_meeting_that_was_cut_short_does_not_hold_up_the_next(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
+def test_rendezvous_that_was_cut_short_does_not_hold_up_the_next(
+    pool: ThreadPoolExecutor, server: dist.TCPStore
+) -> None:
     """Rank 0 and rank 1 came, and rank 2 died before: none was listed."""
     gone = [come(pool, server, rank, timeout=0.5) for rank in (0, 1)]
     with pytest.raises(TimeoutError, match="rank 2 did not come"):
@@ -66,10 +68,10 @@ def test_meeting_that_was_cut_short_does_not_hold_up_the_next(pool: ThreadPoolEx
         found.result()
 
 
-def test_meeting_names_all_who_did_not_come(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
+def test_rendezvous_names_all_who_did_not_come(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
     with pytest.raises(TimeoutError, match="ranks 1, 2 did not come"):
-        meet(client(server), 0, SIZE, 0.2)
+        rendezvous(client(server), 0, SIZE, 0.2)
 
 
-def test_meeting_of_one_rank_waits_for_nobody(server: dist.TCPStore) -> None:
-    meet(client(server), 0, 1, 0.1).set("address", "here")
+def test_rendezvous_of_one_rank_waits_for_nobody(server: dist.TCPStore) -> None:
+    rendezvous(client(server), 0, 1, 0.1).set("address", "here")

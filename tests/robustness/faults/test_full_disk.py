@@ -89,7 +89,7 @@ def test_run_on_a_full_disk_stops_with_its_last_checkpoint_and_goes_on_with_spac
         assert f"{output}/{expected}" in errors[0]
         at, kept = logged(output), named(output)
         if kept:
-            assert checkpoint.newest_whole(checkpoints)[1]["step"] == kept
+            assert checkpoint.newest_intact(checkpoints)[1]["step"] == kept
         again = launch(warm, output, KEYS | keys)
         assert again.wait() == 3, again.text
         assert "Traceback" not in again.text

@@ -18,12 +18,7 @@ ENTRIES = 100_000  # files and folders after which that search ends: a folder of
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """What a run started from.
-
-    Args:
-        checkpoint: as INIT.checkpoint.
-        run: the id of the run that wrote it; None where it is not known.
-    """
+    """What a run started from. run: the id of the run that wrote it; None where it is not known."""
 
     checkpoint: str
     run: str | None = None
@@ -31,8 +26,8 @@ class InitialWeights:
     @property
     def run_folder(self) -> Path:
         """The run folder that the checkpoint lies in, or the checkpoint where it lies in none."""
-        path = Path(self.checkpoint)
-        return path.parent.parent if path.parent.name == "checkpoints" else path
+        folder = RunFolder.of_checkpoint(Path(self.checkpoint))
+        return Path(self.checkpoint) if folder is None else folder.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +58,6 @@ def collect_runs(paths: Sequence[Path], studies: Studies, search: bool = True) -
     What came from a run that is left out is left out too.
 
     Args:
-        paths: where the runs are.
-        studies: to sort and name what belongs to a study.
         search: also look beside them for probes and fine-tunings that came from them.
 
     Raises ValueError for a path that does not exist or is no folder.

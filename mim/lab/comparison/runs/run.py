@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mim.config import Config, parse_config, read_mapping, schema
-from mim.engine.run_folder import RunFolder
+from mim.engine.run_folder import CONFIG, SUBFOLDERS, RunFolder
 from mim.lab.comparison.formatting import display_path, first_line
 from mim.metric_keys import VAL_TOP1
 
-WITHOUT_RUNS = frozenset({"checkpoints", "tensorboard", "reconstructions", "confusion", "__pycache__"})
+WITHOUT_RUNS = SUBFOLDERS | {"__pycache__"}
 REQUIRED = {"pretrain": ("images_seen", "images_per_s", "seconds", "parameters")}
 DAMAGED = "config.yaml is damaged or of another version"
 
@@ -24,9 +24,6 @@ class Run:
     """A finished run.
 
     Args:
-        folder: of the run.
-        cfg: its config.
-        settings: its config, key by key.
         summary: the finite numbers of summary.json.
         rows: metrics.jsonl, finite numbers only.
         environment: environment.json; empty where it cannot be read.
@@ -80,7 +77,7 @@ def run_folders(root: Path, depth: int | None = None, entries: int | None = None
         below = len(Path(path).relative_to(root).parts)
         inner = [] if depth is not None and below >= depth else set(folders) - WITHOUT_RUNS
         folders[:] = sorted(name for name in inner if not name.startswith("."))
-        if "config.yaml" in files:
+        if CONFIG in files:
             yield Path(path)
 
 
