@@ -1,6 +1,7 @@
-"""Interop: weights from elsewhere, and to elsewhere. A new format is a file here.
+"""Interop: weights from other code bases, and for them. A new format is a file here.
 
-Formats are tried in the order of their import: timm's comes behind those whose files look like its own.
+A file is tried against the formats in the order of their import: timm comes after mae and simmim, whose files have
+names like its own.
 """
 
 from mim.interop.formats import ModelWeights, WeightsFormat, WriteReport, read
@@ -10,4 +11,14 @@ from mim.interop.simmim import SimMIM
 from mim.interop.timm import Timm
 from mim.interop.transformers import Transformers
 
-__all__ = ["MAE", "WeightsFormat", "Native", "SimMIM", "Timm", "Transformers", "ModelWeights", "WriteReport", "read"]
+__all__ = [
+    "MAE",
+    "ModelWeights",
+    "Native",
+    "SimMIM",
+    "Timm",
+    "Transformers",
+    "WeightsFormat",
+    "WriteReport",
+    "read",
+]

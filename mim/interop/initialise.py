@@ -1,4 +1,4 @@
-"""Placing: each weight of a file in its place in an encoder here, with a report of what became of it."""
+"""Initialising an encoder from the weights of a file, with a report of what happened to each weight."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,18 @@ FLOATING = (
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of each weight, by name; resized and reshaped with both shapes."""
+    """What happened to each weight of an encoder.
+
+    Args:
+        source: path of the file.
+        averaged: whether the weights are a moving average over training steps.
+        loaded: names of the weights that were loaded.
+        resized: those of them that were resized or moved to another name, with both shapes.
+        missing: names of the encoder's weights that the file lacks.
+        unexpected: names of the file's weights that the encoder lacks.
+        reshaped: names of weights whose shape does not fit, with both shapes.
+        notes: lines for the user.
+    """
 
     source: str
     averaged: bool
@@ -33,94 +44,88 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for a person: counts, then every name that was not loaded as it is."""
+        """The report as text: a count, then the names of all weights that were not loaded unchanged."""
         average = " (their moving average)" if self.averaged else ""
-        found = [f"{self.source}: {len(self.loaded)} encoder weights loaded{average}"]
-        for what, names in (
+        lines = [f"{self.source}: {len(self.loaded)} encoder weights loaded{average}"]
+        for outcome, names in (
             ("resized or moved", self.resized),
             ("missing in the file, kept as initialised", [fold_names(self.missing)]),
             ("in the file only, left out", [fold_names(self.unexpected)]),
             ("of another shape, left out", self.reshaped),
         ):
             if any(names):
-                found.append(f"  {what}: {', '.join(names)}")
-        return [*found, *(f"  {note}" for note in self.notes)]
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedWeights:
-    """The weights that fit an encoder, under the names of its state dict, and the report."""
-
-    state: dict[str, Tensor]
-    report: LoadReport
+                lines.append(f"  {outcome}: {', '.join(names)}")
+        return [*lines, *(f"  {note}" for note in self.notes)]
 
 
 def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
-    """INIT.checkpoint: the encoder starts from the weights of a file in any known format; heads are left out.
+    """INIT.checkpoint: loads an encoder's weights from a file in any known format; heads are left out.
 
-    Tables of positions are resized where the image size or the window is another, and pass untouched, to the bit, where
-    it is not. Raises ValueError where the file is missing or of another kind, holds less than half of the encoder's
-    weights in their shapes, or where less than half of its own find a place; the encoder is then unchanged.
+    Tables of positions are resized where the image size or the window differs, and otherwise stay equal to the bit.
+
+    Raises ValueError where the file is missing or has no known format, and as match_weights does. The encoder is then
+    unchanged.
     """
-    placed = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
-    encoder.load_state_dict(placed.state, strict=False)
-    return placed.report
+    state, report = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
+    encoder.load_state_dict(state, strict=False)
+    return report
 
 
-def match_weights(encoder: Encoder, weights: ModelWeights, called: str) -> MatchedWeights:
-    """The weights of a file that fit an encoder, resized where they must be. The encoder may be on the meta device.
+def match_weights(encoder: Encoder, weights: ModelWeights, role: str) -> tuple[dict[str, Tensor], LoadReport]:
+    """The weights of a file that fit an encoder, by the encoder's names and resized where needed, and the report.
 
-    Raises ValueError, naming the file as `called`, where less than half of either's weights find their match.
+    The encoder may be on the meta device.
+
+    Raises ValueError, calling the file by its `role`, where less than half of the encoder is in the file, less than
+    half of the file's encoder fits, or a weight has no usable numbers.
     """
-    theirs = {name.removeprefix(ENCODER): held for name, held in weights.below(ENCODER).items()}
-    own = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
-    _check_numbers(own, theirs, called, weights.source)
-    origin = {place: name for name in theirs for place in encoder.destinations(name) if place in own}
-    state = {place: encoder.resize_weight(place, theirs[name], weights.image_size) for place, name in origin.items()}
-    fitting = {name for name in state if own[name].shape == state[name].shape}
+    theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
+    ours = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
+    _check_numbers({name: weight for name, weight in theirs.items() if name in ours}, f"{role} {weights.source}")
+    origin = {name: source for source in theirs for name in encoder.destinations(source) if name in ours}
+    state = {name: encoder.resize_weight(name, theirs[source], weights.image_size) for name, source in origin.items()}
+    fitting = {name for name in state if ours[name].shape == state[name].shape}
     report = LoadReport(
         weights.source,
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{printable(origin[name])} {_words(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
-            f"{_words(state[name])}"
+            f"{printable(origin[name])} {_shape(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
+            f"{_shape(state[name])}"
             for name in sorted(fitting)
             if name != origin[name] or state[name] is not theirs[origin[name]]
         ],
-        missing=[name for name in own if name not in state],
+        missing=[name for name in ours if name not in state],
         unexpected=[*(name for name in theirs if name not in origin.values()), *weights.left_out],
-        reshaped=[f"{name} {_words(state[name])} for {_words(own[name])}" for name in state if name not in fitting],
+        reshaped=[f"{name} {_shape(state[name])} for {_shape(ours[name])}" for name in state if name not in fitting],
         notes=weights.notes,
     )
-    _check_share(report, called, _size(own, fitting), _size(own, own), "of this one's weights are in it")
-    used, all_of_it = _size(theirs, {origin[name] for name in fitting}), _size(theirs, theirs) + weights.left_entries
-    _check_share(report, called, used, all_of_it, "of its weights find a place in this one")
-    return MatchedWeights({name: state[name] for name in state if name in fitting}, report)
+    _check_share(report, role, _size(ours, fitting), _size(ours, ours), "of this encoder's weights are in it")
+    fitting_entries = _size(theirs, {origin[name] for name in fitting})
+    entries = _size(theirs, theirs) + weights.left_entries
+    _check_share(report, role, fitting_entries, entries, "of its weights fit this encoder")
+    return {name: state[name] for name in state if name in fitting}, report
 
 
-def _check_numbers(own: dict[str, Tensor], theirs: dict[str, Tensor], called: str, source: str) -> None:
-    """Raises ValueError for a weight with a name of ours that holds no numbers to go on from."""
-    for name, weight in theirs.items():
-        if name not in own:
-            continue
+def _check_numbers(weights: dict[str, Tensor], file: str) -> None:
+    for name, weight in weights.items():
         if weight.dtype not in FLOATING:
             raise ValueError(
-                f"{called} {source}: {printable(name)} is of type {weight.dtype}, and weights are of "
+                f"{file}: {printable(name)} is of type {weight.dtype}, and weights are of "
                 f"{', '.join(str(dtype).removeprefix('torch.') for dtype in FLOATING)}"
             )
         if not weight.float().isfinite().all():
             raise ValueError(
-                f"{called} {source}: {printable(name)} holds infinite numbers or NaN: its training had diverged, take an "
-                "earlier file"
+                f"{file}: {printable(name)} contains infinite numbers or NaN: its training diverged, so use an earlier "
+                "checkpoint"
             )
 
 
-def _check_share(report: LoadReport, called: str, part: int, whole: int, what: str) -> None:
-    if part < LEAST_SHARE * whole or not whole:
+def _check_share(report: LoadReport, role: str, part: int, total: int, share: str) -> None:
+    if part < LEAST_SHARE * total or not total:
         details = "\n".join(report.lines()[1:])[:2000]
         raise ValueError(
-            f"{called} {report.source} holds another encoder: only {part / max(whole, 1):.0%} {what}, and at least "
+            f"{role} {report.source} holds another encoder: only {part / max(total, 1):.0%} {share}, and at least "
             f"{LEAST_SHARE:.0%} must be\n{details}"
         )
 
@@ -129,5 +134,5 @@ def _size(state: dict[str, Tensor], names: set[str] | dict[str, Tensor]) -> int:
     return sum(state[name].numel() for name in names)
 
 
-def _words(weight: Tensor) -> str:
+def _shape(weight: Tensor) -> str:
     return "x".join(map(str, weight.shape))

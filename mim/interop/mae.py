@@ -1,4 +1,7 @@
-"""mae: files of facebookresearch/mae, of pretraining with or without decoder, of fine-tuning and of linear probing."""
+"""mae: files of facebookresearch/mae, from pretraining (with or without decoder), fine-tuning and linear probing.
+
+Shapes: K prefix tokens, N patch tokens, D width.
+"""
 
 import re
 from pathlib import Path
@@ -10,26 +13,17 @@ from torch import Tensor
 from mim.heads import Transformer
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
-from mim.interop.formats import (
-    ENCODER,
-    ModelWeights,
-    Sections,
-    WeightsFormat,
-    WriteReport,
-    encoder_kind,
-    has_classifier,
-    supported,
-    without,
-)
-from mim.interop.names import below, rows, to_ours, to_theirs
+from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
+from mim.interop.kinds import check_encoder, encoder_kind, has_classifier
+from mim.interop.names import add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
 from mim.io.limits import SIDE
 from mim.ops.positions import sincos_table
 
-BLOCK = rows(*((name, name) for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")))
+BLOCK = same("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 VIT = (
-    *rows(*((name, name) for name in ("cls_token", "pos_embed", "patch_embed.proj", "norm"))),
-    *below(BLOCK, "blocks.{block}.", "blocks.{block}."),
+    *same("cls_token", "pos_embed", "patch_embed.proj", "norm"),
+    *add_prefix(BLOCK, "blocks.{block}.", "blocks.{block}."),
 )
 DECODER = (
     *rows(
@@ -38,13 +32,13 @@ DECODER = (
         ("norm", "decoder_norm"),
         ("predict", "decoder_pred"),  # both in the order (row, column, channel)
     ),
-    *below(BLOCK, "layers.{block}.", "decoder_blocks.{block}."),
+    *add_prefix(BLOCK, "layers.{block}.", "decoder_blocks.{block}."),
 )
-PRETRAINED = (*below(VIT, f"{ENCODER}backbone."), *below(DECODER, "head."))
-FINETUNED = (*below(VIT, f"{ENCODER}backbone."), *rows(("norm", "fc_norm"), ("heads.0", "head")))
+PRETRAINED = (*add_prefix(VIT, BACKBONE), *add_prefix(DECODER, "head."))
+FINETUNED = (*add_prefix(VIT, BACKBONE), *rows(("norm", "fc_norm"), ("heads.0", "head")))
 PROBED = (
-    *below(VIT, f"{ENCODER}backbone."),
-    *rows(*((f"norm.{name}", f"head.0.{name}") for name in ("running_mean", "running_var", "num_batches_tracked"))),
+    *add_prefix(VIT, BACKBONE),
+    *add_prefix(same("running_mean", "running_var", "num_batches_tracked"), "norm.", "head.0."),
     *rows(("heads.0", "head.1")),
 )
 POSITIONS = "decoder_pos_embed"
@@ -54,55 +48,57 @@ HEADS_OF = {"base": 12, "large": 16, "huge": 16}
 
 
 class MAE(WeightsFormat, name="mae"):
-    """`{'model': ...}` with the names of models_mae.py and models_vit.py, and mostly the run's arguments."""
+    """`{'model': ...}` with the names of models_mae.py and models_vit.py, and often the run's arguments."""
 
-    def recognises(self, stored: WeightsFile) -> bool:
-        named = "decoder_embed.weight" in stored.weights or stored.holder == "model"
-        return named and encoder_kind(stored.weights) == "vit"
+    def recognises(self, file: WeightsFile) -> bool:
+        named = "decoder_embed.weight" in file.weights or file.container == "model"
+        return named and encoder_kind(file.weights) == "vit"
 
-    def read(self, stored: WeightsFile) -> ModelWeights:
-        names = stored.weights
+    def read(self, file: WeightsFile) -> ModelWeights:
+        names = file.weights
         table = PROBED if "head.1.weight" in names else FINETUNED if "head.weight" in names else PRETRAINED
         state, left_out = to_ours(table, names)
-        own, notes = _known(stored.beside.get("args"), state)
-        published = pretraining(state) if table is PRETRAINED else {**metadata.classifying(state), **metadata.CROP}
-        sections, unspecified = metadata.described(
-            "vit", state, metadata.merged(published, own, metadata.recorded(stored.beside))
+        arguments, notes = _from_arguments(file.metadata.get("args"), state)
+        published = (
+            pretraining(state) if table is PRETRAINED else {**metadata.classification_sections(state), **metadata.CROP}
         )
+        known = metadata.merge(published, arguments, metadata.read_metadata(file.metadata))
+        sections, unspecified = metadata.infer_sections("vit", state, known)
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
             unspecified = (*unspecified, "HEAD.heads")
-        if POSITIONS in names and fixed_positions(names[POSITIONS], sections):
-            left_out.remove(POSITIONS)  # a head here makes it anew
-        return ModelWeights(state, sections, str(stored.path), unspecified, tuple(left_out), notes=notes)
+        if POSITIONS in names and is_fixed_table(names[POSITIONS], sections):
+            left_out.remove(POSITIONS)  # a head here computes it when it is built
+        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), notes=notes)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
-        supported(weights.sections, ["vit"], "facebookresearch/mae")
+        check_encoder(weights.sections, ["vit"], "facebookresearch/mae")
         task, encoder = weights.sections["TASK"], weights.sections["ENCODER"]
-        table, taken = FINETUNED, without(weights.state, f"{ENCODER}mask_token", "head.", "heads.", "norm.")
+        table, ours = FINETUNED, weights.without(f"{ENCODER}mask_token", "head.", "heads.", "norm.")
         if task == "pretrain":
-            table, taken = PRETRAINED, {**taken, **(weights.below("head.") if fits_decoder(weights) else {})}
+            table, ours = PRETRAINED, {**ours, **(weights.select("head.") if has_mae_decoder(weights) else {})}
         elif has_classifier(weights, ["class", "mean, norm"]):
-            taken = weights.state
+            ours = weights.state
         elif task == "linear_probe" and weights.sections["CLASSIFIER"]["pool"] == "class":
-            table, taken = PROBED, weights.state
+            table, ours = PROBED, weights.state
         if not encoder["class_token"]:
             raise ValueError("ENCODER.class_token is false: models_mae.py and models_vit.py have no ViT without one")
-        if not encoder["norm"] and "norm.weight" not in taken:
+        if not encoder["norm"] and "norm.weight" not in ours:
             raise ValueError("ENCODER.norm is false: models_mae.py and models_vit.py have no ViT without a last norm")
-        theirs, left_out = to_theirs(table, taken)
+        theirs, left_out = to_theirs(table, ours)
         if "decoder_embed.weight" in theirs:
             theirs[POSITIONS] = decoder_positions(weights)
-        write_atomically(path, lambda file: torch.save({"model": theirs, **metadata.record(weights, taken)}, file))
-        left_out += [name for name in weights.state if name not in taken]
+        content = {"model": theirs, **metadata.metadata_of(weights, ours)}
+        write_atomically(path, lambda file: torch.save(content, file))
+        left_out += [name for name in weights.state if name not in ours]
         return WriteReport(left_out, f"torch.load({str(path)!r})['model'] fits models_mae.py or models_vit.py")
 
 
 def pretraining(state: dict[str, Tensor]) -> Sections:
-    """The sections of the published MAE pretraining, and the keys of HEAD that its weights tell, where there is one."""
-    head = {name.removeprefix("head."): held for name, held in state.items() if name.startswith("head.")}
+    """The sections of the published MAE pretraining, with the keys of HEAD that the weights show."""
+    head = {name.removeprefix("head."): weight for name, weight in state.items() if name.startswith("head.")}
     keys = Transformer.infer_keys(head) if head else {}
     heads = PUBLISHED_DECODER_HEADS.get(keys.get("width", 0))
-    patch = state[f"{ENCODER}backbone.patch_embed.proj.weight"].shape[-1]
+    patch = state[f"{BACKBONE}patch_embed.proj.weight"].shape[-1]
     return {
         "TASK": "pretrain",
         "MASKER": {"name": "random", "cell": patch, "ratio": 0.75},
@@ -114,42 +110,42 @@ def pretraining(state: dict[str, Tensor]) -> Sections:
 
 
 def decoder_positions(weights: ModelWeights) -> Tensor:
-    """The decoder's fixed table, (1, K + N, D), which a head here makes anew and official files keep."""
+    """The decoder's table of positions, (1, K + N, D): a head here computes it, official files store it."""
     height, width = weights.sections["DATA"]["image_size"]
     patch = weights.sections["ENCODER"]["patch"]
     embed = weights.state["head.embed.weight"]
     return sincos_table((height // patch, width // patch), len(embed), num_prefix=1).to(embed.dtype)
 
 
-def fixed_positions(table_1ND: Tensor, sections: Sections) -> bool:
-    """Whether a decoder's table is the sine-cosine one that a head here makes."""
+def is_fixed_table(table_1ND: Tensor, sections: Sections) -> bool:
+    """Whether a decoder's table of positions equals the sine-cosine one that a head here computes."""
     if "image_size" not in sections["DATA"]:
         return False
     grid = tuple(side // sections["ENCODER"]["patch"] for side in sections["DATA"]["image_size"])
     if table_1ND.shape[1] != 1 + grid[0] * grid[1] or table_1ND.shape[2] % 4:
         return False
-    own_1ND = sincos_table(grid, table_1ND.shape[2], num_prefix=1)
-    return own_1ND.shape == table_1ND.shape and torch.allclose(own_1ND, table_1ND.float(), atol=1e-4)
+    fixed_1ND = sincos_table(grid, table_1ND.shape[2], num_prefix=1)
+    return fixed_1ND.shape == table_1ND.shape and torch.allclose(fixed_1ND, table_1ND.float(), atol=1e-4)
 
 
-def fits_decoder(weights: ModelWeights) -> bool:
-    """Whether the head is MAE's own: it fills what the encoder dropped."""
+def has_mae_decoder(weights: ModelWeights) -> bool:
+    """Whether the head is MAE's decoder, which fills in what the encoder dropped."""
     return weights.sections["HEAD"]["name"] == "transformer" and weights.sections["ENCODER"]["hidden"] == "drop"
 
 
-def _known(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
-    """What a run's arguments say, as config sections; the number of heads at worst by the published width."""
-    known: Sections = {}
+def _from_arguments(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
+    """The sections that a run's arguments specify, and notes. Without a known model, its width decides on the heads."""
+    sections: Sections = {}
     arguments = arguments if isinstance(arguments, dict) else {}
     size, ratio, normalize = (arguments.get(key) for key in ("input_size", "mask_ratio", "norm_pix_loss"))
     if isinstance(size, int) and 0 < size <= SIDE:
-        known["DATA"] = {"image_size": [size, size]}
+        sections["DATA"] = {"image_size": [size, size]}
     if isinstance(ratio, float):
-        known["MASKER"] = {"ratio": ratio}
+        sections["MASKER"] = {"ratio": ratio}
     if isinstance(normalize, bool):
-        known["TARGET"] = {"normalize": "patch" if normalize else "none"}
+        sections["TARGET"] = {"normalize": "patch" if normalize else "none"}
     model = PUBLISHED_MODEL.fullmatch(str(arguments.get("model")))
     if model:
-        return {**known, "ENCODER": {"heads": HEADS_OF[model[1]]}}, ()
+        return {**sections, "ENCODER": {"heads": HEADS_OF[model[1]]}}, ()
     keys, notes = metadata.published_heads(state)
-    return {**known, "ENCODER": keys}, notes
+    return {**sections, "ENCODER": keys}, notes

@@ -1,7 +1,4 @@
-"""Telling: what a file of weights says of the model they are of, as sections of a config.
-
-Some of it the weights tell themselves; the rest stands beside them, or is that of the published model.
-"""
+"""Config sections of a file's model: from its metadata, from its weights, or from the published model."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,133 +8,128 @@ import yaml
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.interop.formats import ENCODER, ModelWeights, Sections
+from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import LARGEST
 from mim.io.yaml import read_values
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of a ViT, by its width
-METADATA_KEY = "mim_config"  # what the weights of a file that was converted do not tell, as YAML
-PRETRAINED = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
-CLASSIFYING = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
+PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # attention heads of a ViT, by its width
+METADATA_KEY = "mim_config"  # holds, as YAML, what converted weights do not show
+PRETRAINING = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
+CLASSIFICATION = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
 LISTS = ("DATA.image_size", "ENCODER.depths")
-WHOLE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys whose numbers are integers above 0
-CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # what the published classifiers are judged on
+POSITIVE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys of integers above 0
+CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # of the published evaluations of classifiers
 
 
-def record(weights: ModelWeights, taken: Iterable[str]) -> dict[str, str]:
-    """What goes beside converted weights: their source, and what they do not tell of their model.
+def metadata_of(weights: ModelWeights, names: Iterable[str]) -> dict[str, str]:
+    """The metadata to write with converted weights: their origin, and what they do not show of their model.
 
-    taken: names of those that the file holds; nothing is told of a head or a classifier that it lacks.
+    `names` are those of the weights that the file gets; a head or classifier that it lacks is not described.
     """
-    tops = {name.partition(".")[0] for name in taken}
-    names = PRETRAINED if "head" in tops else ("MASKER", "ENCODER", "DATA")
-    kept = {name: held for name, held in weights.sections.items() if name in names}
-    data, encoder = kept["DATA"], kept["ENCODER"]
-    kept["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
-    kept["ENCODER"] = {key: held for key, held in encoder.items() if key != "hidden"}
-    if "heads" in tops and weights.sections["TASK"] == "finetune":
-        kept["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
-    return {**origin(weights), METADATA_KEY: as_yaml(kept)}
+    modules = {name.partition(".")[0] for name in names}
+    kept = PRETRAINING if "head" in modules else ("MASKER", "ENCODER", "DATA")
+    sections = {name: keys for name, keys in weights.sections.items() if name in kept}
+    data, encoder = sections["DATA"], sections["ENCODER"]
+    sections["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
+    sections["ENCODER"] = {key: value for key, value in encoder.items() if key != "hidden"}
+    if "heads" in modules and weights.sections["TASK"] == "finetune":
+        sections["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
+    return {**origin(weights), METADATA_KEY: to_yaml(sections)}
 
 
 def origin(weights: ModelWeights) -> dict[str, str]:
-    """Where converted weights come from, as every format records it."""
+    """The metadata that says which file was converted."""
     return {"converted_from": f"{Path(weights.source).name} ({weights.format})"}
 
 
-def recorded(beside: dict[str, Any]) -> Sections:
-    """What `record` left in a file; empty where it left nothing. Raises ValueError where it is not what it leaves."""
-    sections = sections_of(beside.get(METADATA_KEY))
+def read_metadata(metadata: dict[str, Any]) -> Sections:
+    """The sections that `metadata_of` wrote; empty where it wrote none. Raises ValueError for an impossible value."""
+    sections = parse_sections(metadata.get(METADATA_KEY))
     for section, keys in sections.items():
         for key, value in keys.items() if isinstance(keys, dict) else ():
-            if not _is_plain(f"{section}.{key}", value):
-                raise ValueError(
-                    f"{METADATA_KEY} says {printable(f'{section}.{key}')} {short_repr(value)}, which cannot be"
-                )
+            if not _is_possible(f"{section}.{key}", value):
+                name = printable(f"{section}.{key}")
+                raise ValueError(f"{METADATA_KEY} has an impossible value: {name} {short_repr(value)}")
     return sections
 
 
-def _is_plain(key: str, value: Any) -> bool:
-    """Whether a value can be that of a key: a number in its range, a text, or a list of such."""
+def _is_possible(key: str, value: Any) -> bool:
+    """Whether a key can have a value: a text, a number within its limits, or a list of them."""
     items = value if isinstance(value, list) else [value]
-    if key in WHOLE and not all(type(item) is int and item > 0 for item in items):
-        return False
+    if key in POSITIVE:
+        integers = all(type(item) is int and item > 0 for item in items)
+        if not integers or isinstance(value, list) != (key in LISTS):
+            return False
     most = LARGEST.get(key.partition(".")[2])
     if most is not None and not all(isinstance(item, int | float) and 0 <= item <= most for item in items):
         return False
-    listed = isinstance(value, list) == (key in LISTS) if key in WHOLE else True
-    return (
-        listed
-        and (key != "DATA.image_size" or len(items) == 2)
-        and all(isinstance(i, str | int | float) for i in items)
-    )
+    return (key != "DATA.image_size" or len(items) == 2) and all(isinstance(item, str | int | float) for item in items)
 
 
-def as_yaml(sections: Sections) -> str:
+def to_yaml(sections: Sections) -> str:
     """Sections as the text of a config."""
     return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None)
 
 
-def sections_of(text: Any) -> Sections:
-    """The sections of a config that stood in a file; empty where it is none. PLUGINS are left out: a file of weights
-    runs nothing.
-    """
+def parse_sections(text: Any) -> Sections:
+    """The sections of a config text; empty where `text` is none. PLUGINS are left out, so that no code is run."""
     try:
-        found = read_values(text) if isinstance(text, str) else {}
-    except ValueError:  # whatever else the file holds there
+        content = read_values(text) if isinstance(text, str) else {}
+    except ValueError:  # something else has this key
         return {}
-    held = found if isinstance(found, dict) else {}
-    return {name: keys for name, keys in held.items() if isinstance(keys, dict) != (name in ("TASK", "SEED"))}
+    pairs = content.items() if isinstance(content, dict) else ()
+    return {name: keys for name, keys in pairs if isinstance(keys, dict) != (name in ("TASK", "SEED"))}
 
 
-def merged(*known: Sections) -> Sections:
-    """Sections key by key, the later over the earlier."""
-    found: Sections = {}
-    for sections in known:
-        for name, held in sections.items():
-            before = found.get(name)
-            found[name] = {**before, **held} if isinstance(held, dict) and isinstance(before, dict) else held
-    return found
+def merge(*layers: Sections) -> Sections:
+    """Sections merged key by key; later ones override earlier ones."""
+    merged: Sections = {}
+    for sections in layers:
+        for name, keys in sections.items():
+            before = merged.get(name)
+            merged[name] = {**before, **keys} if isinstance(keys, dict) and isinstance(before, dict) else keys
+    return merged
 
 
-def described(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[Sections, tuple[str, ...]]:
-    """The sections of a file of weights, and which keys of ENCODER and DATA nothing tells.
+def infer_sections(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[Sections, tuple[str, ...]]:
+    """The sections of a file of weights, and the keys of ENCODER and DATA that nothing specifies.
 
-    state: a model's, under our names; known: TASK, and what a file says beside the weights, which goes over what they
-    tell.
+    Args:
+        encoder: name of the encoder.
+        state: weights under our names.
+        known: TASK, and what the metadata specifies, which overrides what the weights show.
     """
-    weights = {name.removeprefix(ENCODER): held for name, held in state.items() if name.startswith(ENCODER)}
-    told = Encoder.named(encoder).infer_config(weights)
-    data: Sections = dict(IMAGENET) if told.channels == 3 else {}
-    if told.channels is not None:
-        data["channels"] = told.channels
-    if told.image_size is not None:
-        data["image_size"] = list(told.image_size)
+    weights = {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
+    config = Encoder.named(encoder).infer_config(weights)
+    data: Sections = dict(IMAGENET) if config.channels == 3 else {}
+    if config.channels is not None:
+        data["channels"] = config.channels
+    if config.image_size is not None:
+        data["image_size"] = list(config.image_size)
     task = known["TASK"]
-    sections = merged({"TASK": task, "ENCODER": {"name": encoder, **told.keys}, "DATA": data}, known)
-    of_task = ("TASK", *(PRETRAINED if task == "pretrain" else CLASSIFYING))
-    sections = {name: held for name, held in sections.items() if name in of_task}
-    unspecified = [f"ENCODER.{key}" for key in told.unspecified if key not in sections["ENCODER"]]
+    sections = merge({"TASK": task, "ENCODER": {"name": encoder, **config.keys}, "DATA": data}, known)
+    names = ("TASK", *(PRETRAINING if task == "pretrain" else CLASSIFICATION))
+    sections = {name: keys for name, keys in sections.items() if name in names}
+    unspecified = [f"ENCODER.{key}" for key in config.unspecified if key not in sections["ENCODER"]]
     return sections, (*unspecified, *(() if "image_size" in sections["DATA"] else ("DATA.image_size",)))
 
 
-def classifying(state: dict[str, Tensor]) -> Sections:
+def classification_sections(state: dict[str, Tensor]) -> Sections:
     """TASK, ENCODER.hidden and CLASSIFIER of an encoder that sees whole images, with or without a linear layer."""
     if "norm.running_mean" in state:
         return {"TASK": "linear_probe", "ENCODER": {"hidden": "none"}}
-    mean = "norm.weight" in state or f"{ENCODER}backbone.cls_token" not in state
-    pooled = {"pool": "mean" if mean else "class", "norm": "norm.weight" in state}
-    return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "CLASSIFIER": pooled}
+    has_norm = "norm.weight" in state
+    pool = "mean" if has_norm or f"{BACKBONE}cls_token" not in state else "class"
+    return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "CLASSIFIER": {"pool": pool, "norm": has_norm}}
 
 
 def published_heads(state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
-    """The number of heads that the published ViT of this width has, as ENCODER keys, and a note that says so."""
-    token = state.get(f"{ENCODER}backbone.norm.weight", state.get(f"{ENCODER}backbone.patch_embed.proj.bias"))
-    heads = PUBLISHED_HEADS.get(len(token)) if token is not None else None
-    if token is None or heads is None:
+    """ENCODER.heads of the published ViT of this width, and a note that says so; empty where there is none."""
+    vector = state.get(f"{BACKBONE}norm.weight", state.get(f"{BACKBONE}patch_embed.proj.bias"))
+    heads = PUBLISHED_HEADS.get(len(vector)) if vector is not None else None
+    if vector is None or heads is None:
         return {}, ()
-    return {"heads": heads}, (
-        f"ENCODER.heads {heads}: not in the file; the published ViT {len(token)} wide has as many",
-    )
+    note = f"ENCODER.heads {heads}: not in the file; the published ViT of width {len(vector)} has {heads} heads"
+    return {"heads": heads}, (note,)

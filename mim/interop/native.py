@@ -10,28 +10,27 @@ from mim.interop.formats import ModelWeights, WeightsFormat, WriteReport
 from mim.io.files import write_atomically
 from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS
 
-AVERAGE = "module."  # before every name of a moving average
+AVERAGE = "module."  # the prefix of a moving average's names
 
 
 class Native(WeightsFormat, name="mim"):
-    """The moving average is read where the run kept one, since evaluations used it."""
+    """Reads the moving average where the run kept one, because evaluations use it."""
 
-    def recognises(self, stored: WeightsFile) -> bool:
-        return stored.beside.get("format") == CHECKPOINT_FORMAT
+    def recognises(self, file: WeightsFile) -> bool:
+        return file.metadata.get("format") == CHECKPOINT_FORMAT
 
-    def read(self, stored: WeightsFile) -> ModelWeights:
-        if not self.recognises(stored):
+    def read(self, file: WeightsFile) -> ModelWeights:
+        if not self.recognises(file):
             raise ValueError(f"it lacks the mark of this toolkit's checkpoints, {CHECKPOINT_FORMAT!r}")
         average = {
-            name.removeprefix(AVERAGE): held
-            for name, held in tensors(stored.beside.get("ema")).items()
+            name.removeprefix(AVERAGE): weight
+            for name, weight in tensors(file.metadata.get("ema")).items()
             if name.startswith(AVERAGE) and not name.endswith(DERIVED_BUFFERS)
         }
-        sections = metadata.sections_of(stored.beside.get("config"))
+        sections = metadata.parse_sections(file.metadata.get("config"))
         unspecified = () if "ENCODER" in sections else ("ENCODER.name",)
-        return ModelWeights(
-            average or dict(stored.weights), sections, str(stored.path), unspecified, averaged=bool(average)
-        )
+        state = average or dict(file.weights)
+        return ModelWeights(state, sections, str(file.path), unspecified, averaged=bool(average))
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         content = {
@@ -39,8 +38,8 @@ class Native(WeightsFormat, name="mim"):
             "step": 0,
             "model": weights.state,
             "ema": {},
-            "config": metadata.as_yaml(weights.sections),
+            "config": metadata.to_yaml(weights.sections),
             **metadata.origin(weights),
         }
         write_atomically(path, lambda file: torch.save(content, file))
-        return WriteReport(use=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")
+        return WriteReport(usage=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

@@ -8,74 +8,19 @@ from safetensors.torch import save
 
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
-from mim.interop.formats import (
-    ENCODER,
-    ModelWeights,
-    Sections,
-    WeightsFormat,
-    WriteReport,
-    encoder_kind,
-    has_classifier,
-    supported,
-    without,
-)
+from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
+from mim.interop.kinds import check_encoder, encoder_kind, has_classifier
 from mim.interop.names import rows, to_ours, to_theirs
 from mim.io.files import write_atomically
 
-BACKBONE = f"{ENCODER}backbone."
-MODELS = {  # a model of timm's by which its class is reached; the arguments say the rest
+MODELS = {  # a model of timm for each encoder; create_arguments turns it into the exact one
     "vit": "vit_base_patch16_224",
     "beit": "beit_base_patch16_224",
     "swin": "swin_base_patch4_window7_224",
     "swin_v2": "swinv2_base_window8_256",
 }
-
-
-class Timm(WeightsFormat, name="timm"):
-    """Our backbones are timm's own modules, so that only the prefix and the classifier's names differ."""
-
-    def recognises(self, stored: WeightsFile) -> bool:
-        return encoder_kind(stored.weights) is not None
-
-    def read(self, stored: WeightsFile) -> ModelWeights:
-        kind = encoder_kind(stored.weights)
-        if kind is None:
-            raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
-        state, rest = to_ours(CLASSIFIERS[kind], stored.weights)
-        state.update({BACKBONE + name: stored.weights[name] for name in rest})
-        own, notes = metadata.published_heads(state) if kind == "vit" else ({}, ())
-        known = metadata.merged(metadata.classifying(state), {"ENCODER": own}, metadata.recorded(stored.beside))
-        sections, unspecified = metadata.described(kind, state, known)
-        return ModelWeights(state, sections, str(stored.path), unspecified, notes=notes)
-
-    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
-        kind = supported(weights.sections, MODELS, "timm")
-        classifier = has_classifier(weights, POOLS[kind])
-        if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
-            raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")
-        taken = {**weights.below(BACKBONE), **(without(weights.state, ENCODER) if classifier else {})}
-        theirs, backbone = to_theirs(CLASSIFIERS[kind], taken)
-        theirs.update({name.removeprefix(BACKBONE): taken[name].contiguous() for name in backbone})
-        if path.suffix == ".safetensors":
-            write_atomically(path, lambda file: file.write(save(theirs, metadata=metadata.record(weights, taken))))
-        else:
-            write_atomically(
-                path, lambda file: torch.save({"state_dict": theirs, **metadata.record(weights, taken)}, file)
-            )
-        classes = len(weights.state["heads.0.bias"]) if classifier else 0
-        arguments = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
-        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        left_out = [name for name in weights.state if name not in taken]
-        return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {written})")
-
-
-CLASSIFIERS = {
-    "vit": rows(("norm", "fc_norm"), ("heads.0", "head")),
-    "beit": rows(("norm", "fc_norm"), ("heads.0", "head")),
-    "swin": rows(("heads.0", "head.fc")),
-    "swin_v2": rows(("heads.0", "head.fc")),
-}
-
+PLAIN_CLASSIFIER, SWIN_CLASSIFIER = rows(("norm", "fc_norm"), ("heads.0", "head")), rows(("heads.0", "head.fc"))
+CLASSIFIERS = {"vit": PLAIN_CLASSIFIER, "beit": PLAIN_CLASSIFIER, "swin": SWIN_CLASSIFIER, "swin_v2": SWIN_CLASSIFIER}
 POOLS = {
     "vit": ("class", "mean", "mean, norm"),
     "beit": ("class", "mean, norm"),
@@ -84,8 +29,47 @@ POOLS = {
 }
 
 
+class Timm(WeightsFormat, name="timm"):
+    """Our backbones are timm's own modules, so only the prefix and the names of the classifier differ."""
+
+    def recognises(self, file: WeightsFile) -> bool:
+        return encoder_kind(file.weights) is not None
+
+    def read(self, file: WeightsFile) -> ModelWeights:
+        kind = encoder_kind(file.weights)
+        if kind is None:
+            raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
+        state, rest = to_ours(CLASSIFIERS[kind], file.weights)
+        state.update({BACKBONE + name: file.weights[name] for name in rest})
+        keys, notes = metadata.published_heads(state) if kind == "vit" else ({}, ())
+        known = metadata.merge(
+            metadata.classification_sections(state), {"ENCODER": keys}, metadata.read_metadata(file.metadata)
+        )
+        sections, unspecified = metadata.infer_sections(kind, state, known)
+        return ModelWeights(state, sections, str(file.path), unspecified, notes=notes)
+
+    def write(self, weights: ModelWeights, path: Path) -> WriteReport:
+        kind = check_encoder(weights.sections, MODELS, "timm")
+        classifier = has_classifier(weights, POOLS[kind])
+        if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
+            raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")
+        ours = {**weights.select(BACKBONE), **(weights.without(ENCODER) if classifier else {})}
+        theirs, backbone = to_theirs(CLASSIFIERS[kind], ours)
+        theirs.update({name.removeprefix(BACKBONE): ours[name].contiguous() for name in backbone})
+        extra = metadata.metadata_of(weights, ours)
+        if path.suffix == ".safetensors":
+            write_atomically(path, lambda file: file.write(save(theirs, metadata=extra)))
+        else:
+            write_atomically(path, lambda file: torch.save({"state_dict": theirs, **extra}, file))
+        classes = len(weights.state["heads.0.bias"]) if classifier else 0
+        keywords = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in keywords.items())
+        left_out = [name for name in weights.state if name not in ours]
+        return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {arguments})")
+
+
 def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
-    """The arguments by which timm.create_model makes an encoder, with a classifier where there are classes."""
+    """The arguments of timm.create_model for an encoder, with a classifier where `classes` is not 0."""
     encoder, data = sections["ENCODER"], sections["DATA"]
     arguments: dict[str, Any] = {
         "img_size": tuple(data["image_size"]),

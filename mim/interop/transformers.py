@@ -8,9 +8,10 @@ from torch import Tensor
 
 from mim.interop import mae, metadata, simmim
 from mim.interop.files import CONFIG, WeightsFile, read_json
-from mim.interop.formats import ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport, has_classifier, supported
+from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
+from mim.interop.kinds import check_encoder, has_classifier
 from mim.interop.names import fold_names, to_ours, to_theirs
-from mim.interop.transformers_names import BACKBONE, ENCODERS, POOLER, POSITIONS, table_of
+from mim.interop.transformers_names import ENCODERS, POOLER, POSITIONS, table_of
 from mim.io.files import write_atomically, write_json
 from mim.io.formatting import short_repr
 from mim.io.limits import SIDE, WIDTH
@@ -19,7 +20,7 @@ from mim.registry import one_of
 MODEL_TYPES = {"vit": "vit", "swin": "swin", "swin_v2": "swinv2"}
 CLASSES = {"vit_mae": "ViTMAE", "vit": "ViT", "swin": "Swin", "swinv2": "Swinv2"}
 PROCESSOR = "preprocessor_config.json"  # how images are prepared
-NUMBERS = (  # of config.json: whether it may be a list, and the largest there can be
+NUMBERS = (  # keys of config.json, whether each may be a list, and its largest value
     ("image_size", True, SIDE),
     ("num_attention_heads", True, WIDTH),
     ("num_heads", True, WIDTH),
@@ -29,61 +30,59 @@ NUMBERS = (  # of config.json: whether it may be a list, and the largest there c
     ("mask_ratio", False, 1),
     ("layer_norm_eps", False, 1),
 )
-MUST_BE: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
+REQUIRED: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
 
 
 class Transformers(WeightsFormat, name="transformers"):
-    """A folder as `save_pretrained` writes it."""
+    """A folder that `save_pretrained` writes."""
 
-    def recognises(self, stored: WeightsFile) -> bool:
-        return stored.beside.get("model_type") in list(ENCODERS)
+    def recognises(self, file: WeightsFile) -> bool:
+        return file.metadata.get("model_type") in list(ENCODERS)
 
-    def read(self, stored: WeightsFile) -> ModelWeights:
-        config = stored.beside
-        if config.get("model_type") not in list(ENCODERS):
+    def read(self, file: WeightsFile) -> ModelWeights:
+        config = file.metadata
+        if not self.recognises(file):
             raise ValueError(f"model_type is {config.get('model_type')!r}: {one_of('', ENCODERS)}")
         _check_config(config)
-        for key, only in MUST_BE.items():
-            if config.get(key, only) != only:
-                raise ValueError(f"{key} is {config[key]!r}; encoders here compute {only!r} alone")
         kind, prefix, _ = ENCODERS[config["model_type"]]
-        bare = not any(name.startswith(prefix) for name in stored.weights)
-        state, left_out = to_ours(table_of(config["model_type"], bare), stored.weights)
-        told = [_published(config, state), _known(config), _normalization(stored.path), metadata.recorded(config)]
-        sections, unspecified = metadata.described(kind, state, metadata.merged(*told))
-        if POSITIONS in left_out and mae.fixed_positions(stored.weights[POSITIONS], sections):
-            left_out.remove(POSITIONS)  # a head here makes it anew
+        bare = not any(name.startswith(prefix) for name in file.weights)
+        state, left_out = to_ours(table_of(config["model_type"], bare), file.weights)
+        layers = [_published(config, state), _from_config(config), _normalization(file.path)]
+        known = metadata.merge(*layers, metadata.read_metadata(config))
+        sections, unspecified = metadata.infer_sections(kind, state, known)
+        if POSITIONS in left_out and mae.is_fixed_table(file.weights[POSITIONS], sections):
+            left_out.remove(POSITIONS)  # a head here computes it when it is built
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
-        if kind != "vit" and not square and _other_windows(sections):
-            raise ValueError(f"{_other_windows(sections)} as here: features would differ")
+        if kind != "vit" and not square and incompatibility(sections):
+            raise ValueError(f"{incompatibility(sections)}: features would differ")
         pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
         notes = [f"{fold_names(pooler)}: behind the features, left out"] if pooler else []
         epsilon = config.get("layer_norm_eps")
         if epsilon not in (None, LAYER_NORM_EPS[kind]):
             notes.append(f"layer_norm_eps is {epsilon:g} there and {LAYER_NORM_EPS[kind]:g} here")
         left_out = [name for name in left_out if name not in pooler]
-        return ModelWeights(state, sections, str(stored.path), unspecified, tuple(left_out), notes=tuple(notes))
+        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), notes=tuple(notes))
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
-        supported(weights.sections, MODEL_TYPES, "transformers")
-        reason = computed_otherwise(weights.sections)
+        check_encoder(weights.sections, MODEL_TYPES, "transformers")
+        reason = incompatibility(weights.sections)
         if reason:
-            raise ValueError(f"{reason}. Export to timm, which does")
-        model_type, suffix, taken = _model(weights)
-        theirs, left_out = to_theirs(table_of(model_type, bare=suffix == "Model"), taken)
+            raise ValueError(f"{reason}. Convert to timm, which does")
+        model_type, suffix, ours = _model(weights)
+        theirs, left_out = to_theirs(table_of(model_type, bare=suffix == "Model"), ours)
         if "decoder.mask_token" in theirs:
             theirs[POSITIONS] = mae.decoder_positions(weights)
         model = CLASSES[model_type] + suffix
         config = {"architectures": [model], "model_type": model_type}
-        config |= {**model_config(weights.sections, model_type), **_told_by(weights.state)}
+        config |= {**model_config(weights.sections, model_type), **_from_weights(weights.state)}
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {**config, **metadata.record(weights, taken)})
+        write_json(path / CONFIG, {**config, **metadata.metadata_of(weights, ours)})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
-        tensors = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})
-        write_atomically(path / "model.safetensors", lambda file: file.write(tensors))
-        left_out += [name for name in weights.state if name not in taken]
-        bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that is not here
+        content = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})
+        write_atomically(path / "model.safetensors", lambda file: file.write(content))
+        left_out += [name for name in weights.state if name not in ours]
+        bare = ", add_pooling_layer=False" if model == "ViTModel" else ""  # a layer that the file lacks
         call = f"transformers.{model}.from_pretrained({str(path)!r}{bare})"
         return WriteReport(left_out, f"{call}, or AutoModel for its encoder")
 
@@ -92,31 +91,32 @@ LAYER_NORM_EPS = {"vit": 1e-6, "swin": 1e-5, "swin_v2": 1e-5}
 
 
 def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
-    """The published pretraining that a model was made for, in cells that fit its images."""
+    """The sections of the published pretraining of a model, with cells that fit its images."""
     if config["model_type"] == "vit_mae":
         return mae.pretraining(state)
     if f"{ENCODER}mask_token" not in state:
-        return metadata.classifying(state)
+        return metadata.classification_sections(state)
     patch = state[f"{BACKBONE}patch_embed.proj.weight"].shape[-1]
     size = _image_size(config)
     fits = size is not None and all(side % 32 == 0 and side > 32 for side in size) and 32 % patch == 0
-    return metadata.merged(
-        simmim.pretraining(ENCODERS[config["model_type"]][0]), {} if fits else {"MASKER": {"cell": patch}}
-    )
+    sections = simmim.pretraining(ENCODERS[config["model_type"]][0])
+    return sections if fits else metadata.merge(sections, {"MASKER": {"cell": patch}})
 
 
 def _check_config(config: Sections) -> None:
-    """Raises ValueError for a number of config.json that is none, or cannot be one of such a model."""
+    """Raises ValueError for a value of config.json that no such model can have, or no encoder here computes."""
     for key, listed, most in NUMBERS:
         value = config.get(key)
-        given = value if isinstance(value, list) and listed else [value]
-        numbers = [item for item in given if isinstance(item, int | float) and 0 <= item <= most]
-        if value is not None and len(numbers) < len(given):
-            lists = ", or a list of such" if listed else ""
+        items = value if isinstance(value, list) and listed else [value]
+        if value is not None and not all(isinstance(item, int | float) and 0 <= item <= most for item in items):
+            lists = ", or a list of such numbers" if listed else ""
             raise ValueError(f"{key} is {short_repr(value)}: it must be a number from 0 to {most:,}{lists}")
     size = config.get("image_size")
     if isinstance(size, float) or (isinstance(size, list) and list(map(type, size)) != [int, int]):
-        raise ValueError(f"image_size is {short_repr(size)}: it must be one whole number, or height and width")
+        raise ValueError(f"image_size is {short_repr(size)}: it must be one integer, or height and width")
+    for key, only in REQUIRED.items():
+        if config.get(key, only) != only:
+            raise ValueError(f"{key} is {config[key]!r}: encoders here compute {only!r} only")
 
 
 def _image_size(config: Sections) -> list[int] | None:
@@ -124,39 +124,34 @@ def _image_size(config: Sections) -> list[int] | None:
     return [size, size] if isinstance(size, int) else list(size) if size else None
 
 
-def _known(config: Sections) -> Sections:
-    """What config.json says and weights do not."""
+def _from_config(config: Sections) -> Sections:
+    """The sections that config.json specifies."""
     size, heads = _image_size(config), config.get("num_attention_heads", config.get("num_heads"))
-    known: Sections = {"ENCODER": {"heads": heads} if heads else {}}
+    encoder: Sections = {"heads": heads} if heads else {}
     if config.get("window_size"):
-        known["ENCODER"]["window"] = config["window_size"]
+        encoder["window"] = config["window_size"]
     if config["model_type"] == "swinv2":
         windows = config.get("pretrained_window_sizes") or []
-        known["ENCODER"]["pretrained_windows"] = list(windows) if any(windows) else []
-    if size:
-        known["DATA"] = {"image_size": size}
-    if config["model_type"] != "vit_mae":
-        return known
-    keys = {"normalize": "patch" if config.get("norm_pix_loss") else "none"}
-    return {
-        **known,
-        "MASKER": {"ratio": config.get("mask_ratio", 0.75)},
-        "HEAD": {"heads": config.get("decoder_num_attention_heads", 16)},
-        "TARGET": keys,
-    }
+        encoder["pretrained_windows"] = list(windows) if any(windows) else []
+    sections: Sections = {"ENCODER": encoder, **({"DATA": {"image_size": size}} if size else {})}
+    if config["model_type"] == "vit_mae":
+        sections["MASKER"] = {"ratio": config.get("mask_ratio", 0.75)}
+        sections["HEAD"] = {"heads": config.get("decoder_num_attention_heads", 16)}
+        sections["TARGET"] = {"normalize": "patch" if config.get("norm_pix_loss") else "none"}
+    return sections
 
 
 def _normalization(folder: Path) -> Sections:
-    """DATA.mean and DATA.std of images scaled to [0, 1], where the folder says them."""
+    """DATA.mean and DATA.std of images scaled to [0, 1], where the folder specifies them."""
     try:
-        held = read_json(folder / PROCESSOR)
-        return {"DATA": {"mean": list(held["image_mean"]), "std": list(held["image_std"])}}
-    except (OSError, ValueError, KeyError, TypeError):  # none there, or one that says nothing of it
+        content = read_json(folder / PROCESSOR)
+        return {"DATA": {"mean": list(content["image_mean"]), "std": list(content["image_std"])}}
+    except (OSError, ValueError, KeyError, TypeError):  # there is no such file, or it does not specify them
         return {}
 
 
 def _processor(data: Sections) -> Sections:
-    """Resized to the image size, scaled to [0, 1] and normalised."""
+    """The image processor: resizes to the image size, scales to [0, 1] and normalises."""
     height, width = data["image_size"]
     return {
         "image_processor_type": "ViTImageProcessor",
@@ -171,55 +166,46 @@ def _processor(data: Sections) -> Sections:
     }
 
 
-def computed_otherwise(sections: Sections) -> str:
-    """Why transformers does not compute an encoder as here; empty where it does."""
-    return _without_a_counterpart(sections) if sections["ENCODER"]["name"] == "vit" else _other_windows(sections)
-
-
-def _without_a_counterpart(sections: Sections) -> str:
-    """Why transformers has no such ViT; empty where it has."""
-    encoder = sections["ENCODER"]
-    lacking = [key for key in ("class_token", "norm") if not encoder[key]]
-    return f"ENCODER.{lacking[0]} is false: transformers computes no ViT without one" if lacking else ""
-
-
-def _other_windows(sections: Sections) -> str:
-    """Why transformers computes a Swin otherwise; empty where it does not.
+def incompatibility(sections: Sections) -> str:
+    """Why transformers does not compute an encoder as this toolkit does; empty where it does.
 
     Where a stage's grid is smaller than the window, its Swin keeps a table of positions for the full window and its
-    forward fails (its Swin V2 has no table); both take one side alone for the window and the shift.
+    forward fails (its Swin V2 has no table); both use one number for the window and the shift of both axes.
     """
     encoder, size = sections["ENCODER"], sections["DATA"]["image_size"]
+    if encoder["name"] == "vit":
+        absent = [key for key in ("class_token", "norm") if not encoder[key]]
+        return f"ENCODER.{absent[0]} is false: transformers has no ViT without one" if absent else ""
     for stage in range(len(encoder["depths"])):
         grid = [side // (encoder["patch"] * 2**stage) for side in size]
-        whole = grid[0] == grid[1] and (encoder["name"] == "swin_v2" or grid[0] == encoder["window"])
-        if not (min(grid) > encoder["window"] or whole):
+        one_window = grid[0] == grid[1] and (encoder["name"] == "swin_v2" or grid[0] == encoder["window"])
+        if min(grid) <= encoder["window"] and not one_window:
             return (
                 f"ENCODER.window {encoder['window']} and the grid of stage {stage}, {grid[0]}x{grid[1]} tokens: "
-                "transformers' Swin computes no stage whose window is larger than its grid, and neither it nor its "
-                "Swin V2 one whose window is as long as one of two unequal sides, or longer"
+                "transformers' Swin computes no stage with a window larger than its grid, and neither it nor its Swin "
+                "V2 computes one with a window at least as long as one of two unequal sides"
             )
     return ""
 
 
 def _model(weights: ModelWeights) -> tuple[str, str, dict[str, Tensor]]:
-    """The model type, what follows in the name of its class, and the weights that it has a place for."""
-    sections, state = weights.sections, weights.state
-    encoder, plain = sections["ENCODER"], weights.below(BACKBONE)
+    """The model type, the suffix of its class, and the weights that this class has names for."""
+    sections, backbone = weights.sections, weights.select(BACKBONE)
+    encoder = sections["ENCODER"]
     model_type = MODEL_TYPES[encoder["name"]]
     square = len(set(sections["DATA"]["image_size"])) == 1
-    if sections["TASK"] == "pretrain" and square and weights.below("head."):
-        if encoder["name"] == "vit" and mae.fits_decoder(weights):
-            return "vit_mae", "ForPreTraining", {**plain, **weights.below("head.")}
-        if encoder["hidden"] == "replace" and simmim.fits_head(weights):
-            return model_type, "ForMaskedImageModeling", state
+    if sections["TASK"] == "pretrain" and square and weights.select("head."):
+        if encoder["name"] == "vit" and mae.has_mae_decoder(weights):
+            return "vit_mae", "ForPreTraining", {**backbone, **weights.select("head.")}
+        if encoder["hidden"] == "replace" and simmim.has_simmim_head(weights):
+            return model_type, "ForMaskedImageModeling", weights.state
     if has_classifier(weights, ["class"] if encoder["name"] == "vit" else ["mean"]):
-        return model_type, "ForImageClassification", state
-    return model_type, "Model", plain
+        return model_type, "ForImageClassification", weights.state
+    return model_type, "Model", backbone
 
 
 def model_config(sections: Sections, model_type: str) -> Sections:
-    """What config.json says of a model of a type, from the config sections of its counterpart here."""
+    """The content of config.json for a model type, from the config sections of its counterpart here."""
     encoder, data = sections["ENCODER"], sections["DATA"]
     height, width = data["image_size"]
     config = {
@@ -263,11 +249,11 @@ def model_config(sections: Sections, model_type: str) -> Sections:
     }
 
 
-def _told_by(state: dict[str, Tensor]) -> Sections:
-    """What config.json says of weights: their type, and a name for each class of a classifier."""
-    told: Sections = {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
+def _from_weights(state: dict[str, Tensor]) -> Sections:
+    """The content of config.json that the weights show: their type, and a name for each class of a classifier."""
+    config: Sections = {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
     if "heads.0.bias" in state:
         classes = range(len(state["heads.0.bias"]))
-        told["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
-        told["label2id"] = {f"LABEL_{number}": number for number in classes}
-    return told
+        config["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
+        config["label2id"] = {f"LABEL_{number}": number for number in classes}
+    return config

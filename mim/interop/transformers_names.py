@@ -1,12 +1,11 @@
-"""Names of transformers' weights on disk, which every version of the library reads; in memory they differ."""
+"""The names of transformers' weights on disk, which every version of the library reads; in memory they differ."""
 
 from mim.interop import simmim
-from mim.interop.formats import ENCODER
-from mim.interop.names import Row, below, rows
+from mim.interop.formats import BACKBONE, ENCODER
+from mim.interop.names import Row, add_prefix, rows
 
-BACKBONE = f"{ENCODER}backbone."
-POSITIONS = "decoder.decoder_pos_embed"  # fixed: a head here makes them anew
-POOLER = "pooler."  # of ViTModel: behind the features
+POSITIONS = "decoder.decoder_pos_embed"  # fixed; a head here computes them when it is built
+POOLER = "pooler."  # of ViTModel: it comes after the features
 VIT_BLOCK = rows(
     ("norm1", "layernorm_before"),
     ("attn.qkv", tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))),
@@ -17,7 +16,7 @@ VIT_BLOCK = rows(
 )
 VIT = (
     *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
-    *below(
+    *add_prefix(
         rows(
             ("cls_token", "embeddings.cls_token"),
             ("pos_embed", "embeddings.position_embeddings"),
@@ -26,7 +25,7 @@ VIT = (
         ),
         BACKBONE,
     ),
-    *below(VIT_BLOCK, f"{BACKBONE}blocks.{{block}}.", "encoder.layer.{block}."),
+    *add_prefix(VIT_BLOCK, f"{BACKBONE}blocks.{{block}}.", "encoder.layer.{block}."),
 )
 DECODER = (
     *rows(
@@ -35,8 +34,10 @@ DECODER = (
         ("head.norm", "decoder.decoder_norm"),
         ("head.predict", "decoder.decoder_pred"),
     ),
-    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_layers.{block}."),
-    *below(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."),  # as version 5 writes them
+    *add_prefix(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_layers.{block}."),
+    *add_prefix(
+        VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."
+    ),  # as version 5 writes them
 )
 SELF = "attention.self."
 QKV = tuple(f"{SELF}{part}" for part in ("query", "key", "value"))
@@ -53,30 +54,27 @@ V2_BLOCK = rows(
     ("attn.q_bias", f"{SELF}query.bias"),
     ("attn.v_bias", f"{SELF}value.bias"),
     ("attn.logit_scale", f"{SELF}logit_scale"),
-    *((f"attn.cpb_mlp.{place}", f"{SELF}continuous_position_bias_mlp.{place}") for place in (0, 2)),
+    *((f"attn.cpb_mlp.{layer}", f"{SELF}continuous_position_bias_mlp.{layer}") for layer in (0, 2)),
 )
 
 
 def _swin(block: tuple[Row, ...]) -> tuple[Row, ...]:
     return (
         *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
-        *below(
+        *add_prefix(
             rows(
                 ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
                 ("patch_embed.norm", "embeddings.norm"),
                 ("norm", "layernorm"),
-                *(
-                    (f"layers.{{stage}}.downsample.{name}", f"encoder.layers.{{stage-1}}.downsample.{name}")
-                    for name in ("reduction", "norm")
-                ),
             ),
             BACKBONE,
         ),
-        *below(block, f"{BACKBONE}layers.{{stage}}.blocks.{{block}}.", "encoder.layers.{stage}.blocks.{block}."),
+        *add_prefix(simmim.DOWNSAMPLE, BACKBONE, "encoder."),
+        *add_prefix(block, f"{BACKBONE}layers.{{stage}}.blocks.{{block}}.", "encoder.layers.{stage}.blocks.{block}."),
     )
 
 
-ENCODERS = {  # by model_type: our encoder, the prefix of the encoder's names, its table
+ENCODERS = {  # by model_type: our encoder, the prefix of its names, their table
     "vit_mae": ("vit", "vit.", VIT),
     "vit": ("vit", "vit.", VIT),
     "swin": ("swin", "swin.", _swin((*SWIN_BLOCK, *V1_BLOCK))),
@@ -85,7 +83,7 @@ ENCODERS = {  # by model_type: our encoder, the prefix of the encoder's names, i
 
 
 def table_of(model_type: str, bare: bool) -> tuple[Row, ...]:
-    """Names of a model of a type; `bare`: of its encoder alone, which has no prefix."""
+    """The names of a model of this type; with `bare`, of its encoder alone, which has no prefix."""
     _, prefix, table = ENCODERS[model_type]
     top = DECODER if model_type == "vit_mae" else rows(("head.conv", "decoder.0"), ("heads.0", "classifier"))
-    return table if bare else (*below(table, theirs=prefix), *top)
+    return table if bare else (*add_prefix(table, theirs=prefix), *top)

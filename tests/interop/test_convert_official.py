@@ -437,6 +437,6 @@ def test_convert_counts_what_it_cannot_place_in_the_share(tmp_path: Path) -> Non
     state = mae_pretrained(decoder=0, depth=6)
     other = {name if ".0." in name else name.replace("blocks.", "mixers."): held for name, held in state.items()}
     path = write_mae(tmp_path / "a.pth", other)
-    with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of its weights find a place in this one"):
+    with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of its weights fit this encoder"):
         convert(path, tmp_path / "b.pt", "mim", overrides=["ENCODER.heads", "3"])
     assert not (tmp_path / "b.pt").exists()

@@ -139,7 +139,7 @@ def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, aske
 def test_convert_says_where_it_took_heads_from_the_published_width(tmp_path: Path) -> None:
     source = write_timm(tmp_path / "theirs.pth", drawn(vit(width=192, depth=1)))
     lines = convert(source, tmp_path / "ours.pt", "mim")
-    assert "  ENCODER.heads 3: not in the file; the published ViT 192 wide has as many" in lines
+    assert "  ENCODER.heads 3: not in the file; the published ViT of width 192 has 3 heads" in lines
     assert read_own(tmp_path / "ours.pt")[0].ENCODER.heads == 3
 
 
@@ -172,7 +172,7 @@ def too_little(path: Path) -> Path:
 
 
 REFUSED = {  # what is read, in which format, and what the error says
-    "below a share": (too_little, "", r"holds another encoder: only \d+% of its weights find a place in this one"),
+    "below a share": (too_little, "", r"holds another encoder: only \d+% of its weights fit this encoder"),
     "resnet": (
         lambda path: write_timm(path, drawn({"conv1.weight": (8, 3, 7, 7), "fc.weight": (9, 8)})),
         "",

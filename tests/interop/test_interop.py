@@ -331,7 +331,7 @@ def test_initialise_pretraining_from_a_fine_tuned_run(tmp_path: Path) -> None:
 def test_initialise_from_another_encoder_is_refused_and_changes_nothing(tmp_path: Path, source: ViT, other) -> None:
     encoder = other()
     before = copy(encoder)
-    with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of this one's weights") as caught:
+    with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of this encoder's weights") as caught:
         initialise_encoder(encoder, write(tmp_path / "a.pt", source))
     message = str(caught.value)
     assert str(tmp_path / "a.pt") in message
@@ -346,7 +346,7 @@ def test_initialise_from_too_few_weights_names_the_share(tmp_path: Path, source:
     share = fitting / sum(weight.numel() for weight in own.values())
     assert share < 0.5
     before = copy(encoder)
-    with pytest.raises(ValueError, match=f"only {share:.0%} of this one's weights"):
+    with pytest.raises(ValueError, match=f"only {share:.0%} of this encoder's weights"):
         initialise_encoder(encoder, write(tmp_path / "a.pt", source))
     assert set(equal(encoder.state_dict(), before)) == set(before)
 
@@ -357,7 +357,7 @@ def test_initialise_from_a_deeper_file_is_refused_and_changes_nothing(tmp_path: 
     held, before = source.state_dict(), copy(encoder)
     share = sum(held[name].numel() for name in before) / sum(weight.numel() for weight in held.values())
     assert share < 0.5
-    with pytest.raises(ValueError, match=rf"only {share:.0%} of its weights find a place in this one") as caught:
+    with pytest.raises(ValueError, match=rf"only {share:.0%} of its weights fit this encoder") as caught:
         initialise_encoder(encoder, write(tmp_path / "a.pt", source))
     assert "in the file only, left out: backbone.blocks.2-5.norm1.{weight, bias}, " in str(caught.value)
     assert set(equal(encoder.state_dict(), before)) == set(before)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mim.interop.names import Row, below, fold_names, rows, to_ours, to_theirs
+from mim.interop.names import Row, add_prefix, fold_names, rows, to_ours, to_theirs
 
 TABLE = rows(
     ("token", "cls"),
@@ -115,7 +115,7 @@ def test_names_of_two_rows_take_the_first_there_and_come_back_from_both() -> Non
 
 
 def test_names_below_prefixes_keep_their_rows() -> None:
-    table = below(rows(("a", ("b", "c"))), ours="encoder.", theirs="vit.{block}.")
+    table = add_prefix(rows(("a", ("b", "c"))), ours="encoder.", theirs="vit.{block}.")
     assert table == (Row("encoder.a", ("vit.{block}.b", "vit.{block}.c")),)
 
 

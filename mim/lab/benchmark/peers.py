@@ -17,7 +17,7 @@ from mim.config import Config
 from mim.engine.plan import Plan
 from mim.engine.precision import autocast
 from mim.engine.settings import TrainSettings
-from mim.interop.transformers import CLASSES, computed_otherwise, model_config
+from mim.interop.transformers import CLASSES, incompatibility, model_config
 from mim.lab.benchmark.contenders import Contender
 from mim.lab.dryrun.task import DryTask
 from mim.lab.dryrun.trainer import PhaseCallback
@@ -75,8 +75,8 @@ def peer_of(dry: DryTask) -> Peer:
         differences.append(f"theirs has no drop path, ours {encoder['drop_path']:g} (ENCODER.drop_path)")
     if cfg.TRAIN.ema:
         differences.append("ours also keeps a moving average of the weights (TRAIN.ema)")
-    if computed_otherwise(sections):
-        raise ValueError(f"{FLAG}: {computed_otherwise(sections)}")
+    if incompatibility(sections):
+        raise ValueError(f"{FLAG}: {incompatibility(sections)}")
     kind, model = CLASSES[model_type], dry.task.model
     if not takes_mask:  # the library keeps int(patches * (1 - ratio)) patches; this ratio gives as many as ours
         patches = math.prod(model.encoder.patch_grid)

@@ -1,0 +1,44 @@
+"""Which encoder weights belong to, and with which classifier."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from mim.interop.formats import ModelWeights, Sections
+from mim.registry import one_of
+
+EncoderKind = Literal["vit", "beit", "swin", "swin_v2"]
+
+
+def has_classifier(weights: ModelWeights, pools: Iterable[str]) -> bool:
+    """Whether weights include a fine-tuned classifier with one of these ways of pooling.
+
+    `class` is the class token after the encoder's norm, `mean` the mean of the tokens after it, and `mean, norm` a mean
+    that the norm follows.
+    """
+    if weights.sections["TASK"] != "finetune" or "heads.0.weight" not in weights.state:
+        return False
+    encoder, pooled = weights.sections["ENCODER"], weights.sections["CLASSIFIER"]
+    if pooled["norm"] == encoder.get("norm", True):
+        return False  # two norms, or none
+    return pooled["pool"] + (", norm" if pooled["norm"] else "") in pools
+
+
+def check_encoder(sections: Sections, encoders: Iterable[str], code_base: str) -> str:
+    """The name of the encoder. Raises ValueError where a code base has no such encoder."""
+    name = sections["ENCODER"]["name"]
+    if name not in encoders:
+        raise ValueError(f"ENCODER.name {name} has no counterpart in {code_base}: {one_of('', encoders)}")
+    return name
+
+
+def encoder_kind(names: Iterable[str]) -> EncoderKind | None:
+    """The encoder of weights under timm's or the original names; None where they belong to no encoder here."""
+    present = set(names)
+    if "patch_embed.proj.weight" not in present:
+        return None
+    if "layers.0.blocks.0.attn.qkv.weight" in present:
+        return "swin_v2" if "layers.0.blocks.0.attn.logit_scale" in present else "swin"
+    if "blocks.0.attn.qkv.weight" not in present:
+        return None
+    biases = "rel_pos_bias.relative_position_bias_table", "blocks.0.attn.relative_position_bias_table"
+    return "beit" if any(name in present for name in (*biases, "blocks.0.attn.q_bias")) else "vit"
