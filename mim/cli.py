@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import shlex
 import sys
 import textwrap
@@ -92,7 +93,7 @@ def run(
         code = command(args) or ExitCode.DONE
         sys.stdout.flush()
     except (SystemExit, *EXPECTED) as error:
-        if _reader_left():
+        if _reader_left() and isinstance(error, SystemExit | BrokenPipeError):
             return ExitCode.BROKEN_PIPE
         if "--traceback" in typed or isinstance(error, SystemExit):
             raise
@@ -124,11 +125,15 @@ def _line(error: BaseException, stopped: str) -> str:
 def _reader_left() -> bool:
     """Whether the process behind a pipe, such as `head`, closed it. What is printed from then on goes nowhere."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return left
 
 
 def let_threads_sleep() -> None:

@@ -193,7 +193,9 @@ def test_quickstart_stopped_by_hand_is_one_line(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("stopped")
 
 
-@pytest.mark.parametrize("words", [["train", "--help"], ["plan", "--config", "quickstart/mae_digits"]])
+@pytest.mark.parametrize(
+    "words", [["train", "--help"], ["train", "--keys"], ["plan", "--config", "quickstart/mae_digits"]]
+)
 def test_reader_that_leaves_ends_a_command_silently(words):
     command = f"{sys.executable} -m mim {' '.join(words)} | head -1"
     done = start("bash", "-c", command, PYTHONUNBUFFERED="1")
