@@ -61,6 +61,11 @@ def keys(module: str, name: str) -> dict[str, Key]:
     return found
 
 
+def document(module: str, name: str) -> str | None:
+    """The docstring of a shipped part."""
+    return ast.get_docstring(_parts(module)[name].node)  # type: ignore[arg-type]
+
+
 @cache
 def _parts(module: str) -> dict[str, _Definition]:
     """The classes with a `name=`: of a module `base` those of its whole package."""

@@ -103,7 +103,7 @@ def differing(cfg: Config, other: Config) -> list[str]:
 
 
 def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
-    raw = migrate.rename(raw, warn)
+    raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
     task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
     _check_sections(raw, pairs, task)
     for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):

@@ -24,6 +24,13 @@ def rename(raw: dict[str, Any], warn: Warn) -> dict[str, Any]:
     return raw
 
 
+def rename_pairs(pairs: dict[str, Any], warn: Warn) -> dict[str, Any]:
+    """Overrides with the keys of today's names."""
+    for old in RENAMED.keys() & pairs:
+        warn("%s is called %s since 0.2.0: rename it", old, RENAMED[old])
+    return {RENAMED.get(key, key): value for key, value in pairs.items()}
+
+
 def drop(section: str, name: str, raw: dict[str, Any], known: Container[str], warn: Warn) -> dict[str, Any]:
     """The keys of a section without those that its part no longer has."""
     dropped = [key for key in DROPPED.get((section, name), ()) if key in raw and key not in known]

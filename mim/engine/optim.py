@@ -13,11 +13,12 @@ from mim.registry import Component
 
 
 class Optimizer(Component, ABC, section="OPTIMIZER"):
-    """What an optimizer is told. The schedule sets the learning rate of each group before every step.
+    """The keys that all optimizers share. The schedule sets the learning rate of each group before every step.
 
     Args:
-        base_lr: learning rate at a global batch of per_batch, scaled linearly with the batch.
-        weight_decay: of all but biases, 1-D parameters and those that no_decay names.
+        base_lr: learning rate at a batch of per_batch images; it is scaled linearly with the batch of a step.
+        per_batch: images to which base_lr refers. Source: MAE (256); SimMIM (512).
+        weight_decay: decay of all weights but biases, 1-D parameters and those that no_decay names.
         no_decay: more parameters without weight decay, each named by the end of its dotted name, such as
             `encoder.mask_token` or `pos_embed`.
         layer_decay: lr_scale on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
@@ -50,7 +51,12 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
 
 
 class AdamW(Optimizer, name="adamw"):
-    """AdamW, with its fused kernel. betas and eps as in Loshchilov and Hutter 2019."""
+    """AdamW, with its fused kernel.
+
+    Args:
+        betas: decay rates of the two moments, each at least 0 and below 1. Source: Loshchilov and Hutter 2019.
+        eps: added to the denominator of a step. Source: Loshchilov and Hutter 2019.
+    """
 
     moments = 2
 
@@ -69,6 +75,11 @@ class LARS(Optimizer, name="lars"):
     """LARS: each weight's gradient is scaled to `trust` times the weight's own norm, then steps with momentum.
 
     What has no weight decay (biases, 1-D parameters) takes plain steps of SGD with momentum.
+
+    Args:
+        momentum: factor on the previous step, at least 0 and below 1.
+        trust: size of a step relative to the weight's norm, above 0.
+
     Source: MAE, util/lars.py; the steps are timm's, which adapts without weight decay only under `always_adapt`.
     Differs from: with weight decay the norms are as You et al. 2017 have them, |g| + decay |w|, not |g + decay w|.
     """

@@ -1,0 +1,64 @@
+"""Configs of 0.1.0: three that its runs wrote load with the same values, and a user's file is told what to change."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from small_data import RECIPE, logged, write_recipe
+
+from mim import build_classifier, build_model
+from mim.config import load_config, parse_config
+
+FOLDER = Path(__file__).parent / "configs_0_1_0"
+FILES = sorted(FOLDER.glob("*.yaml"))
+RENAMED = {"SCHEDULE.factor_on": "SCHEDULE.lr_scale_on"}
+DROPPED = {
+    "mae_cosine": {"SCHEDULE.milestones", "SCHEDULE.gamma"},
+    "finetune_cosine": {"SCHEDULE.milestones", "SCHEDULE.gamma"},
+    "simmim_multistep": {"SCHEDULE.min_lr", "SCHEDULE.cosine_from"},
+}
+
+
+def values_of(text: str) -> dict[str, object]:
+    """Every key of a config file with its value, lists as tuples."""
+    flat: dict[str, object] = {}
+    for section, content in yaml.safe_load(text).items():
+        keys = {f"{section}.{key}": value for key, value in content.items()} if isinstance(content, dict) else {}
+        flat |= keys or {section: content}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_config_of_a_run_of_0_1_0_loads_with_all_its_values(file: Path) -> None:
+    with logged() as lines:
+        cfg = parse_config(file.read_text())
+    assert lines == []
+    expected = {RENAMED.get(key, key): value for key, value in values_of(file.read_text()).items()}
+    assert {key: value for key, value in expected.items() if key not in DROPPED[file.stem]} == cfg.flat()
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1000
+
+
+def test_configs_of_0_1_0_are_of_both_schedules_and_of_two_tasks() -> None:
+    configs = [parse_config(file.read_text()) for file in FILES]
+    assert {(cfg.TASK, cfg.SCHEDULE.name) for cfg in configs} == {
+        *(("pretrain", "cosine"), ("pretrain", "multistep"), ("finetune", "cosine"))
+    }
+
+
+def test_config_file_with_keys_of_0_1_0_loads_and_warns_of_each(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, RECIPE + "SCHEDULE: {name: cosine, gamma: 0.1, milestones: [], factor_on: peak}\n")
+    with logged() as lines:
+        cfg = load_config(path)
+    assert cfg.SCHEDULE.lr_scale_on == "peak"
+    assert len(lines) == 3
+    assert any("SCHEDULE.factor_on" in line and "SCHEDULE.lr_scale_on" in line for line in lines)
+    for key in ("gamma", "milestones"):
+        assert any(f"SCHEDULE.{key}" in line and "cosine" in line for line in lines)
+
+
+def test_override_with_a_key_of_0_1_0_sets_the_key_of_today(tmp_path: Path) -> None:
+    with logged() as lines:
+        cfg = load_config(write_recipe(tmp_path), {"SCHEDULE.factor_on": "peak"})
+    assert cfg.SCHEDULE.lr_scale_on == "peak"
+    assert len(lines) == 1
