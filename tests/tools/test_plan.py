@@ -52,7 +52,7 @@ def test_plan_tool_shows_figures_that_are_right(show):
     assert "4,096 = 64 a device x 8 devices x 8 accumulated" in text
     assert "0.0024 = 0.00015 x 4096 / 256" in text
     assert "249,600 = 312 an epoch x 800" in text
-    assert "49 of 196 cells of 16 px are visible and 147 hidden (75.0%)" in text
+    assert "49 of 196 cells of 16 px stay visible (75.0% hidden)" in text
     assert "tokens 49 x 768" in text
     assert "encoder vit 85,798,656 85,647,360 8.64 25.9" in text
     assert "No difference." in text

@@ -9,11 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from mim.io.files import write_atomically, write_text
-from mim.lab.benchmark import tables
 from mim.lab.benchmark.loading import LoadingResult
 from mim.lab.benchmark.profile_picture import profile_picture
 from mim.lab.benchmark.rounds import ContenderMetrics
 from mim.lab.benchmark.run import BenchmarkResult
+from mim.lab.benchmark.tables import PHASES, ResultView
 from mim.lab.console import markdown
 
 
@@ -40,24 +40,16 @@ def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequ
 
 
 def section(result: BenchmarkResult | LoadingResult, arguments: Sequence[str], picture: str = "") -> str:
-    """A result in markdown."""
-    profiles = ""
-    if isinstance(result, LoadingResult):
-        title, sections = "the loader alone", tables.loading_tables(result)
-        lines, notes = tables.loading_lines(result), tables.loading_notes(result)
-    else:
-        title, sections = f"{result.batches}, {result.precision}", tables.step_tables(result)
-        lines, notes = tables.step_lines(result), tables.step_notes(result)
-        if result.profiles:
-            image = f"![{result.theme}: a step by kernel class]({picture})"
-            profiles = f"{image}\n\n{_sections(tables.profile_tables(result.profiles))}"
+    """A result in markdown. picture: name of the file of its picture."""
+    view = ResultView.of(result)
     blocks = [
-        f"## {result.date:%H:%M}: {title}",
+        f"## {result.date:%H:%M}: {view.title}",
         f"```\n{command(arguments, result)}\n```",
-        _sections(sections),
-        _list([f"**{line}**" for line in lines]),
-        profiles,
-        _list([*notes, result.machine.describe()]),
+        _tables(view.tables),
+        _list([f"**{line}**" for line in view.lines]),
+        f"![{result.theme}: a step by kernel class]({picture})" if view.profiles else "",
+        _tables(view.profiles),
+        _list([*view.notes, result.machine.describe()]),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -119,22 +111,17 @@ def to_json(result: BenchmarkResult | LoadingResult, arguments: Sequence[str]) -
 def _metrics(metrics: ContenderMetrics, result: BenchmarkResult) -> dict[str, Any]:
     contender = metrics.contender
     return {
-        "model": contender.model,
-        "parameters": contender.parameters,
-        "flops_per_image": contender.flops,
-        "images_per_s": metrics.images_per_s,
-        "step_s": metrics.step_s,
+        **{name: getattr(contender, name) for name in ("model", "parameters", "flops")},
+        **{name: getattr(metrics, name) for name in ("images_per_s", "step_s", "tensors", "process")},
         "step_s_by_round": list(metrics.round_s),
-        "phases_s": {phase: metrics.phase_s(phase) for phase in tables.PHASES},
+        "phases_s": {phase: metrics.phase_s(phase) for phase in PHASES},
         "mfu": metrics.utilisation(result.ceiling),
-        "tensor_bytes": metrics.tensors,
-        "process_bytes": metrics.process,
-        "differs": list(contender.differences),
+        "differences": list(contender.differences),
     }
 
 
-def _sections(sections: dict[str, Table]) -> str:
-    return "\n\n".join(f"**{title}**\n\n{markdown(table)}" for title, table in sections.items())
+def _tables(tables: dict[str, Table]) -> str:
+    return "\n\n".join(f"**{title}**\n\n{markdown(table)}" for title, table in tables.items())
 
 
 def _list(lines: Sequence[str]) -> str:

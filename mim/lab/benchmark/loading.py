@@ -32,8 +32,6 @@ class LoadingResult:
 
     Args:
         theme: names the config.
-        machine: where it was measured.
-        date: when.
         source: DATA.name.
         crops: the crops of ours, as text.
         images: number of training images.
@@ -65,10 +63,8 @@ def benchmark_loading(config: Path, overrides: Sequence[str], files: Path | None
     """Measures how fast the training images of a config are read, decoded, cropped and batched on one core.
 
     Args:
-        config: a YAML file.
-        overrides: KEY VALUE words.
+        config, overrides, rounds: as in run_benchmark.
         files: class folders for torchvision; None for those of the config.
-        rounds: number of rounds.
 
     Raises ValueError for what the user can mend.
     """
@@ -105,7 +101,6 @@ def measure_loading(
         dataset: of ours, as training reads it. Each crop of an image counts as an image.
         folder: class folders with the files of `dataset`, for torchvision's ImageFolder.
         size: height and width of the published pipeline's crops.
-        rounds: number of rounds.
         seconds: of each contender in a round.
 
     Raises ValueError where there are no images, or ImageFolder cannot read `folder`.

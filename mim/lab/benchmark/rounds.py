@@ -26,8 +26,7 @@ class ContenderMetrics:
         batch: images per step.
         real: whether it trained on real images. Reading them is then part of a step.
         rounds: the times of each step of each round.
-        tensors: see StepMeasurement.
-        process: see StepMeasurement.
+        tensors, process: see StepMeasurement.
     """
 
     contender: Contender
@@ -78,8 +77,7 @@ class Ratio:
     Args:
         against: the other contender.
         ratio: the quotient of the medians.
-        low: the least quotient of a round.
-        high: the largest quotient of a round.
+        low, high: the least and the largest quotient of a round.
     """
 
     against: str
@@ -147,9 +145,7 @@ def take_rounds(
     Args:
         contenders: each is built, warmed up and its memory measured before the first round, while the others wait.
         ceiling: measured again in each round.
-        device: where they train.
         batch: images per step.
-        rounds: number of rounds.
         steps: of each contender in a round; 0 for as many as take half a second, on a GPU two seconds.
         real: see ContenderMetrics.
         progress: called with a line at each round.

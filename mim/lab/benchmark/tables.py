@@ -1,6 +1,7 @@
-"""Tables and lines of a benchmark, the same for a terminal and for a file."""
+"""Tables and notes of a result, the same for a terminal and for a file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from rich.table import Table
@@ -15,6 +16,33 @@ from mim.lab.console import byte_unit, new_table, number
 PHASES = {"batch": "data", "forward": "forward", "backward": "backward", "update": "optimizer"}
 TOP = 15  # operators
 NAME = 36  # characters of an operator's name
+
+
+@dataclass(frozen=True, slots=True)
+class ResultView:
+    """What is shown of a result.
+
+    Args:
+        title: of the whole.
+        tables: by title.
+        lines: the ratios.
+        profiles: tables of the profiles, by title.
+        notes: how it was measured.
+    """
+
+    title: str
+    tables: dict[str, Table]
+    lines: list[str]
+    profiles: dict[str, Table]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, result: BenchmarkResult | LoadingResult) -> "ResultView":
+        """The view of a result. Its tables can be printed once."""
+        if isinstance(result, LoadingResult):
+            return cls("the loader alone", _loading_tables(result), _loading_lines(result), {}, _loading_notes(result))
+        title, profiles = f"{result.batches}, {result.precision}", profile_tables(result.profiles)
+        return cls(title, step_tables(result), step_lines(result), profiles, _step_notes(result))
 
 
 def step_tables(result: BenchmarkResult) -> dict[str, Table]:
@@ -57,7 +85,7 @@ def step_lines(result: BenchmarkResult) -> list[str]:
     ]
 
 
-def step_notes(result: BenchmarkResult) -> list[str]:
+def _step_notes(result: BenchmarkResult) -> list[str]:
     """How it was measured, and how the contenders differ."""
     settings, product = result.settings, result.ceiling
     steps = " and ".join(dict.fromkeys(str(each.steps) for each in result.results))
@@ -83,7 +111,7 @@ def step_notes(result: BenchmarkResult) -> list[str]:
     ]
 
 
-def loading_tables(result: LoadingResult) -> dict[str, Table]:
+def _loading_tables(result: LoadingResult) -> dict[str, Table]:
     """Images per second on one core."""
     table = new_table("", "median", "least", "most")
     for name, rates in result.images_per_s.items():
@@ -91,12 +119,12 @@ def loading_tables(result: LoadingResult) -> dict[str, Table]:
     return {"Loading, images/s on one core": table}
 
 
-def loading_lines(result: LoadingResult) -> list[str]:
+def _loading_lines(result: LoadingResult) -> list[str]:
     """Ours against torchvision's pipeline."""
     return [_ratio_line(Ratio("torchvision", result.ratio, min(result.ratios), max(result.ratios)), "")]
 
 
-def loading_notes(result: LoadingResult) -> list[str]:
+def _loading_notes(result: LoadingResult) -> list[str]:
     """How it was measured."""
     return [
         f"{len(result.ratios)} rounds of each in turn, in one process on one thread, after one that is not timed.",

@@ -65,12 +65,9 @@ def dry_trainer(
 
     Args:
         dry: the task.
-        plan: of the run; the trainer is one of its devices.
-        device: where the model is trained.
-        on_phase: see DryTrainer.
+        plan, device, on_phase, world: see DryTrainer.
         compiled: False turns TRAIN.compile off.
         real: whether dataloader workers read the run's own images, in place of random ones.
-        world: see DryTrainer.
     """
     task = dry.one_step_task(plan)
     task.model = dry.build_model()

@@ -29,9 +29,8 @@ class StepRecord:
     Args:
         date: day and minute, local time.
         torch: version of PyTorch.
-        hardware: as hardware_of returns it.
-        step: as step_keys returns them.
-        measured: time and memory.
+        hardware: see hardware_of.
+        step: see step_keys.
     """
 
     date: str

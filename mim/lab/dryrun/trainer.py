@@ -41,15 +41,32 @@ class ImageNoise:
     classes: int = 0
 
 
-class RandomBatches(Prefetcher):
-    """Micro-batches of random images with random labels, made on the device."""
+class DryPrefetcher(Prefetcher):
+    """Micro-batches of random images with random labels, made on the device, or those of another prefetcher.
 
-    def __init__(self, noise: ImageNoise, rows: int, device: torch.device, on_phase: PhaseCallback):
-        self.noise, self.rows, self.device, self.on_phase = noise, rows, device, on_phase
+    Args:
+        noise: the random images.
+        rows: of a micro-batch.
+        device: where they are made.
+        on_phase: called before each.
+        real: the other prefetcher; None for random images.
+    """
+
+    def __init__(
+        self,
+        noise: ImageNoise,
+        rows: int,
+        device: torch.device,
+        on_phase: PhaseCallback,
+        real: Prefetcher | None = None,
+    ):
+        self.noise, self.rows, self.device, self.on_phase, self.real = noise, rows, device, on_phase, real
 
     def next(self) -> Batch:
-        """Makes the next micro-batch."""
+        """Makes or reads the next micro-batch."""
         self.on_phase("batch")
+        if self.real is not None:
+            return self.real.next()
         image, stored = self.noise.image, self.noise.stored
         shape = (self.rows, image.channels, image.height, image.width)
         if stored.is_floating_point:
@@ -60,23 +77,9 @@ class RandomBatches(Prefetcher):
         return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
 
     def prefetch(self) -> None:
-        """Does nothing."""
-
-
-class ObservedBatches(Prefetcher):
-    """The micro-batches of another prefetcher; calls back before each."""
-
-    def __init__(self, prefetcher: Prefetcher, on_phase: PhaseCallback):
-        self.prefetcher, self.on_phase = prefetcher, on_phase
-
-    def next(self) -> Batch:
-        """Reads the next micro-batch."""
-        self.on_phase("batch")
-        return self.prefetcher.next()
-
-    def prefetch(self) -> None:
-        """Starts to copy the next micro-batch."""
-        self.prefetcher.prefetch()
+        """Starts to copy the next micro-batch, where it is read."""
+        if self.real is not None:
+            self.real.prefetch()
 
 
 class DryTrainer(Trainer):
@@ -107,11 +110,10 @@ class DryTrainer(Trainer):
     ):
         super().__init__(task, settings, world or World(0, 1, device), RunFolder(Path()))
         self.plan = replace(plan, accumulation=min(plan.accumulation, MAX_MICRO_BATCHES))
-        self.prefetcher: Prefetcher = RandomBatches(noise, plan.micro_batch, device, on_phase)
+        real = None
         if workers is not None:
-            endless = replace(plan, epochs=ENDLESS)
-            real = Prefetcher(task.train_data, endless, self.world, 0, workers, self.broken)
-            self.prefetcher = ObservedBatches(real, on_phase)
+            real = Prefetcher(task.train_data, replace(plan, epochs=ENDLESS), self.world, 0, workers, self.broken)
+        self.prefetcher = DryPrefetcher(noise, plan.micro_batch, device, on_phase, real)
         self.on_phase, self.stopwatch = on_phase, Stopwatch()
         self.model = self.train_state.wrap()
         self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged

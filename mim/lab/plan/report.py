@@ -16,7 +16,6 @@ from mim.engine.distributed.world import World, join_world
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import describe_precision
-from mim.evaluation.avg_dist import masker_avg_dist
 from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
 from mim.lab.dryrun.records import StepRecord, add_record, find_record
@@ -25,7 +24,6 @@ from mim.lab.plan.hardware import Hardware
 from mim.lab.plan.recipe import RecipeComparison, compare_recipe
 from mim.lab.plan.scaling import Scaling, model_sizes, scale
 from mim.model import MaskedImageModel
-from mim.ops.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +33,6 @@ class Part:
     Args:
         part: encoder, head, classifier, or target and loss.
         name: as in the config.
-        parameters: number of all parameters.
-        trained: number of trained parameters.
         forward: operations of the forward pass on one image; None where not counted.
         training: operations of forward and backward pass on one image; None where not counted.
     """
@@ -50,39 +46,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellCounts:
-    """The cells of a mask.
-
-    Args:
-        side: of a cell, in pixels.
-        cells: cells of an image.
-        visible: visible ones.
-        hidden: hidden ones.
-        avg_dist: AvgDist of the masker, in pixels.
-    """
-
-    side: int
-    cells: int
-    visible: int
-    hidden: int
-    avg_dist: Estimate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
     """What is known of a run before it starts.
 
     Args:
         device: kind of this machine's device, cpu or cuda.
-        devices: of the run.
         classes: 0 in pretraining; None where unknown.
         lines: what the run will print at its start, by name.
-        boundaries: see ModelSummary.
-        parts: of the model.
-        cells: of the mask; None without a masker.
         stored: the type in which images are stored; empty where unknown.
         batch: images of one optimizer step.
-        peak_rate: the largest learning rate.
         plan: batch and steps; None where the number of images is unknown.
         operations: of the run; None where unknown.
         recomputed: whether the backward pass computes activations again.
@@ -102,7 +74,6 @@ class PlanReport:
     lines: dict[str, str]
     boundaries: tuple[Boundary, ...]
     parts: tuple[Part, ...]
-    cells: CellCounts | None
     stored: str
     batch: int
     peak_rate: float
@@ -144,8 +115,7 @@ def plan_run(
     Args:
         cfg: the config.
         devices: of the run.
-        images: see dry_task.
-        classes: see dry_task.
+        images, classes: see dry_task.
         steps: real steps to measure and record now; 0 uses an earlier record.
         records: file of measured steps.
         other_devices: numbers of devices to compare on paper.
@@ -175,7 +145,6 @@ def plan_run(
         lines=lines,
         boundaries=_model_summary(dry).boundaries,
         parts=_parts(dry),
-        cells=_cells(task.model) if isinstance(task.model, MaskedImageModel) else None,
         stored=str(dry.stored).removeprefix("torch.") if dry.stored else "",
         batch=plan.batch,
         peak_rate=plan.schedule(settings).peak,
@@ -273,14 +242,3 @@ def _warnings(dry: DryTask, plan: Plan) -> tuple[str, ...]:
     if settings.train.activation_checkpointing and not task.blocks():
         warnings.append("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
     return tuple(warnings)
-
-
-def _cells(model: MaskedImageModel) -> CellCounts:
-    masker = model.masker
-    return CellCounts(
-        side=masker.cell,
-        cells=masker.cells,
-        visible=masker.visible,
-        hidden=masker.cells - masker.visible,
-        avg_dist=masker_avg_dist(masker, model.encoder.image),
-    )

@@ -245,7 +245,7 @@ def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int
     """The same under fsdp.
 
     In each micro-batch, every block is gathered twice, in the precision of the products, and the rest once, in fp32.
-    In the last one, all gradients are reduced and scattered in fp32. Gathered at a time are the rest with its gradients,
+    In the last one, all gradients are reduced and scattered in fp32. Gathered at a time are the rest with gradients,
     two blocks, and a block's gradients in both precisions; with gradient accumulation, all gradients.
     """
     blocks = sum(block.elements(devices) for block in sizes.blocks)
@@ -263,7 +263,7 @@ def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int
 def _replica_waits(
     sizes: ModelSizes, hardware: Hardware, devices: int, accumulation: int, forward_s: float, backward_s: float
 ) -> float:
-    """The backward pass of the last micro-batch hides the exchange, except for the last bucket, if it is long enough."""
+    """The backward pass of the last micro-batch hides the exchange of all but the last bucket, if it is long enough."""
     gradients = FP32 * sizes.weights(trained=True)
     buckets = max(1, math.ceil(gradients / BUCKET))
     each = hardware.all_reduce_s(gradients / buckets, devices)

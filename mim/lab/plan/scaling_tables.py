@@ -9,9 +9,9 @@ from mim.lab.plan.scaling import STRATEGIES, Scaling
 GIB = 2**30
 DAY_S = 86400.0
 LEGEND = (
-    "sent: by each device in a step. held: weights, gradients and the optimizer's state, without activations; fsdp with "
-    "what is gathered at a time. waits: the share of a step that computing does not hide. images/s: of the faster one; "
-    "the dataloaders of a node must read this many."
+    "sent: by each device in a step. held: weights, gradients and the optimizer's state, without activations; "
+    "fsdp with what is gathered at a time. waits: the share of a step that computing does not hide. "
+    "images/s: of the faster one; the dataloaders of a node must read this many."
 )
 
 

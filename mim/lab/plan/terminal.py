@@ -32,7 +32,8 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
     for boundary in report.boundaries:
         table.add_row(boundary.what, boundary.size or "-", boundary.axes, Text(boundary.source))
     console.print(table)
-    print_notes(console, _image_notes(report))
+    stored = report.stored or "unknown, uint8 is assumed"
+    print_notes(console, [f"The type in which images are stored: {stored}."])
     _show_parts(report, console)
     if report.memory:
         _show_memory(report, console)
@@ -49,20 +50,6 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
         if lines:
             print_heading(console, title)
             print_notes(console, lines, "yellow")
-
-
-def _image_notes(report: PlanReport) -> list[str]:
-    stored = f"The type in which images are stored: {report.stored or 'unknown, uint8 is assumed'}."
-    if report.cells is None:
-        return [stored]
-    cells, distance = report.cells, report.cells.avg_dist
-    half = "" if distance.half is None else f" ± {distance.half:.2f}"
-    return [
-        f"{cells.visible} of {cells.cells} cells of {cells.side} px are visible and {cells.hidden} hidden "
-        f"({cells.hidden / cells.cells:.1%}); a hidden pixel is {distance.mean:.2f}{half} px from the nearest "
-        f"visible one (AvgDist, {distance.runs} masks).",
-        stored,
-    ]
 
 
 def _show_parts(report: PlanReport, console: Console) -> None:

@@ -196,7 +196,7 @@ os.environ["KINETO_LOG_LEVEL"] = "99"
 from torch.autograd.profiler import profile
 from mim import load_config
 from mim.engine.distributed.world import join_world
-from mim.lab.dryrun.trainer import RandomBatches
+from mim.lab.dryrun.trainer import DryPrefetcher
 from mim.engine.run_folder import RunFolder
 from mim.engine.trackers.metrics import Stopwatch
 from mim.engine.trainer import Trainer
@@ -210,7 +210,7 @@ with join_world(found.cfg.DISTRIBUTED) as world:
         task = found.one_step_task(plan)
         task.model = found.build_model()
         trainer = Trainer(task, found.engine_settings(), world, RunFolder(Path("unused")))
-        trainer.feed = RandomBatches(found.noise, plan.micro_batch, world.device, lambda phase: None)
+        trainer.prefetcher = DryPrefetcher(found.noise, plan.micro_batch, world.device, lambda phase: None)
         trainer.stopwatch, trainer.model = Stopwatch(), trainer.train_state.wrap()
         for _ in range(3):
             trainer._train_step()

@@ -17,10 +17,10 @@ from mim.lab.plan.scaling import (
     ModelSizes,
     WeightGroup,
     cost,
+    model_sizes,
     replica_bytes,
     scale,
     shard_bytes,
-    model_sizes,
 )
 
 CONFIGS = RECIPE.parents[1]
