@@ -1,10 +1,14 @@
-# make quickstart   install, then pretrain MAE and SimMIM on real digits and show what came out
+# make install      a virtual environment in .venv with everything for development
+# make quickstart   install, then pretrain MAE and SimMIM on real digits and show the result
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
 # make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (nine minutes)
-# make test         install, then run the tests (ten minutes on two CPU cores)
-# make test-slow    install, then run the tests of kills, full disks and a soak (eight to ten minutes on two CPU cores)
-# make test-oldest  the contract and parity tests under the oldest versions that setup.py allows, in .venv-oldest
+# make test         install, then run the tests (four to five minutes on two CPU cores)
+# make test-slow    install, then run what is too long for make test: kills, full disks, a soak, every shipped study
+# make test-oldest  the tests that depend on versions under the oldest ones that setup.py allows, in .venv-oldest
 # make test-newest  the same under the newest, in .venv-newest; PYTHON=python3.13 chooses the Python of both
+# make lint         what .ci/run checks: ruff, formatting, types
+# make format       repair what ruff can repair
+# make docs         install, then build the documentation into site/; a broken link is an error
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,11 +17,13 @@ OLDEST ?= .venv-oldest
 NEWEST ?= .venv-newest
 JOBS ?= 2
 PIP := -m pip --disable-pip-version-check
+# worksteal keeps the tests of a file together, which share what they trained
+SHARE := -n $(JOBS) --dist worksteal
 # tests that guard what depends on versions: parts, parity, weights, the engine, the loader, runs
 ACROSS ?= tests/contracts tests/parity tests/interop tests/io tests/encoders tests/heads tests/engine tests/data \
 	tests/evaluation tests/lab/plan tests/lab/benchmark tests/test_docs.py
 
-.PHONY: install quickstart transfer compare test test-slow test-oldest test-newest lint format clean
+.PHONY: install quickstart transfer compare test test-slow test-oldest test-newest lint format docs clean
 
 install: $(STAMP)
 
@@ -37,10 +43,10 @@ compare: $(STAMP)
 	$(BIN)/python tools/sweep.py configs/studies/digits/compare.yaml --output runs/compare --jobs 2
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARE) -m 'not slow'
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARE) -m slow
 
 test-oldest: $(OLDEST)/.installed
 	$(call across,$(OLDEST))
@@ -61,7 +67,7 @@ newest:
 define across
 	@$(1)/bin/python --version
 	@$(1)/bin/python $(PIP) freeze --exclude-editable --requirement tests/oldest.txt | sed '/^## /,$$d; /^#/d'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) -m 'not slow' $(ACROSS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest $(SHARE) -m 'not slow' $(ACROSS)
 endef
 
 lint: $(STAMP)
@@ -73,5 +79,8 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs build dist site *.egg-info

@@ -1,7 +1,7 @@
 """Files of weights of any kind: an encoder that works, or one clear ValueError and an encoder that is as it was.
 
 Every case starts from a small file of a format that is read, of which names, shapes, types, values, holders, what
-stands beside, or bytes are changed. `make test` tries 400 cases; those marked slow are 2,100, which makes 10,200 with
+stands beside, or bytes are changed. `make test` tries 120 cases; those marked slow are 2,100, which makes 10,200 with
 those of test_fuzz_config.py. They are the same in every run.
 """
 
@@ -401,7 +401,7 @@ def test_fuzz_weights_start_from_files_that_load(tmp_path: Path, name: str) -> N
     encoder.load_state_dict(before)
 
 
-@profile(200, 900)
+@profile(60, 900)
 def test_fuzz_weights_of_changed_files(tmp_path: Path, cases: int, explore: Explore) -> None:
     explore("weights changed", cases, cases_of(), lambda case: check_case(tmp_path / "case", case))
 
@@ -415,7 +415,7 @@ def damages(draw: st.DrawFn) -> tuple[str, list[tuple[float, int]], float]:
     return draw(st.sampled_from(sorted(KINDS))), flips, kept
 
 
-@profile(200, 1200)
+@profile(60, 1200)
 def test_fuzz_weights_of_damaged_files(tmp_path: Path, cases: int, explore: Explore) -> None:
     def check(case: tuple[str, list[tuple[float, int]], float]) -> None:
         name, flips, kept = case
