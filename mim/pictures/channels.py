@@ -19,7 +19,6 @@ class View:
     """A linear map from channels to red, green and blue.
 
     Args:
-        matrix_3C: the map.
         low_B3: the value of each image that is shown as 0.
         high_B3: the value of each image that is shown as full.
         note: what a footnote must say, or empty.
@@ -45,7 +44,6 @@ def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> 
     more than three channels, each channel by itself.
 
     Args:
-        original_BCHW: the images.
         eight_bit: whether they are stored in 8 bits.
         channels: one for grey, three for red, green and blue, or `pca`; none means the first three, or the first one
             where there are fewer.

@@ -23,12 +23,9 @@ class SampledMasks:
     """Masks of one setting of a masker.
 
     Args:
-        masker: its name.
-        cell: side of a cell in pixels.
         ratio: as set in the config; None where the masker has none.
         visible: visible cells of an image.
         cells: all cells of an image.
-        avg_dist: AvgDist in pixels.
         hidden_NHW: bool, the masks to draw.
         distance_NHW: distance to the nearest visible pixel in pixels, of the same masks.
     """
@@ -58,10 +55,8 @@ def draw_masks(rows: Sequence[SampledMasks], title: str, images_NCHW: Tensor | N
 
     Args:
         rows: the settings. Their distances share one colour scale.
-        title: of the sheet.
         images_NCHW: images in [0, 1] below the masks, the same in every row; with 1 or 2 channels the first is shown in
             grey, with more the first three as red, green, blue.
-        note: a footnote.
 
     Raises ValueError where there is no row, where rows differ in their number of masks or in the size of their images,
     and where images do not have that number and size.

@@ -77,11 +77,6 @@ class Layout:
     """All that a sheet shows. All pictures have one size.
 
     Args:
-        columns: groups of columns.
-        rows: rows of pictures.
-        title: above everything.
-        notes: footnotes.
-        bar: the colour scale, where there is one.
         letters: the size of letters relative to pictures.
         density: pixels for a unit; whole blocks may need fewer.
     """

@@ -15,13 +15,7 @@ Role = Literal["method", "fairness", "other"]
 class Column:
     """A metric that entries have.
 
-    Args:
-        key: of the metric in Entry.metrics.
-        title: for people.
-        unit: of its values; empty where it has none.
-        section: the table that the column stands in.
-        better: which values are better.
-        note: what a reader must know about it, such as that losses of different targets do not compare.
+    note: what a reader must know about it, such as that losses of different targets do not compare.
     """
 
     key: str
@@ -37,10 +31,7 @@ class Entry:
     """One recipe over its seeds.
 
     Args:
-        name: of the recipe.
         method: the recipe in one line.
-        seeds: of its runs.
-        folders: of its runs.
         metrics: by key of the column, in the unit of the column; absent where no run has the metric.
         values: the value of each run behind a metric, in the order of the seeds.
     """
@@ -58,9 +49,6 @@ class Curve:
     """A metric of one run during training.
 
     Args:
-        entry: name of the entry.
-        seed: of the run.
-        metric: its key in metrics.jsonl.
         at: the position of each value on each axis that is known.
         values: of the metric, in percent where it is an accuracy.
     """
@@ -76,10 +64,7 @@ class Curve:
 class Setting:
     """A config key in which entries differ.
 
-    Args:
-        key: of the config.
-        role: `method` for what the method decides, `fairness` for what should be equal in a fair comparison, `other`.
-        values: the value of each entry as text.
+    role: `method` for what the method decides, `fairness` for what should be equal in a fair comparison, `other`.
     """
 
     key: str
@@ -103,9 +88,7 @@ class Budget:
     """A metric of each entry within a budget.
 
     Args:
-        axis: what is limited.
         limit: in images, FLOPs or seconds.
-        metric: as in Curve.
         estimates: by name of the entry, in percent where the metric is an accuracy.
     """
 
@@ -140,22 +123,11 @@ class Comparison:
     """Everything that is shown.
 
     Args:
-        title: of the page.
         created: date and time in ISO 8601.
-        entries: the recipes.
-        columns: the metrics, in the order of the tables.
-        curves: of pretraining runs.
-        settings: config keys in which entries differ.
-        warnings: why the comparison may not be fair.
         left_out: folders that are not compared in part or as a whole, each with the reason.
-        tests: paired tests.
-        budgets: metrics within budgets.
-        sheets: reconstructions.
         metric_names: names of the metrics of curves and budgets, by key.
-        version: of the toolkit.
         command: makes this comparison again.
         notes: what else a reader must know, such as what could not be shown.
-        runs: the metrics run by run.
     """
 
     title: str

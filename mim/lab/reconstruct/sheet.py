@@ -17,11 +17,7 @@ from mim.pictures.reconstructions import Reconstruction, draw_rows
 class ReconstructionSheet:
     """A sheet, and what it shows.
 
-    Args:
-        picture_HW3: the sheet, uint8.
-        loaded: the runs.
-        runs: reconstructions by name of the run; the images follow each other, each under all masks.
-        names: of the images.
+    runs: reconstructions by name of the run; the images follow each other, each under all masks.
     """
 
     picture_HW3: Tensor

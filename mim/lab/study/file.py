@@ -33,7 +33,6 @@ class Recipe:
 
     Args:
         file: None for a start from random weights.
-        pairs: `set` of the study file.
         then: `then` of the study file.
     """
 
@@ -66,9 +65,6 @@ class Study:
 
     Args:
         name: its TITLE, or the name of the file.
-        trials: every start at every point.
-        protocols: recipes of probes and fine-tunings, by name.
-        seeds: of every trial.
         grid: the values of each varied key; empty for a LIST, and where nothing is varied.
     """
 

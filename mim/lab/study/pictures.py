@@ -36,12 +36,9 @@ def draw_heat_maps(
     """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale; the best cell has a frame.
 
     Args:
-        title: of the picture.
         maps: estimates by title of the metric, a sequence for each row; None where there is no value.
         down: the key that the rows are values of.
-        rows: values of that key.
         across: the key that the columns are values of.
-        columns: values of that key.
     """
     from matplotlib.patches import Rectangle
 
@@ -93,9 +90,7 @@ def draw_over(title: str, across: str, plots: dict[str, list[Dot]], labels: str 
     """(H, W, 3) uint8: a plot for each metric, over the same quantity; each dot has its interval and its label.
 
     Args:
-        title: of the picture.
         across: the quantity on the horizontal axis, with its unit.
-        plots: dots by title of the metric.
         labels: the key that the labels are values of, where they are.
     """
     columns = min(len(plots), 3)

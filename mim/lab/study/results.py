@@ -43,8 +43,6 @@ class Results:
     """The results of a study.
 
     Args:
-        study: of the study file.
-        configs: of each trial, by name.
         summaries: summary.json of each run, by trial, protocol (empty: pretraining) and seed.
         failed: why runs failed, by name.
     """

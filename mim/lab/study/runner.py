@@ -39,10 +39,8 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
     not divide the image, is named and left out. Where a run fails, the others go on.
 
     Args:
-        study: of the study file.
         output: folder of the study.
         overrides: `KEY VALUE` pairs for every run whose task has that section.
-        jobs: runs at a time.
         say: gets a line for each run that ends or fails.
 
     Raises ValueError where a config cannot be loaded, and for an override that no run has.

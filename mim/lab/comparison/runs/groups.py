@@ -36,10 +36,8 @@ class Group:
     """One recipe over its seeds.
 
     Args:
-        name: of the recipe.
         method: the recipe in one line.
         runs: of pretraining; none where probes and fine-tunings started from elsewhere.
-        transfers: probes and fine-tunings that came from the runs.
         encoder: None where it cannot be built here.
     """
 

@@ -27,8 +27,6 @@ class Protocol:
     """One way to evaluate pretrainings.
 
     Args:
-        title: for people.
-        task: as TASK.
         settings: the keys that decide it.
         transfers: by name of the group, then by seeds.
     """

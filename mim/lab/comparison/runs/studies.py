@@ -17,9 +17,6 @@ class StudyPosition:
     """Where a run stands in a study.
 
     Args:
-        root: folder of the study.
-        protocol: folder of the protocol.
-        protocol_name: as the study names it.
         start_name: name of what the run started from.
         order: of the start and of the protocol in the study.
     """

@@ -13,13 +13,7 @@ from mim.ops.intervals import Estimate
 class Dots:
     """An entry in a plot, positions in percent of the width.
 
-    Args:
-        entry: its index.
-        cell: its value as text.
-        mean: position of the mean.
-        interval: positions of the ends of the interval.
-        open_ends: whether the interval continues beyond either end.
-        runs: positions of single runs.
+    open_ends: whether the interval continues beyond either end.
     """
 
     entry: int

@@ -26,7 +26,6 @@ class Style:
 
     Args:
         factor: what they are divided by.
-        unit: of the quotient.
         digits: after the point; None for an exponent where that is short.
     """
 
@@ -52,11 +51,9 @@ class Cell:
     """A value in a table.
 
     Args:
-        text: the mean.
         half: the half interval with its sign.
         runs: how many runs, where these are not all of the entry's.
         order: the number that sorts the rows.
-        best: whether the mean is the best of its column.
     """
 
     text: str = NOTHING

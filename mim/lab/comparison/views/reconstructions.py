@@ -23,9 +23,6 @@ def held_out_sheets(runs: dict[str, Path], images: int = 4, seed: int = 0) -> tu
     channels get a sheet of their own, on images of the first of them. A PNG file has about 400 kB at most.
 
     Args:
-        runs: folders or checkpoints by name.
-        images: how many.
-        seed: of the masks, and of the choice of images.
 
     Raises ValueError where a run cannot be loaded, or where the data have no held-out images.
     """
