@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,8 +98,7 @@ def draw(layout: Layout) -> Tensor:
         picture.paste(Image.fromarray(block_HW3), (left, top))
     pen = ImageDraw.Draw(picture)
     for text in sheet.texts:
-        position = (text.left, text.top + 0.95 * text.size)
-        pen.text(position, text.text, text.colour, font(text.size, text.bold), ANCHORS[text.align])
+        pen.text(**text)
     return torch.from_numpy(np.array(picture))
 
 
@@ -157,19 +156,6 @@ class _Size:
         return np.asarray(Image.fromarray(rgb_HW3).resize((self.width, self.height), Image.Resampling.BOX))
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """Text with its upper edge at `top`, in pixels from the sheet's upper left corner."""
-
-    left: float
-    top: float
-    text: str
-    size: float
-    align: Align = "left"
-    bold: bool = False
-    colour: tuple[int, int, int] = INK
-
-
 class _Sheet:
     """Where everything stands: texts, and blocks of pixels. `top` moves down while rows are added."""
 
@@ -177,7 +163,7 @@ class _Sheet:
         first = next(panel for row in layout.rows for panel in row.panels if panel is not None)
         self.size = _Size.of(first.rgb_HW3.shape[0], first.rgb_HW3.shape[1], layout.density)
         self.letter = self.size.unit * layout.letters
-        self.texts: list[_Text] = []
+        self.texts: list[dict[str, Any]] = []
         self.blocks: list[tuple[int, int, np.ndarray]] = []
         self.lefts, self.width = self._lefts(layout.columns)
         self.inside = self.width - 2 * self._px(EDGE)
@@ -256,32 +242,29 @@ class _Sheet:
         self.blocks.append((right - wide, top, ramp(np.broadcast_to(np.linspace(0, 1, wide), (high, wide)))))
         middle = bar.top / 4 if bar.root else bar.top / 2
         end = f"\N{GREATER-THAN OR EQUAL TO}{bar.top:.3g}" if bar.open_end else f"{bar.top:.3g}"
-        ticks: tuple[tuple[float, str, Align], ...] = (
-            *((1, "0", "left"), (0.5, f"{middle:.3g}", "center"), (0, end, "right")),
-        )
-        for share, label, align in ticks:
-            self._write(label, right - share * wide, top + high + self._px(1), SMALL, wide, align, colour=SOFT)
+        below = top + high + self._px(1)
+        self._write("0", right - wide, below, SMALL, wide, colour=SOFT)
+        self._write(f"{middle:.3g}", right - wide / 2, below, SMALL, wide, "center", colour=SOFT)
+        self._write(end, right, below, SMALL, wide, "right", colour=SOFT)
         return round(max(wide, width_of(bar.label, SMALL * self.letter))), top + high + line + self._px(1)
 
     def _write(
-        self,
-        text: str,
-        left: float,
-        top: float,
-        size: float,
-        width: float,
-        align: Align = "left",
-        bold: bool = False,
-        colour: tuple[int, int, int] = INK,
+        self, text: str, left: float, top: float, size: float, width: float, align: Align = "left", **style: Any
     ) -> None:
         """Text on one line, shortened to a width."""
         if text:
-            short = shortened(text, width, size * self.letter, bold)
-            self.texts.append(_Text(left, top, short, size * self.letter, align, bold, colour))
+            size, bold = size * self.letter, style.get("bold", False)
+            self.texts.append(
+                {
+                    "xy": (left, top + 0.95 * size),  # letters stand on one line, whatever they are
+                    "text": shortened(text, width, size, bold),
+                    "font": font(size, bold),
+                    "fill": style.get("colour", INK),
+                    "anchor": ANCHORS[align],
+                }
+            )
 
-    def _line(
-        self, text: str, left: float, size: float, align: Align = "left", bold: bool = False, colour: tuple = INK
-    ) -> None:
+    def _line(self, text: str, left: float, size: float, align: Align = "left", **style: Any) -> None:
         """A line at the current height, which then moves below it."""
-        self._write(text, left, self.top, size, self.inside, align, bold, colour)
+        self._write(text, left, self.top, size, self.inside, align, **style)
         self.top += round(size * LINE * self.letter)

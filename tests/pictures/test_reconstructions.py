@@ -360,7 +360,7 @@ def test_draw_sheet_keeps_the_aspect_of_the_images():
 
 
 def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
-    sheets = {count: draw_sheet(count.flat(), "title") for count in (1, 2, 3, 5, 8)}
+    sheets = {count: draw_sheet(flat(count), "title") for count in (1, 2, 3, 5, 8)}
     heights = [sheets[count].shape[0] for count in (1, 2, 3)]
     assert heights[2] - heights[1] == heights[1] - heights[0] > 50
     assert sheets[8].shape[0] > sheets[5].shape[0]

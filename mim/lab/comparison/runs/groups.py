@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from mim.build import Model, build_without_memory
@@ -63,44 +63,32 @@ class Group:
         return tuple(sorted({run.seed for run in self.compared_runs}))
 
 
-@dataclass(slots=True)
-class _Unnamed:
-    """A group that has no name yet."""
-
-    runs: list[Run]
-    transfers: list[Transfer]
-
-    @property
-    def compared_runs(self) -> list[Run]:
-        return self.runs or [transfer.run for transfer in self.transfers]
-
-
 def group_runs(collection: RunCollection, studies: Studies) -> tuple[Group, ...]:
     """Groups in the order of their first runs."""
-    unnamed = [_Unnamed(runs, []) for runs in _by_recipe(collection.pretraining)]
-    by_folder = {run.folder: group for group in unnamed for run in group.runs}
-    from_elsewhere: dict[Hashable, _Unnamed] = {}
+    members: list[tuple[list[Run], list[Transfer]]] = [(runs, []) for runs in _by_recipe(collection.pretraining)]
+    transfers_of = {run.folder: transfers for runs, transfers in members for run in runs}
+    from_elsewhere: dict[Hashable, list[Transfer]] = {}
     for transfer in collection.transfers:
         if transfer.origin is not None:
-            by_folder[transfer.origin.folder].transfers.append(transfer)
+            transfers_of[transfer.origin.folder].append(transfer)
         else:
-            group = from_elsewhere.setdefault(_start_key(transfer.run, studies), _Unnamed([], []))
-            group.transfers.append(transfer)
-    unnamed += from_elsewhere.values()
-    for group in unnamed:
-        group.runs.sort(key=lambda run: run.seed)
-        group.transfers.sort(key=lambda transfer: transfer.seeds)
-    return tuple(_named(group, name) for group, name in zip(unnamed, _names(unnamed, studies), strict=True))
+            from_elsewhere.setdefault(_start_key(transfer.run, studies), []).append(transfer)
+    members += [([], transfers) for transfers in from_elsewhere.values()]
+    groups = [_group(runs, transfers) for runs, transfers in members]
+    return tuple(replace(group, name=name) for group, name in zip(groups, _names(groups, studies), strict=True))
 
 
-def _named(group: _Unnamed, name: str) -> Group:
-    example = group.compared_runs[0]
+def _group(runs: list[Run], transfers: list[Transfer]) -> Group:
+    """A group that has no name yet."""
+    runs = sorted(runs, key=lambda run: run.seed)
+    transfers = sorted(transfers, key=lambda transfer: transfer.seeds)
+    example = runs[0] if runs else transfers[0].run
     model, encoder = build_without_memory(example.cfg), None
     if model is not None:
         spec = model.encoder.spec
         encoder = EncoderSize(model.encoder.name, _parameters(model), spec.grid, spec.stride)
     method = _method(example, model if isinstance(model, MaskedImageModel) else None)
-    return Group(name, method, tuple(group.runs), tuple(group.transfers), encoder)
+    return Group("", method, tuple(runs), tuple(transfers), encoder)
 
 
 def _parameters(model: Model) -> int:
@@ -155,7 +143,7 @@ def _start_key(run: Run, studies: Studies) -> Hashable:
 # ---------------------------------------------------------------- names
 
 
-def _names(groups: Sequence[_Unnamed], studies: Studies) -> list[str]:
+def _names(groups: Sequence[Group], studies: Studies) -> list[str]:
     """A name for each group, from folders; with the keys that tell them apart where names repeat."""
     names = [_name(group, studies) for group in groups]
     for name in dict.fromkeys(names):
@@ -166,7 +154,7 @@ def _names(groups: Sequence[_Unnamed], studies: Studies) -> list[str]:
     return [f"{name} #{index}" if name in names[:index] else name for index, name in enumerate(names)]
 
 
-def _name(group: _Unnamed, studies: Studies) -> str:
+def _name(group: Group, studies: Studies) -> str:
     """The name in its study, or else what the names of its folders have in common, without seeds."""
     runs = group.compared_runs
     positions = [studies.position(run.folder) for run in runs]
@@ -190,12 +178,12 @@ def _start_name(start: InitialWeights) -> str:
     return seedless(start.run_folder.name)
 
 
-def _told_apart(groups: Sequence[_Unnamed], name: str) -> list[str]:
+def _told_apart(groups: Sequence[Group], name: str) -> list[str]:
     """Names for groups with equal names: with keys, or else the folder above, or else a number."""
-    recipes = [recipe_of(group.compared_runs[0]) for group in groups]
+    recipes = [recipe_of(group.example) for group in groups]
     keys = differing_keys(recipes)
     by_keys = [f"{name} ({settings_text(recipe, keys, most=3)})" for recipe in recipes]
-    by_parent = [f"{group.compared_runs[0].folder.parent.name}/{name}" for group in groups]
+    by_parent = [f"{group.example.folder.parent.name}/{name}" for group in groups]
     for names in (by_keys if keys and "TASK" not in keys else by_parent, by_parent):
         if len(set(names)) == len(names):
             return names
