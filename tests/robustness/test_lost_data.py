@@ -1,6 +1,7 @@
-"""Loader processes that die and mounts that vanish, in real runs: the same weights to the bit, or one clear word."""
+"""Dataloader workers that die and mounts that vanish, in real runs: the same weights to the bit, or a clear error."""
 
 import errno
+import multiprocessing
 import os
 import re
 import shutil
@@ -17,21 +18,21 @@ import pytest
 import torch
 from packed_sets import pixels
 from processes import TINY, call, last_state
-from small_data import digit, write_digits
+from small_data import digit, logged, write_digits
 
-from mim.data.batch import Note
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches
-from mim.data.loading.retry import patient
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Stored, gone
+from mim.data.sources.base import NeedOf, Source, Stored, unreachable
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
+from mim.data.sources.retry import RetryingSource
 from mim.data.sources.webdataset import WebDataset
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.errors import DataLost
+from mim.model import MaskedImageModel
 
 RUN = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16, "TRAIN.epochs": 12}
 
@@ -82,55 +83,49 @@ def meanwhile(run_folder: Path, mischief: Callable[[], None], lines: int = 6) ->
     assert not failed, failed
 
 
-def loaders(parent: int) -> list[int]:
-    """The loader processes of a process."""
-    children = [
-        int(word) for path in Path(f"/proc/{parent}/task").iterdir() for word in (path / "children").read_text().split()
-    ]
-    return [child for child in children if Path(f"/proc/{child}/cmdline").read_bytes()]
+def workers() -> list[int]:
+    """The dataloader workers of this process."""
+    return [process.pid for process in multiprocessing.active_children()]
 
 
-# -------------------------------------------------------------------- a dead loader process
+# -------------------------------------------------------------------- a dead worker
 
 
-def test_run_whose_loader_processes_are_killed_ends_with_the_same_weights(
-    images: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
+@pytest.mark.parametrize("moment", ["reading", "forward"])
+def test_run_whose_worker_is_killed_ends_clearly_and_resumes_to_the_same_weights(
+    images: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill() -> None:
-        for _ in range(2):
-            os.kill(loaders(os.getpid())[-1], signal.SIGKILL)
-            time.sleep(0.2)
+    """Also where the main thread is in a forward pass when it hears of the death."""
+    keys = RUN | {"DATA.path": images, "DATA.workers": 2}
+    if moment == "forward":
+        forward, calls = MaskedImageModel.forward, []
 
-    with meanwhile(tmp_path / "run", kill):
-        code, output = call(tmp_path / "run", RUN | {"DATA.path": images, "DATA.workers": 2})
-    assert code == 0, output
-    told = re.findall(
-        r"warning: a loader process \(\d+, number \d of 2\) was ended by SIGKILL \(.*memory.*\); a new", output
-    )
-    assert 1 <= len(told) <= 2
+        def killing(self: MaskedImageModel, *args: object, **kwargs: object) -> object:
+            calls.append(None)
+            if self.training and len(calls) == 40:
+                (victim, _) = workers()
+                os.kill(victim, signal.SIGKILL)
+                while Path(f"/proc/{victim}/cmdline").read_bytes():
+                    time.sleep(0.01)
+            return forward(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MaskedImageModel, "forward", killing)
+            code, output = call(tmp_path / "run", keys)
+    else:
+        with meanwhile(tmp_path / "run", lambda: os.kill(workers()[-1], signal.SIGKILL)):
+            code, output = call(tmp_path / "run", keys)
+    assert code == 3, output
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert re.search(r"dataloader worker \d \(process \d+\) was ended by SIGKILL \(.*memory", line)
+    assert re.search(r"\d+ images, such as \S+digit-\d+\.jpg", line)
+    assert "same command again" in line
     assert "Traceback" not in output
+    assert not workers()
+    code, output = call(tmp_path / "run", keys)
+    assert code == 0, output
+    assert "resumed from" in output
     assert same(weights(tmp_path / "run"), undisturbed)
-
-
-class Deadly(Folder):
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        if index == 21:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read_reduced(index, enough)
-
-
-def test_loader_processes_that_keep_dying_are_given_up_with_the_names_of_the_samples(images: Path) -> None:
-    source = Deadly("train", DataSettings(path=str(images), channels=1), val_share=0)
-    data = ImageDataset(source, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
-    found = batches(data, [[(0, index) for index in range(start, start + 8)] for start in range(0, 64, 8)], 2, False)
-    assert [next(found).indices[0] for _ in range(2)] == [0, 8]
-    named = ", ".join(rf"\S+digit-0{number}\.jpg" for number in (16, 17, 18))
-    with pytest.raises(
-        DataLost, match=rf"3 loader .* SIGKILL .*while a batch of 8 .* the first of them {named}$"
-    ) as caught:
-        next(found)
-    assert "\n" not in str(caught.value)
-    assert list(found) == []
 
 
 class Buggy(Folder):
@@ -141,9 +136,9 @@ class Buggy(Folder):
 def test_bug_in_a_source_of_the_users_keeps_its_type_and_traceback(images: Path) -> None:
     source = Buggy("train", DataSettings(path=str(images), channels=1))
     data = ImageDataset(source, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
-    with pytest.raises(IndexError, match=r"^a bug of the user's$") as caught:
-        next(batches(data, [[(0, 0)]], 1, False))
-    assert re.search(r'test_data_lost\.py", line \d+, in read_reduced', str(caught.value.__cause__))
+    with pytest.raises(IndexError, match="a bug of the user's") as caught:
+        next(batches(data, [[(0, 0)]], 1))
+    assert re.search(r'test_lost_data\.py", line \d+, in read_reduced', caught.value.__notes__[0])
 
 
 # -------------------------------------------------------------------- a mount that vanishes
@@ -186,10 +181,10 @@ def test_run_whose_images_stay_away_says_so_and_ends(images: Path, tmp_path: Pat
     assert code == 3, output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     lost = f"error: the images can no longer be read: DATA.path {here}: No such file or directory. Waited 0.5 s "
-    again = "Bring it back and start the same command again: the run goes on from its last checkpoint"
+    again = "Bring them back and start the same command again: a training run goes on from its last checkpoint"
     assert line == f"{lost}(DATA.retry_s 0.5). {again}"
     assert "Traceback" not in output
-    assert not loaders(os.getpid())
+    assert not multiprocessing.active_children()
 
 
 # -------------------------------------------------------------------- what is a lost place, and what a broken image
@@ -203,29 +198,30 @@ def test_image_that_is_missing_in_a_place_that_is_there_is_a_broken_image(tmp_pa
     paths = write_digits(tmp_path, 12)
     source = folder(tmp_path)
     paths[3].unlink()
-    notes: list[Note] = []
     with pytest.raises(BrokenImage, match="FileNotFoundError"):
-        patient(source, lambda: source.read(3), notes)
-    assert notes == []
+        RetryingSource(source).read(3)
     paths[4].write_bytes(b"")
     with pytest.raises(BrokenImage, match="UnidentifiedImageError"):
-        patient(source, lambda: source.read(4), notes)
+        RetryingSource(source).read(4)
 
 
 def test_image_that_comes_back_between_two_looks_is_read(tmp_path: Path) -> None:
     (path,) = write_digits(tmp_path, 1)
     write_digits(tmp_path, 3, first=1)
-    source, notes = folder(tmp_path), list[Note]()
     content = path.read_bytes()
+
+    class Returning(Folder):
+        name = "returning"
+
+        def read(self, index: int) -> Stored:
+            try:
+                return super().read(index)
+            finally:
+                path.write_bytes(content)
+
+    source = Returning("train", DataSettings(path=str(tmp_path), channels=1, retry_s=0), val_share=0)
     path.unlink()
-
-    def read() -> object:
-        try:
-            return source.read(0)
-        finally:
-            path.write_bytes(content)
-
-    assert np.array_equal(np.asarray(patient(source, read, notes)), np.asarray(digit(0)))
+    assert np.array_equal(np.asarray(RetryingSource(source).read(0)), np.asarray(digit(0)))
 
 
 def lists(root: Path) -> Source:
@@ -278,10 +274,10 @@ def test_place_is_not_looked_for_where_it_never_was_one(tmp_path: Path) -> None:
     source = Hub("train", DataSettings(path="somebody/images"))
     assert source.missing() == ""
     with pytest.raises(BrokenImage):
-        patient(source, lambda: source.read(0), [])
+        RetryingSource(source).read(0)
     (tmp_path / "list.txt").write_text("a.png\nb.png\n")
     assert folder(tmp_path / "list.txt").missing() == ""
-    assert gone(tmp_path / "nowhere") == "No such file or directory"
+    assert unreachable(tmp_path / "nowhere") == "No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -292,8 +288,7 @@ def test_place_that_answers_with_an_error_of_the_system_is_gone(
 ) -> None:
     """What a network or FUSE mount answers when its other end is away; nothing here can mount one."""
     write_digits(tmp_path / "mount", 3)
-    source, asked = folder(tmp_path / "mount"), []
-    stat = os.stat
+    source, asked, stat = folder(tmp_path / "mount"), [], os.stat
 
     def answer(path: object, *args: object, **keys: object) -> os.stat_result:
         if str(path).startswith(str(tmp_path / "mount")):
@@ -301,14 +296,15 @@ def test_place_that_answers_with_an_error_of_the_system_is_gone(
             raise OSError(number, os.strerror(number), str(path))
         return stat(path, *args, **keys)
 
-    def read() -> NoReturn:
+    def read(index: int) -> NoReturn:
         raise BrokenImage("OSError") from OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(source, "read", read)
     with pytest.raises(BrokenImage):
-        patient(source, read, [])
+        RetryingSource(source).read(0)
     monkeypatch.setattr(os, "stat", answer)
     with pytest.raises(DataLost, match=re.escape(f"{tmp_path / 'mount'}: {os.strerror(number)}. Waited 0.0 s")):
-        patient(source, read, [])
+        RetryingSource(source).read(0)
     assert asked
 
 
@@ -322,26 +318,26 @@ def test_held_out_place_is_named_by_its_own_key(tmp_path: Path) -> None:
     assert Folder("train", settings).missing() == ""
 
 
-def test_wait_of_several_processes_is_told_once(tmp_path: Path) -> None:
+def test_outage_is_logged_once_though_several_workers_wait(tmp_path: Path) -> None:
     write_digits(tmp_path / "mount", 24)
     source = Folder("train", DataSettings(path=str(tmp_path / "mount"), channels=1), val_share=0)
     data = ImageDataset(source, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
     order = [[(epoch, index) for index in range(24)] for epoch in range(40)]
-    alone = list(batches(data, order, 0, False))
-    found = batches(data, order, 3, False)
-    made = [next(found)]
-    for _ in range(2):
-        (tmp_path / "mount").rename(tmp_path / "away")
-        time.sleep(0.6)
-        (tmp_path / "away").rename(tmp_path / "mount")
-        made += [next(found) for _ in range(12)]
-    made += list(found)
-    notes = [note for batch in made for note in batch.notes]
-    assert len(notes) == 2
-    assert all("they are back, and nothing was left out" in note.text for note in notes)
-    assert all(batch.broken == () for batch in made)
-    assert len(made) == len(alone)
-    assert all(torch.equal(one.images_BCHW, two.images_BCHW) for one, two in zip(made, alone, strict=True))
+    alone = list(batches(data, order, 0))
+    with logged() as messages:
+        loading = batches(data, order, 3)
+        shared = [next(loading)]
+        for _ in range(2):
+            (tmp_path / "mount").rename(tmp_path / "away")
+            time.sleep(0.6)
+            (tmp_path / "away").rename(tmp_path / "mount")
+            shared += [next(loading) for _ in range(12)]
+        shared += list(loading)
+    assert len(messages) == 2
+    assert all("they are back, and nothing was left out" in message for message in messages)
+    assert all(batch.broken == () for batch in shared)
+    assert len(shared) == len(alone)
+    assert all(torch.equal(one.images_BCHW, two.images_BCHW) for one, two in zip(shared, alone, strict=True))
 
 
 # -------------------------------------------------------------------- packed files

@@ -213,7 +213,7 @@ def _start_worker(number: int) -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it ends with its parent
     tempfile.tempdir = maker.folder
     maker.records = queue.SimpleQueue()
-    LOG.handlers[:] = [QueueHandler(maker.records)]  # type: ignore[arg-type]
+    LOG.handlers[:], LOG.propagate = [QueueHandler(maker.records)], False  # type: ignore[arg-type]
     quiet_decoders()
 
 

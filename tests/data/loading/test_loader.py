@@ -1,6 +1,5 @@
 """From samples to batches: the same bits with any number of workers, and broken files that harm no other."""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -11,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from small_data import write_digits
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mim.data.batch import Batch
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ATTEMPTS, ImageDataset, Sample, collate
 from mim.data.loading.loader import batches, in_order
 from mim.data.loading.sampler import StepSampler
+from mim.data.loading.workers import _Answer
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
@@ -250,29 +251,35 @@ def test_is_finite_finds_the_image_that_is_not(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- on the way to a GPU
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loader_pins_each_batch_once_and_keeps_their_order(
-    images: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pinned: list[tuple[int, ...]] = []
+def test_pytorchs_pinning_reaches_the_batch_of_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Batch] = []
 
     def pin(batch: Batch) -> Batch:
-        pinned.append(batch.indices)
+        pinned.append(batch)
         return replace(batch, labels_B=batch.labels_B + 100)
 
     monkeypatch.setattr(Batch, "pin_memory", pin)
+    batch = Batch(torch.zeros(2, 1, 4, 4), torch.zeros(2), (0, 1))
+    for answer in (batch, _Answer(batch, None, [])):
+        result = pin_memory(answer)
+        assert (result if answer is batch else result.result).labels_B.tolist() == [100, 100]
+    failed = _Answer(None, ValueError("no"), [])
+    assert pin_memory(failed) is failed
+    assert len(pinned) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_pins_batches_for_a_gpu_and_keeps_their_order(images: Path, workers: int) -> None:
     data = dataset(folder(images))
-    plain = list(batches(data, steps(24, stop=12), 0, False))
-    found = batches(data, steps(24, stop=12), workers, True)
-    made = []
-    for number, batch in enumerate(found):
-        if number % 3 == 0:
-            time.sleep(0.05)  # the next one is pinned meanwhile
-        made.append(batch)
-    assert [batch.indices for batch in made] == pinned == [batch.indices for batch in plain]
-    for one, two in zip(made, plain, strict=True):
+    plain = list(batches(data, steps(24, stop=12), 0))
+    pinned = list(batches(data, steps(24, stop=12), workers, pin_memory=True))
+    assert [batch.indices for batch in pinned] == [batch.indices for batch in plain]
+    for one, two in zip(pinned, plain, strict=True):
+        assert one.images_BCHW.is_pinned()
+        assert one.labels_B.is_pinned()
         assert torch.equal(one.images_BCHW, two.images_BCHW)
-        assert torch.equal(one.labels_B, two.labels_B + 100)
+        assert torch.equal(one.labels_B, two.labels_B)
 
 
 # -------------------------------------------------------------------- files that turned into another type

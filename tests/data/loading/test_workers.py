@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_data import logged
 
 from mim.data.loading.workers import AHEAD, Keys, Results
 from mim.data.settings import DataSettings
@@ -168,7 +169,7 @@ def test_results_raise_an_error_with_its_own_type_and_text_and_note_its_tracebac
         next(made)
     assert str(caught.value) == "a size that does not fit"
     assert "in raises" in caught.value.__notes__[0]
-    with pytest.raises(RuntimeError) as other:  # noqa: PT011
+    with pytest.raises(RuntimeError) as other:
         next(results(raises, tasks(5)[4:], 1))
     assert str(other.value) == "Bug: 1 and 2"
     with pytest.raises(Bug):
@@ -180,10 +181,10 @@ def warns(keys: Keys) -> int:
     return keys[0][1]
 
 
-def test_warnings_of_workers_reach_the_log_of_this_process_once(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("mim").propagate = True
-    assert list(results(warns, tasks(7), 3)) == list(range(7))
-    assert caplog.messages == [f"sample {number}" for number in range(7)]
+def test_warnings_of_workers_reach_the_log_of_this_process_once() -> None:
+    with logged() as messages:
+        assert list(results(warns, tasks(7), 3)) == list(range(7))
+    assert messages == [f"sample {number}" for number in range(7)]
 
 
 def test_workers_ignore_the_signals_that_every_process_of_a_step_gets() -> None:
