@@ -1,4 +1,4 @@
-"""Classifier: how an image becomes class scores, from an encoder that is trained, partly frozen, or wholly so.
+"""Classifier: class scores of an image, from an encoder that is trained, partly frozen or frozen.
 
 Shapes: B batch, C channels, H W pixels, D width, K classes, L linear layers.
 """
@@ -15,14 +15,18 @@ from mim.structures import Pool
 
 
 class Classifier(nn.Module):
-    """Encoder, pooling, norm and linear layers: one in fine-tuning, several in a probe of several learning rates.
+    """Encoder, pooling, norm and linear layers: one in fine-tuning, one for each learning rate in a linear probe.
 
     Args:
-        norm: on the pooled features.
-        layers: how many linear layers stand side by side.
-        tune_blocks: see FreezeSettings. What is frozen stays in eval mode.
+        encoder: must have `hidden` none.
+        norm: the layer between pooling and the linear layers.
+        classes: number of classes.
+        pool: how tokens become one vector an image, see Features.pooled.
+        init_std: standard deviation of the linear layers' initial weights.
+        layers: number of linear layers; all start equal.
+        tune_blocks: number of the encoder's last blocks that are trained, or `all`; frozen modules stay in eval mode.
 
-    Raises ValueError where the encoder hides something, has no class token to pool, or not so many blocks.
+    Raises ValueError where the encoder hides patches, has no class token to pool, or has too few blocks.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class Classifier(nn.Module):
             nn.init.trunc_normal_(head.weight, std=init_std)
         nn.init.zeros_(head.bias)
         self.heads = nn.ModuleList(copy.deepcopy(head) for _ in range(layers))  # so that only their rates differ
-        self._resting = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
+        self._frozen = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
         """Class scores of normalised images, (L, B, K)."""
@@ -60,36 +64,36 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self._resting:
+        for module in self._frozen:
             module.eval()
         return self
 
     def blocks(self) -> list[nn.Module]:
-        """The encoder's repeated blocks: the units of activation checkpointing."""
+        """The repeated blocks of the encoder: the units of activation checkpointing."""
         return self.encoder.blocks()
 
 
 def finetune_classifier(
     encoder: Encoder, classes: int, head: FinetuneHeadSettings, frozen: FreezeSettings
 ) -> Classifier:
-    """The classifier of fine-tuning."""
+    """The classifier of fine-tuning, with a LayerNorm before the linear layer where the settings ask for it."""
     norm = nn.LayerNorm(encoder.spec.width, eps=1e-6) if head.norm else nn.Identity()
     return Classifier(encoder, norm, classes, head.pool, head.init_std, tune_blocks=frozen.tune_blocks)
 
 
 def probe_classifier(encoder: Encoder, classes: int, head: ProbeHeadSettings) -> Classifier:
-    """The classifier of a linear probe: a frozen encoder, and a BatchNorm without weights before the linear layers."""
+    """The classifier of a linear probe: a frozen encoder, a BatchNorm without weights, and the linear layers."""
     width = encoder.spec.width * (2 if head.pool == "both" else 1)
     norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
     return Classifier(encoder, norm, classes, head.pool, head.init_std, len(head.rates), tune_blocks=0)
 
 
 def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
-    """Freezes all but the last blocks and what stands on them; gives the modules of which nothing is trained.
+    """Freezes an encoder but for its last blocks and the layers after them; returns the modules without trained weights.
 
-    What was fixed before, such as a table of sine-cosine positions, stays so.
+    Parameters that were fixed before, such as sine-cosine positions, stay fixed.
 
-    Raises ValueError, naming the key, where the encoder has not so many blocks, or its blocks have no halves.
+    Raises ValueError where the encoder has fewer blocks, or half a block is requested and its blocks have no halves.
     """
     blocks, layers = encoder.blocks(), encoder.layer_parameters()
     if tune_blocks > len(blocks):
@@ -97,26 +101,26 @@ def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
             f"FREEZE.tune_blocks is {tune_blocks:g}, and ENCODER.name {encoder.name} has {len(blocks)} blocks: "
             "use fewer, or all"
         )
-    whole = len(blocks) - int(tune_blocks)  # the first block that is trained whole
-    trained = {id(p) for layer in layers[whole + 1 :] for p in layer}
+    first = len(blocks) - int(tune_blocks)  # the first block of which all parameters are trained
+    trained = {id(p) for layer in layers[first + 1 :] for p in layer}
     if tune_blocks:
         trained |= {id(p) for p in encoder.above_blocks()}
     if tune_blocks % 1:
-        half = encoder.upper_half(blocks[whole - 1])
+        half = encoder.upper_half(blocks[first - 1])
         if not half:
             raise ValueError(
                 f"FREEZE.tune_blocks is {tune_blocks:g}: the blocks of ENCODER.name {encoder.name} have no halves: "
-                "use a whole number"
+                "use an integer"
             )
-        below = {id(p) for p in blocks[whole - 1].parameters()}
-        trained |= {id(p) for p in layers[whole] if id(p) not in below}  # what stands on that block
+        block = {id(p) for p in blocks[first - 1].parameters()}
+        trained |= {id(p) for p in layers[first] if id(p) not in block}  # the rest of its layer
         trained |= {id(p) for part in half for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
     for parameter in encoder.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
-    return [module for module in encoder.modules() if _rests(module)]
+    return [module for module in encoder.modules() if _is_frozen(module)]
 
 
-def _rests(module: nn.Module) -> bool:
-    """Whether a module has parameters, and none of them is trained."""
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters and none of them is trained."""
     required = [parameter.requires_grad for parameter in module.parameters()]
     return bool(required) and not any(required)

@@ -97,7 +97,7 @@ def simmim_model(lines: list[str], cfg, classes: int) -> nn.Module:
         if keys.name == "swin"
         else (swin_transformer_v2, swin_transformer_v2.SwinTransformerV2)
     )
-    windows = {"pretrained_window_sizes": tuple(keys.pretrained_windows)} if keys.get("pretrained_windows") else {}
+    windows = {"pretrained_window_sizes": tuple(keys.pretrained_windows)} if keys.values().get("pretrained_windows") else {}
     stages = {"depths": tuple(keys.depths), "num_heads": tuple(keys.heads), "window_size": keys.window}
     model = kind(**stages, **windows, **shared)
     assert "layers.0.downsample.reduction.weight" in encoder
@@ -144,8 +144,8 @@ def test_convert_there_and_back(tmp_path: Path, to: str, suffix: str, model: str
     lines = convert(source.write(tmp_path / "ours.pt"), theirs, to)
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{theirs} ({to}): {len(source.state) - len(left_out)} weights written" in lines
-    said = [line for line in lines if "without a place there" in line]
-    assert said == ([f"  without a place there, left out: {fold_names(left_out)}"] if left_out else [])
+    said = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
+    assert len(said) == bool(left_out)
 
     classified = "heads.0.weight" in source.state and not left_out
     loaded, img_BCHW = THEIRS[to](lines, source.cfg, CLASSES if classified else 0).eval(), source.images()

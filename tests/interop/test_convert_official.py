@@ -35,7 +35,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mim import build_classifier, build_model, load_config, load_encoder
-from mim.convert import convert, describe
+from mim.convert import config_of, convert
 from mim.engine.checkpoint import load_strict
 from mim.interop import read
 
@@ -404,7 +404,7 @@ def test_published_file_is_what_its_recipe_here_builds(tmp_path: Path, recipe: s
     assert weights.unspecified == ()
     assert set(weights.left_out) <= {"decoder_pos_embed"}  # here it is all zeros, so not the fixed one
     known = load_config(ROOT / "configs" / f"{recipe}.yaml")
-    cfg = describe(weights, [])
+    cfg = config_of(weights, [])
     own = [key for key in known.ENCODER if key not in ("positions", "drop_path")]  # zeros are no sines
     assert {key: getattr(cfg.ENCODER, key) for key in own} == {key: getattr(known.ENCODER, key) for key in own}
     assert list(cfg.DATA.image_size) == list(known.DATA.image_size)

@@ -86,8 +86,8 @@ def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: t
     lines = convert(source.write(tmp_path / "ours.pt"), folder, "transformers")
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{folder} (transformers): {len(source.state) - len(left_out)} weights written" in lines
-    said = [line for line in lines if "without a place there" in line]
-    assert said == ([f"  without a place there, left out: {fold_names(left_out)}"] if left_out else [])
+    said = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
+    assert len(said) == bool(left_out)
 
     call, _, automatic = lines[-1].removeprefix("  to load: ").partition(", or ")
     assert call.startswith(f"transformers.{kind}.from_pretrained({str(folder)!r}")
@@ -110,7 +110,7 @@ def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: t
     content = json.loads((tmp_path / "again" / "config.json").read_text())
     content = {key: held for key, held in content.items() if key not in ("mim_config", "converted_from")}
     (tmp_path / "again" / "config.json").write_text(json.dumps(content))
-    keys = ["ENCODER.window", str(source.cfg.ENCODER.window)] if "window" in source.cfg.ENCODER else []
+    keys = ["ENCODER.window", str(source.cfg.ENCODER.window)] if "window" in source.cfg.ENCODER.values() else []
     again = load_encoder(tmp_path / "again", keys if content["model_type"] == "swin" else [])
     with torch.no_grad():
         tokens = again(img_BCHW).tokens_BND
@@ -236,7 +236,7 @@ def folder(path: Path, config: Any, weights: dict[str, Tensor] | None = None) ->
         ({"model_type": "vit", "qkv_bias": False}, "", "qkv_bias is False"),
         ({"model_type": "vit"}, "", "it lacks 'backbone.patch_embed.proj.weight'"),
         ({"model_type": ["vit"]}, "", "holds no encoder in a known format"),
-        ([1, 2], "", "must hold a mapping, not list"),
+        ([1, 2], "", "must be a mapping, not list"),
         ("{", "", "its JSON cannot be read"),
         ("", "", "its JSON cannot be read"),
     ],

@@ -240,7 +240,7 @@ def test_plugins_named_in_a_file_of_weights_are_not_imported(tmp_path: Path, mon
 def test_yaml_in_a_file_of_weights_makes_no_objects(tmp_path: Path, monkeypatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": mae_pretrained(), "mim_config": text}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"does not tell ENCODER\.heads"):
+    with pytest.raises(ValueError, match=r"does not hold ENCODER\.heads"):
         mim.load_encoder(tmp_path / "a.pth")
     assert not (tmp_path / "created").exists()
 

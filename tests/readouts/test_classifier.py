@@ -295,7 +295,7 @@ class Convolutions(Encoder, name="classifier_test_convolutions"):
 
 
 def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
-    with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves: use a"):
+    with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves: use an"):
         finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
     whole = FreezeSettings(tune_blocks=1)
     model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), whole)

@@ -171,7 +171,7 @@ def come_back(found: Path, source: Sample, left_out: list[str]) -> None:
     for name, held in state.items():
         assert held.dtype == own[name].dtype
         assert torch.equal(held, own[name]), name
-    shown = {"ENCODER": [key for key in source.cfg.ENCODER if key != "hidden" or not left_out]}
+    shown = {"ENCODER": [key for key in source.cfg.ENCODER.values() if key != "hidden" or not left_out]}
     shown["DATA"] = ["image_size", "channels", "mean", "std"]
     if not left_out:
         assert cfg.TASK == source.cfg.TASK
