@@ -55,7 +55,7 @@ def hardware_of(device: torch.device) -> dict[str, Any]:
 
 def step_keys(cfg: Config, classes: int | None) -> dict[str, Any]:
     """The settings on which the cost of a step depends. Steps with the same settings cost the same."""
-    keys = cfg.flat()
+    keys = {key: list(value) if isinstance(value, tuple) else value for key, value in cfg.flat().items()}
     settings = {key: value for key, value in keys.items() if key.startswith(SECTIONS) or key in KEYS}
     settings |= {f"{key} on": bool(keys[key]) for key in ON_OR_OFF}
     return {**settings, **({"classes": classes} if classes else {})}
@@ -80,7 +80,7 @@ def add_record(
 
 def find_record(file: Path, cfg: Config, classes: int | None, device: torch.device) -> StepRecord | None:
     """The newest record of the same step on the same hardware; None where there is none. Damaged lines are skipped."""
-    query = json.loads(json.dumps([hardware_of(device), step_keys(cfg, classes)]))
+    query = [hardware_of(device), step_keys(cfg, classes)]
     for line in reversed(_lines(file)):
         try:
             content = json.loads(line)

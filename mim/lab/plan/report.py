@@ -53,7 +53,6 @@ class PlanReport:
         device: kind of this machine's device, cpu or cuda.
         classes: 0 in pretraining; None where unknown.
         lines: what the run will print at its start, by name.
-        stored: the type in which images are stored; empty where unknown.
         batch: images of one optimizer step.
         plan: batch and steps; None where the number of images is unknown.
         operations: of the run; None where unknown.
@@ -74,7 +73,6 @@ class PlanReport:
     lines: dict[str, str]
     boundaries: tuple[Boundary, ...]
     parts: tuple[Part, ...]
-    stored: str
     batch: int
     peak_rate: float
     plan: Plan | None
@@ -145,7 +143,6 @@ def plan_run(
         lines=lines,
         boundaries=_model_summary(dry).boundaries,
         parts=_parts(dry),
-        stored=str(dry.stored).removeprefix("torch.") if dry.stored else "",
         batch=plan.batch,
         peak_rate=plan.schedule(settings).peak,
         plan=plan if counted else None,
@@ -190,7 +187,10 @@ def _memory(dry: DryTask, plan: Plan, missing: list[str]) -> dict[str, Memory]:
 def _lines(dry: DryTask, plan: Plan, settings: EngineSettings, world: World) -> dict[str, str]:
     """What the run prints at its start, without what is unknown."""
     precision = describe_precision(settings.train.precision, world.device)
-    lines = {**dry.task.describe(), **plan.describe(settings), "precision": precision}
+    stored = str(dry.stored).removeprefix("torch.") if dry.stored else "unknown, uint8 is assumed"
+    lines = {**dry.task.describe(), "stored images": stored, **plan.describe(settings), "precision": precision}
+    if plan.world_size == world.size:
+        lines["devices"] = world.describe(settings.distributed.strategy)
     if dry.held_out is None:
         lines.pop("evaluation", None)
         lines["images"] = lines["images"].replace(", 0 held out", ", held-out ones unknown")

@@ -32,8 +32,6 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
     for boundary in report.boundaries:
         table.add_row(boundary.what, boundary.size or "-", boundary.axes, Text(boundary.source))
     console.print(table)
-    stored = report.stored or "unknown, uint8 is assumed"
-    print_notes(console, [f"The type in which images are stored: {stored}."])
     _show_parts(report, console)
     if report.memory:
         _show_memory(report, console)
