@@ -27,8 +27,8 @@ from torchvision import transforms
 from mim import build, load_config
 from mim.data.sources.base import Source
 from mim.engine.optim import parameter_groups
+from mim.engine.plan import EngineSettings, Plan
 from mim.engine.schedule import Schedule
-from mim.engine.settings import EngineSettings, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("mae", "simmim", "finetune", "probe", "cross")
@@ -564,7 +564,11 @@ def test_cifar10_finetuning_rate_is_near_the_one_of_its_source():
 def test_cifar10_finetuning_is_the_published_one():
     cfg = recipe(CIFAR10)
     assert (cfg.ENCODER.patch, cfg.ENCODER.width, cfg.ENCODER.depth, cfg.ENCODER.heads) == (2, 192, 12, 3)
-    assert [numbers(getattr(cfg.DATA, key)) for key in ("mean", "std", "image_size")] == [[0.5] * 3, [0.5] * 3, [32, 32]]
+    assert [numbers(getattr(cfg.DATA, key)) for key in ("mean", "std", "image_size")] == [
+        [0.5] * 3,
+        [0.5] * 3,
+        [32, 32],
+    ]
     assert [numbers(getattr(cfg.AUGMENT, key)) for key in ("crop_scale", "crop_ratio")] == [[1, 1], [1, 1]]
     assert not any(
         getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix", "smoothing")
