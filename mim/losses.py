@@ -43,17 +43,8 @@ def _with_shared_keys(init: Any, base: Any) -> Any:
 class Loss(Component, nn.Module, ABC, section="LOSS"):
     """The mean over cells, in fp32 or wider: the sum over cells divided by the number of cells + `eps`.
 
-    To write one, subclass with `name="..."` and implement `elementwise`. Its own keyword-only arguments are its keys;
-    every loss also has `over` and `eps`, whether its constructor accepts them or not:
-
-        class Charbonnier(Loss, name="charbonnier"):
-            def __init__(self, *, softness: float = 1e-3):
-                super().__init__()
-                self.softness = softness
-
-            def elementwise(self, prediction_BCHW, target_BCHW):
-                return ((prediction_BCHW - target_BCHW) ** 2 + self.softness**2).sqrt()
-
+    To write one, subclass with `name="..."` and implement `elementwise`. The keyword-only arguments of its constructor
+    are its keys, and it has `over` and `eps` too, whether the constructor takes them or not.
     Source: MAE, models_mae.py, forward_loss; SimMIM, models/simmim.py, forward.
 
     Args:

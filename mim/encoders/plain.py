@@ -20,7 +20,6 @@ class Plain(Encoder):
     """A transformer of timm's whose tokens all have one width, under timm's parameter names in `backbone`.
 
     Args:
-        image: channels, height and width of the images.
         backbone: builds the transformer from the arguments of timm's VisionTransformer.
         num_prefix: class token and registers ahead of the patch tokens.
         patch: side of a patch in pixels.

@@ -24,7 +24,6 @@ class Windowed(Encoder):
     Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, inserted after the patch embedding's norm).
 
     Args:
-        image: channels, height and width of the images.
         backbone: builds the transformer from the arguments of timm's SwinTransformer.
         patch: side of an embedded patch in pixels.
         width: channels of the first stage.

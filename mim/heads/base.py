@@ -15,10 +15,6 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
     A subclass with `fills_dropped = True` also predicts the tokens that an encoder dropped. One with
     `hidden_only = True` predicts hidden tokens only, so it needs an encoder that drops them.
 
-    Args:
-        encoder: what the head may know of the encoder.
-        target: what the head may know of the target.
-
     Raises ValueError where the target's stride does not divide the encoder's, and where the encoder's way of hiding
     does not fit the head.
     """

@@ -70,6 +70,7 @@ class CrossAttention(Decoder, name="cross_attention"):
     """
 
     hidden_only = True
+    mask_token: nn.Parameter
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, share: float = 1.0, **shared: Any):
         shares("HEAD", share=share)

@@ -21,8 +21,6 @@ class Decoder(Head):
     xavier-uniform with zero bias).
 
     Args:
-        encoder: what the head may know of the encoder.
-        target: what the head may know of the target.
         block: builds one block from (width, heads, mlp_ratio).
         embed: whether a linear layer maps the encoder's tokens to `width` channels.
         num_prefix: prefix tokens that pass through the blocks; they have zeros as positions.
@@ -34,6 +32,7 @@ class Decoder(Head):
 
     fills_dropped = True
     positions: Tensor
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,

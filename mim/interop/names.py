@@ -48,25 +48,17 @@ def to_ours(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str
     Raises ValueError where weights to be stacked differ in shape or type.
     """
     renamed: dict[str, Tensor] = {}
-    parts: dict[str, dict[int, str]] = {}
-    counts: dict[str, int] = {}
-    patterns = [(row, index, _pattern(name)) for row in table for index, name in enumerate(row.theirs)]
-    left_out = []
+    used: set[str] = set()
+    patterns = [(row, _pattern(row.theirs[0])) for row in table]
     for name in state:
-        match = next(((row, index, hit) for row, index, pattern in patterns if (hit := pattern.fullmatch(name))), None)
-        if match is None:
-            left_out.append(name)
-            continue
-        row, index, hit = match
-        ours = _fill_in(row.ours, row.theirs[index], hit)
-        parts.setdefault(ours, {})[index] = name
-        counts[ours] = len(row.theirs)
-    for ours, names in parts.items():
-        if len(names) < counts[ours]:
-            left_out += names.values()
-        else:
-            renamed[ours] = _stack([state[names[index]] for index in sorted(names)], list(names.values()))
-    return renamed, left_out
+        for row, pattern in patterns:
+            hit = pattern.fullmatch(name)
+            names = [_fill_in(part, row.theirs[0], hit) for part in row.theirs] if hit else []
+            if hit and all(part in state for part in names):
+                renamed[_fill_in(row.ours, row.theirs[0], hit)] = _stack([state[part] for part in names], names)
+                used.update(names)
+                break
+    return renamed, [name for name in state if name not in used]
 
 
 def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -78,19 +70,19 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
     left_out = []
     patterns = [(row, _pattern(row.ours)) for row in table]
     for name, weight in state.items():
-        match = next(((row, hit) for row, pattern in patterns if (hit := pattern.fullmatch(name))), None)
-        if match is None:
+        row, hit = next(((row, hit) for row, pattern in patterns if (hit := pattern.fullmatch(name))), (None, None))
+        if row is None or hit is None:
             left_out.append(name)
             continue
-        row, hit = match
         count = len(row.theirs)
         if count > 1 and (not weight.ndim or not len(weight) or len(weight) % count):
             raise ValueError(
                 f"{printable(name)} has the shape {list(weight.shape)}: it cannot be split into {count} equal parts"
             )
         parts = (weight,) if count == 1 else weight.chunk(count)
-        for theirs, part in zip(row.theirs, parts, strict=True):
-            renamed[_fill_in(theirs, row.ours, hit)] = part.contiguous()
+        renamed |= {
+            _fill_in(theirs, row.ours, hit): part.contiguous() for theirs, part in zip(row.theirs, parts, strict=True)
+        }
     return renamed, left_out
 
 

@@ -22,7 +22,6 @@ class Masker(Component, ABC, section="MASKER"):
     A subclass sets `visible`, the number of visible cells of a sample, in its constructor, and implements `hide`.
 
     Args:
-        image: channels, height and width of the images.
         cell: side of a cell in pixels; it must divide the image height and width.
     """
 

@@ -89,7 +89,7 @@ def probe_classifier(encoder: Encoder, classes: int, head: ProbeHeadSettings) ->
 
 
 def freeze(encoder: Encoder, tune_blocks: float) -> list[nn.Module]:
-    """Freezes an encoder but for its last blocks and the layers after them; returns the modules without trained weights.
+    """Freezes an encoder except its last blocks and what follows them; returns the modules without trained weights.
 
     Parameters that were fixed before, such as sine-cosine positions, stay fixed.
 

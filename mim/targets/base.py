@@ -12,12 +12,7 @@ from mim.structures import EncoderSpec, ImageSpec, TargetSpec
 
 
 class Target(Component, nn.Module, ABC, section="TARGET"):
-    """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
-
-    Args:
-        image: channels, height and width of the images.
-        encoder: what the target may know of the encoder.
-    """
+    """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels."""
 
     spec: TargetSpec
 
