@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Every recipe that docs/performance.md speaks of, on this machine's first GPU, each in a process of its own:
+# Every recipe of docs/performance.md on this machine's first GPU, each in its own process:
 #   benchmarks/gpu.sh [KEY VALUE ...]
 # Needs no network and no images. Results are added to benchmarks/<config>_<hardware>_<day>.md.
-# PYTHON: the interpreter; BATCHES: of the base models; LARGE: of ViT-L.
+# PYTHON: the interpreter; BATCHES: batches of the base models; LARGE: of ViT-L.
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -10,7 +10,7 @@ read -ra base <<< "${BATCHES:-128 256 512}"
 read -ra large <<< "${LARGE:-64 128 256}"
 failed=0
 
-measure() {  # CONFIG BATCH..., then what stands in `keys`
+measure() {  # CONFIG BATCH...; adds the words in `keys`
     local config=$1
     shift
     "$python" tools/benchmark.py --config "configs/$config.yaml" --compile --against transformers --profile \

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# MAE ViT-H under DDP and FSDP2 on this machine's first GPU, activations kept and recomputed, each in a process of its own:
+# MAE ViT-H under DDP and FSDP2 on this machine's first GPU, with and without activation
+# checkpointing, each in its own process:
 #   benchmarks/scaling.sh [KEY VALUE ...]
-# torchrun starts one process, so that the strategies really wrap the model. The first runs are without torchrun.
+# torchrun starts one process, so that the model is really wrapped. Some runs are without torchrun.
 # Needs no network and no images. Results are added to benchmarks/<config>_<hardware>_<day>.md.
-# PYTHON: the interpreter; CONFIG: the recipe; BATCHES: of the micro-batch, one too large for the memory is passed over.
+# PYTHON: the interpreter; CONFIG: the recipe; BATCHES: micro-batches; those too large for the memory are skipped.
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -11,7 +12,7 @@ config=${CONFIG:-configs/mae/vit_huge.yaml}
 read -ra batches <<< "${BATCHES:-64 128 256}"
 failed=0
 
-measure() {  # the words that start it, then KEY VALUE pairs behind --
+measure() {  # START... -- KEY VALUE...
     local start=()
     while [ "$1" != -- ]; do start+=("$1"); shift; done
     shift

@@ -219,12 +219,12 @@ def test_benchmark_scripts_name_configs_and_flags_that_there_are(script):
         assert (ROOT / args.config).is_file()
 
 
-def test_ways_of_attention_compute_the_same(monkeypatch, capsys):
+def test_kernels_of_attention_compute_the_same(monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("attention", ROOT / "benchmarks" / "attention.py")
     attention = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "attention", attention)
     spec.loader.exec_module(attention)
-    monkeypatch.delitem(attention.WAYS, "explicit, compiled")
+    monkeypatch.delitem(attention.KERNELS, "explicit, compiled")
     monkeypatch.setattr(attention, "SHAPES", [attention.Shape("small", 2, 2, 9, 16, biased=True)])
     monkeypatch.setattr(sys, "argv", ["attention.py", "--device", "cpu", "--batch", "2", "--rounds", "2"])
     attention.main()

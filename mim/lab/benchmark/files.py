@@ -63,8 +63,8 @@ def command(arguments: Sequence[str], result: BenchmarkResult | LoadingResult) -
 
 def picture_of(result: BenchmarkResult) -> bytes:
     """A PNG file of the profiles."""
-    contenders = {
-        profile.contender: {name: 1000 * seconds for name, seconds in profile.class_seconds().items()}
+    contenders: dict[str, dict[str, float]] = {
+        profile.contender: {str(name): 1000 * seconds for name, seconds in profile.class_seconds().items()}
         for profile in result.profiles
     }
     time = {"cpu": "time of the CPU", "cuda": "time of the GPU"}[result.profiles[0].device]

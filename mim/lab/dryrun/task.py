@@ -121,12 +121,12 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
     pretraining = cfg.TASK == "pretrain"
     unknown = ["steps, images seen and hours (--images N)"] if images is None else []
     unknown += ["the classifier (--classes N)"] if classes is None and not pretraining else []
-    sources, missing = None, ()
+    sources, missing = None, list[str]()
     if unknown:
         try:
             sources = build.build_data(cfg)
         except ValueError as error:
-            missing = (f"{error}. Unknown without the images: {'; '.join(unknown)}",)
+            missing = [f"{error}. Unknown without the images: {'; '.join(unknown)}"]
     if sources is not None:
         actual_classes = 0 if pretraining else len(build.class_names(sources[0]))
         if images is None and classes in (None, actual_classes):
@@ -134,7 +134,7 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
             counts = {"images": len(task.train_data), "held_out": len(sources[1]), "classes": actual_classes}
             return DryTask(cfg=cfg, task=task, stored=_stored_type(task), missing=(), **counts)
         images, classes = images or len(sources[0]), classes or actual_classes
-    return _without_images(cfg, images, 0 if pretraining else classes, missing)
+    return _without_images(cfg, images, 0 if pretraining else classes, tuple(missing))
 
 
 def _without_images(cfg: Config, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
@@ -142,7 +142,8 @@ def _without_images(cfg: Config, images: int | None, classes: int | None, missin
     label_classes = 1 if classes is None else classes
     rows = images or max(label_classes, 1) * max(1, 0 if cfg.TASK == "pretrain" else cfg.LABELS.per_class)
     settings = cfg.DATA.shared
-    task = _task(cfg, *(AbsentImages(split, settings, n, label_classes) for split, n in (("train", rows), ("val", 0))))
+    held_out = AbsentImages("val", settings, 0, label_classes)
+    task = _task(cfg, AbsentImages("train", settings, rows, label_classes), held_out)
     counts = {"images": None if images is None else len(task.train_data), "held_out": None, "classes": classes}
     return DryTask(cfg=cfg, task=task, stored=None, missing=missing, **counts)
 

@@ -15,7 +15,7 @@ from mim.cost.model_summary import Boundary, ModelSummary
 from mim.engine.distributed.world import World, join_world
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.precision import describe_precision
+from mim.engine.precision import describe_precision, resolve_precision
 from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
 from mim.lab.dryrun.records import StepRecord, add_record, find_record
@@ -186,7 +186,8 @@ def _memory(dry: DryTask, plan: Plan, missing: list[str]) -> dict[str, Memory]:
 
 def _lines(dry: DryTask, plan: Plan, settings: EngineSettings, world: World) -> dict[str, str]:
     """What the run prints at its start, without what is unknown."""
-    precision = describe_precision(settings.train.precision, world.device)
+    device = world.device
+    precision = describe_precision(resolve_precision(settings.train.precision, device), device)
     stored = str(dry.stored).removeprefix("torch.") if dry.stored else "unknown, uint8 is assumed"
     lines = {**dry.task.describe(), "stored images": stored, **plan.describe(settings), "precision": precision}
     if plan.world_size == world.size:
