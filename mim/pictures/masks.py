@@ -95,13 +95,13 @@ def _heading(row: SampledMasks) -> str:
 def _masked(row: SampledMasks, images_NCHW: Tensor | None) -> list[Panel]:
     hidden_NHW1 = row.hidden_NHW.cpu().numpy()[..., None]
     if images_NCHW is None:
-        return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, np.uint8(HIDDEN), np.uint8(VISIBLE))]
+        return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, HIDDEN, VISIBLE).astype(np.uint8)]
     levels_NCHW = (images_NCHW.clamp(0, 1) * 255).round().byte().cpu().numpy()
     if levels_NCHW.shape[1] >= 3:
         levels_NHW3 = rearrange(levels_NCHW[:, :3], "n c h w -> n h w c")
     else:
         levels_NHW3 = repeat(levels_NCHW[:, 0], "n h w -> n h w c", c=3)
-    return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, np.uint8(HIDDEN_OVER), levels_NHW3)]
+    return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, HIDDEN_OVER, levels_NHW3).astype(np.uint8)]
 
 
 def _distances(row: SampledMasks, top: float) -> list[Panel]:

@@ -1,8 +1,8 @@
 """Pictures of a study: heat maps over two keys, dots with intervals, and metrics over AvgDist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
@@ -31,7 +31,7 @@ class Dot:
 
 
 def draw_heat_maps(
-    title: str, maps: dict[str, Grid], down: str, rows: Sequence[str], across: str, columns: Sequence[str]
+    title: str, maps: Mapping[str, Grid], down: str, rows: Sequence[str], across: str, columns: Sequence[str]
 ) -> Tensor:
     """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale; the best cell has a frame.
 
@@ -67,7 +67,7 @@ def draw_heat_maps(
     return pixels(figure)
 
 
-def draw_points(title: str, names: Sequence[str], metrics: dict[str, Sequence[Estimate | None]]) -> Tensor:
+def draw_points(title: str, names: Sequence[str], metrics: Mapping[str, Sequence[Estimate | None]]) -> Tensor:
     """(H, W, 3) uint8: a column for each metric, a row for each name, a dot with its interval."""
     labels = TITLE_LETTER * max(map(len, names)) + 0.3
     figure = _figure(title, labels + len(metrics) * 2.5 + 0.2, max(0.3 * len(names), 0.9) + 1.2)
@@ -86,7 +86,7 @@ def draw_points(title: str, names: Sequence[str], metrics: dict[str, Sequence[Es
     return pixels(figure)
 
 
-def draw_over(title: str, across: str, plots: dict[str, list[Dot]], labels: str = "") -> Tensor:
+def draw_over(title: str, across: str, plots: Mapping[str, list[Dot]], labels: str = "") -> Tensor:
     """(H, W, 3) uint8: a plot for each metric, over the same quantity; each dot has its interval and its label.
 
     Args:
@@ -124,7 +124,7 @@ def _figure(title: str, width: float, height: float) -> "Figure":
     return figure
 
 
-def _plain(axes: "Axes", title: str, grid: str) -> None:
+def _plain(axes: "Axes", title: str, grid: Literal["x", "both"]) -> None:
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")

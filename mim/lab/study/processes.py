@@ -118,4 +118,4 @@ def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int
     except (ValueError, RunStopped, DataLost) as error:
         connection.send((None, str(error)))
     except Exception as error:  # a fault of one run must not end the others
-        connection.send((None, f"{type(error).__name__}: {error}; {RunFolder(folder).log}"))
+        connection.send((None, f"{type(error).__name__}: {error}; {RunFolder(Path(folder)).log}"))

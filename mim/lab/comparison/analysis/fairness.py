@@ -1,6 +1,7 @@
 """Fairness: settings in which entries differ, and sentences that say why comparing them may not be fair."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mim.lab.comparison.formatting import ABSENT, by_value, join_names, value_text
@@ -88,7 +89,7 @@ def unlike_losses(groups: Sequence[Group]) -> str:
 
 def unlike_machines(groups: Sequence[Group]) -> str:
     """What differs in the machines, processes and software behind speeds; empty where nothing does."""
-    values = {key: _over_runs(groups, lambda run, key=key: run.environment.get(key)) for key in MACHINE}
+    values = {key: _over_runs(groups, partial(_recorded, key)) for key in MACHINE}
     return _text({key: by_name for key, by_name in values.items() if by_name})
 
 
@@ -177,6 +178,10 @@ def _values(groups: Sequence[Group], key: str) -> Values:
 def _images(groups: Sequence[Group]) -> Values:
     counts = {group.name: group.example.summary.get("images_seen") for group in groups if group.runs}
     return {name: f"{count:,.0f}" for name, count in counts.items() if count is not None}
+
+
+def _recorded(key: str, run: Run) -> Any:
+    return run.environment.get(key)
 
 
 def _commit(run: Run) -> str | None:

@@ -100,7 +100,7 @@ class Origins:
 
     def __init__(self, ids: Mapping[Path, str | None]):
         self.folders = set(ids)
-        self.by_id = {run: folder for folder, run in reversed(ids.items()) if run is not None}
+        self.by_id = {run: folder for folder, run in reversed(list(ids.items())) if run is not None}
 
     def of(self, folder: Path, start: InitialWeights | None) -> Path | None:
         """The folder of the run that the one in `folder` started from; None where it is not among the folders."""

@@ -6,7 +6,6 @@ from textwrap import wrap
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -125,8 +124,10 @@ def _heading(console: Console, title: str, note: str = "") -> None:
 
 
 def _list(console: Console, texts: Iterable[str], style: str = "") -> None:
+    """Wraps between words only, so that a long path stays whole."""
     for text in texts:
-        console.print(Padding(Text(_clean(text), style), (0, 0, 0, 2)))
+        for line in wrap(_clean(text), console.width - 2, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(f"  {line}", style), soft_wrap=True)
 
 
 def _heading_and_list(console: Console, title: str, texts: Sequence[str], style: str = "") -> None:
