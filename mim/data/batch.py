@@ -37,6 +37,10 @@ class Batch:
         """On a device. The host does not wait for a copy of pinned memory to a GPU."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def clone(self) -> "Batch":
+        """With tensors of its own."""
+        return self._each(Tensor.clone)
+
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keeps memory that another stream of the device made until this stream has used it."""
         for tensor in (self.images_BCHW, self.labels_B, self.crops_B5):

@@ -6,7 +6,7 @@ Shapes: B batch.
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class EvaluationBatch:
     batch: Batch
     rows: list[int]
     readable_B: Tensor
+
+    def copy(self) -> "EvaluationBatch":
+        """With tensors of its own: each tensor from a dataloader worker holds an open file."""
+        return replace(self, batch=self.batch.clone())
 
 
 class Reader:

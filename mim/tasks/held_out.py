@@ -1,117 +1,63 @@
-"""HeldOutPass: what a pretraining evaluation takes from one reading of the held-out images.
+"""Means over held-out samples of all ranks, and the loss of predicting the mean target.
 
-Shapes: B batch, C channels, H W pixels, R rows of held-out samples, D feature width.
+Shapes: B batch, C channels, H W pixels, R held-out samples.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
-from mim.evaluation.knn import FeatureTable
 from mim.evaluation.reading import EvaluationBatch
 from mim.model import MaskedImageModel
 from mim.structures import PatchMask, Prediction
 
-
-class Mean:
-    """A mean over samples of all ranks, for each of some channels, in float64."""
-
-    def __init__(self, channels: int, device: torch.device):
-        self._total = torch.zeros(channels + 1, dtype=torch.float64, device=device)
-
-    def add(self, sum_C: Tensor, samples: int) -> None:
-        """Takes the sum over some samples."""
-        self._total[:-1] += sum_C
-        self._total[-1] += samples
-
-    def over_ranks(self, world: World) -> Tensor:
-        """The mean of each channel, (C,). A host sync on several ranks."""
-        total = world.sum(self._total)
-        return total[:-1] / total[-1]
+Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank's samples
 
 
-class HeldOutPass:
-    """Loss, mean target, features and pictured images of held-out batches, added up as they are read.
+def masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:
+    """The masks of a batch, from those of all samples."""
+    return PatchMask(masks_R.hidden_BHW[part.rows], masks_R.visible)
+
+
+def mean_over(
+    parts: Iterable[EvaluationBatch], sum_of: Callable[[EvaluationBatch], Tensor], channels: int, world: World
+) -> Tensor:
+    """The mean over all samples, (channels,) float64. A host sync on several ranks.
 
     Args:
-        model: in eval mode.
-        preprocess: from stored images to what the model sees.
-        masks_R: the fixed mask of each sample.
+        parts: the batches of this rank.
+        sum_of: gives the sum over the samples of a batch, in float64.
+        channels: the number of values of that sum.
         world: shares the samples.
-        pictured: the number of images of the picture.
-        with_features: collect features for kNN.
-        with_targets: add up the targets, for the baseline.
-        keep: keep the images on the host, so that the baseline needs no second reading.
     """
+    total = torch.zeros(channels + 1, dtype=torch.float64, device=world.device)
+    for part in parts:
+        total[:-1] += sum_of(part)
+        total[-1] += len(part.rows)
+    total = world.sum(total)
+    return total[:-1] / total[-1]
 
-    def __init__(
-        self,
-        model: MaskedImageModel,
-        preprocess: Preprocess,
-        masks_R: PatchMask,
-        world: World,
-        *,
-        pictured: int,
-        with_features: bool,
-        with_targets: bool,
-        keep: bool,
-    ):
-        self.model, self.preprocess, self.masks_R, self.world, self.pictured = (
-            *(model, preprocess, masks_R, world),
-            pictured,
-        )
-        self.features = FeatureTable(model.encoder, "mean", world.device) if with_features else None
-        self.kept: list[EvaluationBatch] | None = [] if keep else None
-        self._losses = Mean(1, world.device)
-        self._targets = Mean(model.target.spec.channels, world.device) if with_targets else None
-        self._images: list[Tensor] = []
-        self._rows: list[int] = []
 
-    def add(self, part: EvaluationBatch) -> None:
-        """Takes a batch."""
-        images_BCHW = part.batch.images_BCHW.to(self.world.device)
-        img_BCHW = self.preprocess(images_BCHW)
-        loss = self.model(img_BCHW, self._masks(part)).loss
-        self._losses.add(loss.double() * len(part.rows), len(part.rows))
-        if self._targets is not None:
-            target_BCHW = self.model.target(img_BCHW).double()
-            self._targets.add(target_BCHW.mean(dim=(2, 3)).sum(dim=0), len(part.rows))
-        if self.features is not None:
-            self.features.add(part, img_BCHW)
-        if part.rows and part.rows[0] < self.pictured:
-            self._rows += [row for row in part.rows if row < self.pictured]
-            self._images.append(images_BCHW[: sum(row < self.pictured for row in part.rows)])
-        if self.kept is not None:  # a copy, because a tensor of a dataloader worker holds an open file
-            self.kept.append(replace(part, batch=replace(part.batch, images_BCHW=part.batch.images_BCHW.clone())))
+def constant_loss(
+    model: MaskedImageModel, preprocess: Preprocess, masks_R: PatchMask, read: Read, world: World
+) -> float:
+    """The loss of predicting each channel's mean target everywhere. It reads twice. A host sync."""
 
-    def loss(self) -> float:
-        """The mean loss of all ranks. A host sync."""
-        return float(self._losses.over_ranks(self.world))
+    def target_of(part: EvaluationBatch) -> Tensor:
+        return model.target(preprocess(part.batch.images_BCHW.to(world.device)))
 
-    def baseline(self, parts: Iterable[EvaluationBatch]) -> float:
-        """The loss of predicting each channel's mean target everywhere, over these batches. A host sync."""
-        assert self._targets is not None
-        mean_1C11 = self._targets.over_ranks(self.world).float()[None, :, None, None]
-        losses = Mean(1, self.world.device)
-        for part in parts:
-            target_BCHW = self.model.target(self.preprocess(part.batch.images_BCHW.to(self.world.device)))
-            prediction = Prediction(mean_1C11.expand_as(target_BCHW))
-            loss = self.model.loss(prediction, target_BCHW, self._masks(part))
-            losses.add(loss.double() * len(part.rows), len(part.rows))
-        return float(losses.over_ranks(self.world))
+    def sums_of(part: EvaluationBatch) -> Tensor:
+        return target_of(part).double().mean(dim=(2, 3)).sum(dim=0)
 
-    def pictured_images(self) -> Tensor:
-        """The images of the picture in their order, from all ranks, on the main rank in their stored type."""
-        image = self.model.encoder.image
-        empty = torch.empty(0, image.channels, image.height, image.width, device=self.world.device)
-        # as floats, because not every backend can send 16-bit integers
-        images_BCHW = self.world.gather(torch.cat([empty, *(images.float() for images in self._images)]))
-        rows_B = self.world.gather(torch.tensor(self._rows, dtype=torch.long, device=self.world.device))
-        return images_BCHW[rows_B.argsort()].to(self._images[0].dtype if self._images else torch.float32)
+    mean_C = mean_over(read(), sums_of, model.target.spec.channels, world)
+    mean_1C11 = mean_C.float()[None, :, None, None]
 
-    def _masks(self, part: EvaluationBatch) -> PatchMask:
-        return PatchMask(self.masks_R.hidden_BHW[part.rows], self.masks_R.visible)
+    def loss_of(part: EvaluationBatch) -> Tensor:
+        target_BCHW = target_of(part)
+        loss = model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, masks_of(masks_R, part))
+        return loss.double() * len(part.rows)
+
+    return float(mean_over(read(), loss_of, 1, world))

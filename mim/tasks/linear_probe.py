@@ -39,7 +39,7 @@ class LinearProbe(Classify):
         }
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
-        """Cross-entropy, in fp32. The value is the mean over the layers; each layer has the gradient of its own loss."""
+        """Cross-entropy, in fp32. Its value is the layers' mean; each layer gets the gradient of its own loss."""
         scores_LBK = model(self.preprocess(batch.images_BCHW, batch.crops_B5)).float()
         losses = [F.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
         total = torch.stack(losses).sum()

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_sheet, predict_pixels
 from mim.structures import PatchMask
-from mim.tasks.held_out import HeldOutPass
+from mim.tasks.held_out import Read, constant_loss, masks_of, mean_over
 from mim.tasks.settings import EvaluateSettings
 
-KEPT_BYTES = 2**31  # of held-out images that the first evaluation keeps on the host rather than read twice
+KEPT_BYTES = 2**31  # of held-out images of a rank, which the first evaluation may keep on the host
 
 
 class Pretrain:
@@ -81,29 +81,38 @@ class Pretrain:
         """val/loss and val/baseline under fixed masks, knn/top1 where images have labels, and a picture.
 
         The baseline predicts each channel's mean over the held-out targets everywhere. Ranks share the samples, and
-        each is counted once. The held-out images are read once; where they are many, the first evaluation, which
-        computes the baseline, reads them twice.
+        each is counted once, from one reading; the first evaluation reads more often where the images are many.
         """
         if not len(self.held_out):
             return Report({}, {})
-        first = self._baseline is None
-        held_out = HeldOutPass(
-            *(model, self.preprocess, self._fixed_masks(world.device), world),
-            pictured=min(self.settings.reconstructions, self._samples),
-            with_features=self.settings.knn > 0 and self._labelled,
-            with_targets=first,
-            keep=first and self._bytes <= KEPT_BYTES * world.size,
-        )
-        for part in self._read_held_out(world):
-            held_out.add(part)
-        if first:
-            parts = self._read_held_out(world) if held_out.kept is None else held_out.kept
-            self._baseline = held_out.baseline(parts)
-        assert self._baseline is not None
-        metrics = {VAL_LOSS: held_out.loss(), VAL_BASELINE: self._baseline}
-        if held_out.features is not None:
-            metrics[KNN_TOP1] = self._knn(model, world, held_out.features)
-        return Report(metrics, self._picture(model, held_out, world))
+        samples = choose_samples(len(self.held_out), self.settings.samples, self.seed)
+        read: Read = partial(self.reader.read, self.held_out, samples, world.rank, world.size)
+        generator = generator_for(world.device, self.seed, "held-out masks")
+        masks_R = self.model.masker.sample(len(samples), generator, world.device)
+        if self._baseline is None:
+            image = model.encoder.image
+            if 4 * len(samples) * image.channels * image.height * image.width <= KEPT_BYTES * world.size:
+                kept = [part.copy() for part in read()]
+                read = kept.copy
+            self._baseline = constant_loss(model, self.preprocess, masks_R, read, world)
+        queries = FeatureTable(model.encoder, "mean", world.device) if self.settings.knn and self._labelled else None
+        pictured = range(min(self.settings.reconstructions, len(samples)))
+        pictured_images: list[Tensor] = []
+
+        def loss_of(part: EvaluationBatch) -> Tensor:
+            images_BCHW = part.batch.images_BCHW.to(world.device)
+            img_BCHW = self.preprocess(images_BCHW)
+            if queries is not None:
+                queries.add(part, img_BCHW)
+            if part.rows[0] in pictured:  # rows are in order
+                pictured_images.append(images_BCHW[: sum(row in pictured for row in part.rows)])
+            return model(img_BCHW, masks_of(masks_R, part)).loss.double() * len(part.rows)
+
+        loss = float(mean_over(read(), loss_of, 1, world))
+        metrics = {VAL_LOSS: loss, VAL_BASELINE: self._baseline}
+        if queries is not None:
+            metrics[KNN_TOP1] = self._knn(model, world, queries)
+        return Report(metrics, self._picture(model, pictured_images, masks_R, world) if pictured else {})
 
     def describe(self) -> dict[str, str]:
         model = self.model
@@ -135,23 +144,6 @@ class Pretrain:
     def _labelled(self) -> bool:
         return self.bank.source.labels is not None and self.held_out.source.labels is not None
 
-    @property
-    def _samples(self) -> int:
-        return min(self.settings.samples, len(self.held_out))
-
-    @property
-    def _bytes(self) -> int:
-        """Of the held-out images, at most."""
-        image = self.model.encoder.image
-        return 4 * self._samples * image.channels * image.height * image.width
-
-    def _read_held_out(self, world: World) -> Iterator[EvaluationBatch]:
-        samples = choose_samples(len(self.held_out), self.settings.samples, self.seed)
-        return self.reader.read(self.held_out, samples, world.rank, world.size)
-
-    def _fixed_masks(self, device: torch.device) -> PatchMask:
-        return self.model.masker.sample(self._samples, generator_for(device, self.seed, "held-out masks"), device)
-
     def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> float:
         samples = choose_samples(len(self.bank), self.settings.knn_bank, self.seed)
         parts = self.reader.read(self.bank, samples, world.rank, world.size)
@@ -160,15 +152,19 @@ class Pretrain:
         k, temperature = self.settings.knn, self.settings.knn_temperature
         return knn_accuracy(bank_MD, labels_M, queries_ND, labels_N, k, temperature)
 
-    def _picture(self, model: MaskedImageModel, held_out: HeldOutPass, world: World) -> dict[str, Tensor]:
+    def _picture(
+        self, model: MaskedImageModel, images: list[Tensor], masks_R: PatchMask, world: World
+    ) -> dict[str, Tensor]:
         """The picture of reconstructions, on the main rank; none where the target is no picture."""
-        if not held_out.pictured:
-            return {}
-        images_BCHW = held_out.pictured_images()
+        image = model.encoder.image
+        # sent as floats, because not every backend can send 16-bit integers
+        empty = torch.empty(0, image.channels, image.height, image.width, device=world.device)
+        by_rank = world.gather(torch.cat([empty, *(part.float() for part in images)]))
         if not world.main:
             return {}
-        masks = held_out.masks_R.rows(0, len(images_BCHW))
-        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks)
+        rows = [row for rank in range(world.size) for row in range(rank, len(by_rank), world.size)]
+        images_BCHW = by_rank[torch.tensor(rows).argsort()].to(images[0].dtype)
+        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks_R.rows(0, len(rows)))
         if reconstruction is None:
             return {}
         title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
