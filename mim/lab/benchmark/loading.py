@@ -59,7 +59,7 @@ class LoadingResult:
         return [ours / other for ours, other in zip(*self.images_per_s.values(), strict=True)]
 
 
-def benchmark_loading(config: Path, overrides: Sequence[str], files: Path | None, rounds: int) -> LoadingResult:
+def benchmark_loading(config: str | Path, overrides: Sequence[str], files: Path | None, rounds: int) -> LoadingResult:
     """Measures how fast the training images of a config are read, decoded, cropped and batched on one core.
 
     Args:

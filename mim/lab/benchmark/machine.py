@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from mim.config.recipes import find_file
 from mim.lab.dryrun.records import hardware_of
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow")
@@ -65,7 +66,7 @@ class Machine:
         return "-".join([*re.findall(r"[a-z0-9]+", words), *threads])
 
 
-def theme_of(config: Path) -> str:
+def theme_of(config: str | Path) -> str:
     """The config as part of a file name, with its folder below configs/: mae_vit_base."""
-    file = config.resolve()
+    file = find_file(config).resolve()
     return f"{file.parent.name}_{file.stem}" if file.parent.parent.name == "configs" else file.stem

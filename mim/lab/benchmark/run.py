@@ -109,7 +109,7 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    config: Path, overrides: Sequence[str], settings: BenchmarkSettings, progress: Progress = lambda line: None
+    config: str | Path, overrides: Sequence[str], settings: BenchmarkSettings, progress: Progress = lambda line: None
 ) -> BenchmarkResult:
     """Measures steps of one micro-batch of a config, on the first device of this machine.
 
@@ -139,7 +139,7 @@ def run_benchmark(
     return result
 
 
-def _load(config: Path, overrides: Sequence[str], batch: int | None) -> Config:
+def _load(config: str | Path, overrides: Sequence[str], batch: int | None) -> Config:
     """The config with one micro-batch per step."""
     keys = list(overrides[::2])
     if "TRAIN.batch" in keys:
