@@ -16,7 +16,7 @@ from mim.io.files import write_text
 
 LOG = logging.getLogger("mim")
 
-FREE = (  # keys, and sections with a dot, that a resumed run may change: where images lie, what it costs, what it tells
+FREE = (  # keys, and sections with a dot, that a resumed run may change: places, costs and output
     *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
@@ -81,13 +81,13 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
                     LOG.info(line)
             numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
             lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
-            trainer = Trainer(task, build.engine_settings(cfg), world, folder, lines)
+            trainer = Trainer(task, build.engine_settings(cfg), world, folder)
             if path is not None and content is not None:
                 trainer.resume(content, path)
                 if trainer.finished and folder.summary.exists():
                     LOG.info("finished before: %s", folder.summary)
                     return json.loads(folder.summary.read_text())
-            return trainer.run()
+            return trainer.run(lines)
 
 
 def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path | None, dict | None]:

@@ -21,10 +21,10 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
         weight_decay: decay of all weights but biases, 1-D parameters and those that no_decay names.
         no_decay: more parameters without weight decay, each named by the end of its dotted name, such as
             `encoder.mask_token` or `pos_embed`.
-        layer_decay: lr_scale on the learning rate of each encoder layer for every layer above it, up to the head; 1 for
+        layer_decay: factor on the learning rate of an encoder layer for each layer above it, up to the head; 1 for
             none. Source: BEiT; MAE, util/lr_decay.py; SimMIM, optimizer.py.
 
-    Attributes: moments, numbers that it keeps of each weight.
+    Attributes: moments, the numbers that it keeps for each weight.
     """
 
     moments: ClassVar[int] = 1
@@ -47,7 +47,7 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
 
     @abstractmethod
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        """PyTorch's optimizer of groups as parameter_groups gives them; it honours `found_inf` (see Trainer)."""
+        """The optimizer of what parameter_groups returned. Where `found_inf` is set, its step changes nothing."""
 
 
 class AdamW(Optimizer, name="adamw"):
@@ -72,9 +72,9 @@ class AdamW(Optimizer, name="adamw"):
 
 
 class LARS(Optimizer, name="lars"):
-    """LARS: each weight's gradient is scaled to `trust` times the weight's own norm, then steps with momentum.
+    """LARS: each weight's gradient is scaled to `trust` times the weight's norm, then steps with momentum.
 
-    What has no weight decay (biases, 1-D parameters) takes plain steps of SGD with momentum.
+    Parameters without weight decay (biases, 1-D parameters) take plain steps of SGD with momentum.
 
     Args:
         momentum: factor on the previous step, at least 0 and below 1.
@@ -98,17 +98,18 @@ class LARS(Optimizer, name="lars"):
 
 
 class _SteadyLars(Lars):
-    """timm's, but a step whose `found_inf` is set leaves weights and momenta as they were, without a host sync."""
+    """timm's, but where `found_inf` is set, a step changes neither weights nor momenta. No host sync."""
 
     found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        held = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
-        for parameter in held:
+        groups = self.param_groups
+        trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+        for parameter in trained:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        values = [*held, *(self.state[parameter]["momentum_buffer"] for parameter in held)]
+        values = [*trained, *(self.state[parameter]["momentum_buffer"] for parameter in trained)]
         before = [value.clone() for value in values]
         super().step()
         if self.found_inf is not None:
@@ -117,10 +118,10 @@ class _SteadyLars(Lars):
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer, lr_scales: dict[str, float]) -> list[dict]:
-    """The trained parameters in groups of one `lr_scale` on the learning rate, with weight decay or without.
+    """The trained parameters in groups with one `lr_scale` each, with weight decay or without.
 
-    Without (`no_weight_decay`): biases, 1-D parameters (norms, layer scales), and what `no_decay` names.
-    lr_scales: by parameter name; 1 for those not in it.
+    Biases, 1-D parameters (norms, layer scales) and those that `no_decay` names have none (`no_weight_decay`).
+    lr_scales: factor on the learning rate by name of the parameter; 1 for all others.
     Source: timm, optim_factory.py, add_weight_decay (MAE); MAE, util/lr_decay.py; SimMIM, optimizer.py.
     """
     groups: dict[tuple[float, bool], dict] = {}
@@ -141,13 +142,13 @@ def unmatched(model: nn.Module, optimizer: Optimizer) -> list[str]:
 
 
 def without_effect(model: nn.Module, optimizer: Optimizer, lr_scales: Callable[[float], dict[str, float]]) -> list[str]:
-    """Settings that change nothing for the trained parameters of a model, in words."""
-    found = [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in unmatched(model, optimizer)]
+    """Settings that have no effect on the trained parameters of a model, a line each."""
+    lines = [f"OPTIMIZER.no_decay {name} names no trained parameter" for name in unmatched(model, optimizer)]
     plain, decayed = lr_scales(1.0), lr_scales(optimizer.layer_decay)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if optimizer.layer_decay < 1 and all(plain.get(name) == decayed.get(name) for name in trained):
-        found.append("OPTIMIZER.layer_decay has no effect: nothing of the encoder is trained")
-    return found
+        lines.append("OPTIMIZER.layer_decay has no effect: nothing of the encoder is trained")
+    return lines
 
 
 def _is_named(name: str, ends: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The settings of the engine as one value, and the arithmetic of batches and steps."""
+"""Plan: the batches and steps of a run, and the settings of the engine that they follow from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,12 @@ from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSett
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """All that the engine is told.
-
-    batch_size: micro-batch of one device; repeats: rows of each image in it; workers: loader processes of one device.
-    """
+    """The settings of the engine, each from the key of its name."""
 
     seed: int
-    batch_size: int
-    repeats: int = 1
-    workers: int
+    batch_size: int  # rows of a micro-batch of one device
+    repeats: int = 1  # rows of each image in it
+    workers: int  # dataloader workers of one device
     max_broken: float
     evaluate_every_epochs: int
     evaluate_at_start: bool
@@ -32,35 +29,31 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The arithmetic of a run: rows, micro-batches and steps.
+    """The rows, micro-batches and steps of a run."""
 
-    batch: rows of one optimizer step; micro_batch: rows of one forward pass; accumulation: forward passes of one device
-    in a step.
-    """
-
-    batch: int
-    micro_batch: int
+    batch: int  # rows of one optimizer step over all devices
+    micro_batch: int  # rows of one forward pass
     world_size: int
-    accumulation: int
+    accumulation: int  # forward passes of one device in a step
     epochs: int
-    steps_per_epoch: int
+    steps_per_epoch: int  # the last rows of an epoch that do not fill a batch are left out
 
     @classmethod
     def of(cls, settings: EngineSettings, samples: int, world_size: int) -> "Plan":
-        """Raises ValueError where the batch does not come out whole, or the data set is smaller than one batch."""
+        """Raises ValueError where DATA.batch_size x devices does not divide the batch, or there are too few images."""
         micro_batch = settings.batch_size
         batch = settings.train.batch or micro_batch * world_size
         if batch % (micro_batch * world_size):
             raise ValueError(
                 f"TRAIN.batch {batch} is not a multiple of DATA.batch_size {micro_batch} x {world_size} devices = "
-                f"{micro_batch * world_size}: the number of accumulated micro-batches must come out whole"
+                f"{micro_batch * world_size}: each device must accumulate a whole number of micro-batches"
             )
         rows = samples * settings.repeats
         if rows < batch:
             repeated = f" x DATA.repeats {settings.repeats}" if settings.repeats > 1 else ""
             raise ValueError(
                 f"the data set has {samples} training images{repeated}, fewer than the {batch} of one step "
-                "(TRAIN.batch): lower TRAIN.batch, and DATA.batch_size so that it divides it"
+                "(TRAIN.batch): lower TRAIN.batch, and DATA.batch_size to a divisor of it"
             )
         accumulation = batch // (micro_batch * world_size)
         return cls(batch, micro_batch, world_size, accumulation, settings.train.epochs, rows // batch)
@@ -72,7 +65,7 @@ class Plan:
 
     @property
     def images_seen(self) -> int:
-        """Rows of all steps: each crop of an image counts, and those that do not fill an epoch's last batch do not."""
+        """Rows of all steps. Each crop of an image counts."""
         return self.steps * self.batch
 
     def schedule(self, settings: EngineSettings) -> Schedule:
@@ -82,7 +75,7 @@ class Plan:
         return settings.schedule(ScheduledRun(optimizer.base_lr, scale, self.epochs, self.steps_per_epoch))
 
     def describe(self, settings: EngineSettings) -> dict[str, str]:
-        """Batch, steps and learning rate in words, each with its formula."""
+        """Batch, steps and learning rate, each with its formula."""
         optimizer, schedule = settings.optimizer, self.schedule(settings)
         decay = optimizer.layer_decay
         layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""

@@ -12,36 +12,22 @@ from mim.engine.distributed.world import World
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """The position of a micro-batch in a run. All random numbers of a step are a function of it.
-
-    Args:
-        seed: SEED.
-        step: number of optimizer steps before this one.
-        start: row of the global batch at which this micro-batch begins.
-        batch: rows of the global batch: of one optimizer step over all devices.
-    """
+    """The position of a micro-batch in a run. All random numbers of a step are a function of it."""
 
     seed: int
-    step: int
-    start: int
-    batch: int
+    step: int  # optimizer steps before this one
+    start: int  # row of the global batch at which this micro-batch begins
+    batch: int  # rows of the global batch: of one optimizer step over all devices
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of an evaluation.
+    """The result of an evaluation."""
 
-    Args:
-        metrics: by metric key.
-        pictures: (H, W, 3) uint8, by name.
-        details: more values for the summary of the run.
-        score: key of the metric that chooses the best checkpoint, the higher the better; empty for none.
-    """
-
-    metrics: dict[str, float]
-    pictures: dict[str, Tensor]
-    details: dict[str, Any] = field(default_factory=dict)
-    score: str = ""
+    metrics: dict[str, float]  # by metric key
+    pictures: dict[str, Tensor]  # (H, W, 3) uint8, by name
+    details: dict[str, Any] = field(default_factory=dict)  # more values for the summary of the run
+    score: str = ""  # key of the metric that chooses the best checkpoint, the higher the better; empty for none
 
 
 class Task(Protocol):

@@ -14,27 +14,16 @@ OVERFLOWS = 25  # fp16 steps in a row that may overflow while the loss scale com
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
-    """One step, as the host sees it.
-
-    Args:
-        step: its number.
-        loss: mean over all ranks.
-        norm: of the gradient.
-        rate: learning rate.
-        indices: samples of this rank.
-        harmful: loss or gradient were not finite, and this is no overflow that a loss scale has to find.
-        end_requested: a rank was asked to end the run.
-        save_due: a checkpoint is due by the clock.
-    """
+    """One step, as the host sees it."""
 
     step: int
-    loss: float
-    norm: float
-    rate: float
-    indices: tuple[int, ...]
-    harmful: bool
-    end_requested: bool
-    save_due: bool
+    loss: float  # mean over all ranks
+    norm: float  # of the gradient
+    rate: float  # learning rate
+    indices: tuple[int, ...]  # samples of this rank
+    harmful: bool  # loss or gradient are not finite, and it is no overflow that a loss scale must find
+    end_requested: bool  # a rank was asked to end the run
+    save_due: bool  # by the clock of the main rank
 
 
 class StepMonitor:

@@ -1,4 +1,4 @@
-"""TrainState: the weights of a run and all that changes them: optimizer, moving average and loss scale."""
+"""TrainState: the weights of a run, and what changes them: optimizer, moving average and loss scale."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +27,8 @@ from mim.ops.attention import choose_attention
 
 LOG = logging.getLogger("mim")
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # tensors are gathered and scattered
-NONE: dict = {"state": {}, "param_groups": []}
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # sharded tensors are gathered
+NO_MOMENTS: dict = {"state": {}, "param_groups": []}
 
 
 class TrainState:
@@ -62,14 +62,17 @@ class TrainState:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
 
     def wrap(self) -> nn.Module:
-        """The model as a training step calls it: compiled inside, shared outside."""
+        """The model as a training step calls it: compiled, then wrapped by the strategy."""
         return self.strategy.wrap(self.model.train(), self.blocks, self.train.compile)
 
     def update(self, loss: Tensor, rate: Callable[[float], float]) -> Tensor:
-        """Clips, steps and clears; gives the gradient norm. A step that is not finite leaves weights and moments as
-        they were, and the average takes another step towards the weights. No host sync.
+        """Clips the gradients, takes a step, clears the gradients, and returns their norm. No host sync.
 
-        loss: of the step, over all ranks; rate: the learning rate for a group's lr_scale.
+        A step that is not finite changes neither weights nor moments. The moving average takes a step in any case.
+
+        Args:
+            loss: of the step, over all ranks.
+            rate: the learning rate of a group with this lr_scale.
         """
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -79,7 +82,7 @@ class TrainState:
         norm = full(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(group["lr_scale"])
-        if not self.scaler.is_enabled():  # a scaler does the same by itself
+        if not self.scaler.is_enabled():  # a scaler does this by itself
             finite = norm.isfinite() & loss.isfinite()
             self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
@@ -91,14 +94,12 @@ class TrainState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """Whose weights evaluations use: the moving average where there is one."""
+        """The model that is evaluated: the moving average, where there is one."""
         return self.model if self.average is None else self.average.module
 
     @contextmanager
     def eval_mode(self) -> Iterator[nn.Module]:
-        """Inside, that model with all weights on every rank, in eval mode, without gradients, and not compiled, because
-        batches have other sizes.
-        """
+        """Inside, that model with all weights on every rank, without gradients. It is not compiled: batches vary."""
         with (
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
@@ -109,12 +110,14 @@ class TrainState:
             model.train()
 
     def state(self) -> dict:
-        """What a checkpoint holds of the above: whole tensors on the CPU of the main rank. All ranks must call it."""
-        # the state of an optimizer begins with its first step; PyTorch would take one here, which counts
-        moments = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE) if self.optimizer.state else NONE
+        """The part of a checkpoint with all tensors, on the CPU of the main rank. All ranks must call it."""
+        # an optimizer has no state before its first step, and PyTorch would take a step here to make it
+        moments = NO_MOMENTS
+        if self.optimizer.state:
+            moments = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
         return {
-            "model": get_model_state_dict(self.model, options=WHOLE),
-            "ema": get_model_state_dict(self.average, options=WHOLE) if self.average is not None else {},
+            "model": get_model_state_dict(self.model, options=FULL),
+            "ema": get_model_state_dict(self.average, options=FULL) if self.average is not None else {},
             "optimizer": moments,
             "scaler": self.scaler.state_dict(),
         }
@@ -129,12 +132,12 @@ class TrainState:
         self.scaler.load_state_dict(content["scaler"])
 
     def _load_moments(self, saved: Mapping[str | int, dict]) -> None:
-        """Of each parameter by its name, or, in files of 0.1.0, by its number in the order of the groups."""
-        hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # the config's; those of files differ
+        """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups."""
+        hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # those of files differ
         groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         names = [name for group in groups for name in group["params"]]
         moments = {names[key] if isinstance(key, int) else key: value for key, value in saved.items()}
         state = {"state": moments, "param_groups": groups}
-        set_optimizer_state_dict(self.model, self.optimizer, state, options=WHOLE)
+        set_optimizer_state_dict(self.model, self.optimizer, state, options=FULL)
         for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=True):
             group.update(values)

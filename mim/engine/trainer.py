@@ -5,16 +5,15 @@ The step is `_train_step` and `_update`. All other methods belong to what happen
 
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mim import metric_keys as keys
 from mim.data.decoding.images import BrokenImage
 from mim.data.sources.base import Source
 from mim.engine import checkpoint
@@ -33,17 +32,6 @@ from mim.engine.trackers.metrics import Meter, RunLogger, RunProgress, Stopwatch
 from mim.engine.train_state import TrainState
 from mim.errors import RunInterrupted, RunStopped
 from mim.io.files import write_json
-from mim.metric_keys import (
-    BEST_EPOCH,
-    BROKEN_FILES,
-    DATA_SHARE,
-    GRADIENT_NORM,
-    IMAGES_PER_S,
-    LEARNING_RATE,
-    TRAIN_LOSS,
-    at_start,
-    best,
-)
 from mim.ops.seeding import derive_seed
 
 LOG = logging.getLogger("mim")
@@ -52,27 +40,13 @@ LOG = logging.getLogger("mim")
 class Trainer:
     """One run of one task.
 
-    Args:
-        task: what is trained.
-        settings: of the engine.
-        world: the processes of the run.
-        folder: of the run.
-        lines: more lines for the start of the run, by name.
-
     Raises ValueError where the settings do not fit the data set or the number of devices.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        settings: EngineSettings,
-        world: World,
-        folder: RunFolder,
-        lines: Mapping[str, str] = MappingProxyType({}),
-    ):
+    def __init__(self, task: Task, settings: EngineSettings, world: World, folder: RunFolder):
         precision = resolve_precision(settings.train.precision, world.device)
         settings = replace(settings, train=replace(settings.train, precision=precision))
-        self.task, self.settings, self.world, self.folder, self.lines = task, settings, world, folder, lines
+        self.task, self.settings, self.world, self.folder = task, settings, world, folder
         self.plan = Plan.of(settings, len(task.train_data), world.size)
         self.schedule = self.plan.schedule(settings)
         self.step = 0  # number of optimizer steps so far
@@ -113,8 +87,8 @@ class Trainer:
         """Whether every step is done."""
         return self.step == self.plan.steps
 
-    def run(self) -> dict:
-        """Trains to the end and returns the content of the summary.
+    def run(self, lines: dict[str, str] | None = None) -> dict:
+        """Trains to the end and returns the content of the summary. lines: more lines for the start of the run.
 
         Raises RunStopped where the run must end early, RunInterrupted where it was asked to end.
         """
@@ -125,7 +99,7 @@ class Trainer:
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
         memory = kept_memory(self.world.device)
         with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:
-            self.logger.plan(self._describe(), self._warnings())
+            self.logger.plan({**self._describe(), **(lines or {})}, self._warnings())
             self.model = self.train_state.wrap()
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
@@ -185,7 +159,7 @@ class Trainer:
             self._log()
         if left == 0:
             self.broken.settle(self.world)
-            self.results[TRAIN_LOSS] = self.meter.take("epoch")
+            self.results[keys.TRAIN_LOSS] = self.meter.take("epoch")
             every = self.settings.evaluate_every_epochs
             if self.finished or (every and epochs % every == 0):
                 self._evaluate()
@@ -208,14 +182,14 @@ class Trainer:
         lap = self.stopwatch.lap()
         self._logged = self.step
         row = {
-            TRAIN_LOSS: loss,
-            LEARNING_RATE: self.rate,
-            GRADIENT_NORM: norm,
-            IMAGES_PER_S: images / lap["train"],
-            DATA_SHARE: lap["data"] / lap["train"],
+            keys.TRAIN_LOSS: loss,
+            keys.LEARNING_RATE: self.rate,
+            keys.GRADIENT_NORM: norm,
+            keys.IMAGES_PER_S: images / lap["train"],
+            keys.DATA_SHARE: lap["data"] / lap["train"],
         }
         if self.broken.reasons:
-            row[BROKEN_FILES] = len(self.broken.reasons)
+            row[keys.BROKEN_FILES] = len(self.broken.reasons)
         self.logger.row(self._progress, row)
         log_progress(self._progress, self.plan.epochs, self.plan.steps, row)
 
@@ -226,7 +200,7 @@ class Trainer:
         with self.stopwatch.time("evaluate"), self._autocast(), self.train_state.eval_mode() as model:
             report = self.task.evaluate(model, self.world)
         if self.step == 0:
-            self.results.update({at_start(name): value for name, value in report.metrics.items()})
+            self.results.update({keys.at_start(name): value for name, value in report.metrics.items()})
         self.results.update({**report.metrics, **report.details})
         self.logger.evaluated(self._progress, report)
         if report.score:
@@ -234,9 +208,9 @@ class Trainer:
 
     def _keep_best(self, key: str, score: float) -> None:
         """Writes the best checkpoint where this evaluation is the best so far."""
-        if score <= self.results.get(best(key), -torch.inf):
+        if score <= self.results.get(keys.best(key), -torch.inf):
             return
-        self.results.update({best(key): score, BEST_EPOCH: self._progress.epoch})
+        self.results.update({keys.best(key): score, keys.BEST_EPOCH: self._progress.epoch})
         self._write(self.folder.best)
 
     def _skip(self, status: StepStatus) -> None:
@@ -329,7 +303,6 @@ class Trainer:
             **self.plan.describe(self.settings),
             "precision": describe_precision(self.settings.train.precision, self.world.device),
             "devices": self.world.describe(self.settings.distributed.strategy),
-            **self.lines,
             "run folder": str(self.folder.path),
         }
 

@@ -1,1 +1,1 @@
-"""Operations that several parts share: patches, positions, attention kernels, seeds."""
+"""Tensor operations that several parts share: patches, positions, attention, resampling, seeds, intervals."""

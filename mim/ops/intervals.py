@@ -12,9 +12,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `runs` values; half: half the width of its 95% interval, None where one value tells of no spread.
+    """A mean with its 95% interval. A value that is not finite, as of a run that diverged, makes the mean NaN.
 
-    A value that is not finite, as of a run that diverged, makes the mean NaN and leaves no interval.
+    Args:
+        mean: of the values.
+        half: half the width of the interval; None for a single value, or where a value is not finite.
+        runs: number of values.
     """
 
     mean: float
@@ -28,9 +31,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The mean difference of pairs (first minus second), and the p-value of no difference.
+    """The result of a paired test.
 
-    p is None for a single pair, and where a difference is not finite.
+    Args:
+        difference: the mean of first minus second.
+        p: p-value of no difference; None for a single pair, and where a difference is not finite.
     """
 
     difference: Estimate
@@ -38,11 +43,11 @@ class Paired:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95% interval by Student's t with n - 1 degrees of freedom. Raises ValueError where there are none."""
+    """Mean and 95% interval by Student's t with n - 1 degrees of freedom. Raises ValueError without values."""
     if not values:
         raise ValueError("an estimate needs at least one value")
     count = len(values)
-    if not all(map(isfinite, values)):  # of which the standard library makes an AttributeError
+    if not all(map(isfinite, values)):  # the standard library raises AttributeError there
         return Estimate(nan, None, count)
     if count == 1:
         return Estimate(float(values[0]), None, 1)
@@ -51,18 +56,17 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """The two-sided paired t-test of values that belong together one by one, such as of one seed.
+    """The two-sided paired t-test. Values with one index belong together: they have the same seed, for example.
 
-    Equal differences leave nothing to test: p is then 1 where they are 0, else 0. Raises ValueError for unequal
-    lengths.
+    Where all differences are equal, p is 1 if they are 0, else 0. Raises ValueError for unequal lengths.
     """
     if len(first) != len(second):
-        raise ValueError(f"a paired test needs as many values on either side, not {len(first)} and {len(second)}")
+        raise ValueError(f"a paired test needs as many first values as second ones, not {len(first)} and {len(second)}")
     differences = [one - other for one, other in zip(first, second, strict=True)]
-    found = estimate(differences)
-    if found.half is None:
-        return Paired(found, None)
+    mean = estimate(differences)
+    if mean.half is None:
+        return Paired(mean, None)
     spread = stdev(differences) / len(differences) ** 0.5
     if spread == 0:
-        return Paired(found, 1.0 if found.mean == 0 else 0.0)
-    return Paired(found, float(2 * stats.t.sf(abs(found.mean) / spread, len(differences) - 1)))
+        return Paired(mean, 1.0 if mean.mean == 0 else 0.0)
+    return Paired(mean, float(2 * stats.t.sf(abs(mean.mean) / spread, len(differences) - 1)))

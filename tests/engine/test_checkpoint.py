@@ -402,7 +402,7 @@ def flip(path: Path) -> None:
 
 
 DAMAGE = {
-    "cut": (cut, "it is cut short or damaged"),
+    "cut": (cut, "it is incomplete or damaged"),
     "bit": (flip, "the checksum of"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read"),
@@ -487,7 +487,7 @@ def test_checkpoint_that_is_torn_is_told_to_whoever_reads_the_run_folder(tmp_pat
     *_, newest = three(tmp_path / "checkpoints")
     assert checkpoint.find(tmp_path) == newest
     cut(newest)
-    assert "cut short or damaged" in refused(checkpoint.find(tmp_path))
+    assert "incomplete or damaged" in refused(checkpoint.find(tmp_path))
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(ValueError, match="no run folder with a checkpoint"):
         checkpoint.find(tmp_path)

@@ -57,7 +57,7 @@ def test_plan_accumulation_follows_from_the_batch(
 
 @pytest.mark.parametrize(("batch_size", "batch", "world"), [(32, 100, 1), (32, 16, 1), (32, 96, 2), (7, 12, 1)])
 def test_plan_batch_that_does_not_come_out_whole_is_refused(batch_size: int, batch: int, world: int) -> None:
-    with pytest.raises(ValueError, match="must come out whole") as caught:
+    with pytest.raises(ValueError, match="whole number of micro-batches") as caught:
         Plan.of(settings(batch_size, batch), 1000, world)
     message = str(caught.value)
     assert f"TRAIN.batch {batch} is not a multiple" in message

@@ -20,25 +20,15 @@ LOST_ANOTHER = "lost another rank"  # the last word of a rank that ends because 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """The last message of a rank.
+    """The last message of a rank."""
 
-    Args:
-        time: when it was sent, in seconds of the sender's clock.
-        since: when the phase began.
-        count: number of phases so far.
-        phase: what the rank does.
-        host: name of its machine.
-        process: its process id.
-        left: the error it ended with, or empty.
-    """
-
-    time: float
-    since: float
-    count: int
-    phase: str
+    time: float  # when it was sent, in seconds of the sender's clock
+    since: float  # when the phase began
+    count: int  # phases so far
+    phase: str  # what the rank does
     host: str
     process: int
-    left: str = ""
+    left: str = ""  # the error it ended with
 
     def describe(self, rank: int) -> str:
         """The rank, with its machine and process."""

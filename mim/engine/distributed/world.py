@@ -22,19 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes of a run, and the rank of this one. With one process every method returns its argument.
-
-    Args:
-        rank: of this process.
-        size: number of processes.
-        device: of this process.
-        heartbeat: tells the other ranks of this one; None without a process group.
-    """
+    """The processes of a run, and the rank of this one. With one process every method returns its argument."""
 
     rank: int
     size: int
     device: torch.device
-    heartbeat: Heartbeat | None = None
+    heartbeat: Heartbeat | None = None  # None without a process group
 
     @property
     def main(self) -> bool:

@@ -74,13 +74,7 @@ class Meter:
 class RunLogger:
     """Writes on the main rank; on the others it does nothing. A context manager.
 
-    Args:
-        folder: of the run.
-        settings: LOG.
-        steps: of the whole run.
-        start: the first step of this process.
-        images_seen: before that step.
-        main: whether this is the main rank.
+    steps: of the whole run; start, images_seen: where this process begins.
     """
 
     def __init__(self, folder: RunFolder, settings: LogSettings, steps: int, start: int, images_seen: int, main: bool):
@@ -97,16 +91,10 @@ class RunLogger:
             self.tensorboard = TensorBoardWriter(self.folder.tensorboard, purge)
         console = get_console()
         if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
+            times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (TextColumn("training"), BarColumn(), *times, TextColumn("{task.fields[note]}"))
             self.bar = Progress(*columns, console=console, transient=True)
-            self._task = self.bar.add_task("training", total=self._steps, completed=self._start, note="")
+            self._task = self.bar.add_task("", total=self._steps, completed=self._start, note="")
             self.bar.start()
         return self
 

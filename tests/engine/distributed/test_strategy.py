@@ -21,15 +21,14 @@ ROUNDED = ("vit, fp16", "vit, bf16")
 
 
 @pytest.fixture(scope="module")
-def compared() -> dict[str, dict]:
+def compared(tmp_path_factory, warm) -> dict[str, dict]:
     """Three steps of each case in sharing.py by two processes, and one with an infinite gradient in one of them."""
-    words = torchrun(2, ROOT, {})
-    words = [*words[: words.index(str(ROOT / "tools" / "train.py"))], str(ROOT / "tests" / "support" / "sharing.py")]
-    code, text = run(words, ROOT / "tests" / "support")
-    assert code == 0, text
+    ranks = warm.ranks(2, [], tmp_path_factory.mktemp("compared") / "log", "sharing")
+    codes, text = [rank.wait() for rank in ranks], "".join(rank.text for rank in ranks)
+    assert codes == [0, 0], text
     assert "Warning" not in text, text
-    found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return {case["case"]: case for case in found}
+    cases = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return {case["case"]: case for case in cases}
 
 
 @pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
