@@ -1,11 +1,10 @@
-"""Run by torchrun for test_parallel.py: steps of one model under FSDP2, beside the same steps under DDP.
+"""Run on two ranks by test_strategy.py: steps of one model under FSDP2, beside the same steps under DDP.
 
 Prints a line of JSON a case, on the main rank.
 """
 
 import json
 import logging
-import sys
 from dataclasses import replace
 
 import torch
@@ -133,12 +132,14 @@ def compare(name: str, world: World) -> dict:
     }
 
 
-if __name__ == "__main__":
+def main(cases: list[str]) -> int:
+    """Compares these cases, or all, on every rank."""
     logging.getLogger("mim").setLevel(logging.ERROR)
     settings = load_config(RECIPE, ["DISTRIBUTED.device", "cpu"]).DISTRIBUTED
     with join_world(settings) as world:
-        for case in sys.argv[1:] or CASES:
-            found = compare(case, world)
-            shares = world.gather_objects(found["share"])
+        for case in cases or CASES:
+            comparison = compare(case, world)
+            shares = world.gather_objects(comparison["share"])
             if world.main:
-                print(json.dumps(found | {"shares": shares}), flush=True)
+                print(json.dumps(comparison | {"shares": shares}), flush=True)
+    return 0

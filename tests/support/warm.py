@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -82,11 +82,15 @@ class Warm:
             self.codes[request["poll"]] = answer
         return answer
 
-    def start(self, words: Sequence[str], log: Path, **environment: str) -> Process:
-        """tools/train.py with these arguments. environment: variables that it finds beside those of the tests."""
+    def start(self, words: Sequence[str], log: Path, program: str = "train", **environment: str) -> Process:
+        """tools/train.py with these arguments, or `main` of another of the programs in _serve.
+
+        environment: variables that it finds beside those of the tests.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
-        return Process(self, self.ask(start=list(words), log=str(log), environment=environment), log)
+        request = {"start": list(words), "log": str(log), "program": program, "environment": environment}
+        return Process(self, self.ask(**request), log)
 
     def run(self, ranks: int, output: Path, keys: Keys, recipe: Path = RECIPE, **environment: str) -> tuple[int, str]:
         """Exit code, the same of all ranks, and output of a run that must end by itself."""
@@ -99,14 +103,16 @@ class Warm:
         assert len(set(codes)) == 1, f"ranks ended with {codes}:\n{text}"
         return codes[0], text
 
-    def ranks(self, size: int, words: Sequence[str], log: Path, **environment: str) -> list[Process]:
+    def ranks(
+        self, size: int, words: Sequence[str], log: Path, program: str = "train", **environment: str
+    ) -> list[Process]:
         """The same on several ranks, each started by itself as on a machine of its own: no torchrun ends the others."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
         return [
-            self.start(words, log.with_suffix(f".{rank}.log"), RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+            self.start(words, log.with_suffix(f".{rank}.log"), program, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
             for rank in range(size)
         ]
 
@@ -115,12 +121,15 @@ class Warm:
 
 
 def _serve() -> None:
+    import sharing
     import sklearn.datasets  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
     from processes import tool
 
-    train, forked = tool("train"), set()
+    import mim.run  # noqa: F401
+
+    programs, forked = {"train": tool("train").main, "sharing": sharing.main}, set()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -130,7 +139,7 @@ def _serve() -> None:
             assert _threads() <= {"python", "jemalloc_bg_thd"}, f"a fork keeps one thread of {_threads()}"
             answer = os.fork()
             if answer == 0:
-                _train(train, **request)
+                _run(programs[request.pop("program")], **request)
             forked.add(answer)
         print(json.dumps(answer), flush=True)
     for pid in forked:  # of tests that were cut short
@@ -145,7 +154,7 @@ def _threads() -> set[str]:
     return {"python" if name.startswith("python") else name for name in names}
 
 
-def _train(train, start: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(main: Callable[[list[str]], int], start: list[str], log: str, environment: dict[str, str]) -> None:
     code = 70
     try:
         os.setsid()
@@ -153,10 +162,10 @@ def _train(train, start: list[str], log: str, environment: dict[str, str]) -> No
         os.environ.update(environment)
         sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
         output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for place, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
-            os.dup2(descriptor, place)
+        for standard, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+            os.dup2(descriptor, standard)
         sys.argv = ["tools/train.py", *start]
-        code = train.main(start)
+        code = main(start)
     except BaseException:
         import traceback
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from processes import ROOT, TINY, call, last_state, losses, run, summary, torchrun
+from processes import TINY, call, last_state, losses, run, summary, torchrun
 
 KEYS = TINY | {
     "TRAIN.batch": 256,
@@ -31,6 +31,7 @@ def compared(tmp_path_factory, warm) -> dict[str, dict]:
     return {case["case"]: case for case in cases}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
 def test_shards_take_the_steps_of_replicas(compared, case):
     """Losses, weights and moments; what is gathered in bf16 is rounded, weights of norms among it."""
@@ -45,12 +46,14 @@ def test_shards_take_the_steps_of_replicas(compared, case):
         assert max(found["whole"]) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
 def test_shards_are_a_part_of_every_weight(compared, case):
     assert sum(compared[case]["shares"]) == pytest.approx(1)
     assert all(0.4 < share < 0.6 for share in compared[case]["shares"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
 def test_step_that_is_not_finite_changes_no_shard(compared, case):
     assert compared[case]["poisoned"] == 0
@@ -108,7 +111,7 @@ def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
     _near(output, runs / "one")
 
 
-@pytest.mark.parametrize("source", ["one", "ddp"])
+@pytest.mark.parametrize("source", ["one", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_run_of_one_or_of_replicas_resumes_in_shards(runs, warm, tmp_path, source):
     output = _from_half(tmp_path / "run", runs / source)
     code, text = warm.run(2, output, FSDP)
