@@ -1,4 +1,4 @@
-"""From a config to objects, and the checks that need two parts at once."""
+"""Building: from a config to its objects, and the checks that need two parts at once."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -93,10 +93,16 @@ def build_classifier(cfg: Config, classes: int) -> Classifier:
 def ready(
     module: nn.Module, state: Mapping[str, Tensor], source: Path, cfg: Config, device: torch.device
 ) -> Preprocess:
-    """Loads all the weights of a model, or of a part of one, from the file `source`.
+    """Loads all weights of a model, or of a part of it, and returns the preprocessing; both are then on the device.
 
-    It and the preprocessing, which is given back, are then on the device and ready to evaluate. Raises ValueError where
-    the file holds other weights.
+    Args:
+        module: the model or its part; it is put into eval mode.
+        state: its state dict.
+        source: the file that the state dict is from, for messages.
+        cfg: the config of the model.
+        device: where to evaluate.
+
+    Raises ValueError where the state dict is of another model.
     """
     checkpoint.load_strict(module, state, source)
     module.to(device).eval()
@@ -106,7 +112,7 @@ def ready(
 
 
 def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
-    """The model on the meta device: shapes and checks, no weights. None where a part of a user's cannot do that.
+    """The model on the meta device: shapes and checks, no weights. None where a part of a plugin cannot do that.
 
     Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
     """
@@ -116,8 +122,8 @@ def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
     except (RuntimeError, TypeError, OverflowError) as error:  # TypeError: numpy() of a meta tensor
         if "overflow" in str(error).lower() or isinstance(error, OverflowError):
             raise ValueError(
-                f"a weight of this model would be too large to be: its widths, patches and depths are too much in "
-                f"all ({str(error).splitlines()[0]})"
+                f"a weight of this model would be too large: lower its widths, patches or depths "
+                f"({str(error).splitlines()[0]})"
             ) from error
         if "meta" in str(error).lower():
             return None
@@ -150,13 +156,13 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
             if len(images) and images.labels is None:
                 raise ValueError(
                     f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
-                    "name a data set of class folders, or a list with a label behind each path"
+                    "name a data set of class folders, or a list with a label after each path"
                 )
     return train, held_out
 
 
 def with_statistics(cfg: Config, train: Source) -> Config:
-    """The config with DATA.mean and DATA.std as numbers, estimated where it says so."""
+    """The config with DATA.mean and DATA.std as numbers, estimated from the images where it says so."""
     if cfg.DATA.mean != "estimate":
         return cfg
     mean, std = estimate_statistics(train, cfg.SEED)
@@ -164,13 +170,13 @@ def with_statistics(cfg: Config, train: Source) -> Config:
 
 
 def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
-    """Loads INIT.checkpoint, where there is one, and says in lines what became of each weight."""
+    """Loads INIT.checkpoint, if it is set, and returns a report in lines."""
     file = init_file(cfg)
     return initialise_encoder(task.model.encoder, file).lines() if file is not None else []
 
 
 def init_file(cfg: Config) -> Path | None:
-    """The weights that INIT.checkpoint means; None where it is empty. Raises ValueError where there are none."""
+    """The file of weights that INIT.checkpoint names; None where it is empty. Raises ValueError where there is none."""
     if not cfg.INIT.checkpoint:
         return None
     try:
@@ -180,17 +186,21 @@ def init_file(cfg: Config) -> Path | None:
 
 
 def weights_file(path: Path) -> Path:
-    """What a path to weights means: of a run folder its best checkpoint, or its last; else the path itself.
+    """The file of weights at a path: of a run folder its best checkpoint, or its last; else the path itself.
 
-    Raises ValueError where there is nothing.
+    Raises ValueError where there is none.
     """
     return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
 def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
-    """The task of a config, on the data that build_data gave.
+    """The task of a config.
 
-    weights: without them the model is on the meta device, unless a part of a user's cannot do that.
+    Args:
+        cfg: the config.
+        train: the training images.
+        held_out: the held-out images.
+        weights: false puts the model on the meta device, unless a part of a plugin cannot do that.
     """
     return (_pretrain if cfg.TASK == "pretrain" else _classify)(cfg, train, held_out, weights)
 
@@ -283,7 +293,7 @@ def _preprocess(cfg: Config) -> Preprocess:
 
 
 def _train_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
-    """Images under the training transform. compare: read a few, where they must be of one size."""
+    """Images under the training transform. compare: check on a few images that they have one size, if they must."""
     data, augment = cfg.DATA.shared, cfg.AUGMENT
     crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
     if cfg.TASK == "finetune" and not augment.on_device:
@@ -295,7 +305,7 @@ def _train_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
 
 
 def _model_summary(shape: Model | None, model: Model, image: ImageSpec) -> ModelSummary:
-    """Of the model without weights; of the one with them where a part of a user's has to look at values."""
+    """The summary of the model without weights, or of the other where a part of a plugin needs values."""
     if shape is not None:
         try:
             return summarise_model(shape, image)
@@ -311,7 +321,7 @@ def _batch_augment(cfg: Config, classes: int) -> BatchAugment:
 
 @contextmanager
 def _seeded(cfg: Config) -> Iterator[None]:
-    """Inside, weights are drawn from the config's SEED."""
+    """Inside, weights are drawn from SEED."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(cfg.SEED, "weights"))
         yield

@@ -62,10 +62,10 @@ def knn(
         raise ValueError(f"--k is {k} and --temperature {temperature:g}: at least 1 neighbour, and above 0")
     with _loaded(run, overrides) as loaded:
         bank, queries = _both(loaded, pool, labels)
-        found = knn_accuracy(
+        top1 = knn_accuracy(
             *(bank.features_ND, bank.labels_N, queries.features_ND, queries.labels_N), k=k, temperature=temperature
         )
-        return _figures(loaded, bank, queries, {"pool": pool, "k": k, "temperature": temperature, KNN_TOP1: found})
+        return _metrics(loaded, bank, queries, {"pool": pool, "k": k, "temperature": temperature, KNN_TOP1: top1})
 
 
 def logistic(run: Path, overrides: Overrides, pool: Pool, c: float, labels: LabelSettings) -> dict[str, Any]:
@@ -77,12 +77,12 @@ def logistic(run: Path, overrides: Overrides, pool: Pool, c: float, labels: Labe
         raise ValueError(f"--c is {c:g}: it must be above 0")
     with _loaded(run, overrides) as loaded:
         train, test = _both(loaded, pool, labels)
-        found = logistic_accuracy(train.features_ND, train.labels_N, test.features_ND, test.labels_N, c)
-        return _figures(loaded, train, test, {"pool": pool, "c": c, LOGISTIC_TOP1: found})
+        top1 = logistic_accuracy(train.features_ND, train.labels_N, test.features_ND, test.labels_N, c)
+        return _metrics(loaded, train, test, {"pool": pool, "c": c, LOGISTIC_TOP1: top1})
 
 
 def classify(run: Path, overrides: Overrides) -> dict[str, Any]:
-    """Top-1 and top-5 of a fine-tuned or probed checkpoint on all held-out images.
+    """Top-1 and top-5 of a fine-tuned or probed checkpoint on all held-out images; of a probe, its best linear layer.
 
     Raises ValueError where the checkpoint has no classifier, or one of other classes.
     """
@@ -94,16 +94,15 @@ def classify(run: Path, overrides: Overrides) -> dict[str, Any]:
         _check_labelled(loaded, held_out)
         names = build.class_names(train)
         model = build.build_classifier(cfg, len(loaded.content["model"]["heads.0.bias"]))
-        if model.heads[0].out_features != len(names):
-            raise ValueError(
-                f"{loaded.path} tells {model.heads[0].out_features} classes apart, and the data has {len(names)}"
-            )
+        classes = model.heads[0].out_features
+        if classes != len(names):
+            raise ValueError(f"{loaded.path} has a classifier of {classes} classes, and the data has {len(names)}")
         preprocess = _ready(loaded, model, "")
         data, reader = build.evaluation_data(cfg, held_out), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
         with _inference(loaded):
             parts = reader.read(data, range(len(data)), world.rank, world.size)
-            found = count_correct(model, preprocess, parts, len(names), world)
-        best = max(found, key=lambda counts: counts.top1)
+            layers = count_correct(model, preprocess, parts, len(names), world)
+        best = max(layers, key=lambda counts: counts.top1)
         top5 = {VAL_TOP5: best.top5} if len(names) > TOP else {}
         return {
             **_source(loaded),
@@ -116,7 +115,10 @@ def classify(run: Path, overrides: Overrides) -> dict[str, Any]:
 
 
 def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[str, Any]:
-    """Writes an .npz of both splits: {train,val}_{features,labels,names} and classes; says what is in it."""
+    """Writes the features of both splits to an .npz file, and returns how many there are.
+
+    Arrays: classes, and train_features, train_labels, train_names, val_features, val_labels, val_names.
+    """
     with _loaded(run, overrides) as loaded:
         sources = build.build_data(loaded.cfg)
         train, held_out = (_features(loaded, source, pool) for source in sources)
@@ -128,7 +130,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
                 arrays[f"{split}_names"] = np.array(part.names, dtype=str)
             output.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(output, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-        return _figures(loaded, train, held_out, {"pool": pool, "file": str(output)})
+        return _metrics(loaded, train, held_out, {"pool": pool, "file": str(output)})
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def _loaded(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
     path = checkpoint.find(run)
     content = checkpoint.load(path)
     cfg = parse_config(content["config"], overrides)
-    if cfg.DATA.mean == "estimate":  # of a converted file, which does not tell; a run's are numbers by now
+    if cfg.DATA.mean == "estimate":  # only in a converted file: the config of a run has the numbers
         cfg = build.with_statistics(cfg, build.build_data(cfg)[0])
     with join_world(cfg.DISTRIBUTED) as world:
         yield LoadedCheckpoint(path, cfg, content, world)
@@ -153,7 +155,7 @@ def _inference(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:
 
 
 def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[SplitFeatures, SplitFeatures]:
-    """SplitFeatures of the labelled training images and of the held-out ones."""
+    """The features of the labelled training images, and those of the held-out images."""
     train, held_out = build.build_data(loaded.cfg)
     for source in (train, held_out):
         _check_labelled(loaded, source)
@@ -167,7 +169,7 @@ def _check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
     if source.labels is None:
         raise ValueError(
             f"the {which} images of DATA.name {loaded.cfg.DATA.name} have no labels: name others with DATA.path, as "
-            "class folders or as a list with a label behind each path"
+            "class folders or as a list with a label after each path"
         )
 
 
@@ -189,8 +191,8 @@ def _source(loaded: LoadedCheckpoint) -> dict[str, Any]:
     return {"checkpoint": f"{loaded.path}{averaged}", "step": loaded.content["step"]}
 
 
-def _figures(
-    loaded: LoadedCheckpoint, train: SplitFeatures, held_out: SplitFeatures, own: dict[str, Any]
+def _metrics(
+    loaded: LoadedCheckpoint, train: SplitFeatures, held_out: SplitFeatures, extra: dict[str, Any]
 ) -> dict[str, Any]:
     counts = {"training images": len(train.labels_N), "held-out images": len(held_out.labels_N)}
-    return {**_source(loaded), **counts, "width": train.features_ND.shape[1], **own}
+    return {**_source(loaded), **counts, "width": train.features_ND.shape[1], **extra}

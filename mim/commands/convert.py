@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser("convert", TEXT, EXAMPLES)
     parser.add_argument("source", type=Path, metavar="IN", help="file or folder to read")
     parser.add_argument("target", type=Path, metavar="OUT", help="file or folder to write")
-    parser.add_pairs("what IN does not tell, such as ENCODER.heads 12")
+    parser.add_pairs("keys that IN does not hold, such as ENCODER.heads 12")
     parser.add_argument("--from", dest="origin", choices=FORMATS, default="", help="format of IN")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format of OUT")
     return cli.run(parser, _convert, arguments)

@@ -1,4 +1,4 @@
-"""Annotations: a value that a person wrote, a text or lists of texts, parsed by the annotation of its key."""
+"""Annotations: a value from a file or a command line, a text or lists of texts, parsed by its key's annotation."""
 
 import math
 import types
@@ -12,7 +12,7 @@ SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", s
 
 
 def parse(key: str, value: Any, annotation: Any) -> Any:
-    """A value by its annotation. Raises ValueError that names the key, the value and what is allowed."""
+    """The value of a key, parsed by its annotation. Raises ValueError with the key, the value and what is allowed."""
     try:
         return _parse(value, annotation)
     except (ValueError, TypeError):
@@ -21,7 +21,10 @@ def parse(key: str, value: Any, annotation: Any) -> Any:
 
 
 def from_command_line(key: str, text: Any, annotation: Any) -> Any:
-    """Lists are written as in YAML: `DATA.image_size "[96, 160]"`. Raises ValueError for a text that is no such list."""
+    """A text of the command line; for a list, which is written as in YAML, `"[96, 160]"`, its texts.
+
+    Raises ValueError for a text that is no such list.
+    """
     takes_list = any(get_origin(option) is tuple for option in _options(annotation))
     if not takes_list or not isinstance(text, str) or not text.lstrip().startswith("["):
         return text
@@ -34,8 +37,15 @@ def from_command_line(key: str, text: Any, annotation: Any) -> Any:
         ) from error
 
 
+def as_text(value: Any) -> Any:
+    """A value of Python as a config file would hold it: a text, or lists of texts."""
+    if isinstance(value, list | tuple):
+        return [as_text(each) for each in value]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def unknown(annotation: Any) -> Iterator[Any]:
-    """What in an annotation no value can be parsed by."""
+    """The types in an annotation that no value can be parsed by."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         inside = list(arguments)
@@ -54,7 +64,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 
 def _parse(value: Any, annotation: Any) -> Any:
-    """Raises ValueError or TypeError where it is no such value."""
+    """Raises ValueError or TypeError for another value."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _first_that_fits(value, arguments)
@@ -89,7 +99,7 @@ def _first_that_fits(value: Any, options: tuple[Any, ...]) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    """Not where Python put in for bytes that were no UTF-8: such a text can be written to no log."""
+    """False where Python replaced bytes that were not UTF-8: such a text cannot be written to a log."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

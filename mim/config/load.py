@@ -85,7 +85,7 @@ def read_pairs(overrides: Overrides) -> dict[str, Any]:
             raise ConfigError(
                 f"{printable(key)} is given twice: {printable(str(pairs[key]))} and {printable(str(value))}"
             )
-        pairs[key] = _text(value)
+        pairs[key] = annotations.as_text(value)
     return pairs
 
 
@@ -246,13 +246,6 @@ def _pairs_of_words(words: Sequence[Any]) -> list[tuple[Any, Any]]:
     if len(words) % 2:
         raise ConfigError(f"overrides come in pairs, KEY VALUE: {short_repr(words[-1])} has no value")
     return list(zip(words[::2], words[1::2], strict=True))
-
-
-def _text(value: Any) -> Any:
-    """A value of Python as a person would write it: a text, or lists of texts."""
-    if isinstance(value, list | tuple):
-        return [_text(each) for each in value]
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: Any) -> Any:

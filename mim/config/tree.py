@@ -7,11 +7,11 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from mim.config import schema
+from mim.config import annotations, schema
 from mim.data.settings import LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.readouts.settings import FreezeSettings
-from mim.registry import one_of
+from mim.registry import Key, one_of
 from mim.tasks.settings import InitSettings
 
 
@@ -108,16 +108,23 @@ class Config:
     def replace(self, values: Mapping[str, Any]) -> "Config":
         """This config with other values: `cfg.replace({"DATA.mean": mean, "DATA.std": std})`.
 
-        Raises ValueError for an unknown key, and where a value is out of range.
+        Raises ValueError for an unknown key, and for a value of the wrong type or out of range.
         """
         tree = self.values()
         for key, value in values.items():
             section, _, inner = key.rpartition(".")
-            keys = tree[section] if section in tree else tree
-            if (inner if section in tree else key) not in keys:
+            keys = self._keys(section)
+            if inner not in keys:
                 raise ValueError(f"unknown key {key}: {one_of(key, self.flat())}")
-            keys[inner if section in tree else key] = value
+            tree.get(section, tree)[inner] = annotations.parse(key, annotations.as_text(value), keys[inner].annotation)
         return Config.of(tree)
+
+    def _keys(self, section: str) -> dict[str, Key]:
+        """The keys of a section; for an empty text, those at the top."""
+        content = self.sections.get(section)
+        if content is None:
+            return {} if section else schema.TOP
+        return schema.section_keys(self.TASK, section, content.name if isinstance(content, PartConfig) else "")
 
     def to_yaml(self) -> str:
         """The config as YAML, which load_config and yacs read back to the same values."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mim import MaskedImageModel, build_model
 from mim.config import parse_config
-from mim.convert import convert, describe
+from mim.convert import config_of, convert
 from mim.engine import checkpoint
 from mim.interop import ModelWeights, read
 
@@ -76,7 +76,7 @@ def carried(theirs: nn.Module, folder: Path) -> ModelWeights:
 
 def ours_of(weights: ModelWeights, overrides: Iterable[str] = (), but: Collection[str] = ()) -> MaskedImageModel:
     """Our model with the weights of theirs, each of them in its place, none missing but those named."""
-    model = build_model(describe(weights, list(overrides))).eval()
+    model = build_model(config_of(weights, list(overrides))).eval()
     state = {name: weight for name, weight in weights.state.items() if name not in but}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert (set(missing), unexpected) == (set(but), [])

@@ -289,7 +289,7 @@ def test_published_files_with_a_decoder_predict_what_their_converted_checkpoints
             file, *[word for pair in zip(keys[::2], keys[1::2], strict=True) for word in ("--set", *pair)]
         )
         assert "no data belong to it: name images" in message
-    assert "does not tell" in refused(mae, tmp_path / "photo.png")
+    assert "does not hold" in refused(mae, tmp_path / "photo.png")
 
 
 def test_files_without_a_head_are_refused_by_name(runs, tmp_path):
