@@ -22,7 +22,7 @@ EXAMPLES = (
     "--config quickstart/mae_digits --over MASKER.name block",
 )
 BEST, BEST_SIDES = (10, 20), (192, 224)  # pixels: SimMIM's range, and the image sizes for which it holds
-SIMMIM = "* AvgDist of 10 to 20 px: where SimMIM's fine-tuning was best (section 4.1.2; Swin-B,\n  images of 192 px)"
+SIMMIM = "* AvgDist of 10 to 20 px: where SimMIM's fine-tuning was best (section 4.1.2;\n  Swin-B, images of 192 px)"
 
 
 class Combination(NamedTuple):

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ from mim.errors import ExitCode
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mim.lab.study import Results
 
 TEXT = """Runs what a study file names: recipes, a grid or list of settings, protocols, seeds. It ends with a table,
 pictures and a comparison page. The same command continues a study that was interrupted, and prints the table of one
 that is finished."""
 EXAMPLES = ("configs/studies/digits/transfer.yaml", "studies/digits/mae_ratio --jobs 2 --output runs/ratios")
+
+NAME, HEADING = 30, 16  # letters in a line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +47,12 @@ def _sweep(args: argparse.Namespace) -> ExitCode:
     if not results.trials:
         raise ValueError(f"no run of {file} ended well, see above")
     results.write(output)
-    Console().print(_accuracies(results))
+    seeds = study.seeds
+    over = f"mean ± 95% interval over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    console = Console()
+    print(f"After the last epoch, {over}\n")
+    for table in _tables(list(zip(*results.table(), strict=True)), console.width):
+        console.print(table, "")
     print(f"Tables and pictures: {output}/results.md, results.json, *.png")
     if not args.no_page:
         print(f"Comparison: {write(compare([output], title=study.name), output / 'comparison')}")
@@ -54,18 +61,30 @@ def _sweep(args: argparse.Namespace) -> ExitCode:
     return ExitCode.PARTLY if results.failed else ExitCode.DONE
 
 
-def _accuracies(results: "Results") -> "Table":
-    """The table of a study for a terminal."""
-    from rich import box
-    from rich.table import Table
+def _tables(columns: list[tuple[str, ...]], width: int) -> "Iterator[Table]":
+    """A study as tables of at most `width` letters, so that no number is broken.
+
+    columns: the names first, then each metric below its heading.
+    """
+    from rich.console import Console
+
+    wide = Console(width=10_000)  # measures what a table needs
+    names, *others = columns
+    while others:
+        count = len(others)
+        while count > 1 and wide.measure(_table([names, *others[:count]])).maximum > width:
+            count -= 1
+        yield _table([names, *others[:count]])
+        others = others[count:]
+
+
+def _table(columns: list[tuple[str, ...]]) -> "Table":
     from rich.text import Text
 
-    seeds = results.study.seeds
-    over = f"mean ± 95% interval over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    head, *rows = results.table()
-    table = Table(title=f"After the last epoch, {over}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, heading in enumerate(head):
-        table.add_column(Text(heading), justify="right" if column else "left", no_wrap=not column)
-    for row in rows:
-        table.add_row(*map(Text, row))
+    from mim.lab.console import new_table
+
+    names, *others = columns
+    table = new_table(names[0], *(textwrap.fill(heading, HEADING) for heading, *_ in others))
+    for name, *cells in zip(names[1:], *(column[1:] for column in others), strict=True):
+        table.add_row(Text(textwrap.fill(name, NAME)), *map(Text, cells))
     return table

@@ -1,5 +1,6 @@
 """What all commands share: how they start, what --help shows, how they report an error and end."""
 
+import io
 import os
 import re
 import subprocess
@@ -201,6 +202,22 @@ def test_reader_that_leaves_ends_a_command_silently(words):
     done = start("bash", "-c", command, PYTHONUNBUFFERED="1")
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_tables_of_a_study_break_no_number_and_repeat_the_names(width):
+    from rich.console import Console
+
+    names = ("", "MAE", "SimMIM with the decoder of MAE, and a long name", "scratch")
+    columns = [names, *((f"fine-tuning, {count} labels", "93.4 ± 0.5", "85.6 ± 12.5", "-") for count in range(7))]
+    console = Console(width=width, file=io.StringIO())
+    tables = list(tool("sweep")._tables(columns, width))
+    for table in tables:
+        console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("93.4 ± 0.5") == text.count("85.6 ± 12.5") == 7
+    assert text.count("scratch") == len(tables) > 7 * 12 // width
 
 
 # -------------------------------------------------------------------- ways to start
