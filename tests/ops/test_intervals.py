@@ -90,7 +90,7 @@ def test_a_value_that_is_not_finite_leaves_no_interval(broken):
 
 
 def test_unequal_lengths_and_no_values_are_errors():
-    with pytest.raises(ValueError, match="as many values on either side, not 3 and 2"):
+    with pytest.raises(ValueError, match="as many first values as second ones, not 3 and 2"):
         paired(ACCURACIES, ACCURACIES[:2])
     for nothing in (lambda: estimate([]), lambda: paired([], [])):
         with pytest.raises(ValueError, match="at least one value"):
