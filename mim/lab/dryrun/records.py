@@ -1,7 +1,6 @@
 """Records of measured steps, a line each in a file. They are reused for the same step on the same hardware."""
 
 import json
-import platform
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from mim.config import Config
+from mim.engine.cpu import cpu_name
 from mim.lab.dryrun.measure import StepMeasurement
 
 SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
@@ -19,7 +19,6 @@ KEYS = (
     "OPTIMIZER.name",
 )
 ON_OR_OFF = ("TRAIN.ema", "TRAIN.clip")
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +47,7 @@ def hardware_of(device: torch.device) -> dict[str, Any]:
     """What the speed depends on: the name of the device and, for a CPU, the number of threads."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
-    names = [line.partition(":")[2].strip() for line in _lines(CPU_INFO) if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return {"device": name, "threads": torch.get_num_threads()}
+    return {"device": cpu_name(), "threads": torch.get_num_threads()}
 
 
 def step_keys(cfg: Config, classes: int | None) -> dict[str, Any]:
