@@ -1,4 +1,4 @@
-"""Augmentation of fine-tuning: colours and erasing on single images, mixing of two images and their labels.
+"""Augmentation of fine-tuning: colours of single images; erasing and mixing of the images of a batch.
 
 Shapes: B batch, C channels, H W pixels, K classes.
 """
@@ -19,9 +19,9 @@ from mim.ops.seeding import derive_seed, host_seeded
 
 
 class RandomCropFlipColour(RandomCropFlip):
-    """The transform of fine-tuning on one image: crop, flip, RandAugment and colour jitter, a pure function of a seed.
+    """The transform of one image for fine-tuning: crop, flip, RandAugment, colour jitter; a pure function of a seed.
 
-    Raises ValueError where images of this many channels have no colours to change.
+    Raises ValueError where RandAugment or jitter is on and images have neither 1 nor 3 channels.
     """
 
     def __init__(self, settings: ClassifyAugmentSettings, data: DataSettings):
@@ -36,7 +36,7 @@ class RandomCropFlipColour(RandomCropFlip):
         if settings.randaugment:
             self.rand_augment = _rand_augment(
                 settings.randaugment,
-                {  # as timm's create_transform: pixels that move in from outside are of the mean colour
+                {  # as timm's create_transform: pixels from outside the image have the mean colour
                     "translate_const": int(min(data.image_size) * 0.45),
                     "img_mean": () if data.mean == "estimate" else tuple(min(255, round(255 * x)) for x in data.mean),
                     "interpolation": Image.Resampling[settings.interpolation.upper()],
@@ -45,7 +45,7 @@ class RandomCropFlipColour(RandomCropFlip):
         self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
 
     def finish(self, image: Stored, seed: int) -> Tensor:
-        """The colours."""
+        """RandAugment and colour jitter."""
         with host_seeded(derive_seed(seed, "colour")):
             if self.rand_augment is not None:
                 if isinstance(image, Tensor) and image.dtype == torch.uint8:
@@ -59,7 +59,7 @@ class RandomCropFlipColour(RandomCropFlip):
             if self.jitter is not None:
                 if isinstance(image, Tensor) and image.is_floating_point():
                     raise ValueError(
-                        f"AUGMENT.jitter changes colours on a scale of known ends, and the data holds arrays of "
+                        f"AUGMENT.jitter needs colours with a known largest value, and the data holds arrays of "
                         f"{image.dtype}: set AUGMENT.jitter 0"
                     )
                 image = self.jitter(image)
@@ -67,9 +67,10 @@ class RandomCropFlipColour(RandomCropFlip):
 
 
 class BatchAugment:
-    """The rest, on normalised images on their device: erasing, then mixing. Raises ValueError for an odd batch.
+    """Erasing, then mixing, of normalised images on their device.
 
     Source: timm's RandomErasing in `pixel` mode and Mixup in `batch` mode, as MAE and SimMIM call them.
+    Raises ValueError where images are mixed and the batch is odd.
     """
 
     def __init__(self, settings: ClassifyAugmentSettings, classes: int, batch_size: int):
@@ -84,7 +85,7 @@ class BatchAugment:
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
 
     def __call__(self, img_BCHW: Tensor, labels_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Images and labels (B,), or weights of the classes (B, K) where images are mixed; changes img_BCHW itself."""
+        """Images, and labels (B,) or, where images are mixed, class weights (B, K). It changes img_BCHW in place."""
         with host_seeded(seed):
             if self.erase is not None:
                 self.erase.device = img_BCHW.device
@@ -92,8 +93,8 @@ class BatchAugment:
             return (img_BCHW, labels_B) if self.mix is None else self.mix(img_BCHW, labels_B)
 
 
-def _rand_augment(word: str, shown: dict) -> RandAugment:
-    augment = rand_augment_transform(word, shown)
+def _rand_augment(notation: str, parameters: dict) -> RandAugment:
+    augment = rand_augment_transform(notation, parameters)
     for operation in augment.ops:
         if operation.aug_fn is posterize:
             operation.aug_fn = _posterize
@@ -101,5 +102,5 @@ def _rand_augment(word: str, shown: dict) -> RandAugment:
 
 
 def _posterize(image: Image.Image, bits: int, **unused: object) -> Image.Image:
-    """timm's, and black at 0 bits, which the strongest magnitude asks for and newer Pillows refuse."""
+    """timm's, but black at 0 bits: the strongest magnitude gives 0, which newer Pillows refuse."""
     return posterize(image, bits) if bits else Image.new(image.mode, image.size)

@@ -15,9 +15,9 @@ SAMPLE = 1000
 
 
 def estimate_statistics(source: Source, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel over up to 1,000 images, chosen by the seed, scaled as Normalize scales.
+    """Mean and standard deviation of each channel over up to 1,000 images, chosen by the seed, scaled as in Preprocess.
 
-    A channel that never varies gets a deviation of 1, with a warning. Raises ValueError where no image can be read.
+    A constant channel gets the deviation 1, with a warning. Raises ValueError where no image can be read.
     """
     order = torch.randperm(len(source), generator=generator_for(torch.device("cpu"), seed, "statistics"))
     count, total_C, square_C = 0, torch.zeros(()), torch.zeros(())
@@ -39,13 +39,13 @@ def estimate_statistics(source: Source, seed: int) -> tuple[tuple[float, ...], t
         low_C = torch.minimum(low_C, image_CHW.amin(dim=(1, 2)))
         high_C = torch.maximum(high_C, image_CHW.amax(dim=(1, 2)))
     if not count:
-        raise ValueError(f"DATA.mean estimate: none of the images sampled can be read, such as {reason}")
+        raise ValueError(f"DATA.mean estimate: none of the sampled images can be read, such as {reason}")
     mean_C = total_C / count
     std_C = (square_C / count - mean_C**2).clamp(min=0).sqrt()
-    constant_C = low_C == high_C  # rounding leaves the deviation of a constant only nearly zero
+    constant_C = low_C == high_C  # because of rounding, the deviation of a constant channel is not exactly 0
     if constant_C.any():
-        names = constant_C.nonzero().flatten().tolist()
-        logging.getLogger("mim").warning("channels %s never vary: their std is set to 1", names)
+        channels = constant_C.nonzero().flatten().tolist()
+        logging.getLogger("mim").warning("channels %s never vary: their std is set to 1", channels)
     std_C = torch.where(constant_C, 1.0, std_C)
     std = tuple(float(f"{x:.6g}") for x in std_C.tolist())
     mean = tuple(round(x, 6 - math.floor(math.log10(s))) for x, s in zip(mean_C.tolist(), std, strict=True))

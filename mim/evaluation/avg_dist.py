@@ -15,7 +15,7 @@ from mim.ops.intervals import Estimate, estimate
 from mim.ops.seeding import generator_for
 from mim.structures import ImageSpec, PatchMask
 
-PIXELS_AT_ONCE = 2**18  # of a chunk of samples, so that it stays in a cache; larger samples go one by one
+PIXELS_AT_ONCE = 2**18  # of a chunk of samples, which then fits into a cache; larger samples go one by one
 
 
 def pixel_distances(mask: PatchMask, height: int, width: int) -> Tensor:
@@ -45,8 +45,8 @@ def avg_dist(mask: PatchMask, height: int, width: int) -> Tensor:
 def masker_avg_dist(masker: Masker, image: ImageSpec, samples: int = 256, seed: int = 0) -> Estimate:
     """AvgDist of a masker in pixels: the mean over sampled masks, with its 95% interval. Computed on the CPU.
 
-    Each mask counts the same. SimMIM does not say whether it averages over masks or over all hidden pixels; both are
-    equal here, because a masker hides the same number of cells in every sample.
+    Each mask has the same weight. SimMIM does not say whether it averages over masks or over all hidden pixels; both
+    are equal here, because a masker hides the same number of cells in every sample.
 
     Raises ValueError where `samples` is below 1.
     """
@@ -60,23 +60,23 @@ def masker_avg_dist(masker: Masker, image: ImageSpec, samples: int = 256, seed: 
 def _chunks(mask: PatchMask, height: int, width: int) -> Iterator[Tensor]:
     """The mask with a column for each pixel and a row for each cell, a few samples at a time.
 
-    So memory does not grow with the batch, and equal rows of pixels are worked on once.
+    So memory does not grow with the batch, and equal rows of pixels are computed once.
     """
-    own_height, own_width = mask.hidden_BHW.shape[1:]
-    cells = height % own_height == 0 and width % own_width == 0
+    rows, columns = mask.hidden_BHW.shape[1:]
+    has_cells = height % rows == 0 and width % columns == 0
     step = max(1, PIXELS_AT_ONCE // (height * width))
     for start in range(0, len(mask.hidden_BHW), step):
-        yield mask.rows(start, start + step).at(own_height if cells else height, width)
+        yield mask.rows(start, start + step).at(rows if has_cells else height, width)
 
 
 def _distances(hidden_BRW: Tensor, height: int) -> Tensor:
     """Squared distances are separable: first the nearest visible pixel within each row, then the best row.
 
-    Rows are tried outwards from each pixel's own. One that lies as far away as the largest distance found so far
-    cannot be better, so the work grows with distances and not with the height.
+    Rows are tried outwards from the row of each pixel. A row that is as far away as the largest distance so far cannot
+    be nearer, so the work grows with the distances and not with the height.
     """
     _, rows, width = hidden_BRW.shape
-    high, far = height // rows, height + width  # far stands for none: farther than any two pixels
+    high, far = height // rows, height + width  # far means no visible pixel: no two pixels are so far apart
     squared_BR1W = _within_rows(hidden_BRW, far).square()[:, :, None]
     nearest_BRPW = squared_BR1W.repeat(1, 1, high, 1)
     down_P1 = torch.arange(1, high + 1, dtype=torch.int32, device=hidden_BRW.device)[:, None]

@@ -8,7 +8,6 @@ import runpy
 import numpy as np
 import pytest
 import torch
-from processes import ROOT, run, torchrun
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from mim.engine.distributed.world import World
@@ -145,15 +144,14 @@ with join_world(DistributedSettings(device="cpu", backend="gloo")) as world, tor
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory) -> dict[int, dict]:
+def counted(tmp_path_factory, warm) -> dict[int, dict]:
     """What one process and two count."""
     script = tmp_path_factory.mktemp("script") / "count_digits.py"
     script.write_text(SCRIPT)
     alone = io.StringIO()
     with contextlib.redirect_stdout(alone):
         runpy.run_path(str(script))
-    words = torchrun(2, script, {})
-    code, output = run([*words[: words.index(str(ROOT / "tools" / "train.py"))], str(script)])
+    code, output = warm.run_program(script, 2, [], script.with_suffix(".log"))
     assert code == 0, output
     found = {}
     for text in (alone.getvalue(), output):

@@ -144,7 +144,7 @@ def test_pack_tool_stopped_by_hand_leaves_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mim.data.sources.packing.shrunk", stop)
+    monkeypatch.setattr("mim.data.sources.packing.reduce_to_short_side", stop)
     code, output, errors = main(images, tmp_path / "out", "DATA.channels", 1)
     assert (code, output, errors) == (130, "", "stopped: nothing was written\n")
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
@@ -154,7 +154,7 @@ def test_pack_tool_stopped_by_hand_leaves_nothing(
     ("words", "text"),
     [
         (["{images}"], "name the folder to write: python tools/pack.py SOURCE OUT"),
-        (["{images}", "{images}"], "is there and not empty: name a new folder"),
+        (["{images}", "{images}"], "exists and is not empty: name a new folder"),
         (["/nowhere", "{out}"], "DATA.path /nowhere does not exist"),
         (["{images}", "{out}", "--short-side", "-3"], "--short-side is -3"),
         (["{images}", "{out}", "--size", "0", "32"], "--size is 0 32: a height and a width in pixels, each at least 1"),

@@ -1,4 +1,4 @@
-"""Names of files: as people see them, and as the bytes that they are."""
+"""Names of files: in printable form, and as bytes."""
 
 import os
 
@@ -14,5 +14,5 @@ def printable_name(name: str | os.PathLike[str]) -> str:
 
 
 def encoded(name: str) -> bytes:
-    """The bytes of a file's name, of which its hash is taken."""
+    """The bytes of a file's name, for its hash."""
     return name.encode("utf-8", "surrogateescape")

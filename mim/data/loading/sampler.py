@@ -1,4 +1,4 @@
-"""Which samples each optimizer step sees, on which rank: a pure function of the seed and the step."""
+"""StepSampler: the samples of each optimizer step and rank, a pure function of the seed and the step."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ from torch.utils.data import Sampler
 
 from mim.ops.seeding import generator_for
 
-SampleKey = tuple[int, int]  # (epoch, index): all that the augmentation of a sample depends on
+SampleKey = tuple[int, int]  # (epoch, index): with the seed, they decide the augmentation of a sample
 
 
 class StepSampler(Sampler[list[SampleKey]]):
     """Micro-batches of one rank, for steps start..stop-1 of a run.
 
-    Every epoch is one permutation, drawn from (seed, epoch) and cut into global batches of `batch` rows; what is
-    left over waits for the next epoch. Micro-batch a of rank r holds rows (a * world + r) * micro onwards, so the
-    global batch is the same whatever the number of ranks and micro-batches. A sample stands for `repeats` rows, which
-    lie next to each other in one micro-batch, and is named once.
+    Every epoch is one permutation, drawn from (seed, epoch) and cut into global batches of `batch` rows; the samples
+    that are left over do not occur in it. Micro-batch a of rank r holds rows (a * world + r) * micro onwards, so
+    the global batch is the same for any number of ranks and micro-batches. A sample stands for `repeats` neighbouring
+    rows of one micro-batch, and occurs once in the list.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class StepSampler(Sampler[list[SampleKey]]):
         per_epoch = self.samples // self.batch
         drawn, order = -1, []
         for step in self.steps:
-            epoch, place = divmod(step, per_epoch)
+            epoch, position = divmod(step, per_epoch)
             if epoch != drawn:
                 generator = generator_for(torch.device("cpu"), self.seed, "order", epoch)
                 drawn, order = epoch, torch.randperm(self.samples, generator=generator).tolist()
             for start in self.starts:
-                first = place * self.batch + start
+                first = position * self.batch + start
                 yield [(epoch, index) for index in order[first : first + self.micro]]

@@ -1,4 +1,4 @@
-"""CIFAR10: torchvision's copy of the data set, downloaded where that is possible."""
+"""CIFAR10: the data set as torchvision stores it, downloaded where that is possible."""
 
 import numpy as np
 from PIL import Image
@@ -10,9 +10,9 @@ from mim.data.sources.base import Source, Split
 
 
 class CIFAR10(Source, name="cifar10"):
-    """50,000 images of 32 x 32 to train, 10,000 held out. DATA.path is the folder of `cifar-10-batches-py`.
+    """50,000 training images of 32 x 32 pixels, 10,000 held out. DATA.path is the folder of `cifar-10-batches-py`.
 
-    Raises ValueError where the files are not there and cannot be downloaded.
+    Raises ValueError where the files are missing and cannot be downloaded.
     """
 
     def __init__(self, split: Split, settings: DataSettings):

@@ -1,4 +1,4 @@
-"""Digits: 1,797 handwritten digits that scikit-learn ships, the data set that is always at hand."""
+"""Digits: the 1,797 handwritten digits of scikit-learn, a data set that needs no download."""
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,7 @@ class Digits(Source, name="digits"):
         parts = train_test_split(np.arange(len(digits.target)), test_size=360, random_state=0, stratify=digits.target)
         chosen = parts[0 if split == "train" else 1]
         self.labels = digits.target[chosen].astype(np.int64)
-        self.pictures = [self._picture(digits.images[place]) for place in chosen]
+        self.pictures = [self._picture(digits.images[index]) for index in chosen]
 
     def __len__(self) -> int:
         return len(self.pictures)

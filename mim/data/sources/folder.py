@@ -1,4 +1,4 @@
-"""Folder: images in class folders, in nested or flat folders without labels, or named by a list file."""
+"""Folder: images in class folders, in other folders without labels, or in a list file."""
 
 import logging
 import os
@@ -18,25 +18,25 @@ from mim.registry import one_of
 
 LOG = logging.getLogger("mim")
 
-TRIED = 8  # images that are looked for where one cannot be read
+PROBED = 8  # images that are looked for after one could not be read
 
 
 class Folder(Source, name="folder"):
-    """Images below DATA.path, or named by it.
+    """Images of a folder or a list file. DATA.path is one of these:
 
-    - a folder with `train/` (and `val/`) in it: those are the splits;
+    - a folder with `train/` (and `val/`) in it: these are the splits;
     - any other folder: all images in it and below;
-    - a text file: one path a line, relative to the file's own folder, optionally followed by a tab and a label.
+    - a text file: one path a line, relative to the folder of the file, with a label after a tab where there is one.
 
     Args:
-        val_path: a folder or text file of held-out images, where they lie elsewhere.
-        val_share: without held-out images of their own, this share is held out, chosen by a hash of the file's
-            name, so that a file that joins or leaves moves no other; 0 holds none out.
-        labels: `folders` takes the first folder below the root for the label, `none` ignores folders, `auto` does
-            the first where every image lies exactly one folder deep and there are at least two folders.
+        val_path: a folder or list file of held-out images, where they are not below DATA.path.
+        val_share: share of the images that is held out where there are no held-out images, from 0 to below 1. A hash of
+            the file name decides, so that a file that is added or removed moves no other.
+        labels: `folders` takes the first folder below the root as the label; `none` gives no labels; `auto` is
+            `folders` where every image is exactly one folder deep and there are at least two folders, else `none`.
 
-    Raises ValueError where a path does not exist or holds no images, and, under `labels: folders`, where an image has
-    no label or a held-out one a label that no training image has.
+    Raises ValueError where a path does not exist or holds no images. With labels `folders`, also where an image has no
+    label, or a held-out image has a label that no training image has.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Folder(Source, name="folder"):
         root = Path(settings.path)
         train_root = root / "train" if (root / "train").is_dir() else root
         val_root = Path(val_path) if val_path else root / "val" if (root / "val").is_dir() else None
-        train, names = list_images(train_root, "DATA.path", labels, tell=split == "train")
+        train, names = list_images(train_root, "DATA.path", labels, warn=split == "train")
         strict = labels == "folders" or (val_root is not None and val_root.is_file())
-        self._place = (train_root, "DATA.path")
+        self._root = (train_root, "DATA.path")
         if val_root is None or (not val_path and train_root == root):
-            places = by_share(_hashes([path for path, _ in train], train_root), val_share, split)
-            chosen = [train[place] for place in places]
+            positions = by_share(_hashes([path for path, _ in train], train_root), val_share, split)
+            entries = [train[position] for position in positions]
         else:
             val_key = "DATA.val_path" if val_path else "DATA.path"
-            wanted = ("folders" if strict else "any") if names else "none"
-            held_out = list_images(val_root, val_key, wanted, tell=split == "val")[0]
-            held = {path for path, _ in held_out}
-            self._place = (val_root, val_key) if split == "val" else self._place
-            chosen = held_out if split == "val" else [entry for entry in train if entry[0] not in held]
-        self.paths = [path for path, _ in chosen]
-        self._set_labels([label for _, label in chosen], names, strict)
-        self._was_folder = self._place[0].is_dir()
-        self._was_there = not self._none_there()
+            val_labels = ("folders" if strict else "any") if names else "none"
+            held_out = list_images(val_root, val_key, val_labels, warn=split == "val")[0]
+            held_out_paths = {path for path, _ in held_out}
+            self._root = (val_root, val_key) if split == "val" else self._root
+            entries = held_out if split == "val" else [entry for entry in train if entry[0] not in held_out_paths]
+        self.paths = [path for path, _ in entries]
+        self._set_labels([label for _, label in entries], names, strict)
+        self._was_folder = self._root[0].is_dir()
+        self._was_reachable = not self._unreachable_images()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,35 +86,35 @@ class Folder(Source, name="folder"):
         return printable_name(self.paths[index])
 
     def missing(self) -> str:
-        """Whether the folder is there and not empty; and, as links and lists lead elsewhere, any of some images."""
-        root, key = self._place
+        """Also looks at some images, because links and lists lead to other folders."""
+        root, key = self._root
         reason = unreachable(root) if self._was_folder else ""
-        if not reason and self._was_there:
-            reason = self._none_there()
+        if not reason and self._was_reachable:
+            reason = self._unreachable_images()
         return reason and f"{key} {printable_name(root)}: {reason}"
 
-    def _none_there(self) -> str:
-        """Why none of some images, evenly spread, is there; empty where one is."""
-        spread = self.paths[:: max(1, len(self.paths) // TRIED)][:TRIED]
-        reasons = [reason for path in spread if (reason := unreachable(path))]
-        if not spread or len(reasons) < len(spread):
+    def _unreachable_images(self) -> str:
+        """Why none of some images, evenly spread, can be reached; empty where one can."""
+        probed = self.paths[:: max(1, len(self.paths) // PROBED)][:PROBED]
+        reasons = [reason for path in probed if (reason := unreachable(path))]
+        if not probed or len(reasons) < len(probed):
             return ""
-        return f"none of {len(spread)} images tried is there ({reasons[0]})"
+        return f"none of {len(probed)} images tried is there ({reasons[0]})"
 
-    def _set_labels(self, found: list[str | None], classes: list[str], strict: bool) -> None:
-        named = [label for label in found if label is not None]
-        if not classes or len(named) < len(found):
+    def _set_labels(self, labels: list[str | None], classes: list[str], strict: bool) -> None:
+        names = [label for label in labels if label is not None]
+        if not classes or len(names) < len(labels):
             return
-        place = {name: number for number, name in enumerate(classes)}
-        unknown = next((label for label in named if label not in place), None)
+        number_of = {name: number for number, name in enumerate(classes)}
+        unknown = next((label for label in names if label not in number_of), None)
         if unknown is not None:
             message = f"held-out images have the label {printable_name(unknown)!r}, which no training image has"
             if strict:
                 raise ValueError(f"{message}: {one_of(unknown, classes)}")
-            LOG.warning("%s: they are taken as unlabelled", message)
+            LOG.warning("%s: they are read without labels", message)
             return
         self.classes = tuple(map(printable_name, classes))
-        self.labels = np.asarray([place[label] for label in named], dtype=np.int64)
+        self.labels = np.asarray([number_of[label] for label in names], dtype=np.int64)
 
 
 def _hashes(paths: list[Path], root: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Which images are held out where a data set has none of its own: a share, chosen by a hash of their names.
+"""The held-out share of a data set without held-out images. A hash of its name decides for each image.
 
-So an image that joins or leaves a data set moves no other.
+So an image that is added or removed moves no other image.
 """
 
 import numpy as np
@@ -9,18 +9,21 @@ from mim.data.sources.base import Split
 
 
 def check_share(val_share: float) -> None:
-    """Raises ValueError where it is no share."""
+    """Raises ValueError where DATA.val_share is not a share."""
     if not 0 <= val_share < 1:
         raise ValueError(f"DATA.val_share is {val_share}: it is a share, from 0 up to but not including 1")
 
 
 def by_share(hash_N: np.ndarray, share: float, split: Split) -> np.ndarray:
-    """The places of a split's images, in order; at least one is held out, unless the share is 0.
+    """The positions of a split's images, in order. At least one image is held out, unless the share is 0.
 
-    hash_N: CRC-32 of each name.
+    Args:
+        hash_N: CRC-32 of each name.
+        share: DATA.val_share.
+        split: the split to choose.
     """
-    chance_N = hash_N / 2**32
-    held_N = chance_N < share
-    if share and not held_N.any():
-        held_N = chance_N == chance_N.min()  # all of one name, which a list may repeat
-    return np.flatnonzero(held_N if split == "val" else ~held_N)
+    number_N = hash_N / 2**32
+    is_held_out_N = number_N < share
+    if share and not is_held_out_N.any():
+        is_held_out_N = number_N == number_N.min()  # all of one name, which a list may repeat
+    return np.flatnonzero(is_held_out_N if split == "val" else ~is_held_out_N)

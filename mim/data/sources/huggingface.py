@@ -1,4 +1,4 @@
-"""HuggingFace: data sets of the package datasets, saved on disk, made of local files, or named on the hub."""
+"""HuggingFace: data sets of the package datasets: saved on disk, from local files, or from the hub."""
 
 import zlib
 from pathlib import Path
@@ -17,18 +17,20 @@ SAVED = ("dataset_dict.json", "state.json")
 
 
 class HuggingFace(Source, name="huggingface"):
-    """Images of a column, decoded here from the bytes that it holds, with the labels of another.
+    """Images from the encoded bytes in a column, with labels from another column.
 
-    DATA.path is a folder that `save_to_disk` wrote, or whatever `datasets.load_dataset` takes: a folder of parquet
-    files or of images, a name on the hub.
+    DATA.path is a folder that `save_to_disk` wrote, or what `datasets.load_dataset` takes: a folder of parquet files or
+    of images, or a name on the hub.
 
     Args:
-        image_column: an `Image` column, or one of encoded bytes.
-        label_column: a `ClassLabel` column, or one of numbers from 0; empty for no labels.
-        train_split, val_split: names of splits; with `auto` the first of validation, val, valid and test is held out.
-        val_share: without a held-out split, this share of the training images is held out, chosen by a hash of the row.
-        config: a configuration of a data set that has several; empty for its default.
-        revision: a branch, tag or commit on the hub.
+        image_column: an `Image` column, or a column of encoded bytes.
+        label_column: a `ClassLabel` column, or a column of numbers from 0; empty for no labels.
+        train_split: the split of the training images.
+        val_split: the split of the held-out images; `auto` takes the first of validation, val, valid and test.
+        val_share: share of the training images that is held out where there is no held-out split, from 0 to below 1. A
+            hash of the row decides.
+        config: the configuration, of a data set with several; empty for its default.
+        revision: a branch, tag or commit on the hub; empty for the newest.
 
     Raises ValueError where the package is missing, the data set cannot be loaded, or has no such split or column.
     """
@@ -87,21 +89,21 @@ class HuggingFace(Source, name="huggingface"):
         return value
 
     def _set_labels(self, data: Any, column: str) -> None:
-        kind = data.features.get(column)
-        if kind is None:
-            known = one_of(column, data.column_names)
+        feature = data.features.get(column)
+        if feature is None:
+            names = one_of(column, data.column_names)
             raise ValueError(
-                f"DATA.label_column {column} is no column of {self.settings.path}: {known}, or '' for none"
+                f"DATA.label_column {column} is no column of {self.settings.path}: {names}, or '' for no labels"
             )
-        names = getattr(kind, "names", None)
-        if names is None and not str(getattr(kind, "dtype", "")).startswith(("int", "uint")):
+        classes = getattr(feature, "names", None)
+        if classes is None and not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
             raise ValueError(
-                f"DATA.label_column {column} holds {kind}: a ClassLabel or whole numbers are read; "
-                f"data.class_encode_column({column!r}) makes one, and '' leaves labels out"
+                f"DATA.label_column {column} holds {feature}: a ClassLabel or whole numbers are read; "
+                f"data.class_encode_column({column!r}) makes one, and '' gives no labels"
             )
         values = data.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()[self._rows]
         if len(values) and np.issubdtype(values.dtype, np.integer) and values.min() >= 0:  # nulls are read as floats
-            self.labels, self.classes = values.astype(np.int64), tuple(names or ())
+            self.labels, self.classes = values.astype(np.int64), tuple(classes or ())
 
 
 def _load(path: str, config: str, revision: str) -> Any:
@@ -129,14 +131,14 @@ def _split(splits: Any, key: str, name: str) -> str:
 
 
 def _images(data: Any, column: str) -> Any:
-    """The rows of the image column, not decoded."""
+    """The image column, with images that are not decoded."""
     import datasets
 
-    kind = data.features.get(column)
-    if kind is None:
+    feature = data.features.get(column)
+    if feature is None:
         raise ValueError(f"DATA.image_column {column} is no column: {one_of(column, data.column_names)}")
-    if isinstance(kind, datasets.Image):
+    if isinstance(feature, datasets.Image):
         return data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    if getattr(kind, "dtype", "") not in ("binary", "large_binary"):
-        raise ValueError(f"DATA.image_column {column} holds {kind}: an Image column, or encoded bytes, is read")
+    if getattr(feature, "dtype", "") not in ("binary", "large_binary"):
+        raise ValueError(f"DATA.image_column {column} holds {feature}: an Image column or encoded bytes are read")
     return data.select_columns([column])

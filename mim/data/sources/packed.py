@@ -1,10 +1,9 @@
-"""Packed: the images of a folder that tools/pack.py has resized and laid one after another, and their index.
+"""Packed: images that tools/pack.py has resized and written into one file, with their index.
 
-Pixels in a memory-mapped file, because decoding is what costs: read at random and cropped to 224 px by one core,
-photographs of short side 256 came at 3,710 images/s from it, at 1,368 as JPEG bytes behind the same index
-(torchvision's decoder; 895 with Pillow's), at 910 from tar shards by index and at 494 from litdata's chunks (both
-Pillow's). They take 260 kB each as pixels and 29 kB as JPEG of quality 90, which is there for small disks, and no
-package is needed for either.
+It stores pixels, because decoding is the main cost. One core read, in random order and cropped to 224 px, 3,710
+photographs of short side 256 a second as pixels, 1,368 as JPEG with the same index (torchvision's decoder; 895 with
+Pillow's), 910 from tar shards by index and 494 from litdata's chunks (both with Pillow's). A photograph takes 260 kB as
+pixels and 29 kB as JPEG of quality 90, which is there for small disks.
 
 A folder holds packed.json (Header) and for each split `<split>.images` (each image at a multiple of 64 bytes, as rows
 of pixels with the channels innermost, or as a JPEG file), `<split>.index` (an array of INDEX) and `<split>.names`.
@@ -40,8 +39,8 @@ INDEX = np.dtype(
         ("height", "<i4"),
         ("width", "<i4"),
         ("label", "<i8"),  # -1 for none
-        ("name_end", "<i8"),  # in <split>.names; it begins where that of the image before ends
-        ("hash", "<u4"),  # CRC-32 of the name, by which DATA.val_share chooses
+        ("name_end", "<i8"),  # in <split>.names; the name begins at the end of the name before
+        ("hash", "<u4"),  # CRC-32 of the name, for DATA.val_share
         ("crc32", "<u4"),  # of the image's bytes
     ]
 )
@@ -50,7 +49,7 @@ DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a split holds: images, bytes of `<split>.images`, and whether images have labels."""
+    """The size of a split: its images, the bytes of `<split>.images`, and whether the images have labels."""
 
     images: int
     bytes: int
@@ -61,10 +60,17 @@ class Contents:
 class Header:
     """packed.json.
 
-    store: how an image is kept; dtype: of its pixels; channels; pictures: whether reading gives 8-bit pictures, or
-    arrays; short_side: pixels that no shorter side exceeds, 0 for sizes as they were; size: height and width of every
-    image, None where each has its own; root: the folder that names are relative to, empty where they are none of files;
-    classes: the name of each label; splits: those that hold images; left_out: images that could not be read.
+    Args:
+        store: how an image is stored.
+        dtype: type of its pixels.
+        channels: channels of an image.
+        pictures: whether reading gives 8-bit pictures; else arrays.
+        short_side: largest shorter side in pixels; 0 for sizes as they were.
+        root: the folder to which names are relative; empty where they are not names of files.
+        classes: the name of each label.
+        splits: the splits that hold images.
+        left_out: number of images that could not be read.
+        size: height and width of all images; None where they have several sizes.
     """
 
     store: Literal["pixels", "jpeg"]
@@ -76,15 +82,15 @@ class Header:
     classes: tuple[str, ...]
     splits: dict[str, Contents]
     left_out: int
-    size: tuple[int, int] | None = None  # headers written before there was one have none
+    size: tuple[int, int] | None = None  # old headers have none
 
     def text(self) -> str:
-        """As it stands in packed.json."""
+        """The content of packed.json."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def of(cls, folder: Path) -> "Header":
-        """That of a packed folder. Raises ValueError where the folder is none, is damaged, or of a newer version."""
+        """The header of a packed folder. Raises ValueError where there is none, or it is damaged or too new."""
         file = folder / HEADER
         if not file.is_file():
             missing = "holds no packed.json" if folder.is_dir() else "does not exist"
@@ -101,11 +107,11 @@ class Header:
                 f"{file} is of version {version} and this toolkit reads up to {VERSION}: update it, or pack again"
             )
         try:
-            splits = {split: Contents(**held) for split, held in content["splits"].items()}
+            splits = {split: Contents(**contents) for split, contents in content["splits"].items()}
             if content.setdefault("size", None) is not None:
                 height, width = content["size"]
                 content["size"] = int(height), int(width)
-            values = {key.name: content[key.name] for key in fields(cls)}
+            values = {field.name: content[field.name] for field in fields(cls)}
             header = cls(**{**values, "splits": splits, "classes": tuple(content["classes"])})
             DTYPES[header.dtype]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -114,10 +120,11 @@ class Header:
 
 
 class PackedSplit:
-    """The three files of a split, memory-mapped: opening reads none of them.
+    """The three files of a split, memory-mapped, so that opening reads nothing.
 
-    Attributes: index, (images,) of INDEX; images_N, the bytes of all images, which must not be written to. Raises
-    ValueError where a file is missing, cut short, or not one of these.
+    Attributes: index, (images,) of INDEX; images_N, the bytes of all images, which must not be changed.
+
+    Raises ValueError where a file is missing, too short, or another file.
     """
 
     def __init__(self, folder: Path, split: str, contents: Contents):
@@ -131,57 +138,56 @@ class PackedSplit:
             ) from error
         if self.index.dtype != INDEX or self.index.shape != (contents.images,):
             raise ValueError(f"{folder / split}.index does not hold {contents.images} images: copy or pack it again")
-        for file, found, wanted in (
+        for file, size, written in (
             ("images", len(images_N), contents.bytes),
             ("names", len(self._names_N), int(self.index["name_end"][-1])),
         ):
-            if found != wanted:
+            if size != written:
                 raise ValueError(
-                    f"{folder / split}.{file} has {found:,} bytes and {wanted:,} were written: copy or pack it again"
+                    f"{folder / split}.{file} has {size:,} bytes and {written:,} were written: copy or pack it again"
                 )
-        with warnings.catch_warnings():  # PyTorch has no read-only tensors, and says so once a process
+        with warnings.catch_warnings():  # PyTorch warns that it has no read-only tensors
             warnings.simplefilter("ignore")
             self.images_N = torch.from_numpy(images_N)
-        self._number = os.open(folder / f"{split}.images", os.O_RDONLY | os.O_CLOEXEC)  # to be asked for its size
+        self._descriptor = os.open(folder / f"{split}.images", os.O_RDONLY | os.O_CLOEXEC)  # for its size
 
     def __del__(self) -> None:
-        if hasattr(self, "_number"):
-            os.close(self._number)
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
-    def stored(self, place: int) -> tuple[Tensor, tuple[int, int]]:
+    def content(self, row: int) -> tuple[Tensor, tuple[int, int]]:
         """The bytes of an image, and its height and width.
 
-        Raises BrokenImage where the index cannot be right, or the file was cut short since it was opened: to touch what
-        it lacks would end this process.
+        Raises BrokenImage where the index is wrong, or the file has become shorter since it was opened: reading its
+        missing part would end this process.
         """
-        offset, size, height, width = self.index[place].item()[:4]
+        offset, size, height, width = self.index[row].item()[:4]
         if min(offset, size - 1, height - 1, width - 1) < 0 or offset % ALIGNMENT or offset + size > len(self.images_N):
             raise BrokenImage(f"the index says {size} bytes at {offset}, for {height} x {width} pixels")
         try:
-            if os.fstat(self._number).st_size < offset + size:
+            if os.fstat(self._descriptor).st_size < offset + size:
                 raise BrokenImage("the packed file has become shorter")
         except OSError as error:
             raise BrokenImage(str(error)) from error
         return self.images_N[offset : offset + size], (height, width)
 
-    def name(self, place: int) -> str:
-        """That of the file that an image was packed from."""
-        start = int(self.index["name_end"][place - 1]) if place else 0
-        return bytes(self._names_N[start : int(self.index["name_end"][place])]).decode("utf-8", "surrogateescape")
+    def name(self, row: int) -> str:
+        """The name of the file that an image was packed from."""
+        start = int(self.index["name_end"][row - 1]) if row else 0
+        return bytes(self._names_N[start : int(self.index["name_end"][row])]).decode("utf-8", "surrogateescape")
 
 
 class Packed(Source, name="packed"):
-    """A folder that tools/pack.py wrote, with the order, labels and class names of what it was made from.
+    """A folder that tools/pack.py wrote, with the order, labels and class names of its images.
 
-    Reading copies nothing: a crop is taken from the mapped file. A copy of this source for another process opens the
-    files again.
+    Reading copies nothing: a crop is taken from the mapped file. A pickled copy of this source opens the files again.
 
     Args:
-        val_share: where no held-out images were packed, this share is held out: the same images that DATA.name folder
-            holds out of the files.
+        val_share: share of the images that is held out where no held-out images were packed, from 0 to below 1; the
+            same images that DATA.name folder would hold out.
 
-    Raises ValueError where the folder is no packed data set, damaged, or of a newer version, and where DATA.channels is
-    not that of the images.
+    Raises ValueError where the folder is no packed data set, is damaged or too new, or has other channels than
+    DATA.channels.
     """
 
     def __init__(self, split: Split, settings: DataSettings, *, val_share: float = 0.05):
@@ -198,21 +204,23 @@ class Packed(Source, name="packed"):
             )
         if self.header.pictures:
             check_channels(settings.channels)
-        own = "val" in self.header.splits
-        held = self.header.splits.get(split if own else "train")
-        self._files = PackedSplit(folder, split if own else "train", held) if held and held.images else None
-        self._places = np.arange(0)
-        if self._files is not None and held is not None:
-            self._places = np.arange(held.images) if own else by_share(self._files.index["hash"], val_share, split)
-            if held.labelled and len(self._places):
+        has_val = "val" in self.header.splits
+        contents = self.header.splits.get(split if has_val else "train")
+        self._files, self._rows = None, np.arange(0)
+        if contents is not None and contents.images:
+            self._files = PackedSplit(folder, split if has_val else "train", contents)
+            self._rows = np.arange(contents.images)
+            if not has_val:
+                self._rows = by_share(self._files.index["hash"], val_share, split)
+            if contents.labelled and len(self._rows):
                 self.classes = self.header.classes
-                self.labels = np.ascontiguousarray(self._files.index["label"])[self._places]
+                self.labels = np.ascontiguousarray(self._files.index["label"])[self._rows]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), val_share=self._val_share), (self.split, self.settings)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def read(self, index: int) -> Stored:
         content_N, size = self._content(index)
@@ -231,12 +239,12 @@ class Packed(Source, name="packed"):
 
     def describe(self, index: int) -> str:
         assert self._files is not None
-        name = self._files.name(int(self._places[index]))
+        name = self._files.name(int(self._rows[index]))
         return printable_name(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
 
     def _content(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         assert self._files is not None
-        return self._files.stored(int(self._places[index]))
+        return self._files.content(int(self._rows[index]))
 
     def _pixels(self, content_N: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W, C) in the stored type, a view of the file."""

@@ -1,4 +1,4 @@
-"""Packing: from the images of a source to a packed data set, which mim/data/sources/packed.py reads.
+"""Packing: writes the images of a source as a packed data set, which mim/data/sources/packed.py reads.
 
 Shapes: C channels, H W pixels.
 """
@@ -24,7 +24,7 @@ from mim.data.loading.workers import Keys, Results
 from mim.data.sources.base import Source, Split, size_of
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
-from mim.data.sources.resizing import fitted, shrunk
+from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
 from mim.data.sources.retry import RetryingSource
 
 LOG = logging.getLogger("mim")
@@ -36,11 +36,14 @@ JPEG_MODES = ("L", "RGB")
 
 @dataclass(frozen=True, kw_only=True)
 class PackSettings:
-    """How images are kept.
+    """How images are stored.
 
-    short_side: pixels that the shorter side of an image is reduced to, never enlarged; 0 leaves sizes as they are;
-    size: the height and width that every image gets instead, see fitted; store: pixels, or JPEG files of that quality;
-    workers: processes, 0 for this one.
+    Args:
+        short_side: pixels to which the shorter side of a larger image is reduced; 0 leaves sizes as they are.
+        size: height and width of every image, instead of short_side; see fit_to_size.
+        store: `pixels`, or `jpeg` files.
+        quality: of JPEG files, from 1 to 100.
+        workers: processes; 0 for this one.
     """
 
     short_side: int = 256
@@ -53,8 +56,8 @@ class PackSettings:
         if self.short_side < 0:
             raise ValueError(f"--short-side is {self.short_side}: a number of pixels, or 0 for sizes as they are")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            given = " ".join(map(str, self.size))
-            raise ValueError(f"--size is {given}: a height and a width in pixels, each at least 1, such as 256 256")
+            value = " ".join(map(str, self.size))
+            raise ValueError(f"--size is {value}: a height and a width in pixels, each at least 1, such as 256 256")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}: it must be from 1 to 100")
         if self.workers < 0:
@@ -63,23 +66,23 @@ class PackSettings:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """What was packed, and what could not be read: names with reasons."""
+    """The header of what was packed, and the images that could not be read: names with reasons."""
 
     header: Header
     broken: tuple[tuple[str, str], ...]
 
 
-Kind = tuple[str, int, bool]  # dtype, channels, whether they are 8-bit pictures
+Format = tuple[str, int, bool]  # dtype, channels, whether the images are 8-bit pictures
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An image ready to be written. reason: why it cannot be read, empty where it can."""
+    """An image ready to be written. reason: why it cannot be read; empty where it can."""
 
     content: bytes = b""
     height: int = 0
     width: int = 0
-    kind: Kind = ("", 0, False)
+    format: Format = ("", 0, False)
     reason: str = ""
 
 
@@ -88,29 +91,34 @@ def pack(
 ) -> Packing:
     """Writes the images of each split, in their order, to a new folder, which appears when it is complete.
 
-    progress: called with the number of images done since the last call. Raises ValueError where the folder is there and
-    not empty, no image can be read, images are stored in different types, or a JPEG file cannot hold them; DataLost
-    where the images can no longer be reached.
+    Args:
+        sources: the images of each split.
+        folder: the new folder.
+        settings: how images are stored.
+        progress: called with the number of images done since the last call.
+
+    Raises ValueError where the folder exists and is not empty, no image can be read, images are stored in different
+    types, or a JPEG file cannot hold them; DataLost where the images can no longer be reached.
     """
-    with _aside(folder) as aside:
-        kind: Kind | None = None
+    with _partial_folder(folder) as partial:
+        image_format: Format | None = None
         broken: list[tuple[str, str]] = []
         splits: dict[str, Contents] = {}
         for split, source in sources.items():
-            writer = _SplitWriter(aside, split, source, kind, broken)
+            writer = _SplitWriter(partial, split, source, image_format, broken)
             contents = writer.write(settings, progress)
-            kind = writer.kind
-            if len(source):  # also where none of it can be read: that split exists
+            image_format = writer.format
+            if len(source):  # also where no image of it can be read: the split exists
                 splits[split] = contents
-        if kind is None or not splits["train"].images:
+        if image_format is None or not splits["train"].images:
             reason = f", such as {broken[0][0]}: {broken[0][1]}" if broken else ""
             raise ValueError(f"there is no training image that can be read{reason}")
         training = sources["train"]
         header = Header(
             store=settings.store,
-            dtype=kind[0],
-            channels=kind[1],
-            pictures=kind[2],
+            dtype=image_format[0],
+            channels=image_format[1],
+            pictures=image_format[2],
             short_side=min(settings.size) if settings.size else settings.short_side,
             size=settings.size,
             root=str(_root(training) or ""),
@@ -119,35 +127,42 @@ def pack(
             left_out=len(broken),
         )
         if broken:
-            (aside / LEFT_OUT).write_text("".join(f"{name}\t{reason}\n" for name, reason in broken), encoding="utf-8")
-        (aside / HEADER).write_text(header.text(), encoding="utf-8")
+            (partial / LEFT_OUT).write_text("".join(f"{name}\t{reason}\n" for name, reason in broken), encoding="utf-8")
+        (partial / HEADER).write_text(header.text(), encoding="utf-8")
     return Packing(header, tuple(broken))
 
 
 def damaged(folder: Path, progress: Callable[[int], None]) -> list[str]:
-    """The images of a packed folder whose bytes are no longer those that were written.
+    """The images of a packed folder that have changed since they were written, a line each.
 
     Raises ValueError where the folder cannot be opened.
     """
-    found = []
+    lines = []
     for split, contents in Header.of(folder).splits.items():
         files = PackedSplit(folder, split, contents)
-        for place in range(contents.images):
+        for row in range(contents.images):
             try:
-                content_N, _ = files.stored(place)
-                if zlib.crc32(content_N.numpy().data) != files.index["crc32"][place]:
+                content_N, _ = files.content(row)
+                if zlib.crc32(content_N.numpy().data) != files.index["crc32"][row]:
                     raise BrokenImage("its bytes have changed")
             except BrokenImage as error:
-                found.append(f"{split} image {place}, {files.name(place)}: {error}")
+                lines.append(f"{split} image {row}, {files.name(row)}: {error}")
             progress(1)
-    return found
+    return lines
 
 
 class _SplitWriter:
     """The files of one split while they are written."""
 
-    def __init__(self, folder: Path, split: Split, source: Source, kind: Kind | None, broken: list[tuple[str, str]]):
-        self.folder, self.split, self.source, self.kind, self.broken = folder, split, source, kind, broken
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        source: Source,
+        image_format: Format | None,
+        broken: list[tuple[str, str]],
+    ):
+        self.folder, self.split, self.source, self.format, self.broken = folder, split, source, image_format, broken
         self.root = _root(source)
 
     def write(self, settings: PackSettings, progress: Callable[[int], None]) -> Contents:
@@ -159,7 +174,7 @@ class _SplitWriter:
                 if item.reason:
                     self.broken.append((self.source.describe(index), item.reason))
                     continue
-                self._check(index, item.kind, settings)
+                self._check(index, item.format, settings)
                 name = self._name(index)
                 names.write(name)
                 label = -1 if labels is None else int(labels[index])
@@ -177,17 +192,18 @@ class _SplitWriter:
             np.save(file, rows[:count])
         return Contents(images=count, bytes=written, labelled=labels is not None)
 
-    def _check(self, index: int, kind: Kind, settings: PackSettings) -> None:
-        if settings.store == "jpeg" and not (kind[2] and kind[1] in (1, 3)):
+    def _check(self, index: int, image_format: Format, settings: PackSettings) -> None:
+        _, channels, pictures = image_format
+        if settings.store == "jpeg" and not (pictures and channels in (1, 3)):
             raise ValueError(
-                f"--store jpeg keeps 8-bit grey and RGB pictures, and {self.source.describe(index)} is {_words(kind)}: "
-                "use --store pixels"
+                f"--store jpeg keeps 8-bit grey and RGB pictures, and {self.source.describe(index)} is "
+                f"{_words(image_format)}: use --store pixels"
             )
-        self.kind = self.kind or kind
-        if kind != self.kind:
+        self.format = self.format or image_format
+        if image_format != self.format:
             raise ValueError(
-                f"{self.source.describe(index)} is {_words(kind)}, and images before it are {_words(self.kind)}: "
-                "use one type"
+                f"{self.source.describe(index)} is {_words(image_format)}, and images before it are "
+                f"{_words(self.format)}: use one type"
             )
 
     def _name(self, index: int) -> bytes:
@@ -215,19 +231,19 @@ class _Encoder:
     def _item(self, index: int) -> _Item:
         try:
             image, size = self.reader.read(index), self.settings.size
-            image = fitted(image, size) if size else shrunk(image, self.settings.short_side)
+            image = fit_to_size(image, size) if size else reduce_to_short_side(image, self.settings.short_side)
         except BrokenImage as error:
             return _Item(reason=str(error))
         height, width = size_of(image)
         if isinstance(image, Tensor):
-            kind = (str(image.dtype).removeprefix("torch."), len(image), False)
-            return _Item(image.permute(1, 2, 0).contiguous().numpy().tobytes(), height, width, kind)
-        kind = ("uint8", len(image.getbands()), True)
+            image_format = (str(image.dtype).removeprefix("torch."), len(image), False)
+            return _Item(image.permute(1, 2, 0).contiguous().numpy().tobytes(), height, width, image_format)
+        image_format = ("uint8", len(image.getbands()), True)
         if self.settings.store == "pixels" or image.mode not in JPEG_MODES:
-            return _Item(image.tobytes(), height, width, kind)
+            return _Item(image.tobytes(), height, width, image_format)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=self.settings.quality)
-        return _Item(file.getvalue(), height, width, kind)
+        return _Item(file.getvalue(), height, width, image_format)
 
 
 def _items(source: Source, settings: PackSettings) -> Iterator[tuple[int, _Item]]:
@@ -238,32 +254,32 @@ def _items(source: Source, settings: PackSettings) -> Iterator[tuple[int, _Item]
 
 
 @contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside the one asked for, which takes its place at the end, or goes where something went wrong."""
+def _partial_folder(folder: Path) -> Iterator[Path]:
+    """A folder that gets the right name at the end, and is removed after an error."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there and not empty: name a new folder")
+        raise ValueError(f"{folder} exists and is not empty: name a new folder")
     folder = Path(os.path.abspath(folder))
-    aside = folder.with_name(folder.name + ".partial")
-    if aside.exists():  # of a process that was killed
-        _remove(aside)
-    aside.mkdir(parents=True)
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.exists():  # from a process that was killed
+        _remove(partial)
+    partial.mkdir(parents=True)
     try:
-        yield aside
-        aside.replace(folder)
+        yield partial
+        partial.replace(folder)
     except BaseException:
-        shutil.rmtree(aside)
+        shutil.rmtree(partial)
         raise
 
 
-def _remove(aside: Path) -> None:
+def _remove(partial: Path) -> None:
     ours = {HEADER, LEFT_OUT, *(f"{split}.{end}" for split in ("train", "val") for end in ("images", "index", "names"))}
-    if not aside.is_dir() or {path.name for path in aside.iterdir()} - ours:
-        raise ValueError(f"{aside} is in the way: remove it, or name another folder")
-    shutil.rmtree(aside)
+    if not partial.is_dir() or {path.name for path in partial.iterdir()} - ours:
+        raise ValueError(f"{partial} is in the way: remove it, or name another folder")
+    shutil.rmtree(partial)
 
 
 def _root(source: Source) -> Path | None:
-    """What names are relative to, and so what their hash is taken of, as in Folder; None where they are no files."""
+    """The folder to which names are relative, as in Folder; None where the images are not files."""
     if not isinstance(source, Folder):
         return None
     path = Path(source.settings.path).absolute()
@@ -271,6 +287,6 @@ def _root(source: Source) -> Path | None:
     return path if path.is_dir() else path.parent
 
 
-def _words(kind: Kind) -> str:
-    dtype, channels, pictures = kind
+def _words(image_format: Format) -> str:
+    dtype, channels, pictures = image_format
     return f"{'a picture' if pictures else 'an array'} of {channels} channels of {dtype}"

@@ -1,4 +1,4 @@
-"""Resizing whole images before they are packed: to a short side, or to one size for all (bicubic, antialiased).
+"""Resizing of images before they are packed: to a short side, or to one size for all (bicubic, antialiased).
 
 Shapes: C channels, H W pixels.
 """
@@ -10,11 +10,11 @@ from torchvision.transforms.v2.functional import center_crop
 
 from mim.data.sources.base import Stored, size_of
 
-STRIP = 100  # times as long, for its width, as what is cut out of its middle
+STRIP = 100  # of an image that is longer than this many times its width, only the middle is used
 
 
-def shrunk(image: Stored, short_side: int) -> Stored:
-    """The image reduced until its shorter side has that many pixels; a smaller one as it is."""
+def reduce_to_short_side(image: Stored, short_side: int) -> Stored:
+    """The image with its shorter side reduced to that many pixels; a smaller image, or with 0 any, as it is."""
     height, width = size_of(image)
     shorter = min(height, width)
     if not short_side or shorter <= short_side:
@@ -25,19 +25,19 @@ def shrunk(image: Stored, short_side: int) -> Stored:
     return _resized(image, size)
 
 
-def fitted(image: Stored, size: tuple[int, int]) -> Stored:
-    """The centre of the image, in that height and width: reduced or enlarged until it just covers them, and cut."""
+def fit_to_size(image: Stored, size: tuple[int, int]) -> Stored:
+    """The centre of the image with that height and width: resized until it just covers them, then cropped."""
     (height, width), (rows, columns) = size_of(image), size
-    if isinstance(image, Tensor):  # what is cut off a strip would else be made first, and take gigabytes
+    if isinstance(image, Tensor):  # a long strip that is resized as a whole would take gigabytes
         longest = STRIP * max(size) // min(size) * min(height, width)
         image = center_crop(image, [min(height, longest), min(width, longest)])
         height, width = size_of(image)
-    by = max(rows / height, columns / width)
-    covering = round(height * by), round(width * by)
+    factor = max(rows / height, columns / width)
+    covering = round(height * factor), round(width * factor)
     top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2
     if isinstance(image, Tensor):
         return _resized(image, covering)[:, top : top + rows, left : left + columns]
-    box = (  # as cutting afterwards, without making what is cut off: filters see beyond a box
+    box = (  # the same as cropping afterwards, because filters see beyond a box
         left * width / covering[1],
         top * height / covering[0],
         (left + columns) * width / covering[1],

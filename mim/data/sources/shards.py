@@ -1,6 +1,6 @@
-"""Where the images of a tar shard lie: found once by walking its headers, then remembered in a cache folder.
+"""ShardIndex: the positions of the images in a tar shard, read once from its headers and kept in a cache folder.
 
-The cache is $XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit; a shard that has changed is walked again.
+The cache is $XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit. A shard that has changed is read again.
 """
 
 import hashlib
@@ -22,16 +22,23 @@ from mim.io.files import write_atomically
 
 LOG = logging.getLogger("mim")
 
-VERSION = 1  # of what the cache holds
+VERSION = 1  # of the files in the cache
 BLOCK = 512
 Labels = Literal["auto", "cls", "json", "none"]
-Members = dict[str, tarfile.TarInfo]  # of one sample, by what follows the first dot of their names
+Members = dict[str, tarfile.TarInfo]  # of one sample, by the ending of their names from the first dot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """Images of a shard, or of several, in order: where each begins, its bytes, its label (-1 for none), the hash of
-    its name, where its name ends in `names`, and those names, one after another.
+    """The images of one or several shards, in order.
+
+    Args:
+        offsets: byte at which each image begins.
+        sizes: bytes of each image.
+        labels: -1 where there is no label.
+        hashes: CRC-32 of shard and sample name.
+        name_ends: end of the name of each image in `names`.
+        names: all names, one after the other.
     """
 
     offsets: np.ndarray
@@ -59,17 +66,17 @@ class ShardIndex:
         )
 
     @classmethod
-    def joined(cls, parts: list["ShardIndex"]) -> "ShardIndex":
-        """All of them, one after another."""
+    def concatenated(cls, parts: list["ShardIndex"]) -> "ShardIndex":
+        """The images of all parts, one part after the other."""
         before = np.cumsum([0, *(len(part.names) for part in parts)])
         ends = [part.name_ends + start for part, start in zip(parts, before, strict=False)]
         columns = {key.name: [getattr(part, key.name) for part in parts] for key in fields(cls)} | {"name_ends": ends}
         return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()})
 
-    def name(self, place: int) -> str:
-        """Of the member that holds an image."""
-        start = int(self.name_ends[place - 1]) if place else 0
-        return self.names[start : int(self.name_ends[place])].tobytes().decode("utf-8", "surrogateescape")
+    def name(self, row: int) -> str:
+        """The name of the member that holds an image."""
+        start = int(self.name_ends[row - 1]) if row else 0
+        return self.names[start : int(self.name_ends[row])].tobytes().decode("utf-8", "surrogateescape")
 
 
 def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
@@ -78,27 +85,26 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     Raises ValueError where the shard cannot be read, or a label is no number.
     """
     stat = shard.stat()
-    what = [VERSION, str(shard), stat.st_size, stat.st_mtime_ns, labels, json_key]
+    key = [VERSION, str(shard), stat.st_size, stat.st_mtime_ns, labels, json_key]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / "shards"
-    file = folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npz"
+    file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return ShardIndex(**{key.name: kept[key.name] for key in fields(ShardIndex)})
+        with np.load(file, allow_pickle=False) as arrays:
+            return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or damaged
     LOG.info("indexing %s", shard)
-    index = _walked(shard, labels, json_key)
+    index = _read_shard(shard, labels, json_key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            file, lambda opened: np.savez(opened, **{key.name: getattr(index, key.name) for key in fields(index)})
-        )
-    except OSError as error:  # nothing depends on it but time
-        LOG.warning("the index of %s is not remembered: %s", shard, error)
+        columns = {field.name: getattr(index, field.name) for field in fields(index)}
+        write_atomically(file, lambda stream: np.savez(stream, **columns))
+    except OSError as error:  # the index only saves time
+        LOG.warning("the index of %s is not kept: %s", shard, error)
     return index
 
 
-def _walked(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
+def _read_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     rows: list[tuple[str, int, int, int]] = []
     sample, members = "", Members()
     try:
@@ -118,7 +124,7 @@ def _walked(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
                 raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
-            f"{shard} is no tar file, compressed, or damaged ({error}): unpack it (gunzip), copy it again, or leave it "
+            f"{shard} is compressed, damaged, or no tar file ({error}): unpack it (gunzip), copy it again, or leave it "
             "out"
         ) from error
     return ShardIndex.of(shard.name, rows)
@@ -141,7 +147,7 @@ def _label(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> i
     if kind is None:
         return -1
     member = members[kind]
-    file.seek(member.offset_data)  # tarfile looks for its own place again
+    file.seek(member.offset_data)  # tarfile seeks to its own position again
     content = file.read(member.size)
     try:
         value = int(content) if kind == "cls" else json.loads(content).get(json_key, -1)
@@ -151,6 +157,6 @@ def _label(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> i
         if kind == "json" and labels == "auto":
             return -1
         raise ValueError(
-            f"{file.name}/{member.name} holds {content[:40]!r}: a label is a number from 0; DATA.labels none leaves it"
+            f"{file.name}/{member.name} holds {content[:40]!r}: a label is a number from 0; DATA.labels none ignores it"
         ) from error
     return value if value >= 0 else -1

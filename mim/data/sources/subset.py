@@ -1,4 +1,4 @@
-"""Fewer labels: a seeded, class-balanced part of a training set."""
+"""Subset: some samples of a source, such as a seeded, class-balanced choice of labelled images."""
 
 import logging
 
@@ -36,9 +36,9 @@ class Subset(Source):
         return self.source.missing()
 
     def listing(self) -> str:
-        """One sample a line, with its class behind a tab: a list file that DATA.path can name where these are files.
+        """One sample a line, with its class after a tab: where the samples are files, a list file for DATA.path.
 
-        Of a name with line breaks or bytes that are no UTF-8 it holds what is shown of it, which cannot be read back.
+        A name with line breaks, or bytes that are not UTF-8, stands in it in escaped form, which cannot be read back.
         """
         names = self.classes or tuple(map(str, range(1 + int(self.labels.max())))) if self.labels is not None else ()
         labels = [""] * len(self) if self.labels is None else [f"\t{names[label]}" for label in self.labels]
@@ -46,25 +46,24 @@ class Subset(Source):
 
 
 def few_labels(source: Source, settings: LabelSettings) -> Source:
-    """The part of a labelled training set that LABELS asks for; the set itself where that is all of it.
+    """The images of a training set that LABELS chooses; the set itself where it chooses all.
 
-    Every class gives as many images, at least one, or all of them where it has fewer, with a warning. Raises
-    ValueError where the images have no labels.
+    Every class gives the same number of images, at least one. A class with fewer gives all of them, with a warning.
+    Raises ValueError where the images have no labels.
     """
     if settings.share == 1 and not settings.per_class:
         return source
     if source.labels is None:
         raise ValueError("LABELS: the training images have no labels to choose from")
     present = np.unique(source.labels)
-    wanted = settings.per_class or max(1, round(settings.share * len(source) / len(present)))
+    per_class = settings.per_class or max(1, round(settings.share * len(source) / len(present)))
     chosen: list[int] = []
     for label in present.tolist():
-        held = np.flatnonzero(source.labels == label)
-        if len(held) < wanted:
+        indices = np.flatnonzero(source.labels == label)
+        if len(indices) < per_class:
             name = source.classes[label] if source.classes else label
-            LOG.warning(
-                "class %s has %d images, fewer than the %d a class that LABELS asks for", name, len(held), wanted
-            )
-        order = torch.randperm(len(held), generator=generator_for(torch.device("cpu"), settings.seed, "labels", label))
-        chosen += held[order[:wanted].numpy()].tolist()
+            LOG.warning("class %s has %d images, and LABELS asks for %d of each class", name, len(indices), per_class)
+        generator = generator_for(torch.device("cpu"), settings.seed, "labels", label)
+        order = torch.randperm(len(indices), generator=generator)
+        chosen += indices[order[:per_class].numpy()].tolist()
     return Subset(source, sorted(chosen))

@@ -1,9 +1,9 @@
-"""WebDataset: images in tar shards, read at random by an index of where each one lies.
+"""WebDataset: images in tar shards, read in any order by an index of their positions.
 
-The format is tar files in which neighbouring members of one name belong together: Python's tarfile finds them, and the
-package webdataset is not needed. Its iterators shuffle in a buffer and split shards among ranks, so they cannot resume
-a run exactly, nor show it the same batches on another number of devices. Here the headers of a shard are walked once,
-and what was found is kept in a cache folder (mim/data/sources/shards.py).
+In this format, neighbouring members of a tar file that share a name are one sample. The package webdataset is not
+used: it shuffles in a buffer and splits shards among ranks, so it cannot resume a run exactly, nor give the same
+batches on another number of devices. Here the headers of a shard are read once, into an index that a cache folder keeps
+(mim/data/sources/shards.py).
 """
 
 import os
@@ -23,25 +23,26 @@ from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
 
 OPEN = 128  # shards that a process keeps open
-TRIED = 8  # shards that are looked for where an image cannot be read
+PROBED = 8  # shards that are looked for after an image could not be read
 
 
 class WebDataset(Source, name="webdataset"):
     """Tar shards as the package webdataset writes them: `0001.jpg`, `0001.cls`, `0002.jpg`, ...
 
-    DATA.path names them: a pattern such as `/data/train-{000000..000146}.tar` or `/data/*.tar`, several with `::`
-    between them, or a folder of shards. Order is that of the pattern, and in a shard that of its members. A sample
-    without an image is no sample.
+    DATA.path is a pattern such as `/data/train-{000000..000146}.tar` or `/data/*.tar`, several patterns with `::`
+    between them, or a folder of shards. Images have the order of the pattern, then of the members of a shard. Samples
+    without an image are left out.
 
     Args:
-        val_path: the shards of held-out images.
-        val_share: without them, this share is held out, chosen by a hash of shard and sample name; 0 holds none out.
-        labels: `cls` takes the number in a sample's `.cls`, `json` that of a key in its `.json`, `auto` whichever is
-            there, if every sample has one; `none` none.
-        json_key: that key.
+        val_path: the shards of held-out images, as DATA.path.
+        val_share: share of the images that is held out where val_path is empty, from 0 to below 1. A hash of shard and
+            sample name decides.
+        labels: `cls` takes the number in a sample's `.cls`; `json` the number of a key in its `.json`; `auto` either,
+            if every sample has one; `none` gives no labels.
+        json_key: the key of the label in `.json`.
 
     Raises ValueError where a shard is missing, compressed or damaged, where there are no images, and where an image
-    lacks the label that was asked for.
+    lacks the label that `labels` names.
     """
 
     def __init__(
@@ -56,22 +57,22 @@ class WebDataset(Source, name="webdataset"):
     ):
         super().__init__(split, settings)
         check_share(val_share)
-        own = split == "val" and bool(val_path)
-        key, pattern = ("DATA.val_path", val_path) if own else ("DATA.path", settings.path)
+        uses_val_path = split == "val" and bool(val_path)
+        key, pattern = ("DATA.val_path", val_path) if uses_val_path else ("DATA.path", settings.path)
         self.shards, self._key = find_shards(key, pattern), key
-        found = [index_shard(shard, labels, json_key) for shard in self.shards]
-        self._index = ShardIndex.joined(found)
-        self._shards = np.repeat(np.arange(len(found)), [len(index) for index in found])
+        indices = [index_shard(shard, labels, json_key) for shard in self.shards]
+        self._index = ShardIndex.concatenated(indices)
+        self._shards = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
         if not len(self._index):
-            raise ValueError(f"{key} {pattern}: no member of {len(found)} shards is an image")
-        self._places = np.arange(len(self._index))
+            raise ValueError(f"{key} {pattern}: no member of {len(indices)} shards is an image")
+        self._rows = np.arange(len(self._index))
         if not val_path:
-            self._places = by_share(self._index.hashes, val_share, split)
+            self._rows = by_share(self._index.hashes, val_share, split)
         self._set_labels(labels, json_key)
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def read(self, index: int) -> Stored:
         return decode(self._content(index), self.settings.channels)
@@ -80,37 +81,38 @@ class WebDataset(Source, name="webdataset"):
         return decode_reduced(self._content(index), self.settings.channels, need_of)
 
     def describe(self, index: int) -> str:
-        place = int(self._places[index])
-        return printable_name(f"{self.shards[self._shards[place]]}/{self._index.name(place)}")
+        row = int(self._rows[index])
+        return printable_name(f"{self.shards[self._shards[row]]}/{self._index.name(row)}")
 
     def missing(self) -> str:
-        """Whether any of some shards, evenly spread, is there."""
-        spread = self.shards[:: max(1, len(self.shards) // TRIED)][:TRIED]
-        reasons = [reason for shard in spread if (reason := unreachable(shard))]
-        if len(reasons) < len(spread):
+        """Looks at some shards, evenly spread."""
+        probed = self.shards[:: max(1, len(self.shards) // PROBED)][:PROBED]
+        reasons = [reason for shard in probed if (reason := unreachable(shard))]
+        if len(reasons) < len(probed):
             return ""
-        return f"{self._key} {printable_name(spread[0])}: {reasons[0]} ({len(spread)} of {len(self.shards)} shards were tried)"
+        tried = f"{len(probed)} of {len(self.shards)} shards were tried"
+        return f"{self._key} {printable_name(probed[0])}: {reasons[0]} ({tried})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
 
     def __del__(self) -> None:
-        for file in getattr(self, "_open", {}).values():
-            os.close(file)
+        for descriptor in getattr(self, "_open", {}).values():
+            os.close(descriptor)
 
     def _content(self, index: int) -> bytes:
-        place = int(self._places[index])
-        shard, size = int(self._shards[place]), int(self._index.sizes[place])
+        row = int(self._rows[index])
+        shard, size = int(self._shards[row]), int(self._index.sizes[row])
         try:
-            content = os.pread(self._file(shard), size, int(self._index.offsets[place]))
+            content = os.pread(self._descriptor(shard), size, int(self._index.offsets[row]))
         except OSError as error:
             raise BrokenImage(str(error)) from error
         if len(content) < size:
             raise BrokenImage(f"{self.shards[shard]} has become shorter")
         return content
 
-    def _file(self, shard: int) -> int:
-        """The open shard. Reading at a position needs no state, so processes may share it."""
+    def _descriptor(self, shard: int) -> int:
+        """The open shard. Reading at a position has no state, so several processes may use it."""
         if shard not in self._open:
             if len(self._open) >= OPEN:
                 os.close(self._open.pop(next(iter(self._open))))
@@ -118,39 +120,39 @@ class WebDataset(Source, name="webdataset"):
         return self._open[shard]
 
     def _set_labels(self, labels: Labels, json_key: str) -> None:
-        chosen = self._index.labels[self._places]
-        missing = np.flatnonzero(chosen < 0)
-        if not len(missing) and len(chosen):
-            self.labels = chosen
+        values = self._index.labels[self._rows]
+        missing = np.flatnonzero(values < 0)
+        if not len(missing) and len(values):
+            self.labels = values
         elif labels in ("cls", "json") and len(missing):
-            where = "a .cls" if labels == "cls" else f"a .json with {json_key}"
-            raise ValueError(f"DATA.labels {labels}: {self.describe(int(missing[0]))} has no label, {where} beside it")
+            member = "a .cls" if labels == "cls" else f"a .json with {json_key}"
+            raise ValueError(f"DATA.labels {labels}: {self.describe(int(missing[0]))} has no label: it needs {member}")
 
 
 def find_shards(key: str, pattern: str) -> list[Path]:
-    """The shards that a value of a key names, in order. Raises ValueError where one is missing, or there are none."""
+    """The shards that the value of a key names, in order. Raises ValueError where one is missing or there is none."""
     if not pattern:
         raise ValueError(f"{key} is empty: name tar shards, as in /data/train-{{000000..000146}}.tar")
-    found: list[Path] = []
+    shards: list[Path] = []
     for part in pattern.split("::"):
         if re.match(r"\w+:", part):
-            raise ValueError(f"{key} {part}: shards are read at random, so they must be files: download them first")
+            raise ValueError(f"{key} {part}: shards are read in random order, so they must be files: download them")
         for name in expand_braces(part):
             folder = Path(name)
             names = sorted(glob(name)) if any(sign in name for sign in "*?[") and not folder.exists() else [name]
-            found += sorted(folder.glob("*.tar")) if folder.is_dir() else map(Path, names)
-    if not found:
+            shards += sorted(folder.glob("*.tar")) if folder.is_dir() else map(Path, names)
+    if not shards:
         raise ValueError(f"{key} {pattern}: there are no such shards")
-    gone = [path for path in found if not path.is_file()]
-    if gone:
-        raise ValueError(f"{key} {pattern}: {len(gone)} of {len(found)} shards are missing, such as {gone[0]}")
-    return [path.absolute() for path in found]
+    missing = [path for path in shards if not path.is_file()]
+    if missing:
+        raise ValueError(f"{key} {pattern}: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
+    return [path.absolute() for path in shards]
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a-{008..010}.tar` is a-008.tar, a-009.tar, a-010.tar, and `{a,b}.tar` a.tar, b.tar, as a shell has it."""
+    """As a shell: `a-{008..010}.tar` is a-008.tar, a-009.tar, a-010.tar, and `{a,b}.tar` is a.tar, b.tar."""
     parts = re.split(r"\{([^{}]*)\}", pattern)
-    choices = [[text] if place % 2 == 0 else _choices(text) for place, text in enumerate(parts)]
+    choices = [[text] if number % 2 == 0 else _choices(text) for number, text in enumerate(parts)]
     return ["".join(words) for words in product(*choices)]
 
 

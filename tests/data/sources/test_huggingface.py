@@ -147,7 +147,7 @@ def test_huggingface_column_of_encoded_bytes(tmp_path: Path) -> None:
         ({"val_split": "validation"}, r"DATA\.val_split validation is no split: .*Allowed: test, train"),
         ({"image_column": "img"}, r"DATA\.image_column img is no column: .*Allowed: image, label"),
         ({"image_column": "label"}, r"DATA\.image_column label holds ClassLabel"),
-        ({"label_column": "lable"}, r"DATA\.label_column lable is no column of .*did you mean 'label'.*or '' for none"),
+        ({"label_column": "lable"}, r"DATA\.label_column lable is no column of .*did you mean 'label'.*or ''"),
         ({"label_column": "image"}, r"DATA\.label_column image holds Image.*: a ClassLabel or whole numbers are read"),
         ({"val_share": 1.0}, r"DATA\.val_share is 1\.0"),
     ],

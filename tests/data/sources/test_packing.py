@@ -17,7 +17,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import HEADER, Header
 from mim.data.sources.packing import LEFT_OUT, PackSettings, pack
-from mim.data.sources.resizing import fitted, shrunk
+from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 
 # -------------------------------------------------------------------- smaller images
@@ -40,9 +40,9 @@ def test_packed_arrays_are_reduced_as_pictures_are(dtype: torch.dtype) -> None:
     picture = photograph(48, 64).point(lambda level: 64 + level // 2)  # Pillow would also clip between the axes
     array_CHW = pil_to_tensor(picture).float()
     scale = 257 if dtype == torch.uint16 else 1
-    reduced = shrunk((array_CHW * scale).to(dtype), 20)
+    reduced = reduce_to_short_side((array_CHW * scale).to(dtype), 20)
     assert reduced.dtype == dtype
-    expected = pil_to_tensor(shrunk(picture, 20)).float()
+    expected = pil_to_tensor(reduce_to_short_side(picture, 20)).float()
     assert reduced.shape == expected.shape
     assert (reduced.float() / scale - expected).abs().max() <= 1.5  # Pillow rounds between the axes
 
@@ -71,7 +71,7 @@ def covered_and_cut(picture: Image.Image, height: int, width: int) -> Image.Imag
 def test_packing_to_one_size_cuts_the_centre_of_what_just_covers_it(name: str) -> None:
     picture = photograph(*SHAPES[name])
     found, expected = (
-        pil_to_tensor(image).float() for image in (fitted(picture, (40, 56)), covered_and_cut(picture, 40, 56))
+        pil_to_tensor(image).float() for image in (fit_to_size(picture, (40, 56)), covered_and_cut(picture, 40, 56))
     )
     assert found.shape == (3, 40, 56)
     assert (
@@ -87,9 +87,9 @@ def test_packing_to_one_size_cuts_the_centre_of_what_just_covers_it(name: str) -
 def test_packing_to_one_size_treats_arrays_as_pictures(name: str, dtype: torch.dtype) -> None:
     picture = photograph(*SHAPES[name]).point(lambda level: 64 + level // 2)  # Pillow would also clip between the axes
     scale = 257 if dtype == torch.uint16 else 1
-    found = fitted((pil_to_tensor(picture).float() * scale).to(dtype), (40, 56))
+    found = fit_to_size((pil_to_tensor(picture).float() * scale).to(dtype), (40, 56))
     assert found.dtype == dtype
-    expected = pil_to_tensor(fitted(picture, (40, 56))).float()
+    expected = pil_to_tensor(fit_to_size(picture, (40, 56))).float()
     assert found.shape == expected.shape
     assert (found.float() / scale - expected).abs().max() <= 1.5  # Pillow rounds between the axes
 
@@ -111,7 +111,7 @@ def test_packing_to_one_size_keeps_order_and_labels(store: str, tmp_path: Path) 
     for index in range(len(SHAPES)):
         assert Path(here.describe(index)).resolve() == Path(there.describe(index)).resolve()
         assert here.read_reduced(index, whole)[1] == (40, 56)
-        found, expected = pixels(here, index).float(), pil_to_tensor(fitted(there.read(index), (40, 56))).float()
+        found, expected = pixels(here, index).float(), pil_to_tensor(fit_to_size(there.read(index), (40, 56))).float()
         assert found.shape == expected.shape
         assert (found - expected).abs().mean() <= (0 if store == "pixels" else 8)
 
@@ -268,5 +268,5 @@ def test_packed_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) ->
 
 def test_packed_never_writes_into_a_folder_that_holds_something(tmp_path: Path) -> None:
     write_digits(tmp_path / "images", 2)
-    with pytest.raises(ValueError, match="is there and not empty"):
+    with pytest.raises(ValueError, match="exists and is not empty"):
         packed(tmp_path / "images", tmp_path / "images")

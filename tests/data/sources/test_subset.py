@@ -108,7 +108,7 @@ def test_few_labels_of_a_rare_class_are_all_it_has_with_a_warning(uneven: Folder
     with logged() as lines:
         found = few(uneven, per_class=5)
     assert per_class(found) == [5, 1, 5]
-    assert lines == ["class rare has 1 images, fewer than the 5 a class that LABELS asks for"]
+    assert lines == ["class rare has 1 images, and LABELS asks for 5 of each class"]
     with logged() as lines:
         assert per_class(few(uneven, share=0.5)) == [3, 1, 3]
     assert len(lines) == 1
