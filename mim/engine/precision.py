@@ -18,7 +18,7 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     return "bf16" if bf16_unit(device) else "fp32"
 
 
-def describe_precision(precision: Precision, device: torch.device) -> str:
+def describe_precision(precision: str, device: torch.device) -> str:
     """The precision and its reason, for the start of a run."""
     unit, kind = bf16_unit(device), "GPU" if device.type == "cuda" else "CPU"
     if precision == "fp16":

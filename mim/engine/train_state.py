@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,10 +135,10 @@ class TrainState:
     def _load_moments(self, saved: Mapping[str | int, dict]) -> None:
         """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups."""
         hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # those of files differ
-        groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
+        groups: Any = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         names = [name for group in groups for name in group["params"]]
         moments = {names[key] if isinstance(key, int) else key: value for key, value in saved.items()}
-        state = {"state": moments, "param_groups": groups}
+        state: Any = {"state": moments, "param_groups": groups}
         set_optimizer_state_dict(self.model, self.optimizer, state, options=FULL)
         for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=True):
             group.update(values)

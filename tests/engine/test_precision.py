@@ -1,7 +1,10 @@
 """TRAIN.precision: what `auto` takes on which device, and what a run says of it."""
 
+import json
+
 import pytest
 import torch
+from processes import TINY, call
 
 from mim.engine import cpu, precision
 from mim.engine.precision import bf16_unit, describe_precision, product_dtype, resolve_precision
@@ -82,3 +85,43 @@ def test_precision_that_is_set_stays(monkeypatch, name):
 def test_precision_line_says_the_reason(monkeypatch, name, unit, words):
     monkeypatch.setattr(precision, "bf16_unit", lambda device: unit)
     assert all(word in describe_precision(name, CPU) for word in words)
+
+
+@pytest.fixture
+def emulating(monkeypatch):
+    """This CPU as one without bf16 products; the function that is returned gives it some."""
+    unit = {"name": ""}
+    monkeypatch.setattr(precision, "bf16_unit", lambda device: unit["name"])
+    return lambda name: unit.update(name=name)
+
+
+def test_run_keeps_the_precision_that_auto_chose(emulating, tmp_path):
+    keys = TINY | {"TRAIN.precision": "auto", "TRAIN.epochs": 1}
+    code, text = call(tmp_path / "run", keys)
+    assert code == 0, text
+    assert "fp32: this CPU has no bf16 products" in text
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "precision: fp32" in config
+    emulating("avx512_bf16")
+    (tmp_path / "run" / "summary.json").unlink()
+    code, text = call(tmp_path / "run", keys)
+    assert code == 0, text
+    assert "resumed from" in text
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
+    code, text = call(tmp_path / "other", keys)
+    assert code == 0, text
+    assert "precision: bf16" in (tmp_path / "other" / "config.yaml").read_text()
+
+
+def test_run_says_at_its_start_what_it_computes_with(tmp_path):
+    code, text = call(tmp_path, TINY)
+    assert code == 0, text
+    lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ")}
+    assert "fp32" in lines["precision"]
+    assert "CPU" in lines["devices"]
+    assert "uint8" in lines["stored images"]
+    mean = next(line for line in (tmp_path / "config.yaml").read_text().splitlines() if "mean:" in line)
+    assert f"{float(mean.partition('[')[2].rstrip(']')):.4f}" in lines["mean and std"]
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["device"] == environment["cpu"]["name"]
+    assert environment["cpu"]["cores"] >= 1
