@@ -19,6 +19,7 @@ from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 from mim.structures import PatchMask
 
 GREY = 0.5
+TENSORS = ("original_BCHW", "prediction_BCHW", "hidden_BHW")
 MARKS = "†‡§¶"
 UNEQUAL = ", so its error does not compare with that of a run that borrows nothing"
 UNTRAINED = "Predictions were trained on hidden pixels only; where the image was visible they mean nothing."
@@ -81,23 +82,13 @@ class Reconstruction:
 
     def rows(self, indices: Sequence[int]) -> "Reconstruction":
         """Some of the images, in the order of the indices."""
-        rows = list(indices)
-        return replace(
-            self,
-            original_BCHW=self.original_BCHW[rows],
-            prediction_BCHW=self.prediction_BCHW[rows],
-            hidden_BHW=self.hidden_BHW[rows],
-        )
+        return replace(self, **{name: getattr(self, name)[list(indices)] for name in TENSORS})
 
     @classmethod
     def joined(cls, parts: Sequence["Reconstruction"]) -> "Reconstruction":
         """Reconstructions by one model, one after the other."""
-        return replace(
-            parts[0],
-            original_BCHW=torch.cat([part.original_BCHW for part in parts]),
-            prediction_BCHW=torch.cat([part.prediction_BCHW for part in parts]),
-            hidden_BHW=torch.cat([part.hidden_BHW for part in parts]),
-        )
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        return replace(parts[0], **tensors)
 
 
 def predict_pixels(

@@ -288,7 +288,7 @@ def test_published_files_with_a_decoder_predict_what_their_converted_checkpoints
         message = refused(
             file, *[word for pair in zip(keys[::2], keys[1::2], strict=True) for word in ("--set", *pair)]
         )
-        assert "no data belong to it: name images" in message
+        assert "is not a run of this toolkit and names no data: name images" in message
     assert "does not hold" in refused(mae, tmp_path / "photo.png")
 
 

@@ -220,11 +220,10 @@ with join_world(found.cfg.DISTRIBUTED) as world:
 """
 
 
-def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp_path):
+def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp_path, warm):
     program = tmp_path / "ddp.py"
     program.write_text(DDP)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    code, output = run([*launcher, str(program), str(write_recipe(tmp_path, MAE))])
+    code, output = warm.run_program(program, 2, [write_recipe(tmp_path, MAE)], tmp_path / "log")
     assert code == 0, output
     estimated, measured = next(line.split()[1:] for line in output.splitlines() if line.startswith("found"))
     assert int(estimated) == pytest.approx(int(measured), rel=CLOSE)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from processes import RECIPE, ROOT, run, tool, torchrun
+from processes import RECIPE, ROOT, tool
 
 from mim import load_config
 from mim.cost.flops import Work
@@ -44,11 +44,10 @@ def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
 
 
 @pytest.mark.parametrize(("strategy", "batch", "precision"), [("ddp", 8, "fp32"), ("fsdp", 16, "bf16")])
-def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, strategy, batch, precision):
+def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, warm, strategy, batch, precision):
     keys = [*SMALL, "TRAIN.batch", str(batch), "TRAIN.precision", precision, "DISTRIBUTED.strategy", strategy]
-    launcher = torchrun(2, tmp_path, {})
-    launcher = launcher[: launcher.index(str(ROOT / "tools" / "train.py"))]
-    code, output = run([*launcher, str(ROOT / "benchmarks" / "exchange.py"), "--config", str(RECIPE), *keys])
+    script, words = ROOT / "benchmarks" / "exchange.py", ["--config", RECIPE, *keys]
+    code, output = warm.run_program(script, 2, words, tmp_path / "log")
     assert code == 0, output
     counted, told = map(
         int, re.search(r"each device sends ([\d,]+) bytes; by the formula ([\d,]+)", output.replace(",", "")).groups()

@@ -155,14 +155,14 @@ def test_study_then_changes_the_protocols_of_that_start_alone(finished):
 
 def test_study_figures_are_mean_and_interval_of_the_runs(finished):
     _, output, text = finished
-    found = json.loads((output / "results.json").read_text())["trials"]
+    content = json.loads((output / "results.json").read_text())["trials"]
     for protocol, slug in (("linear probe", "linear-probe"), ("fine-tuning, last block", "fine-tuning-last-block")):
         for name in ("MAE", "scratch"):
             of_runs = [
                 json.loads((output / slug / f"{name.lower()}-seed{seed}" / "summary.json").read_text())["val/top1"]
                 for seed in (0, 1)
             ]
-            assert found[name]["val/top1"][protocol] == {"0": of_runs[0], "1": of_runs[1]}
+            assert content[name]["val/top1"][protocol] == {"0": of_runs[0], "1": of_runs[1]}
             percent = 100 * np.array(of_runs)
             half = stats.t.ppf(0.975, 1) * stats.sem(percent)
             words = f"{percent.mean():.1f} ± {half:.1f}"
@@ -283,11 +283,12 @@ def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert "FAILED pretraining, wild, seed 0" in text
     assert "FAILED probe, wild, seed 0: pretraining, wild, seed 0 failed before it" in text
     assert "[4/4]" in text
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(found["trials"]) == {"calm"}
-    assert set(found["failed"]) == {"pretraining, wild, seed 0", "probe, wild, seed 0"}
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(content["trials"]) == {"calm"}
+    assert set(content["failed"]) == {"pretraining, wild, seed 0", "probe, wild, seed 0"}
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
     study = write_study(tmp_path, SWEEP.replace("[0, 1]", "[0]").replace("[0.3, 0.6, 0.8]", "[0.3, 0.6]"))
     words = [str(ROOT / "tools" / "sweep.py"), str(study), "--output", str(tmp_path / "out"), "--no-page"]

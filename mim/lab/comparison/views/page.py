@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mim.lab.comparison.result import Better, Comparison, Curve, PairedTest, Role, Section, Setting, Sheet
+from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Section, Sheet
 from mim.lab.comparison.views.dot_plots import plots
 from mim.lab.comparison.views.numbers import Cell, cells, p_text, short, style_of, styles_of
 
@@ -66,6 +66,7 @@ def render(comparison: Comparison) -> str:
     style = _source(environment, "comparison.css")
     script = "".join(_source(environment, name) for name in SCRIPTS)
     entries, results = comparison.entries, _table(comparison, "accuracy", "loss")
+    of_role = {role: [setting for setting in comparison.settings if setting.role == role] for role in ROLES}
     html = environment.get_template("comparison.html").render(
         page=comparison,
         index_of={entry.name: index for index, entry in enumerate(entries)},
@@ -79,7 +80,7 @@ def render(comparison: Comparison) -> str:
         curves=_json(_curves(comparison)),
         axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
         budgets=_budgets(comparison),
-        settings=_settings(comparison),
+        settings=[(role, *texts, of_role[role]) for role, texts in ROLES.items() if of_role[role]],
         row_per_entry=len(entries) > max(MANY, len(comparison.settings)),
         tests=_tests(comparison),
         sheets=[(sheet, *_picture(sheet)) for sheet in comparison.sheets],
@@ -161,37 +162,21 @@ def _curves(comparison: Comparison) -> dict[str, object]:
     """What curves.js draws. Entries and metrics by index; a value that is not finite is null."""
     names = [entry.name for entry in comparison.entries]
     metrics = list(dict.fromkeys(curve.metric for curve in comparison.curves))
-    return {
-        "entries": names,
-        "metrics": [_capital(comparison.metric_names.get(metric, metric)) for metric in metrics],
-        "curves": [_curve(curve, names, metrics) for curve in comparison.curves],
-    }
-
-
-def _curve(curve: Curve, names: list[str], metrics: list[str]) -> dict[str, object]:
-    if curve.entry not in names:
-        raise ValueError(f"a curve belongs to entry {curve.entry!r}, which is not compared; there are {names}")
-    return {
-        "entry": names.index(curve.entry),
-        "seed": curve.seed,
-        "metric": metrics.index(curve.metric),
-        "at": {axis: _numbers(values) for axis, values in curve.at.items()},
-        "values": _numbers(curve.values),
-    }
+    curves = []
+    for curve in comparison.curves:
+        if curve.entry not in names:
+            raise ValueError(f"a curve belongs to entry {curve.entry!r}, which is not compared; there are {names}")
+        at = {axis: _numbers(values) for axis, values in curve.at.items()}
+        entry, metric = names.index(curve.entry), metrics.index(curve.metric)
+        curves.append(
+            {"entry": entry, "seed": curve.seed, "metric": metric, "at": at, "values": _numbers(curve.values)}
+        )
+    titles = [_capital(comparison.metric_names.get(metric, metric)) for metric in metrics]
+    return {"entries": names, "metrics": titles, "curves": curves}
 
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
     return [float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None for value in values]
-
-
-def _settings(comparison: Comparison) -> list[tuple[Role, str, str, list[Setting]]]:
-    """Settings by role, with the title of the role and what it means."""
-    parts = []
-    for role, (title, lead) in ROLES.items():
-        settings = [setting for setting in comparison.settings if setting.role == role]
-        if settings:
-            parts.append((role, title, lead, settings))
-    return parts
 
 
 def _unusual(values: Sequence[str]) -> list[bool]:

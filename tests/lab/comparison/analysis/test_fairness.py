@@ -75,25 +75,25 @@ WARNINGS = {
 
 @pytest.mark.parametrize(("settings", "metrics", "environment", "warning"), WARNINGS.values(), ids=WARNINGS)
 def test_warning_comes_alone_where_it_is_due(real, tmp_path, settings, metrics, environment, warning):
-    found = pair(real, tmp_path, settings, metrics, environment)
-    expected = [text for text in found.warnings if text.startswith(warning)]
-    assert len(expected) == 1, found.warnings
-    others = {text.split(":")[0] for text in found.warnings if text not in expected}
+    result = pair(real, tmp_path, settings, metrics, environment)
+    expected = [text for text in result.warnings if text.startswith(warning)]
+    assert len(expected) == 1, result.warnings
+    others = {text.split(":")[0] for text in result.warnings if text not in expected}
     follows = {"image_size": {"Encoders differ"}, "images an epoch": {"Training is not equally long"}}
     assert others == next((also for word, also in follows.items() if word in warning), set())
 
 
 def test_unequal_and_single_seeds_are_told(real, tmp_path):
-    found = pair(real, tmp_path, seeds=((0, 1, 2), (1,)))
-    assert found.warnings == (
+    result = pair(real, tmp_path, seeds=((0, 1, 2), (1,)))
+    assert result.warnings == (
         "Seeds differ: 0, 1, 2 in a; 1 in b.",
         "One seed of b: no interval, and a difference may be chance.",
     )
 
 
 def test_one_seed_of_each_is_told_once(real, tmp_path):
-    found = pair(real, tmp_path, seeds=((0,), (0,)))
-    assert found.warnings == ("One seed of each entry: no interval, and a difference may be chance.",)
+    result = pair(real, tmp_path, seeds=((0,), (0,)))
+    assert result.warnings == ("One seed of each entry: no interval, and a difference may be chance.",)
 
 
 def test_runs_that_did_not_all_go_through_a_protocol_are_told(real, tmp_path):
@@ -105,10 +105,10 @@ def test_runs_that_did_not_all_go_through_a_protocol_are_told(real, tmp_path):
 def test_machines_that_differ_within_an_entry_are_told_and_costs_have_no_best(real, tmp_path):
     pair(real, tmp_path)
     change_environment(tmp_path / "a-seed1", threads=77)
-    found = compare([tmp_path], reconstructions=False)
-    assert len(found.warnings) == 1
-    assert "77 in a" in found.warnings[0]
-    better = {column.key: column.better for column in found.columns if column.section == "cost"}
+    result = compare([tmp_path], reconstructions=False)
+    assert len(result.warnings) == 1
+    assert "77 in a" in result.warnings[0]
+    better = {column.key: column.better for column in result.columns if column.section == "cost"}
     assert {better[key] for key in ("images_per_s", "seconds", "peak_memory_bytes")} == {"neither"}
     assert better["flops_per_image"] == "lower"
 
@@ -123,8 +123,8 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
         "LOG.every_steps": 9,
         "DATA.batch_size": 16,
     }
-    found = pair(real, tmp_path, keys)
-    settings = {setting.key: (setting.role, setting.values) for setting in found.settings}
+    result = pair(real, tmp_path, keys)
+    settings = {setting.key: (setting.role, setting.values) for setting in result.settings}
     assert settings["MASKER.ratio"] == ("method", ("0.75", "0.5"))
     assert settings["ENCODER.hidden"] == ("method", ("drop", "replace"))
     assert settings["HEAD.name"] == ("method", ("transformer", "pixel_shuffle"))
@@ -133,7 +133,7 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
     assert settings["AUGMENT.flip"] == ("fairness", ("0", "0.5"))
     assert settings["encoder"][0] == "fairness"
     assert {settings[key][0] for key in ("OPTIMIZER.base_lr", "LOG.every_steps", "DATA.batch_size")} == {"other"}
-    roles = [setting.role for setting in found.settings]
+    roles = [setting.role for setting in result.settings]
     assert roles == sorted(roles, key=["method", "fairness", "other"].index)
     assert not {"SEED", "TASK", "ENCODER.depth", "seeds", "images seen"} & set(settings)
 
@@ -141,8 +141,8 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
 def test_settings_are_of_pretraining_and_name_no_seed(real, tmp_path):
     pair(real, tmp_path)
     made(tmp_path / "s-seed0", real.finetune)
-    found = compare([tmp_path], reconstructions=False)
-    values = {setting.key: setting.values for setting in found.settings}
+    result = compare([tmp_path], reconstructions=False)
+    values = {setting.key: setting.values for setting in result.settings}
     assert values["MASKER.ratio"] == ("0.75", "0.5", "–")
     assert values["seeds"] == ("0, 1", "0, 1", "0")
     assert "CLASSIFIER.pool" not in values

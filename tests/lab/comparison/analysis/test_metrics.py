@@ -23,7 +23,7 @@ def compared(*folders, **keys) -> Comparison:
 
 
 def entry(comparison: Comparison, name: str) -> Entry:
-    return next(found for found in comparison.entries if found.name == name)
+    return next(result for result in comparison.entries if result.name == name)
 
 
 def seeds(real, folder, name, values, settings=None, metric="knn/top1"):
@@ -40,32 +40,32 @@ def test_comparison_means_and_intervals_are_those_of_scipy(real, tmp_path):
     for seed in values:
         metrics = {"knn/top1": values[seed], "val/loss": losses[seed]}
         made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, metrics)
-    found = compared(tmp_path)
-    assert [(one.name, one.seeds) for one in found.entries] == [("a", (0, 1, 2, 3))]
+    result = compared(tmp_path)
+    assert [(one.name, one.seeds) for one in result.entries] == [("a", (0, 1, 2, 3))]
     for key, factor, of in (("knn/top1", 100, values), ("val/loss", 1, losses)):
         sample = [factor * value for value in of.values()]
-        metric = found.entries[0].metrics[key]
+        metric = result.entries[0].metrics[key]
         low, high = stats.t.interval(0.95, len(sample) - 1, loc=sum(sample) / len(sample), scale=stats.sem(sample))
         assert metric.runs == 4
         assert metric.mean - metric.half == pytest.approx(low)
         assert metric.mean + metric.half == pytest.approx(high)
-        assert found.entries[0].values[key] == pytest.approx(sample)
+        assert result.entries[0].values[key] == pytest.approx(sample)
 
 
 def test_comparison_of_one_run_has_metrics_without_intervals(real, tmp_path):
-    found = compared(made(tmp_path / "only", real.pretraining, metrics={"knn/top1": 0.5}))
-    metric = found.entries[0].metrics["knn/top1"]
+    result = compared(made(tmp_path / "only", real.pretraining, metrics={"knn/top1": 0.5}))
+    metric = result.entries[0].metrics["knn/top1"]
     assert (metric.mean, metric.half, metric.runs) == (50, None, 1)
-    assert (found.settings, found.warnings, found.tests, found.budgets) == ((), (), (), ())
-    assert {column.section for column in found.columns} == {"accuracy", "loss", "cost"}
-    assert found.title == "only"
+    assert (result.settings, result.warnings, result.tests, result.budgets) == ((), (), (), ())
+    assert {column.section for column in result.columns} == {"accuracy", "loss", "cost"}
+    assert result.title == "only"
 
 
 def test_comparison_metrics_are_in_the_units_of_their_columns(real, tmp_path):
     metrics = {"images_seen": 1000, "flops_per_image": 2e6, "peak_memory_bytes": 2**30, "seconds": 60.0, "steps": 50}
-    found = compared(made(tmp_path / "only", real.pretraining, metrics=metrics))
-    units = {column.key: column.unit for column in found.columns}
-    means = {key: metric.mean for key, metric in found.entries[0].metrics.items()}
+    result = compared(made(tmp_path / "only", real.pretraining, metrics=metrics))
+    units = {column.key: column.unit for column in result.columns}
+    means = {key: metric.mean for key, metric in result.entries[0].metrics.items()}
     assert (units["training_flops"], means["training_flops"]) == ("FLOP", 2e9)
     assert (units["peak_memory_bytes"], means["peak_memory_bytes"]) == ("B", 2**30)
     assert (units["seconds"], means["seconds"]) == ("s", 60)
@@ -76,8 +76,8 @@ def test_comparison_pairs_seeds_whatever_the_order_of_folders(real, tmp_path):
     first = {5: 0.2, 1: 0.6, 3: 0.9, 7: 0.4}
     second = {3: 0.8, 7: 0.35, 9: 0.1, 5: 0.22}  # 1 and 9 have no partner
     folders = seeds(real, tmp_path, "a", first) + seeds(real, tmp_path, "b", second, {"MASKER.ratio": 0.5})
-    found = compared(*folders[::-1])
-    test = next(test for test in found.tests if test.column == "knn/top1")
+    result = compared(*folders[::-1])
+    test = next(test for test in result.tests if test.column == "knn/top1")
     assert test.seeds == (3, 5, 7)
     assert (test.first, test.second) == ("b", "a")
     expected = stats.ttest_rel([80, 22, 35], [90, 20, 40])
@@ -113,9 +113,9 @@ def test_comparison_tests_losses_only_where_they_are_of_one_kind(real, tmp_path)
 def test_comparison_tests_many_entries_against_the_first_alone(real, tmp_path):
     for number in range(7):
         seeds(real, tmp_path, f"run{number}", {0: 0.5, 1: 0.5 + number / 100}, {"OPTIMIZER.weight_decay": number / 100})
-    found = compared(tmp_path)
-    assert {(test.first, test.second) for test in found.tests} == {("run0", f"run{number}") for number in range(1, 7)}
-    assert any("against run0" in note for note in found.notes)
+    result = compared(tmp_path)
+    assert {(test.first, test.second) for test in result.tests} == {("run0", f"run{number}") for number in range(1, 7)}
+    assert any("against run0" in note for note in result.notes)
 
 
 # ---------------------------------------------------------------- curves and budgets
@@ -139,11 +139,11 @@ def test_budgets_never_look_ahead(real, tmp_path):
             made(
                 folder / name, real.pretraining, {"OPTIMIZER.weight_decay": number}, {"flops_per_image": 10}, rows=rows
             )
-        found = compared(folder)
+        result = compared(folder)
         least = min(rows[-1]["images_seen"] for rows in runs.values())
         scale = {"images_seen": 1, "flops": 10, "seconds": 0.01}
-        assert {budget.axis for budget in found.budgets} == set(scale)
-        for budget in found.budgets:
+        assert {budget.axis for budget in result.budgets} == set(scale)
+        for budget in result.budgets:
             assert budget.limit / scale[budget.axis] in [pytest.approx(share * least) for share in (0.25, 0.5, 1)]
             for name, reached in budget.estimates.items():
                 limit = budget.limit / scale[budget.axis] + 1e-6
@@ -162,19 +162,19 @@ def test_budgets_are_means_over_seeds_of_the_last_evaluation(real, tmp_path):
                 {"SEED": seed, "OPTIMIZER.weight_decay": decay},
                 rows=rows,
             )
-    found = {(budget.axis, budget.limit): budget for budget in compared(tmp_path).budgets}
-    half = found["images_seen", 495].estimates["a"]
+    result = {(budget.axis, budget.limit): budget for budget in compared(tmp_path).budgets}
+    half = result["images_seen", 495].estimates["a"]
     assert half.mean == pytest.approx(80)
-    assert found["images_seen", 990].estimates["b"].mean == pytest.approx(10)  # the last one, not the best
+    assert result["images_seen", 990].estimates["b"].mean == pytest.approx(10)  # the last one, not the best
 
 
 def test_budgets_leave_out_what_was_evaluated_too_rarely_and_say_so(real, tmp_path):
     for name, decay in (("a", 0.0), ("b", 0.1)):
         rows = rows_of([0, 1000], [0.1, 0.9])
         made(tmp_path / name, real.pretraining, {"OPTIMIZER.weight_decay": decay}, rows=rows)
-    found = compared(tmp_path)
-    assert {budget.limit for budget in found.budgets if budget.axis == "images_seen"} == {1000}
-    assert any("25% and 50% of the images" in note for note in found.notes)
+    result = compared(tmp_path)
+    assert {budget.limit for budget in result.budgets if budget.axis == "images_seen"} == {1000}
+    assert any("25% and 50% of the images" in note for note in result.notes)
 
 
 def test_curves_have_the_axes_that_a_run_tells_of(real, tmp_path):
@@ -209,11 +209,11 @@ def test_long_curves_are_means_over_equal_spans(real, tmp_path):
 
 
 def test_curve_and_metrics_of_the_real_run_are_those_in_its_folder(real):
-    found = compared(real.pretraining)
+    result = compared(real.pretraining)
     summary = json.loads((real.pretraining / "summary.json").read_text())
     rows = [json.loads(line) for line in (real.pretraining / "metrics.jsonl").read_text().splitlines()]
-    training = next(curve for curve in found.curves if curve.metric == "train/loss")
+    training = next(curve for curve in result.curves if curve.metric == "train/loss")
     assert training.values == tuple(row["train/loss"] for row in rows if "train/loss" in row)
     assert training.at["seconds"][-1] <= summary["seconds"] + 0.01
-    assert found.entries[0].metrics["knn/top1"].mean == 100 * summary["knn/top1"]
-    assert {column.title for column in found.columns} >= {"kNN", "linear-probe", "fine-tuning"}
+    assert result.entries[0].metrics["knn/top1"].mean == 100 * summary["knn/top1"]
+    assert {column.title for column in result.columns} >= {"kNN", "linear-probe", "fine-tuning"}

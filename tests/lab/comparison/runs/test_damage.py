@@ -97,11 +97,11 @@ def test_damaged_run_is_named_with_the_reason_and_the_rest_is_compared(
     good, bad = made(tmp_path / "good", real.pretraining), made(tmp_path / "bad", real.pretraining, {"SEED": 1})
     damage(bad)
     monkeypatch.chdir(tmp_path)
-    found = compare([good, Path("bad")], reconstructions=False)
-    assert [entry.name for entry in found.entries] == ["good"]
-    assert [folder for folder, _ in found.left_out] == ["bad"]
-    assert reason in found.left_out[0][1]
-    assert "\n" not in found.left_out[0][1]
+    result = compare([good, Path("bad")], reconstructions=False)
+    assert [entry.name for entry in result.entries] == ["good"]
+    assert [folder for folder, _ in result.left_out] == ["bad"]
+    assert reason in result.left_out[0][1]
+    assert "\n" not in result.left_out[0][1]
 
 
 @pytest.mark.parametrize(("damage", "remark"), PARTLY.values(), ids=PARTLY)
@@ -111,11 +111,11 @@ def test_partly_damaged_run_is_compared_without_what_is_damaged_which_is_named(
     good, bad = made(tmp_path / "good", real.pretraining), made(tmp_path / "bad", real.pretraining, {"HEAD.depth": 2})
     damage(bad)
     monkeypatch.chdir(tmp_path)
-    found = compare([good, bad], reconstructions=False)
-    assert [entry.name for entry in found.entries] == ["good", "bad"]
-    assert [folder for folder, _ in found.left_out] == ["bad"]
-    assert remark in found.left_out[0][1]
-    assert "knn/top1" in found.entries[1].metrics
+    result = compare([good, bad], reconstructions=False)
+    assert [entry.name for entry in result.entries] == ["good", "bad"]
+    assert [folder for folder, _ in result.left_out] == ["bad"]
+    assert remark in result.left_out[0][1]
+    assert "knn/top1" in result.entries[1].metrics
 
 
 def test_metric_that_is_not_finite_is_in_no_mean(real, tmp_path):
@@ -140,8 +140,8 @@ def test_unfinished_probe_of_a_compared_run_is_named(real, tmp_path, monkeypatch
     for folder in (probe, other):
         (folder / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
-    found = compare([run], reconstructions=False)
-    assert [(folder, "unfinished" in reason) for folder, reason in found.left_out] == [("probe", True)]
+    result = compare([run], reconstructions=False)
+    assert [(folder, "unfinished" in reason) for folder, reason in result.left_out] == [("probe", True)]
 
 
 def test_what_came_from_a_run_that_is_left_out_is_left_out_by_name(real, tmp_path, monkeypatch):
@@ -151,17 +151,17 @@ def test_what_came_from_a_run_that_is_left_out_is_left_out_by_name(real, tmp_pat
     (bad / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
     for given in ([good, bad, probe], [good, bad]):
-        found = compare(given, reconstructions=False)
-        assert [entry.name for entry in found.entries] == ["good"]
-        assert found.left_out[1:] == (("probe", "came from bad, which is left out"),)
+        result = compare(given, reconstructions=False)
+        assert [entry.name for entry in result.entries] == ["good"]
+        assert result.left_out[1:] == (("probe", "came from bad, which is left out"),)
 
 
 def test_probe_without_accuracy_is_named(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     _set(made(tmp_path / "probe", real.probe, start=run), "val/top1", None, drop=True)
-    found = compare([run], reconstructions=False)
-    assert "lacks val/top1" in found.left_out[0][1]
-    assert {column.title for column in found.columns if column.section == "accuracy"} == {"kNN", "kNN, random weights"}
+    result = compare([run], reconstructions=False)
+    assert "lacks val/top1" in result.left_out[0][1]
+    assert {column.title for column in result.columns if column.section == "accuracy"} == {"kNN", "kNN, random weights"}
 
 
 def test_nothing_left_is_an_error_with_every_reason(real, tmp_path):
@@ -194,6 +194,6 @@ def test_run_of_before_ids_origins_and_seconds_is_compared(real, tmp_path):
     rows = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
     text = "".join(json.dumps({k: v for k, v in row.items() if k != "seconds"}) + "\n" for row in rows)
     (old / "metrics.jsonl").write_text(text)
-    found = compare([old], reconstructions=False)
-    assert found.left_out == ()
-    assert all(set(curve.at) == {"images_seen", "flops"} for curve in found.curves)
+    result = compare([old], reconstructions=False)
+    assert result.left_out == ()
+    assert all(set(curve.at) == {"images_seen", "flops"} for curve in result.curves)

@@ -16,9 +16,9 @@ def test_transfers_are_found_by_id_after_every_folder_was_moved_and_renamed(real
     for number, folder in enumerate((real.pretraining, real.probe, real.finetune)):
         shutil.copytree(folder, tmp_path / f"deep{number}" / f"renamed {number}")
     (tmp_path / "deep0" / "renamed 0").rename(tmp_path / "x")
-    found = compared(tmp_path / "x")
-    assert [entry.name for entry in found.entries] == ["x"]
-    assert titles(found) == {"linear probe", "fine-tuning"}
+    result = compared(tmp_path / "x")
+    assert [entry.name for entry in result.entries] == ["x"]
+    assert titles(result) == {"linear probe", "fine-tuning"}
 
 
 def test_transfers_of_an_id_that_is_not_compared_are_not_taken_whatever_their_path_says(real, tmp_path):
@@ -48,8 +48,8 @@ def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real,
             change_environment(folder, run=None, **{"from": None})
     (tmp_path / "two").rename(tmp_path / "elsewhere")
     for study, score in (("one", 25), ("elsewhere", 75)):
-        found = compared(tmp_path / study / "pretraining" / "mae-seed0")
-        assert values_of(found, "probes") == {"mae": (score,)}
+        result = compared(tmp_path / study / "pretraining" / "mae-seed0")
+        assert values_of(result, "probes") == {"mae": (score,)}
 
 
 def test_transfers_that_name_another_existing_folder_are_not_taken(real, tmp_path):
@@ -78,9 +78,9 @@ def test_transfers_beside_are_taken_from_few_levels_and_not_from_checkpoints(rea
 def test_run_given_twice_counts_once(real, tmp_path, monkeypatch):
     run = made(tmp_path / "run", real.pretraining)
     monkeypatch.chdir(tmp_path)
-    found = compared(run, Path("run"), tmp_path, run)
-    assert [entry.folders for entry in found.entries] == [("run",)]
-    assert found.left_out == ()
+    result = compared(run, Path("run"), tmp_path, run)
+    assert [entry.folders for entry in result.entries] == [("run",)]
+    assert result.left_out == ()
 
 
 def test_copy_of_a_run_is_left_out_by_name(real, tmp_path, monkeypatch):
@@ -88,16 +88,16 @@ def test_copy_of_a_run_is_left_out_by_name(real, tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "run", tmp_path / "run copy")
     monkeypatch.chdir(tmp_path)
     made(tmp_path / "probe", real.probe, start=tmp_path / "run copy")
-    found = compared(tmp_path / "run", tmp_path / "run copy")
-    assert [entry.name for entry in found.entries] == ["run"]
-    assert titles(found) == {"linear probe"}
-    assert found.left_out == (("run copy", "a copy of run"),)
+    result = compared(tmp_path / "run", tmp_path / "run copy")
+    assert [entry.name for entry in result.entries] == ["run"]
+    assert titles(result) == {"linear probe"}
+    assert result.left_out == (("run copy", "a copy of run"),)
 
 
 def test_copies_beside_are_passed_over(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     made(tmp_path / "probe", real.probe, start=run)
     shutil.copytree(tmp_path / "probe", tmp_path / "backup" / "probe")
-    found = compared(run, tmp_path / "probe")
-    assert found.left_out == ()
-    assert titles(found) == {"linear probe"}
+    result = compared(run, tmp_path / "probe")
+    assert result.left_out == ()
+    assert titles(result) == {"linear probe"}

@@ -34,8 +34,8 @@ def test_runs_that_differ_in_what_has_no_effect_are_one_recipe(real, tmp_path):
         {"DATA.path": "/data/elsewhere", "DATA.mean": "[0.300]", "DATA.std": "[0.37]"},
     )
     made(tmp_path / "a-seed1", real.pretraining, {"SEED": 1, **settings, "DATA.mean": "[0.304]", "DATA.std": "[0.374]"})
-    found = compared(tmp_path)
-    assert [(entry.name, entry.seeds) for entry in found.entries] == [("a", (0, 1))]
+    result = compared(tmp_path)
+    assert [(entry.name, entry.seeds) for entry in result.entries] == [("a", (0, 1))]
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_runs_that_differ_in_what_has_no_effect_are_one_recipe(real, tmp_path):
 def test_runs_that_differ_in_what_matters_are_two(real, tmp_path, settings, summary):
     made(tmp_path / "a-seed0", real.pretraining)
     made(tmp_path / "a-seed1", real.pretraining, {"SEED": 1, **settings}, summary)
-    found = compared(tmp_path)
-    assert [entry.seeds for entry in found.entries] == [(0,), (1,)]
-    assert len({entry.name for entry in found.entries}) == 2
+    result = compared(tmp_path)
+    assert [entry.seeds for entry in result.entries] == [(0,), (1,)]
+    assert len({entry.name for entry in result.entries}) == 2
 
 
 def test_batch_of_zero_is_the_batch_that_came_of_it(real, tmp_path):
@@ -67,9 +67,9 @@ def test_repeated_studies_of_one_recipe_stay_apart(real, tmp_path):
     for study in ("before", "after"):
         for seed in (0, 1):
             made(tmp_path / study / f"mae-seed{seed}", real.pretraining, {"SEED": seed})
-    found = compared(tmp_path / "before", tmp_path / "after")
-    assert [(entry.name, entry.seeds) for entry in found.entries] == [("before/mae", (0, 1)), ("after/mae", (0, 1))]
-    assert {(test.first, test.second) for test in found.tests} >= {("before/mae", "after/mae")}
+    result = compared(tmp_path / "before", tmp_path / "after")
+    assert [(entry.name, entry.seeds) for entry in result.entries] == [("before/mae", (0, 1)), ("after/mae", (0, 1))]
+    assert {(test.first, test.second) for test in result.tests} >= {("before/mae", "after/mae")}
 
 
 def test_names_are_those_of_folders_without_seeds(real, tmp_path):
@@ -116,11 +116,11 @@ def test_users_own_encoder_is_compared(real, tmp_path, monkeypatch):
     own = {"PLUGINS": "[mine_for_comparison]", "ENCODER.name": "mine_of_comparison", "ENCODER.flavour": 4}
     made(tmp_path / "a", real.pretraining)
     made(tmp_path / "b", real.pretraining, own)
-    found = compared(tmp_path)
-    settings = {setting.key: setting.values for setting in found.settings}
+    result = compared(tmp_path)
+    settings = {setting.key: setting.values for setting in result.settings}
     assert settings["ENCODER.name"] == ("vit", "mine_of_comparison")
     assert settings["ENCODER.flavour"] == ("–", "4")
-    assert "mine_of_comparison 16 wide, drop" in found.entries[1].method
+    assert "mine_of_comparison 16 wide, drop" in result.entries[1].method
 
 
 # ---------------------------------------------------------------- protocols
@@ -130,20 +130,20 @@ def test_protocols_ignore_what_belongs_to_the_start_and_say_so(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     made(tmp_path / "ft", real.finetune, {"OPTIMIZER.layer_decay": 0.5, "SEED": 1}, {"val/top1": 0.5}, start=run)
     scratch = made(tmp_path / "ft0", real.finetune, {"OPTIMIZER.layer_decay": 1.0}, {"val/top1": 0.25})
-    found = compared(run, scratch)
-    assert values_of(found, "fine-tuning") == {"run": (50,), "ft0": (25,)}
-    note = next(column.note for column in found.columns if column.title == "fine-tuning")
+    result = compared(run, scratch)
+    assert values_of(result, "fine-tuning") == {"run": (50,), "ft0": (25,)}
+    note = next(column.note for column in result.columns if column.title == "fine-tuning")
     assert note == "OPTIMIZER.layer_decay is 0.5 in run; 1 in ft0"
-    assert {entry.name: entry.method for entry in found.entries}["ft0"] == "vit · random weights"
+    assert {entry.name: entry.method for entry in result.entries}["ft0"] == "vit · random weights"
 
 
 def test_protocols_tell_apart_what_varies_for_one_start(real, tmp_path):
     run = made(tmp_path / "run", real.pretraining)
     for decay in (0.5, 0.75):
         made(tmp_path / f"ft{decay}", real.finetune, {"OPTIMIZER.layer_decay": decay}, {"val/top1": decay}, start=run)
-    found = compared(run)
-    assert values_of(found, "fine-tuning, OPTIMIZER.layer_decay 0.5") == {"run": (50,)}
-    assert values_of(found, "fine-tuning, OPTIMIZER.layer_decay 0.75") == {"run": (75,)}
+    result = compared(run)
+    assert values_of(result, "fine-tuning, OPTIMIZER.layer_decay 0.5") == {"run": (50,)}
+    assert values_of(result, "fine-tuning, OPTIMIZER.layer_decay 0.75") == {"run": (75,)}
 
 
 def test_protocols_are_named_by_what_differs_among_them(real, tmp_path):
@@ -151,8 +151,8 @@ def test_protocols_are_named_by_what_differs_among_them(real, tmp_path):
     for share in (1.0, 0.5):
         made(tmp_path / f"ft{share}", real.finetune, {"LABELS.per_class": 0, "LABELS.share": share}, start=run)
     made(tmp_path / "probe", real.probe, start=run)
-    found = compared(run)
-    assert titles(found) == {"linear probe", "fine-tuning, LABELS.share 0.5", "fine-tuning, LABELS.share 1"}
+    result = compared(run)
+    assert titles(result) == {"linear probe", "fine-tuning, LABELS.share 0.5", "fine-tuning, LABELS.share 1"}
 
 
 def test_several_transfers_of_one_pretraining_are_its_spread_and_of_many_are_averaged(real, tmp_path):
@@ -163,9 +163,9 @@ def test_several_transfers_of_one_pretraining_are_its_spread_and_of_many_are_ave
     for run, seed, score in ((many[0], 0, 0.2), (many[0], 5, 0.4), (many[1], 1, 0.6)):
         name = f"{run.name}-ft{seed}"
         made(tmp_path / name, real.finetune, {"SEED": seed}, {"val/top1": score}, start=run)
-    found = compared(one, *many)
-    assert values_of(found, "fine-tuning") == {"one": pytest.approx((20, 40)), "many": pytest.approx((30, 60))}
-    rows = {(run.entry, run.seed): run.metrics["transfer/1"] for run in found.runs}
+    result = compared(one, *many)
+    assert values_of(result, "fine-tuning") == {"one": pytest.approx((20, 40)), "many": pytest.approx((30, 60))}
+    rows = {(run.entry, run.seed): run.metrics["transfer/1"] for run in result.runs}
     assert rows == {("one", 0): pytest.approx(30), ("many", 0): pytest.approx(30), ("many", 1): pytest.approx(60)}
 
 
@@ -174,19 +174,19 @@ def test_second_transfer_of_one_start_protocol_and_seed_is_left_out_by_name(real
     for name, score in (("ft1", 0.2), ("ft2", 0.9)):
         made(tmp_path / name, real.finetune, metrics={"val/top1": score}, start=run)
     monkeypatch.chdir(tmp_path)
-    found = compared(run)
-    assert values_of(found, "fine-tuning") == {"run": (20,)}
-    assert found.left_out == (("ft2", "of the same start, protocol and seed as ft1"),)
+    result = compared(run)
+    assert values_of(result, "fine-tuning") == {"run": (20,)}
+    assert result.left_out == (("ft2", "of the same start, protocol and seed as ft1"),)
 
 
 def test_transfers_whose_pretraining_is_not_given_are_entries_by_their_start(real, tmp_path):
     run = made(tmp_path / "hidden" / "mae-seed0", real.pretraining)
     probe = made(tmp_path / "probe", real.probe, start=run)
     scratch = [made(tmp_path / f"s{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.1}) for seed in (0, 1)]
-    found = compared(probe, *scratch)
-    assert [(entry.name, entry.seeds) for entry in found.entries] == [("mae", (0,)), ("scratch", (0, 1))]
-    assert values_of(found, "linear probe")["scratch"] == (10, 10)
-    assert found.curves == ()
+    result = compared(probe, *scratch)
+    assert [(entry.name, entry.seeds) for entry in result.entries] == [("mae", (0,)), ("scratch", (0, 1))]
+    assert values_of(result, "linear probe")["scratch"] == (10, 10)
+    assert result.curves == ()
 
 
 # ---------------------------------------------------------------- studies
@@ -217,54 +217,54 @@ def study(real, output, names=True):
 
 
 def test_study_has_its_own_names_in_its_own_order(real, tmp_path):
-    found = compared(study(real, tmp_path / "out"))
-    assert [(entry.name, entry.seeds) for entry in found.entries] == [
+    result = compared(study(real, tmp_path / "out"))
+    assert [(entry.name, entry.seeds) for entry in result.entries] == [
         ("Z (first)", (0, 1)),
         ("A, second", (0, 1)),
         ("Scratch", (0, 1)),
     ]
-    transfers = [column.title for column in found.columns if column.key.startswith("transfer/")]
+    transfers = [column.title for column in result.columns if column.key.startswith("transfer/")]
     assert transfers == ["Few: labels!", "All labels"]
-    assert set(values_of(found, "Few: labels!")) == {"Z (first)", "A, second", "Scratch"}
+    assert set(values_of(result, "Few: labels!")) == {"Z (first)", "A, second", "Scratch"}
 
 
 def test_study_without_names_is_told_by_its_folders(real, tmp_path):
-    found = compared(study(real, tmp_path / "out", names=False))
-    assert [entry.name for entry in found.entries] == ["a-second", "z-first", "scratch"]
-    assert titles(found) == {"few-labels", "all-labels"}
+    result = compared(study(real, tmp_path / "out", names=False))
+    assert [entry.name for entry in result.entries] == ["a-second", "z-first", "scratch"]
+    assert titles(result) == {"few-labels", "all-labels"}
 
 
 def test_protocols_of_studies_are_those_of_their_folders_whatever_their_starts_change(real, tmp_path):
-    found = compared(study(real, tmp_path / "out"))
-    note = next(column.note for column in found.columns if column.title == "Few: labels!")
+    result = compared(study(real, tmp_path / "out"))
+    note = next(column.note for column in result.columns if column.title == "Few: labels!")
     assert "OPTIMIZER.layer_decay" in note
     assert "TRAIN.ema is 0 in Z (first) and A, second; 0.5 in Scratch" in note
 
 
 def test_probes_of_a_study_are_found_from_its_pretraining_runs(real, tmp_path):
     output = study(real, tmp_path / "out")
-    found = compared(*(output / "pretraining" / f"z-first-seed{seed}" for seed in (0, 1)))
-    assert [entry.name for entry in found.entries] == ["Z (first)"]
-    assert titles(found) == {"Few: labels!", "All labels"}
+    result = compared(*(output / "pretraining" / f"z-first-seed{seed}" for seed in (0, 1)))
+    assert [entry.name for entry in result.entries] == ["Z (first)"]
+    assert titles(result) == {"Few: labels!", "All labels"}
 
 
 def test_entries_over_several_studies_share_columns_where_protocols_agree(real, tmp_path):
     one, two = (study(real, tmp_path / name) for name in ("one", "two"))
-    found = compared(one, two)
-    assert titles(found) == {"Few: labels!", "All labels"}
-    assert len(values_of(found, "All labels")) == 4
+    result = compared(one, two)
+    assert titles(result) == {"Few: labels!", "All labels"}
+    assert len(values_of(result, "All labels")) == 4
 
 
 def test_folders_that_only_look_like_a_study_are_told_apart_by_config(real, tmp_path):
     run = made(tmp_path / "pretraining" / "mae-seed0", real.pretraining)
     for rate in (0.25, 0.5):
         made(tmp_path / "tuned" / f"mae-lr{rate}-seed0", real.finetune, {"OPTIMIZER.base_lr": rate}, start=run)
-    found = compared(run)
-    assert titles(found) == {f"fine-tuning, OPTIMIZER.base_lr {rate}" for rate in (0.25, 0.5)}
-    assert found.left_out == ()
+    result = compared(run)
+    assert titles(result) == {f"fine-tuning, OPTIMIZER.base_lr {rate}" for rate in (0.25, 0.5)}
+    assert result.left_out == ()
 
 
 def test_paired_tests_of_a_study_pair_its_seeds(real, tmp_path):
-    found = compared(study(real, tmp_path / "out"))
-    tested = {(test.first, test.second, test.seeds) for test in found.tests if test.column.startswith("transfer/")}
+    result = compared(study(real, tmp_path / "out"))
+    tested = {(test.first, test.second, test.seeds) for test in result.tests if test.column.startswith("transfer/")}
     assert ("Z (first)", "Scratch", (0, 1)) in tested
