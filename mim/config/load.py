@@ -72,7 +72,7 @@ def read_pairs(overrides: Overrides) -> dict[str, Any]:
     if isinstance(overrides, Mapping):
         entries = list(overrides.items())
     elif overrides and not isinstance(overrides[0], str):
-        entries = [tuple(entry) for entry in overrides]
+        entries = [tuple(entry) if isinstance(entry, list | tuple) else () for entry in overrides]
         if any(len(entry) != 2 for entry in entries):
             raise ConfigError(f"overrides {short_repr(overrides)}: each must be a pair of a key and a value")
     else:

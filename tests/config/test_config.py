@@ -1,5 +1,7 @@
 """Configs: what is refused, and how it says so; what is understood; what comes back from a dump."""
 
+import copy
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,11 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 from small_data import FINETUNE, PROBE, RECIPE, RECIPES, logged, write_recipe
+from yacs.config import CfgNode
 
 from mim import ConfigError, Masker, load_config
 from mim.build import build_without_memory, engine_settings
 from mim.config import differing, schema
+from mim.data.settings import DataSettings
 from mim.engine.optim import LARS
+from mim.engine.settings import TrainSettings
 
 Refuse = Callable[..., str]
 
@@ -435,6 +440,56 @@ def test_config_differing_lists_each_key_with_both_values(recipe: Path) -> None:
         "MASKER.ratio: 0.75 there, absent here",
         "MASKER.rounding: floor_visible there, absent here",
     }
+
+
+def test_config_overrides_are_words_pairs_or_a_dict_of_plain_values(recipe: Path) -> None:
+    expected = load_config(recipe, ["TRAIN.epochs", "2", "DATA.image_size", "[96, 160]", "TRAIN.compile", "true"])
+    values = {"TRAIN.epochs": 2, "DATA.image_size": (96, 160), "TRAIN.compile": True}
+    words = [word for pair in values.items() for word in pair]
+    for overrides in (values, list(values.items()), [list(pair) for pair in values.items()], words):
+        assert load_config(recipe, overrides) == expected
+    assert load_config(recipe, {"OPTIMIZER.base_lr": 1.5e-7}).OPTIMIZER.base_lr == 1.5e-7
+    for overrides in ({"TRAIN.epochs": 1.5}, [("TRAIN.epochs", 1.5)], ["TRAIN.epochs", 1.5]):
+        with pytest.raises(ConfigError, match=r"TRAIN\.epochs is '1\.5': it must be an integer"):
+            load_config(recipe, overrides)
+
+
+@pytest.mark.parametrize("overrides", [[("TRAIN.epochs",)], {3: 4}, [("TRAIN.epochs", 1), ("TRAIN.epochs", 2)], [1, 2]])
+def test_config_overrides_that_are_no_pairs_are_refused(recipe: Path, overrides: object) -> None:
+    with pytest.raises(ConfigError):
+        load_config(recipe, overrides)
+
+
+def test_config_sections_are_settings_and_parts(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    assert isinstance(cfg.TRAIN, TrainSettings)
+    assert (cfg.ENCODER.name, cfg.ENCODER.width, cfg.DATA.batch_size, cfg.DATA.shared.batch_size) == ("vit", 16, 8, 8)
+    assert isinstance(cfg.DATA.shared, DataSettings)
+    with pytest.raises(AttributeError, match="FREEZE is no section of TASK pretrain"):
+        _ = cfg.FREEZE
+    with pytest.raises(AttributeError, match=r"ENCODER\.name vit has no key widht: did you mean 'width'"):
+        _ = cfg.ENCODER.widht
+    assert pickle.loads(pickle.dumps(cfg)) == copy.deepcopy(cfg) == cfg
+
+
+def test_config_replace_gives_another_config_with_checked_values(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    other = cfg.replace({"DATA.mean": [0.25], "DATA.std": (0.5,), "SEED": 3, "ENCODER.width": 32})
+    assert (other.DATA.mean, other.DATA.shared.std, other.SEED, other.ENCODER.width) == ((0.25,), (0.5,), 3, 32)
+    assert (cfg.DATA.mean, cfg.SEED, cfg.ENCODER.width) == ("estimate", 0, 16)
+    for values, key in (
+        *(({"TRAIN.epoch": 1}, "TRAIN.epoch"), ({"TRAIN.epochs": 0}, "TRAIN.epochs"), ({"DATA": 1}, "DATA")),
+        *(({"DATA.mean": [0.5]}, "DATA.mean"), ({"TRAIN.epochs": "many"}, "TRAIN.epochs"), ({"X.y": 1}, "X.y")),
+    ):
+        with pytest.raises(ValueError, match=key):
+            cfg.replace(values)
+
+
+def test_config_yaml_is_read_by_yacs_to_the_same_values(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    node = CfgNode.load_cfg(cfg.to_yaml())
+    assert node.TRAIN.epochs == cfg.TRAIN.epochs
+    assert tuple(node.DATA.image_size) == cfg.DATA.image_size
 
 
 # -------------------------------------------------------------------- tasks
