@@ -13,6 +13,7 @@ from typing import NoReturn
 from mim.config import load_config
 from mim.errors import EXPECTED, ExitCode, exit_code, message
 
+_ENDINGS: tuple[type[BaseException], ...] = (SystemExit, *EXPECTED)
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # how idle threads of OpenMP wait; measured by benchmarks/omp_wait.py
 WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the user has chosen
 EXIT_CODES = """exit codes:
@@ -92,7 +93,7 @@ def run(
         _log()
         code = command(args) or ExitCode.DONE
         sys.stdout.flush()
-    except (SystemExit, *EXPECTED) as error:
+    except _ENDINGS as error:
         if _reader_left() and isinstance(error, SystemExit | BrokenPipeError):
             return ExitCode.BROKEN_PIPE
         if "--traceback" in typed or isinstance(error, SystemExit):

@@ -79,7 +79,8 @@ def _combinations(args: argparse.Namespace) -> list[Combination]:
     for key, flag, numbers in (("MASKER.cell", "--cells", cells), ("MASKER.ratio", "--ratios", ratios)):
         if numbers and key in pairs[::2]:
             raise ValueError(f"{key} is given, and {flag} too: leave one of them out")
-    return [_combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or [None], ratios or [None])]
+    unset: list[str | None] = [None]
+    return [_combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or unset, ratios or unset)]
 
 
 def _possible(combinations: list[Combination]) -> list[Combination]:
@@ -101,7 +102,9 @@ def _warn_once() -> None:
 
     def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return not (text in shown or shown.add(text))
+        is_repeated = text in shown
+        shown.add(text)
+        return not is_repeated
 
     for handler in logging.getLogger("mim").handlers:
         handler.addFilter(is_new)
