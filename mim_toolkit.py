@@ -1,7 +1,7 @@
-"""The door: console scripts, `python -m mim` and tools/*.py start their command here.
+"""Start of every command: console scripts, `python -m mim` and tools/*.py call this module.
 
-The door is not inside of the package `mim`, because openmim has a package of that name, too: where one of the two hides
-or overwrites the other, the first line of the error says so.
+It is outside the package `mim` because openmim has a package of that name, too. Where one of the two hides or overwrites
+the other, the first line of the error says so.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def run(command: str, arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. arguments: the words behind its name; default: those of the process."""
+    """Runs a command and returns its exit code. arguments: the words after its name; default: those of this process."""
     problem = _foreign_package()
     if problem:
         print(f"error: {problem}", file=sys.stderr)
