@@ -400,9 +400,7 @@ def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
         assert torch.equal(first.original_BCHW, second.original_BCHW)
         assert torch.equal(first.hidden_BHW, second.hidden_BHW)
         assert first.share_B.tolist() == [share] * 3
-        assert (
-            "MAE: the prediction borrows the mean and variance of each true patch, so its error" in sheet.caption
-        )
+        assert "MAE: the prediction borrows the mean and variance of each true patch, so its error" in sheet.caption
         assert "Not shown" not in sheet.caption
         assert "levels of 255" in sheet.caption
         assert "3 images" in sheet.alt
