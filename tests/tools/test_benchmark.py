@@ -51,27 +51,28 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def test_benchmark_tool_runs_both_sides(run, tmp_path):
+def test_benchmark_tool_runs_both_contenders(run, tmp_path):
     words = ["--config", RECIPE, "--against", "transformers", *FEW, *MODEL]
     code, output, errors = run(*words, "--json", tmp_path / "found.json")
     assert (code, errors) == (0, "")
     assert max(len(line) for line in output.splitlines() if not line.startswith("Written: ")) <= 100
-    own, other = (cells(output, "Time", side) for side in ("ours", "transformers"))
+    ours, other = (cells(output, "Time", side) for side in ("ours", "transformers"))
     told = re.search(
         r"ours / transformers: ([\d.]+) times the images a second \(([\d.]+) to ([\d.]+) by round\)", output
     )
     ratio, low, high = map(float, told.groups())
-    assert number(own[1]) / number(other[1]) == pytest.approx(ratio, abs=0.006 + 0.002 * ratio)
+    assert number(ours[1]) / number(other[1]) == pytest.approx(ratio, abs=0.006 + 0.002 * ratio)
     assert low - 0.01 <= ratio <= high + 0.01
-    assert number(own[1]) == pytest.approx(32 / number(own[2]) * 1000, rel=2e-3)
-    assert sum(map(number, own[3:])) == pytest.approx(number(own[2]), rel=0.5)  # medians of different steps
+    assert number(ours[1]) == pytest.approx(32 / number(ours[2]) * 1000, rel=2e-3)
+    assert sum(map(number, ours[3:])) == pytest.approx(number(ours[2]), rel=0.5)  # medians of different steps
     work, their_work = (cells(output, "Work and memory", side) for side in ("ours", "transformers"))
     assert work[1] == their_work[1]
     assert "ViTMAEForPreTraining, sdpa attention; eager" in output
 
-    held = json.loads((tmp_path / "found.json").read_text())["tries"][0]
-    assert held["batch"] == 32
-    assert held["sides"]["ours"]["parameters"] == held["sides"]["transformers"]["parameters"] == number(work[1])
+    result = json.loads((tmp_path / "found.json").read_text())["batches"][0]
+    assert result["batch"] == 32
+    parameters = [result["contenders"][name]["parameters"] for name in ("ours", "transformers")]
+    assert parameters == [number(work[1])] * 2
     (file,) = tmp_path.glob("quickstart_mae_digits_*.md")
     text = file.read_text()
     assert f"python tools/benchmark.py --folder {tmp_path} --config {RECIPE} --against transformers" in text
@@ -82,6 +83,7 @@ def test_benchmark_tool_runs_both_sides(run, tmp_path):
     assert record.measured.steps == 2
 
 
+@pytest.mark.slow
 def test_benchmark_tool_runs_simmims_peer_with_its_mask(run):
     code, output, errors = run("--config", SIMMIM, "--against", "transformers", "--no-write", *FEW, *ENCODER)
     assert (code, errors) == (0, "")
@@ -111,6 +113,7 @@ def test_benchmark_tool_profiles_kinds_of_work(run, tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_benchmark_tool_under_torchrun_names_the_strategy_and_remembers_nothing(tmp_path):
     """One process in a group of one: the model is really wrapped."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
@@ -138,7 +141,7 @@ def test_benchmark_tool_refuses_several_processes(run, monkeypatch):
     monkeypatch.setattr("mim.lab.benchmark.run.join_world", lambda settings: several)
     code, output, errors = run("--config", RECIPE, *FEW, *MODEL)
     assert (code, output) == (2, "")
-    assert "torchrun started 2 processes: a benchmark is of one" in errors
+    assert "torchrun started 2 processes: a benchmark needs --nproc_per_node 1" in errors
 
 
 @pytest.mark.slow
@@ -192,9 +195,9 @@ def test_benchmark_tool_measures_the_loader_alone(run, tmp_path, monkeypatch):
         *("DATA.path", tmp_path / "images", "DATA.image_size", "[32, 32]", "DATA.batch_size", 4),
     )
     assert (code, errors) == (0, "")
-    own, other = (number(cells(output, "Loading, images/s on one core", side)[1]) for side in ("ours", "torchvision"))
+    ours, other = (number(cells(output, "Loading, images/s on one core", side)[1]) for side in ("ours", "torchvision"))
     ratio = float(re.search(r"ours / torchvision: ([\d.]+) times", output)[1])
-    assert own / other == pytest.approx(ratio, abs=0.006 + 0.002 * ratio)
+    assert ours / other == pytest.approx(ratio, abs=0.006 + 0.002 * ratio)
     (file,) = tmp_path.glob("mae_vit_base_loader_*.md")
     assert f"ImageFolder of {tmp_path / 'images' / 'train'}" in file.read_text()
 

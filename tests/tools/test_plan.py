@@ -48,7 +48,7 @@ def test_plan_tool_shows_every_section_within_the_width(show, path, width):
 def test_plan_tool_shows_figures_that_are_right(show):
     code, output, _ = show("--config", MAE, "--images", 1_281_167, "--devices", 8, width=120)
     assert code == 0
-    text = output.flat()
+    text = flat(output)
     assert "4,096 = 64 a device x 8 devices x 8 accumulated" in text
     assert "0.0024 = 0.00015 x 4096 / 256" in text
     assert "249,600 = 312 an epoch x 800" in text
@@ -76,7 +76,7 @@ def test_plan_tool_compares_what_is_overridden_with_the_recipe(show):
     ]
     code, output, _ = show("--config", MAE, *words)
     assert code == 0
-    text = output.flat()
+    text = flat(output)
     assert "image 12 x 96 x 160" in text
     assert "DATA.channels 12 3" in text
     assert "learning rate at its peak 0.0003 0.0024" in text
@@ -90,13 +90,13 @@ def test_plan_tool_names_the_command_that_measures_and_then_uses_what_it_found(s
     assert f"python tools/plan.py --config {RECIPE} --measure {' '.join(SHALLOW)}" in before
     code, measured, errors = show(*words, "--measure", 2)
     assert (code, errors) == (0, "")
-    assert "Measured here, on a CPU" in measured.flat()
+    assert "Measured here, on a CPU" in flat(measured)
     code, after, _ = show(*words)
-    assert re.search(r"images/s and [\d.,]+ ms a step", after.flat())
-    assert re.search(r"The whole run: 1,320 steps in", after.flat())
+    assert re.search(r"images/s and [\d.,]+ ms a step", flat(after))
+    assert re.search(r"The whole run: 1,320 steps in", flat(after))
     held = json.loads((tmp_path / "steps.jsonl").read_text())
     assert held["measured"]["steps"] == 2
-    assert measured.flat() == after.flat()
+    assert flat(measured) == flat(after)
 
 
 def test_plan_tool_writes_all_figures(show, tmp_path):
