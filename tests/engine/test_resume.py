@@ -56,7 +56,7 @@ def whole(tmp_path_factory, warm):
     return output
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, whole, workers):
     output = tmp_path / "run"
     keys = KEYS | {"DATA.workers": workers, "CHECKPOINT.every_minutes": 0.0005}  # checkpoints in mid-epoch, too

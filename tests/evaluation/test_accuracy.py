@@ -115,6 +115,7 @@ from mim.data.preprocess import Preprocess
 from mim.data.transforms import AugmentSettings, CentreCrop
 from mim.encoders import ViT
 from mim.engine.distributed.world import join_world
+from mim.engine.settings import DistributedSettings
 from mim.evaluation.reading import Reader, choose_samples
 from mim.structures import ImageSpec
 from mim.tasks.classify import count_correct

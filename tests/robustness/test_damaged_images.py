@@ -10,7 +10,8 @@ import pytest
 import torch
 from damage import FORMATS, write_damaged, write_whole
 from PIL import Image
-from processes import TINY, command, rows, run
+from processes import TINY, rows
+from warm import Warm
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.settings import DataSettings
@@ -76,11 +77,11 @@ def test_damaged_files_are_refused_by_every_way_of_reading_or_by_none(images: Pa
 
 
 def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
-    images: Path, refused: dict[Path, str], tmp_path: Path, tell: Callable[[str], None]
+    images: Path, refused: dict[Path, str], tmp_path: Path, warm: Warm, tell: Callable[[str], None]
 ) -> None:
     keys = TINY | {"DATA.name": "folder", "DATA.path": images, "DATA.val_share": 0, "DATA.channels": 3}
     keys |= {"DATA.workers": 2, "DATA.max_broken": 1.0, "DATA.batch_size": BATCH, "TRAIN.batch": BATCH}
-    code, output = run(command(tmp_path / "run", keys))  # an epoch is 20 batches, which are all of the images
+    code, output = warm.run(1, tmp_path / "run", keys)  # an epoch is 20 batches, which are all of the images
     assert code == 0, output
     named = re.findall(r"cannot read (\S+) \((.+)\); another image replaces it", output)
     assert sorted(name for name, _ in named) == sorted(map(str, refused))

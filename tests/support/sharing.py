@@ -132,14 +132,12 @@ def compare(name: str, world: World) -> dict:
     }
 
 
-def main(cases: list[str]) -> int:
-    """Compares these cases, or all, on every rank."""
+if __name__ == "__main__":
     logging.getLogger("mim").setLevel(logging.ERROR)
     settings = load_config(RECIPE, ["DISTRIBUTED.device", "cpu"]).DISTRIBUTED
     with join_world(settings) as world:
-        for case in cases or CASES:
+        for case in CASES:
             comparison = compare(case, world)
             shares = world.gather_objects(comparison["share"])
             if world.main:
                 print(json.dumps(comparison | {"shares": shares}), flush=True)
-    return 0

@@ -1,23 +1,24 @@
-"""Real training processes without the seconds that importing PyTorch takes: forked from one that has imported all.
+"""Real processes without the seconds that importing PyTorch takes: forked from one that has imported all.
 
-Each is a process of its own, with tools/train.py and its own files, which signals reach as any other.
+Each is a process of its own, with a command of mim and its own files, which signals reach as any other.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from processes import RECIPE, Keys, arguments
+from processes import RECIPE, Keys, arguments, tool
 
 SUPPORT = Path(__file__).resolve().parent
 ROOT = SUPPORT.parents[1]
@@ -82,31 +83,39 @@ class Warm:
             self.codes[request["poll"]] = answer
         return answer
 
-    def start(self, words: Sequence[str], log: Path, program: str = "train", **environment: str) -> Process:
-        """tools/train.py with these arguments, or `main` of another of the programs in _serve.
+    def start(self, words: Sequence[str], log: Path, program: str | Path = "train", **environment: str) -> Process:
+        """A command of mim, or a script, with these arguments.
 
-        environment: variables that it finds beside those of the tests.
+        Args:
+            program: a name in mim/commands, or the path of a Python file.
+            environment: variables that the process has beside those of the tests.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
-        request = {"start": list(words), "log": str(log), "program": program, "environment": environment}
-        return Process(self, self.ask(**request), log)
+        words = [str(word) for word in words]
+        return Process(self, self.ask(start=words, log=str(log), program=str(program), environment=environment), log)
 
     def run(self, ranks: int, output: Path, keys: Keys, recipe: Path = RECIPE, **environment: str) -> tuple[int, str]:
-        """Exit code, the same of all ranks, and output of a run that must end by itself."""
+        """Exit code, the same of all ranks, and output of a training run that must end by itself."""
         words, log = arguments(output, keys, recipe), output.parent / f"{output.name}.log"
+        return self.run_program("train", ranks, words, log, **environment)
+
+    def run_program(
+        self, program: str | Path, ranks: int, words: Sequence[str], log: Path, **environment: str
+    ) -> tuple[int, str]:
+        """The same of any program."""
         if ranks == 1:
-            started = [self.start(words, log, **environment)]
+            processes = [self.start(words, log, program, **environment)]
         else:
-            started = self.ranks(ranks, words, log, **environment)
-        codes, text = [process.wait() for process in started], "".join(process.text for process in started)
+            processes = self.ranks(ranks, words, log, program, **environment)
+        codes, text = [process.wait() for process in processes], "".join(process.text for process in processes)
         assert len(set(codes)) == 1, f"ranks ended with {codes}:\n{text}"
         return codes[0], text
 
     def ranks(
-        self, size: int, words: Sequence[str], log: Path, program: str = "train", **environment: str
+        self, size: int, words: Sequence[str], log: Path, program: str | Path = "train", **environment: str
     ) -> list[Process]:
-        """The same on several ranks, each started by itself as on a machine of its own: no torchrun ends the others."""
+        """One on each rank, each started by itself as on a machine of its own: no torchrun ends the others."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -121,15 +130,13 @@ class Warm:
 
 
 def _serve() -> None:
-    import sharing
     import sklearn.datasets  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
-    from processes import tool
 
     import mim.run  # noqa: F401
 
-    programs, forked = {"train": tool("train").main, "sharing": sharing.main}, set()
+    forked = set()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -139,7 +146,7 @@ def _serve() -> None:
             assert _threads() <= {"python", "jemalloc_bg_thd"}, f"a fork keeps one thread of {_threads()}"
             answer = os.fork()
             if answer == 0:
-                _run(programs[request.pop("program")], **request)
+                _run(**request)
             forked.add(answer)
         print(json.dumps(answer), flush=True)
     for pid in forked:  # of tests that were cut short
@@ -154,8 +161,8 @@ def _threads() -> set[str]:
     return {"python" if name.startswith("python") else name for name in names}
 
 
-def _run(main: Callable[[list[str]], int], start: list[str], log: str, environment: dict[str, str]) -> None:
-    code = 70
+def _run(program: str, start: list[str], log: str, environment: dict[str, str]) -> None:
+    code: object = 70
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # none outlives tests that were themselves killed
@@ -164,15 +171,22 @@ def _run(main: Callable[[list[str]], int], start: list[str], log: str, environme
         output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for standard, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
             os.dup2(descriptor, standard)
-        sys.argv = ["tools/train.py", *start]
-        code = main(start)
+        if program.endswith(".py"):
+            sys.argv = [program, *start]
+            runpy.run_path(program, run_name="__main__")
+            code = 0
+        else:
+            sys.argv = [f"tools/{program}.py", *start]
+            code = tool(program).main(start)
+    except SystemExit as end:
+        code = end.code or 0
     except BaseException:
         import traceback
 
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ import timm
 import torch
 from converted import read_own, tokens_of
 from foreign_files import mae_pretrained, simmim_pretrained, swin, swin_buffers, write_mae, write_simmim
-from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, run, tool
+from processes import FINETUNE, TINY, TINY_CLASSIFIER, call, last_checkpoint, tool
+from warm import Warm
 
 from mim import load_encoder
 from mim.interop import WeightsFormat
-
-TOOL = [sys.executable, str(ROOT / "tools" / "convert.py")]
 
 
 def main(name: str, *words: object) -> tuple[int, str, str]:
@@ -48,9 +46,11 @@ def figures(folder: Path, *words: object) -> dict:
 # -------------------------------------------------------------------- a process
 
 
-def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(tmp_path: Path, runs: Path) -> None:
+def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(
+    tmp_path: Path, runs: Path, warm: Warm
+) -> None:
     out = tmp_path / "a folder  of encoders" / "an encoder.safetensors"
-    code, text = run([*TOOL, "--to", "timm", str(runs / "pretrain"), str(out)])
+    code, text = warm.run_program("convert", 1, ["--to", "timm", runs / "pretrain", out], tmp_path / "log")
     assert code == 0, text
     assert all(len(line) <= 120 for line in text.splitlines()[:-1] if str(tmp_path.parent) not in line)
     lines = text.replace("\n    ", " ").splitlines()  # long ones are folded, those of a path are not
@@ -66,9 +66,9 @@ def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(t
         torch.testing.assert_close(model.forward_features(img_BCHW), ours, rtol=1e-5, atol=1e-5)
 
 
-def test_convert_process_that_is_refused_says_why_and_writes_nothing(tmp_path: Path) -> None:
+def test_convert_process_that_is_refused_says_why_and_writes_nothing(tmp_path: Path, warm: Warm) -> None:
     source, out = write_mae(tmp_path / "theirs.pth", mae_pretrained()), tmp_path / "ours.pt"
-    code, text = run([*TOOL, "--to", "mim", str(source), str(out)])
+    code, text = warm.run_program("convert", 1, ["--to", "mim", source, out], tmp_path / "log")
     assert code == 2
     assert text.splitlines() == [
         f"error: {source} does not hold ENCODER.heads and HEAD.heads: give each, as in ENCODER.heads 12 or "

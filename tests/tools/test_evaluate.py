@@ -4,13 +4,12 @@ import contextlib
 import hashlib
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from processes import ROOT, TINY, call, run, summary, tool, torchrun
+from processes import ROOT, TINY, call, summary, tool
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -124,11 +123,9 @@ def test_evaluating_twice_gives_the_same_figures_and_leaves_the_run_alone(runs, 
     assert state_of(runs) == before
 
 
-def test_evaluation_on_two_processes_equals_one(runs, tmp_path):
+def test_evaluation_on_two_processes_equals_one(runs, warm, tmp_path):
     words = ["knn", str(runs / "pretrain"), "DATA.batch_size", "7", "--json", str(tmp_path / "two.json")]
-    launcher = torchrun(2, tmp_path, {})
-    launcher = launcher[: launcher.index(str(ROOT / "tools" / "train.py"))]
-    code, text = run([*launcher, str(ROOT / "tools" / "evaluate.py"), *words])
+    code, text = warm.run_program("evaluate", 2, words, tmp_path / "two.log")
     assert code == 0, text
     one = figures(tmp_path, "knn", runs / "pretrain", "DATA.batch_size", "7")
     assert json.loads((tmp_path / "two.json").read_text()) == one
@@ -173,9 +170,3 @@ def test_table_lists_every_figure(runs):
     assert code == 0
     for word in ("checkpoint", "step", "held-out images", "val/top1", "val/top5"):
         assert word in text
-
-
-def test_tool_runs_as_a_script(runs):
-    code, text = run([sys.executable, str(ROOT / "tools" / "evaluate.py"), "knn", str(runs / "pretrain")])
-    assert code == 0, text
-    assert "knn/top1" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import FINETUNE, RECIPE, ROOT, run, tool
+from processes import FINETUNE, RECIPE, ROOT, tool
 from small_data import write_digits, write_recipe
 
 from mim.evaluation.avg_dist import masker_avg_dist
@@ -238,10 +238,10 @@ def test_over_takes_held_out_images(tmp_path, kind):
     assert (counts > 30).sum() > 20  # levels of the images, each a block of pixels
 
 
-def test_the_tool_runs_from_the_command_line(tmp_path):
+def test_the_tool_runs_from_the_command_line(tmp_path, warm):
     recipe = write_recipe(tmp_path)
-    words = [sys.executable, str(ROOT / "tools" / "masks.py"), "--config", str(recipe)]
-    code, text = run([*words, "--output", str(tmp_path / "a.png"), "--cells", "8", "16"])
+    words = ["--config", recipe, "--output", tmp_path / "a.png", "--cells", 8, 16]
+    code, text = warm.run_program("masks", 1, words, tmp_path / "log")
     assert code == 0, text
     assert [row[1] for row in rows_of(text)] == ["8", "16"]
     assert Image.open(tmp_path / "a.png").size[0] > 1000

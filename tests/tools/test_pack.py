@@ -1,13 +1,13 @@
 """tools/pack.py: what it writes, prints and refuses, and that a run reads what it wrote."""
 
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import ROOT, TINY, call, losses, run, tool
+from processes import TINY, call, losses, tool
 from small_data import digit, photograph, write_digits
+from warm import Warm
 
 from mim.data.settings import DataSettings
 from mim.data.sources.packed import Packed
@@ -56,12 +56,12 @@ def test_pack_tool_writes_what_a_run_reads(main, images: Path, tmp_path: Path) -
     assert len(losses(tmp_path / "run")) == 3
 
 
-def test_pack_tool_as_a_process_packs_photographs_in_workers(tmp_path: Path) -> None:
+def test_pack_tool_as_a_process_packs_photographs_in_workers(tmp_path: Path, warm: Warm) -> None:
     (tmp_path / "images").mkdir()
     for number in range(20):
         photograph(60 + number, 80).save(tmp_path / "images" / f"{number:02d}.jpg")
     words = [tmp_path / "images", tmp_path / "out", "--short-side", 40, "--store", "jpeg", "--workers", 2]
-    code, output = run([sys.executable, str(ROOT / "tools" / "pack.py"), *map(str, words)])
+    code, output = warm.run_program("pack", 1, words, tmp_path / "log")
     assert code == 0, output
     found = Packed("train", DataSettings(path=str(tmp_path / "out")), val_share=0)
     assert found.header.store == "jpeg"

@@ -169,10 +169,6 @@ def _ends_cleanly(folder: Path, times: int) -> str:
     return f"{times} of {times} runs of two processes ended cleanly"
 
 
-def test_distributed_run_ends_cleanly(tmp_path, tell):
-    tell(_ends_cleanly(tmp_path, 2))
-
-
 @pytest.mark.slow
 def test_distributed_run_ends_cleanly_30_times_of_30(tmp_path, tell):
     tell(_ends_cleanly(tmp_path, 30))

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from processes import TINY, call, last_state, losses, run, summary, torchrun
+from processes import ROOT, TINY, call, last_state, losses, run, summary, torchrun
 
 KEYS = TINY | {
     "TRAIN.batch": 256,
@@ -23,9 +23,9 @@ ROUNDED = ("vit, fp16", "vit, bf16")
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, warm) -> dict[str, dict]:
     """Three steps of each case in sharing.py by two processes, and one with an infinite gradient in one of them."""
-    ranks = warm.ranks(2, [], tmp_path_factory.mktemp("compared") / "log", "sharing")
-    codes, text = [rank.wait() for rank in ranks], "".join(rank.text for rank in ranks)
-    assert codes == [0, 0], text
+    script, log = ROOT / "tests" / "support" / "sharing.py", tmp_path_factory.mktemp("compared") / "log"
+    code, text = warm.run_program(script, 2, [], log)
+    assert code == 0, text
     assert "Warning" not in text, text
     cases = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return {case["case"]: case for case in cases}
