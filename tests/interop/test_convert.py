@@ -97,7 +97,9 @@ def simmim_model(lines: list[str], cfg, classes: int) -> nn.Module:
         if keys.name == "swin"
         else (swin_transformer_v2, swin_transformer_v2.SwinTransformerV2)
     )
-    windows = {"pretrained_window_sizes": tuple(keys.pretrained_windows)} if keys.values().get("pretrained_windows") else {}
+    windows = (
+        {"pretrained_window_sizes": tuple(keys.pretrained_windows)} if keys.values().get("pretrained_windows") else {}
+    )
     stages = {"depths": tuple(keys.depths), "num_heads": tuple(keys.heads), "window_size": keys.window}
     model = kind(**stages, **windows, **shared)
     assert "layers.0.downsample.reduction.weight" in encoder

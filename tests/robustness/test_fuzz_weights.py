@@ -60,7 +60,9 @@ def own(name: str) -> Kind:
     """A checkpoint of this toolkit."""
     sample = converted.sample(name)
     config = sample.cfg.to_yaml()
-    return Kind(lambda: sample.state, beside=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config})
+    return Kind(
+        lambda: sample.state, beside=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config}
+    )
 
 
 HEADS = ("ENCODER.heads", "3")
