@@ -208,10 +208,10 @@ def test_device_augment_names_images_of_two_sizes_before_the_run(tmp_path: Path)
     source = Folder("train", DataSettings(path=str(images), channels=1), val_share=0)
     data = ImageDataset(source, DeviceCropFlip(AugmentSettings(), SIZE), 0)
     with pytest.raises(ValueError, match=r"AUGMENT\.on_device needs images of one size") as error:
-        data.check_sizes(most=40)
+        data.check_sizes(images=40)
     assert f"{images / 'digit-000.png'} of 32 x 32 pixels" in str(error.value)
     assert f"{images / 'digit-039.png'} of 40 x 48 pixels" in str(error.value)
-    ImageDataset(source, RandomCropFlip(AugmentSettings(), SIZE), 0).check_sizes(most=40)  # which any sizes suit
+    ImageDataset(source, RandomCropFlip(AugmentSettings(), SIZE), 0).check_sizes(images=40)  # which any sizes suit
 
 
 @pytest.mark.parametrize("odd", [0, 39])  # seen before the run, and in it

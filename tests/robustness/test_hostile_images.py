@@ -20,7 +20,7 @@ from small_data import digit, photograph
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.sources.base import Need, Stored, quiet_decoders
-from mim.data.sources.resizing import fitted, shrunk
+from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
 from mim.data.transforms import AugmentSettings, CentreCrop, RandomCropFlip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -232,8 +232,8 @@ def test_a_strip_of_pixels_takes_no_gigabytes_to_be_cut_or_packed(
     for share in (1.0, 0.875):
         assert CentreCrop(AugmentSettings(), (64, 96), share)(stored).shape == (1, 64, 96)
     assert RandomCropFlip(AugmentSettings(), (64, 96))(stored, 0).shape == (1, 64, 96)
-    shrunk(stored, 64)
-    assert pixels(fitted(stored, (64, 96))).shape == (64, 96, 1)
+    reduce_to_short_side(stored, 64)
+    assert pixels(fit_to_size(stored, (64, 96))).shape == (64, 96, 1)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 

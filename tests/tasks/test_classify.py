@@ -438,7 +438,7 @@ def test_classify_without_held_out_images_trains_and_says_so(tmp_path, recipe):
 
 @pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "probe"])
 def test_classify_needs_labels_to_train_and_to_evaluate(tmp_path, recipe):
-    way_out = "name a data set of class folders, or a list with a label behind each path"
+    way_out = "name a data set of class folders, or a list with a label after each path"
     images = class_folders(tmp_path / "images", 3)
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -76,7 +76,7 @@ class Results(Iterator[Result], Generic[Result]):
             self._iterator: Iterator[Any] = iter(
                 DataLoader(
                     _Maker(make, self._folder.name if self._folder else ""),
-                    batch_sampler=_recorded(order, self._pending),  # type: ignore[arg-type]
+                    batch_sampler=_recorded(order, self._pending),
                     num_workers=workers,
                     collate_fn=_unchanged,
                     pin_memory=pin_memory,
@@ -213,7 +213,7 @@ def _start_worker(number: int) -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it ends with its parent
     tempfile.tempdir = maker.folder
     maker.records = queue.SimpleQueue()
-    LOG.handlers[:], LOG.propagate = [QueueHandler(maker.records)], False  # type: ignore[arg-type]
+    LOG.handlers[:], LOG.propagate = [QueueHandler(maker.records)], False
     quiet_decoders()
 
 
