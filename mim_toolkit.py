@@ -1,7 +1,7 @@
 """Start of every command: console scripts, `python -m mim` and tools/*.py call this module.
 
-It is outside the package `mim` because openmim has a package of that name, too. Where one of the two hides or overwrites
-the other, the first line of the error says so.
+It is outside the package `mim` because openmim has a package of that name, too. Where one of the two hides or
+overwrites the other, the first line of the error says so.
 """
 
 import importlib
