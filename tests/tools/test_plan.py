@@ -93,7 +93,7 @@ def test_plan_tool_names_the_command_that_measures_and_then_uses_what_it_found(s
     assert "Measured here, on a CPU" in flat(measured)
     code, after, _ = show(*words)
     assert re.search(r"images/s and [\d.,]+ ms a step", flat(after))
-    assert re.search(r"The whole run: 1,320 steps in", flat(after))
+    assert re.search(r"The run: 1,320 steps in", flat(after))
     held = json.loads((tmp_path / "steps.jsonl").read_text())
     assert held["measured"]["steps"] == 2
     assert flat(measured) == flat(after)
