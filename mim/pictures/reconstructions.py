@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H W pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Reconstruction:
     @classmethod
     def joined(cls, parts: Sequence["Reconstruction"]) -> "Reconstruction":
         """Reconstructions by one model, one after the other."""
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
         return replace(parts[0], **tensors)
 
 
