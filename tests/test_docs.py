@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import ROOT, TINY, call, losses, run
+from processes import ROOT, TINY, call, losses
 
 from mim.config.schema import FAMILIES, family
 
@@ -62,9 +63,9 @@ def test_extending_examples_train_together(tmp_path, own_registry):
     assert "1,617" in output  # images of the source: nine tenths of the digits
 
 
-def test_extending_check_holds_for_the_examples(tmp_path):
+def test_extending_check_holds_for_the_examples(tmp_path, own_registry):
     _write(tmp_path, "docs/extending.md")
-    _start(tmp_path, "python", "check.py")
+    runpy.run_path("check.py", run_name="__main__")
 
 
 def test_extending_shows_one_part_of_every_family_that_it_names():
@@ -86,12 +87,14 @@ def test_readme_encoder_trains_from_python(tmp_path):
     assert rows[-1] < rows[0]
 
 
-def test_weights_example_loads_a_run(tmp_path):
+def test_weights_example_loads_a_run(tmp_path, monkeypatch, capsys):
     code, output = call(tmp_path / "runs" / "mae", TINY)
     assert code == 0, output
     program = _blocks("docs/weights.md", "python")["weights.py"]
-    code, output = run(["env", "-C", str(tmp_path), sys.executable, "-c", program], tmp_path)
-    assert code == 0, output
+    (tmp_path / "weights.py").write_text(program)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("weights.py", run_name="__main__")
+    output = capsys.readouterr().out
     assert "torch.Size([2, 16])" in output
     assert "4 torch.Size([2, 16, 8, 8])" in output
 

@@ -74,6 +74,7 @@ def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm,
     assert losses(output) == losses(whole)
 
 
+@pytest.mark.slow
 def test_run_killed_before_its_first_checkpoint_starts_anew(tmp_path, warm):
     output, keys = tmp_path / "run", TINY | {"CHECKPOINT.every_epochs": 0}
     _kill_at(warm, output, keys, 5)
@@ -94,7 +95,9 @@ def one_thread():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "more"), [(FINETUNE, DRAWING), (PROBE, {"TRAIN.epochs": 8})], ids=["finetune", "probe"]
+    ("recipe", "more"),
+    [(FINETUNE, DRAWING), pytest.param(PROBE, {"TRAIN.epochs": 8}, marks=pytest.mark.slow)],
+    ids=["finetune", "probe"],
 )
 def test_killed_classifier_ends_where_the_undisturbed_one_ends(tmp_path, warm, one_thread, recipe, more):
     """Weights, momenta, batch statistics, figures and best checkpoint, to the bit."""
