@@ -20,7 +20,7 @@ def warm():
 
 @pytest.fixture
 def temporary(monkeypatch):
-    """Where this process and its loader processes put temporary files: an empty folder with a path short enough for
+    """Where this process and its dataloader workers put temporary files: an empty folder with a path short enough for
     sockets.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:

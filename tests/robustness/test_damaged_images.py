@@ -87,12 +87,12 @@ def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
     assert sorted(name for name, _ in named) == sorted(map(str, refused))
     counted = [row["data/broken_files"] for row in rows(tmp_path / "run") if "data/broken_files" in row]
     assert counted[-1] == len(refused)
-    assert "loader process" not in output
+    assert "dataloader worker" not in output
     noise = [line for line in output.splitlines() if re.search(r"Warning:|TIFF|libpng|Traceback|warn\(", line)]
     assert not [line for line in noise if "cannot read" not in line], noise
     kinds = Counter(path.suffix for path in refused)
     tell(
-        f"{DAMAGED} damaged images among {WHOLE} whole ones, 1 epoch, 2 loader processes: {len(named)} refused "
+        f"{DAMAGED} damaged images among {WHOLE} whole ones, 1 epoch, 2 dataloader workers: {len(named)} refused "
         f"and counted ({', '.join(f'{kind} {number}' for kind, number in sorted(kinds.items()))}), "
         f"{DAMAGED - len(refused)} still decode; {len({reason for _, reason in named})} different reasons"
     )

@@ -15,7 +15,7 @@ LATE = 31  # steps after which the signal is sent: in the middle of an epoch, fa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_path, warm, whole, tell, number, workers):
-    """Where there are loader processes the signal goes to all of the group, as a terminal and a scheduler send it."""
+    """Where there are dataloader workers the signal goes to all of the group, as a terminal and a scheduler send it."""
     keys = KEYS | {"DATA.workers": workers}
     output = tmp_path / "run"
     process = launch(warm, output, keys)
@@ -36,7 +36,7 @@ def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_path, 
     as_undisturbed(output, whole)
     name = signal.Signals(number).name
     tell(
-        f"{name}, {workers} loader processes, after step {at}: exit 75 within {seconds:.1f} s, with a checkpoint of "
+        f"{name}, {workers} dataloader workers, after step {at}: exit 75 within {seconds:.1f} s, with a checkpoint of "
         f"step {kept} of {STEPS}; ended bit for bit"
     )
 
