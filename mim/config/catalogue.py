@@ -46,19 +46,19 @@ def keys(module: str, name: str) -> dict[str, Key]:
     meanings: dict[str, str] = {}
     for definition in reversed(classes):
         meanings |= argument_lines(ast.get_docstring(definition.node))  # type: ignore[arg-type]
-    found: dict[str, Key] = {}
+    result: dict[str, Key] = {}
     for definition in classes:
         init = _constructor(definition)
         if init is None:
             continue
         for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
             key = argument.arg
-            if key not in found:
+            if key not in result:
                 annotation = _value(definition.module, argument.annotation)
-                found[key] = Key(annotation, _value(definition.module, default), meanings.get(key, ""))
+                result[key] = Key(annotation, _value(definition.module, default), meanings.get(key, ""))
         if init.args.kwarg is None:
             break
-    return found
+    return result
 
 
 def document(module: str, name: str) -> str | None:
@@ -102,18 +102,18 @@ def _constructor(definition: _Definition) -> ast.FunctionDef | None:
 @cache
 def _definitions(module: str) -> dict[str, _Definition]:
     """The classes and values at the top of a module, with those it imports from this toolkit, by name."""
-    found: dict[str, _Definition] = {}
+    definitions: dict[str, _Definition] = {}
     for node in ast.parse(_path(module).with_suffix(".py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
-            found[node.name] = _Definition(module, node)
+            definitions[node.name] = _Definition(module, node)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = _Definition(module, node.value)
+            definitions[node.targets[0].id] = _Definition(module, node.value)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mim."):
             source = str(node.module)
             if _path(source).with_suffix(".py").is_file():
                 there = _definitions(source)
-                found |= {name.asname or name.name: there[name.name] for name in node.names if name.name in there}
-    return found
+                definitions |= {name.asname or name.name: there[name.name] for name in node.names if name.name in there}
+    return definitions
 
 
 def _value(module: str, node: ast.expr | None) -> Any:
