@@ -14,15 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Operations on one image.
+    """Operations on one image."""
 
-    Args:
-        forward: of the forward pass.
-        training: of forward and backward pass.
-    """
-
-    forward: int
-    training: int
+    forward: int  # of the forward pass
+    training: int  # of forward and backward pass
 
 
 def run_parts(parts: Sequence[tuple[str, Callable[[Any], Any]]], value: Any) -> list[Any]:

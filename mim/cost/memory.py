@@ -13,25 +13,15 @@ from torch.utils._pytree import tree_iter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of tensors at the peak of a training step on one device, by purpose.
+    """Bytes of tensors at the peak of a training step on one device, by purpose."""
 
-    Args:
-        weights: parameters and buffers.
-        gradients: of the trained parameters, with the buckets in which devices exchange them.
-        optimizer: state of the optimizer.
-        average: moving average of the weights.
-        batch: images, as stored and as normalised.
-        activations: what the forward pass keeps for the backward pass, with copies of weights in lower precision.
-        temporary: what lives for a few operations.
-    """
-
-    weights: int = 0
-    gradients: int = 0
-    optimizer: int = 0
-    average: int = 0
-    batch: int = 0
-    activations: int = 0
-    temporary: int = 0
+    weights: int = 0  # parameters and buffers
+    gradients: int = 0  # of the trained parameters, with the buckets in which devices exchange them
+    optimizer: int = 0  # state of the optimizer
+    average: int = 0  # moving average of the weights
+    batch: int = 0  # images, as stored and as normalised
+    activations: int = 0  # what the forward pass keeps for the backward pass, with copies of weights in lower precision
+    temporary: int = 0  # what lives for a few operations
 
     @property
     def total(self) -> int:

@@ -23,19 +23,12 @@ IMAGES = 2  # batch normalisation needs more than one
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """What one part of a model passes to the next, for one image.
+    """What one part of a model passes to the next, for one image."""
 
-    Args:
-        what: image, mask, tokens, prefix tokens, prediction, target, features or scores.
-        source: the part that it comes from.
-        shape: without the batch.
-        axes: what each number of the shape counts.
-    """
-
-    what: str
-    source: str
-    shape: tuple[int, ...]
-    axes: str
+    what: str  # image, mask, tokens, prefix tokens, prediction, target, features or scores
+    source: str  # the part that it comes from
+    shape: tuple[int, ...]  # without the batch
+    axes: str  # what each number of the shape counts
 
     @property
     def size(self) -> str:
@@ -45,15 +38,10 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """Shapes and operations of a model.
+    """Shapes and operations of a model."""
 
-    Args:
-        boundaries: in the order of the forward pass.
-        work: of `encoder`, `head` or `classifier`, and `rest` (target and loss); None where it was not counted.
-    """
-
-    boundaries: tuple[Boundary, ...]
-    work: dict[str, Work] | None
+    boundaries: tuple[Boundary, ...]  # in the order of the forward pass
+    work: dict[str, Work] | None  # by `encoder`, `head` or `classifier`, and `rest` (target, loss); None if not counted
 
     @property
     def flops(self) -> int | None:

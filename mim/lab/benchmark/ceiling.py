@@ -13,15 +13,10 @@ REPEATS = 5  # products per measurement
 
 @dataclass(frozen=True, slots=True)
 class MatrixProduct:
-    """The fastest product so far.
+    """The fastest product so far."""
 
-    Args:
-        side: rows of its square matrices.
-        flops: operations per second; a multiply-add counts as two.
-    """
-
-    side: int
-    flops: float
+    side: int  # rows of its square matrices
+    flops: float  # operations per second; a multiply-add counts as two
 
 
 class Ceiling:

@@ -17,23 +17,14 @@ OURS = "ours"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way to train the model of a config.
+    """One way to train the model of a config."""
 
-    Args:
-        name: `ours`, or as in --against.
-        model: the model and how it is run, as text.
-        parameters: number of trained parameters.
-        flops: operations of forward and backward pass on one image; None where unknown.
-        make: see TimedSteps.
-        differences: from ours, a line each.
-    """
-
-    name: str
-    model: str
-    parameters: int
-    flops: int | None
-    make: Callable[[PhaseCallback], Callable[[], None]]
-    differences: tuple[str, ...] = ()
+    name: str  # `ours`, or as in --against
+    model: str  # the model and how it is run, as text
+    parameters: int  # number of trained parameters
+    flops: int | None  # operations of forward and backward pass on one image; None where unknown
+    make: Callable[[PhaseCallback], Callable[[], None]]  # see TimedSteps
+    differences: tuple[str, ...] = ()  # from ours, a line each
 
 
 def ours(dry: DryTask, plan: Plan, world: World, *, real: bool, compiled: bool = True) -> Contender:

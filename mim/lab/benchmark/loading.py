@@ -28,25 +28,16 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadingResult:
-    """Images per second of the loader and of torchvision's pipeline.
+    """Images per second of the loader and of torchvision's pipeline."""
 
-    Args:
-        theme: names the config.
-        source: DATA.name.
-        crops: the crops of ours, as text.
-        images: number of training images.
-        files: the folder that torchvision read.
-        images_per_s: of each round, by contender: `ours` and `torchvision`.
-    """
-
-    theme: str
+    theme: str  # names the config
     machine: Machine
     date: datetime
-    source: str
-    crops: str
-    images: int
-    files: Path
-    images_per_s: dict[str, tuple[float, ...]]
+    source: str  # DATA.name
+    crops: str  # the crops of ours, as text
+    images: int  # number of training images
+    files: Path  # the folder that torchvision read
+    images_per_s: dict[str, tuple[float, ...]]  # of each round, by contender: `ours` and `torchvision`
 
     @property
     def ratio(self) -> float:

@@ -16,19 +16,12 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where a benchmark was run.
+    """Where a benchmark was run."""
 
-    Args:
-        device: name of the CPU or GPU.
-        threads: of PyTorch; None on a GPU.
-        versions: by package.
-        system: the operating system.
-    """
-
-    device: str
-    threads: int | None
-    versions: dict[str, str]
-    system: str
+    device: str  # name of the CPU or GPU
+    threads: int | None  # of PyTorch; None on a GPU
+    versions: dict[str, str]  # by package
+    system: str  # the operating system
 
     @classmethod
     def here(cls, device: torch.device) -> "Machine":
@@ -43,10 +36,7 @@ class Machine:
         if device.type == "cuda":
             versions["cuda"] = str(torch.version.cuda)
         return cls(
-            device=hardware["device"],
-            threads=hardware.get("threads"),
-            versions=versions,
-            system=platform.platform(),
+            device=hardware["device"], threads=hardware.get("threads"), versions=versions, system=platform.platform()
         )
 
     def describe(self) -> str:

@@ -30,19 +30,12 @@ LEARNING_RATE = 1e-4  # it does not change the cost of a step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A model of transformers for the same images.
+    """A model of transformers for the same images."""
 
-    Args:
-        name: its class.
-        config: of transformers.
-        takes_mask: whether the mask is an input. Otherwise the model draws it.
-        differences: from ours, a line each.
-    """
-
-    name: str
-    config: Any
-    takes_mask: bool
-    differences: tuple[str, ...]
+    name: str  # its class
+    config: Any  # of transformers
+    takes_mask: bool  # whether the mask is an input. Otherwise the model draws it
+    differences: tuple[str, ...]  # from ours, a line each
 
     def build(self) -> Any:
         """The model, with the initial weights of the library."""

@@ -17,34 +17,21 @@ SPAN = "(Python, between operators)"
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """All calls of one operator in a step, without the operators that it calls.
+    """All calls of one operator in a step, without the operators that it calls."""
 
-    Args:
-        name: as torch.profiler records it.
-        kernel_class: its kind of work.
-        calls: per step, the mean.
-        seconds: per step, the mean; on a GPU, of the kernels that it starts.
-    """
-
-    name: str
-    kernel_class: KernelClass
-    calls: float
-    seconds: float
+    name: str  # as torch.profiler records it
+    kernel_class: KernelClass  # its kind of work
+    calls: float  # per step, the mean
+    seconds: float  # per step, the mean; on a GPU, of the kernels that it starts
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A step of one contender by operator.
+    """A step of one contender by operator."""
 
-    Args:
-        contender: its name.
-        device: cpu or cuda.
-        operators: the slowest first.
-    """
-
-    contender: str
-    device: str
-    operators: tuple[Operator, ...]
+    contender: str  # its name
+    device: str  # cpu or cuda
+    operators: tuple[Operator, ...]  # the slowest first
 
     @property
     def seconds(self) -> float:

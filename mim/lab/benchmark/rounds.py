@@ -19,22 +19,14 @@ Progress = Callable[[str], None]  # called with a line that says what begins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContenderMetrics:
-    """The steps of one contender at one batch.
+    """The steps of one contender at one batch."""
 
-    Args:
-        contender: what trained.
-        batch: images per step.
-        real: whether it trained on real images. Reading them is then part of a step.
-        rounds: the times of each step of each round.
-        tensors, process: see StepMeasurement.
-    """
-
-    contender: Contender
-    batch: int
-    real: bool
-    rounds: tuple[tuple[PhaseSeconds, ...], ...]
-    tensors: int
-    process: int | None
+    contender: Contender  # what trained
+    batch: int  # images per step
+    real: bool  # whether it trained on real images. Reading them is then part of a step
+    rounds: tuple[tuple[PhaseSeconds, ...], ...]  # the times of each step of each round
+    tensors: int  # see StepMeasurement
+    process: int | None  # see StepMeasurement
 
     @property
     def round_s(self) -> tuple[float, ...]:
@@ -72,18 +64,12 @@ class ContenderMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as many images per second ours trains as another contender.
+    """How many times as many images per second ours trains as another contender."""
 
-    Args:
-        against: the other contender.
-        ratio: the quotient of the medians.
-        low, high: the least and the largest quotient of a round.
-    """
-
-    against: str
-    ratio: float
-    low: float
-    high: float
+    against: str  # the other contender
+    ratio: float  # the quotient of the medians
+    low: float  # the least quotient of a round
+    high: float  # the largest
 
     @classmethod
     def of(cls, ours: ContenderMetrics, other: ContenderMetrics) -> "Ratio":
@@ -97,19 +83,12 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
-    """The contenders at one batch.
+    """The contenders at one batch."""
 
-    Args:
-        batch: images per step.
-        steps: steps per round.
-        metrics: of each contender that had enough memory.
-        out_of_memory: names of the others.
-    """
-
-    batch: int
-    steps: int
-    metrics: tuple[ContenderMetrics, ...]
-    out_of_memory: tuple[str, ...] = ()
+    batch: int  # images per step
+    steps: int  # steps per round
+    metrics: tuple[ContenderMetrics, ...]  # of each contender that had enough memory
+    out_of_memory: tuple[str, ...] = ()  # names of the others
 
     def of(self, name: str) -> ContenderMetrics | None:
         """The metrics of a contender; None where it ran out of memory."""

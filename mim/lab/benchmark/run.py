@@ -31,27 +31,16 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSettings:
-    """What to measure.
+    """What to measure."""
 
-    Args:
-        against: contenders, of AGAINST.
-        batches: to try as DATA.batch_size; empty for that of the config.
-        rounds: number of rounds.
-        steps: of each contender in a round; 0: see take_rounds.
-        real: whether ours trains on the config's own images, in place of random ones.
-        profile: whether a step is also profiled.
-        classes: where the data set of a classification is not here.
-        records: file for the measured steps of ours; None for no file.
-    """
-
-    against: tuple[str, ...] = ()
-    batches: tuple[int, ...] = ()
-    rounds: int = ROUNDS
-    steps: int = 0
-    real: bool = False
-    profile: bool = False
-    classes: int | None = None
-    records: Path | None = None
+    against: tuple[str, ...] = ()  # contenders, of AGAINST
+    batches: tuple[int, ...] = ()  # to try as DATA.batch_size; empty for that of the config
+    rounds: int = ROUNDS  # number of rounds
+    steps: int = 0  # of each contender in a round; 0: see take_rounds
+    real: bool = False  # whether ours trains on the config's own images, in place of random ones
+    profile: bool = False  # whether a step is also profiled
+    classes: int | None = None  # where the data set of a classification is not here
+    records: Path | None = None  # file for the measured steps of ours; None for no file
 
     def __post_init__(self) -> None:
         for name in self.against:
@@ -67,25 +56,17 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
-    """What a benchmark measured.
+    """What a benchmark measured."""
 
-    Args:
-        theme: names the config.
-        results: at each batch.
-        ceiling: the fastest matrix product.
-        profiles: of each contender at the best batch.
-        strategy: DISTRIBUTED.strategy under torchrun, else empty.
-    """
-
-    theme: str
+    theme: str  # names the config
     machine: Machine
     date: datetime
     precision: str
     settings: BenchmarkSettings
-    results: tuple[BatchResult, ...]
-    ceiling: MatrixProduct
-    profiles: tuple[Profile, ...]
-    strategy: str = ""
+    results: tuple[BatchResult, ...]  # at each batch
+    ceiling: MatrixProduct  # the fastest matrix product
+    profiles: tuple[Profile, ...]  # of each contender at the best batch
+    strategy: str = ""  # DISTRIBUTED.strategy under torchrun, else empty
 
     @property
     def batches(self) -> str:

@@ -20,21 +20,13 @@ NAME = 36  # characters of an operator's name
 
 @dataclass(frozen=True, slots=True)
 class ResultView:
-    """What is shown of a result.
+    """What is shown of a result."""
 
-    Args:
-        title: of the whole.
-        tables: by title.
-        lines: the ratios.
-        profiles: tables of the profiles, by title.
-        notes: how it was measured.
-    """
-
-    title: str
-    tables: dict[str, Table]
-    lines: list[str]
-    profiles: dict[str, Table]
-    notes: list[str]
+    title: str  # of the whole
+    tables: dict[str, Table]  # by title
+    lines: list[str]  # the ratios
+    profiles: dict[str, Table]  # tables of the profiles, by title
+    notes: list[str]  # how it was measured
 
     @classmethod
     def of(cls, result: BenchmarkResult | LoadingResult) -> "ResultView":

@@ -28,21 +28,13 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMeasurement:
-    """Real steps on one device.
+    """Real steps on one device."""
 
-    Args:
-        steps: how many were timed.
-        micro_s: seconds of forward and backward pass of one micro-batch, the median.
-        update_s: seconds of clipping and of the optimizer, once per step, the median.
-        tensors: bytes of tensors at the peak.
-        process: bytes by which the process grew; None where the system does not say.
-    """
-
-    steps: int
-    micro_s: float
-    update_s: float
-    tensors: int
-    process: int | None
+    steps: int  # how many were timed
+    micro_s: float  # seconds of forward and backward pass of one micro-batch, the median
+    update_s: float  # seconds of clipping and of the optimizer, once per step, the median
+    tensors: int  # bytes of tensors at the peak
+    process: int | None  # bytes by which the process grew; None where the system does not say
 
 
 def measure_steps(dry: DryTask, plan: Plan, steps: int, device: torch.device) -> StepMeasurement:

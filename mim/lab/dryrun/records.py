@@ -23,19 +23,12 @@ ON_OR_OFF = ("TRAIN.ema", "TRAIN.clip")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """A measured step.
+    """A measured step."""
 
-    Args:
-        date: day and minute, local time.
-        torch: version of PyTorch.
-        hardware: see hardware_of.
-        step: see step_keys.
-    """
-
-    date: str
-    torch: str
-    hardware: dict[str, Any]
-    step: dict[str, Any]
+    date: str  # day and minute, local time
+    torch: str  # version of PyTorch
+    hardware: dict[str, Any]  # see hardware_of
+    step: dict[str, Any]  # see step_keys
     measured: StepMeasurement
 
     def seconds(self, accumulation: int) -> float:

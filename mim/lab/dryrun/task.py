@@ -42,25 +42,15 @@ class AbsentImages(Source):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryTask:
-    """A task on the meta device, or with weights where a user's part needs values.
+    """A task on the meta device, or with weights where a user's part needs values."""
 
-    Args:
-        cfg: the config, with DATA.mean, DATA.std and TRAIN.precision resolved.
-        task: the task, whose data set may be AbsentImages.
-        images: number of training images; None where unknown.
-        held_out: number of held-out images; None where unknown.
-        classes: number of classes; 0 in pretraining, None where unknown.
-        stored: the type in which images are stored; None where unknown.
-        missing: what is unknown and why, a line each.
-    """
-
-    cfg: Config
-    task: Task
-    images: int | None
-    held_out: int | None
-    classes: int | None
-    stored: torch.dtype | None
-    missing: tuple[str, ...]
+    cfg: Config  # the config, with DATA.mean, DATA.std and TRAIN.precision resolved
+    task: Task  # the task, whose data set may be AbsentImages
+    images: int | None  # number of training images; None where unknown
+    held_out: int | None  # number of held-out images; None where unknown
+    classes: int | None  # number of classes; 0 in pretraining, None where unknown
+    stored: torch.dtype | None  # the type in which images are stored; None where unknown
+    missing: tuple[str, ...]  # what is unknown and why, a line each
 
     @property
     def noise(self) -> ImageNoise:

@@ -28,17 +28,11 @@ MAX_MICRO_BATCHES = 2  # of a dry step: from the second on, each costs what the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageNoise:
-    """Random images in place of real ones.
+    """Random images in place of real ones."""
 
-    Args:
-        image: their size.
-        stored: the type in which they are stored.
-        classes: number of classes of their labels; 0 for none.
-    """
-
-    image: ImageSpec
-    stored: torch.dtype
-    classes: int = 0
+    image: ImageSpec  # their size
+    stored: torch.dtype  # the type in which they are stored
+    classes: int = 0  # number of classes of their labels; 0 for none
 
 
 class DryPrefetcher(Prefetcher):

@@ -16,28 +16,17 @@ GIGA = 1e9
 class Hardware:
     """Assumptions about the machines. The defaults are an H100's published peak and memory, and round numbers for a
     network of one 400 Gb/s adapter per node.
-
-    Args:
-        peak_tflops: TFLOP/s of a device in the precision of the products, by its maker.
-        mfu: share of the peak that forward and backward pass reach, at any micro-batch.
-        memory_gb_s: GB/s of a device's memory, at which weights are updated.
-        node: devices of a node.
-        node_gb_s: GB/s that each device sends in a collective inside a node (busbw in nccl-tests).
-        network_gb_s: GB/s that each device sends in a collective across nodes.
-        node_us: microseconds from one device to the next inside a node.
-        network_us: microseconds from one node to the next.
-        disk_gb_s: GB/s at which a checkpoint is written.
     """
 
-    peak_tflops: float = 989.0
-    mfu: float = 0.4
-    memory_gb_s: float = 3350.0
-    node: float = 8
-    node_gb_s: float = 300.0
-    network_gb_s: float = 50.0
-    node_us: float = 2.0
-    network_us: float = 8.0
-    disk_gb_s: float = 1.0
+    peak_tflops: float = 989.0  # TFLOP/s of a device in the precision of the products, by its maker
+    mfu: float = 0.4  # share of the peak that forward and backward pass reach, at any micro-batch
+    memory_gb_s: float = 3350.0  # GB/s of a device's memory, at which weights are updated
+    node: float = 8  # devices of a node
+    node_gb_s: float = 300.0  # GB/s that each device sends in a collective inside a node (busbw in nccl-tests)
+    network_gb_s: float = 50.0  # GB/s that each device sends in a collective across nodes
+    node_us: float = 2.0  # microseconds from one device to the next inside a node
+    network_us: float = 8.0  # microseconds from one node to the next
+    disk_gb_s: float = 1.0  # GB/s at which a checkpoint is written
 
     def __post_init__(self) -> None:
         for field in fields(self):

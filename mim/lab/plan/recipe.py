@@ -18,32 +18,20 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key whose value differs, or something that follows from several keys.
+    """A key whose value differs, or something that follows from several keys."""
 
-    Args:
-        group: which keys it belongs to.
-        key: its name.
-        here: the value in this config; `-` where there is none.
-        there: the value in the recipe.
-    """
-
-    group: Group
-    key: str
-    here: str
-    there: str
+    group: Group  # which keys it belongs to
+    key: str  # its name
+    here: str  # the value in this config; `-` where there is none
+    there: str  # the value in the recipe
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeComparison:
-    """A config and the recipe that it names.
+    """A config and the recipe that it names."""
 
-    Args:
-        name: of the recipe.
-        differences: None where the file of the recipe is not here.
-    """
-
-    name: str
-    differences: tuple[Difference, ...] | None
+    name: str  # of the recipe
+    differences: tuple[Difference, ...] | None  # None where the file of the recipe is not here
 
 
 def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:

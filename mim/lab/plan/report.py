@@ -28,64 +28,39 @@ from mim.model import MaskedImageModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part of the model.
+    """One part of the model."""
 
-    Args:
-        part: encoder, head, classifier, or target and loss.
-        name: as in the config.
-        forward: operations of the forward pass on one image; None where not counted.
-        training: operations of forward and backward pass on one image; None where not counted.
-    """
-
-    part: str
-    name: str
+    part: str  # encoder, head, classifier, or target and loss
+    name: str  # as in the config
     parameters: int
     trained: int
-    forward: int | None
-    training: int | None
+    forward: int | None  # operations of the forward pass on one image; None where not counted
+    training: int | None  # operations of forward and backward pass on one image; None where not counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
-    """What is known of a run before it starts.
+    """What is known of a run before it starts."""
 
-    Args:
-        device: kind of this machine's device, cpu or cuda.
-        classes: 0 in pretraining; None where unknown.
-        lines: what the run will print at its start, by name.
-        batch: images of one optimizer step.
-        plan: batch and steps; None where the number of images is unknown.
-        operations: of the run; None where unknown.
-        recomputed: whether the backward pass computes activations again.
-        memory: of a step on one device, for `cpu` and `gpu`; empty where it cannot be estimated.
-        speed: a step as measured on this machine; None where it was not measured.
-        images_per_s: on all devices, by the measured step.
-        seconds: of the run, by the measured step.
-        scaling: the same run on several numbers of devices; None where one number was asked for.
-        recipe: how the config differs from its recipe; None where it names none.
-        missing: what is unknown and why.
-        warnings: settings without effect.
-    """
-
-    device: str
+    device: str  # kind of this machine's device, cpu or cuda
     devices: int
-    classes: int | None
-    lines: dict[str, str]
+    classes: int | None  # 0 in pretraining; None where unknown
+    lines: dict[str, str]  # what the run will print at its start, by name
     boundaries: tuple[Boundary, ...]
     parts: tuple[Part, ...]
-    batch: int
+    batch: int  # images of one optimizer step
     peak_rate: float
-    plan: Plan | None
-    operations: int | None
-    recomputed: bool
-    memory: dict[str, Memory]
-    speed: StepRecord | None
-    images_per_s: float | None
-    seconds: float | None
-    scaling: Scaling | None
-    recipe: RecipeComparison | None
-    missing: tuple[str, ...]
-    warnings: tuple[str, ...]
+    plan: Plan | None  # batch and steps; None where the number of images is unknown
+    operations: int | None  # of the run; None where unknown
+    recomputed: bool  # whether the backward pass computes activations again
+    memory: dict[str, Memory]  # of a step on one device, for `cpu` and `gpu`; empty where it cannot be estimated
+    speed: StepRecord | None  # a step as measured on this machine; None where it was not measured
+    images_per_s: float | None  # on all devices, by the measured step
+    seconds: float | None  # of the run, by the measured step
+    scaling: Scaling | None  # the same run on several numbers of devices; None where one number was asked for
+    recipe: RecipeComparison | None  # how the config differs from its recipe; None where it names none
+    missing: tuple[str, ...]  # what is unknown and why
+    warnings: tuple[str, ...]  # settings without effect
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""

@@ -25,13 +25,9 @@ TERA = 1e12
 
 @dataclass(frozen=True, slots=True)
 class WeightGroup:
-    """Weights that fsdp gathers together.
+    """Weights that fsdp gathers together."""
 
-    Args:
-        shapes: of each weight: rows, elements of a row, and whether it is trained.
-    """
-
-    shapes: tuple[tuple[int, int, bool], ...]
+    shapes: tuple[tuple[int, int, bool], ...]  # of each weight: rows, elements of a row, and whether it is trained
 
     @classmethod
     def of(cls, weights: Sequence[nn.Parameter]) -> "WeightGroup":
@@ -47,27 +43,16 @@ class WeightGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """Sizes of a model and of its step.
+    """Sizes of a model and of its step."""
 
-    Args:
-        blocks: weights of each block.
-        rest: all other weights.
-        buffers: bytes of buffers.
-        product: bytes of an element in matrix products.
-        moments: elements that the optimizer keeps for each element of a weight.
-        average: whether a moving average of the weights is kept.
-        work: operations on one image; None where not counted.
-        recomputed: whether the backward pass runs the forward pass again.
-    """
-
-    blocks: tuple[WeightGroup, ...]
-    rest: WeightGroup
-    buffers: int
-    product: int
-    moments: int
-    average: bool
-    work: Work | None
-    recomputed: bool
+    blocks: tuple[WeightGroup, ...]  # weights of each block
+    rest: WeightGroup  # all other weights
+    buffers: int  # bytes of buffers
+    product: int  # bytes of an element in matrix products
+    moments: int  # elements that the optimizer keeps for each element of a weight
+    average: bool  # whether a moving average of the weights is kept
+    work: Work | None  # operations on one image; None where not counted
+    recomputed: bool  # whether the backward pass runs the forward pass again
 
     @property
     def groups(self) -> tuple[WeightGroup, ...]:
@@ -106,38 +91,23 @@ def model_sizes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """Cost of a step under one strategy, per device.
+    """Cost of a step under one strategy, per device."""
 
-    Args:
-        sent: bytes that it sends.
-        held: bytes of weights, gradients and optimizer state, with what fsdp gathers at a time.
-        waits_s: seconds of exchange that computing does not hide; None where operations were not counted.
-        step_s: seconds of the step; None where operations were not counted.
-    """
-
-    sent: int
-    held: int
-    waits_s: float | None
-    step_s: float | None
+    sent: int  # bytes that it sends
+    held: int  # bytes of weights, gradients and optimizer state, with what fsdp gathers at a time
+    waits_s: float | None  # seconds of exchange that computing does not hide; None where operations were not counted
+    step_s: float | None  # seconds of the step; None where operations were not counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingRow:
-    """A step on one number of devices.
+    """A step on one number of devices."""
 
-    Args:
-        devices: their number.
-        batch: images of the step.
-        micro_batch: images of one forward pass.
-        accumulation: forward passes of one device.
-        costs: by strategy.
-    """
-
-    devices: int
-    batch: int
-    micro_batch: int
-    accumulation: int
-    costs: dict[Strategy, StepCost]
+    devices: int  # their number
+    batch: int  # images of the step
+    micro_batch: int  # images of one forward pass
+    accumulation: int  # forward passes of one device
+    costs: dict[Strategy, StepCost]  # by strategy
 
     @property
     def images_per_s(self) -> float:
@@ -147,23 +117,14 @@ class ScalingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """Steps of one run on several numbers of devices.
+    """Steps of one run on several numbers of devices."""
 
-    Args:
-        hardware: as assumed.
-        rows: one for each number of devices.
-        refused: numbers of devices over which the batch cannot be divided evenly.
-        fixed: whether the batch is the same on all.
-        checkpoint: bytes of a checkpoint.
-        images: of the run; None where unknown.
-    """
-
-    hardware: Hardware
-    rows: tuple[ScalingRow, ...]
-    refused: tuple[int, ...]
-    fixed: bool
-    checkpoint: int
-    images: int | None
+    hardware: Hardware  # as assumed
+    rows: tuple[ScalingRow, ...]  # one for each number of devices
+    refused: tuple[int, ...]  # numbers of devices over which the batch cannot be divided evenly
+    fixed: bool  # whether the batch is the same on all
+    checkpoint: int  # bytes of a checkpoint
+    images: int | None  # of the run; None where unknown
 
 
 def scale(
