@@ -1,4 +1,4 @@
-"""The one place that knows the order of pixels inside a patch: (row, column, channel), as in the MAE paper's code.
+"""The order of pixels inside a patch, defined here alone: (row, column, channel), as in the MAE paper's code.
 
 Shapes: B batch, C channels, H W pixels, N patches in row-major order, p side of a patch, P = p * p * C.
 """

@@ -76,12 +76,12 @@ def _weights(
     """Along one axis, what each pixel of the image adds to each of the result: (B, o, i), each row of sum 1."""
     device = start_B.device
     start_B11, length_B11, mirrored_B11 = (rearrange(x, "b -> b 1 1") for x in (start_B, length_B, mirrored_B))
-    place_1o1 = rearrange(torch.arange(size, dtype=torch.int32, device=device), "o -> 1 o 1")
+    position_1o1 = rearrange(torch.arange(size, dtype=torch.int32, device=device), "o -> 1 o 1")
     pixel_11i = rearrange(torch.arange(pixels, dtype=torch.int32, device=device), "i -> 1 1 i")
-    place_Bo1 = place_1o1 + mirrored_B11 * (size - 1 - 2 * place_1o1)
+    position_Bo1 = position_1o1 + mirrored_B11 * (size - 1 - 2 * position_1o1)
     inner_B1i = pixel_11i - start_B11
     # from the middle of one pixel to that of the other, in whole numbers, which round nothing however large the image
-    steps_Boi = (2 * inner_B1i + 1) * size - (2 * place_Bo1 + 1) * length_B11
+    steps_Boi = (2 * inner_B1i + 1) * size - (2 * position_Bo1 + 1) * length_B11
     distance_Boi = steps_Boi.abs() / (2 * length_B11.clamp(min=size))  # a filter is widened where it reduces
     inside_B1i = (inner_B1i >= 0) & (inner_B1i < length_B11)
     weights_Boi = _kernel(distance_Boi, interpolation) * inside_B1i

@@ -1,6 +1,6 @@
-"""Everything random is a pure function of its place: one seed from the seed of the run and the place's numbers.
+"""Everything random is a pure function of its position in a run: a seed derived from SEED and the position's numbers.
 
-Shapes: B samples, N places.
+Shapes: B samples, N positions.
 """
 
 import random
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 
-def derive_seed(seed: int, purpose: str, *place: int) -> int:
-    """A seed in [0, 2**63) for one purpose at one place, e.g. `derive_seed(seed, "mask", step)`.
+def derive_seed(seed: int, purpose: str, *position: int) -> int:
+    """A seed in [0, 2**63) for one purpose at one position, as in `derive_seed(seed, "mask", step)`.
 
-    Uses numpy's SeedSequence, so neighbouring places give unrelated streams.
+    It comes from numpy's SeedSequence, so neighbouring positions give unrelated streams.
     """
-    entropy = [seed, zlib.crc32(purpose.encode()), len(place), *place]
+    entropy = [seed, zlib.crc32(purpose.encode()), len(position), *position]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def generator_for(device: torch.device, seed: int, purpose: str, *place: int) -> torch.Generator:
-    """A generator on `device`, seeded for one purpose at one place. CPU and GPU draw different numbers."""
-    return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *place))
+def generator_for(device: torch.device, seed: int, purpose: str, *position: int) -> torch.Generator:
+    """A generator on `device`, seeded for one purpose at one position. CPU and GPU draw different numbers."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *position))
 
 
 def scores(draw_B: Tensor, count: int) -> Tensor:
-    """A pseudo-random number in [0, 2**32) for each place, (B, count) int64, no two of a sample alike: a function of
-    the sample's `draw_B`, int64 in [0, 2**31), and of the place alone, for choices where nothing can be drawn.
+    """Pseudo-random numbers in [0, 2**32), (B, count) int64, for choices in code that cannot draw.
 
-    A 32-bit mixing of shifts and multiplications, in 64 bits that never overflow, and so the same on every device and
-    in a compiled graph.
+    Each is a function of the sample's `draw_B`, int64 in [0, 2**31), and of its position. No two of a sample are equal.
+    They come from 32-bit shifts and multiplications in 64 bits, which never overflow, so they are the same on every
+    device and in a compiled graph.
     """
     mixed_BN = draw_B[:, None] ^ torch.arange(count, device=draw_B.device)
     for _ in range(2):
@@ -42,7 +42,7 @@ def scores(draw_B: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def host_seeded(seed: int) -> Iterator[None]:
-    """Inside, Python's, numpy's and PyTorch's global generators of the host start from `seed`; after it they go on.
+    """Inside, the global generators of Python, numpy and PyTorch's CPU start from `seed`. They continue afterwards.
 
     For libraries that draw from them (timm's mixing, erasing and RandAugment, torchvision's jitter).
     """
