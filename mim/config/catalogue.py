@@ -74,7 +74,7 @@ def _parts(module: str) -> dict[str, _Definition]:
     if last == "base":
         modules = [f"{package}.{file.stem}" for file in sorted(_path(package).glob("*.py")) if file.stem != "__init__"]
     return {
-        keyword.value.value: definition
+        str(keyword.value.value): definition
         for each in modules
         for definition in _definitions(each).values()
         if isinstance(definition.node, ast.ClassDef)
