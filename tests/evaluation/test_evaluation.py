@@ -124,7 +124,9 @@ def test_features_of_are_pooled_as_asked_in_the_order_shown(make, pool):
     encoder = make(IMAGE, hidden="none", width=16, **sizes).eval()
     stored, labels = stored_digits(), torch.tensor([3, 1, -1, 0, 2])
     parts = [
-        EvaluationBatch(Batch(stored[part], labels[part], tuple(range(5))[part]), rows, torch.ones(len(rows), dtype=torch.bool))
+        EvaluationBatch(
+            Batch(stored[part], labels[part], tuple(range(5))[part]), rows, torch.ones(len(rows), dtype=torch.bool)
+        )
         for part, rows in ((slice(0, 2), [7, 2]), (slice(2, 5), [9, 0, 4]))
     ]
     preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)

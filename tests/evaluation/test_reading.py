@@ -11,7 +11,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, CentreCrop
-from mim.evaluation.reading import Reader, EvaluationBatch, choose_samples
+from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
 
 
 @pytest.fixture(scope="module")

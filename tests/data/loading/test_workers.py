@@ -245,7 +245,7 @@ def test_workers_work_where_the_temporary_folder_has_a_path_too_long_for_sockets
 
 PARENT = """
     import os, sys, time
-    sys.path.insert(0, "tests/data/loading")
+    sys.path[:0] = ["tests/data/loading", "tests/support"]
     from test_workers import hangs, results, tasks
 
     first = os.fork()  # one parent that ends by itself, then one that waits to be killed

@@ -184,7 +184,9 @@ def test_webdataset_labels_of_json(tmp_path: Path) -> None:
     assert source(path, json_key="class").labels.tolist() == [0, 1, 2, 3]
     assert source(path, labels="none", json_key="class").labels is None
     assert source(path).labels is None
-    with pytest.raises(ValueError, match=r"DATA\.labels json: \S*a\.tar/0000\.png has no label: it needs a \.json with label"):
+    with pytest.raises(
+        ValueError, match=r"DATA\.labels json: \S*a\.tar/0000\.png has no label: it needs a \.json with label"
+    ):
         source(path, labels="json")
     with pytest.raises(ValueError, match=r"DATA\.labels cls: \S*a\.tar/0000\.png has no label: it needs a \.cls"):
         source(path, labels="cls")
