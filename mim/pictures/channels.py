@@ -16,18 +16,12 @@ Channels = Sequence[int] | Literal["pca"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A linear map from channels to red, green and blue.
-
-    Args:
-        low_B3: the value of each image that is shown as 0.
-        high_B3: the value of each image that is shown as full.
-        note: what a footnote must say, or empty.
-    """
+    """A linear map from channels to red, green and blue."""
 
     matrix_3C: Tensor
     low_B3: Tensor
     high_B3: Tensor
-    note: str
+    note: str  # what a footnote must say, or empty
 
     def __call__(self, images_BCHW: Tensor) -> Tensor:
         """(B, H, W, 3) in [0, 1]."""

@@ -20,24 +20,16 @@ DENSITY = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledMasks:
-    """Masks of one setting of a masker.
-
-    Args:
-        ratio: as set in the config; None where the masker has none.
-        visible: visible cells of an image.
-        cells: all cells of an image.
-        hidden_NHW: bool, the masks to draw.
-        distance_NHW: distance to the nearest visible pixel in pixels, of the same masks.
-    """
+    """Masks of one setting of a masker."""
 
     masker: str
     cell: int
-    ratio: float | None
-    visible: int
-    cells: int
+    ratio: float | None  # as set in the config; None where the masker has none
+    visible: int  # visible cells of an image
+    cells: int  # all cells of an image
     avg_dist: Estimate
-    hidden_NHW: Tensor
-    distance_NHW: Tensor
+    hidden_NHW: Tensor  # bool, the masks to draw
+    distance_NHW: Tensor  # distance to the nearest visible pixel in pixels, of the same masks
 
     @property
     def share(self) -> float:

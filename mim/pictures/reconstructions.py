@@ -28,20 +28,14 @@ UNTRAINED = "Predictions were trained on hidden pixels only; where the image was
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """Images and what a model predicts of them, in stored units, integers scaled to [0, 1]; on the CPU.
-
-    Args:
-        hidden_BHW: bool, True where the model did not see.
-        borrowed: what the prediction takes from the true image, or empty.
-        hidden_only: whether the loss counted hidden pixels only.
-    """
+    """Images and what a model predicts of them, in stored units, integers scaled to [0, 1]; on the CPU."""
 
     original_BCHW: Tensor
     prediction_BCHW: Tensor
-    hidden_BHW: Tensor
+    hidden_BHW: Tensor  # bool, True where the model did not see
     eight_bit: bool = True
-    borrowed: str = ""
-    hidden_only: bool = False
+    borrowed: str = ""  # what the prediction takes from the true image, or empty
+    hidden_only: bool = False  # whether the loss counted hidden pixels only
 
     @property
     def masked_BCHW(self) -> Tensor:

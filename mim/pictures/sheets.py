@@ -57,37 +57,25 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The colour scale of a sheet.
+    """The colour scale of a sheet."""
 
-    Args:
-        label: the quantity and its unit.
-        top: the value at its end; the scale starts at 0.
-        open_end: whether larger values have the colour of the end.
-        root: whether the scale is that of square roots, which shows small values beside large ones.
-    """
-
-    label: str
-    top: float
-    open_end: bool = False
-    root: bool = False
+    label: str  # the quantity and its unit
+    top: float  # the value at its end; the scale starts at 0
+    open_end: bool = False  # whether larger values have the colour of the end
+    root: bool = False  # whether the scale is that of square roots, which shows small values beside large ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """All that a sheet shows. All pictures have one size.
-
-    Args:
-        letters: the size of letters relative to pictures.
-        density: pixels for a unit; whole blocks may need fewer.
-    """
+    """All that a sheet shows. All pictures have one size."""
 
     columns: tuple[Columns, ...]
     rows: tuple[Row, ...]
     title: str = ""
     notes: tuple[str, ...] = ()
     bar: Bar | None = None
-    letters: float = 1.0
-    density: float = DENSITY
+    letters: float = 1.0  # the size of letters relative to pictures
+    density: float = DENSITY  # pixels for a unit; whole blocks may need fewer
 
 
 def draw(layout: Layout) -> Tensor:

@@ -39,12 +39,7 @@ SECTIONS = ("accuracy", "loss", "cost")
 
 
 def compare(
-    runs: Sequence[str | Path],
-    *,
-    title: str = "",
-    reconstructions: bool = True,
-    search: bool = True,
-    command: str = "",
+    runs: Sequence[str | Path], *, title: str = "", reconstructions: bool = True, search: bool = True, command: str = ""
 ) -> Comparison:
     """Compares pretraining runs, and the probes and fine-tunings that came from them.
 

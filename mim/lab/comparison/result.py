@@ -13,62 +13,45 @@ Role = Literal["method", "fairness", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A metric that entries have.
-
-    note: what a reader must know about it, such as that losses of different targets do not compare.
-    """
+    """A metric that entries have."""
 
     key: str
     title: str
     unit: str
     section: Section
     better: Better
-    note: str = ""
+    note: str = ""  # what a reader must know, such as that losses of different targets do not compare
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recipe over its seeds.
-
-    Args:
-        method: the recipe in one line.
-        metrics: by key of the column, in the unit of the column; absent where no run has the metric.
-        values: the value of each run behind a metric, in the order of the seeds.
-    """
+    """One recipe over its seeds."""
 
     name: str
-    method: str
+    method: str  # the recipe in one line
     seeds: tuple[int, ...]
     folders: tuple[str, ...]
-    metrics: dict[str, Estimate]
-    values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    metrics: dict[str, Estimate]  # by key of the column, in the unit of the column; absent where no run has the metric
+    values: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of the runs behind a metric, by seed
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric of one run during training.
-
-    Args:
-        at: the position of each value on each axis that is known.
-        values: of the metric, in percent where it is an accuracy.
-    """
+    """A metric of one run during training."""
 
     entry: str
     seed: int
     metric: str
-    at: dict[Axis, tuple[float, ...]]
-    values: tuple[float, ...]
+    at: dict[Axis, tuple[float, ...]]  # the position of each value on each axis that is known
+    values: tuple[float, ...]  # of the metric, in percent where it is an accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A config key in which entries differ.
-
-    role: `method` for what the method decides, `fairness` for what should be equal in a fair comparison, `other`.
-    """
+    """A config key in which entries differ."""
 
     key: str
-    role: Role
+    role: Role  # method: what the method decides; fairness: what should be equal in a fair comparison
     values: tuple[str, ...]
 
 
@@ -85,27 +68,22 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A metric of each entry within a budget.
-
-    Args:
-        limit: in images, FLOPs or seconds.
-        estimates: by name of the entry, in percent where the metric is an accuracy.
-    """
+    """A metric of each entry within a budget."""
 
     axis: Axis
-    limit: float
+    limit: float  # in images, FLOPs or seconds
     metric: str
-    estimates: dict[str, Estimate]
+    estimates: dict[str, Estimate]  # by name of the entry, in percent where the metric is an accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A picture with a caption. png: the content of the file; alt: the text for those who cannot see the picture."""
+    """A picture with a caption."""
 
     title: str
     caption: str
-    alt: str
-    png: bytes
+    alt: str  # the text for those who cannot see the picture
+    png: bytes  # the content of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +98,21 @@ class RunMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that is shown.
-
-    Args:
-        created: date and time in ISO 8601.
-        left_out: folders that are not compared in part or as a whole, each with the reason.
-        metric_names: names of the metrics of curves and budgets, by key.
-        command: makes this comparison again.
-        notes: what else a reader must know, such as what could not be shown.
-    """
+    """Everything that is shown."""
 
     title: str
-    created: str
+    created: str  # date and time in ISO 8601
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     curves: tuple[Curve, ...] = ()
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()  # folders not compared in part or as a whole, with the reason
     tests: tuple[PairedTest, ...] = ()
     budgets: tuple[Budget, ...] = ()
     sheets: tuple[Sheet, ...] = ()
-    metric_names: dict[str, str] = field(default_factory=dict)
+    metric_names: dict[str, str] = field(default_factory=dict)  # names of the metrics of curves and budgets, by key
     version: str = ""
-    command: str = ""
-    notes: tuple[str, ...] = ()
+    command: str = ""  # makes this comparison again
+    notes: tuple[str, ...] = ()  # what else a reader must know, such as what could not be shown
     runs: tuple[RunMetrics, ...] = ()

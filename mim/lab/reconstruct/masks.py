@@ -33,18 +33,14 @@ class MaskChoice:
     """What to hide: cells chosen by a masker, or the pixels where a picture is not black.
 
     Args:
-        masker: its name; empty for that of the run, which also sets what is not chosen here.
-        cell: side of a cell in pixels; 0 for that of the run.
-        ratios: hidden shares, one mask for each; none for that of the run.
-        picture: a file as large as the model's images, or drawn over an image of another size and then cropped as that
-            image is.
+        picture: a file as large as the model's images, or drawn over an image of another size and then cropped as that image is.
 
     Raises ValueError where both a picture and a masker's key are chosen.
     """
 
-    masker: str = ""
-    cell: int = 0
-    ratios: tuple[float, ...] = ()
+    masker: str = ""  # its name; empty for that of the run, which also sets what is not chosen here
+    cell: int = 0  # side of a cell in pixels; 0 for that of the run
+    ratios: tuple[float, ...] = ()  # hidden shares, one mask for each; none for that of the run
     picture: Path | None = None
 
     def __post_init__(self) -> None:

@@ -32,24 +32,17 @@ CHUNK = 32  # images that go through a model at once
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """A pretraining model on its device, ready to predict.
-
-    Args:
-        preprocess: from stored images to what the model sees.
-        step: optimizer steps of its training; 0 where the file does not say.
-        averaged: whether the weights are moving averages.
-        has_data: whether the config names the data of the run; a file of MAE or SimMIM names none.
-    """
+    """A pretraining model on its device, ready to predict."""
 
     name: str
     path: Path
     cfg: Config
     model: MaskedImageModel
-    preprocess: Preprocess
+    preprocess: Preprocess  # from stored images to what the model sees
     device: torch.device
-    step: int = 0
-    averaged: bool = False
-    has_data: bool = True
+    step: int = 0  # optimizer steps of its training; 0 where the file does not say
+    averaged: bool = False  # whether the weights are moving averages
+    has_data: bool = True  # whether the config names the data of the run; a file of MAE or SimMIM names none
 
     @property
     def image(self) -> ImageSpec:

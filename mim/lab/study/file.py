@@ -29,16 +29,11 @@ Pairs = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A config file and what a study sets in it.
+    """A config file and what a study sets in it."""
 
-    Args:
-        file: None for a start from random weights.
-        then: `then` of the study file.
-    """
-
-    file: Path | None
+    file: Path | None  # None for a start from random weights
     pairs: Pairs = field(default_factory=dict)
-    then: Pairs = field(default_factory=dict)
+    then: Pairs = field(default_factory=dict)  # `then` of the study file
 
     def load(self, seed: int, point: Pairs, overrides: Pairs) -> Config:
         """The config with a seed, what the point sets, and those overrides whose sections the task has."""
@@ -64,11 +59,10 @@ class Study:
     """A study file.
 
     Args:
-        name: its TITLE, or the name of the file.
         grid: the values of each varied key; empty for a LIST, and where nothing is varied.
     """
 
-    name: str
+    name: str  # its TITLE, or the name of the file
     trials: tuple[Trial, ...]
     protocols: dict[str, Recipe]
     seeds: tuple[int, ...]

@@ -44,13 +44,12 @@ class Results:
 
     Args:
         summaries: summary.json of each run, by trial, protocol (empty: pretraining) and seed.
-        failed: why runs failed, by name.
     """
 
     study: Study
     configs: dict[str, Config]
     summaries: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # why runs failed, by name
 
     @property
     def ended(self) -> int:

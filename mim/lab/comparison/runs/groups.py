@@ -8,7 +8,7 @@ from itertools import takewhile
 from mim.build import Model, build_without_memory
 from mim.config import schema
 from mim.lab.comparison.formatting import settings_text
-from mim.lab.comparison.runs.provenance import InitialWeights, RunCollection, Transfer, start_of
+from mim.lab.comparison.runs.provenance import RunCollection, Transfer, start_of
 from mim.lab.comparison.runs.recipes import differing_keys, images_per_epoch, recipe_of
 from mim.lab.comparison.runs.run import Run
 from mim.lab.comparison.runs.studies import Studies
@@ -20,12 +20,12 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True, slots=True)
 class EncoderSize:
-    """The size of any encoder. grid: tokens high and wide; stride: side of a token in pixels."""
+    """The size of any encoder."""
 
     name: str
     parameters: int
-    grid: tuple[int, int]
-    stride: int
+    grid: tuple[int, int]  # tokens high and wide
+    stride: int  # side of a token in pixels
 
     def __str__(self) -> str:
         return f"{self.name} with {self.parameters:,} parameters and {self.grid[0]} x {self.grid[1]} tokens"
@@ -33,19 +33,13 @@ class EncoderSize:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One recipe over its seeds.
-
-    Args:
-        method: the recipe in one line.
-        runs: of pretraining; none where probes and fine-tunings started from elsewhere.
-        encoder: None where it cannot be built here.
-    """
+    """One recipe over its seeds."""
 
     name: str
-    method: str
-    runs: tuple[Run, ...]
+    method: str  # the recipe in one line
+    runs: tuple[Run, ...]  # of pretraining; none where probes and fine-tunings started from elsewhere
     transfers: tuple[Transfer, ...]
-    encoder: EncoderSize | None
+    encoder: EncoderSize | None  # None where it cannot be built here
 
     @property
     def compared_runs(self) -> tuple[Run, ...]:
@@ -53,13 +47,11 @@ class Group:
         return self.runs or tuple(transfer.run for transfer in self.transfers)
 
     @property
-    def example(self) -> Run:
-        """A run that stands for all."""
+    def example(self) -> Run:  # stands for all
         return self.compared_runs[0]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of the compared runs, each once."""
         return tuple(sorted({run.seed for run in self.compared_runs}))
 
 
@@ -87,22 +79,15 @@ def _group(runs: list[Run], transfers: list[Transfer]) -> Group:
     if model is not None:
         spec = model.encoder.spec
         encoder = EncoderSize(model.encoder.name, _parameters(model), spec.grid, spec.stride)
-    method = _method(example, model if isinstance(model, MaskedImageModel) else None)
-    return Group("", method, tuple(runs), tuple(transfers), encoder)
+    return Group("", _method(example, model), tuple(runs), tuple(transfers), encoder)
 
 
 def _parameters(model: Model) -> int:
     return sum(weight.numel() for weight in model.encoder.parameters())
 
 
-# ---------------------------------------------------------------- which runs belong together
-
-
 def _by_recipe(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs of one recipe together, in the order of the first.
-
-    Where two runs of a recipe have one seed, their folders decide: repeated studies, or else each run by itself.
-    """
+    """Runs of one recipe together. Where two have one seed, folders decide: repeated studies, or each run by itself."""
     recipes: list[list[Run]] = []
     for run in runs:
         recipe, images = recipe_of(run), images_per_epoch(run)
@@ -130,17 +115,14 @@ def _by_recipe(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def _start_key(run: Run, studies: Studies) -> Hashable:
-    """Tells apart the starts of transfers that came from no compared pretraining."""
+    """What identifies the start of a transfer that came from no compared pretraining."""
     position, start = studies.position(run.folder), start_of(run.settings, run.environment)
     if position is not None:
         return position.root, position.start_name
     if start is not None:
-        return "from", _start_name(start)
+        return "from", start.name
     model = build_without_memory(run.cfg)
     return (SCRATCH, run.cfg.ENCODER.name) + (() if model is None else (_parameters(model),))
-
-
-# ---------------------------------------------------------------- names
 
 
 def _names(groups: Sequence[Group], studies: Studies) -> list[str]:
@@ -158,24 +140,17 @@ def _name(group: Group, studies: Studies) -> str:
     """The name in its study, or else what the names of its folders have in common, without seeds."""
     runs = group.compared_runs
     positions = [studies.position(run.folder) for run in runs]
-    stems = list(
-        dict.fromkeys(
-            position.start_name if position is not None else seedless(run.folder.name) or run.folder.parent.name
-            for position, run in zip(positions, runs, strict=True)
-        )
-    )
+    every = [
+        position.start_name if position is not None else seedless(run.folder.name) or run.folder.parent.name
+        for position, run in zip(positions, runs, strict=True)
+    ]
+    stems = list(dict.fromkeys(every))
     if not group.runs and None in positions:
         start = start_of(runs[0].settings, runs[0].environment)
-        if start is not None:
-            return _start_name(start)
-        return stems[0] if len(stems) == 1 else SCRATCH
+        return start.name if start is not None else stems[0] if len(stems) == 1 else SCRATCH
     letters = takewhile(lambda same: len(set(same)) == 1, zip(*stems, strict=False))
     common = re.sub(r"[-_., ]+$", "", "".join(letter[0] for letter in letters)) if len(stems) > 1 else stems[0]
     return common if len(common) > 2 else stems[0]
-
-
-def _start_name(start: InitialWeights) -> str:
-    return seedless(start.run_folder.name)
 
 
 def _told_apart(groups: Sequence[Group], name: str) -> list[str]:
@@ -190,27 +165,18 @@ def _told_apart(groups: Sequence[Group], name: str) -> list[str]:
     return [f"{name} #{number}" for number in range(1, len(groups) + 1)]
 
 
-# ---------------------------------------------------------------- the method in a line
-
-
-def _method(run: Run, model: MaskedImageModel | None) -> str:
+def _method(run: Run, model: Model | None) -> str:
     """What a run does, in one line, from what every part has, so that a user's own parts are described too."""
     if run.task != "pretrain":
         start = start_of(run.settings, run.environment)
         return f"{run.cfg.ENCODER.name} · {f'from {start.checkpoint}' if start else 'random weights'}"
-    if model is None:
+    if not isinstance(model, MaskedImageModel):
         return " · ".join(_part(run, section) for section in ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"))
     masker, encoder = model.masker, model.encoder
     over = "" if model.loss.over == "hidden" else f" over {model.loss.over} cells"
-    return " · ".join(
-        (
-            f"{masker.name} {100 * masker.ratio:.3g}% of {masker.cell} px",
-            f"{encoder.name} {encoder.spec.width} wide, {encoder.hidden}",
-            _part(run, "HEAD"),
-            _part(run, "TARGET"),
-            f"{model.loss.name}{over}",
-        )
-    )
+    masks = f"{masker.name} {100 * masker.ratio:.3g}% of {masker.cell} px"
+    size = f"{encoder.name} {encoder.spec.width} wide, {encoder.hidden}"
+    return " · ".join((masks, size, _part(run, "HEAD"), _part(run, "TARGET"), f"{model.loss.name}{over}"))
 
 
 def _part(run: Run, section: str) -> str:

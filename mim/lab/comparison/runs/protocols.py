@@ -24,17 +24,12 @@ LeftOut = list[tuple[str, str]]
 
 @dataclass(slots=True)
 class Protocol:
-    """One way to evaluate pretrainings.
-
-    Args:
-        settings: the keys that decide it.
-        transfers: by name of the group, then by seeds.
-    """
+    """One way to evaluate pretrainings."""
 
     title: str
     task: str
-    settings: dict[str, Any]
-    transfers: dict[str, dict[Seeds, Transfer]] = field(default_factory=dict)
+    settings: dict[str, Any]  # the keys that decide it
+    transfers: dict[str, dict[Seeds, Transfer]] = field(default_factory=dict)  # by name of the group, then by seeds
 
     def members(self) -> Iterator[tuple[str, Transfer]]:
         """Every transfer with the name of its group."""
@@ -59,8 +54,8 @@ class Protocol:
 def protocols_of(groups: Sequence[Group], studies: Studies, left_out: LeftOut) -> tuple[Protocol, ...]:
     """The protocols: those of a study in its order, others with probes first.
 
-    Transfers have one protocol where they stand in one folder of a study, or where their configs are equal in all that
-    does not belong to the start. What varies for one and the same start does not belong to it.
+    Transfers have one protocol where they stand in one folder of a study, or where their configs agree beside what
+    belongs to the start. What varies for one start does not belong to it.
     """
     members: dict[bool, list[Member]] = {True: [], False: []}  # of a study, or not
     for group in groups:
@@ -84,9 +79,9 @@ def protocols_of(groups: Sequence[Group], studies: Studies, left_out: LeftOut) -
     _set_titles(list(others.values()))
     protocols = [*(protocol for protocol, _ in of_studies), *others.values()]
     titles = [protocol.title for protocol in protocols]
-    for index, protocol in enumerate(protocols):
-        if protocol.title in titles[:index]:
-            protocol.title += f" #{index + 1}"
+    for index, title in enumerate(titles):
+        if title in titles[:index]:
+            protocols[index].title += f" #{index + 1}"
     return tuple(sorted(protocols, key=partial(_order, studies)))
 
 
@@ -106,10 +101,7 @@ def _order(studies: Studies, protocol: Protocol) -> tuple[int, bool]:
 
 
 def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) -> list[tuple[Protocol, set[Hashable]]]:
-    """A protocol for each folder of a study, with the identities of its configs.
-
-    Folders of one name in several studies share a protocol where a config agrees.
-    """
+    """A protocol for each folder, with the identities of its configs. Studies share one where a config agrees."""
     folders: dict[tuple[str, str, Path], list[Member]] = {}
     for group, transfer in members:
         position = studies.position(transfer.run.folder)

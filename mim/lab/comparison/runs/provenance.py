@@ -10,7 +10,7 @@ from mim.engine.run_folder import RunFolder
 from mim.lab.comparison.formatting import display_path
 from mim.lab.comparison.runs.run import Run, id_in, read_environment, read_run, run_folders
 from mim.lab.comparison.runs.studies import Studies
-from mim.lab.layout import PRETRAINING
+from mim.lab.layout import PRETRAINING, seedless
 
 DEPTH = 4  # folders below the one that holds a run, in which probes and fine-tunings are looked for
 ENTRIES = 100_000  # files and folders after which that search ends: a folder of images lies beside some runs
@@ -18,10 +18,10 @@ ENTRIES = 100_000  # files and folders after which that search ends: a folder of
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """What a run started from. run: the id of the run that wrote it; None where it is not known."""
+    """What a run started from."""
 
     checkpoint: str
-    run: str | None = None
+    run: str | None = None  # the id of the run that wrote it, where it is known
 
     @property
     def run_folder(self) -> Path:
@@ -29,13 +29,17 @@ class InitialWeights:
         folder = RunFolder.of_checkpoint(Path(self.checkpoint))
         return Path(self.checkpoint) if folder is None else folder.path
 
+    @property
+    def name(self) -> str:
+        return seedless(self.run_folder.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A probe or a fine-tuning. origin: the pretraining run that it came from, None where that is not compared."""
+    """A probe or a fine-tuning."""
 
     run: Run
-    origin: Run | None
+    origin: Run | None  # the pretraining run that it came from, None where that is not compared
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -53,14 +57,9 @@ class RunCollection:
 
 
 def collect_runs(paths: Sequence[Path], studies: Studies, search: bool = True) -> RunCollection:
-    """Reads the runs at the paths, each a run folder or a folder that holds some.
+    """Reads the run folders at and below the paths; with `search`, also probes and fine-tunings of them nearby.
 
-    What came from a run that is left out is left out too.
-
-    Args:
-        search: also look beside them for probes and fine-tunings that came from them.
-
-    Raises ValueError for a path that does not exist or is no folder.
+    What came from a run that is left out is left out too. Raises ValueError for a path that is no folder.
     """
     collection = RunCollection()
     folders = _folders_at(paths, studies, collection)
@@ -113,17 +112,11 @@ class Origins:
                 return self._among_folders(start.run_folder)
         except OSError:  # a path of another system, which is not valid here
             return None
-        return self._by_end_of_path(folder, start.run_folder)
-
-    def _by_end_of_path(self, folder: Path, path: Path) -> Path | None:
-        """By as many last parts of a path as lead from a folder above to a run, so that a study can be moved."""
+        # as many last parts of the path as lead from a folder above to a run, so that a study can be moved
+        path = start.run_folder
         parts = path.parts[1:] if path.is_absolute() else path.parts
-        for first in range(len(parts)):
-            for above in folder.parents:
-                origin = self._among_folders(above / Path(*parts[first:]))
-                if origin is not None:
-                    return origin
-        return None
+        ends = (above / Path(*parts[first:]) for first in range(len(parts)) for above in folder.parents)
+        return next((origin for end in ends if (origin := self._among_folders(end)) is not None), None)
 
     def _among_folders(self, path: Path) -> Path | None:
         return path.resolve() if path.resolve() in self.folders else None
@@ -160,7 +153,6 @@ def _read(folders: Iterable[Path], ids: Mapping[str, Run], left_out: list[tuple[
 
 
 def _beside(paths: Sequence[Path], folders: Sequence[Path], studies: Studies) -> list[Path]:
-    """Other run folders near the paths."""
     above = [path.resolve().parent for path in paths]
     roots = dict.fromkeys(folder.parent if folder.name == PRETRAINING else folder for folder in above)
     near = dict.fromkeys(folder.resolve() for root in roots for folder in run_folders(root, DEPTH, ENTRIES))
@@ -168,10 +160,7 @@ def _beside(paths: Sequence[Path], folders: Sequence[Path], studies: Studies) ->
 
 
 def _start_in(folder: Path, ids: Mapping[str, Run]) -> InitialWeights | None:
-    """What the run in a folder started from, without reading its whole config.
-
-    None for random weights, for a copy of one of `ids`, and where the folder does not say.
-    """
+    """What the run in a folder started from; None also for a copy of one of `ids`. Reads less than the whole config."""
     environment = read_environment(folder) or {}
     if environment.get("run") in ids:
         return None

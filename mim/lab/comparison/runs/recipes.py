@@ -7,7 +7,6 @@ from typing import Any
 
 from mim.lab.comparison.runs.provenance import InitialWeights
 from mim.lab.comparison.runs.run import Run
-from mim.lab.layout import seedless
 
 Settings = dict[str, Any]
 WITHOUT_EFFECT = (  # keys, and sections with a dot, that change neither what is learned nor how it is evaluated
@@ -19,15 +18,11 @@ NEAR = 0.05  # in standard deviations: `estimate` draws its images by the seed
 
 
 def recipe_of(run: Run) -> Settings:
-    """The settings that make a run's recipe: without the seed and without what has no effect.
-
-    Of a path only the last name counts, because data may lie elsewhere on another machine.
-    """
-    recipe = {
-        key: _last_name(key, value) if is_path(key) else value
-        for key, value in run.settings.items()
-        if key != "SEED" and not is_without_effect(key)
-    }
+    """The settings that make a run's recipe: without the seed and without what has no effect."""
+    recipe = {key: value for key, value in run.settings.items() if key != "SEED" and not is_without_effect(key)}
+    for key in filter(is_path, recipe):  # the last name: data may lie elsewhere on another machine
+        value = str(recipe[key])
+        recipe[key] = InitialWeights(value).name if key == "INIT.checkpoint" else PurePath(value).name
     steps = run.summary.get("steps")
     if not recipe.get("TRAIN.batch") and steps:  # 0: the batch of a step follows from the devices
         recipe["TRAIN.batch"] = round(run.summary.get("images_seen", 0) / steps)
@@ -78,9 +73,3 @@ def images_per_epoch(run: Run) -> float | None:
     """Images of one epoch, without a last batch that is not full."""
     images, epochs = run.summary.get("images_seen"), run.summary.get("epochs")
     return images / epochs if images and epochs else None
-
-
-def _last_name(key: str, value: Any) -> str:
-    if key == "INIT.checkpoint":
-        return seedless(InitialWeights(str(value)).run_folder.name)
-    return PurePath(str(value)).name

@@ -21,34 +21,25 @@ DAMAGED = "config.yaml is damaged or of another version"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run.
-
-    Args:
-        summary: the finite numbers of summary.json.
-        rows: metrics.jsonl, finite numbers only.
-        environment: environment.json; empty where it cannot be read.
-    """
+    """A finished run."""
 
     folder: Path
     cfg: Config
     settings: dict[str, Any]
-    summary: dict[str, float]
-    rows: tuple[dict[str, float], ...] = ()
-    environment: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, float]  # the finite numbers of summary.json
+    rows: tuple[dict[str, float], ...] = ()  # metrics.jsonl, finite numbers only
+    environment: dict[str, Any] = field(default_factory=dict)  # environment.json; empty where it cannot be read
 
     @property
-    def path(self) -> str:
-        """The folder for people."""
+    def path(self) -> str:  # of the folder, for messages
         return display_path(self.folder)
 
     @property
     def task(self) -> str:
-        """TASK of the config."""
         return self.cfg.TASK
 
     @property
     def seed(self) -> int:
-        """SEED of the config."""
         return self.cfg.SEED
 
     @property
@@ -62,13 +53,7 @@ class _UnusableRun(ValueError):
 
 
 def run_folders(root: Path, depth: int | None = None, entries: int | None = None) -> Iterator[Path]:
-    """Folders that hold a config.yaml: `root` and those below it.
-
-    Args:
-        root: where to begin.
-        depth: how many folders deep to look; None for any depth.
-        entries: after how many files and folders to stop; None for all.
-    """
+    """Folders that hold a config.yaml: `root`, and those up to `depth` below it, until `entries` files were seen."""
     count = 0
     for path, folders, files in os.walk(root):
         count += len(folders) + len(files)
@@ -94,9 +79,7 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
     environment = read_environment(folder)
     if environment is None:
         remarks.append("environment.json is missing or damaged: compared without its hardware, commit and origin")
-    settings = cfg.flat()
-    run = Run(folder=folder, cfg=cfg, settings=settings, summary=summary, rows=rows, environment=environment or {})
-    return run, remarks
+    return Run(folder, cfg, cfg.flat(), summary, rows, environment or {}), remarks
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:

@@ -14,18 +14,13 @@ Names = dict[str, str]  # by folder, in the order of the study
 
 @dataclass(frozen=True, slots=True)
 class StudyPosition:
-    """Where a run stands in a study.
-
-    Args:
-        start_name: name of what the run started from.
-        order: of the start and of the protocol in the study.
-    """
+    """Where a run stands in a study."""
 
     root: Path
     protocol: str
     protocol_name: str
-    start_name: str
-    order: tuple[int, int]
+    start_name: str  # name of what the run started from
+    order: tuple[int, int]  # of the start and of the protocol in the study
 
 
 class Studies:
@@ -35,7 +30,6 @@ class Studies:
         self._names: dict[Path, tuple[Names, Names]] = {}
 
     def position(self, folder: Path) -> StudyPosition | None:
-        """Where a run folder stands; None where it belongs to no study."""
         root, start, protocol = folder.parent.parent, seedless(folder.name), folder.parent.name
         if start == folder.name or not ((root / PRETRAINING).is_dir() or (root / RESULTS).is_file()):
             return None

@@ -22,16 +22,11 @@ FIGURE_SPACE = "\N{FIGURE SPACE}"  # as wide as a digit
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How the numbers of a column are written.
+    """How the numbers of a column are written."""
 
-    Args:
-        factor: what they are divided by.
-        digits: after the point; None for an exponent where that is short.
-    """
-
-    factor: float
+    factor: float  # what they are divided by
     unit: str
-    digits: int | None
+    digits: int | None  # after the point; None for an exponent where that is short
 
     def text(self, value: float) -> str:
         """The number without its unit."""
@@ -48,18 +43,12 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value in a table.
-
-    Args:
-        half: the half interval with its sign.
-        runs: how many runs, where these are not all of the entry's.
-        order: the number that sorts the rows.
-    """
+    """A value in a table."""
 
     text: str = NOTHING
-    half: str = ""
-    runs: int | None = None
-    order: float | None = None
+    half: str = ""  # the half interval with its sign
+    runs: int | None = None  # how many runs, where these are not all of the entry's
+    order: float | None = None  # the number that sorts the rows
     best: bool = False
 
 
