@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-COMMANDS = (  # of mim/commands; tests/tools/test_cli.py compares the two
+COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
     *("train", "plan", "masks", "reconstruct", "evaluate", "compare"),
     *("sweep", "convert", "pack", "benchmark", "quickstart"),
 )
@@ -33,10 +33,10 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.13",
     ],
-    packages=[*find_packages(include=["mim", "mim.*"]), "mim.configs"],
-    package_dir={"mim.configs": "configs"},  # mim/config/recipes.py finds the recipes in the clone and in the package
+    packages=[*find_packages(include=["mim", "mim.*"]), "mim.configs", "mim_toolkit"],
+    # mim/config/recipes.py finds the recipes in the clone and in the package
+    package_dir={"mim.configs": "configs", "mim_toolkit": "tools/mim_toolkit"},
     package_data={"mim.lab.comparison": ["views/templates/*"], "mim.configs": ["**/*.yaml"]},
-    py_modules=["mim_toolkit"],
     entry_points={"console_scripts": [f"mim-{name} = mim_toolkit:script" for name in COMMANDS]},
     python_requires=">=3.11,<3.14",
     install_requires=[

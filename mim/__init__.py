@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mim.targets import Target
 
 __version__ = "0.1.0"
-DISTRIBUTION = "mim-toolkit"  # mim_toolkit.py tells this package by it from another one named mim, such as openmim
+DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from another one named mim, such as openmim
 
 MODULES = {  # where each public name lives
     "mim.build": ("build_classifier", "build_model", "load_config"),

@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
     """A parser of one command, with the words that all commands share.
 
     Args:
-        command: its name, as in mim.commands.
+        command: its name, as in mim_toolkit.COMMANDS.
         text: what it does.
         examples: words that follow its name in an example.
         ending: what else stands at the end of its help.

@@ -1,11 +1,8 @@
 """Train: the command mim-train, from a clone."""
 
 import sys
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # this clone, where nothing is installed
-
-from mim_toolkit import run
+from mim_toolkit import run  # the folder beside this file
 
 if __name__ == "__main__":
     sys.exit(run("train"))

@@ -23,7 +23,6 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"run", "evaluate", "convert"},
     {"lab"},
     {"cli"},
-    {"commands"},
     {"__main__"},
 ]
 LAB_ROWS = [  # the same of the rooms of mim/lab

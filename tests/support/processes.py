@@ -95,7 +95,7 @@ def run(words: list[str], *path: Path, timeout: int = 180) -> tuple[int, str]:
 
 def tool(name: str):
     """The module of a command, whose `main` runs it in this process."""
-    return importlib.import_module(f"mim.commands.{name}")
+    return importlib.import_module(f"mim_toolkit.{name}")
 
 
 def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...] = ()) -> tuple[int, str]:

@@ -87,7 +87,7 @@ class Warm:
         """A command of mim, or a script, with these arguments.
 
         Args:
-            program: a name in mim/commands, or the path of a Python file.
+            program: the name of a command, or the path of a Python file.
             environment: variables that the process has beside those of the tests.
         """
         log.parent.mkdir(parents=True, exist_ok=True)

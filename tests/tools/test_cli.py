@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from mim_toolkit import COMMANDS
 from processes import RECIPE, ROOT, tool
 
-import mim
 from mim import cli
-from mim.commands import COMMANDS
 from mim.config.recipes import find_file, recipe_file
 from mim.errors import (
     ConfigError,
@@ -55,7 +54,7 @@ def test_every_command_has_a_file_a_tool_and_a_console_script(monkeypatch):
     scripts = [line.split(" = ") for line in settings["entry_points"]["console_scripts"]]
     assert {name for name, _ in scripts} == {f"mim-{name}" for name in COMMANDS}
     assert {target for _, target in scripts} == {"mim_toolkit:script"}
-    for folder in (ROOT / "tools", Path(mim.__file__).parent / "commands"):
+    for folder in (ROOT / "tools", ROOT / "tools" / "mim_toolkit"):
         assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(COMMANDS)
     for name in COMMANDS:
         assert f'run("{name}")' in (ROOT / "tools" / f"{name}.py").read_text()

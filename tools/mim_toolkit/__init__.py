@@ -1,13 +1,27 @@
-"""Start of every command: console scripts, `python -m mim` and tools/*.py call this module.
+"""Commands: one file each. Console scripts, `python -m mim` and tools/*.py start them through `run`.
 
-It is outside the package `mim` because openmim has a package of that name, too. Where one of the two hides or
-overwrites the other, the first line of the error says so.
+A command imports torch only once it has read its arguments and its config. This package is outside `mim` because openmim
+has a package of that name, too. Where one of the two hides or overwrites the other, the first line of the error says so.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+COMMANDS = {  # name: purpose
+    "train": "pretrains, fine-tunes or probes, as TASK of the config says",
+    "plan": "shows what a run will be and cost, before it starts",
+    "masks": "draws what a masker hides, with AvgDist",
+    "reconstruct": "draws what a pretrained model predicts for images",
+    "evaluate": "kNN, logistic regression, accuracy or features of a checkpoint",
+    "compare": "compares runs in tables and on one HTML page",
+    "sweep": "trains a study: many settings, protocols and seeds",
+    "convert": "converts weights to and from other code bases",
+    "pack": "turns images into a packed data set, resized",
+    "benchmark": "measures the speed of a config on this machine",
+    "quickstart": "pretrains MAE and SimMIM on digits and compares them",
+}
 
 
 def run(command: str, arguments: Sequence[str] | None = None) -> int:
@@ -16,13 +30,12 @@ def run(command: str, arguments: Sequence[str] | None = None) -> int:
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    from mim import cli  # nothing here imports torch before a command needs it
-    from mim.commands import COMMANDS
+    from mim import cli
 
     if command not in COMMANDS:
         return cli.list_commands(COMMANDS, command)
     cli.let_threads_sleep()
-    return importlib.import_module(f"mim.commands.{command}").main(arguments)
+    return importlib.import_module(f"mim_toolkit.{command}").main(arguments)
 
 
 def script() -> int:
@@ -38,6 +51,9 @@ def main() -> int:
 
 def _foreign_package() -> str:
     """Why `mim` is not the package of this toolkit; empty where it is."""
+    clone = Path(__file__).resolve().parents[2]
+    if (clone / "tools" / "mim_toolkit").is_dir():
+        sys.path.append(str(clone))  # where nothing is installed
     try:
         import mim
     except ImportError as error:
