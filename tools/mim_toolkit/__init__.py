@@ -1,7 +1,7 @@
 """Commands: one file each. Console scripts, `python -m mim` and tools/*.py start them through `run`.
 
-A command imports torch only once it has read its arguments and its config. This package is outside `mim` because openmim
-has a package of that name, too. Where one of the two hides or overwrites the other, the first line of the error says so.
+A command imports torch only once it has read its arguments and its config. This package is outside `mim` because
+openmim has a package of that name, too. Where one hides or overwrites the other, the first line of the error says so.
 """
 
 import importlib
