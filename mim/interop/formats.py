@@ -26,7 +26,8 @@ AXES = {  # of the weights from which a config is inferred, by how their names e
     "logit_scale": 3,
     "fc1.weight": 2,
     "dense.weight": 2,
-    "embed.weight": 2,
+    "decoder_embed.weight": 2,
+    "head.embed.weight": 2,
     "norm.weight": 1,
     ".bias": 1,
 }
