@@ -178,4 +178,6 @@ def come_back(found: Path, source: Sample, left_out: list[str]) -> None:
         names = {"pretrain": ("MASKER", "HEAD", "TARGET", "LOSS"), "finetune": ("CLASSIFIER",)}.get(cfg.TASK, ())
         shown |= {section: [key for key in source.cfg.values()[section] if key != "init_std"] for section in names}
     for section, keys in shown.items():
-        assert {key: cfg.values()[section][key] for key in keys} == {key: source.cfg.values()[section][key] for key in keys}
+        assert {key: cfg.values()[section][key] for key in keys} == {
+            key: source.cfg.values()[section][key] for key in keys
+        }
