@@ -11,9 +11,7 @@ from mim.ops.intervals import Estimate
 
 
 def write_csv(comparison: Comparison, output: Path) -> None:
-    """Writes a file with a row for each entry (mean, half interval and count of every column), and one with a row for
-    each run. Headings have units.
-    """
+    """Writes a file with a row for each entry (mean, half interval, count), and one with a row for each run."""
     columns = comparison.columns
     headings = [f"{column.title} [{column.unit}]" if column.unit else column.title for column in columns]
     parts = [f"{heading}: {part}" for heading in headings for part in ("mean", "95% interval +-", "runs")]

@@ -11,26 +11,23 @@ from mim.ops.intervals import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Dots:
-    """An entry in a plot, positions in percent of the width.
-
-    open_ends: whether the interval continues beyond either end.
-    """
+    """An entry in a plot, positions in percent of the width."""
 
     entry: int
     cell: Cell
     mean: float
     interval: tuple[float, float] | None
-    open_ends: tuple[bool, bool]
+    open_ends: tuple[bool, bool]  # whether the interval continues beyond either end
     runs: list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Dots and intervals of one column. ticks: position in percent, and label."""
+    """Dots and intervals of one column."""
 
     title: str
     unit: str
-    ticks: list[tuple[float, str]]
+    ticks: list[tuple[float, str]]  # position in percent, and label
     rows: list[Dots]
 
 

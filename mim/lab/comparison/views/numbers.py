@@ -29,7 +29,6 @@ class Style:
     digits: int | None  # after the point; None for an exponent where that is short
 
     def text(self, value: float) -> str:
-        """The number without its unit."""
         if not math.isfinite(value):
             return "not finite"
         scaled = value / self.factor
@@ -53,11 +52,10 @@ class Cell:
 
 
 def style_of(unit: str, estimates: Iterable[Estimate | None]) -> Style:
-    """One style for a column.
+    """One style for a column; the prefix of its unit suits the middle value.
 
-    The prefix of the unit suits the middle value. Where values have intervals, three in four of these show a digit that
-    is not 0, and the middle value at most five; elsewhere the smallest value shows three. Percentages show at least one
-    digit after the point.
+    Where values have intervals, three in four of these show a digit that is not 0, and the middle value at most five
+    digits; elsewhere the smallest value shows three. Percentages show at least one digit after the point.
     """
     finite = [each for each in estimates if each is not None and math.isfinite(each.mean)]
     sizes = [abs(each.mean) for each in finite if each.mean]
@@ -78,12 +76,9 @@ def styles_of(columns: Sequence[Column], entries: Sequence[Entry]) -> dict[str, 
     """A style for each column, by its key. Percentages of one section share one, so that they read alike."""
     styles = {}
     for column in columns:
-        alike = [
-            other.key
-            for other in columns
-            if other is column or (other.unit == column.unit == "%" and other.section == column.section)
-        ]
-        styles[column.key] = style_of(column.unit, [entry.metrics.get(key) for entry in entries for key in alike])
+        share = [other.key for other in columns if other.unit == column.unit == "%" and other.section == column.section]
+        keys = share or [column.key]
+        styles[column.key] = style_of(column.unit, [entry.metrics.get(key) for entry in entries for key in keys])
     return styles
 
 
@@ -129,8 +124,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(float(value), 12) for value in values if low - edge <= value <= high + edge]
 
 
-def _power(size: float) -> int:
-    """The power of ten that a number starts with."""
+def _power(size: float) -> int:  # of ten, that a number starts with
     return math.floor(math.log10(size))
 
 

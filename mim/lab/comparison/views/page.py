@@ -1,7 +1,6 @@
 """The comparison page: one HTML file that holds all it shows and needs no network."""
 
 import io
-import json
 import math
 from base64 import b64encode
 from collections import Counter
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image
 
@@ -31,40 +31,38 @@ MANY = 6  # entries above which a table of settings has a row for each entry
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The heading of a column. mark: number of its note, 0 where it has none."""
+    """The heading of a column."""
 
     title: str
     unit: str
     better: Better
-    mark: int = 0
+    mark: int = 0  # number of its note, 0 where it has none
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlTable:
-    """A table with a row for each entry. groups: headings above headings, with how many each spans."""
+    """A table with a row for each entry."""
 
     headings: list[Heading]
     rows: list[tuple[Cell, ...]]
     notes: list[str] = field(default_factory=list)
-    groups: list[tuple[str, int]] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)  # headings above headings, and how many each spans
 
 
 def render(comparison: Comparison) -> str:
     """The page as HTML. Its tables, settings and pictures need no JavaScript.
 
-    Raises ValueError where a curve or a test names an entry or column that is not in the comparison, and where a sheet
-    is no PNG file.
+    Raises ValueError for a curve or a test of an unknown entry or column, and for a sheet that is no PNG file.
     """
+    loader = PackageLoader("mim.lab.comparison.views", "templates")
     environment = Environment(
-        loader=PackageLoader("mim.lab.comparison.views", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(capital=_capital, unusual=_unusual)
-    style = _source(environment, "comparison.css")
-    script = "".join(_source(environment, name) for name in SCRIPTS)
+    style, *scripts = (
+        loader.get_source(environment, name)[0].replace("\r\n", "\n") for name in ("comparison.css", *SCRIPTS)
+    )
+    script = "".join(scripts)
     entries, results = comparison.entries, _table(comparison, "accuracy", "loss")
     of_role = {role: [setting for setting in comparison.settings if setting.role == role] for role in ROLES}
     html = environment.get_template("comparison.html").render(
@@ -77,7 +75,7 @@ def render(comparison: Comparison) -> str:
         best=results is not None and any(cell.best for row in results.rows for cell in row),
         cost=_table(comparison, "cost"),
         plots=plots(comparison),
-        curves=_json(_curves(comparison)),
+        curves=htmlsafe_json_dumps(_curves(comparison), allow_nan=False, separators=(",", ":")),
         axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
         budgets=_budgets(comparison),
         settings=[(role, *texts, of_role[role]) for role, texts in ROLES.items() if of_role[role]],
@@ -91,11 +89,6 @@ def render(comparison: Comparison) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what UTF-8 cannot
 
 
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0].replace("\r\n", "\n")
-
-
 def _capital(text: str) -> str:
     """The text as a heading; names such as kNN stay as they are."""
     return text[:1].upper() + text[1:] if text[:2].islower() else text
@@ -104,14 +97,6 @@ def _capital(text: str) -> str:
 def _hash(text: str) -> str:
     """As a content security policy names an inline style or script."""
     return "sha256-" + b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-def _json(value: object) -> Markup:
-    """JSON that may stand in a script element: ASCII, without characters that HTML reads."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - nothing is left to escape
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -140,6 +125,7 @@ def _table(comparison: Comparison, *sections: Section) -> HtmlTable | None:
 def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
     """A table for each metric, with a column for each budget, grouped by axis."""
     columns = {column.key: column for column in comparison.columns}
+    entries, names = comparison.entries, [entry.name for entry in comparison.entries]
     tables = []
     for metric in dict.fromkeys(budget.metric for budget in comparison.budgets if budget.estimates):
         budgets = [each for each in comparison.budgets if each.metric == metric and each.estimates]
@@ -148,10 +134,7 @@ def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
         better: Better = column.better if column else "neither"
         style = style_of(column.unit if column else " ", [each for b in budgets for each in b.estimates.values()])
         headings = [Heading(short(budget.limit, UNITS[budget.axis]), "", better) for budget in budgets]
-        filled = []
-        for budget in budgets:
-            estimates = [budget.estimates.get(entry.name) for entry in comparison.entries]
-            filled.append(cells(comparison.entries, estimates, style, better))
+        filled = [cells(entries, [each.estimates.get(name) for name in names], style, better) for each in budgets]
         groups = [(AXES[axis], span) for axis, span in Counter(budget.axis for budget in budgets).items()]
         table = HtmlTable(headings, list(zip(*filled, strict=True)), groups=groups)
         tables.append((comparison.metric_names.get(metric, metric), table))
@@ -167,10 +150,8 @@ def _curves(comparison: Comparison) -> dict[str, object]:
         if curve.entry not in names:
             raise ValueError(f"a curve belongs to entry {curve.entry!r}, which is not compared; there are {names}")
         at = {axis: _numbers(values) for axis, values in curve.at.items()}
-        entry, metric = names.index(curve.entry), metrics.index(curve.metric)
-        curves.append(
-            {"entry": entry, "seed": curve.seed, "metric": metric, "at": at, "values": _numbers(curve.values)}
-        )
+        indices = {"entry": names.index(curve.entry), "metric": metrics.index(curve.metric)}
+        curves.append({**indices, "seed": curve.seed, "at": at, "values": _numbers(curve.values)})
     titles = [_capital(comparison.metric_names.get(metric, metric)) for metric in metrics]
     return {"entries": names, "metrics": titles, "curves": curves}
 
@@ -192,9 +173,8 @@ def _tests(comparison: Comparison) -> list[tuple[PairedTest, Heading, Cell, str]
     rows = []
     for test in comparison.tests:
         if test.column not in columns or not {test.first, test.second} <= names:
-            raise ValueError(
-                f"a test of {test.first!r} and {test.second!r} in column {test.column!r} has no place here"
-            )
+            names_of_test = f"{test.first!r} and {test.second!r} in column {test.column!r}"
+            raise ValueError(f"a test of {names_of_test} has no place here")
         column, difference = columns[test.column], test.result.difference
         alike = [other.result.difference for other in comparison.tests if columns[other.column].unit == column.unit]
         style = style_of(column.unit, alike)

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mim.lab.comparison.result import Comparison
 from mim.lab.comparison.views.numbers import Cell, cells, p_text, style_of
+from mim.lab.console import new_table, print_heading, print_notes
 
 NAME = 32  # letters of an entry's name in a line
 HEADING = 14  # letters of a heading in a line
@@ -22,10 +22,10 @@ SECTIONS = (("Accuracy and loss", ("accuracy", "loss")), ("Cost of pretraining",
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """A metric of every entry. heading: its title and unit."""
+    """A metric of every entry."""
 
     title: str
-    heading: str
+    heading: str  # its title and unit
     cells: list[Text]
     note: str
 
@@ -37,16 +37,21 @@ def show(comparison: Comparison, console: Console) -> None:
         metrics = _metrics(comparison, sections)
         if not metrics:
             continue
-        _heading(console, title, "mean ± half the 95% interval over seeds" if several else "")
+        print_heading(console, title, "mean ± half the 95% interval over seeds" if several else "")
         for table in _tables(comparison, metrics, console):
             console.print(table)
-        _list(console, [f"{metric.title}: {metric.note}" for metric in metrics if metric.note], "dim")
+        notes = [_clean(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
+        print_notes(console, notes, "dim")
     if 0 < len(comparison.tests) <= TESTS:
-        _heading(console, "Paired tests", "first minus second, seed against seed; p is not corrected for their number")
+        remark = "first minus second, seed against seed; p is not corrected for their number"
+        print_heading(console, "Paired tests", remark)
         console.print(_tests(comparison))
-    _heading_and_list(console, "Warnings", comparison.warnings, "yellow")
-    _heading_and_list(console, "Notes", comparison.notes)
-    _heading_and_list(console, "Left out", [f"{folder}: {reason}" for folder, reason in comparison.left_out])
+    left_out = [f"{folder}: {reason}" for folder, reason in comparison.left_out]
+    lists = {"Warnings": comparison.warnings, "Notes": comparison.notes, "Left out": left_out}
+    for title, texts in lists.items():
+        if texts:
+            print_heading(console, title)
+            print_notes(console, map(_clean, texts), "yellow" if title == "Warnings" else "")
 
 
 def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
@@ -85,21 +90,15 @@ def _by_entry(names: list[str], metrics: list[_Metric]) -> Table:
 
 
 def _table(headings: Iterable[str], rows: Iterable[tuple[str, list[Text]]], widest: int | None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", max_width=widest, overflow="fold")
-    for heading in headings:
-        table.add_column(Text(heading), justify="right", vertical="bottom", no_wrap=True)
+    table = new_table("", *headings)
+    table.columns[0].max_width = widest
     for name, texts in rows:
         table.add_row(Text(name), *texts)
     return table
 
 
 def _tests(comparison: Comparison) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "first", "second"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("difference", "p", "seeds"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = new_table("", "first", "second", "difference", "p", "seeds", words=3)
     columns = {column.key: column for column in comparison.columns}
     for test in comparison.tests:
         column, difference = columns[test.column], test.result.difference
@@ -116,24 +115,6 @@ def _tests(comparison: Comparison) -> Table:
 def _cell(cell: Cell) -> Text:
     runs = f" ({cell.runs})" if cell.runs is not None else ""
     return Text(f"{cell.text} {cell.half}{runs}" if cell.half else f"{cell.text}{runs}", "bold" if cell.best else "")
-
-
-def _heading(console: Console, title: str, note: str = "") -> None:
-    console.print()
-    console.print(Text.assemble((title, "bold"), (f"   {note}", "dim") if note else ""))
-
-
-def _list(console: Console, texts: Iterable[str], style: str = "") -> None:
-    """Wraps between words only, so that a long path stays whole."""
-    for text in texts:
-        for line in wrap(_clean(text), console.width - 2, break_long_words=False, break_on_hyphens=False):
-            console.print(Text(f"  {line}", style), soft_wrap=True)
-
-
-def _heading_and_list(console: Console, title: str, texts: Sequence[str], style: str = "") -> None:
-    if texts:
-        _heading(console, title)
-        _list(console, texts, style)
 
 
 def _wrapped(text: str, width: int) -> str:
