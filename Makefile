@@ -8,7 +8,7 @@
 # make test-newest  the same under the newest, in .venv-newest; PYTHON=python3.13 chooses the Python of both
 # make lint         what .ci/run checks: ruff, formatting, types
 # make format       repair what ruff can repair
-# make docs         install, then build the documentation into site/; a broken link is an error
+# make docs         install, then build the site into build/site: links are checked, the notebook is executed
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -80,7 +80,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs build dist site *.egg-info

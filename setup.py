@@ -13,6 +13,12 @@ COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
     *("sweep", "convert", "pack", "benchmark", "quickstart"),
 )
 HUGGINGFACE = ["datasets>=3.0"]
+DOCS = [
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=0.29",
+    "mkdocs-jupyter>=0.25",
+    "ipykernel>=6.29",
+]
 TEST = [
     *HUGGINGFACE,
     "pytest>=9.1",
@@ -59,9 +65,11 @@ setup(
     ],
     extras_require={
         "huggingface": HUGGINGFACE,
+        "docs": DOCS,
         "test": TEST,
         "dev": [
             *TEST,
+            *DOCS,
             "ruff>=0.15",
             "mypy>=1.18",
             "types-PyYAML",
