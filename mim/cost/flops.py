@@ -20,27 +20,17 @@ class Work:
     training: int  # of forward and backward pass
 
 
-def run_parts(parts: Sequence[tuple[str, Callable[[Any], Any]]], value: Any) -> list[Any]:
-    """The outcome of each part: the first is called with `value`, each other with the outcome before it."""
-    outcomes = []
-    for _, run in parts:
-        value = run(value)
-        outcomes.append(value)
-    return outcomes
-
-
 def count_work(
     parts: Sequence[tuple[str, Callable[[Any], Any]]], value: Any, images: int
 ) -> tuple[list[Any], dict[str, Work]]:
-    """The outcomes as in run_parts, and the work of each part on one image. Parts of one name are added up.
+    """The outcome of each part, and the work of each on one image. Parts of one name are added up.
 
     The last outcome is the loss. Autograd runs a backward pass in the reverse order of the forward pass, so that the
     operations of a part lie between the gradients of its outcome and of its input.
 
     Args:
-        parts: name and function of each.
-        value: what the first part is called with.
-        images: how many the parts see.
+        parts: name and function of each. A part is called with the outcome of the part before it.
+        value: what the first part is called with, a batch of `images` images.
     """
     outcomes: list[Any] = []
     forward: list[int] = []

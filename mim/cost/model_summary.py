@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mim.cost.flops import Work, count_work, run_parts
+from mim.cost.flops import Work, count_work
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.readouts.classifier import Classifier
-from mim.structures import Features, ImageSpec, PatchMask, Prediction
+from mim.structures import ImageSpec, PatchMask
 
 Model = MaskedImageModel | Classifier
 CPU = torch.device("cpu")
@@ -80,21 +80,17 @@ def summarise_model(model: Model, image: ImageSpec) -> ModelSummary:
     """
     device = next(model.parameters()).device
     img_BCHW = torch.zeros(IMAGES, image.channels, image.height, image.width, device=device)
-    counted, was_training, work = device.type == "meta", model.training, None
+    counted, was_training = device.type == "meta", model.training
     if counted:
         choose_attention(model, CPU)
     else:
         model.eval()
     with torch.set_grad_enabled(counted), torch.random.fork_rng(devices=[]):
         mask = model.sample_mask(img_BCHW) if isinstance(model, MaskedImageModel) else None
-        parts = _parts(model, img_BCHW, mask)
-        if counted:
-            outcomes, work = count_work(parts, img_BCHW, IMAGES)
-        else:
-            outcomes = run_parts(parts, img_BCHW)
+        outcomes, work = count_work(_parts(model, img_BCHW, mask), img_BCHW, IMAGES)
         boundaries = _boundaries(model, img_BCHW, mask, outcomes)
     model.train(was_training)
-    return ModelSummary(tuple(boundaries), work)
+    return ModelSummary(tuple(boundaries), work if counted else None)
 
 
 def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -115,26 +111,21 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
 
 
 def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, outcomes: list[Any]) -> list[Boundary]:
-    boundaries = [Boundary("image", "data", tuple(img_BCHW.shape[1:]), "channels x height x width")]
-    features: Features = outcomes[0]
+    encoder, features = model.encoder.name, outcomes[0]
+    rows = [("image", "data", img_BCHW, "channels x height x width")]
     if isinstance(model, MaskedImageModel) and mask is not None:
-        boundaries.append(Boundary("mask", model.masker.name, tuple(mask.hidden_BHW.shape[1:]), "cells high x wide"))
-    name = model.encoder.name
-    boundaries.append(Boundary("tokens", name, tuple(features.tokens_BND.shape[1:]), "tokens x width"))
+        rows.append(("mask", model.masker.name, mask.hidden_BHW, "cells high x wide"))
+    rows.append(("tokens", encoder, features.tokens_BND, "tokens x width"))
     if features.prefix_BKD is not None:
-        boundaries.append(Boundary("prefix tokens", name, tuple(features.prefix_BKD.shape[1:]), "tokens x width"))
+        rows.append(("prefix tokens", encoder, features.prefix_BKD, "tokens x width"))
     if isinstance(model, MaskedImageModel):
-        prediction: Prediction = outcomes[1]
-        target_BCHW = model.target(img_BCHW)
-        for what, source, map_BCHW in (
-            ("prediction", model.head.name, prediction.map_BCHW),
-            ("target", model.target.name, target_BCHW),
-        ):
-            boundaries.append(Boundary(what, source, tuple(map_BCHW.shape[1:]), "channels x high x wide"))
-        return [*boundaries, Boundary("loss", model.loss.name, (), "a number")]
-    features_BD, scores_LBK = outcomes[1], outcomes[2]
-    layers, _, classes = scores_LBK.shape
-    boundaries.append(Boundary("features", f"{model.pool} pooling", tuple(features_BD.shape[1:]), "width"))
-    if layers > 1:
-        return [*boundaries, Boundary("scores", "linear layers", (layers, classes), "layers x classes")]
-    return [*boundaries, Boundary("scores", "linear layer", (classes,), "classes")]
+        rows.append(("prediction", model.head.name, outcomes[1].map_BCHW, "channels x high x wide"))
+        rows.append(("target", model.target.name, model.target(img_BCHW), "channels x high x wide"))
+        last = Boundary("loss", model.loss.name, (), "a number")
+    else:
+        rows.append(("features", f"{model.pool} pooling", outcomes[1], "width"))
+        layers, _, classes = outcomes[2].shape
+        last = Boundary("scores", "linear layer", (classes,), "classes")
+        if layers > 1:
+            last = Boundary("scores", "linear layers", (layers, classes), "layers x classes")
+    return [*(Boundary(what, source, tuple(tensor.shape[1:]), axes) for what, source, tensor, axes in rows), last]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from textwrap import fill
+from textwrap import TextWrapper
 
 from rich import box
 from rich.console import Console
@@ -27,16 +27,9 @@ def print_heading(console: Console, title: str, remark: str = "") -> None:
 
 def print_notes(console: Console, lines: Iterable[str], style: str = "", indent: str = "  ", first: str = "  ") -> None:
     """Prints each line as an indented paragraph. `first` starts the first line of each."""
+    wrapper = TextWrapper(console.width, first, indent, break_long_words=False, break_on_hyphens=False)
     for line in lines:
-        text = fill(
-            line,
-            console.width,
-            initial_indent=first,
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        console.print(Text(text, style), soft_wrap=True)
+        console.print(Text(wrapper.fill(line), style), soft_wrap=True)
 
 
 def markdown(table: Table) -> str:

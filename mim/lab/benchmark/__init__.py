@@ -3,7 +3,7 @@
 from mim.lab.benchmark.files import to_json, write
 from mim.lab.benchmark.loading import LoadingResult, benchmark_loading
 from mim.lab.benchmark.run import AGAINST, ROUNDS, BenchmarkResult, BenchmarkSettings, run_benchmark
-from mim.lab.benchmark.terminal import show
+from mim.lab.benchmark.tables import show
 
 __all__ = [
     "AGAINST",

@@ -1,9 +1,10 @@
 """Ceiling: the fastest matrix product measured on this machine, and the share of it that a training step reaches."""
 
-import time
 from dataclasses import dataclass
 
 import torch
+
+from mim.lab.dryrun.measure import PhaseClock
 
 SMALLEST, LARGEST = 1024, 16384  # rows of the square matrices that are tried
 MAX_SECONDS = 0.1  # of one product
@@ -27,7 +28,7 @@ class Ceiling:
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self.best = MatrixProduct(0, 0.0)
+        self.best, self.clock = MatrixProduct(0, 0.0), PhaseClock(device)
 
     def measure(self) -> None:
         """Times some products."""
@@ -43,29 +44,14 @@ class Ceiling:
         noise = torch.randn(2, side, NOISE, dtype=self.dtype, device=self.device)
         left, right = (part.repeat(1, side // NOISE) for part in noise)
         out = torch.mm(left, right)  # also loads the kernel
-        seconds = min(self._seconds(left, right, out) for _ in range(REPEATS))
+        products = REPEATS if self.device.type == "cuda" else 1  # on a GPU, a single one could wait for the host
+        for _ in range(REPEATS):
+            self.clock.on_phase("forward")
+            for _ in range(products):
+                torch.mm(left, right, out=out)
+            self.clock.on_phase("end")
+        seconds = min(step["forward"] for step in self.clock.read()) / products
         flops = 2 * side**3 / seconds
         if flops > self.best.flops:
             self.best = MatrixProduct(side, flops)
         return seconds
-
-    def _seconds(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
-        if self.device.type != "cuda":
-            start = time.perf_counter()
-            torch.mm(left, right, out=out)
-            return time.perf_counter() - start
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(REPEATS):  # a single one could wait for the host
-            torch.mm(left, right, out=out)
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000 / REPEATS
-
-
-def utilisation(flops_per_step: int | None, seconds: float, ceiling: MatrixProduct) -> float | None:
-    """The model FLOPs utilisation (MFU): operations of a step, by its seconds, by the ceiling; None where unknown.
-
-    Operations that activation checkpointing repeats do not count.
-    """
-    return None if flops_per_step is None else flops_per_step / seconds / ceiling.flops

@@ -28,12 +28,9 @@ class Contender:
 
 
 def ours(dry: DryTask, plan: Plan, world: World, *, real: bool, compiled: bool = True) -> Contender:
-    """The run's own trainer; under torchrun with DISTRIBUTED.strategy.
+    """The run's own trainer, with a plan of one micro-batch per step; under torchrun with DISTRIBUTED.strategy.
 
     Args:
-        dry: the task.
-        plan: of one micro-batch per step.
-        world: this process.
         real: whether it trains on its own images, in place of random ones.
         compiled: False is the contender `eager`, without torch.compile.
 

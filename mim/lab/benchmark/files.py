@@ -18,12 +18,9 @@ from mim.lab.console import markdown
 
 
 def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequence[str]) -> list[Path]:
-    """Appends a result to the file of its config, hardware and day. Returns the files that were written.
+    """Appends a result to the file of its config, hardware and day, in a folder. Returns the files that were written.
 
-    Args:
-        result: a benchmark of steps or of the loader.
-        folder: where the file is.
-        arguments: of tools/benchmark.py.
+    arguments: those of tools/benchmark.py.
     """
     stem = f"{result.theme}_{result.machine.slug}_{result.date:%Y-%m-%d}"
     file, picture = folder / f"{stem}.md", folder / f"{stem}_{result.date:%H%M%S}.png"

@@ -53,11 +53,7 @@ class LoadingResult:
 def benchmark_loading(config: str | Path, overrides: Sequence[str], files: Path | None, rounds: int) -> LoadingResult:
     """Measures how fast the training images of a config are read, decoded, cropped and batched on one core.
 
-    Args:
-        config, overrides, rounds: as in run_benchmark.
-        files: class folders for torchvision; None for those of the config.
-
-    Raises ValueError for what the user can mend.
+    files: class folders for torchvision; None for those of the config. Raises ValueError for what the user can mend.
     """
     cfg = load_config(config, overrides)
     images = training_images(dry_task(cfg), "--data")

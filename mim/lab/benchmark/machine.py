@@ -2,6 +2,7 @@
 
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ from mim.lab.dryrun.records import hardware_of
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Machine:
     """Where a benchmark was run."""
 
@@ -29,15 +30,11 @@ class Machine:
         hardware = hardware_of(device)
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
-            try:
+            with suppress(metadata.PackageNotFoundError):
                 versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
         if device.type == "cuda":
             versions["cuda"] = str(torch.version.cuda)
-        return cls(
-            device=hardware["device"], threads=hardware.get("threads"), versions=versions, system=platform.platform()
-        )
+        return cls(hardware["device"], hardware.get("threads"), versions, system=platform.platform())
 
     def describe(self) -> str:
         """Hardware, versions and system, in one line."""

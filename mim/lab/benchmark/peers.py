@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from mim.config import Config
 from mim.engine.plan import Plan
 from mim.engine.precision import autocast
-from mim.engine.settings import TrainSettings
 from mim.interop.transformers import CLASSES, incompatibility, model_config
 from mim.lab.benchmark.contenders import Contender
 from mim.lab.dryrun.task import DryTask
@@ -28,7 +27,7 @@ REPLACING = {"vit": "vit", "beit": "vit", "swin": "swin", "swin_v2": "swinv2"}  
 LEARNING_RATE = 1e-4  # it does not change the cost of a step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A model of transformers for the same images."""
 
@@ -76,12 +75,8 @@ def peer_of(dry: DryTask) -> Peer:
         visible = model.masker.visible * patches // model.masker.cells  # type: ignore[union-attr, operator]
         sections["MASKER"]["ratio"] = 1 - (visible + 0.5) / patches
     config = getattr(transformers, f"{kind}Config")(**model_config(sections, model_type))
-    return Peer(
-        name=kind + ("ForMaskedImageModeling" if takes_mask else "ForPreTraining"),
-        config=config,
-        takes_mask=takes_mask,
-        differences=tuple(differences),
-    )
+    name = kind + ("ForMaskedImageModeling" if takes_mask else "ForPreTraining")
+    return Peer(name, config, takes_mask, tuple(differences))
 
 
 def transformers_contender(
@@ -90,14 +85,11 @@ def transformers_contender(
     """Training of a peer, in the config's precision. Raises ValueError where a config has no peer.
 
     Args:
-        dry: the task.
-        plan: of one micro-batch per step.
-        device: where it trains.
         compiled: whether torch.compile is used.
         fused: whether AdamW is fused, as in their Trainer. Otherwise it is torch.optim.AdamW by its defaults, as in
             their example run_mim_no_trainer.py.
     """
-    peer, train = peer_of(dry), dry.engine_settings().train
+    peer = peer_of(dry)
     with torch.device("meta"):
         model = peer.build()
     return Contender(
@@ -106,9 +98,7 @@ def transformers_contender(
         f"{'fused ' * fused}AdamW",
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         flops=_flops(model, peer, dry),
-        make=lambda on_phase: (
-            PeerSteps(peer, dry, plan.micro_batch, train, device, on_phase, compiled, fused).take_step
-        ),
+        make=lambda on_phase: PeerSteps(peer, dry, plan, device, on_phase, compiled, fused).take_step,
         differences=peer.differences,
     )
 
@@ -124,27 +114,25 @@ class PeerSteps:
         self,
         peer: Peer,
         dry: DryTask,
-        rows: int,
-        train: TrainSettings,
+        plan: Plan,
         device: torch.device,
         on_phase: PhaseCallback,
         compiled: bool,
         fused: bool,
     ):
-        self.peer, self.image, self.rows, self.train = peer, dry.noise.image, rows, train
-        self.device, self.on_phase = device, on_phase
-        self.masker = dry.task.model.masker
-        self.grid = dry.task.model.encoder.patch_grid
+        self.peer, self.image, self.rows = peer, dry.noise.image, plan.micro_batch
+        self.device, self.on_phase, self.train = device, on_phase, dry.engine_settings().train
+        self.masker, self.grid = dry.task.model.masker, dry.task.model.encoder.patch_grid
         model = peer.build().to(device).train()
-        if train.activation_checkpointing:
+        if self.train.activation_checkpointing:
             model.gradient_checkpointing_enable()
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(dry.cfg, self.parameters, fused)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.train.precision == "fp16")
         self.model = torch.compile(model) if compiled else model
 
     def take_step(self) -> None:
-        """Takes one optimizer step."""
+        """Takes one optimizer step of one micro-batch."""
         self.on_phase("batch")
         inputs = self._inputs()
         self.on_phase("forward")

@@ -10,13 +10,7 @@ COLOURS = ("#2f6db3", "#d98032", "#6c9f4b", "#8a6bb1")
 
 
 def profile_picture(title: str, subtitle: str, contenders: Mapping[str, Mapping[str, float]]) -> bytes:
-    """A PNG file.
-
-    Args:
-        title: first line.
-        subtitle: second line.
-        contenders: milliseconds by kernel class, by the name of the contender; all have the same classes.
-    """
+    """A PNG file. contenders: milliseconds by kernel class, by the contender's name; all have the same classes."""
     from matplotlib.figure import Figure  # slow to import
 
     classes = list(next(iter(contenders.values())))

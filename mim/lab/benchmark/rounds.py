@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from mim.lab.benchmark.ceiling import Ceiling, MatrixProduct, utilisation
+from mim.lab.benchmark.ceiling import Ceiling, MatrixProduct
 from mim.lab.benchmark.contenders import OURS, Contender
 from mim.lab.dryrun.measure import PhaseSeconds, TimedSteps
 
@@ -17,7 +17,7 @@ MAX_STEPS = {"cpu": 20, "cuda": 50}  # in a round, where their number is not giv
 Progress = Callable[[str], None]  # called with a line that says what begins
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ContenderMetrics:
     """The steps of one contender at one batch."""
 
@@ -55,8 +55,9 @@ class ContenderMetrics:
         return median(step.get(phase, 0.0) for step in self.steps)  # type: ignore[call-overload]
 
     def utilisation(self, ceiling: MatrixProduct) -> float | None:
-        """The model FLOPs utilisation (MFU) of a step."""
-        return utilisation(self.contender.flops and self.contender.flops * self.batch, self.step_s, ceiling)
+        """The model FLOPs utilisation (MFU) of a step; None where unknown. Recomputed activations do not count."""
+        flops = self.contender.flops
+        return None if flops is None else flops * self.batch / self.step_s / ceiling.flops
 
     def _seconds(self, step: PhaseSeconds) -> float:
         return sum(seconds for phase, seconds in step.items() if self.real or phase != "batch")
@@ -124,10 +125,7 @@ def take_rounds(
     Args:
         contenders: each is built, warmed up and its memory measured before the first round, while the others wait.
         ceiling: measured again in each round.
-        batch: images per step.
         steps: of each contender in a round; 0 for as many as take half a second, on a GPU two seconds.
-        real: see ContenderMetrics.
-        progress: called with a line at each round.
     """
     trainers: dict[str, TimedSteps] = {}
     for contender in contenders:
@@ -147,20 +145,14 @@ def take_rounds(
             except torch.OutOfMemoryError:
                 del trainers[name]
                 progress(f"batch {batch}: out of memory for {name}")
-    metrics = tuple(
-        ContenderMetrics(
-            contender=contender,
-            batch=batch,
-            real=real,
-            rounds=tuple(times[contender.name]),
-            tensors=trainers[contender.name].tensors,
-            process=trainers[contender.name].process,
-        )
-        for contender in contenders
-        if contender.name in trainers
-    )
-    failed = tuple(contender.name for contender in contenders if contender.name not in trainers)
-    return BatchResult(batch=batch, steps=steps, metrics=metrics, out_of_memory=failed), trainers
+    metrics, failed = [], []
+    for contender in contenders:
+        if timed := trainers.get(contender.name):
+            phases = tuple(times[contender.name])
+            metrics.append(ContenderMetrics(contender, batch, real, phases, timed.tensors, timed.process))
+        else:
+            failed.append(contender.name)
+    return BatchResult(batch=batch, steps=steps, metrics=tuple(metrics), out_of_memory=tuple(failed)), trainers
 
 
 def _take_steps(timed: TimedSteps, steps: int, device: torch.device, alone: bool) -> tuple[PhaseSeconds, ...]:

@@ -1,17 +1,19 @@
-"""Tables and notes of a result, the same for a terminal and for a file."""
+"""Tables and notes of a result, the same for a terminal and for a file, and how a terminal shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mim.lab.benchmark.contenders import OURS
 from mim.lab.benchmark.loading import LoadingResult
 from mim.lab.benchmark.profiling import Profile
 from mim.lab.benchmark.rounds import Ratio
 from mim.lab.benchmark.run import BenchmarkResult
-from mim.lab.console import byte_unit, new_table, number
+from mim.lab.console import byte_unit, new_table, number, print_heading, print_notes
 
 PHASES = {"batch": "data", "forward": "forward", "backward": "backward", "update": "optimizer"}
 TOP = 15  # operators
@@ -32,9 +34,23 @@ class ResultView:
     def of(cls, result: BenchmarkResult | LoadingResult) -> "ResultView":
         """The view of a result. Its tables can be printed once."""
         if isinstance(result, LoadingResult):
-            return cls("the loader alone", _loading_tables(result), _loading_lines(result), {}, _loading_notes(result))
+            line = _ratio_line(Ratio("torchvision", result.ratio, min(result.ratios), max(result.ratios)), "")
+            return cls("the loader alone", _loading_tables(result), [line], {}, _loading_notes(result))
         title, profiles = f"{result.batches}, {result.precision}", profile_tables(result.profiles)
         return cls(title, step_tables(result), step_lines(result), profiles, _step_notes(result))
+
+
+def show(result: BenchmarkResult | LoadingResult, console: Console) -> None:
+    """Prints a result."""
+    view = ResultView.of(result)
+    console.print()
+    console.print(Text.assemble((result.theme, "bold"), f", {view.title}, {result.machine}"))
+    for tables, lines, style in ((view.tables, view.lines, "bold"), (view.profiles, view.notes, "")):
+        for title, table in tables.items():
+            print_heading(console, title)
+            console.print(table)
+        console.print()
+        print_notes(console, lines, style)
 
 
 def step_tables(result: BenchmarkResult) -> dict[str, Table]:
@@ -104,20 +120,13 @@ def _step_notes(result: BenchmarkResult) -> list[str]:
 
 
 def _loading_tables(result: LoadingResult) -> dict[str, Table]:
-    """Images per second on one core."""
     table = new_table("", "median", "least", "most")
     for name, rates in result.images_per_s.items():
         table.add_row(name, *map(number, (median(rates), min(rates), max(rates))))
     return {"Loading, images/s on one core": table}
 
 
-def _loading_lines(result: LoadingResult) -> list[str]:
-    """Ours against torchvision's pipeline."""
-    return [_ratio_line(Ratio("torchvision", result.ratio, min(result.ratios), max(result.ratios)), "")]
-
-
 def _loading_notes(result: LoadingResult) -> list[str]:
-    """How it was measured."""
     return [
         f"{len(result.ratios)} rounds of each in turn, in one process on one thread, after one that is not timed.",
         f"ours: DATA.name {result.source}, {result.images:,} images; crops of {result.crops}; batches as stored, "

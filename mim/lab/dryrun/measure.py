@@ -26,7 +26,7 @@ PhaseSeconds = dict[Phase, float]  # of one step
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StepMeasurement:
     """Real steps on one device."""
 
@@ -56,26 +56,20 @@ def dry_trainer(
     """The run's trainer before its first step.
 
     Args:
-        dry: the task.
-        plan, device, on_phase, world: see DryTrainer.
         compiled: False turns TRAIN.compile off.
         real: whether dataloader workers read the run's own images, in place of random ones.
     """
-    task = dry.one_step_task(plan)
+    task, settings = dry.one_step_task(plan), dry.engine_settings(compiled)
     task.model = dry.build_model()
     if real:
         task.train_data = dry.task.train_data
-    settings = dry.engine_settings(compiled)
     return DryTrainer(task, settings, plan, dry.noise, device, on_phase, settings.workers if real else None, world)
 
 
 class TimedSteps:
     """Builds a trainer, takes two warm-up steps, and then times the phases of further steps.
 
-    Args:
-        make: builds the trainer and returns what takes one step. Its argument is called at each phase of a step.
-        device: where it trains.
-
+    make: builds the trainer and returns what takes one step. Its argument is called at each phase of a step.
     Attributes: warmup (the seconds of the warm-up steps), tensors and process (as in StepMeasurement).
     """
 
@@ -87,25 +81,19 @@ class TimedSteps:
             for _ in range(WARMUP_STEPS):
                 self._step()
         after = _resident_bytes("VmHWM")
-        self.warmup = self._clock.read()
-        self.tensors = peak.bytes
+        self.warmup, self.tensors = self._clock.read(), peak.bytes
         self.process = None if before is None or after is None else after - before
 
     def take(self, steps: int) -> list[PhaseSeconds]:
-        """Takes this number of steps and returns their times."""
         for _ in range(steps):
             self._step()
         return self._clock.read()
 
     def summarise(self, steps: Sequence[PhaseSeconds], accumulation: int) -> StepMeasurement:
         """Summarises steps of `accumulation` micro-batches each."""
-        return StepMeasurement(
-            steps=len(steps),
-            micro_s=median((step["forward"] + step["backward"]) / accumulation for step in steps),
-            update_s=median(step["update"] for step in steps),
-            tensors=self.tensors,
-            process=self.process,
-        )
+        micro_s = median((step["forward"] + step["backward"]) / accumulation for step in steps)
+        update_s, tensors, process = median(step["update"] for step in steps), self.tensors, self.process
+        return StepMeasurement(len(steps), micro_s, update_s, tensors, process)
 
 
 class PhaseClock:
@@ -117,12 +105,12 @@ class PhaseClock:
 
     def on_phase(self, phase: Phase) -> None:
         """Notes that a phase begins; "end" ends the step."""
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record(torch.cuda.current_stream(self.device))
-            self._marks.append((phase, event))
-        else:
+        if self.device.type != "cuda":
             self._marks.append((phase, time.perf_counter()))
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        self._marks.append((phase, event))
 
     def read(self) -> list[PhaseSeconds]:
         """The times of each step since the last call. The time between two steps counts as update of the first."""

@@ -17,22 +17,13 @@ CPU = torch.device("cpu")
 
 
 def estimate_memory(dry: DryTask, plan: Plan, gpu: bool) -> Memory:
-    """Memory of a step of this plan on one of its devices. It ignores torch.compile.
+    """Memory of a step of this plan on one of its devices, a GPU or a CPU. It ignores torch.compile.
 
-    Args:
-        dry: the task.
-        plan: batch and devices.
-        gpu: whether the device is a GPU. This machine needs none.
-
-    Raises RuntimeError or TypeError where a user's part needs values.
+    This machine needs no GPU. Raises RuntimeError or TypeError where a user's part needs values.
     """
     task, tracker, rules = dry.one_step_task(plan), MemoryTracker(), GpuRules()
-    with (
-        warnings.catch_warnings(),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        rules if gpu else nullcontext(),
-        tracker,
-    ):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with warnings.catch_warnings(), fake, rules if gpu else nullcontext(), tracker:
         warnings.simplefilter("ignore", UserWarning)  # about a copy of fake weights (EMA)
         for module in (task.model, task.preprocess):
             module.to_empty(device=CPU)

@@ -55,13 +55,8 @@ def add_record(
     file: Path, cfg: Config, classes: int | None, device: torch.device, measured: StepMeasurement
 ) -> StepRecord:
     """Appends a record to the file, and makes the file where it does not exist."""
-    record = StepRecord(
-        date=f"{datetime.now():%Y-%m-%d %H:%M}",
-        torch=torch.__version__,
-        hardware=hardware_of(device),
-        step=step_keys(cfg, classes),
-        measured=measured,
-    )
+    date, hardware, step = f"{datetime.now():%Y-%m-%d %H:%M}", hardware_of(device), step_keys(cfg, classes)
+    record = StepRecord(date=date, torch=torch.__version__, hardware=hardware, step=step, measured=measured)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(asdict(record)) + "\n")
@@ -71,7 +66,8 @@ def add_record(
 def find_record(file: Path, cfg: Config, classes: int | None, device: torch.device) -> StepRecord | None:
     """The newest record of the same step on the same hardware; None where there is none. Damaged lines are skipped."""
     query = [hardware_of(device), step_keys(cfg, classes)]
-    for line in reversed(_lines(file)):
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    for line in reversed(lines):
         try:
             content = json.loads(line)
             record = StepRecord(**{**content, "measured": StepMeasurement(**content["measured"])})
@@ -80,7 +76,3 @@ def find_record(file: Path, cfg: Config, classes: int | None, device: torch.devi
         if [record.hardware, record.step] == query:
             return record
     return None
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []

@@ -94,12 +94,7 @@ class DryTask:
 
 
 def dry_task(cfg: Config, images: int | None = None, classes: int | None = None) -> DryTask:
-    """The task of a config, without weights.
-
-    Args:
-        cfg: the config.
-        images: number of training images; None reads it from the data set.
-        classes: number of classes; None reads it from the data set.
+    """The task of a config, without weights. A number of images or classes that is None is read from the data set.
 
     Raises ValueError where a number is not positive.
     """

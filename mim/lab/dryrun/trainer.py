@@ -36,15 +36,7 @@ class ImageNoise:
 
 
 class DryPrefetcher(Prefetcher):
-    """Micro-batches of random images with random labels, made on the device, or those of another prefetcher.
-
-    Args:
-        noise: the random images.
-        rows: of a micro-batch.
-        device: where they are made.
-        on_phase: called before each.
-        real: the other prefetcher; None for random images.
-    """
+    """Micro-batches of `rows` random images with random labels, made on the device, or those of `real`."""
 
     def __init__(
         self,
@@ -57,7 +49,6 @@ class DryPrefetcher(Prefetcher):
         self.noise, self.rows, self.device, self.on_phase, self.real = noise, rows, device, on_phase, real
 
     def next(self) -> Batch:
-        """Makes or reads the next micro-batch."""
         self.on_phase("batch")
         if self.real is not None:
             return self.real.next()
@@ -71,7 +62,6 @@ class DryPrefetcher(Prefetcher):
         return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
 
     def prefetch(self) -> None:
-        """Starts to copy the next micro-batch, where it is read."""
         if self.real is not None:
             self.real.prefetch()
 
@@ -81,11 +71,8 @@ class DryTrainer(Trainer):
 
     Args:
         task: where `workers` is None, its train_data needs no images, only the length of at least one batch.
-        settings: of the engine.
         plan: of the run. Where several devices share a batch, this process is one of them. It holds the memory for the
             exchange of gradients, but exchanges nothing, unless `world` has several processes.
-        noise: the random images.
-        device: where the model is trained.
         on_phase: called as each phase of a step begins, and at the end of the step.
         workers: dataloader workers that read the task's own images; None for random images.
         world: the processes that train together; None for this process alone.

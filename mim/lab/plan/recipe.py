@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mim.build import image_spec
 from mim.config import Config, load_config
@@ -12,7 +12,7 @@ Group = Literal["in effect", "method", "training", "data and machine"]
 METHOD = ("TASK", "MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.", "INIT.")
 MACHINE = ("TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic")
 TRAINING = ("AUGMENT.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
-ORDER: tuple[Group, ...] = ("in effect", "method", "training", "data and machine")
+ORDER: tuple[Group, ...] = get_args(Group)
 ABSENT = "-"
 
 
@@ -49,9 +49,7 @@ def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:
         for key in dict.fromkeys([*ours, *theirs])
         if key != "RECIPE" and ours.get(key) != theirs.get(key)
     ]
-    return RecipeComparison(
-        cfg.RECIPE, tuple(sorted(differences, key=lambda difference: ORDER.index(difference.group)))
-    )
+    return RecipeComparison(cfg.RECIPE, tuple(sorted(differences, key=lambda each: ORDER.index(each.group))))
 
 
 def _group(key: str) -> Group:

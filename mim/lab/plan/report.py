@@ -1,7 +1,7 @@
 """PlanReport: what a run will be and cost, before it starts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mim.cost.model_summary import Boundary, ModelSummary
 from mim.engine.distributed.world import World, join_world
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.precision import describe_precision, resolve_precision
+from mim.engine.precision import Precision, describe_precision, resolve_precision
 from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
 from mim.lab.dryrun.records import StepRecord, add_record, find_record
@@ -26,7 +26,7 @@ from mim.lab.plan.scaling import Scaling, model_sizes, scale
 from mim.model import MaskedImageModel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part of the model."""
 
@@ -54,6 +54,7 @@ class PlanReport:
     operations: int | None  # of the run; None where unknown
     recomputed: bool  # whether the backward pass computes activations again
     memory: dict[str, Memory]  # of a step on one device, for `cpu` and `gpu`; empty where it cannot be estimated
+    precisions: dict[str, Precision]  # of the matrix products, for `cpu` and `gpu`
     speed: StepRecord | None  # a step as measured on this machine; None where it was not measured
     images_per_s: float | None  # on all devices, by the measured step
     seconds: float | None  # of the run, by the measured step
@@ -83,16 +84,13 @@ def plan_run(
     other_devices: Sequence[int] = (),
     hardware: Hardware | None = None,
 ) -> PlanReport:
-    """What the run of a config will be and cost.
+    """What the run of a config on this number of devices will be and cost.
 
     Args:
-        cfg: the config.
-        devices: of the run.
         images, classes: see dry_task.
         steps: real steps to measure and record now; 0 uses an earlier record.
         records: file of measured steps.
-        other_devices: numbers of devices to compare on paper.
-        hardware: assumed for the comparison.
+        other_devices: numbers of devices to compare on paper, with this hardware.
 
     Raises ValueError for what the user can mend.
     """
@@ -104,7 +102,8 @@ def plan_run(
         speed = _speed(dry, plan, steps, world.device, records)
         lines = _lines(dry, plan, settings, world)
     missing = list(dry.missing)
-    memory = _memory(dry, plan, missing)
+    precisions = {kind: _precision_on(kind, cfg.TRAIN.precision) for kind in ("cpu", "gpu")}
+    memory = _memory(dry, plan, precisions, missing)
     try:
         build.init_file(cfg)
     except ValueError as error:
@@ -124,6 +123,7 @@ def plan_run(
         operations=flops * plan.images_seen if counted and flops else None,
         recomputed=settings.train.activation_checkpointing,
         memory=memory,
+        precisions=precisions,
         speed=speed,
         images_per_s=rate,
         seconds=plan.images_seen / rate if rate and counted else None,
@@ -149,10 +149,18 @@ def _scaling(dry: DryTask, plan: Plan, counts: Sequence[int], hardware: Hardware
     return scale(sizes, hardware, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
 
 
-def _memory(dry: DryTask, plan: Plan, missing: list[str]) -> dict[str, Memory]:
+def _precision_on(kind: str, precision: str) -> Precision:
+    """TRAIN.precision on a `cpu` or `gpu`. Where this machine has no GPU, `auto` assumes one with bf16 products."""
+    if kind == "gpu" and precision == "auto" and not torch.cuda.is_available():
+        return "bf16"
+    return resolve_precision(precision, torch.device("cuda" if kind == "gpu" else "cpu"))
+
+
+def _memory(dry: DryTask, plan: Plan, precisions: dict[str, Precision], missing: list[str]) -> dict[str, Memory]:
     """Memory by kind of device. Where it cannot be estimated, the reason is added to `missing`."""
+    dries = {kind: replace(dry, cfg=dry.cfg.replace({"TRAIN.precision": name})) for kind, name in precisions.items()}
     try:
-        return {kind: estimate_memory(dry, plan, gpu=kind == "gpu") for kind in ("cpu", "gpu")}
+        return {kind: estimate_memory(each, plan, gpu=kind == "gpu") for kind, each in dries.items()}
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         missing.append(f"memory: a part cannot run without values ({reason}). --measure measures it")
@@ -198,17 +206,12 @@ def _parts(dry: DryTask) -> tuple[Part, ...]:
     parts = []
     for part, (name, members) in modules.items():
         weights = [parameter for module in members for parameter in module.parameters()]
-        if part != "rest" or weights or (part in work and work[part].training):
-            parts.append(
-                Part(
-                    part="target, loss" if part == "rest" else part,
-                    name=name,
-                    parameters=sum(weight.numel() for weight in weights),
-                    trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-                    forward=work[part].forward if part in work else None,
-                    training=work[part].training if part in work else None,
-                )
-            )
+        forward, training = (work[part].forward, work[part].training) if part in work else (None, None)
+        if part != "rest" or weights or training:
+            total = sum(weight.numel() for weight in weights)
+            trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+            title = "target, loss" if part == "rest" else part
+            parts.append(Part(title, name, total, trained, forward, training))
     return tuple(parts)
 
 

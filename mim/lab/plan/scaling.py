@@ -1,4 +1,4 @@
-"""Scaling: what a step costs on any number of devices, computed from the sizes of a model and hardware hardware.
+"""Scaling: what a step costs on any number of devices, computed from the sizes of a model and of hardware.
 
 Sources: the exchange of torch's DistributedDataParallel (Li et al. 2020) and fully_shard (Zhao et al. 2023);
 benchmarks/exchange.py counts its bytes in real steps.
@@ -99,7 +99,7 @@ class StepCost:
     step_s: float | None  # seconds of the step; None where operations were not counted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ScalingRow:
     """A step on one number of devices."""
 
@@ -115,7 +115,7 @@ class ScalingRow:
         return self.batch / min(cost.step_s or math.inf for cost in self.costs.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scaling:
     """Steps of one run on several numbers of devices."""
 
@@ -139,8 +139,6 @@ def scale(
     """The cost of a step on each number of devices.
 
     Args:
-        sizes: of the model.
-        hardware: assumed.
         counts: numbers of devices.
         batch: images of a step; 0 for `micro_batch` on each device.
         micro_batch: images of a forward pass at most.
@@ -159,17 +157,8 @@ def scale(
         micro = max(size for size in range(1, min(micro_batch, share) + 1) if share % size == 0)
         steps = share // micro
         costs = {name: cost(sizes, hardware, name, devices, micro, steps) for name in STRATEGIES}
-        rows.append(
-            ScalingRow(devices=devices, batch=share * devices, micro_batch=micro, accumulation=steps, costs=costs)
-        )
-    return Scaling(
-        hardware=hardware,
-        rows=tuple(rows),
-        refused=tuple(refused),
-        fixed=bool(batch),
-        checkpoint=sizes.checkpoint,
-        images=images,
-    )
+        rows.append(ScalingRow(devices, batch=share * devices, micro_batch=micro, accumulation=steps, costs=costs))
+    return Scaling(hardware, tuple(rows), tuple(refused), bool(batch), checkpoint=sizes.checkpoint, images=images)
 
 
 def cost(
@@ -190,9 +179,8 @@ def cost(
     elements = sizes.weights(trained=True) / (devices if strategy == "fsdp" else 1)
     bytes_moved = elements * FP32 * (4 + 2 * sizes.moments)  # gradients are read twice, the rest is read and written
     update_s = bytes_moved / (GIGA * hardware.memory_gb_s)
-    return StepCost(
-        sent=sent_bytes, held=held, waits_s=waits_s, step_s=accumulation * (forward_s + backward_s) + waits_s + update_s
-    )
+    step_s = accumulation * (forward_s + backward_s) + waits_s + update_s
+    return StepCost(sent=sent_bytes, held=held, waits_s=waits_s, step_s=step_s)
 
 
 def replica_bytes(sizes: ModelSizes, devices: int) -> tuple[int, int]:

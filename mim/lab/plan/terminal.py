@@ -18,6 +18,10 @@ MEMORY = {  # fields of Memory, as they are shown
     "temporary": "temporary",
 }
 EARLY = 0.1  # gradients as a share of the weights, below which the peak comes before most of them
+NOT_INCLUDED = (
+    "Not included: on a GPU its context and the workspaces of its libraries; on a CPU the program itself and freed "
+    "memory that the C library keeps."
+)
 KINDS = {"cpu": "on a CPU", "gpu": "on a GPU"}
 
 
@@ -53,14 +57,11 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
 def _show_parts(report: PlanReport, console: Console) -> None:
     print_heading(console, "Parameters and operations", "of one image, in GFLOP; a multiply-add counts as two")
     table = new_table("", "", "parameters", "trained", "forward", "and backward", words=2)
-    columns: list[list[int | None]] = [[], [], [], []]
-    for part in report.parts:
-        values = (part.parameters, part.trained, part.forward, part.training)
-        table.add_row(part.part, Text(part.name), *map(_count, values[:2]), *map(_giga, values[2:]))
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-    if len(report.parts) > 1:
-        sums = [None if None in column else sum(filter(None, column)) for column in columns]
+    rows = [(part.parameters, part.trained, part.forward, part.training) for part in report.parts]
+    for part, row in zip(report.parts, rows, strict=True):
+        table.add_row(part.part, Text(part.name), *map(_count, row[:2]), *map(_giga, row[2:]))
+    if len(rows) > 1:
+        sums = [None if None in column else sum(filter(None, column)) for column in zip(*rows, strict=True)]
         table.add_section()
         table.add_row("together", "", *map(_count, sums[:2]), *map(_giga, sums[2:]))
     console.print(table)
@@ -77,7 +78,7 @@ def _show_memory(report: PlanReport, console: Console) -> None:
     unit, size = byte_unit(max(memory.total for memory in memories))
     digits = 2 if unit == "GiB" else 1
     print_heading(console, "Memory", f"of a step on one device, estimated peak of tensors in {unit}")
-    table = new_table("", *(KINDS[kind] for kind in report.memory))
+    table = new_table("", *(f"{KINDS[kind]}, {report.precisions[kind]}" for kind in report.memory))
     for field, name in MEMORY.items():
         sizes = [getattr(memory, field) for memory in memories]
         if any(sizes):
@@ -93,11 +94,7 @@ def _show_memory(report: PlanReport, console: Console) -> None:
         notes.append(f"Measured here, on {kind}: {measured.tensors / size:.{digits}f} {unit} of tensors{process}.")
     if all(memory.gradients < EARLY * memory.weights for memory in memories):
         notes.append("The peak comes as the backward pass begins, so it holds few gradients.")
-    notes.append(
-        "Not included: on a GPU its context and the workspaces of its libraries; on a CPU the program itself and freed "
-        "memory that the C library keeps."
-    )
-    print_notes(console, notes)
+    print_notes(console, [*notes, NOT_INCLUDED])
 
 
 def _time_notes(report: PlanReport) -> list[str]:
@@ -123,9 +120,8 @@ def _time_notes(report: PlanReport) -> list[str]:
 def _show_recipe(recipe: RecipeComparison | None, console: Console) -> None:
     if recipe is None:
         print_heading(console, "Recipe")
-        print_notes(
-            console, ["None. RECIPE mae/vit_base, or another of configs/, shows how this file differs from it."]
-        )
+        note = "None. RECIPE mae/vit_base, or another of configs/, shows how this file differs from it."
+        print_notes(console, [note])
         return
     print_heading(console, f"Against {recipe.name}", "the recipe that this file names")
     if not recipe.differences:

@@ -18,7 +18,7 @@ from small_models import CPU
 from mim import load_config
 from mim.engine.distributed.world import World
 from mim.lab.benchmark import BenchmarkSettings, to_json, write
-from mim.lab.benchmark.ceiling import Ceiling, MatrixProduct, utilisation
+from mim.lab.benchmark.ceiling import Ceiling, MatrixProduct
 from mim.lab.benchmark.contenders import Contender, ours
 from mim.lab.benchmark.files import section
 from mim.lab.benchmark.kernel_classes import KERNEL_CLASSES, class_of
@@ -28,8 +28,7 @@ from mim.lab.benchmark.profile_picture import profile_picture
 from mim.lab.benchmark.profiling import Operator, Profile
 from mim.lab.benchmark.rounds import BatchResult, ContenderMetrics, Ratio, take_rounds
 from mim.lab.benchmark.run import BenchmarkResult
-from mim.lab.benchmark.tables import profile_tables, step_lines, step_tables
-from mim.lab.benchmark.terminal import show
+from mim.lab.benchmark.tables import profile_tables, show, step_lines, step_tables
 from mim.lab.console import markdown, new_table
 from mim.lab.dryrun.measure import PhaseClock, TimedSteps
 from mim.lab.dryrun.task import dry_task
@@ -113,9 +112,9 @@ def test_ratio_is_the_quotient_of_medians_with_the_spread_of_rounds():
 
 
 def test_utilisation_is_operations_by_time_by_the_ceiling():
-    assert utilisation(3 * 10**12, 2.0, MatrixProduct(1024, 6e12)) == pytest.approx(0.25)
-    assert utilisation(None, 2.0, MatrixProduct(1024, 6e12)) is None
-    assert metrics_of("ours", 0.5).utilisation(MatrixProduct(64, 32e9)) == pytest.approx(8e9 / 0.5 / 32e9)
+    metrics, ceiling = metrics_of("ours", 0.5), MatrixProduct(64, 32e9)
+    assert metrics.utilisation(ceiling) == pytest.approx(8e9 / 0.5 / 32e9)
+    assert replace(metrics, contender=contender(flops=None)).utilisation(ceiling) is None
 
 
 def test_ceiling_keeps_the_best_product():
