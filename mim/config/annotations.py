@@ -9,23 +9,23 @@ from mim.io.formatting import printable, short_repr
 from mim.io.yaml import read_texts
 
 SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
+BOOLEANS = {"true": True, "false": False}
+UNIONS = (Union, types.UnionType)
+REFUSALS = (ValueError, TypeError, KeyError)
 
 
 def parse(key: str, value: Any, annotation: Any) -> Any:
     """The value of a key, parsed by its annotation. Raises ValueError with the key, the value and what is allowed."""
     try:
         return _parse(value, annotation)
-    except (ValueError, TypeError):
-        pass
-    raise ValueError(f"{printable(key)} is {short_repr(value)}: it must be {allowed(annotation)}")
+    except REFUSALS:
+        raise ValueError(f"{printable(key)} is {short_repr(value)}: it must be {allowed(annotation)}") from None
 
 
 def from_command_line(key: str, text: Any, annotation: Any) -> Any:
-    """A text of the command line; for a list, which is written as in YAML, `"[96, 160]"`, its texts.
-
-    Raises ValueError for a text that is no such list.
-    """
-    takes_list = any(get_origin(option) is tuple for option in _options(annotation))
+    """A text of the command line, or the texts of a list as YAML writes it. Raises ValueError for a broken list."""
+    options = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
+    takes_list = any(get_origin(option) is tuple for option in options)
     if not takes_list or not isinstance(text, str) or not text.lstrip().startswith("["):
         return text
     try:
@@ -46,27 +46,18 @@ def as_text(value: Any) -> Any:
 
 def unknown(annotation: Any) -> Iterator[Any]:
     """The types in an annotation that no value can be parsed by."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        inside = list(arguments)
-    elif origin is tuple:
-        inside = [kind for kind in arguments if kind is not ...]
-    else:
-        inside = []
-        if origin is not Literal and annotation not in SCALARS:
-            yield annotation
-    for kind in inside:
-        yield from unknown(kind)
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    origin = get_origin(annotation)
+    if origin is tuple or origin in UNIONS:
+        for kind in get_args(annotation):
+            yield from unknown(kind) if kind is not ... else ()
+    elif origin is not Literal and annotation not in SCALARS:
+        yield annotation
 
 
 def _parse(value: Any, annotation: Any) -> Any:
-    """Raises ValueError or TypeError for another value."""
+    """Raises one of REFUSALS for another value."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return _first_that_fits(value, arguments)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -76,34 +67,25 @@ def _parse(value: Any, annotation: Any) -> Any:
     if not isinstance(value, str):
         raise TypeError
     if origin is Literal:
-        return arguments[list(map(str, arguments)).index(value)]
+        return {str(argument): argument for argument in arguments}[value]
     if annotation is bool:
-        return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else _refuse()
+        return BOOLEANS[value.lower()]
     if annotation is str:
-        return value if "\0" not in value and _is_unicode(value) else _refuse()
-    if not value.isascii():  # Python's numbers may have the digits of any script
-        raise ValueError
-    if annotation is int:
-        return int(value)
-    number = float(value)
-    return number if math.isfinite(number) else _refuse()
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError  # Python reads bytes that are not UTF-8 as the latter; no log can hold them
+        return value
+    number = annotation(value)
+    if not value.isascii() or (annotation is float and not math.isfinite(number)):
+        raise ValueError  # Python's numbers may have the digits of any script
+    return number
 
 
 def _first_that_fits(value: Any, options: tuple[Any, ...]) -> Any:
     for option in options:
         try:
             return _parse(value, option)
-        except (ValueError, TypeError):
+        except REFUSALS:
             continue
-    return _refuse()
-
-
-def _is_unicode(text: str) -> bool:
-    """False where Python replaced bytes that were not UTF-8: such a text cannot be written to a log."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _refuse() -> Any:
     raise ValueError
 
 
@@ -112,7 +94,7 @@ def allowed(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(map(allowed, arguments))
     if origin is tuple:
         count = "" if arguments[1:] == (...,) else f"{len(arguments)} "

@@ -4,30 +4,19 @@
 """
 
 import ast
-import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mim.registry import Key, argument_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "Literal": Literal}
-OPERATORS: dict[type, Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.BitOr: operator.or_,
-    ast.USub: operator.neg,
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _Definition:
+class _Definition(NamedTuple):
     """A class or a value of a module, not executed."""
 
     module: str
@@ -48,14 +37,15 @@ def keys(module: str, name: str) -> dict[str, Key]:
         meanings |= argument_lines(ast.get_docstring(definition.node))  # type: ignore[arg-type]
     result: dict[str, Key] = {}
     for definition in classes:
-        init = _constructor(definition)
-        if init is None:
+        body = definition.node.body  # type: ignore[union-attr]
+        functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+        if not functions:
             continue
+        init = functions[0]
         for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-            key = argument.arg
-            if key not in result:
-                annotation = _value(definition.module, argument.annotation)
-                result[key] = Key(annotation, _value(definition.module, default), meanings.get(key, ""))
+            if argument.arg not in result:
+                annotation, value = (_value(definition.module, node) for node in (argument.annotation, default))
+                result[argument.arg] = Key(annotation, value, meanings.get(argument.arg, ""))
         if init.args.kwarg is None:
             break
     return result
@@ -93,12 +83,6 @@ def _lineage(definition: _Definition) -> Iterator[_Definition]:
             yield from _lineage(above)
 
 
-def _constructor(definition: _Definition) -> ast.FunctionDef | None:
-    assert isinstance(definition.node, ast.ClassDef)
-    functions = [node for node in definition.node.body if isinstance(node, ast.FunctionDef)]
-    return next((function for function in functions if function.name == "__init__"), None)
-
-
 @cache
 def _definitions(module: str) -> dict[str, _Definition]:
     """The classes and values at the top of a module, with those it imports from this toolkit, by name."""
@@ -111,30 +95,33 @@ def _definitions(module: str) -> dict[str, _Definition]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mim."):
             source = str(node.module)
             if _path(source).with_suffix(".py").is_file():
-                there = _definitions(source)
-                definitions |= {name.asname or name.name: there[name.name] for name in node.names if name.name in there}
+                others = _definitions(source)
+                definitions |= {
+                    alias.asname or alias.name: others[alias.name] for alias in node.names if alias.name in others
+                }
     return definitions
 
 
 def _value(module: str, node: ast.expr | None) -> Any:
     """The value of an annotation or a default. Raises TypeError for an expression beyond those that parts use."""
     match node:
-        case ast.Constant(value=value):
-            return value
         case ast.Name(id=name) if name in NAMES:
             return NAMES[name]
         case ast.Name(id=name) if name in _definitions(module):
-            there = _definitions(module)[name]
-            if isinstance(there.node, ast.expr):
-                return _value(there.module, there.node)
+            definition = _definitions(module)[name]
+            if isinstance(definition.node, ast.expr):
+                return _value(definition.module, definition.node)
         case ast.Tuple(elts=items):
             return tuple(_value(module, item) for item in items)
-        case ast.UnaryOp(op=operation, operand=operand):
-            return OPERATORS[type(operation)](_value(module, operand))
-        case ast.BinOp(left=left, op=operation, right=right):
-            return OPERATORS[type(operation)](_value(module, left), _value(module, right))
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _value(module, left) | _value(module, right)
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return _value(module, left) / _value(module, right)
         case ast.Subscript(value=generic, slice=arguments):
             return _value(module, generic)[_value(module, arguments)]
+        case ast.expr():
+            with suppress(ValueError):
+                return ast.literal_eval(node)
     text = "nothing" if node is None else ast.unparse(node)
     raise TypeError(f"{module}: the keys of a part can be read only from plain annotations and defaults, not {text}")
 

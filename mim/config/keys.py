@@ -31,12 +31,13 @@ def keys_text(topic: str | None = None) -> str:
         raise ConfigError(f"keys of {printable(topic)}: there is no such section. {one_of(section, schema.ORDER)}")
     texts = list(_section(section, name))
     if not texts:
-        names = schema.part_names(section) if section in schema.FAMILIES else []
-        raise ConfigError(
-            f"keys of {printable(topic)}: there is no such part. {one_of(name, names)}"
-            if names
-            else f"keys of {printable(topic)}: {section} has no parts; ask for the keys of {section}"
+        has_parts = section in schema.FAMILIES
+        problem = (
+            f"there is no such part. {one_of(name, schema.part_names(section))}"
+            if has_parts
+            else (f"{section} has no parts; ask for the keys of {section}")
         )
+        raise ConfigError(f"keys of {printable(topic)}: {problem}")
     return "\n\n".join(texts)
 
 
@@ -47,12 +48,11 @@ def _section(section: str, name: str = "", shipped: bool = False) -> Iterator[st
             yield _entry(title, _purpose(cls.__doc__), keys_of(cls))
     if section not in schema.FAMILIES:
         return
-    for part in catalogue.names(schema.FAMILIES[section][0]) if shipped else schema.part_names(section):
+    for part in catalogue.names(schema.FAMILIES[section].module) if shipped else schema.part_names(section):
         if name in ("", part):
-            default = ", the default" if part == schema.DEFAULT_PARTS[section] else ""
-            yield _entry(
-                f"{section}.{part}{default}", _purpose(_document(section, part)), schema.part_keys(section, part)
-            )
+            default = ", the default" if part == schema.FAMILIES[section].default else ""
+            keys = schema.part_keys(section, part)
+            yield _entry(f"{section}.{part}{default}", _purpose(_document(section, part)), keys)
 
 
 def _settings(section: str) -> Iterator[tuple[str, type]]:
@@ -67,7 +67,7 @@ def _settings(section: str) -> Iterator[tuple[str, type]]:
 
 
 def _document(section: str, part: str) -> str | None:
-    module, _ = schema.FAMILIES[section]
+    module = schema.FAMILIES[section].module
     if part in catalogue.names(module):
         return catalogue.document(module, part)
     return schema.family(section).named(part).__doc__
@@ -83,12 +83,11 @@ def _top() -> str:
 
 
 def _entry(title: str, purpose: str, keys: dict[str, Key]) -> str:
-    lines = [f"- `{key}` ({_allowed(kind)}): {kind.meaning}" for key, kind in keys.items()]
+    lines = [
+        f"- `{key}` ({annotations.allowed(kind.annotation)}; default {_written(kind.default)}): {kind.meaning}"
+        for key, kind in keys.items()
+    ]
     return "\n\n".join(text for text in (f"## {title}", purpose, "\n".join(lines)) if text)
-
-
-def _allowed(kind: Key) -> str:
-    return f"{annotations.allowed(kind.annotation)}; default {_written(kind.default)}"
 
 
 def _written(value: Any) -> str:

@@ -4,14 +4,12 @@ Two passes: first the names of the parts are read, then the file is parsed again
 Every scalar is taken as text and parsed by its key's annotation, from the file and the command line alike.
 """
 
-import importlib
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mim.config import annotations, migrate, schema
+from mim.config import annotations, migrate, plugins, schema
 from mim.config.recipes import find_file, recipe_names
 from mim.config.tree import Config
 from mim.errors import ConfigError
@@ -22,7 +20,6 @@ from mim.registry import Key, one_of
 
 LOG = logging.getLogger("mim")
 
-REASON = 500  # characters of what a plugin's error says
 Raw = dict[str, Any]
 Overrides = Mapping[str, Any] | Sequence[Any]  # {"TRAIN.epochs": 2}, [("TRAIN.epochs", 2)] or ["TRAIN.epochs", "2"]
 
@@ -99,15 +96,12 @@ def differing(cfg: Config, other: Config) -> list[str]:
     ]
 
 
-# -------------------------------------------------------------------- the two passes
-
-
 def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
     raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
     task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
     _check_sections(raw, pairs, task)
     for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
-        _import(module)
+        plugins.import_named(module)
     values = {key: _value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
     for section in schema.sections(task):
         values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
@@ -121,7 +115,7 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: mig
     """The values of one section, parsed against the keys of its settings and of the part that it names."""
     values, name = {}, ""
     if section in schema.FAMILIES:
-        default = schema.DEFAULT_PARTS[section]
+        default = schema.FAMILIES[section].default
         request = pairs.get(f"{section}.name", raw.get("name", default))
         values["name"] = name = annotations.parse(f"{section}.name", request, str)
         raw = _without_keys_of_another_part(section, raw, name, str(raw.get("name", default)))
@@ -141,9 +135,12 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: mig
 
 def _without_keys_of_another_part(section: str, raw: Raw, name: str, name_in_file: str) -> Raw:
     """Where the command line names another part than the file, the file's keys for that one have no effect."""
-    if name_in_file == name or name_in_file not in schema.part_names(section):
+    if name_in_file == name:
         return raw
-    foreign = set(schema.part_keys(section, name_in_file)) - set(schema.part_keys(section, name))
+    try:
+        foreign = set(schema.part_keys(section, name_in_file)) - set(schema.part_keys(section, name))
+    except ValueError:  # one of the two does not exist
+        return raw
     for key in foreign & set(raw):
         LOG.warning(
             "%s.%s of the file has no effect: it is a key of %s, and %s.name is now %s",
@@ -176,9 +173,8 @@ def _check_limits(values: Raw) -> None:
         for key, value in (content if isinstance(content, dict) else {section: content}).items():
             name = f"{section}.{key}" if isinstance(content, dict) else key
             most = LARGEST.get(key, INTEGER)
-            numbers = [
-                each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, int | float)
-            ]
+            items = value if isinstance(value, tuple) else (value,)
+            numbers = [each for each in items if isinstance(each, int | float)]
             if any(abs(each) > most and (isinstance(each, int) or key in LARGEST) for each in numbers):
                 raise ValueError(f"{name} is {short_repr(_shown(value))}: it must be at most {most:,}")
             if key == "depths" and sum(numbers) > BLOCKS:
@@ -193,22 +189,6 @@ def _check_recipe(name: str) -> None:
         )
 
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's own code does; Ctrl-C goes on
-        known = isinstance(error, ImportError | TypeError | ValueError)  # the last two: a relative or an empty name
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = str(error) if known else f"{type(error).__name__}: {error}, {where.filename} line {where.lineno}"
-        raise ConfigError(
-            f"PLUGINS names {short_repr(module)}, which cannot be imported ({reason[:REASON]}): install it, or put its "
-            "folder on PYTHONPATH, or mend it"
-        ) from error
-
-
-# -------------------------------------------------------------------- reading
-
-
 def _text_of(file: Path) -> str:
     """Raises ConfigError where it is no file of UTF-8 text, or too large for a config."""
     called = f"config {printable(str(file))}"
@@ -216,15 +196,15 @@ def _text_of(file: Path) -> str:
         if not file.is_file():  # nor a pipe or a device, which may have no end
             raise ConfigError(f"{called} {'is no file' if file.exists() else 'does not exist'}")
         with file.open("rb") as opened:
-            held = opened.read(CONFIG_BYTES + 1)
+            content = opened.read(CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{called} cannot be read: {error.strerror}") from error
-    if len(held) > CONFIG_BYTES:
+    if len(content) > CONFIG_BYTES:
         raise ConfigError(f"{called} has more than {CONFIG_BYTES:,} bytes: it is none")
     try:
-        return held.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{called} is not UTF-8 text: byte {error.start} is {held[error.start]:#04x}") from error
+        raise ConfigError(f"{called} is not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from error
 
 
 def _value(key: str, kind: Key, raw: Raw, raw_key: str, pairs: dict[str, Any]) -> Any:

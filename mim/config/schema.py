@@ -3,9 +3,9 @@
 import importlib
 import sys
 from contextlib import suppress
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from mim.config import annotations, catalogue
+from mim.config import annotations, catalogue, plugins
 from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings, LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
@@ -21,25 +21,25 @@ TOP: dict[str, Key] = {
     "RECIPE": Key(str, "", "name of the shipped recipe that this file follows, for `plan`; empty for none."),
     "PLUGINS": Key(tuple[str, ...], (), "Python modules with parts of yours, imported before the parts are looked up."),
 }
-FAMILIES: dict[str, tuple[str, str]] = {  # the module that founds each family of parts, and its class
-    "DATA": ("mim.data.sources.base", "Source"),
-    "MASKER": ("mim.maskers.base", "Masker"),
-    "ENCODER": ("mim.encoders.base", "Encoder"),
-    "HEAD": ("mim.heads.base", "Head"),
-    "TARGET": ("mim.targets.base", "Target"),
-    "LOSS": ("mim.losses", "Loss"),
-    "OPTIMIZER": ("mim.engine.optim", "Optimizer"),
-    "SCHEDULE": ("mim.engine.schedule", "Schedule"),
-}
-DEFAULT_PARTS = {
-    "DATA": "digits",
-    "MASKER": "random",
-    "ENCODER": "vit",
-    "HEAD": "transformer",
-    "TARGET": "pixels",
-    "LOSS": "mse",
-    "OPTIMIZER": "adamw",
-    "SCHEDULE": "cosine",
+
+
+class Family(NamedTuple):
+    """A family of parts: the module that founds it, its class, and the name of the part that is the default."""
+
+    module: str
+    cls: str
+    default: str
+
+
+FAMILIES = {
+    "DATA": Family("mim.data.sources.base", "Source", "digits"),
+    "MASKER": Family("mim.maskers.base", "Masker", "random"),
+    "ENCODER": Family("mim.encoders.base", "Encoder", "vit"),
+    "HEAD": Family("mim.heads.base", "Head", "transformer"),
+    "TARGET": Family("mim.targets.base", "Target", "pixels"),
+    "LOSS": Family("mim.losses", "Loss", "mse"),
+    "OPTIMIZER": Family("mim.engine.optim", "Optimizer", "adamw"),
+    "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
 }
 ORDER = (
     *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "CLASSIFIER", "FREEZE", "INIT"),
@@ -53,23 +53,12 @@ SHARED: dict[str, type] = {
     "LOG": LogSettings,
     "DISTRIBUTED": DistributedSettings,
 }
+LABELLED = {**SHARED, "LABELS": LabelSettings, "EVALUATE": ClassifyEvaluateSettings}
+FINETUNING = {"AUGMENT": ClassifyAugmentSettings, "CLASSIFIER": FinetuneHeadSettings, "FREEZE": FreezeSettings}
 SETTINGS: dict[str, dict[str, type]] = {
     "pretrain": {**SHARED, "AUGMENT": AugmentSettings, "EVALUATE": EvaluateSettings},
-    "finetune": {
-        **SHARED,
-        "LABELS": LabelSettings,
-        "AUGMENT": ClassifyAugmentSettings,
-        "CLASSIFIER": FinetuneHeadSettings,
-        "FREEZE": FreezeSettings,
-        "EVALUATE": ClassifyEvaluateSettings,
-    },
-    "linear_probe": {
-        **SHARED,
-        "LABELS": LabelSettings,
-        "AUGMENT": AugmentSettings,
-        "CLASSIFIER": ProbeHeadSettings,
-        "EVALUATE": ClassifyEvaluateSettings,
-    },
+    "finetune": {**LABELLED, **FINETUNING},
+    "linear_probe": {**LABELLED, "AUGMENT": AugmentSettings, "CLASSIFIER": ProbeHeadSettings},
 }
 ONLY_PRETRAINING = ("MASKER", "HEAD", "TARGET", "LOSS")
 
@@ -82,25 +71,24 @@ def sections(task: str) -> tuple[str, ...]:
 
 def family(section: str) -> type[Component]:
     """The family of parts of a section, imported."""
-    module, name = FAMILIES[section]
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(FAMILIES[section].module), FAMILIES[section].cls)
 
 
 def part_names(section: str) -> list[str]:
     """The names of the parts of a section: the shipped ones, and those registered in this process."""
-    module, _ = FAMILIES[section]
+    module = FAMILIES[section].module
     registered = family(section).members() if module in sys.modules else {}
     return list(dict.fromkeys([*catalogue.names(module), *registered]))
 
 
 def part_keys(section: str, name: str) -> dict[str, Key]:
     """The keys of a part; of a shipped one without importing it. Raises ValueError where there is no such part."""
-    module, _ = FAMILIES[section]
-    if name in catalogue.names(module):
+    if name in catalogue.names(FAMILIES[section].module):
         with suppress(TypeError):  # a new file, which may write its keys in another way
-            return catalogue.keys(module, name)
+            return catalogue.keys(FAMILIES[section].module, name)
+    problems = "" if name in part_names(section) else plugins.import_installed()
     if name not in part_names(section):
-        raise ValueError(unknown_part(section, name, part_names(section)))
+        raise ValueError(unknown_part(section, name, part_names(section)) + problems)
     return keys_of(family(section).named(name))
 
 
