@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mim import config
 from mim.config import Config, Overrides
+from mim.config.recipes import find_file
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.augment import BatchAugment, RandomCropFlipColour
 from mim.data.loading.dataset import ImageDataset
@@ -48,6 +49,7 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, parts that do not fit each
     other, and a RECIPE that does not exist.
     """
+    path = find_file(path)
     cfg = config.load_config(path, overrides)
     try:
         check(cfg)
@@ -95,12 +97,7 @@ def ready(
 ) -> Preprocess:
     """Loads all weights of a model, or of a part of it, and returns the preprocessing; both are then on the device.
 
-    Args:
-        module: the model or its part; it is put into eval mode.
-        state: its state dict.
-        source: the file that the state dict is from, for messages.
-        cfg: the config of the model.
-        device: where to evaluate.
+    source: the file of the state dict, for messages. The module is put into eval mode.
 
     Raises ValueError where the state dict is of another model.
     """
@@ -194,14 +191,7 @@ def weights_file(path: Path) -> Path:
 
 
 def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
-    """The task of a config.
-
-    Args:
-        cfg: the config.
-        train: the training images.
-        held_out: the held-out images.
-        weights: false puts the model on the meta device, unless a part of a plugin cannot do that.
-    """
+    """The task of a config. weights: false puts the model on the meta device, if all parts of plugins can do that."""
     return (_pretrain if cfg.TASK == "pretrain" else _classify)(cfg, train, held_out, weights)
 
 

@@ -16,7 +16,7 @@ from mim.io.files import write_text
 
 LOG = logging.getLogger("mim")
 
-FREE = (  # keys, and sections with a dot, that a resumed run may change: places, costs and output
+FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
     *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
@@ -65,7 +65,7 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
         estimated = cfg.DATA.mean == "estimate"
         cfg = build.with_statistics(cfg, training)
         with buffered_lines() as before:
-            path, content = _found(folder, resume, world)
+            path, content = _checkpoint_to_resume(folder, resume, world)
         cfg = _with_precision(cfg, content, world)
         if path is not None and content is not None:
             _check_resumable(cfg, content["config"], path)
@@ -90,22 +90,22 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
             return trainer.run(lines)
 
 
-def _found(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path | None, dict | None]:
-    """The checkpoint to go on from, with its content: the one that was named, or the newest whole one, if any.
+def _checkpoint_to_resume(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path | None, dict | None]:
+    """The path and content of the checkpoint `resume`, or of the newest intact one of the folder, if any.
 
-    The main rank chooses. Raises ValueError, on every rank, where there are only damaged ones.
+    The main rank chooses. Raises ValueError, on every rank, where all are damaged.
     """
-    held: tuple[Path, dict] | None = None
+    contents: dict[Path, dict] = {}  # of the chosen one, on the rank that read it
 
     def choose() -> Path | None:
-        nonlocal held
-        held = (resume, checkpoint.load(resume)) if resume else checkpoint.newest_intact(folder.checkpoints)
-        return held[0] if held is not None else None
+        chosen = (resume, checkpoint.load(resume)) if resume else checkpoint.newest_intact(folder.checkpoints)
+        contents.update([chosen] if chosen else [])
+        return chosen[0] if chosen else None
 
     path = world.from_main(choose)
     if path is None:
         return None, None
-    content = held[1] if held is not None else checkpoint.load(path)
+    content = contents[path] if path in contents else checkpoint.load(path)
     checkpoint.check(content, path)
     return path, content
 

@@ -836,3 +836,20 @@ def test_config_plugin_that_cannot_be_imported_is_named(refuse: Refuse, module: 
     message = refuse(PLUGINS=f"[{module}]")
     assert "PLUGINS" in message
     assert module in message
+
+
+def test_config_loads_plugins_of_installed_packages_only_for_a_part_that_is_unknown(
+    plugin: str, recipe: Path, tmp_path: Path
+) -> None:
+    info = tmp_path / "elsewhere" / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mim.plugins]\nbroken = no_such_package\nmine = {plugin}\n")
+    load_config(recipe, {"MASKER.name": "block"})
+    assert plugin not in sys.modules
+    with pytest.raises(ConfigError, match=r"MASKER\.name 'lost'.*'no_such_package' cannot be imported"):
+        load_config(recipe, {"MASKER.name": "lost"})
+    Masker._members.pop("left_half_of_mim_test_plugin", None)
+    sys.modules.pop(plugin, None)
+    cfg = load_config(recipe, {"MASKER.name": "left_half_of_mim_test_plugin", "MASKER.share": "0.5"})
+    assert cfg.MASKER.share == 0.5

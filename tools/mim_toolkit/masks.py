@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mim import cli
 from mim.config import load_config
+from mim.config.recipes import find_file
 
 if TYPE_CHECKING:
     from mim.config import Config
@@ -53,12 +54,12 @@ def _masks(args: argparse.Namespace) -> None:
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}: it must be at least 1")
     _warn_once()
-    combinations = _possible(_combinations(args))
+    combinations = _possible(args.config, _combinations(args))
 
     from mim.build import check
     from mim.lab.masks import MASKS, draw, held_out_images, sample
 
-    combinations = _possible([_checked(each, check) for each in combinations])
+    combinations = _possible(args.config, [_checked(each, check) for each in combinations])
     configs = [each.cfg for each in combinations if each.cfg is not None]
     images_NCHW = held_out_images(configs[0], args.samples) if args.over else None
     rows = [sample(cfg, args.samples) for cfg in configs]
@@ -83,12 +84,13 @@ def _combinations(args: argparse.Namespace) -> list[Combination]:
     return [_combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or unset, ratios or unset)]
 
 
-def _possible(combinations: list[Combination]) -> list[Combination]:
+def _possible(file: str, combinations: list[Combination]) -> list[Combination]:
     """The combinations. Raises ValueError where none of them is possible."""
     problems = _problems(combinations)
     if all(each.problem for each in combinations):
         several = len(problems) > 1
-        raise ValueError("no combination is possible:\n  " + "\n  ".join(problems) if several else problems[0])
+        problem = "no combination is possible:\n  " + "\n  ".join(problems) if several else problems[0]
+        raise ValueError(f"{find_file(file)}: {problem}")
     return combinations
 
 
@@ -126,12 +128,13 @@ def _numbers(flag: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _combination(file: str, cell: str | None, ratio: str | None, pairs: list[str]) -> Combination:
     values = {"MASKER.cell": cell, "MASKER.ratio": ratio}
     words = [word for key, value in values.items() if value is not None for word in (key, value)]
+    path = find_file(file)
     try:
-        cfg = load_config(file, [*pairs, *words])
+        cfg = load_config(path, [*pairs, *words])
         if cfg.TASK != "pretrain":
             raise ValueError(f"TASK is {cfg.TASK}, which hides nothing: name a config of TASK pretrain")
     except ValueError as error:
-        return Combination(cell, ratio, problem=str(error).removeprefix(f"{file}: "))
+        return Combination(cell, ratio, problem=str(error).removeprefix(f"{path}: "))
     return Combination(cell, ratio, cfg)
 
 
