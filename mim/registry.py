@@ -17,17 +17,11 @@ ARGUMENT = re.compile(r" {4}(\w+(?:, \w+)*): (.*)")  # the first line of an argu
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A config key.
+    """A config key."""
 
-    Args:
-        annotation: the type that its value is parsed by.
-        default: its value where a config does not name it.
-        meaning: its line in the `Args:` block of the class.
-    """
-
-    annotation: Any
-    default: Any
-    meaning: str = ""
+    annotation: Any  # the type that its value is parsed by
+    default: Any  # its value where a config does not name it
+    meaning: str = ""  # its line in the `Args:` block of the class
 
 
 class Component:

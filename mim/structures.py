@@ -23,10 +23,7 @@ class ImageSpec:
     width: int
 
     def grid(self, cell: int, key: str) -> tuple[int, int]:
-        """The number of cells (high, wide) of side `cell`, in pixels.
-
-        Raises ValueError, naming the axis and the config key `key`, where `cell` does not divide the image.
-        """
+        """Cells (high, wide) of side `cell` pixels. Raises ValueError, naming `key`, where `cell` does not fit."""
         if cell < 1:
             raise ValueError(f"{key} is {cell}: it must be at least 1 pixel")
         for axis, size in (("height", self.height), ("width", self.width)):
@@ -47,23 +44,14 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """All that a head or a target knows of an encoder.
+    """All that a head or a target knows of an encoder."""
 
-    Args:
-        width: channels of a token.
-        stride: pixels of the image side for one token.
-        patch: side of an embedded patch in pixels; patches are the finest cells that can be hidden.
-        grid: tokens high and wide.
-        drops_hidden: whether only visible tokens come out.
-        num_prefix: class token and registers ahead of the patch tokens.
-    """
-
-    width: int
-    stride: int
-    patch: int
-    grid: tuple[int, int]
-    drops_hidden: bool
-    num_prefix: int = 0
+    width: int  # channels of a token
+    stride: int  # pixels of the image side for one token
+    patch: int  # side of an embedded patch in pixels; patches are the finest cells that can be hidden
+    grid: tuple[int, int]  # tokens high and wide
+    drops_hidden: bool  # whether only visible tokens come out
+    num_prefix: int = 0  # class token and registers ahead of the patch tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +64,18 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class PatchMask:
-    """Which cells of the image grid are hidden.
+    """Which cells of the image grid are hidden."""
 
-    Args:
-        hidden_BHW: bool on any grid of cells, True where the encoder must not see.
-        visible: number of visible cells of a sample, None where samples differ. It is a Python int, so that the shape
-            of dropped tokens is known without a host sync.
-        draw_B: a random int64 in [0, 2**31) for each sample, from which a part derives its own random choices
-            (`mim.ops.seeding.scores`); None for a mask made by hand.
-    """
-
-    hidden_BHW: Tensor
-    visible: int | None = None
-    draw_B: Tensor | None = None
+    hidden_BHW: Tensor  # bool on any grid of cells, True where the encoder must not see
+    visible: int | None = None  # visible cells of each sample, a Python int to save a host sync; None where they differ
+    # a random int64 in [0, 2**31) for each sample, from which a part derives random choices by mim.ops.seeding.scores
+    draw_B: Tensor | None = None  # None for a mask made by hand
 
     @classmethod
     def from_tensor(cls, hidden: Tensor, batch: int) -> "PatchMask":
-        """A mask made by hand: a bool grid or pixel map, (H, W) for the whole batch or (B, H, W).
+        """A mask made by hand: a bool grid or pixel map, (H, W) for the whole batch or (B, H, W). A host sync.
 
-        Counting the visible cells is a host sync. Raises ValueError for another shape or type, and where a sample has
-        no hidden or no visible cell.
+        Raises ValueError for another shape or type, and where a sample has no hidden or no visible cell.
         """
         if hidden.dtype != torch.bool:
             raise ValueError(f"a mask is a bool tensor, True where hidden, not {hidden.dtype}")
@@ -103,7 +83,7 @@ class PatchMask:
             hidden = repeat(hidden, "h w -> b h w", b=batch)
         if hidden.ndim != 3 or hidden.shape[0] != batch:
             raise ValueError(f"a mask has shape (H, W) or ({batch}, H, W), not {tuple(hidden.shape)}")
-        counts = reduce((~hidden).long(), "b h w -> b", "sum").tolist()  # host sync: only on masks made by hand
+        counts = reduce((~hidden).long(), "b h w -> b", "sum").tolist()  # host sync
         if min(counts) == 0 or max(counts) == hidden[0].numel():
             raise ValueError("a mask must hide at least one cell of every sample and leave at least one visible")
         return cls(hidden, counts[0] if len(set(counts)) == 1 else None)
@@ -114,9 +94,8 @@ class PatchMask:
         return PatchMask(self.hidden_BHW[start:stop], self.visible, draw_B)
 
     def at(self, height: int, width: int) -> Tensor:
-        """The mask on another grid, (B, height, width) bool.
+        """The mask on another grid, (B, height, width) bool: a coarser cell is hidden where any of its parts is.
 
-        On a finer grid, cells repeat. On a coarser grid, a cell is hidden where any of its parts is.
         Raises ValueError where the sizes do not divide.
         """
         high, wide = self.hidden_BHW.shape[1:]
@@ -130,10 +109,7 @@ class PatchMask:
         raise ValueError(f"a mask of {high}x{wide} cells does not fit a grid of {height}x{width}")
 
     def coarsened(self, height: int, width: int) -> "PatchMask":
-        """The mask on a coarser grid, with its visible cells counted again (a host sync).
-
-        For an equal or finer grid, this mask itself.
-        """
+        """The mask on a coarser grid, with its visible cells counted again (a host sync); itself where that is finer."""
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
         return PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))
@@ -156,21 +132,13 @@ class PatchMask:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of a batch of images.
+    """The features of a batch of images."""
 
-    Args:
-        tokens_BND: patch tokens: those of the full grid, or only the kept ones.
-        grid: tokens high and wide of the full grid.
-        kept_BN: indices of the kept tokens in the grid; None where tokens_BND has all of them.
-        prefix_BKD: class token and registers.
-        draw_B: that of the mask, for a head that chooses among dropped tokens.
-    """
-
-    tokens_BND: Tensor
-    grid: tuple[int, int]
-    kept_BN: Tensor | None = None
-    prefix_BKD: Tensor | None = None
-    draw_B: Tensor | None = None
+    tokens_BND: Tensor  # patch tokens: those of the full grid, or only the kept ones
+    grid: tuple[int, int]  # tokens high and wide of the full grid
+    kept_BN: Tensor | None = None  # indices of the kept tokens in the grid; None where tokens_BND has all of them
+    prefix_BKD: Tensor | None = None  # class token and registers
+    draw_B: Tensor | None = None  # that of the mask, for a head that chooses among dropped tokens
 
     def pooled(self, pool: Pool) -> Tensor:
         """One vector an image: the `mean` of the patch tokens (B, D), the `class` token (B, D), or `both` (B, 2 D).
@@ -187,15 +155,10 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The output of a head.
+    """The output of a head."""
 
-    Args:
-        map_BCHW: the predicted map in the target's layout, (B, channels, height / stride, width / stride).
-        predicted_BHW: bool on any grid that divides it: which cells were predicted; None means every hidden one.
-    """
-
-    map_BCHW: Tensor
-    predicted_BHW: Tensor | None = None
+    map_BCHW: Tensor  # in the target's layout, (B, channels, height / stride, width / stride)
+    predicted_BHW: Tensor | None = None  # bool on any grid that divides it: the predicted cells; None: all hidden ones
 
 
 @dataclass(frozen=True, slots=True)

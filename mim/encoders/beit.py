@@ -38,12 +38,7 @@ class Beit(Plain, name="beit"):
     backbone: TimmBeit
 
     def __init__(
-        self,
-        image: ImageSpec,
-        *,
-        bias: Literal["shared", "block"] = "shared",
-        layer_scale: float = 0.1,
-        **shared: Any,
+        self, image: ImageSpec, *, bias: Literal["shared", "block"] = "shared", layer_scale: float = 0.1, **shared: Any
     ):
         at_least("ENCODER", 0, layer_scale=layer_scale)
         backbone = partial(

@@ -62,12 +62,7 @@ class Windowed(Encoder):
             if width * 2**stage % count:
                 raise ValueError(f"ENCODER.heads {count} does not divide the width {width * 2**stage} of stage {stage}")
         self._check_window(window, stages=len(depths))
-        self.backbone = backbone(
-            **shared,
-            depths=depths,
-            num_heads=heads,
-            window_size=window,
-        )
+        self.backbone = backbone(**shared, depths=depths, num_heads=heads, window_size=window)
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 

@@ -101,11 +101,7 @@ class TrainState:
     @contextmanager
     def eval_mode(self) -> Iterator[nn.Module]:
         """Inside, that model with all weights on every rank, without gradients. It is not compiled: batches vary."""
-        with (
-            torch.no_grad(),
-            torch.compiler.set_stance("force_eager"),
-            self.strategy.gather(self.evaluated) as model,
-        ):
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self.strategy.gather(self.evaluated) as model:
             model.eval()
             yield model
             model.train()

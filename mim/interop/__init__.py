@@ -11,14 +11,4 @@ from mim.interop.simmim import SimMIM
 from mim.interop.timm import Timm
 from mim.interop.transformers import Transformers
 
-__all__ = [
-    "MAE",
-    "ModelWeights",
-    "Native",
-    "SimMIM",
-    "Timm",
-    "Transformers",
-    "WeightsFormat",
-    "WriteReport",
-    "read",
-]
+__all__ = ["MAE", "ModelWeights", "Native", "SimMIM", "Timm", "Transformers", "WeightsFormat", "WriteReport", "read"]

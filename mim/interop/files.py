@@ -18,19 +18,12 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """The content of a file, or a folder, of weights.
-
-    Args:
-        path: the file or folder.
-        weights: tensors under the file's names, without buffers that a model computes when it is built.
-        metadata: everything else in the file; of a folder, the content of config.json.
-        container: the key of the mapping that held the weights; empty where they were the whole file.
-    """
+    """The content of a file, or a folder, of weights."""
 
     path: Path
-    weights: dict[str, Tensor]
-    metadata: dict[str, Any]
-    container: str = ""
+    weights: dict[str, Tensor]  # under the file's names, without buffers that a model computes when it is built
+    metadata: dict[str, Any]  # everything else in the file; of a folder, the content of config.json
+    container: str = ""  # the key of the mapping that held the weights; empty where they were the whole file
 
     def strip_prefix(self, prefix: str) -> dict[str, Tensor]:
         """The weights whose names start with a prefix, without it."""

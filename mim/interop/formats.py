@@ -36,29 +36,17 @@ Sections = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """A model's weights under this toolkit's names, and what is known of the model.
+    """A model's weights under this toolkit's names, and what is known of the model."""
 
-    Args:
-        state: tensors by name, as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*).
-        sections: config sections with the keys that are known.
-        source: path of the file.
-        unspecified: keys, as SECTION.key, that matter and that neither the weights nor the file specify.
-        left_out: names of the file's weights that this toolkit has no name for.
-        left_entries: numbers in these weights.
-        averaged: whether the weights are a moving average over training steps.
-        notes: lines for the user.
-        format: name of the file's format.
-    """
-
-    state: dict[str, Tensor]
-    sections: Sections
-    source: str
-    unspecified: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    left_entries: int = 0
-    averaged: bool = False
-    notes: tuple[str, ...] = ()
-    format: str = ""
+    state: dict[str, Tensor]  # by name, as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*)
+    sections: Sections  # with the keys that are known
+    source: str  # path of the file
+    unspecified: tuple[str, ...] = ()  # keys, as SECTION.key, that matter and that nothing in the file specifies
+    left_out: tuple[str, ...] = ()  # names of the file's weights that this toolkit has no name for
+    left_entries: int = 0  # numbers in these weights
+    averaged: bool = False  # whether the weights are a moving average over training steps
+    notes: tuple[str, ...] = ()  # lines for the user
+    format: str = ""  # name of the file's format
 
     def select(self, prefix: str) -> dict[str, Tensor]:
         """The weights whose names start with a prefix."""
@@ -78,15 +66,10 @@ class ModelWeights:
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """The result of writing weights in a format.
+    """The result of writing weights in a format."""
 
-    Args:
-        left_out: names of our weights that the format has no name for.
-        usage: a line that says how to load the file.
-    """
-
-    left_out: list[str] = field(default_factory=list)
-    usage: str = ""
+    left_out: list[str] = field(default_factory=list)  # names of our weights that the format has no name for
+    usage: str = ""  # a line that says how to load the file
 
 
 class WeightsFormat(Component, ABC, section="FORMAT"):
@@ -100,8 +83,7 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
     def read(self, file: WeightsFile) -> ModelWeights:
         """The weights under our names.
 
-        Raises ValueError where no encoder here computes the same, and KeyError where a weight is missing from which the
-        config is inferred.
+        Raises ValueError where no encoder here computes the same, and KeyError where a weight is missing.
         """
 
     @abstractmethod
@@ -113,14 +95,9 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
 
 
 def read(path: Path, role: str, format_name: str = "") -> ModelWeights:
-    """Weights from a file, or a folder, of any known format.
+    """Weights from a file, or a folder, in the named format, or in any known one where `format_name` is empty.
 
-    Args:
-        path: the file or folder.
-        role: what errors call it, for example INIT.checkpoint.
-        format_name: its format; empty means that its keys decide.
-
-    Raises ValueError where the file is missing or damaged, or does not have the named format or any known one.
+    Raises ValueError, calling the file by its `role`, where it is missing or damaged, or in no such format.
     """
     file = read_weights_file(path, role)
     try:

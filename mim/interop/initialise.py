@@ -13,35 +13,21 @@ from mim.io.formatting import printable
 from mim.io.weights import DERIVED_BUFFERS
 
 LEAST_SHARE = 0.5
-FLOATING = (
-    *(torch.float32, torch.bfloat16, torch.float16, torch.float64),
-    *(torch.float8_e4m3fn, torch.float8_e5m2),
-)
+FLOATING = (*(torch.float32, torch.bfloat16, torch.float16, torch.float64), *(torch.float8_e4m3fn, torch.float8_e5m2))
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What happened to each weight of an encoder.
+    """What happened to each weight of an encoder: names, and where shapes differ both of them."""
 
-    Args:
-        source: path of the file.
-        averaged: whether the weights are a moving average over training steps.
-        loaded: names of the weights that were loaded.
-        resized: those of them that were resized or moved to another name, with both shapes.
-        missing: names of the encoder's weights that the file lacks.
-        unexpected: names of the file's weights that the encoder lacks.
-        reshaped: names of weights whose shape does not fit, with both shapes.
-        notes: lines for the user.
-    """
-
-    source: str
-    averaged: bool
+    source: str  # path of the file
+    averaged: bool  # whether the weights are a moving average over training steps
     loaded: list[str]
-    resized: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: list[str]
-    notes: tuple[str, ...] = ()
+    resized: list[str]  # those of the loaded ones that were resized or moved to another name
+    missing: list[str]  # of the encoder's weights: the file lacks them
+    unexpected: list[str]  # of the file's weights: the encoder lacks them
+    reshaped: list[str]  # their shape does not fit
+    notes: tuple[str, ...] = ()  # lines for the user
 
     def lines(self) -> list[str]:
         """The report as text: a count, then the names of all weights that were not loaded unchanged."""
@@ -61,10 +47,7 @@ class LoadReport:
 def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     """INIT.checkpoint: loads an encoder's weights from a file in any known format; heads are left out.
 
-    Tables of positions are resized where the image size or the window differs, and otherwise stay equal to the bit.
-
-    Raises ValueError where the file is missing or has no known format, and as match_weights does. The encoder is then
-    unchanged.
+    Raises ValueError where the file is missing or has no known format, and as match_weights does; it then loads nothing.
     """
     state, report = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
     encoder.load_state_dict(state, strict=False)
@@ -74,8 +57,7 @@ def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
 def match_weights(encoder: Encoder, weights: ModelWeights, role: str) -> tuple[dict[str, Tensor], LoadReport]:
     """The weights of a file that fit an encoder, by the encoder's names and resized where needed, and the report.
 
-    The encoder may be on the meta device.
-
+    Tables of positions are resized where the image size or the window differs. The encoder may be on the meta device.
     Raises ValueError, calling the file by its `role`, where less than half of the encoder is in the file, less than
     half of the file's encoder fits, or a weight has no usable numbers.
     """

@@ -12,8 +12,7 @@ EncoderKind = Literal["vit", "beit", "swin", "swin_v2"]
 def has_classifier(weights: ModelWeights, pools: Iterable[str]) -> bool:
     """Whether weights include a fine-tuned classifier with one of these ways of pooling.
 
-    `class` is the class token after the encoder's norm, `mean` the mean of the tokens after it, and `mean, norm` a mean
-    that the norm follows.
+    `class` and `mean` pool tokens after the encoder's norm; `mean, norm` is a mean that the norm follows.
     """
     if weights.sections["TASK"] != "finetune" or "heads.0.weight" not in weights.state:
         return False

@@ -24,10 +24,7 @@ CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # of the published evaluations of 
 
 
 def metadata_of(weights: ModelWeights, names: Iterable[str]) -> dict[str, str]:
-    """The metadata to write with converted weights: their origin, and what they do not show of their model.
-
-    `names` are those of the weights that the file gets; a head or classifier that it lacks is not described.
-    """
+    """The metadata to write with the weights of these names: their origin, and what they do not show of their model."""
     modules = {name.partition(".")[0] for name in names}
     kept = PRETRAINING if "head" in modules else ("MASKER", "ENCODER", "DATA")
     sections = {name: keys for name, keys in weights.sections.items() if name in kept}
@@ -94,20 +91,15 @@ def merge(*layers: Sections) -> Sections:
 
 
 def infer_sections(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[Sections, tuple[str, ...]]:
-    """The sections of a file of weights, and the keys of ENCODER and DATA that nothing specifies.
+    """The sections of weights under our names, and the keys of ENCODER and DATA that nothing specifies.
 
-    Args:
-        encoder: name of the encoder.
-        state: weights under our names.
-        known: TASK, and what the metadata specifies, which overrides what the weights show.
+    `known`: TASK, and what the metadata specifies, which overrides what the weights show.
     """
     weights = {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
     config = Encoder.named(encoder).infer_config(weights)
-    data: Sections = dict(IMAGENET) if config.channels == 3 else {}
-    if config.channels is not None:
-        data["channels"] = config.channels
-    if config.image_size is not None:
-        data["image_size"] = list(config.image_size)
+    data: Sections = {**IMAGENET} if config.channels == 3 else {}
+    data |= {} if config.channels is None else {"channels": config.channels}
+    data |= {} if config.image_size is None else {"image_size": list(config.image_size)}
     task = known["TASK"]
     sections = merge({"TASK": task, "ENCODER": {"name": encoder, **config.keys}, "DATA": data}, known)
     names = ("TASK", *(PRETRAINING if task == "pretrain" else CLASSIFICATION))
@@ -127,9 +119,7 @@ def classification_sections(state: dict[str, Tensor]) -> Sections:
 
 def published_heads(state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
     """ENCODER.heads of the published ViT of this width, and a note that says so; empty where there is none."""
-    vector = state.get(f"{BACKBONE}norm.weight", state.get(f"{BACKBONE}patch_embed.proj.bias"))
-    heads = PUBLISHED_HEADS.get(len(vector)) if vector is not None else None
-    if vector is None or heads is None:
-        return {}, ()
-    note = f"ENCODER.heads {heads}: not in the file; the published ViT of width {len(vector)} has {heads} heads"
-    return {"heads": heads}, (note,)
+    width = len(state.get(f"{BACKBONE}norm.weight", state.get(f"{BACKBONE}patch_embed.proj.bias", ())))
+    heads = PUBLISHED_HEADS.get(width)
+    note = f"ENCODER.heads {heads}: not in the file; the published ViT of width {width} has {heads} heads"
+    return ({"heads": heads}, (note,)) if heads else ({}, ())

@@ -16,15 +16,10 @@ TAIL = r"(?P<tail>(?:\.(?:weight|bias))?)"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The names of one weight, or of a module with its weight and bias; `{block}` stands for a number.
-
-    Args:
-        ours: the name here.
-        theirs: the name there. Where there are several, our weight is theirs, stacked along the first axis.
-    """
+    """The names of one weight, or of a module with its weight and bias; `{block}` stands for a number."""
 
     ours: str
-    theirs: tuple[str, ...]
+    theirs: tuple[str, ...]  # where there are several, our weight is theirs, stacked along the first axis
 
 
 def rows(*pairs: tuple[str, str | tuple[str, ...]]) -> tuple[Row, ...]:
@@ -80,9 +75,8 @@ def to_theirs(table: Iterable[Row], state: Mapping[str, Tensor]) -> tuple[dict[s
                 f"{printable(name)} has the shape {list(weight.shape)}: it cannot be split into {count} equal parts"
             )
         parts = (weight,) if count == 1 else weight.chunk(count)
-        renamed |= {
-            _fill_in(theirs, row.ours, hit): part.contiguous() for theirs, part in zip(row.theirs, parts, strict=True)
-        }
+        for theirs, part in zip(row.theirs, parts, strict=True):
+            renamed[_fill_in(theirs, row.ours, hit)] = part.contiguous()
     return renamed, left_out
 
 

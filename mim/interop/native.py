@@ -33,13 +33,7 @@ class Native(WeightsFormat, name="mim"):
         return ModelWeights(state, sections, str(file.path), unspecified, averaged=bool(average))
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
-        content = {
-            "format": CHECKPOINT_FORMAT,
-            "step": 0,
-            "model": weights.state,
-            "ema": {},
-            "config": metadata.to_yaml(weights.sections),
-            **metadata.origin(weights),
-        }
+        content = {"format": CHECKPOINT_FORMAT, "step": 0, "model": weights.state, "ema": {}}
+        content |= {"config": metadata.to_yaml(weights.sections), **metadata.origin(weights)}
         write_atomically(path, lambda file: torch.save(content, file))
         return WriteReport(usage=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

@@ -6,14 +6,15 @@ from mim.interop.names import Row, add_prefix, rows
 
 POSITIONS = "decoder.decoder_pos_embed"  # fixed; a head here computes them when it is built
 POOLER = "pooler."  # of ViTModel: it comes after the features
-VIT_BLOCK = rows(
+BLOCK = rows(
     ("norm1", "layernorm_before"),
-    ("attn.qkv", tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))),
     ("attn.proj", "attention.output.dense"),
     ("norm2", "layernorm_after"),
     ("mlp.fc1", "intermediate.dense"),
     ("mlp.fc2", "output.dense"),
 )
+QKV = ("query", "key", "value")
+VIT_BLOCK = (*BLOCK, *rows(("attn.qkv", tuple(f"attention.attention.{part}" for part in QKV))))
 VIT = (
     *rows((f"{ENCODER}mask_token", "embeddings.mask_token")),
     *add_prefix(
@@ -35,22 +36,15 @@ DECODER = (
         ("head.predict", "decoder.decoder_pred"),
     ),
     *add_prefix(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_layers.{block}."),
-    *add_prefix(
-        VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."
-    ),  # as version 5 writes them
+    *add_prefix(VIT_BLOCK, "head.layers.{block}.", "decoder.decoder_encoder.layer.{block}."),  # of version 5
 )
 SELF = "attention.self."
-QKV = tuple(f"{SELF}{part}" for part in ("query", "key", "value"))
-SWIN_BLOCK = rows(
-    ("norm1", "layernorm_before"),
-    ("attn.proj", "attention.output.dense"),
-    ("norm2", "layernorm_after"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
+V1_BLOCK = rows(
+    ("attn.qkv", tuple(f"{SELF}{part}" for part in QKV)),
+    (simmim.BIAS_TABLE, f"{SELF}relative_position_bias_table"),
 )
-V1_BLOCK = rows(("attn.qkv", QKV), (simmim.BIAS_TABLE, f"{SELF}relative_position_bias_table"))
 V2_BLOCK = rows(
-    ("attn.qkv.weight", tuple(f"{name}.weight" for name in QKV)),
+    ("attn.qkv.weight", tuple(f"{SELF}{part}.weight" for part in QKV)),
     ("attn.q_bias", f"{SELF}query.bias"),
     ("attn.v_bias", f"{SELF}value.bias"),
     ("attn.logit_scale", f"{SELF}logit_scale"),
@@ -77,8 +71,8 @@ def _swin(block: tuple[Row, ...]) -> tuple[Row, ...]:
 ENCODERS = {  # by model_type: our encoder, the prefix of its names, their table
     "vit_mae": ("vit", "vit.", VIT),
     "vit": ("vit", "vit.", VIT),
-    "swin": ("swin", "swin.", _swin((*SWIN_BLOCK, *V1_BLOCK))),
-    "swinv2": ("swin_v2", "swinv2.", _swin((*SWIN_BLOCK, *V2_BLOCK))),
+    "swin": ("swin", "swin.", _swin((*BLOCK, *V1_BLOCK))),
+    "swinv2": ("swin_v2", "swinv2.", _swin((*BLOCK, *V2_BLOCK))),
 }
 
 

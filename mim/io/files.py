@@ -68,8 +68,7 @@ def append_text(path: Path, text: str) -> None:
 def remove_abandoned(folder: Path) -> list[Path]:
     """Removes the temporary files of killed processes from a folder, and returns their paths.
 
-    A process that writes holds a lock on its file until it ends. On a file system without locks, a file counts as
-    abandoned where it did not change for an hour.
+    A process that writes holds a lock on its file. Without file locks, a file is abandoned after an hour.
     """
     removed = []
     for partial in sorted(folder.glob(f"*{PARTIAL}")):
@@ -128,5 +127,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """The same error with the name of the file."""
     return OSError(f"{path}: {error}") if error.errno is None else OSError(error.errno, error.strerror, str(path))

@@ -11,10 +11,7 @@ def short_repr(value: Any) -> str:
 
 
 def printable(name: str, longest: int = LONGEST) -> str:
-    """A name on one line: control characters and bytes that are not UTF-8 are escaped; an empty name becomes ''.
-
-    A name with more than `longest` characters is shortened in its middle.
-    """
+    """A name on one line, control characters escaped, shortened in its middle where it is long; '' for an empty one."""
     text = _shortened(name, longest)
     return (text if text.isprintable() else "".join(map(_escaped, text))) or "''"
 

@@ -33,11 +33,7 @@ SAFE_CLASSES: list[Any] = [
 def read_weights(path: Path, role: str) -> Any:
     """The content of a PyTorch file, on the CPU: tensors and plain values.
 
-    Args:
-        path: the file.
-        role: what errors call it, for example INIT.checkpoint.
-
-    Raises ValueError where the file is missing or damaged, or holds anything but tensors and plain values.
+    Raises ValueError, calling the file by its `role`, where it is missing or damaged, or holds anything else.
     """
     _check_file(path, role)
     try:
@@ -69,16 +65,11 @@ def read_safetensors(path: Path, role: str) -> tuple[dict[str, torch.Tensor], di
 def check_weights(weights: Mapping[str, torch.Tensor], size: int) -> None:
     """Raises ValueError, naming the weight, for one that is not dense or has more bytes than its file.
 
-    A tensor can repeat its numbers, as after `expand`; reading it costs nothing, and copying it can fill the memory.
-
-    Args:
-        weights: tensors by name.
-        size: bytes of the file, or of all files of a folder.
+    `size`: bytes of the file, or of all files of a folder.
     """
-    total = 0
+    total = 0  # a tensor that repeats its numbers, as after `expand`, costs nothing until a copy fills the memory
     for name, weight in weights.items():
-        layout = _unusual_layout(weight)
-        if layout:
+        if layout := _unusual_layout(weight):
             raise ValueError(
                 f"{printable(name)} is {layout}: weights must be dense tensors, with their values in the file"
             )
@@ -117,10 +108,7 @@ def _check_file(path: Path, role: str) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Raises _Refused where a checksum of a zip archive is wrong, or unpacking it would give more bytes than it has.
-
-    PyTorch never compresses, and does not compare checksums when it reads.
-    """
+    """Raises _Refused for a zip archive with a wrong checksum, which PyTorch does not compare, or a compressed one."""
     with path.open("rb") as file:
         if file.read(len(ZIP)) != ZIP:
             return

@@ -5,10 +5,9 @@ from torch import nn
 
 
 def choose_attention(model: nn.Module, device: torch.device) -> None:
-    """Fused scaled-dot-product kernels on an accelerator, explicit matrix products on a CPU.
+    """Fused kernels on an accelerator, explicit products on a CPU, where the fused backward is slow at these shapes.
 
-    On a CPU the fused kernel's backward is slow at these shapes. Sets `fused_attn` on each of timm's attention
-    modules and leaves timm's global switch alone. Both ways compute the same function.
+    Sets `fused_attn` on each of timm's attention modules and leaves timm's global switch alone.
     """
     for module in model.modules():
         if isinstance(vars(module).get("fused_attn"), bool):

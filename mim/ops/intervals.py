@@ -7,39 +7,22 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-LEVEL = 0.95
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95% interval. A value that is not finite, as of a run that diverged, makes the mean NaN.
-
-    Args:
-        mean: of the values.
-        half: half the width of the interval; None for a single value, or where a value is not finite.
-        runs: number of values.
-    """
+    """A mean with its 95% interval. A value that is not finite, as of a run that diverged, makes the mean NaN."""
 
     mean: float
-    half: float | None
-    runs: int
-
-    def scaled(self, factor: float) -> "Estimate":
-        """The estimate in another unit."""
-        return Estimate(self.mean * factor, None if self.half is None else self.half * abs(factor), self.runs)
+    half: float | None  # half the width of the interval; None for a single value, or where a value is not finite
+    runs: int  # number of values
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The result of a paired test.
+    """The result of a paired test."""
 
-    Args:
-        difference: the mean of first minus second.
-        p: p-value of no difference; None for a single pair, and where a difference is not finite.
-    """
-
-    difference: Estimate
-    p: float | None
+    difference: Estimate  # the mean of first minus second
+    p: float | None  # p-value of no difference; None for a single pair, and where a difference is not finite
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -51,7 +34,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(nan, None, count)
     if count == 1:
         return Estimate(float(values[0]), None, 1)
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    quantile = float(stats.t.ppf((1 + 0.95) / 2, count - 1))
     return Estimate(fmean(values), quantile * stdev(values) / count**0.5, count)
 
 

@@ -17,16 +17,13 @@ def sincos_table(grid: tuple[int, int], width: int, num_prefix: int = 0) -> Tens
 
     The first half of the width encodes the column (x), the second the row (y); each half is a block of sines and
     then one of cosines, not interleaved. Computed in float64. Raises ValueError where 4 does not divide the width.
-
-    Source: facebookresearch/mae, util/pos_embed.py (whose `emb_h` is the column). Differs from: grids need not be
-    square.
+    Source: MAE, util/pos_embed.py (its `emb_h` is the column). Differs from: grids need not be square.
     """
     if width % 4:
         raise ValueError(f"sine-cosine positions need a width that 4 divides, not {width}")
     frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(
-        torch.arange(grid[0], dtype=torch.float64), torch.arange(grid[1], dtype=torch.float64), indexing="ij"
-    )
+    axes = (torch.arange(side, dtype=torch.float64) for side in grid)
+    row, column = torch.meshgrid(*axes, indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     prefix = torch.zeros(num_prefix, width, dtype=torch.float64)

@@ -31,9 +31,9 @@ def crop_resize(
     uint16 is rounded once, floats never, as in torchvision. Differs from: each channel is resized by itself, where
     Pillow weights the colours of RGBA by their alpha.
 
-    Both axes are matrix products in float32, under autocast too: 2 C H W w + 2 C H w h operations a crop. Nothing
-    depends on the numbers in the boxes but other numbers, so no host waits and no graph is compiled anew. A pixel that
-    is not finite spoils its rows and columns of the result, also from outside the box.
+    Both axes are matrix products in float32, under autocast too: 2 C H W w + 2 C H w h operations a crop. Shapes do not
+    depend on the boxes, so no host waits and no graph is compiled anew. A pixel that is not finite spoils its rows and
+    columns of the result, also from outside the box.
 
     Raises ValueError for another interpolation, or where the crops are no multiple of the images.
     """

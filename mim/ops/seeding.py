@@ -14,10 +14,8 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, purpose: str, *position: int) -> int:
-    """A seed in [0, 2**63) for one purpose at one position, as in `derive_seed(seed, "mask", step)`.
-
-    It comes from numpy's SeedSequence, so neighbouring positions give unrelated streams.
-    """
+    """A seed in [0, 2**63) for one purpose at one position, as in `derive_seed(seed, "mask", step)`."""
+    # numpy's SeedSequence gives unrelated streams to neighbouring positions
     entropy = [seed, zlib.crc32(purpose.encode()), len(position), *position]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -31,9 +29,8 @@ def scores(draw_B: Tensor, count: int) -> Tensor:
     """Pseudo-random numbers in [0, 2**32), (B, count) int64, for choices in code that cannot draw.
 
     Each is a function of the sample's `draw_B`, int64 in [0, 2**31), and of its position. No two of a sample are equal.
-    They come from 32-bit shifts and multiplications in 64 bits, which never overflow, so they are the same on every
-    device and in a compiled graph.
     """
+    # 32-bit shifts and multiplications in 64 bits never overflow, so every device and compiled graph gives the same
     mixed_BN = draw_B[:, None] ^ torch.arange(count, device=draw_B.device)
     for _ in range(2):
         mixed_BN = (((mixed_BN >> 16) ^ mixed_BN) * 0x45D9F3B) & 0xFFFFFFFF

@@ -95,11 +95,3 @@ def test_unequal_lengths_and_no_values_are_errors():
     for nothing in (lambda: estimate([]), lambda: paired([], [])):
         with pytest.raises(ValueError, match="at least one value"):
             nothing()
-
-
-def test_scaled_changes_the_unit_and_keeps_a_half_width_positive():
-    found = estimate(ACCURACIES)
-    assert found.scaled(100).mean == pytest.approx(100 * found.mean)
-    assert found.scaled(100).half == pytest.approx(100 * found.half)
-    assert found.scaled(-2).half == pytest.approx(2 * found.half)
-    assert estimate([0.5]).scaled(100) == Estimate(50.0, None, 1)

@@ -97,10 +97,7 @@ def compare(
 
 
 def write(comparison: Comparison, output: Path) -> Path:
-    """Writes the page and the CSV files to a folder, which it makes. Returns the path of the page.
-
-    Raises ValueError where the path is a file.
-    """
+    """Writes the page and the CSV files to a folder, which it makes unless it is a file. Returns the page's path."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file: name a folder")
     output.mkdir(parents=True, exist_ok=True)
@@ -110,15 +107,11 @@ def write(comparison: Comparison, output: Path) -> Path:
 
 
 def _entry(group: Group, columns: Sequence[ColumnValues]) -> Entry:
-    values = {each.column.key: each.values[group.name] for each in columns if group.name in each.values}
-    return Entry(
-        name=group.name,
-        method=group.method,
-        seeds=group.seeds,
-        folders=tuple(run.path for run in group.compared_runs),
-        metrics={key: estimate_of(each) for key, each in values.items()},
-        values={key: tuple(by_seed(each).values()) for key, each in values.items()},
-    )
+    of_columns = {each.column.key: each.values[group.name] for each in columns if group.name in each.values}
+    metrics = {key: estimate_of(each) for key, each in of_columns.items()}
+    values = {key: tuple(by_seed(each).values()) for key, each in of_columns.items()}
+    folders = tuple(run.path for run in group.compared_runs)
+    return Entry(group.name, group.method, group.seeds, folders, metrics, values)
 
 
 def _run_metrics(group: Group, columns: Sequence[ColumnValues]) -> list[RunMetrics]:

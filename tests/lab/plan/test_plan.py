@@ -86,6 +86,17 @@ def test_plan_tells_cells_and_parts():
 # ---------------------------------------------------------------- what is not here
 
 
+def test_plan_memory_is_of_the_precision_that_each_kind_of_device_chooses(monkeypatch):
+    monkeypatch.setattr("mim.engine.precision.bf16_unit", lambda device: "")  # a CPU that emulates bf16
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    shallow = ["ENCODER.depth", 1, "HEAD.depth", 1, "TRAIN.precision"]
+    auto, bf16, fp32 = (planned(overrides=[*shallow, name]) for name in ("auto", "bf16", "fp32"))
+    assert auto.precisions == {"cpu": "fp32", "gpu": "bf16"}
+    assert auto.memory == {"cpu": fp32.memory["cpu"], "gpu": bf16.memory["gpu"]}
+    assert bf16.memory["gpu"] != fp32.memory["gpu"]
+    assert (bf16.precisions["cpu"], fp32.precisions["gpu"]) == ("bf16", "fp32")
+
+
 def test_plan_without_the_images_names_them_and_tells_the_rest():
     overrides = ["ENCODER.depth", 1, "HEAD.depth", 1]
     found = planned(CONFIGS / "mae" / "vit_base.yaml", overrides)

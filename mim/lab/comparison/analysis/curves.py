@@ -30,18 +30,14 @@ def curves_of(groups: Sequence[Group]) -> tuple[Curve, ...]:
 
 
 def budgets_of(groups: Sequence[Group]) -> tuple[tuple[Budget, ...], list[str]]:
-    """What each entry reached within shares of the smallest total of all, and notes on what cannot be shown.
-
-    Only evaluations at or before the limit count; there is no interpolation.
-    """
+    """What each entry reached within shares of the smallest total, without interpolation, and what cannot be shown."""
     budgets: list[Budget] = []
     sparse: dict[str, list[str]] = {}
     curves: dict[str, list[Curve]] = {}
     for group in groups:
-        for run in group.runs:
-            curve = _curve(group.name, run, BUDGET_METRIC)
-            if curve is not None:
-                curves.setdefault(group.name, []).append(curve)
+        of_runs = [_curve(group.name, run, BUDGET_METRIC) for run in group.runs]
+        if any(of_runs):
+            curves[group.name] = [curve for curve in of_runs if curve is not None]
     for axis, word in AXES.items():
         known = {name: each for name, each in curves.items() if all(axis in curve.at for curve in each)}
         if len(known) < 2:
@@ -49,11 +45,8 @@ def budgets_of(groups: Sequence[Group]) -> tuple[tuple[Budget, ...], list[str]]:
         least = min(max(curve.at[axis]) for each in known.values() for curve in each)
         for share in SHARES:
             values = {name: [_within(curve, axis, share * least) for curve in each] for name, each in known.items()}
-            complete = {
-                name: estimate([value for value in each if value is not None])
-                for name, each in values.items()
-                if None not in each
-            }
+            known_values = {name: [v for v in each if v is not None] for name, each in values.items()}
+            complete = {name: estimate(each) for name, each in known_values.items() if len(each) == len(values[name])}
             if len(complete) < len(known):
                 sparse.setdefault(word, []).append(f"{share:.0%}")
             if len(complete) >= 2:

@@ -1,15 +1,12 @@
 """Fairness: settings in which entries differ, and sentences that say why comparing them may not be fair."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 from mim.lab.comparison.formatting import ABSENT, by_value, join_names, value_text
 from mim.lab.comparison.result import Role, Setting
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol
 from mim.lab.comparison.runs.recipes import differing_keys, images_per_epoch, is_path, is_without_effect, recipe_of
-from mim.lab.comparison.runs.run import Run
 
 METHOD = ("MASKER.", "HEAD.", "TARGET.", "LOSS.", "ENCODER.hidden")
 FAIRNESS = (
@@ -47,11 +44,10 @@ def settings_of(groups: Sequence[Group]) -> tuple[Setting, ...]:
         ("encoder", "fairness", {group.name: str(group.encoder) for group in groups if group.encoder is not None}),
         ("images seen", "fairness", _images(groups)),
     ]
-    order: tuple[Role, ...] = ("method", "fairness", "other")
-    rows = sorted((row for row in rows if len(set(row[2].values())) > 1), key=lambda row: order.index(row[1]))
-    return tuple(
-        Setting(key, role, tuple(values.get(group.name, ABSENT) for group in groups)) for key, role, values in rows
-    )
+    names = [group.name for group in groups]
+    rows = [row for row in rows if len(set(row[2].values())) > 1]
+    rows.sort(key=lambda row: ("method", "fairness", "other").index(row[1]))
+    return tuple(Setting(key, role, tuple(values.get(name, ABSENT) for name in names)) for key, role, values in rows)
 
 
 def warnings_of(groups: Sequence[Group], protocols: Sequence[Protocol]) -> tuple[str, ...]:
@@ -59,17 +55,18 @@ def warnings_of(groups: Sequence[Group], protocols: Sequence[Protocol]) -> tuple
     compared = _comparable(groups)
     keys = _differing_keys(compared)
     values = {key: _values(compared, key) for key in keys if key not in COSTS_ONLY}
+    counts = [group.example.summary.get("images_seen", 0) for group in groups if group.runs]
     warnings = []
     for opening, about in OPENINGS:
         differences = {key: by_name for key, by_name in values.items() if key.startswith(about)}
         if about == ("DATA.",) and not differences:
             differences = _unlike_epochs(compared, keys)
-        if about == ("TRAIN.epochs",):
-            differences |= _unlike_images(groups)
+        if about == ("TRAIN.epochs",) and counts and max(counts) - min(counts) > IMAGES * max(counts):
+            differences["images seen"] = _images(groups)
         if differences:
             warnings.append(f"{opening}: {_text(differences)}.")
     warnings += [*_encoders(groups), *_seeds(groups), *_missing(groups, protocols)]
-    commits = _over_runs(groups, _commit)
+    commits = _over_runs(groups, "git")
     if commits:
         warnings.append(f"Not all were made by the same version: commit {by_value(commits)}.")
     machines = unlike_machines(groups)
@@ -89,11 +86,8 @@ def unlike_losses(groups: Sequence[Group]) -> str:
 
 def unlike_machines(groups: Sequence[Group]) -> str:
     """What differs in the machines, processes and software behind speeds; empty where nothing does."""
-    values = {key: _over_runs(groups, partial(_recorded, key)) for key in MACHINE}
+    values = {key: _over_runs(groups, key) for key in MACHINE}
     return _text({key: by_name for key, by_name in values.items() if by_name})
-
-
-# ---------------------------------------------------------------- the single warnings
 
 
 def _unlike_epochs(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, Values]:
@@ -103,12 +97,6 @@ def _unlike_epochs(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, Va
     counts = {group.name: images_per_epoch(group.example) for group in groups if group.runs}
     texts = {name: f"{count:,.0f}" for name, count in counts.items() if count}
     return {"images an epoch": texts} if len(set(texts.values())) > 1 else {}
-
-
-def _unlike_images(groups: Sequence[Group]) -> dict[str, Values]:
-    counts = [group.example.summary.get("images_seen", 0) for group in groups if group.runs]
-    unlike = counts and max(counts) - min(counts) > IMAGES * max(counts)
-    return {"images seen": _images(groups)} if unlike else {}
 
 
 def _encoders(groups: Sequence[Group]) -> list[str]:
@@ -141,9 +129,6 @@ def _missing(groups: Sequence[Group], protocols: Sequence[Protocol]) -> list[str
             if group.runs and 0 < len(origins) < len(group.seeds):
                 warnings.append(f"{protocol.title}: {len(origins)} of the {len(group.seeds)} seeds of {group.name}.")
     return warnings
-
-
-# ---------------------------------------------------------------- values of entries
 
 
 def _comparable(groups: Sequence[Group]) -> list[Group]:
@@ -180,21 +165,14 @@ def _images(groups: Sequence[Group]) -> Values:
     return {name: f"{count:,.0f}" for name, count in counts.items() if count is not None}
 
 
-def _recorded(key: str, run: Run) -> Any:
-    return run.environment.get(key)
-
-
-def _commit(run: Run) -> str | None:
-    git = run.environment.get("git")
-    return str(git.get("commit"))[:8] if isinstance(git, dict) else None
-
-
-def _over_runs(groups: Sequence[Group], value_of: Callable[[Run], Any]) -> Values:
-    """A value of each entry over all its runs; empty where all runs of all entries agree."""
+def _over_runs(groups: Sequence[Group], key: str) -> Values:
+    """A key of environment.json over all runs of each entry (of git the commit); empty where all runs agree."""
     texts: dict[str, dict[str, None]] = {}
     for group in groups:
-        values = [value for run in group.compared_runs if (value := value_of(run)) is not None]
-        texts[group.name] = dict.fromkeys(value_text(value) for value in values)
+        values = [run.environment.get(key) for run in group.compared_runs]
+        if key == "git":
+            values = [str(git.get("commit"))[:8] for git in values if isinstance(git, dict)]
+        texts[group.name] = dict.fromkeys(value_text(value) for value in values if value is not None)
     if len({text for each in texts.values() for text in each}) < 2:
         return {}
     return {name: join_names(each) if each else ABSENT for name, each in texts.items()}

@@ -1,6 +1,6 @@
 """Metrics: the columns of a comparison, the value of each run in them, means with intervals, and paired tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -8,55 +8,45 @@ from statistics import fmean
 from mim.lab.comparison.result import Column, PairedTest
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol, Seeds
-from mim.lab.comparison.runs.run import Run
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, VAL_TOP1, at_start
 from mim.ops.intervals import Estimate, estimate, paired
 
 Values = dict[Seeds, float]  # by the seed of the pretraining, and of the run that was evaluated
 PERCENT = 100.0
+TRAINING_FLOPS = "training_flops"  # of the whole run
 AT_START = at_start(KNN_TOP1)  # of random weights
 ALL_PAIRS = 6  # entries; of more, each is tested against the first only
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnValues:
-    """A column, and the values of every entry in its unit. tested: whether pairs of entries are worth a test."""
+    """A column, and the values of every entry in its unit."""
 
     column: Column
     values: dict[str, Values]
-    tested: bool = False
+    tested: bool = False  # whether pairs of entries are worth a test
 
 
 def pretraining_metrics(groups: Sequence[Group], unlike_losses: str, unlike_machines: str) -> list[ColumnValues]:
-    """What pretraining reached and cost.
-
-    unlike_losses, unlike_machines: why losses, and why speeds, do not compare between entries; empty where they do.
-    """
+    """What pretraining reached and cost. `unlike_...`: why losses or speeds do not compare; empty where they do."""
     cpu = any(run.environment.get("cuda") is None for group in groups for run in group.runs)
     memory = "on a CPU, of the whole process" if cpu else ""
-    loss = Column(VAL_LOSS, "held-out loss", "", "loss", "lower")
     cost = [
         Column("images_per_s", "speed", "images/s", "cost", "higher"),
         Column("peak_memory_bytes", "peak memory", "B", "cost", "lower", memory),
         Column("seconds", "time", "s", "cost", "lower"),
     ]
-    if unlike_losses:
-        loss = _not_comparable(loss, unlike_losses)
-    if unlike_machines:
-        cost = [_not_comparable(column, unlike_machines) for column in cost]
-    flops = Column("flops_per_image", "operations an image", "FLOP", "cost", "lower", "forward and backward")
-    all_flops = Column("training_flops", "operations in all", "FLOP", "cost", "lower")
     columns = [
-        _of_runs(groups, Column(KNN_TOP1, "kNN", "%", "accuracy", "higher"), PERCENT, tested=True),
-        _of_runs(groups, Column(AT_START, "kNN, random weights", "%", "accuracy", "neither"), PERCENT),
-        _of_runs(groups, loss, tested=not unlike_losses),
-        _of_runs(groups, Column(VAL_BASELINE, "loss of the mean", "", "loss", "neither", "predicted everywhere")),
-        _of_runs(groups, Column("parameters", "parameters", "", "cost", "neither", "encoder and head")),
-        _of_runs(groups, flops),
-        _of_runs(groups, all_flops, value_of=training_flops),
-        *(_of_runs(groups, column) for column in cost),
+        Column(KNN_TOP1, "kNN", "%", "accuracy", "higher"),
+        Column(AT_START, "kNN, random weights", "%", "accuracy", "neither"),
+        _checked(Column(VAL_LOSS, "held-out loss", "", "loss", "lower"), unlike_losses),
+        Column(VAL_BASELINE, "loss of the mean", "", "loss", "neither", "predicted everywhere"),
+        Column("parameters", "parameters", "", "cost", "neither", "encoder and head"),
+        Column("flops_per_image", "operations an image", "FLOP", "cost", "lower", "forward and backward"),
+        Column(TRAINING_FLOPS, "operations in all", "FLOP", "cost", "lower"),
+        *(_checked(column, unlike_machines) for column in cost),
     ]
-    return [column for column in columns if column.values]
+    return [metric for metric in (_of_runs(groups, column) for column in columns) if metric.values]
 
 
 def transfer_metrics(protocols: Sequence[Protocol]) -> list[ColumnValues]:
@@ -70,12 +60,6 @@ def transfer_metrics(protocols: Sequence[Protocol]) -> list[ColumnValues]:
         column = Column(f"transfer/{number}", protocol.title, "%", "accuracy", "higher", protocol.note())
         columns.append(ColumnValues(column, values, tested=True))
     return [column for column in columns if column.values]
-
-
-def training_flops(run: Run) -> float | None:
-    """Operations of the whole run; None where they could not be counted."""
-    flops, images = run.summary.get("flops_per_image"), run.summary.get("images_seen")
-    return flops * images if flops is not None and images is not None else None
 
 
 def by_seed(values: Values) -> dict[int, float]:
@@ -92,10 +76,7 @@ def estimate_of(values: Values) -> Estimate:
 
 
 def paired_tests(columns: Sequence[ColumnValues], names: Sequence[str]) -> tuple[PairedTest, ...]:
-    """A test of every pair of entries that share two seeds or more, in every column that is tested.
-
-    Two values are a pair where both seeds are equal, that of the pretraining and that of the transfer.
-    """
+    """A test of every pair of entries that share two seeds or more (of pretraining and transfer), in tested columns."""
     pairs = list(combinations(names, 2)) if len(names) <= ALL_PAIRS else [(names[0], other) for other in names[1:]]
     tests = []
     for column in columns:
@@ -111,23 +92,20 @@ def paired_tests(columns: Sequence[ColumnValues], names: Sequence[str]) -> tuple
     return tuple(tests)
 
 
-def _not_comparable(column: Column, reason: str) -> Column:
-    note = f"{column.note}{'; ' * bool(column.note)}does not compare between entries: {reason}"
-    return replace(column, better="neither", note=note)
+def _checked(column: Column, unlike: str) -> Column:
+    note = f"{column.note}{'; ' * bool(column.note)}does not compare between entries: {unlike}"
+    return replace(column, better="neither", note=note) if unlike else column
 
 
-def _of_runs(
-    groups: Sequence[Group],
-    column: Column,
-    factor: float = 1.0,
-    tested: bool = False,
-    value_of: Callable[[Run], float | None] | None = None,
-) -> ColumnValues:
-    value_of = value_of or (lambda run: run.summary.get(column.key))
+def _of_runs(groups: Sequence[Group], column: Column) -> ColumnValues:
     values: dict[str, Values] = {}
     for group in groups:
         for run in group.runs:
-            value = value_of(run)
-            if value is not None:
-                values.setdefault(group.name, {})[run.seed, run.seed] = factor * value
+            summary = run.summary
+            if {"flops_per_image", "images_seen"} <= summary.keys():
+                summary = {**summary, TRAINING_FLOPS: summary["flops_per_image"] * summary["images_seen"]}
+            if column.key in summary:
+                value = summary[column.key] * (PERCENT if column.unit == "%" else 1)
+                values.setdefault(group.name, {})[run.seed, run.seed] = value
+    tested = column.key in (KNN_TOP1, VAL_LOSS) and column.better != "neither"
     return ColumnValues(column, values, tested)
