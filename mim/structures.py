@@ -109,7 +109,7 @@ class PatchMask:
         raise ValueError(f"a mask of {high}x{wide} cells does not fit a grid of {height}x{width}")
 
     def coarsened(self, height: int, width: int) -> "PatchMask":
-        """The mask on a coarser grid, with its visible cells counted again (a host sync); itself where that is finer."""
+        """The mask on a coarser grid, its visible cells counted again (a host sync); on a finer grid itself."""
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
         return PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))

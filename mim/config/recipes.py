@@ -1,6 +1,7 @@
 """The shipped recipes by name: `mae/vit_base` is configs/mae/vit_base.yaml, in a clone and in an installed package."""
 
 import difflib
+import os
 from pathlib import Path
 
 from mim.errors import ConfigError
@@ -28,14 +29,12 @@ def find_file(request: str | Path) -> Path:
     Raises ConfigError where there is neither, with the shipped names that are close.
     """
     path = Path(request)
-    if path.is_file() or path.is_absolute():
+    if path.is_absolute() or os.path.lexists(path):  # lexists: a name that is too long is no error here
         return path
     name = (path.with_suffix("") if path.suffix == ".yaml" else path).as_posix().removeprefix("configs/")
     names = _shipped()
     if name in names:
         return recipe_file(name)
-    if path.exists():
-        return path
     close = difflib.get_close_matches(name, names, n=3) or [each for each in names if each.endswith(f"/{path.stem}")]
     hint = f"; shipped recipes with a similar name: {', '.join(close)}" if close else ""
     raise ConfigError(f"config {printable(str(path))} does not exist{hint}")

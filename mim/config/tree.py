@@ -17,19 +17,12 @@ from mim.tasks.settings import InitSettings
 
 @dataclass(frozen=True)
 class PartConfig:
-    """A section that names a part: each key is an attribute, as in `cfg.ENCODER.width`.
+    """A section that names a part: each key is an attribute, as in `cfg.ENCODER.width`."""
 
-    Args:
-        section: as in ENCODER.
-        name: the part's name.
-        arguments: the part's own keys.
-        shared: the settings that all parts of the section share, as DataSettings; None where there are none.
-    """
-
-    section: str
-    name: str
-    arguments: Mapping[str, Any]
-    shared: Any = None
+    section: str  # as in ENCODER
+    name: str  # the part's name
+    arguments: Mapping[str, Any]  # the part's own keys
+    shared: Any = None  # the settings that all parts of the section share, as DataSettings; None where there are none
 
     def build(self, *context: Any) -> Any:
         """The part, made for its context: what its constructor takes before the keys."""

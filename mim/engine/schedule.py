@@ -12,19 +12,12 @@ from mim.registry import Component
 
 @dataclass(frozen=True, slots=True)
 class ScheduledRun:
-    """What a schedule knows of a run.
+    """What a schedule knows of a run."""
 
-    Args:
-        base_lr: OPTIMIZER.base_lr.
-        batch_scale: images of one optimizer step / OPTIMIZER.per_batch.
-        epochs: TRAIN.epochs.
-        steps_per_epoch: optimizer steps of one epoch.
-    """
-
-    base_lr: float
-    batch_scale: float
-    epochs: int
-    steps_per_epoch: int
+    base_lr: float  # OPTIMIZER.base_lr
+    batch_scale: float  # images of one optimizer step / OPTIMIZER.per_batch
+    epochs: int  # TRAIN.epochs
+    steps_per_epoch: int  # optimizer steps of one epoch
 
 
 class Schedule(Component, ABC, section="SCHEDULE"):

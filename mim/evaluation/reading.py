@@ -21,17 +21,11 @@ LOG = logging.getLogger("mim")
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:
-    """A batch of an evaluation.
+    """A batch of an evaluation."""
 
-    Args:
-        batch: images on the host.
-        rows: position of each image among the chosen samples.
-        readable_B: False where another image replaces a broken one.
-    """
-
-    batch: Batch
-    rows: list[int]
-    readable_B: Tensor
+    batch: Batch  # images on the host
+    rows: list[int]  # position of each image among the chosen samples
+    readable_B: Tensor  # False where another image replaces a broken one
 
     def copy(self) -> "EvaluationBatch":
         """With tensors of its own: each tensor from a dataloader worker holds an open file."""

@@ -47,7 +47,7 @@ class LoadReport:
 def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
     """INIT.checkpoint: loads an encoder's weights from a file in any known format; heads are left out.
 
-    Raises ValueError where the file is missing or has no known format, and as match_weights does; it then loads nothing.
+    Raises ValueError where the file is missing or in no known format, and as match_weights does; then nothing changes.
     """
     state, report = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
     encoder.load_state_dict(state, strict=False)

@@ -489,7 +489,7 @@ def test_checkpoint_that_is_torn_is_told_to_whoever_reads_the_run_folder(tmp_pat
     cut(newest)
     assert "incomplete or damaged" in refused(checkpoint.find(tmp_path))
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(ValueError, match="no run folder with a checkpoint"):
+    with pytest.raises(ValueError, match="not a run folder with a checkpoint"):
         checkpoint.find(tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_config_weight_with_more_numbers_than_can_be_counted_is_refused(tmp_path
         "ENCODER.mlp_ratio",
         "1024",
     )
-    assert "too large to be" in refused(tmp_path, overrides=(*SWIN[:-1], "16", *stages, *size))
+    assert "too large" in refused(tmp_path, overrides=(*SWIN[:-1], "16", *stages, *size))
 
 
 def test_config_key_equals_value_is_told_how_to_write_it(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_weights_with_a_file_name_too_long_are_refused() -> None:
     ["ENCODER: {patch: 0}", "DATA: {image_size: abc}", "DATA: {image_size: [0, 0]}", "ENCODER: {window: [1]}"],
 )
 def test_weights_with_a_record_that_cannot_be_name_its_key(tmp_path: Path, record: str) -> None:
-    assert "mim_config says" in unread(saved(tmp_path, {}, mim_config=record))
+    assert "mim_config" in unread(saved(tmp_path, {}, mim_config=record))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ def test_errors_name_what_to_mend(tmp_path, words, message):
 
 
 def test_errors_of_files(tmp_path):
-    assert masks("--config", tmp_path / "none.yaml") == (2, f"error: config {tmp_path / 'none.yaml'} does not exist\n")
+    code, text = masks("--config", tmp_path / "none.yaml")
+    assert (code, text.count("none.yaml"), "does not exist" in text) == (2, 1, True)
     code, text = masks("--config", RECIPE, "--output", tmp_path / "a.jpg")
     assert (code, "a.jpg: the picture is a PNG" in text) == (2, True)
     code, text = masks("--config", FINETUNE)
@@ -177,7 +178,7 @@ def test_errors_of_files(tmp_path):
 def test_all_combinations_impossible_tells_every_reason_once(tmp_path):
     code, text = masks("--config", RECIPE, "--output", tmp_path / "a.png", "--cells", 2, 3, "--ratios", 0.5, 0.6)
     assert code == 2
-    assert text.startswith("error: no combination is possible:\n  MASKER.cell 2 is not a multiple")
+    assert "no combination is possible:\n  MASKER.cell 2 is not a multiple" in text
     assert [text.count(f"MASKER.cell {cell} ") for cell in (2, 3)] == [1, 1]
 
 

@@ -90,7 +90,8 @@ def _possible(file: str, combinations: list[Combination]) -> list[Combination]:
     if all(each.problem for each in combinations):
         several = len(problems) > 1
         problem = "no combination is possible:\n  " + "\n  ".join(problems) if several else problems[0]
-        raise ValueError(f"{find_file(file)}: {problem}")
+        path = str(find_file(file))
+        raise ValueError(problem if path in problem else f"{path}: {problem}")
     return combinations
 
 

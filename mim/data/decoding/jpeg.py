@@ -21,25 +21,15 @@ COLOURS = {(1, 1): "GRAY", (1, 3): "RGB", (3, 3): "RGB"}  # (components, channel
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of a JPEG file of 8 bits.
+    """The header of a JPEG file of 8 bits."""
 
-    Args:
-        height: rows of pixels.
-        width: columns of pixels.
-        components: 1 for grey, 3 for colours.
-        frame: byte at which its frame begins.
-        block: rows that are coded together.
-        subsampled: whether colours have fewer rows than brightness.
-        one_scan: baseline, with all components in one scan, so that rows come one after the other.
-    """
-
-    height: int
-    width: int
-    components: int
-    frame: int
-    block: int
-    subsampled: bool
-    one_scan: bool
+    height: int  # rows of pixels
+    width: int  # columns of pixels
+    components: int  # 1 for grey, 3 for colours
+    frame: int  # byte at which its frame begins
+    block: int  # rows that are coded together
+    subsampled: bool  # whether colours have fewer rows than brightness
+    one_scan: bool  # baseline, with all components in one scan, so that rows come one after the other
 
 
 def read_header(content: bytearray | memoryview) -> Header | None:

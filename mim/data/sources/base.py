@@ -25,15 +25,10 @@ Stored = Image.Image | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What decoding must keep of an image.
+    """What decoding must keep of an image."""
 
-    Args:
-        reduction: the number by which its sides may be divided.
-        rows: the rows, from the top, that must be there.
-    """
-
-    reduction: float
-    rows: int
+    reduction: float  # the number by which its sides may be divided
+    rows: int  # the rows, from the top, that must be there
 
 
 NeedOf = Callable[[int, int], Need]  # from the height and width of a stored image

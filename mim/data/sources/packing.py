@@ -36,21 +36,13 @@ JPEG_MODES = ("L", "RGB")
 
 @dataclass(frozen=True, kw_only=True)
 class PackSettings:
-    """How images are stored.
+    """How images are stored."""
 
-    Args:
-        short_side: pixels to which the shorter side of a larger image is reduced; 0 leaves sizes as they are.
-        size: height and width of every image, instead of short_side; see fit_to_size.
-        store: `pixels`, or `jpeg` files.
-        quality: of JPEG files, from 1 to 100.
-        workers: processes; 0 for this one.
-    """
-
-    short_side: int = 256
-    size: tuple[int, int] | None = None
-    store: Literal["pixels", "jpeg"] = "pixels"
-    quality: int = 90
-    workers: int = 0
+    short_side: int = 256  # pixels to which the shorter side of a larger image is reduced; 0 leaves sizes as they are
+    size: tuple[int, int] | None = None  # height and width of every image, instead of short_side; see fit_to_size
+    store: Literal["pixels", "jpeg"] = "pixels"  # `pixels`, or `jpeg` files
+    quality: int = 90  # of JPEG files, from 1 to 100
+    workers: int = 0  # processes; 0 for this one
 
     def __post_init__(self) -> None:
         if self.short_side < 0:

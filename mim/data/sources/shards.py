@@ -30,23 +30,14 @@ Members = dict[str, tarfile.TarInfo]  # of one sample, by the ending of their na
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """The images of one or several shards, in order.
+    """The images of one or several shards, in order."""
 
-    Args:
-        offsets: byte at which each image begins.
-        sizes: bytes of each image.
-        labels: -1 where there is no label.
-        hashes: CRC-32 of shard and sample name.
-        name_ends: end of the name of each image in `names`.
-        names: all names, one after the other.
-    """
-
-    offsets: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray
-    hashes: np.ndarray
-    name_ends: np.ndarray
-    names: np.ndarray
+    offsets: np.ndarray  # byte at which each image begins
+    sizes: np.ndarray  # bytes of each image
+    labels: np.ndarray  # -1 where there is no label
+    hashes: np.ndarray  # CRC-32 of shard and sample name
+    name_ends: np.ndarray  # end of the name of each image in `names`
+    names: np.ndarray  # all names, one after the other
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -33,7 +33,8 @@ class MaskChoice:
     """What to hide: cells chosen by a masker, or the pixels where a picture is not black.
 
     Args:
-        picture: a file as large as the model's images, or drawn over an image of another size and then cropped as that image is.
+        picture: a file as large as the model's images, or drawn over an image of another size and then
+            cropped as that image is.
 
     Raises ValueError where both a picture and a masker's key are chosen.
     """
