@@ -1,6 +1,5 @@
 """What a comparison says of settings, and the warnings: each where it is due, and none where it is not."""
 
-
 import pytest
 from run_folders import Real, change_environment, made, real_runs
 
