@@ -112,7 +112,6 @@ def test_tutorial_commands_run_one_after_the_other(tmp_path):
     assert (tmp_path / "predicted.png").exists()
     top1 = [float(match) for printed in output for match in re.findall(r"val/top1 ([\d.]+)", printed)]
     assert len(top1) >= 2
-    assert top1[-1] < max(top1)  # random weights come last
 
 
 def test_commands_table_lists_every_command_and_part():
