@@ -28,10 +28,7 @@ class ImageSet:
 
 
 def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
-    """Images from files, and from all files in and below folders, under the evaluation transform of a run.
-
-    Raises ValueError where a file cannot be read or has another type than the first, and for more than 100 images.
-    """
+    """Images from files, and from all files in and below folders, under the evaluation transform of a run."""
     files = [file for path in paths for file in _files(path)]
     if len(files) > MOST:
         raise ValueError(f"{len(files)} images are named, and a sheet holds at most {MOST}: name fewer")
@@ -43,27 +40,21 @@ def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
         except BrokenImage as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:
-            raise ValueError(
-                f"{file} is stored as {images[-1].dtype} and {files[0]} as {images[0].dtype}: draw them on separate "
-                "sheets"
-            )
+            types = f"{file} is stored as {images[-1].dtype} and {files[0]} as {images[0].dtype}"
+            raise ValueError(f"{types}: draw them on separate sheets")
     return ImageSet(torch.stack(images), _names(files))
 
 
 def held_out_images(loaded: LoadedRun, count: int, seed: int) -> ImageSet:
-    """Held-out images of a run's data, drawn by the seed; all of them where there are fewer than `count`.
-
-    Raises ValueError where the data have none, or are not where the config says.
-    """
+    """Held-out images of a run's data, drawn by the seed; all of them where there are fewer than `count`."""
     if not 1 <= count <= MOST:
         raise ValueError(f"--held-out is {count}: a sheet holds 1 to {MOST} images")
     if not loaded.has_data:
         raise ValueError(f"{loaded.path} is not a run of this toolkit and names no data: name images")
     source = build.build_data(loaded.cfg)[1]
     if not len(source):
-        raise ValueError(
-            f"the data of {loaded.path} have no held-out images: name images, or others with --set DATA.path"
-        )
+        way_out = "name images, or others with --set DATA.path"
+        raise ValueError(f"the data of {loaded.path} have no held-out images: {way_out}")
     indices = choose_samples(len(source), count, seed)
     data = build.evaluation_data(loaded.cfg, source)
     batches = [each.batch for each in Reader(len(indices), 0).read(data, indices)]

@@ -30,13 +30,9 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskChoice:
-    """What to hide: cells chosen by a masker, or the pixels where a picture is not black.
+    """What to hide: cells chosen by a masker, or the pixels where a picture is not black, but not both.
 
-    Args:
-        picture: a file as large as the model's images, or drawn over an image of another size and then
-            cropped as that image is.
-
-    Raises ValueError where both a picture and a masker's key are chosen.
+    A picture is as large as the model's images, or of another image's size and then cropped as that image is.
     """
 
     masker: str = ""  # its name; empty for that of the run, which also sets what is not chosen here
@@ -53,20 +49,17 @@ class MaskChoice:
 def masks_for(
     choice: MaskChoice, runs: Sequence[LoadedRun], count: int, seed: int
 ) -> tuple[tuple[PatchMask, ...], str]:
-    """Masks of `count` images, the same for all runs, and a footnote on them.
+    """Masks of `count` images, the same for all runs, and a footnote on them. The first run sets what is not chosen.
 
-    What is not chosen comes from the masker of the first run. A mask depends on the masker, the seed and the number of
-    images. Raises ValueError where a masker has no such key, where a run cannot take its cells, and where a picture
-    hides nothing or everything.
+    Raises ValueError where a masker has no such key, a run cannot take its cells, or a picture hides nothing or all.
     """
     if choice.picture is not None:
         return _drawn(choice.picture, runs, count)
-    maskers = [masker_of(runs[0], choice, ratio) for ratio in choice.ratios or (None,)]
-    first = maskers[0]
+    first, *others = (masker_of(runs[0], choice, ratio) for ratio in choice.ratios or (None,))
     for loaded in runs:
         check_cell(first, loaded)
     note = f"{first.name} masker, cells of {first.cell} px, seed {seed}"
-    return tuple(sampled(masker, count, seed) for masker in maskers), note
+    return tuple(sampled(masker, count, seed) for masker in (first, *others)), note
 
 
 def masker_of(loaded: LoadedRun, choice: MaskChoice, ratio: float | None = None) -> Masker:
@@ -75,12 +68,11 @@ def masker_of(loaded: LoadedRun, choice: MaskChoice, ratio: float | None = None)
     part = Masker.named(choice.masker or configured.name)
     allowed = keys_of(part)
     keys: dict[str, Any] = dict(configured.arguments)
-    for key, value in {"cell": choice.cell or None, "ratio": ratio}.items():
-        if value is None:
-            continue
-        if key not in allowed:
+    chosen = {"cell": choice.cell or None, "ratio": ratio}
+    for key, value in chosen.items():
+        if value is not None and key not in allowed:
             raise ValueError(f"--{key} {value:g} has no meaning for MASKER.name {part.name}. {one_of(key, allowed)}")
-        keys[key] = value
+    keys |= {key: value for key, value in chosen.items() if value is not None}
     return part(loaded.image, **{key: value for key, value in keys.items() if key in allowed})
 
 
@@ -111,10 +103,7 @@ def _drawn(path: Path, runs: Sequence[LoadedRun], count: int) -> tuple[tuple[Pat
 
 
 def _hidden(path: Path, loaded: LoadedRun) -> Tensor:
-    """(H, W) bool in the pixels of the model's images: True where a picture is neither black nor transparent.
-
-    In a format that loses detail, levels below half count as black.
-    """
+    """(H, W) bool in the pixels of the model's images: True where a picture is neither black nor transparent."""
     grey = _grey(path)
     if (grey.height, grey.width) == (loaded.image.height, loaded.image.width):
         levels_HW = torch.from_numpy(np.array(grey))
@@ -122,7 +111,7 @@ def _hidden(path: Path, loaded: LoadedRun) -> Tensor:
         crop = build.evaluation_crop(loaded.cfg)
         crop.interpolation = InterpolationMode.NEAREST
         levels_HW = crop(grey)[0]
-    return levels_HW > (127 if path.suffix.lower() in LOSSY else 0)
+    return levels_HW > (127 if path.suffix.lower() in LOSSY else 0)  # a lossy format has no exact black
 
 
 def _grey(path: Path) -> Image.Image:

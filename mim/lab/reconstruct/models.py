@@ -46,27 +46,21 @@ class LoadedRun:
 
     @property
     def image(self) -> ImageSpec:
-        """The images that the model takes."""
         return self.model.encoder.image
 
     @property
-    def patch(self) -> int:
-        """The side of the smallest cell that can be hidden, in pixels."""
+    def patch(self) -> int:  # the side of the smallest cell that can be hidden, in pixels
         return self.model.encoder.spec.patch
 
     @property
-    def description(self) -> str:
-        """The model and its training, for a footnote."""
+    def description(self) -> str:  # the model and its training, for a footnote
         model = self.model
         parts = f"{model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
         steps = f", {self.step:,} steps" if self.step else ""
         return f"{parts}{steps}{', moving average' if self.averaged else ''}"
 
     def predict(self, images_BCHW: Tensor, mask: PatchMask) -> Reconstruction:
-        """Predicts stored images under a mask, both on the CPU.
-
-        Raises ValueError where the model cannot take the mask, and where its target is no picture.
-        """
+        """Predicts stored images under a mask, both on the CPU. Raises ValueError where the model cannot."""
         parts = []
         for start in range(0, len(images_BCHW), CHUNK):
             rows = mask.rows(start, start + CHUNK)
@@ -78,10 +72,8 @@ class LoadedRun:
             except ValueError as error:
                 raise ValueError(f"{self.name} cannot take this mask: {error}") from error
             if part is None:
-                raise ValueError(
-                    f"{self.name} predicts TARGET.name {self.model.target.name}, which is no picture: there is "
-                    "nothing to draw"
-                )
+                target = f"{self.name} predicts TARGET.name {self.model.target.name}"
+                raise ValueError(f"{target}, which is no picture: there is nothing to draw")
             parts.append(part)
         return Reconstruction.joined(parts)
 
@@ -89,10 +81,7 @@ class LoadedRun:
 def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> LoadedRun:
     """Loads the model of a run folder (its last checkpoint), of a checkpoint, or of a file of MAE or SimMIM.
 
-    Args:
-        overrides: `KEY VALUE` pairs over its config, such as keys that a file of MAE or SimMIM does not hold.
-        name: of the run; by default that of its folder or file.
-
+    `overrides` are `KEY VALUE` pairs over its config. The name is by default that of its folder or file.
     Raises ValueError where there is no model, where it has no head, and where its weights do not fit its config.
     """
     file = build.weights_file(path)
@@ -135,7 +124,7 @@ def run_name(path: Path) -> str:
 
 
 def size_text(image: ImageSpec) -> str:
-    """The size of images as text."""
+    """`32 x 32 px, 3 channels`."""
     return f"{image.height} x {image.width} px, {image.channels} channel{'s' * (image.channels > 1)}"
 
 

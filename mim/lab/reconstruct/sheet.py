@@ -15,19 +15,15 @@ from mim.pictures.reconstructions import Reconstruction, draw_rows
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionSheet:
-    """A sheet, and what it shows.
-
-    runs: reconstructions by name of the run; the images follow each other, each under all masks.
-    """
+    """A sheet, and what it shows."""
 
     picture_HW3: Tensor
     loaded: tuple[LoadedRun, ...]
-    runs: dict[str, Reconstruction]
-    names: tuple[str, ...]
+    runs: dict[str, Reconstruction]  # by name of the run; the images follow each other, each under all masks
+    names: tuple[str, ...]  # of the images
 
     @property
-    def unit(self) -> str:
-        """The unit of errors."""
+    def unit(self) -> str:  # of errors
         return next(iter(self.runs.values())).unit
 
 
@@ -62,16 +58,16 @@ def reconstruction_sheet(
     first = loaded[0]
     for other in loaded[1:]:
         if other.image != first.image:
-            raise ValueError(
-                f"{first.path} takes images of {size_text(first.image)} and {other.path} of {size_text(other.image)}: "
-                "runs side by side need images of one size"
+            sizes = (
+                f"{first.path} takes images of {size_text(first.image)} and {other.path} of {size_text(other.image)}"
             )
+            raise ValueError(f"{sizes}: runs side by side need images of one size")
     if images and held_out is not None:
         raise ValueError(f"--held-out {held_out} has no effect where images are named: leave out one of the two")
     count = HELD_OUT if held_out is None else held_out
     batch = images_from_files(images, first) if images else held_out_images(first, count, seed)
-    masks, note = masks_for(mask or MaskChoice(), loaded, len(batch.names), seed)
     count = len(batch.names)
+    masks, note = masks_for(mask or MaskChoice(), loaded, count, seed)
     by_image = [number * count + image for image in range(count) for number in range(len(masks))]
     runs = {}
     for each in loaded:

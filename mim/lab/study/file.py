@@ -9,9 +9,8 @@ It names recipes, not hyper-parameters:
     PROTOCOLS:  {fine-tuning: {config: FILE, set: {KEY: VALUE}}}
     SEEDS:      [0, 1]
 
-GRID tries every combination of its values, LIST (instead of GRID) each of its named points, on every start that has a
-config. `set` changes the named config, `then` changes every protocol from that start: layer decay, for example, does
-not suit random weights.
+GRID tries every combination of its values, LIST (instead of GRID) each of its points, on every start with a config.
+`set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights.
 """
 
 from dataclasses import dataclass, field
@@ -46,39 +45,31 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A start at one point of the grid or list. point: what the point sets; empty where nothing is varied."""
+    """A start at one point of the grid or list."""
 
     name: str
     recipe: Recipe
     start: str
-    point: Pairs = field(default_factory=dict)
+    point: Pairs = field(default_factory=dict)  # what the point sets; empty where nothing is varied
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file.
-
-    Args:
-        grid: the values of each varied key; empty for a LIST, and where nothing is varied.
-    """
+    """A study file."""
 
     name: str  # its TITLE, or the name of the file
     trials: tuple[Trial, ...]
     protocols: dict[str, Recipe]
     seeds: tuple[int, ...]
-    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of GRID: the values of each key
 
     @property
     def starts(self) -> tuple[str, ...]:
-        """The names of the starts, in their order."""
         return tuple(dict.fromkeys(trial.start for trial in self.trials))
 
 
 def read_study(file: Path) -> Study:
-    """Reads a study file.
-
-    Raises ValueError that names the file and the key for what is missing, unknown or of the wrong kind.
-    """
+    """Reads a study file. Raises ValueError that names the file and the key for what is missing, unknown or wrong."""
     if not file.is_file():
         raise ValueError(f"study {file} does not exist")
     try:

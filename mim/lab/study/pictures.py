@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -22,12 +22,12 @@ Grid = Sequence[Sequence[Estimate | None]]
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A metric at a position on the horizontal axis. series: shares a colour; label: stands beside the dot."""
+    """A metric at a position on the horizontal axis."""
 
     x: float
     y: Estimate
-    series: str
-    label: str
+    series: str  # shares a colour
+    label: str  # stands beside the dot
 
 
 def draw_heat_maps(
@@ -35,10 +35,7 @@ def draw_heat_maps(
 ) -> Tensor:
     """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale; the best cell has a frame.
 
-    Args:
-        maps: estimates by title of the metric, a sequence for each row; None where there is no value.
-        down: the key that the rows are values of.
-        across: the key that the columns are values of.
+    `rows` are the values of the key `down`, `columns` those of the key `across`.
     """
     from matplotlib.patches import Rectangle
 
@@ -71,14 +68,12 @@ def draw_points(title: str, names: Sequence[str], metrics: Mapping[str, Sequence
     """(H, W, 3) uint8: a column for each metric, a row for each name, a dot with its interval."""
     labels = TITLE_LETTER * max(map(len, names)) + 0.3
     figure = _figure(title, labels + len(metrics) * 2.5 + 0.2, max(0.3 * len(names), 0.9) + 1.2)
-    for axes, (name, estimates) in zip(
-        figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
-    ):
+    style: dict[str, Any] = {"fmt": "o", "ms": 5, "color": SERIES[0], "capsize": 2.5, "lw": 1.3}
+    plots = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, (name, estimates) in zip(plots, metrics.items(), strict=True):
         for row, each in enumerate(estimates):
             if each is not None:
-                axes.errorbar(
-                    each.mean, row, xerr=each.half or 0.0, fmt="o", ms=5, color=SERIES[0], capsize=2.5, lw=1.3
-                )
+                axes.errorbar(each.mean, row, xerr=each.half or 0.0, **style)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.label_outer()
@@ -87,12 +82,7 @@ def draw_points(title: str, names: Sequence[str], metrics: Mapping[str, Sequence
 
 
 def draw_over(title: str, across: str, plots: Mapping[str, list[Dot]], labels: str = "") -> Tensor:
-    """(H, W, 3) uint8: a plot for each metric, over the same quantity; each dot has its interval and its label.
-
-    Args:
-        across: the quantity on the horizontal axis, with its unit.
-        labels: the key that the labels are values of, where they are.
-    """
+    """(H, W, 3) uint8: a plot for each metric over one quantity; the dots' labels can be values of the key `labels`."""
     columns = min(len(plots), 3)
     rows = -(-len(plots) // columns)
     figure = _figure(title, columns * 4.0 + 0.2, rows * 3.1 + 0.35)

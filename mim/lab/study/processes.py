@@ -26,11 +26,11 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. config: makes the text of its config when the run starts, since it may need a run before it."""
+    """One run."""
 
     name: str
     folder: Path
-    config: Callable[[], str]
+    config: Callable[[], str]  # makes its text when the run starts, since it may need a run before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,6 @@ def _result(done: _RunningJob) -> JobResult:
 
 
 def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int | None) -> None:
-    """One run, in its own process."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads)

@@ -24,11 +24,11 @@ LEAST = 3  # different values of AvgDist that make a picture over it worth drawi
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of trials, by their names. measured: over seeds, not computed from the config alone."""
+    """A metric of trials."""
 
     title: str
-    values: dict[str, Estimate]
-    measured: bool = True
+    values: dict[str, Estimate]  # by name of the trial
+    measured: bool = True  # over seeds, not computed from the config alone
 
     def text(self, trial: str) -> str:
         """The metric of a trial as text; a dash where there is none."""
@@ -40,21 +40,12 @@ class Metric:
 
 @dataclass
 class Results:
-    """The results of a study.
-
-    Args:
-        summaries: summary.json of each run, by trial, protocol (empty: pretraining) and seed.
-    """
+    """The results of a study. Its `summaries` are by trial, protocol (empty: pretraining) and seed."""
 
     study: Study
     configs: dict[str, Config]
     summaries: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # why runs failed, by name
-
-    @property
-    def ended(self) -> int:
-        """How many runs have ended, also those that failed."""
-        return len(self.summaries) + len(self.failed)
 
     @property
     def trials(self) -> tuple[Trial, ...]:

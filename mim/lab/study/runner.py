@@ -18,17 +18,16 @@ from mim.metric_keys import KNN_TOP1, VAL_TOP1
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """One run of a study. protocol: empty for pretraining."""
+    """One run of a study."""
 
     trial: Trial
-    protocol: str
+    protocol: str  # empty for pretraining
     seed: int
     cfg: Config
     folder: Path
 
     @property
     def name(self) -> str:
-        """For messages."""
         return f"{self.protocol or 'pretraining'}, {self.trial.name}, seed {self.seed}"
 
 
@@ -39,7 +38,6 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
     not divide the image, is named and left out. Where a run fails, the others go on.
 
     Args:
-        output: folder of the study.
         overrides: `KEY VALUE` pairs for every run whose task has that section.
         say: gets a line for each run that ends or fails.
 
@@ -66,10 +64,11 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
             reason = "no images are held out, so there is no accuracy to compare"
         if summary is None or reason:
             results.failed[run.name] = reason
-            say(f"[{results.ended}/{len(runs)}] FAILED {run.name}: {reason}")
+            text = f"FAILED {run.name}: {reason}"
         else:
             results.summaries[run.trial.name, run.protocol, run.seed] = summary
-            say(f"[{results.ended}/{len(runs)}] {run.name}: {_summary_text(summary)}")
+            text = f"{run.name}: {_summary_text(summary)}"
+        say(f"[{len(results.summaries) + len(results.failed)}/{len(runs)}] {text}")
 
     run_chains(list(chains.values()), jobs, add)
     return results
@@ -77,10 +76,10 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
 
 def _config_text(run: TrialRun, source: Path | None) -> str:
     """The run's config; a protocol starts from the last checkpoint of the pretraining in `source`."""
-    cfg = run.cfg
-    if source is not None:
-        cfg = parse_config(cfg.to_yaml(), ["INIT.checkpoint", str(checkpoint.last(RunFolder(source).checkpoints))])
-    return cfg.to_yaml()
+    text = run.cfg.to_yaml()
+    if source is None:
+        return text
+    return parse_config(text, ["INIT.checkpoint", str(checkpoint.last(RunFolder(source).checkpoints))]).to_yaml()
 
 
 def _trial_runs(study: Study, output: Path, overrides: Pairs) -> tuple[list[TrialRun], list[tuple[str, str]]]:
@@ -109,7 +108,6 @@ def _trial_runs(study: Study, output: Path, overrides: Pairs) -> tuple[list[Tria
 
 
 def _chain(study: Study, trial: Trial, seed: int, output: Path, overrides: Pairs) -> list[TrialRun]:
-    """The runs of a trial under one seed."""
     chain = []
     for protocol, recipe in (("", trial.recipe), *study.protocols.items()):
         if recipe.file is not None:
@@ -119,7 +117,6 @@ def _chain(study: Study, trial: Trial, seed: int, output: Path, overrides: Pairs
 
 
 def _summary_text(summary: dict) -> str:
-    accuracies = [
-        f"{name} {summary[key]:.4f}" for name, key in (("kNN", KNN_TOP1), ("top-1", VAL_TOP1)) if key in summary
-    ]
+    names = {"kNN": KNN_TOP1, "top-1": VAL_TOP1}
+    accuracies = [f"{name} {summary[key]:.4f}" for name, key in names.items() if key in summary]
     return ", ".join([f"{summary['epochs']} epochs in {summary['seconds']:,.0f} s", *accuracies])

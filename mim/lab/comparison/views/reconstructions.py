@@ -19,12 +19,8 @@ def held_out_sheets(runs: dict[str, Path], images: int = 4, seed: int = 0) -> tu
     """What runs predict of the same held-out images, of the first run's data, under the same masks.
 
     There is a sheet for each distinct masker (name, cell, ratio) of the runs, three at most. Its caption names runs
-    that cannot take that mask, and runs with a target that is no picture. Runs with images of another size or other
-    channels get a sheet of their own, on images of the first of them. A PNG file has about 400 kB at most.
-
-    Args:
-
-    Raises ValueError where a run cannot be loaded, or where the data have no held-out images.
+    that cannot be drawn. Runs with images of another size or other channels get a sheet of their own. Raises ValueError
+    where a run cannot be loaded, or where the data have no held-out images.
     """
     loaded = [load_run(path, (), name) for name, path in runs.items()]
     sizes = list(dict.fromkeys(each.image for each in loaded))
@@ -32,7 +28,8 @@ def held_out_sheets(runs: dict[str, Path], images: int = 4, seed: int = 0) -> tu
     for size in sizes:
         alike = [each for each in loaded if each.image == size]
         batch = held_out_images(alike[0], images, seed)
-        maskers = {_key(masker): masker for masker in (masker_of(each, MaskChoice()) for each in alike)}
+        configured = [masker_of(each, MaskChoice()) for each in alike]
+        maskers = {(each.name, each.cell, round(each.ratio, 6)): each for each in configured}
         for masker in list(maskers.values())[: MASKERS if size == sizes[0] else 1]:
             sheets.append(_sheet(alike, batch, masker, seed, several_sizes=len(sizes) > 1))
     return tuple(sheet for sheet in sheets if sheet is not None)
@@ -65,7 +62,3 @@ def _sheet(runs: Sequence[LoadedRun], batch: ImageSet, masker: Masker, seed: int
     title = f"{masker.name} masker, cells of {masker.cell} px, {percent(masker.ratio)} hidden"
     title += f", images{size}" if several_sizes else ""
     return Sheet(title[0].upper() + title[1:], " ".join(caption), alt, png(draw_columns(drawn), BYTES))
-
-
-def _key(masker: Masker) -> tuple[str, int, float]:
-    return masker.name, masker.cell, round(masker.ratio, 6)
