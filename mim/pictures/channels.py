@@ -32,27 +32,21 @@ class View:
 
 
 def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> View:
-    """The view that suits images, and predictions of them.
+    """The view that suits images, and predictions of them. Raises ValueError for channels that the images do not have.
 
     Images of more than 8 bits rarely use the range of their type, so each image is stretched to its own range; with
     more than three channels, each channel by itself.
 
     Args:
-        eight_bit: whether they are stored in 8 bits.
-        channels: one for grey, three for red, green and blue, or `pca`; none means the first three, or the first one
-            where there are fewer.
-
-    Raises ValueError for channels that the images do not have.
+        channels: one for grey, three for red, green and blue, or `pca`; by default the first three, or the first.
     """
     count = original_BCHW.shape[1]
     if channels == "pca":
         return _principal(original_BCHW)
     chosen = tuple(int(channel) for channel in channels) or (tuple(range(3)) if count >= 3 else (0,))
     if len(chosen) not in (1, 3) or not all(0 <= channel < count for channel in chosen):
-        raise ValueError(
-            f"--channels {','.join(map(str, chosen))}: name one, three, or pca; these images have channels 0 to "
-            f"{count - 1}"
-        )
+        names = ",".join(map(str, chosen))
+        raise ValueError(f"--channels {names}: name one, three, or pca; these images have channels 0 to {count - 1}")
     colours = list(chosen * (3 // len(chosen)))
     notes = [] if count == len(chosen) and not channels else [_named(chosen, count)]
     low_B3, high_B3 = torch.zeros(len(original_BCHW), 3), torch.ones(len(original_BCHW), 3)
@@ -84,8 +78,6 @@ def _principal(original_BCHW: Tensor) -> View:
     matrix_3C = (torch.from_numpy(fitted.components_) / deviation_C).float()
     colours_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
     low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (colours_P3.amin(dim=0), colours_P3.amax(dim=0)))
-    note = (
-        f"the first three principal components of {count} channels shown as red, green, blue "
-        f"({fitted.explained_variance_ratio_.sum():.0%} of their standardised variance)"
-    )
-    return View(matrix_3C, low_B3, high_B3, note)
+    shown = f"the first three principal components of {count} channels shown as red, green, blue"
+    share = fitted.explained_variance_ratio_.sum()
+    return View(matrix_3C, low_B3, high_B3, f"{shown} ({share:.0%} of their standardised variance)")

@@ -13,10 +13,9 @@ LETTERS = 30  # of a name, at most
 
 
 def draw_confusion(confusion_KK: Tensor, names: tuple[str, ...], title: str) -> Tensor:
-    """(H, W, 3) uint8: a row for each true class, a column for each predicted class.
+    """(H, W, 3) uint8: a row for each true class, a column for each predicted class; colours are shares of the row.
 
-    The colour of a cell is its share of the samples of the true class. Up to 30 classes are named, with the count in
-    each cell that is not empty.
+    Up to 30 classes are named, with the count in each cell that is not empty.
     """
     from matplotlib.figure import Figure
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from einops import rearrange, repeat
 from torch import Tensor
 
 from mim.ops.intervals import Estimate
+from mim.pictures.channels import view_of
 from mim.pictures.error_maps import error_colours
 from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 
@@ -32,51 +32,37 @@ class SampledMasks:
     distance_NHW: Tensor  # distance to the nearest visible pixel in pixels, of the same masks
 
     @property
-    def share(self) -> float:
-        """The true share of hidden cells."""
+    def share(self) -> float:  # of hidden cells, as they are
         return 1 - self.visible / self.cells
 
     @property
-    def side(self) -> int:
-        """The shorter side of the image in pixels."""
+    def side(self) -> int:  # the shorter one of the image, in pixels
         return min(self.hidden_NHW.shape[1:])
 
 
 def draw_masks(rows: Sequence[SampledMasks], title: str, images_NCHW: Tensor | None = None, note: str = "") -> Tensor:
     """A labelled sheet (H, W, 3) uint8: a row for each setting, its masks at the left, their distances at the right.
 
-    Args:
-        rows: the settings. Their distances share one colour scale.
-        images_NCHW: images in [0, 1] below the masks, the same in every row; with 1 or 2 channels the first is shown in
-            grey, with more the first three as red, green, blue.
-
-    Raises ValueError where there is no row, where rows differ in their number of masks or in the size of their images,
-    and where images do not have that number and size.
+    Images in [0, 1] lie below the masks, the same in every row, as view_of shows them. Raises ValueError where there is
+    no row, and where rows or images differ in number or size.
     """
     shapes = {tuple(row.hidden_NHW.shape) for row in rows}
     if len(shapes) != 1:
         raise ValueError(f"a sheet needs rows of one shape (masks, height, width), not {sorted(shapes)}")
     count, height, width = shapes.pop()
     if images_NCHW is not None and (len(images_NCHW), *images_NCHW.shape[2:]) != (count, height, width):
-        raise ValueError(
-            f"images of shape {tuple(images_NCHW.shape)} do not fit masks of shape {(count, height, width)}"
-        )
+        shape = tuple(images_NCHW.shape)
+        raise ValueError(f"images of shape {shape} do not fit masks of shape {(count, height, width)}")
     top = max(float(row.distance_NHW.max()) for row in rows)
     masked = "what the encoder sees" if images_NCHW is not None else "sampled masks, hidden cells dark"
-    layout = Layout(
-        columns=tuple(Columns(("",) * count, name) for name in (masked, "distance to the nearest visible pixel")),
-        rows=tuple(Row((*_masked(row, images_NCHW), *_distances(row, top)), _heading(row), apart=True) for row in rows),
-        title=title,
-        notes=(note,) if note else (),
-        bar=Bar("distance in px, on a root scale", top, root=True),
-        letters=1.25,
-        density=DENSITY,
-    )
-    return draw(layout)
+    columns = tuple(Columns(("",) * count, name) for name in (masked, "distance to the nearest visible pixel"))
+    drawn = [Row((*_masked(row, images_NCHW), *_distances(row, top)), _heading(row), apart=True) for row in rows]
+    bar, notes = Bar("distance in px, on a root scale", top, root=True), (note,) if note else ()
+    options = {"letters": 1.25, "density": DENSITY}
+    return draw(Layout(columns=columns, rows=tuple(drawn), title=title, notes=notes, bar=bar, **options))
 
 
 def _heading(row: SampledMasks) -> str:
-    """The setting, what it hides, and its AvgDist."""
     ratio = "" if row.ratio is None else f", ratio {row.ratio:g}"
     hidden = f"{row.share:.1%} hidden ({row.cells - row.visible:,} of {row.cells:,} cells)"
     half = "" if row.avg_dist.half is None else f" ± {row.avg_dist.half:.2f}"
@@ -85,15 +71,12 @@ def _heading(row: SampledMasks) -> str:
 
 
 def _masked(row: SampledMasks, images_NCHW: Tensor | None) -> list[Panel]:
-    hidden_NHW1 = row.hidden_NHW.cpu().numpy()[..., None]
-    if images_NCHW is None:
-        return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, HIDDEN, VISIBLE).astype(np.uint8)]
-    levels_NCHW = (images_NCHW.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    if levels_NCHW.shape[1] >= 3:
-        levels_NHW3 = rearrange(levels_NCHW[:, :3], "n c h w -> n h w c")
-    else:
-        levels_NHW3 = repeat(levels_NCHW[:, 0], "n h w -> n h w c", c=3)
-    return [Panel(rgb_HW3) for rgb_HW3 in np.where(hidden_NHW1, HIDDEN_OVER, levels_NHW3).astype(np.uint8)]
+    hidden, visible = HIDDEN, np.array(VISIBLE)
+    if images_NCHW is not None:
+        images_NCHW = images_NCHW.cpu()
+        hidden, visible = HIDDEN_OVER, (view_of(images_NCHW, eight_bit=True)(images_NCHW) * 255).round().numpy()
+    rgb_NHW3 = np.where(row.hidden_NHW.cpu().numpy()[..., None], hidden, visible).astype(np.uint8)
+    return [Panel(rgb_HW3) for rgb_HW3 in rgb_NHW3]
 
 
 def _distances(row: SampledMasks, top: float) -> list[Panel]:

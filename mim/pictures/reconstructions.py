@@ -64,15 +64,13 @@ class Reconstruction:
         return torch.where(self.hidden_BHW, self.error_BHW, 0).sum(dim=(1, 2)) / self.hidden_BHW.sum(dim=(1, 2))
 
     @property
-    def unit(self) -> str:
-        """The unit of errors."""
+    def unit(self) -> str:  # of errors
         if self.eight_bit:
             return "levels of 255"
         return "% of the range" if self.original_BCHW.shape[1] == 1 else "% of each channel's range"
 
     @property
-    def share_B(self) -> Tensor:
-        """The hidden share of each image."""
+    def share_B(self) -> Tensor:  # of each image that is hidden
         return self.hidden_BHW.float().mean(dim=(1, 2))
 
     def rows(self, indices: Sequence[int]) -> "Reconstruction":
@@ -105,23 +103,14 @@ def predict_pixels(
     )
 
 
-# -------------------------------------------------------------------- sheets
-
-
 def draw_sheet(images: Reconstruction, title: str) -> Tensor:
-    """The sheet of a training run, (H, W, 3) uint8: masked, prediction with visible pixels, original of each image.
-
-    Four images or more stand in two columns of triples.
-    """
+    """The sheet of a training run, (H, W, 3) uint8: masked, prediction with visible pixels, original of each image."""
     view = view_of(images.original_BCHW, images.eight_bit)
     count = len(images.original_BCHW)
-    blocks = 1 if count < 4 else 2
+    blocks = 1 if count < 4 else 2  # columns of triples
     high = -(-count // blocks)
-    parts = (
-        _masked(images, view, captions=False),
-        _panels(view, images.pasted_BCHW),
-        _panels(view, images.original_BCHW),
-    )
+    masked, pasted = _masked(images, view, captions=False), _panels(view, images.pasted_BCHW)
+    parts = (masked, pasted, _panels(view, images.original_BCHW))
     rows = []
     for row in range(high):
         indices = [row + block * high for block in range(blocks)]
@@ -136,12 +125,8 @@ def draw_rows(
 ) -> Tensor:
     """A sheet (H, W, 3) uint8: a row for each image and mask, three columns for each run after the first two.
 
-    Args:
-        runs: reconstructions by name of the run, all of the same images under the same masks.
-        names: of the images. The rows of one image follow each other, one for each mask.
-        channels: as in view_of.
-
-    Raises ValueError for channels that the images do not have.
+    All runs, by name, are of the same images under the same masks; `names` are those of the images. The rows of one
+    image follow each other. Raises ValueError for channels that the images do not have.
     """
     first = next(iter(runs.values()))
     view = view_of(first.original_BCHW, first.eight_bit, channels)
@@ -167,16 +152,11 @@ def draw_rows(
 
 
 def draw_columns(runs: Mapping[str, Reconstruction]) -> Tensor:
-    """A sheet (H, W, 3) uint8 for a page: a column for each image, a row for each run below the first two.
-
-    runs: reconstructions by name of the run, all of the same images under the same masks.
-    """
+    """A sheet (H, W, 3) uint8 for a page: a column for each image, a row for each run below the first two."""
     first = next(iter(runs.values()))
     view = view_of(first.original_BCHW, first.eight_bit)
-    rows = [
-        Row(tuple(_panels(view, first.original_BCHW)), "original"),
-        Row(tuple(_masked(first, view, captions=False)), f"masked, {_range(first.share_B)} hidden"),
-    ]
+    masked = Row(tuple(_masked(first, view, captions=False)), f"masked, {_range(first.share_B)} hidden")
+    rows = [Row(tuple(_panels(view, first.original_BCHW)), "original"), masked]
     for name, run in runs.items():
         captions = [f"error {_number(error)}" for error in run.error_B.tolist()]
         rows.append(Row(tuple(_panels(view, run.pasted_BCHW, captions)), name + _mark(runs, run)))

@@ -48,11 +48,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of pictures, one for each column, with a title above it. apart: leave more space above the row."""
+    """A row of pictures, one for each column, with a title above it."""
 
     panels: tuple[Panel | None, ...]
     title: str = ""
-    apart: bool = False
+    apart: bool = False  # leave more space above the row
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,8 @@ def png(picture_HW3: Tensor, most: int = 0) -> bytes:
     for share in (1.0, 0.85, 0.7, 0.55, 0.4, 0.3):
         if not most or len(content) <= most:
             break
-        smaller = original.resize(
-            (round(original.width * share), round(original.height * share)), Image.Resampling.LANCZOS
-        )
+        size = round(original.width * share), round(original.height * share)
+        smaller = original.resize(size, Image.Resampling.LANCZOS)
         palette = smaller.quantize(256, Image.Quantize.MEDIANCUT)
         levels_N3 = np.array(palette.getpalette()).reshape(-1, 3)
         levels_N3[(levels_N3 >= WHITISH).all(axis=1)] = 255  # the background stays white
@@ -118,26 +117,22 @@ def _saved(picture: Image.Image) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """Of a picture on the sheet, in pixels. unit: pixels of one unit of length."""
+    """Of a picture on the sheet, in pixels."""
 
     height: int
     width: int
-    unit: float
+    unit: float  # pixels of one unit of length
 
     @classmethod
     def of(cls, height: int, width: int, density: float) -> "_Size":
-        """SIDE x SIDE units of area whatever the aspect, up to 4:1; a whole number of pixels for each pixel.
-
-        A picture with more than twice the pixels of that size is shrunk.
-        """
+        """SIDE x SIDE units of area whatever the aspect, up to 4:1; a whole number of pixels for each pixel."""
         units = SIDE * min(max(width / height, 0.25), 4) ** 0.5
-        if width > 2 * units * density:
+        if width > 2 * units * density:  # then it shrinks
             return cls(round(units * density * height / width), round(units * density), density)
         factor = max(1, int(units * density / width))
         return cls(factor * height, factor * width, factor * width / units)
 
     def fitted(self, rgb_HW3: np.ndarray) -> np.ndarray:
-        """The picture at this size."""
         factor = self.width // rgb_HW3.shape[1]
         if factor:
             return rgb_HW3.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -242,14 +237,10 @@ class _Sheet:
         """Text on one line, shortened to a width."""
         if text:
             size, bold = size * self.letter, style.get("bold", False)
+            xy = (left, top + 0.95 * size)  # letters stand on one line, whatever they are
+            text, fill = shortened(text, width, size, bold), style.get("colour", INK)
             self.texts.append(
-                {
-                    "xy": (left, top + 0.95 * size),  # letters stand on one line, whatever they are
-                    "text": shortened(text, width, size, bold),
-                    "font": font(size, bold),
-                    "fill": style.get("colour", INK),
-                    "anchor": ANCHORS[align],
-                }
+                {"xy": xy, "text": text, "font": font(size, bold), "fill": fill, "anchor": ANCHORS[align]}
             )
 
     def _line(self, text: str, left: float, size: float, align: Align = "left", **style: Any) -> None:

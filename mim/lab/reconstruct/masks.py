@@ -78,11 +78,10 @@ def masker_of(loaded: LoadedRun, choice: MaskChoice, ratio: float | None = None)
 
 def check_cell(masker: Masker, loaded: LoadedRun) -> None:
     """Raises ValueError where a run cannot take the cells of a masker."""
-    if masker.cell % loaded.patch:
-        raise ValueError(
-            f"{loaded.name} cannot take cells of {masker.cell} px: its encoder hides whole patches of {loaded.patch} "
-            f"px, so MASKER.cell must be a multiple of {loaded.patch}"
-        )
+    cell, patch = masker.cell, loaded.patch
+    if cell % patch:
+        reason = f"its encoder hides whole patches of {patch} px, so MASKER.cell must be a multiple of {patch}"
+        raise ValueError(f"{loaded.name} cannot take cells of {cell} px: {reason}")
 
 
 def sampled(masker: Masker, count: int, seed: int) -> PatchMask:

@@ -58,9 +58,8 @@ def reconstruction_sheet(
     first = loaded[0]
     for other in loaded[1:]:
         if other.image != first.image:
-            sizes = (
-                f"{first.path} takes images of {size_text(first.image)} and {other.path} of {size_text(other.image)}"
-            )
+            ours, theirs = size_text(first.image), size_text(other.image)
+            sizes = f"{first.path} takes images of {ours} and {other.path} of {theirs}"
             raise ValueError(f"{sizes}: runs side by side need images of one size")
     if images and held_out is not None:
         raise ValueError(f"--held-out {held_out} has no effect where images are named: leave out one of the two")
@@ -84,7 +83,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
     if len(set(short)) == len(short):
         return short
     names = [str(path) for path in paths]
-    repeated = next((path for path in names if names.count(path) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"--beside {repeated}: it is on the sheet already")
+    for path in names:
+        if names.count(path) > 1:
+            raise ValueError(f"--beside {path}: it is on the sheet already")
     return names

@@ -33,9 +33,8 @@ class Metric:
     def text(self, trial: str) -> str:
         """The metric of a trial as text; a dash where there is none."""
         value = self.values.get(trial)
-        if value is None:
-            return "–"
-        return f"{value.mean:.1f}" + (f" ± {value.half:.1f}" if self.measured and value.half is not None else "")
+        half = f" ± {value.half:.1f}" if value and self.measured and value.half is not None else ""
+        return f"{value.mean:.1f}{half}" if value else "–"
 
 
 @dataclass
