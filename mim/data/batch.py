@@ -12,22 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images in their stored type, on the host or a device.
+    """Images on the host or a device; where they are to be cropped there, with as many labels as crops."""
 
-    Args:
-        images_BCHW: uint8, uint16 or float32.
-        labels_B: int64, -1 where there is no label.
-        indices: position of each sample in the data set.
-        broken: files that could not be read for this batch, each with the reason.
-        crops_B5: crops to cut on the device, as mim.ops.resample.crop_resize takes them; None where images are cropped
-            already. There are as many rows of labels as crops; each image has the same number of crops.
-    """
-
-    images_BCHW: Tensor
-    labels_B: Tensor
-    indices: tuple[int, ...]
-    broken: tuple[tuple[str, str], ...] = ()
-    crops_B5: Tensor | None = None
+    images_BCHW: Tensor  # in their stored type: uint8, uint16 or float32
+    labels_B: Tensor  # int64, -1 where there is no label
+    indices: tuple[int, ...]  # position of each sample in the data set
+    broken: tuple[tuple[str, str], ...] = ()  # files that could not be read for this batch, each with the reason
+    crops_B5: Tensor | None = None  # for mim.ops.resample.crop_resize, equally many an image; None: cropped already
 
     def pin_memory(self) -> "Batch":
         """In pinned memory, from which copies to a GPU do not make the host wait."""

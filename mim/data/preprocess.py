@@ -16,11 +16,7 @@ class Preprocess(nn.Module):
 
     uint8 and uint16 are scaled to [0, 1], floats stay as they are; then (x - mean) / std for each channel.
 
-    Args:
-        mean: mean of each channel.
-        std: standard deviation of each channel.
-        augment: gives the interpolation of crops that are cut here.
-        size: height and width of these crops.
+    augment gives the interpolation of crops that are cut here, size their height and width.
     """
 
     mean_C11: Tensor

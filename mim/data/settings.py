@@ -145,9 +145,7 @@ class ClassifyAugmentSettings(AugmentSettings):
         for key, share in (("erase", self.erase), ("smoothing", self.smoothing), ("jitter", self.jitter)):
             if not 0 <= share <= 1:
                 raise ValueError(f"AUGMENT.{key} is {share}: it must be from 0 to 1")
-        for key, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
-            if alpha < 0:
-                raise ValueError(f"AUGMENT.{key} is {alpha}: it must be at least 0")
+        at_least("AUGMENT", 0, mixup=self.mixup, cutmix=self.cutmix)
         if self.randaugment and not re.fullmatch(RAND_AUGMENT, self.randaugment):
             raise ValueError(
                 f"AUGMENT.randaugment is {self.randaugment!r}: it must be in timm's notation, such as "

@@ -18,7 +18,6 @@ from mim.data.sources.base import Need, Stored, size_of
 
 STRIP = 100  # of an image that is longer than this many times its width, only the middle is used
 ATTEMPTS = 10  # draws of a crop that fits into the image
-PILLOW = {InterpolationMode.BICUBIC: Image.Resampling.BICUBIC, InterpolationMode.BILINEAR: Image.Resampling.BILINEAR}
 SPARE = 1.5  # stored pixels that a reduced decoding must leave for each pixel of the result, along each side
 
 
@@ -45,7 +44,8 @@ class RandomCropFlip:
 
     def __call__(self, image: Stored, seed: int) -> Tensor:
         """(C, H, W) in the stored type."""
-        return self.finish(self.crop(image, seed), seed)
+        size = size_of(image)
+        return self.finish(self.cut(image, self.draw_crop(*size, seed), size), seed)
 
     def draw_crop(self, height: int, width: int, seed: int) -> Crop:
         """The crop of an image of that stored size.
@@ -71,10 +71,6 @@ class RandomCropFlip:
         """What decoding must keep of an image so that the result of the crop loses nothing."""
         reduction = min(crop.height / self.size[0], crop.width / self.size[1]) / SPARE
         return Need(max(1.0, reduction), crop.top + crop.height)
-
-    def crop(self, image: Stored, seed: int) -> Stored:
-        """The crop that the seed draws, resized and perhaps mirrored."""
-        return self.cut(image, self.draw_crop(*size_of(image), seed), size_of(image))
 
     def cut(self, image: Stored, crop: Crop, stored_size: tuple[int, int]) -> Stored:
         """A crop, resized and perhaps mirrored. stored_size: height and width of the image that the crop refers to."""
@@ -109,7 +105,7 @@ class CentreCrop:
 
     def __call__(self, image: Stored, seed: int = 0) -> Tensor:
         """(C, H, W) in the stored type. The seed has no effect."""
-        image = _without_ends(image, STRIP * max(self.size) // min(self.size))
+        image = without_ends(image, STRIP * max(self.size) // min(self.size))
         height, width = stored = size_of(image)
         resized = [0, 0]
         tight = 0 if self.size[0] * width >= self.size[1] * height else 1  # the axis that just covers; cut, not rounded
@@ -133,17 +129,15 @@ def _resized_crop(
     if reduction != 1:
         top, left, bottom, right = (edge / reduction for edge in box)
         if isinstance(image, Image.Image):  # its edges may lie between pixels; those of a tensor cannot
-            return image.resize((size[1], size[0]), PILLOW[interpolation], box=(left, top, right, bottom))
+            resampling = Image.Resampling[interpolation.name]
+            return image.resize((size[1], size[0]), resampling, box=(left, top, right, bottom))
         box = round(top), round(left), max(round(bottom), round(top) + 1), max(round(right), round(left) + 1)
     top, left, bottom, right = box
     if isinstance(image, Image.Image):
         return _resize(image.crop((left, top, right, bottom)), size, interpolation)
     image = image[:, top:bottom, left:right]
-    if (
-        image.dtype != torch.uint8
-        or not torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        or size == size_of(image)
-    ):
+    has_avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if image.dtype != torch.uint8 or not has_avx or size == size_of(image):
         return _resize(image, size, interpolation)
     if image.stride(0) == 1:  # channels are innermost, as decoders write them: contiguous, it is resized faster
         image = image[None].contiguous(memory_format=torch.channels_last)[0]
@@ -151,16 +145,13 @@ def _resized_crop(
     return interpolate(image[None], size=size, mode=interpolation.value, antialias=True)[0]
 
 
-def _without_ends(image: Stored, aspect: int) -> Stored:
+def without_ends(image: Stored, aspect: int) -> Stored:
     """The middle of an image that is longer than `aspect` times its width; other images as they are.
 
     A long strip that is resized as a whole until its short side fits would take gigabytes.
     """
-    height, width = size_of(image)
-    longest = aspect * min(height, width)
-    if max(height, width) <= longest:
-        return image
-    return F.center_crop(image, [min(height, longest), min(width, longest)])
+    size, longest = size_of(image), aspect * min(size_of(image))
+    return image if max(size) <= longest else F.center_crop(image, [min(side, longest) for side in size])
 
 
 def _reduction(stored: int, decoded: int) -> float:

@@ -12,16 +12,7 @@ from mim.engine.plan import Plan
 
 
 class Prefetcher:
-    """Micro-batches from one step to the end of a run.
-
-    Args:
-        data: the training images.
-        plan: of the run.
-        world: gives the rank and the device.
-        start: the first step.
-        workers: dataloader workers.
-        broken: counts the files that cannot be read.
-    """
+    """Micro-batches from step `start` to the end of a run."""
 
     def __init__(self, data: ImageDataset, plan: Plan, world: World, start: int, workers: int, broken: BrokenFiles):
         order = StepSampler(

@@ -42,26 +42,15 @@ class Counts:
         confusion_KK: samples by true class (row) and answer (column).
         loss: sum of the cross-entropy.
         in_top: samples with their class among the five highest scores.
+
+    Attributes: loss, the mean cross-entropy; top1 and top5, the shares of samples with their class among the highest
+    scores (top5 is 1 with five classes or fewer).
     """
 
     def __init__(self, confusion_KK: Tensor, loss: float, in_top: float):
         self.confusion_KK, self.samples = confusion_KK, int(confusion_KK.sum())
-        self._loss, self._in_top = loss, in_top
-
-    @property
-    def top1(self) -> float:
-        """Share of samples that have the highest score for their class."""
-        return int(self.confusion_KK.trace()) / max(self.samples, 1)
-
-    @property
-    def top5(self) -> float:
-        """Share of samples with their class among the five highest scores; 1 with five classes or fewer."""
-        return self._in_top / max(self.samples, 1)
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy."""
-        return self._loss / max(self.samples, 1)
+        samples = max(self.samples, 1)
+        self.top1, self.top5, self.loss = int(confusion_KK.trace()) / samples, in_top / samples, loss / samples
 
     def by_class(self, names: tuple[str, ...]) -> dict[str, float]:
         """Share of correct answers for each class that has samples."""

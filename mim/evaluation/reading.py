@@ -49,7 +49,7 @@ class Reader:
     ) -> Iterator[EvaluationBatch]:
         """The batches of this rank: samples rank, rank + size, ..."""
         rows = range(rank, len(samples), size)
-        order = list(in_order((samples[row] for row in rows), self.batch_size))
+        order = in_order([samples[row] for row in rows], self.batch_size)
         with closing(batches(data, order, self.workers)) as loaded:
             for number, batch in enumerate(loaded):
                 for name, reason in batch.broken:
@@ -57,8 +57,8 @@ class Reader:
                         LOG.warning("cannot read %s (%s); another image replaces it in evaluations", name, reason)
                         self._named.add(name)
                 batch_rows = list(rows[number * self.batch_size :][: len(batch.indices)])
-                wanted_B = torch.tensor([samples[row] for row in batch_rows])
-                yield EvaluationBatch(batch, batch_rows, wanted_B == torch.tensor(batch.indices))
+                readable_B = torch.tensor([index for _, index in order[number]]) == torch.tensor(batch.indices)
+                yield EvaluationBatch(batch, batch_rows, readable_B)
 
 
 def choose_samples(samples: int, limit: int, seed: int) -> list[int]:

@@ -27,21 +27,13 @@ PROBED = 20  # images that are read to find the usual stored type
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One transformed image.
+    """One transformed image."""
 
-    Args:
-        image_CHW: in its stored type.
-        label: -1 where there is none.
-        index: position in the data set of the image that was read.
-        broken: files that this sample replaces, each with the reason.
-        crops: crops to cut on the device, one for each row of the batch; empty where the image is cropped already.
-    """
-
-    image_CHW: Tensor
-    label: int
-    index: int
-    broken: tuple[tuple[str, str], ...]
-    crops: tuple[Crop, ...] = ()
+    image_CHW: Tensor  # in its stored type
+    label: int  # -1 where there is none
+    index: int  # position in the data set of the image that was read
+    broken: tuple[tuple[str, str], ...]  # files that this sample replaces, each with the reason
+    crops: tuple[Crop, ...] = ()  # to cut on the device, one a row of the batch; empty where the image is cropped
 
 
 class ImageDataset(Dataset[Sample]):
@@ -59,11 +51,7 @@ class ImageDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self,
-        source: Source,
-        transform: RandomCropFlip | Callable[[Stored, int], Tensor],
-        seed: int,
-        repeats: int = 1,
+        self, source: Source, transform: RandomCropFlip | Callable[[Stored, int], Tensor], seed: int, repeats: int = 1
     ):
         self.source, self.transform, self.seed, self.repeats = source, transform, seed, repeats
         self._reader = RetryingSource(source)
@@ -75,11 +63,10 @@ class ImageDataset(Dataset[Sample]):
         """The first crop of an image."""
         return self._samples(key, self._seeds(*key, 1))[0]
 
-    def __getitems__(self, keys: list[SampleKey]) -> list[Sample]:
-        """All crops of some images, those of one image next to each other: the rows of a batch."""
-        seeds = [
-            self._seeds(*key, self.repeats) for key in keys
-        ]  # between two decodings this would take 5 times as long
+    def batch(self, keys: list[SampleKey]) -> Batch:
+        """All crops of some images, those of one image in neighbouring rows."""
+        # all seeds first: between two decodings, drawing them would take 5 times as long
+        seeds = [self._seeds(*key, self.repeats) for key in keys]
         by_image = [self._samples(key, own_seeds) for key, own_seeds in zip(keys, seeds, strict=True)]
         if len({samples[0].image_CHW.dtype for samples in by_image}) > 1 and (dtype := self._usual_dtype()) is not None:
             by_image = [  # damage can turn a picture into one of another type
@@ -89,13 +76,12 @@ class ImageDataset(Dataset[Sample]):
         rows = [sample for samples in by_image for sample in samples]
         if any(sample.crops for sample in rows):
             self._check_sizes((sample.index, size_of(sample.image_CHW)) for sample in rows)
-        return rows
+        return collate(rows)
 
     def check_sizes(self, images: int = 8) -> None:
         """Raises ValueError where AUGMENT.on_device needs images of one size and some, evenly spread, are not."""
         if isinstance(self.transform, DeviceCropFlip):
-            spread = dict.fromkeys(number * len(self) // images for number in range(images)) if len(self) else ()
-            self._check_sizes((index, size) for index in spread if (size := self._stored_size(index)) is not None)
+            self._check_sizes((index, size_of(stored)) for index, stored in self._spread(images))
 
     def is_finite(self, index: int) -> bool:
         """Whether a stored image has only finite values; True for one that cannot be read."""
@@ -168,20 +154,17 @@ class ImageDataset(Dataset[Sample]):
 
     def _usual_dtype(self) -> torch.dtype | None:
         """The type of at least 4 of 5 images, as some of them show, evenly spread; None where there is no such type."""
-        counts: Counter[torch.dtype] = Counter()
-        for index in dict.fromkeys(number * len(self) // PROBED for number in range(PROBED)):
-            with suppress(BrokenImage):
-                stored = self.source.read(index)
-                counts[stored.dtype if isinstance(stored, Tensor) else torch.uint8] += 1
+        counts = Counter(
+            stored.dtype if isinstance(stored, Tensor) else torch.uint8 for _, stored in self._spread(PROBED)
+        )
         most = counts.most_common(1)
         return most[0][0] if most and most[0][1] >= 0.8 * counts.total() else None
 
-    def _stored_size(self, index: int) -> tuple[int, int] | None:
-        """Height and width of a stored image; None where it cannot be read."""
-        try:
-            return self.source.read_reduced(index, _uncropped)[1]
-        except BrokenImage:
-            return None
+    def _spread(self, images: int) -> Iterator[tuple[int, Stored]]:
+        """Some images, evenly spread, with their positions; those that can be read."""
+        for index in dict.fromkeys(number * len(self) // images for number in range(images)) if len(self) else ():
+            with suppress(BrokenImage):
+                yield index, self.source.read(index)
 
     def _check_sizes(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
         """Raises ValueError, naming two images, where images (index, size) are not of one size."""
@@ -189,10 +172,7 @@ class ImageDataset(Dataset[Sample]):
         for index, size in sizes:
             index_of.setdefault(size, index)
         if len(index_of) > 1:
-            one, other = [
-                f"{self.source.describe(index)} of {height} x {width} pixels"
-                for (height, width), index in list(index_of.items())[:2]
-            ]
+            one, other, *_ = (f"{self.source.describe(row)} of {h} x {w} pixels" for (h, w), row in index_of.items())
             raise ValueError(
                 f"AUGMENT.on_device needs images of one size, and there are {one} and {other} (height x width): "
                 "pack them with tools/pack.py --size H W and set DATA.name packed, or set AUGMENT.on_device false"

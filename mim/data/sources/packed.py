@@ -58,31 +58,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """packed.json.
-
-    Args:
-        store: how an image is stored.
-        dtype: type of its pixels.
-        channels: channels of an image.
-        pictures: whether reading gives 8-bit pictures; else arrays.
-        short_side: largest shorter side in pixels; 0 for sizes as they were.
-        root: the folder to which names are relative; empty where they are not names of files.
-        classes: the name of each label.
-        splits: the splits that hold images.
-        left_out: number of images that could not be read.
-        size: height and width of all images; None where they have several sizes.
-    """
+    """packed.json."""
 
     store: Literal["pixels", "jpeg"]
-    dtype: str
+    dtype: str  # of pixels
     channels: int
-    pictures: bool
-    short_side: int
-    root: str
-    classes: tuple[str, ...]
-    splits: dict[str, Contents]
-    left_out: int
-    size: tuple[int, int] | None = None  # old headers have none
+    pictures: bool  # whether reading gives 8-bit pictures; else arrays
+    short_side: int  # largest shorter side in pixels; 0 for sizes as they were
+    root: str  # the folder to which names are relative; empty where they are not names of files
+    classes: tuple[str, ...]  # the name of each label
+    splits: dict[str, Contents]  # the splits that hold images
+    left_out: int  # number of images that could not be read
+    size: tuple[int, int] | None = None  # height and width of all images; None for several sizes, and in old headers
 
     def text(self) -> str:
         """The content of packed.json."""
@@ -107,16 +94,15 @@ class Header:
                 f"{file} is of version {version} and this toolkit reads up to {VERSION}: update it, or pack again"
             )
         try:
-            splits = {split: Contents(**contents) for split, contents in content["splits"].items()}
+            content["splits"] = {split: Contents(**contents) for split, contents in content["splits"].items()}
             if content.setdefault("size", None) is not None:
                 height, width = content["size"]
                 content["size"] = int(height), int(width)
-            values = {field.name: content[field.name] for field in fields(cls)}
-            header = cls(**{**values, "splits": splits, "classes": tuple(content["classes"])})
-            DTYPES[header.dtype]
+            content["classes"] = tuple(content["classes"])
+            DTYPES[content["dtype"]]
+            return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: pack it again") from error
-        return header
 
 
 class PackedSplit:
@@ -138,10 +124,11 @@ class PackedSplit:
             ) from error
         if self.index.dtype != INDEX or self.index.shape != (contents.images,):
             raise ValueError(f"{folder / split}.index does not hold {contents.images} images: copy or pack it again")
-        for file, size, written in (
+        sizes = (
             ("images", len(images_N), contents.bytes),
             ("names", len(self._names_N), int(self.index["name_end"][-1])),
-        ):
+        )
+        for file, size, written in sizes:
             if size != written:
                 raise ValueError(
                     f"{folder / split}.{file} has {size:,} bytes and {written:,} were written: copy or pack it again"
@@ -206,7 +193,7 @@ class Packed(Source, name="packed"):
             check_channels(settings.channels)
         has_val = "val" in self.header.splits
         contents = self.header.splits.get(split if has_val else "train")
-        self._files, self._rows = None, np.arange(0)
+        self._rows = np.arange(0)
         if contents is not None and contents.images:
             self._files = PackedSplit(folder, split if has_val else "train", contents)
             self._rows = np.arange(contents.images)
@@ -223,7 +210,7 @@ class Packed(Source, name="packed"):
         return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        content_N, size = self._content(index)
+        content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
             return decode(content_N.numpy().tobytes(), self.settings.channels)
         pixels_HWC = self._pixels(content_N, size)
@@ -232,19 +219,14 @@ class Packed(Source, name="packed"):
         return Image.fromarray((pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC).numpy())
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        content_N, size = self._content(index)
+        content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
             return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, need_of)
         return self._pixels(content_N, size).permute(2, 0, 1), size
 
     def describe(self, index: int) -> str:
-        assert self._files is not None
         name = self._files.name(int(self._rows[index]))
         return printable_name(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
-
-    def _content(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        assert self._files is not None
-        return self._files.content(int(self._rows[index]))
 
     def _pixels(self, content_N: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W, C) in the stored type, a view of the file."""

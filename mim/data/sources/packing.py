@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -19,8 +20,7 @@ from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import encoded
-from mim.data.loading.loader import in_order
-from mim.data.loading.workers import Keys, Results
+from mim.data.loading.loader import Keys, Results, in_order
 from mim.data.sources.base import Source, Split, size_of
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
@@ -92,35 +92,29 @@ def pack(
     Raises ValueError where the folder exists and is not empty, no image can be read, images are stored in different
     types, or a JPEG file cannot hold them; DataLost where the images can no longer be reached.
     """
-    with _partial_folder(folder) as partial:
-        image_format: Format | None = None
-        broken: list[tuple[str, str]] = []
-        splits: dict[str, Contents] = {}
-        for split, source in sources.items():
-            writer = _SplitWriter(partial, split, source, image_format, broken)
-            contents = writer.write(settings, progress)
-            image_format = writer.format
-            if len(source):  # also where no image of it can be read: the split exists
-                splits[split] = contents
-        if image_format is None or not splits["train"].images:
+    with _partial_folder(folder) as part:
+        writer, training = _Writer(part, settings, progress), sources["train"]
+        contents = {split: writer.write(split, source) for split, source in sources.items()}
+        broken = writer.broken
+        if writer.format is None or not contents["train"].images:
             reason = f", such as {broken[0][0]}: {broken[0][1]}" if broken else ""
             raise ValueError(f"there is no training image that can be read{reason}")
-        training = sources["train"]
+        dtype, channels, pictures = writer.format
         header = Header(
             store=settings.store,
-            dtype=image_format[0],
-            channels=image_format[1],
-            pictures=image_format[2],
+            dtype=dtype,
+            channels=channels,
+            pictures=pictures,
             short_side=min(settings.size) if settings.size else settings.short_side,
             size=settings.size,
             root=str(_root(training) or ""),
             classes=training.classes,
-            splits=splits,
+            splits={split: contents[split] for split, source in sources.items() if len(source)},
             left_out=len(broken),
         )
         if broken:
-            (partial / LEFT_OUT).write_text("".join(f"{name}\t{reason}\n" for name, reason in broken), encoding="utf-8")
-        (partial / HEADER).write_text(header.text(), encoding="utf-8")
+            (part / LEFT_OUT).write_text("".join(f"{name}\t{reason}\n" for name, reason in broken), encoding="utf-8")
+        (part / HEADER).write_text(header.text(), encoding="utf-8")
     return Packing(header, tuple(broken))
 
 
@@ -143,106 +137,90 @@ def damaged(folder: Path, progress: Callable[[int], None]) -> list[str]:
     return lines
 
 
-class _SplitWriter:
-    """The files of one split while they are written."""
+class _Writer:
+    """Writes the files of all splits. Attributes: format, of the images so far; broken, images that cannot be read."""
 
-    def __init__(
-        self,
-        folder: Path,
-        split: Split,
-        source: Source,
-        image_format: Format | None,
-        broken: list[tuple[str, str]],
-    ):
-        self.folder, self.split, self.source, self.format, self.broken = folder, split, source, image_format, broken
-        self.root = _root(source)
+    def __init__(self, folder: Path, settings: PackSettings, progress: Callable[[int], None]):
+        self.folder, self.settings, self.progress = folder, settings, progress
+        self.format: Format | None = None
+        self.broken: list[tuple[str, str]] = []
 
-    def write(self, settings: PackSettings, progress: Callable[[int], None]) -> Contents:
-        """Reads, reduces and writes every image."""
-        labels, rows, count = self.source.labels, np.zeros(len(self.source), INDEX), 0
-        with self._file("images") as images, self._file("names") as names:
-            for index, item in _items(self.source, settings):
-                progress(1)
+    def write(self, split: Split, source: Source) -> Contents:
+        """Reads, reduces and writes every image of a split."""
+        rows, count, root = np.zeros(len(source), INDEX), 0, _root(source)
+        make, order = partial(_encode, RetryingSource(source), self.settings), in_order(range(len(source)), CHUNK)
+        with (
+            self._file(split, "images") as images,
+            self._file(split, "names") as names,
+            closing(Results(make, order, self.settings.workers, source, pin_memory=False)) as results,
+        ):
+            for index, item in enumerate(item for items in results for item in items):
+                self.progress(1)
                 if item.reason:
-                    self.broken.append((self.source.describe(index), item.reason))
+                    self.broken.append((source.describe(index), item.reason))
                     continue
-                self._check(index, item.format, settings)
-                name = self._name(index)
-                names.write(name)
-                label = -1 if labels is None else int(labels[index])
+                self._check(source.describe(index), item.format)
+                name = source.describe(index)
+                if root is not None and isinstance(source, Folder):
+                    name = os.path.relpath(source.paths[index], root)
+                label = -1 if source.labels is None else int(source.labels[index])
                 image = (images.tell(), len(item.content), item.height, item.width)
-                rows[count] = (*image, label, names.tell(), zlib.crc32(name), zlib.crc32(item.content))
+                hashes = zlib.crc32(encoded(name)), zlib.crc32(item.content)
+                names.write(encoded(name))
+                rows[count] = (*image, label, names.tell(), *hashes)
                 count += 1
                 images.write(item.content)
                 images.write(bytes(-len(item.content) % ALIGNMENT))
             written = images.tell()
         if not count:
             for ending in ("images", "names"):
-                (self.folder / f"{self.split}.{ending}").unlink()
+                (self.folder / f"{split}.{ending}").unlink()
             return Contents(images=0, bytes=0, labelled=False)
-        with self._file("index") as file:
+        with self._file(split, "index") as file:
             np.save(file, rows[:count])
-        return Contents(images=count, bytes=written, labelled=labels is not None)
+        return Contents(images=count, bytes=written, labelled=source.labels is not None)
 
-    def _check(self, index: int, image_format: Format, settings: PackSettings) -> None:
+    def _check(self, name: str, image_format: Format) -> None:
         _, channels, pictures = image_format
-        if settings.store == "jpeg" and not (pictures and channels in (1, 3)):
+        if self.settings.store == "jpeg" and not (pictures and channels in (1, 3)):
             raise ValueError(
-                f"--store jpeg keeps 8-bit grey and RGB pictures, and {self.source.describe(index)} is "
-                f"{_words(image_format)}: use --store pixels"
+                f"--store jpeg keeps 8-bit grey and RGB pictures, and {name} is {_words(image_format)}: use --store "
+                "pixels"
             )
         self.format = self.format or image_format
         if image_format != self.format:
-            raise ValueError(
-                f"{self.source.describe(index)} is {_words(image_format)}, and images before it are "
-                f"{_words(self.format)}: use one type"
-            )
-
-    def _name(self, index: int) -> bytes:
-        if self.root is None or not isinstance(self.source, Folder):
-            return encoded(self.source.describe(index))
-        return encoded(os.path.relpath(self.source.paths[index], self.root))
+            before = _words(self.format)
+            raise ValueError(f"{name} is {_words(image_format)}, and images before it are {before}: use one type")
 
     @contextmanager
-    def _file(self, ending: str) -> Iterator[BinaryIO]:
-        with (self.folder / f"{self.split}.{ending}").open("wb") as file:
+    def _file(self, split: Split, ending: str) -> Iterator[BinaryIO]:
+        with (self.folder / f"{split}.{ending}").open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
 
 
-class _Encoder:
-    """Makes images of a source ready to be written."""
-
-    def __init__(self, source: Source, settings: PackSettings):
-        self.reader, self.settings = RetryingSource(source), settings
-
-    def __call__(self, keys: Keys) -> list[_Item]:
-        return [self._item(index) for _, index in keys]
-
-    def _item(self, index: int) -> _Item:
-        try:
-            image, size = self.reader.read(index), self.settings.size
-            image = fit_to_size(image, size) if size else reduce_to_short_side(image, self.settings.short_side)
-        except BrokenImage as error:
-            return _Item(reason=str(error))
-        height, width = size_of(image)
-        if isinstance(image, Tensor):
-            image_format = (str(image.dtype).removeprefix("torch."), len(image), False)
-            return _Item(image.permute(1, 2, 0).contiguous().numpy().tobytes(), height, width, image_format)
-        image_format = ("uint8", len(image.getbands()), True)
-        if self.settings.store == "pixels" or image.mode not in JPEG_MODES:
-            return _Item(image.tobytes(), height, width, image_format)
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=self.settings.quality)
-        return _Item(file.getvalue(), height, width, image_format)
+def _encode(reader: RetryingSource, settings: PackSettings, keys: Keys) -> list[_Item]:
+    """Images of a source, ready to be written."""
+    return [_item(reader, settings, index) for _, index in keys]
 
 
-def _items(source: Source, settings: PackSettings) -> Iterator[tuple[int, _Item]]:
-    """Every image with its index, in order."""
-    order = in_order(range(len(source)), CHUNK)
-    with closing(Results(_Encoder(source, settings), order, settings.workers, source, pin_memory=False)) as results:
-        yield from enumerate(item for items in results for item in items)
+def _item(reader: RetryingSource, settings: PackSettings, index: int) -> _Item:
+    try:
+        image, size = reader.read(index), settings.size
+        image = fit_to_size(image, size) if size else reduce_to_short_side(image, settings.short_side)
+    except BrokenImage as error:
+        return _Item(reason=str(error))
+    size = size_of(image)
+    if isinstance(image, Tensor):
+        image_format = (str(image.dtype).removeprefix("torch."), len(image), False)
+        return _Item(image.permute(1, 2, 0).contiguous().numpy().tobytes(), *size, image_format)
+    image_format = ("uint8", len(image.getbands()), True)
+    if settings.store == "pixels" or image.mode not in JPEG_MODES:
+        return _Item(image.tobytes(), *size, image_format)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=settings.quality)
+    return _Item(file.getvalue(), *size, image_format)
 
 
 @contextmanager
@@ -251,23 +229,20 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: name a new folder")
     folder = Path(os.path.abspath(folder))
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():  # from a process that was killed
-        _remove(partial)
-    partial.mkdir(parents=True)
+    part = folder.with_name(folder.name + ".partial")
+    if part.exists():  # from a process that was killed
+        endings = ("images", "index", "names")
+        ours = {HEADER, LEFT_OUT, *(f"{split}.{ending}" for split in ("train", "val") for ending in endings)}
+        if not part.is_dir() or {path.name for path in part.iterdir()} - ours:
+            raise ValueError(f"{part} is in the way: remove it, or name another folder")
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
     try:
-        yield partial
-        partial.replace(folder)
+        yield part
+        part.replace(folder)
     except BaseException:
-        shutil.rmtree(partial)
+        shutil.rmtree(part)
         raise
-
-
-def _remove(partial: Path) -> None:
-    ours = {HEADER, LEFT_OUT, *(f"{split}.{end}" for split in ("train", "val") for end in ("images", "index", "names"))}
-    if not partial.is_dir() or {path.name for path in partial.iterdir()} - ours:
-        raise ValueError(f"{partial} is in the way: remove it, or name another folder")
-    shutil.rmtree(partial)
 
 
 def _root(source: Source) -> Path | None:

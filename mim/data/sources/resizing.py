@@ -6,11 +6,9 @@ Shapes: C channels, H W pixels.
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import center_crop
 
 from mim.data.sources.base import Stored, size_of
-
-STRIP = 100  # of an image that is longer than this many times its width, only the middle is used
+from mim.data.transforms import STRIP, without_ends
 
 
 def reduce_to_short_side(image: Stored, short_side: int) -> Stored:
@@ -27,11 +25,9 @@ def reduce_to_short_side(image: Stored, short_side: int) -> Stored:
 
 def fit_to_size(image: Stored, size: tuple[int, int]) -> Stored:
     """The centre of the image with that height and width: resized until it just covers them, then cropped."""
+    if isinstance(image, Tensor):
+        image = without_ends(image, STRIP * max(size) // min(size))
     (height, width), (rows, columns) = size_of(image), size
-    if isinstance(image, Tensor):  # a long strip that is resized as a whole would take gigabytes
-        longest = STRIP * max(size) // min(size) * min(height, width)
-        image = center_crop(image, [min(height, longest), min(width, longest)])
-        height, width = size_of(image)
     factor = max(rows / height, columns / width)
     covering = round(height * factor), round(width * factor)
     top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2

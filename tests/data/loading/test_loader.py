@@ -15,9 +15,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from mim.data.batch import Batch
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ATTEMPTS, ImageDataset, Sample, collate
-from mim.data.loading.loader import batches, in_order
+from mim.data.loading.loader import _Answer, batches, in_order
 from mim.data.loading.sampler import StepSampler
-from mim.data.loading.workers import _Answer
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder

@@ -17,7 +17,7 @@ import pytest
 import torch
 from small_data import logged
 
-from mim.data.loading.workers import AHEAD, Keys, Results
+from mim.data.loading.loader import AHEAD, Keys, Results
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.errors import DataLost
