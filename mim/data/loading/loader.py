@@ -35,6 +35,7 @@ LOG = logging.getLogger("mim")
 
 AHEAD = 2  # batches that each worker prepares in advance
 NAMED = 3  # samples of a batch that an error names
+GONE_S = 30.0  # seconds in which a worker whose socket closed ends: its memory may be written to a core file first
 GRACE_S = 2.0  # seconds in which a worker finishes its batch at the end, before it is killed
 LONGEST = 55  # bytes in the path of the temporary folder: the path of a socket has 45 more, and systems allow about 100
 SHORT = "/tmp"  # noqa: S108 - where that path is longer; what is made there is a folder of this user alone
@@ -120,7 +121,7 @@ class Results(Iterator[Result], Generic[Result]):
             self.close()
             raise
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            message = self._death()
+            message = self._death(GONE_S if isinstance(error, OSError | EOFError) else 1)
             self.close()
             if not message:
                 raise
@@ -155,9 +156,9 @@ class Results(Iterator[Result], Generic[Result]):
         if hasattr(self, "_iterator") and not sys.is_finalizing():
             self.close()
 
-    def _death(self) -> str:
+    def _death(self, timeout_s: float) -> str:
         """The message about a dead worker; empty where all are alive."""
-        wait([process.sentinel for process in self._processes], 1)  # its socket may close before the process ends
+        wait([process.sentinel for process in self._processes], timeout_s if self._processes else 0)
         for number, process in enumerate(self._processes):
             if process.exitcode is not None:
                 first = (number - self._received) % len(self._processes)  # batches go to the workers in turns

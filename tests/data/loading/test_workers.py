@@ -117,14 +117,17 @@ def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
 )
 def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None, cause: str) -> None:
     made = results(Dies(end), tasks(12), 2)
-    values = [next(made) for _ in range(4)]  # the result for sample 4 may die with its worker
-    assert all((value == number).all() for number, value in enumerate(values))
     processes = [process.pid for process in made._processes]
+    values: list[torch.Tensor] = []
     with pytest.raises(DataLost, match=rf"^dataloader worker 0 \(process {processes[0]}\) {cause}") as caught:
-        list(made)
-    assert re.search(
-        r"2 images, such as digits val image (4, digits val image 6|6, digits val image 8)\.", str(caught.value)
-    )
+        values.extend(made)
+    assert all((value == number).all() for number, value in enumerate(values))
+    # results that were made but not sent die with their worker; it had at most two batches
+    assert len(values) <= 6
+    images = list(map(int, re.findall(r"digits val image (\d+)", str(caught.value))))
+    first = len(values) + len(values) % 2  # worker 0 reads the even samples
+    assert images == list(range(first, 10, 2))[: len(images)]
+    assert 6 in images
     assert "same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert ended(processes, 0)
