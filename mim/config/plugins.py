@@ -3,7 +3,6 @@
 import importlib
 import traceback
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from mim.errors import ConfigError
@@ -26,6 +25,8 @@ def import_named(module: str) -> None:
 
 def import_installed() -> str:
     """Imports the plugins of all installed packages. Returns what failed, as the end of an error message."""
+    from importlib import metadata  # takes longer to import than a config to read
+
     problems = ""
     for plugin in metadata.entry_points(group=GROUP):
         try:
