@@ -2,6 +2,8 @@
 
 import logging
 import math
+import sys
+from logging.handlers import BufferingHandler
 
 from mim.engine.distributed.world import World
 from mim.engine.run_folder import RunFolder
@@ -15,9 +17,7 @@ LOG = logging.getLogger("mim")
 class BrokenFiles:
     """Counts files that cannot be read, names each once in the log, and ends the run above a share of the data set.
 
-    Args:
-        samples: images of the data set.
-        share: DATA.max_broken.
+    share is DATA.max_broken, of the `samples` images of the data set.
     """
 
     def __init__(self, samples: int, share: float):
@@ -25,6 +25,8 @@ class BrokenFiles:
         self.allowed = max(1, math.floor(share * samples))  # a single broken file never ends a run
         self.reasons: dict[str, str] = {}
         self._new: dict[str, str] = {}
+        self.outages = BufferingHandler(sys.maxsize)  # collects a rank's warnings of lost storage; see Prefetcher
+        self.outages.addFilter(lambda record: hasattr(record, "outage"))
 
     def add(self, broken: tuple[tuple[str, str], ...]) -> None:
         """Takes the broken files of a batch, each with the reason."""
@@ -32,12 +34,16 @@ class BrokenFiles:
 
     def settle(self, world: World) -> None:
         """Adds up the files of all ranks. Raises RunStopped, on all ranks, where there are too many."""
-        for reasons in world.gather_objects(self._new):
+        messages = [record.getMessage() for record in self.outages.buffer]
+        for rank, (reasons, outages) in enumerate(world.gather_objects((self._new, messages))):
             for name, reason in reasons.items():
                 if name not in self.reasons:
                     self.reasons[name] = reason
                     LOG.warning("cannot read %s (%s); another image replaces it", name, reason)
+            for outage in outages:
+                LOG.warning("rank %d: %s", rank, outage)
         self._new = {}
+        self.outages.flush()
         if len(self.reasons) > self.allowed:
             name, reason = next(iter(self.reasons.items()))
             raise RunStopped(

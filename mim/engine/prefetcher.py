@@ -1,5 +1,7 @@
 """Prefetcher: the micro-batches of this rank, on its device, one after the other."""
 
+import logging
+
 import torch
 
 from mim.data.batch import Batch
@@ -9,6 +11,8 @@ from mim.data.loading.sampler import StepSampler
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles
 from mim.engine.plan import Plan
+
+LOG = logging.getLogger("mim")
 
 
 class Prefetcher:
@@ -23,6 +27,8 @@ class Prefetcher:
         self._device, self._broken = world.device, broken
         self._copy_stream = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self._prefetched: Batch | None = None
+        if not world.main:  # the log of other ranks goes nowhere
+            LOG.addHandler(broken.outages)
 
     def next(self) -> Batch:
         """The next micro-batch. The device waits for its copy, the host does not. Raises DataLost."""
@@ -43,6 +49,7 @@ class Prefetcher:
     def close(self) -> None:
         """Ends the dataloader workers."""
         self._batches.close()
+        LOG.removeHandler(self._broken.outages)
 
     def _read(self) -> Batch | None:
         """Another micro-batch, on its device when the copy stream is done; None at the end of the run."""

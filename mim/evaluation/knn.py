@@ -20,10 +20,7 @@ QUERIES_AT_ONCE = 512
 class FeatureTable:
     """Pooled features of unmasked images, collected batch by batch. Images that replace broken ones are left out.
 
-    Args:
-        encoder: in eval mode.
-        pool: how the tokens of an image become one feature.
-        device: of the result.
+    The encoder is in eval mode. pool says how the tokens of an image become one feature.
     """
 
     def __init__(self, encoder: Encoder, pool: Pool, device: torch.device):

@@ -35,9 +35,7 @@ class EvaluationBatch:
 class Reader:
     """Reads chosen samples in batches, and names each broken file once.
 
-    Args:
-        batch_size: images of a batch.
-        workers: dataloader workers. Each reading starts its own: between two evaluations they would only take memory.
+    Each reading starts its own dataloader workers: between two evaluations they would only take memory.
     """
 
     def __init__(self, batch_size: int, workers: int):

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H W pixels, K classes, L linear layers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -22,39 +23,24 @@ from mim.readouts.classifier import Classifier
 from mim.tasks.settings import ClassifyEvaluateSettings
 
 
+@dataclass(eq=False)
 class Classify(ABC):
-    """A task with class scores; mim.engine.protocol.Task explains the methods.
+    """A task with class scores; mim.engine.protocol.Task explains the methods."""
 
-    Args:
-        model: what is trained.
-        preprocess: from stored images to what the model sees.
-        train_data: training images under their augmentation.
-        held_out: held-out images under the evaluation transform; may be empty.
-        classes: the name of each class.
-        settings: EVALUATE.
-        labels: a text that says which labelled images are trained on.
-        model_summary: parameters, shapes and operations of the model.
-        reader: reads the images of evaluations.
-    """
+    name = ""
 
-    name: str
+    model: Classifier
+    preprocess: Preprocess
+    train_data: ImageDataset  # training images under their augmentation
+    held_out: ImageDataset  # held-out images under the evaluation transform; may be empty
+    classes: tuple[str, ...]
+    settings: ClassifyEvaluateSettings
+    labels: str  # says which labelled images are trained on
+    model_summary: ModelSummary
+    reader: Reader  # of the images of evaluations
 
-    def __init__(
-        self,
-        model: Classifier,
-        preprocess: Preprocess,
-        train_data: ImageDataset,
-        held_out: ImageDataset,
-        classes: tuple[str, ...],
-        settings: ClassifyEvaluateSettings,
-        labels: str,
-        model_summary: ModelSummary,
-        reader: Reader,
-    ):
-        self.model, self.preprocess, self.train_data, self.held_out = model, preprocess, train_data, held_out
-        self.classes, self.settings, self.labels = classes, settings, labels
-        self.model_summary, self.reader = model_summary, reader
-        self.fixed: list[nn.Module] = [preprocess]
+    def __post_init__(self) -> None:
+        self.fixed: list[nn.Module] = [self.preprocess]
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
@@ -82,7 +68,7 @@ class Classify(ABC):
         model, encoder = self.model, self.model.encoder
         trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         of_encoder = f"{sum(p.numel() for p in trained):,} of {sum(p.numel() for p in encoder.parameters()):,}"
-        lines = {
+        return {
             "encoder": f"{encoder.name}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
             f"{encoder.spec.width}; {of_encoder} parameters are trained",
             "classifier": f"{model.pool} pooling, {len(self.classes)} classes"
@@ -90,10 +76,8 @@ class Classify(ABC):
             "images": f"{self.labels} to train, {len(self.held_out):,} held out; "
             f"{encoder.image.channels} x {encoder.image.height} x {encoder.image.width}",
             **self.model_summary.describe(),
+            **({} if len(self.held_out) else {"evaluation": "none: no images are held out"}),
         }
-        if not len(self.held_out):
-            lines["evaluation"] = "none: no images are held out"
-        return lines
 
     def metrics(self) -> dict:
         return {

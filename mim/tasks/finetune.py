@@ -3,7 +3,7 @@
 Shapes: B batch, K classes.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,19 +16,14 @@ from mim.ops.seeding import derive_seed
 from mim.tasks.classify import Classify
 
 
+@dataclass(eq=False)
 class Finetune(Classify):
-    """Fine-tuning of a pretrained encoder, or training from scratch, of all blocks or the last ones. See Classify.
-
-    Args:
-        augment: erases and mixes the images of a batch on the device.
-        smoothing: label smoothing where images are not mixed.
-    """
+    """Fine-tuning of a pretrained encoder, or training from scratch, of all blocks or the last ones. See Classify."""
 
     name = "finetune"
 
-    def __init__(self, *shared: Any, augment: BatchAugment, smoothing: float, **more: Any):
-        super().__init__(*shared, **more)
-        self.augment, self.smoothing = augment, smoothing
+    augment: BatchAugment  # erases and mixes the images of a batch on the device
+    smoothing: float  # of labels, where images are not mixed
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """Cross-entropy, in fp32. Erasing and mixing depend on the seed, the step and the row in the global batch."""

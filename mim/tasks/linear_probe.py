@@ -3,7 +3,7 @@
 Shapes: B batch, K classes, L linear layers.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,20 +16,16 @@ from mim.metric_keys import VAL_BEST_RATE, at_rate
 from mim.tasks.classify import Classify
 
 
+@dataclass(eq=False)
 class LinearProbe(Classify):
     """Linear layers side by side, each with its own factor on the learning rate. See Classify.
 
     The layer with the best held-out accuracy is reported, so this accuracy is a little too high; summary.json has all.
-
-    Args:
-        rates: CLASSIFIER.rates, the factor of each layer.
     """
 
     name = "linear_probe"
 
-    def __init__(self, *shared: Any, rates: tuple[float, ...], **more: Any):
-        super().__init__(*shared, **more)
-        self.rates = rates
+    rates: tuple[float, ...]  # CLASSIFIER.rates, the factor of each layer
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {

@@ -1,8 +1,10 @@
 """Pretrain: one step is a masked prediction; one evaluation a held-out loss, a kNN accuracy and pictures.
 
-Shapes: B batch, C channels, H W pixels.
+Shapes: B batch, C channels, H W pixels, R held-out samples.
 """
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,46 +23,31 @@ from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_sheet, predict_pixels
-from mim.structures import PatchMask
-from mim.tasks.held_out import Read, constant_loss, masks_of, mean_over
+from mim.structures import PatchMask, Prediction
 from mim.tasks.settings import EvaluateSettings
 
+Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank's samples
 KEPT_BYTES = 2**31  # of held-out images of a rank, which the first evaluation may keep on the host
 
 
+@dataclass(eq=False)
 class Pretrain:
-    """The pretraining task; mim.engine.protocol.Task explains the methods.
-
-    Args:
-        model: what is trained.
-        preprocess: from stored images to what the model sees.
-        train_data: training images under their augmentation.
-        bank: training images under the evaluation transform, for kNN.
-        held_out: held-out images under the evaluation transform; may be empty.
-        settings: EVALUATE.
-        seed: of the masks and samples of evaluations.
-        model_summary: parameters, shapes and operations of the model.
-        reader: reads the images of evaluations.
-    """
+    """The pretraining task; mim.engine.protocol.Task explains the methods."""
 
     name = "pretrain"
 
-    def __init__(
-        self,
-        model: MaskedImageModel,
-        preprocess: Preprocess,
-        train_data: ImageDataset,
-        bank: ImageDataset,
-        held_out: ImageDataset,
-        settings: EvaluateSettings,
-        seed: int,
-        model_summary: ModelSummary,
-        reader: Reader,
-    ):
-        self.model, self.preprocess, self.train_data = model, preprocess, train_data
-        self.bank, self.held_out, self.settings, self.seed = bank, held_out, settings, seed
-        self.model_summary, self.reader = model_summary, reader
-        self.fixed: list[nn.Module] = [preprocess]
+    model: MaskedImageModel
+    preprocess: Preprocess
+    train_data: ImageDataset  # training images under their augmentation
+    bank: ImageDataset  # training images under the evaluation transform, for kNN
+    held_out: ImageDataset  # held-out images under the evaluation transform; may be empty
+    settings: EvaluateSettings
+    seed: int  # of the masks and samples of evaluations
+    model_summary: ModelSummary
+    reader: Reader  # of the images of evaluations
+
+    def __post_init__(self) -> None:
+        self.fixed: list[nn.Module] = [self.preprocess]
         self._baseline: float | None = None
 
     def blocks(self) -> list[nn.Module]:
@@ -94,7 +81,7 @@ class Pretrain:
             if 4 * len(samples) * image.channels * image.height * image.width <= KEPT_BYTES * world.size:
                 kept = [part.copy() for part in read()]
                 read = kept.copy
-            self._baseline = constant_loss(model, self.preprocess, masks_R, read, world)
+            self._baseline = self._constant_loss(model, masks_R, read, world)
         queries = FeatureTable(model.encoder, "mean", world.device) if self.settings.knn and self._labelled else None
         pictured = range(min(self.settings.reconstructions, len(samples)))
         pictured_images: list[Tensor] = []
@@ -106,9 +93,9 @@ class Pretrain:
                 queries.add(part, img_BCHW)
             if part.rows[0] in pictured:  # rows are in order
                 pictured_images.append(images_BCHW[: sum(row in pictured for row in part.rows)])
-            return model(img_BCHW, masks_of(masks_R, part)).loss.double() * len(part.rows)
+            return model(img_BCHW, _masks_of(masks_R, part)).loss.double() * len(part.rows)
 
-        loss = float(mean_over(read(), loss_of, 1, world))
+        loss = float(_mean_over(read(), loss_of, 1, world))
         metrics = {VAL_LOSS: loss, VAL_BASELINE: self._baseline}
         if queries is not None:
             metrics[KNN_TOP1] = self._knn(model, world, queries)
@@ -144,6 +131,24 @@ class Pretrain:
     def _labelled(self) -> bool:
         return self.bank.source.labels is not None and self.held_out.source.labels is not None
 
+    def _constant_loss(self, model: MaskedImageModel, masks_R: PatchMask, read: Read, world: World) -> float:
+        """The loss of predicting each channel's mean target everywhere. It reads twice. A host sync."""
+
+        def target_of(part: EvaluationBatch) -> Tensor:
+            return model.target(self.preprocess(part.batch.images_BCHW.to(world.device)))
+
+        def sums_of(part: EvaluationBatch) -> Tensor:
+            return target_of(part).double().mean(dim=(2, 3)).sum(dim=0)
+
+        mean_1C11 = _mean_over(read(), sums_of, model.target.spec.channels, world).float()[None, :, None, None]
+
+        def loss_of(part: EvaluationBatch) -> Tensor:
+            target_BCHW = target_of(part)
+            loss = model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, _masks_of(masks_R, part))
+            return loss.double() * len(part.rows)
+
+        return float(_mean_over(read(), loss_of, 1, world))
+
     def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> float:
         samples = choose_samples(len(self.bank), self.settings.knn_bank, self.seed)
         parts = self.reader.read(self.bank, samples, world.rank, world.size)
@@ -169,6 +174,22 @@ class Pretrain:
             return {}
         title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
         return {"reconstructions": draw_sheet(reconstruction, title)}
+
+
+def _masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:
+    return PatchMask(masks_R.hidden_BHW[part.rows], masks_R.visible)
+
+
+def _mean_over(
+    parts: Iterable[EvaluationBatch], sum_of: Callable[[EvaluationBatch], Tensor], channels: int, world: World
+) -> Tensor:
+    """The mean over the samples of all ranks, (channels,) float64, from the sum over each batch. A host sync."""
+    total = torch.zeros(channels + 1, dtype=torch.float64, device=world.device)
+    for part in parts:
+        total[:-1] += sum_of(part)
+        total[-1] += len(part.rows)
+    total = world.sum(total)
+    return total[:-1] / total[-1]
 
 
 def _parameters(module: nn.Module) -> int:

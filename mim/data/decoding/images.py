@@ -65,7 +65,8 @@ def decode_reduced(file: Path | bytes, channels: int, need_of: NeedOf) -> tuple[
         if _is_array(file):
             array_CHW = _array(file, channels)
             return array_CHW, size_of(array_CHW)
-        content = bytearray(file) if isinstance(file, bytes) else _content(file)
+        with _open(file) as stream:
+            content = bytearray(stream.read())
         header = read_header(content)
         if header is None:
             image = _picture(BytesIO(content), channels)
@@ -112,29 +113,17 @@ def _is_array(file: Path | bytes) -> bool:
 
 
 def _open(file: Path | bytes) -> BinaryIO:
-    """A stream from the beginning of the file. Without its name, so that Pillow does not map it into memory."""
-    return BytesIO(file) if isinstance(file, bytes) else os.fdopen(_open_regular(file)[0], "rb")
+    """A stream from the beginning of the file. Without its name, so that Pillow does not map it into memory.
 
-
-def _open_regular(file: Path) -> tuple[int, int]:
-    """The descriptor of an open file, and its size. Raises BrokenImage at once for a folder, a pipe or a device."""
+    Raises BrokenImage at once for a folder, a pipe or a device.
+    """
+    if isinstance(file, bytes):
+        return BytesIO(file)
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BrokenImage("it is a folder, a pipe or a device, and no file")
-    return descriptor, status.st_size
-
-
-def _content(file: Path) -> memoryview:
-    descriptor, size = _open_regular(file)
-    try:
-        content, read = np.empty(size, np.uint8).data, 0
-        while read < size and (count := os.readv(descriptor, [content[read:]])):
-            read += count
-    finally:
-        os.close(descriptor)
-    return content[:read]
+    return os.fdopen(descriptor, "rb")
 
 
 def _picture(file: BinaryIO, channels: int, by: int = 1) -> Stored:
