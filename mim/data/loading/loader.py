@@ -158,9 +158,10 @@ class Results(Iterator[Result], Generic[Result]):
 
     def _death(self, timeout_s: float) -> str:
         """The message about a dead worker; empty where all are alive."""
-        wait([process.sentinel for process in self._processes], timeout_s if self._processes else 0)
+        closed = wait([process.sentinel for process in self._processes], timeout_s if self._processes else 0)
         for number, process in enumerate(self._processes):
-            if process.exitcode is not None:
+            if process.sentinel in closed:
+                process.join()  # the system closes the files of a process before it has an exit code
                 first = (number - self._received) % len(self._processes)  # batches go to the workers in turns
                 batches = list(self._pending)[first :: len(self._processes)]
                 names = [self._source.describe(index) for keys in batches for _, index in keys[:NAMED]]
