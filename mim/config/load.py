@@ -86,6 +86,11 @@ def read_pairs(overrides: Overrides) -> dict[str, Any]:
     return pairs
 
 
+def import_plugins(path: str | Path, overrides: Overrides) -> None:
+    """Imports the modules that PLUGINS names in a file or in overrides. path: empty for no file."""
+    _import_plugins(read_mapping(_text_of(find_file(path))) if path else {}, read_pairs(overrides))
+
+
 def differing(cfg: Config, other: Config) -> list[str]:
     """Keys in which two configs differ, each with both values."""
     ours, theirs = cfg.flat(), other.flat()
@@ -100,8 +105,7 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
     raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
     task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
     _check_sections(raw, pairs, task)
-    for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
-        plugins.import_named(module)
+    _import_plugins(raw, pairs)
     values = {key: _value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
     for section in schema.sections(task):
         values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
@@ -109,6 +113,11 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
     if values["SEED"] < 0:
         raise ConfigError(f"SEED is {values['SEED']}: it must be at least 0")
     return Config.of(values)
+
+
+def _import_plugins(raw: Raw, pairs: dict[str, Any]) -> None:
+    for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
+        plugins.import_named(module)
 
 
 def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> dict[str, Any]:
@@ -124,10 +133,13 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: mig
     allowed = [*keys, *values]
     for key in [*raw, *(key.partition(".")[2] for key in pairs if key.startswith(section + "."))]:
         if key not in allowed:
-            of = f" of {name}" if name else ""
-            topic = f"{section}.{name}" if name else section
+            from mim.config.keys import owners  # only here, as this module also runs by `python -m`
+
+            of, topic = (f" of {name}", f"{section}.{name}") if name else ("", section)
+            others = ", ".join(owners(section, key))
+            hint = f"it is a key of {others}. " if others else ""
             raise ConfigError(
-                f"unknown key {printable(f'{section}.{key}')}{of}: {one_of(key, allowed)}. "
+                f"unknown key {printable(f'{section}.{key}')}{of}: {hint}{one_of(key, allowed)}. "
                 f"`python -m mim train --keys {topic}` explains them"
             )
     return values | {key: _value(f"{section}.{key}", kind, raw, key, pairs) for key, kind in keys.items()}

@@ -15,7 +15,7 @@ TABLE = "relative_position_bias_table"
 
 
 class Swin(Windowed, name="swin"):
-    """timm's SwinTransformer, which replaces hidden patches. Its keys are those of Windowed.
+    """timm's SwinTransformer, which replaces hidden patches.
 
     INIT.checkpoint resizes the tables of relative-position biases of another window.
     Source: SimMIM, models/simmim.py, SwinTransformerForSimMIM.

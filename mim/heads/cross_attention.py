@@ -57,8 +57,7 @@ class CrossAttention(Decoder, name="cross_attention"):
     """Queries, a learned token plus the position of each hidden token, attend to the visible and the prefix tokens.
 
     A training step decodes a share of the hidden tokens, chosen at random for each mask, and the loss is over those.
-    Eval mode, and a mask made by hand, decode all hidden tokens. The map is 0 where nothing is decoded. Its other keys
-    are those of Decoder.
+    Eval mode, and a mask made by hand, decode all hidden tokens. The map is 0 where nothing is decoded.
 
     Source: CrossMAE (Fu et al., arXiv:2401.14391), TonyLianLong/CrossMAE, models_cross.py without weight_fm (keys and
     values come from the encoder's last normed tokens, at its own width). Differs from: no inter-block attention, in

@@ -19,7 +19,7 @@ from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 class Transformer(Decoder, name="transformer"):
     """Embeds the tokens, puts a learned mask token at dropped positions, adds positions, runs transformer blocks.
 
-    Prefix tokens pass through. Without dropped tokens there is no mask token. Its keys are those of Decoder.
+    Prefix tokens pass through. Without dropped tokens there is no mask token.
     Source: MAE, models_mae.py, forward_decoder.
     """
 

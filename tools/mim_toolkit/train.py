@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--resume", nargs="?", const="", metavar="CHECKPOINT", help="resume from it, or from the last one, or fail"
     )
     parser.add_argument(
-        "--keys", nargs="?", const="", metavar="NAME", help="print the keys: all, or of MASKER, or ENCODER.swin"
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="print keys and end: all, or MASKER, ENCODER.swin, HEAD.share; with --config also those of its PLUGINS",
     )
     words = cli.words(arguments)
     config.required = "--keys" not in words
@@ -34,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(args: argparse.Namespace) -> None:
     if args.keys is not None:
         from mim.config.keys import keys_text
+        from mim.config.load import import_plugins
 
+        import_plugins(args.config or "", args.overrides)
         print(keys_text(args.keys or None))
         return
     cli.check_config(args.config, args.overrides)

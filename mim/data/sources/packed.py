@@ -167,7 +167,7 @@ class PackedSplit:
 class Packed(Source, name="packed"):
     """A folder that tools/pack.py wrote, with the order, labels and class names of its images.
 
-    Reading copies nothing: a crop is taken from the mapped file. A pickled copy of this source opens the files again.
+    Reading copies nothing: a crop is taken from the mapped file.
 
     Args:
         val_share: share of the images that is held out where no held-out images were packed, from 0 to below 1; the
