@@ -79,6 +79,7 @@ def test_readme_has_at_most_150_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_readme_encoder_trains_from_python(tmp_path):
     _write(tmp_path, "README.md")
     output = _start(tmp_path, "python", "example.py")

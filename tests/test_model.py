@@ -179,6 +179,7 @@ def test_model_compiles_as_one_graph_that_serves_every_mask(make):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_model_compiles_with_the_plain_eager_backend(make):
     torch._dynamo.reset()

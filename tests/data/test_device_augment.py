@@ -170,6 +170,7 @@ def test_device_augment_gives_the_loss_of_the_host_path(recipe: Path, repeats: i
     assert abs(off - other) > 3 * abs(on - off)  # other crops, masks and weights make a difference
 
 
+@pytest.mark.slow
 def test_device_augment_run_follows_the_run_without(tmp_path: Path) -> None:
     keys = TINY | {"DATA.workers": 1, "EVALUATE.knn": 0}
     for name, more in (("host", {}), ("device", ON)):

@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens with prefix tokens first, D width, K classes.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,7 +168,13 @@ def test_encoder_of_published_size_has_the_parts_of_timms(twin):
         assert found[name] == wanted[name], name
 
 
-@pytest.mark.parametrize("twin", SHALLOW, ids=str)
+def sized(twin: Twin):
+    """What is wider than the tiny models, but for one ViT, is a slow test."""
+    large = re.search("swin.*_base|large|huge", twin.name)
+    return pytest.param(twin, marks=pytest.mark.slow) if large else twin
+
+
+@pytest.mark.parametrize("twin", map(sized, SHALLOW), ids=str)
 @torch.no_grad()
 def test_encoder_features_are_timms(twin):
     """With timm's weights in ours in float64, then with ours in timm's in float32."""

@@ -144,7 +144,9 @@ def test_bug_in_a_source_of_the_users_keeps_its_type_and_traceback(images: Path)
 # -------------------------------------------------------------------- a mount that vanishes
 
 
-@pytest.mark.parametrize(("workers", "left"), [(0, "an empty folder"), (2, "nothing")])
+@pytest.mark.parametrize(
+    ("workers", "left"), [pytest.param(0, "an empty folder", marks=pytest.mark.slow), (2, "nothing")]
+)
 def test_run_whose_images_vanish_and_come_back_ends_with_the_same_weights(
     images: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path, workers: int, left: str
 ) -> None:

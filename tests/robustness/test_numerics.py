@@ -97,6 +97,7 @@ def test_fp16_overflow_lowers_the_loss_scale_and_the_run_goes_on(tmp_path):
     assert norms[-1] is not None
 
 
+@pytest.mark.slow
 def test_fp16_overflow_that_does_not_end_stops_the_run(tmp_path):
     output, keys = tmp_path / "run", FP16 | {"TRAIN.epochs": 4}
     assert call(output, keys)[0] == 0

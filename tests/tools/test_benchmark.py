@@ -91,6 +91,7 @@ def test_benchmark_tool_runs_simmims_peer_with_its_mask(run):
     assert "Written" not in output
 
 
+@pytest.mark.slow
 def test_benchmark_tool_tries_batches_on_real_images(run, tmp_path):
     code, output, _ = run("--config", RECIPE, "--batch-sizes", 4, 8, "--real", "--no-write", *FEW, *MODEL)
     assert code == 0
@@ -99,6 +100,7 @@ def test_benchmark_tool_tries_batches_on_real_images(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_benchmark_tool_profiles_kinds_of_work(run, tmp_path):
     code, output, _ = run("--config", RECIPE, "--profile", *FEW, *MODEL)
     assert code == 0

@@ -194,7 +194,12 @@ def test_quickstart_stopped_by_hand_is_one_line(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["train", "--help"], ["train", "--keys"], ["plan", "--config", "quickstart/mae_digits"]]
+    "words",
+    [
+        ["train", "--help"],
+        ["train", "--keys"],
+        pytest.param(["plan", "--config", "quickstart/mae_digits"], marks=pytest.mark.slow),
+    ],
 )
 def test_reader_that_leaves_ends_a_command_silently(words):
     command = f"{sys.executable} -m mim {' '.join(words)} | head -1"

@@ -84,6 +84,7 @@ def test_plan_tool_compares_what_is_overridden_with_the_recipe(show):
     assert "--images N" in text
 
 
+@pytest.mark.slow
 def test_plan_tool_names_the_command_that_measures_and_then_uses_what_it_found(show, tmp_path):
     words = ["--config", RECIPE, *SHALLOW]
     _, before, _ = show(*words, width=400)

@@ -217,7 +217,7 @@ def test_compilation_keeps_the_loss_curve(tmp_path, plain):
     assert _curve(tmp_path, TRAIN__compile=True) == pytest.approx(plain, rel=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precision_stays_close_to_fp32(tmp_path, plain, precision):
     curve = _curve(tmp_path, TRAIN__precision=precision)
     assert curve == pytest.approx(plain, rel=0.02)
@@ -361,6 +361,7 @@ def test_classifier_in_lower_precision_stays_close_to_fp32(tmp_path, recipe, clo
     assert curve != plain
 
 
+@pytest.mark.slow
 def test_accumulation_keeps_the_loss_curve_of_finetuning(tmp_path):
     keys = {"ENCODER__drop_path": 0, "AUGMENT__randaugment": "rand-m9-mstd0.5-inc1", "AUGMENT__jitter": 0.4}
     plain = _classify(tmp_path / "one", FINETUNE, **keys)

@@ -162,6 +162,7 @@ def test_repeats_make_an_epoch_longer(tmp_path: Path) -> None:
     assert (found["steps"], found["images_seen"], found["epochs"]) == (5, 5 * 512, 1)
 
 
+@pytest.mark.slow
 def test_repeats_train_alike_whatever_the_micro_batch(tmp_path: Path) -> None:
     curves = []
     for rows in (512, 128):

@@ -111,8 +111,8 @@ def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
     ("end", "cause"),
     [
         (signal.SIGKILL, "was ended by SIGKILL .*memory"),
-        (signal.SIGBUS, "was ended by SIGBUS .*shared memory"),
-        (None, "ended by itself with exit code 7"),
+        pytest.param(signal.SIGBUS, "was ended by SIGBUS .*shared memory", marks=pytest.mark.slow),
+        pytest.param(None, "ended by itself with exit code 7", marks=pytest.mark.slow),
     ],
 )
 def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None, cause: str) -> None:
@@ -261,6 +261,7 @@ PARENT = """
 """
 
 
+@pytest.mark.slow
 def test_workers_at_work_end_with_their_parent_however_that_ends() -> None:
     words = [sys.executable, "-c", textwrap.dedent(PARENT)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:

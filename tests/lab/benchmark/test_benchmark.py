@@ -221,7 +221,7 @@ def test_peer_of_mae_sees_as_many_patches(tmp_path):
         assert model.config.norm_pix_loss is (dry.cfg.TARGET.normalize == "patch")
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_peer_has_the_optimizer_that_its_name_says(tmp_path, fused):
     dry = small(tmp_path, *PEERS["ViTMAEForPreTraining"])
     peer = transformers_contender(dry, dry.plan(1), CPU, fused=fused)

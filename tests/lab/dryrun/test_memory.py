@@ -52,6 +52,10 @@ RECIPES = {
 }
 
 
+def slow(*values: object):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def planned(folder: Path, recipe: str, *overrides: str):
     cfg = load_config(write_recipe(folder, RECIPES[recipe]), overrides)
     return dry_task(cfg, 100_000, None if cfg.TASK == "pretrain" else 10)
@@ -105,14 +109,14 @@ def test_followed_counts_in_place_operations_and_views_once():
     ("recipe", "overrides"),
     [
         ("mae", []),
-        ("mae", ["TRAIN.precision", "fp32"]),
-        ("mae", ["TRAIN.precision", "fp16", "TRAIN.clip", "1.0", "TRAIN.ema", "0.99"]),
-        ("mae", ["TRAIN.activation_checkpointing", "true", "DATA.batch_size", "32"]),
-        ("mae", ["TRAIN.batch", "64"]),
-        ("swin", []),
+        slow("mae", ["TRAIN.precision", "fp32"]),
+        slow("mae", ["TRAIN.precision", "fp16", "TRAIN.clip", "1.0", "TRAIN.ema", "0.99"]),
+        slow("mae", ["TRAIN.activation_checkpointing", "true", "DATA.batch_size", "32"]),
+        slow("mae", ["TRAIN.batch", "64"]),
+        slow("swin", []),
         ("swin", ["TRAIN.precision", "fp32", "TRAIN.activation_checkpointing", "true"]),
-        ("beit", ["TRAIN.precision", "fp32"]),
-        ("finetune", []),
+        slow("beit", ["TRAIN.precision", "fp32"]),
+        slow("finetune", []),
         ("finetune", ["FREEZE.tune_blocks", "1", "TRAIN.activation_checkpointing", "true"]),
         ("probe", []),
     ],
@@ -125,6 +129,7 @@ def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overri
     assert estimated.total == pytest.approx(measured, rel=CLOSE)
 
 
+@pytest.mark.slow
 def test_estimated_memory_takes_none(tmp_path):
     """Of a model and a batch that would take several GiB."""
     program = (
@@ -144,6 +149,7 @@ def test_estimated_memory_takes_none(tmp_path):
     assert grown < 0.05 * total
 
 
+@pytest.mark.slow
 def test_estimated_memory_is_what_a_fresh_process_grows_by(tmp_path):
     """Its tensors alone would be no measure of that: the C library is told to give freed memory back."""
     program = (
@@ -220,6 +226,7 @@ with join_world(found.cfg.DISTRIBUTED) as world:
 """
 
 
+@pytest.mark.slow
 def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp_path, warm):
     program = tmp_path / "ddp.py"
     program.write_text(DDP)
@@ -257,7 +264,7 @@ def kept_for_backward(cfg, device: str, rules: bool) -> int:
 
 
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch knows no rules of CUDA")
-@pytest.mark.parametrize("recipe", ["mae", "swin", "beit"])
+@pytest.mark.parametrize("recipe", [slow("mae"), "swin", slow("beit")])
 def test_gpu_rules_keep_what_cudas_own_autocast_keeps(tmp_path, recipe):
     cfg = load_config(write_recipe(tmp_path, RECIPES[recipe]))
     cuda, ruled, plain = (kept_for_backward(cfg, *how) for how in (("cuda", False), ("cpu", True), ("cpu", False)))

@@ -38,7 +38,11 @@ def pairs(keys: dict) -> list[object]:
 # ---------------------------------------------------------------- as the run
 
 
-@pytest.mark.parametrize("path", [RECIPE, FINETUNE, PROBE], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path",
+    [RECIPE, *(pytest.param(path, marks=pytest.mark.slow) for path in (FINETUNE, PROBE))],
+    ids=lambda path: path.parent.name,
+)
 def test_plan_says_what_the_run_says_at_its_start(tmp_path, path):
     keys = {
         key: value for key, value in TINY.items() if not (path != RECIPE and key.startswith(("HEAD.", "EVALUATE.")))
@@ -376,6 +380,7 @@ def test_plan_measures_once_and_remembers(tmp_path):
     assert len(file.read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_plan_measures_a_step_that_costs_what_the_steps_of_a_run_cost(tmp_path):
     """Within a factor of four: other work on the machine comes and goes."""
     keys = {**TINY, "ENCODER.width": 96, "ENCODER.depth": 4, "ENCODER.heads": 4, "LOG.every_steps": 11}
@@ -387,6 +392,7 @@ def test_plan_measures_a_step_that_costs_what_the_steps_of_a_run_cost(tmp_path):
     assert 0.25 < found.images_per_s / rate < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [FINETUNE, PROBE], ids=lambda path: path.parent.name)
 def test_plan_measures_classifiers(tmp_path, path):
     found = planned(path, ["ENCODER.depth", 1], records=tmp_path / "steps.jsonl", steps=1)

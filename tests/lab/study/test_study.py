@@ -95,7 +95,7 @@ STARTS:
 GRID:
   MASKER.ratio: [0.3, 0.6, 0.8]
   MASKER.cell: [4, 8]
-SEEDS: [0, 1]
+SEEDS: [1]
 """
 
 
@@ -290,7 +290,7 @@ def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
 
 @pytest.mark.slow
 def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
-    study = write_study(tmp_path, SWEEP.replace("[0, 1]", "[0]").replace("[0.3, 0.6, 0.8]", "[0.3, 0.6]"))
+    study = write_study(tmp_path, SWEEP.replace("[0.3, 0.6, 0.8]", "[0.3, 0.6]"))
     words = [str(ROOT / "tools" / "sweep.py"), str(study), "--output", str(tmp_path / "out"), "--no-page"]
     keys = pairs({key: value for key, value in SMALL.items() if "LABELS" not in key} | {"TRAIN.epochs": 3})
     process = start([sys.executable, *words, *keys])
