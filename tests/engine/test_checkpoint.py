@@ -238,15 +238,15 @@ def test_checkpoint_is_removed_only_after_the_next_is_whole_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, 1, CONTENT, keep=1)
-    seen = []
+    calls = []
 
     def spied(path: Path, missing_ok: bool = False) -> None:
         checkpoint.load(tmp_path / "step-2.pt")  # is whole
-        seen.append((path.name, (tmp_path / "last").read_text().strip()))
+        calls.append((path.name, (tmp_path / "last").read_text().strip()))
 
     monkeypatch.setattr(Path, "unlink", spied)
     checkpoint.save(tmp_path, 2, CONTENT, keep=1)
-    assert seen == [("step-1.pt", "step-2.pt")]
+    assert calls == [("step-1.pt", "step-2.pt")]
 
 
 def test_write_whole_names_its_file_and_leaves_errors_of_other_files_alone(tmp_path: Path) -> None:
@@ -310,12 +310,12 @@ def test_remove_abandoned_spares_what_a_live_process_writes(
 
 def test_remove_abandoned_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    kept = tmp_path / "kept"
-    kept.write_text("mine")
-    (tmp_path / "a" / "x.partial").symlink_to(kept)
+    target = tmp_path / "kept"
+    target.write_text("mine")
+    (tmp_path / "a" / "x.partial").symlink_to(target)
     (tmp_path / "a" / "folder.partial").mkdir()
     assert remove_abandoned(tmp_path / "a") == []
-    assert kept.read_text() == "mine"
+    assert target.read_text() == "mine"
 
 
 def test_run_folder_drops_damaged_lines_of_metrics_and_keeps_the_rest(
@@ -354,16 +354,20 @@ def loads_as(path: Path, data: bytes) -> dict | None:
 def test_checkpoint_with_any_damage_is_refused_or_loads_as_it_was(tmp_path: Path) -> None:
     """A bit in every byte; cuts; zeros. What is neither refused nor equal would be resumed from in silence."""
     path = checkpoint.save(tmp_path, 1, CONTENT, keep=1)
-    whole, draw = path.read_bytes(), random.Random(0)
-    content = checkpoint.load(path)
-    flipped = [bytes([*whole[:at], whole[at] ^ 1 << draw.randrange(8), *whole[at + 1 :]]) for at in range(len(whole))]
-    cuts = [whole[: draw.randrange(len(whole))] for _ in range(100)] + [whole[:-length] for length in range(1, 30)]
-    zeros = [whole[:at] + bytes(len(whole[at : at + 64])) + whole[at + 64 :] for at in range(0, len(whole), 64)]
+    content, draw = path.read_bytes(), random.Random(0)
+    state = checkpoint.load(path)
+    flipped = [
+        bytes([*content[:at], content[at] ^ 1 << draw.randrange(8), *content[at + 1 :]]) for at in range(len(content))
+    ]
+    cuts = [content[: draw.randrange(len(content))] for _ in range(100)] + [
+        content[:-length] for length in range(1, 30)
+    ]
+    zeros = [content[:at] + bytes(len(content[at : at + 64])) + content[at + 64 :] for at in range(0, len(content), 64)]
     count = {"refused": 0, "as it was": 0}
     for data in (*flipped, *cuts, *zeros):
-        found = loads_as(path, data)
-        assert found is None or same(found, content)
-        count["refused" if found is None else "as it was"] += 1
+        loaded = loads_as(path, data)
+        assert loaded is None or same(loaded, state)
+        count["refused" if loaded is None else "as it was"] += 1
     assert count["refused"] > 500 > 200 < count["as it was"]  # padding and dates hold nothing
     assert all(loads_as(path, data) is None for data in cuts)
 
@@ -371,14 +375,14 @@ def test_checkpoint_with_any_damage_is_refused_or_loads_as_it_was(tmp_path: Path
 def test_checkpoint_whose_directory_calls_a_tensor_a_folder_is_refused(tmp_path: Path) -> None:
     """PyTorch reads nothing in its place, and gives what the memory held."""
     path = checkpoint.save(tmp_path, 1, CONTENT, keep=1)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         at, members = archive.start_dir, archive.infolist()
     for member in members:
-        assert whole[at : at + 4] == b"PK\x01\x02"
-        assert loads_as(path, bytes([*whole[: at + 38], whole[at + 38] ^ 16, *whole[at + 39 :]])) is None
-        lengths = [int.from_bytes(whole[at + place : at + place + 2], "little") for place in (28, 30, 32)]
-        assert whole[at + 46 :].startswith(member.filename.encode())
+        assert content[at : at + 4] == b"PK\x01\x02"
+        assert loads_as(path, bytes([*content[: at + 38], content[at + 38] ^ 16, *content[at + 39 :]])) is None
+        lengths = [int.from_bytes(content[at + offset : at + offset + 2], "little") for offset in (28, 30, 32)]
+        assert content[at + 46 :].startswith(member.filename.encode())
         at += 46 + sum(lengths)
 
 
@@ -533,12 +537,12 @@ def test_load_strict_takes_no_notice_of_what_a_model_derives_anew(tmp_path: Path
 def test_load_strict_names_what_differs_and_changes_nothing(source: nn.Module, expected: list[str]) -> None:
     model = Model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = checkpoint.differences(model, source.state_dict())
+    differences = checkpoint.differences(model, source.state_dict())
     for line in expected:
-        assert line in found
+        assert line in differences
     with pytest.raises(ValueError, match=r"a/step-3\.pt holds another model") as caught:
         checkpoint.load_strict(model, source.state_dict(), Path("a/step-3.pt"))
-    assert f"({len(found)} differences)" in str(caught.value)
+    assert f"({len(differences)} differences)" in str(caught.value)
     assert expected[0] in str(caught.value)
     assert "INIT.checkpoint" in str(caught.value)
     for name, weight in model.state_dict().items():

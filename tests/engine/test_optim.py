@@ -42,27 +42,27 @@ def decays(model: nn.Module, **keys) -> dict[str, float]:
     """The weight decay of every trained parameter by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, settings(**keys), {})
-    found = [(names[id(parameter)], group["weight_decay"]) for group in groups for parameter in group["params"]]
-    assert len(found) == len(dict(found))
-    return dict(found)
+    pairs = [(names[id(parameter)], group["weight_decay"]) for group in groups for parameter in group["params"]]
+    assert len(pairs) == len(dict(pairs))
+    return dict(pairs)
 
 
 def test_parameter_groups_exempt_biases_and_vectors_only() -> None:
     model = Model()
-    found = decays(model)
-    assert set(found) == {name for name, _ in model.named_parameters()}
+    by_name = decays(model)
+    assert set(by_name) == {name for name, _ in model.named_parameters()}
     no_weight_decay = {"proj.bias", "norm.weight", "norm.bias", "bias"}
     expected = {f"{part}.{name}" for part in ("encoder", "head") for name in no_weight_decay} | {"scale"}
-    assert {name for name, decay in found.items() if decay == 0} == expected
-    assert set(found.values()) == {0.0, 0.1}
+    assert {name for name, decay in by_name.items() if decay == 0} == expected
+    assert set(by_name.values()) == {0.0, 0.1}
 
 
 def test_parameter_groups_exempt_what_no_decay_names_by_its_end() -> None:
     plain = decays(Model())
-    found = decays(Model(), no_decay=("encoder.mask_token", "pos_embed"))
-    changed = {name for name in found if found[name] != plain[name]}
+    by_name = decays(Model(), no_decay=("encoder.mask_token", "pos_embed"))
+    changed = {name for name in by_name if by_name[name] != plain[name]}
     assert changed == {"encoder.mask_token", "encoder.pos_embed", "head.pos_embed"}
-    assert all(found[name] == 0 for name in changed)
+    assert all(by_name[name] == 0 for name in changed)
 
 
 @pytest.mark.parametrize("entry", ["embed", "mask", "encoder", "token", "encoder.mask", "proj", "ncoder.mask_token"])
@@ -74,8 +74,8 @@ def test_parameter_groups_match_whole_names_at_the_end_only(entry: str) -> None:
 def test_parameter_groups_leave_frozen_parameters_out() -> None:
     model = Model()
     model.encoder.requires_grad_(False)
-    found = decays(model)
-    assert set(found) == {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
+    by_name = decays(model)
+    assert set(by_name) == {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
 
 
 def test_parameter_groups_without_members_are_left_out() -> None:
@@ -92,7 +92,7 @@ def test_unmatched_lists_entries_that_name_no_trained_parameter() -> None:
     assert unmatched(model, settings()) == []
 
 
-def factor_of_place(model: nn.Module) -> dict[str, float]:
+def layer_factors(model: nn.Module) -> dict[str, float]:
     """Another factor for the encoder's norm, its mask token and what lies in the head but for its norm; else none."""
     factors = {name: 0.25 for name, _ in model.named_parameters() if name.startswith("head.") and "norm" not in name}
     return {**factors, "encoder.norm.weight": 0.5, "encoder.norm.bias": 0.5, "encoder.mask_token": 4.0}
@@ -106,17 +106,17 @@ def test_parameter_groups_hold_each_trained_parameter_once_under_its_factor_and_
     model = Model()
     for part in frozen:
         model.get_submodule(part).requires_grad_(False)
-    factors = factor_of_place(model)
-    chosen = settings(no_decay=("mask_token",), weight_decay=weight_decay)
+    factors = layer_factors(model)
+    optimizer_settings = settings(no_decay=("mask_token",), weight_decay=weight_decay)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {}
-    for group in parameter_groups(model, chosen, factors):
+    members = {}
+    for group in parameter_groups(model, optimizer_settings, factors):
         for parameter in group["params"]:
             name = names[id(parameter)]
-            assert name not in found
-            found[name] = (group["lr_scale"], group["weight_decay"], group["no_weight_decay"])
+            assert name not in members
+            members[name] = (group["lr_scale"], group["weight_decay"], group["no_weight_decay"])
     vectors = ("bias", "norm.weight", "norm.bias", "scale")
-    assert found == {
+    assert members == {
         name: (factors.get(name, 1.0), 0.0 if no_weight_decay else weight_decay, no_weight_decay)
         for name in names.values()
         if not name.startswith(tuple(f"{part}." for part in frozen))
@@ -125,16 +125,16 @@ def test_parameter_groups_hold_each_trained_parameter_once_under_its_factor_and_
 
 
 def test_parameter_groups_are_one_for_each_factor_with_decay_and_without() -> None:
-    groups = parameter_groups(Model(), settings(), factor_of_place(Model()))
-    found = [(group["lr_scale"], group["weight_decay"]) for group in groups]
-    assert found == [(4.0, 0.1), (1.0, 0.1), (1.0, 0.0), (0.5, 0.0), (0.25, 0.1), (0.25, 0.0)]
+    groups = parameter_groups(Model(), settings(), layer_factors(Model()))
+    pairs = [(group["lr_scale"], group["weight_decay"]) for group in groups]
+    assert pairs == [(4.0, 0.1), (1.0, 0.1), (1.0, 0.0), (0.5, 0.0), (0.25, 0.1), (0.25, 0.0)]
 
 
 def test_parameter_groups_take_a_shared_parameter_once() -> None:
     model = Model()
     model.head.proj = model.encoder.proj
-    held = [id(parameter) for group in parameter_groups(model, settings(), {}) for parameter in group["params"]]
-    assert len(held) == len(set(held)) == len(list(model.parameters()))
+    ids = [id(parameter) for group in parameter_groups(model, settings(), {}) for parameter in group["params"]]
+    assert len(ids) == len(set(ids)) == len(list(model.parameters()))
 
 
 # -------------------------------------------------------------------- the step
@@ -160,8 +160,8 @@ def model64() -> nn.Module:
 
 def test_optimizer_step_equals_the_formula_of_adamw() -> None:
     """Loshchilov and Hutter, algorithm 2, with PyTorch's placing of eps; written out in float64."""
-    model, chosen = model64(), settings(betas=(0.9, 0.95), eps=1e-6, weight_decay=0.07)
-    optimizer = build(model, chosen)
+    model, adamw = model64(), settings(betas=(0.9, 0.95), eps=1e-6, weight_decay=0.07)
+    optimizer = build(model, adamw)
     assert all(group["fused"] for group in optimizer.param_groups)
     parameters = [
         (parameter, group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]
@@ -172,11 +172,11 @@ def test_optimizer_step_equals_the_formula_of_adamw() -> None:
     second = [torch.zeros_like(weight) for weight in expected]
     for step, rate in enumerate((1e-2, 3e-3, 2e-2), 1):
         gradients = [torch.randn_like(weight) for weight in expected]
-        for place, (gradient, (_, decay)) in enumerate(zip(gradients, parameters, strict=True)):
-            first[place] = 0.9 * first[place] + 0.1 * gradient
-            second[place] = 0.95 * second[place] + 0.05 * gradient**2
-            direction = (first[place] / (1 - 0.9**step)) / ((second[place] / (1 - 0.95**step)).sqrt() + 1e-6)
-            expected[place] = expected[place] * (1 - rate * decay) - rate * direction
+        for index, (gradient, (_, decay)) in enumerate(zip(gradients, parameters, strict=True)):
+            first[index] = 0.9 * first[index] + 0.1 * gradient
+            second[index] = 0.95 * second[index] + 0.05 * gradient**2
+            direction = (first[index] / (1 - 0.9**step)) / ((second[index] / (1 - 0.95**step)).sqrt() + 1e-6)
+            expected[index] = expected[index] * (1 - rate * decay) - rate * direction
         update(optimizer, gradients, rate)
         for (parameter, _), weight in zip(parameters, expected, strict=True):
             assert (parameter - weight).abs().max() < 1e-12
@@ -229,27 +229,27 @@ OPTIMIZERS = [AdamW(weight_decay=0.1), LARS(weight_decay=0.0), LARS(weight_decay
 IDS = ["adamw", "lars", "lars-decay", "lars-no-momentum"]
 
 
-@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=IDS)
-def test_optimizer_rate_of_zero_changes_no_weight(chosen: Optimizer) -> None:
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=IDS)
+def test_optimizer_rate_of_zero_changes_no_weight(kind: Optimizer) -> None:
     model = model64()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = build(model, chosen)
+    optimizer = build(model, kind)
     update(optimizer, [torch.randn_like(p) for group in optimizer.param_groups for p in group["params"]], 0.0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=IDS)
-def test_optimizer_step_follows_the_rate_of_each_group(chosen: Optimizer) -> None:
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=IDS)
+def test_optimizer_step_follows_the_rate_of_each_group(kind: Optimizer) -> None:
     """From one start, twice the factor is twice the step, and a factor of 0 is none; nobody else's step changes."""
     steps = []
     for factor in (0.0, 1.0, 2.0):
         model = model64()
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        optimizer = build(model, chosen, {"0.weight": factor, "0.bias": factor})
+        optimizer = build(model, kind, {"0.weight": factor, "0.bias": factor})
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = {name: torch.full_like(weight, 0.3) for name, weight in before.items()}
-        update(optimizer, [gradients[names[id(parameter)]] for parameter in held], 1e-2)
+        update(optimizer, [gradients[names[id(parameter)]] for parameter in parameters], 1e-2)
         steps.append({name: before[name] - parameter.detach() for name, parameter in model.named_parameters()})
     for name in steps[0]:
         if name.startswith("0."):
@@ -262,23 +262,23 @@ def test_optimizer_step_follows_the_rate_of_each_group(chosen: Optimizer) -> Non
 
 
 def copy_of_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [value.clone() for held in optimizer.state.values() for value in held.values()]
+    return [value.clone() for moments in optimizer.state.values() for value in moments.values()]
 
 
-@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=IDS)
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=IDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), None])
 @pytest.mark.parametrize("before", [0, 2])
-def test_optimizer_step_that_is_not_finite_changes_nothing(chosen: Optimizer, bad: float | None, before: int) -> None:
+def test_optimizer_step_that_is_not_finite_changes_nothing(kind: Optimizer, bad: float | None, before: int) -> None:
     """Weights and momenta stay to the bit, be it the very first step; None: found elsewhere, on another rank."""
     model, untouched = model64(), model64()
-    optimizer, reference = build(model, chosen), build(untouched, chosen)
+    optimizer, reference = build(model, kind), build(untouched, kind)
     shapes = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.manual_seed(1)
-    drawn = [[torch.randn_like(shape) for shape in shapes] for _ in range(before + 1)]
-    for gradients in drawn[:before]:
+    gradients_by_step = [[torch.randn_like(shape) for shape in shapes] for _ in range(before + 1)]
+    for gradients in gradients_by_step[:before]:
         update(optimizer, gradients, 1e-2)
         update(reference, gradients, 1e-2)
-    broken = [gradient.clone() for gradient in drawn[before]]
+    broken = [gradient.clone() for gradient in gradients_by_step[before]]
     if bad is not None:
         broken[1].flatten()[2] = bad
     state = copy_of_state(optimizer)
@@ -289,17 +289,17 @@ def test_optimizer_step_that_is_not_finite_changes_nothing(chosen: Optimizer, ba
         assert all(torch.equal(old, new) for old, new in zip(state, copy_of_state(optimizer), strict=True))
     else:
         assert all(not value.any() for value in copy_of_state(optimizer))
-    update(optimizer, drawn[before], 1e-2)  # and the next good step is what it would have been
-    update(reference, drawn[before], 1e-2)
+    update(optimizer, gradients_by_step[before], 1e-2)  # and the next good step is what it would have been
+    update(reference, gradients_by_step[before], 1e-2)
     for one, two in zip(model.parameters(), untouched.parameters(), strict=True):
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=IDS)
-def test_optimizer_leaves_parameters_without_a_gradient_alone(chosen: Optimizer) -> None:
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=IDS)
+def test_optimizer_leaves_parameters_without_a_gradient_alone(kind: Optimizer) -> None:
     model = model64()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = build(model, chosen)
+    optimizer = build(model, kind)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
     model[0].weight.grad = torch.ones_like(model[0].weight)
@@ -309,22 +309,22 @@ def test_optimizer_leaves_parameters_without_a_gradient_alone(chosen: Optimizer)
     assert changed == [True, *[False] * 5]
 
 
-@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=IDS)
-def test_optimizer_state_goes_through_a_file(chosen: Optimizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", OPTIMIZERS, ids=IDS)
+def test_optimizer_state_goes_through_a_file(kind: Optimizer, tmp_path: Path) -> None:
     """A resumed optimizer takes the steps that the undisturbed one takes."""
     models = [model64(), model64()]
-    first = build(models[0], chosen, {"0.weight": 0.5})
+    first = build(models[0], kind, {"0.weight": 0.5})
     shapes = [parameter for group in first.param_groups for parameter in group["params"]]
     torch.manual_seed(2)
-    drawn = [[torch.randn_like(shape) for shape in shapes] for _ in range(4)]
-    for gradients in drawn[:2]:
+    gradients_by_step = [[torch.randn_like(shape) for shape in shapes] for _ in range(4)]
+    for gradients in gradients_by_step[:2]:
         update(first, gradients, 1e-2)
     torch.save([first.state_dict(), models[0].state_dict()], tmp_path / "state.pt")
     state, weights = torch.load(tmp_path / "state.pt", weights_only=True)
     models[1].load_state_dict(weights)
-    second = build(models[1], chosen, {"0.weight": 0.5})
+    second = build(models[1], kind, {"0.weight": 0.5})
     second.load_state_dict(state)
-    for gradients in drawn[2:]:
+    for gradients in gradients_by_step[2:]:
         update(first, gradients, 1e-2)
         update(second, gradients, 1e-2)
     for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -346,8 +346,8 @@ SHARED = [("per_batch", 0), ("base_lr", -1.0), ("weight_decay", -0.1), ("layer_d
     ],
 )
 def test_optimizer_settings_out_of_range_are_refused(part: type[Optimizer], key: str, value: object) -> None:
-    shown = str(list(value) if isinstance(value, tuple) else value)
-    with pytest.raises(ValueError, match=rf"^OPTIMIZER\.{key} is {re.escape(shown)}: .*must be"):
+    text = str(list(value) if isinstance(value, tuple) else value)
+    with pytest.raises(ValueError, match=rf"^OPTIMIZER\.{key} is {re.escape(text)}: .*must be"):
         part(**{key: value})
 
 

@@ -48,16 +48,16 @@ def _kill_at(warm, output, keys: dict, line: int, recipe=RECIPE) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, warm):
+def undisturbed(tmp_path_factory, warm):
     """The undisturbed run, in a process with one thread as the others have."""
-    output = tmp_path_factory.mktemp("whole") / "run"
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
     code, text = warm.run(1, output, KEYS)
     assert code == 0, text
     return output
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, whole, workers):
+def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, undisturbed, workers):
     output = tmp_path / "run"
     keys = KEYS | {"DATA.workers": workers, "CHECKPOINT.every_minutes": 0.0005}  # checkpoints in mid-epoch, too
     for line in (9, 40):
@@ -68,10 +68,10 @@ def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm,
     assert "resumed from" in text
     assert (output / "log.txt").read_text().count("resumed from") == 2
 
-    undisturbed, resumed = last_state(whole), last_state(output)
+    reference, resumed = last_state(undisturbed), last_state(output)
     for part in PARTS:
-        same(undisturbed[part], resumed[part], part)
-    assert losses(output) == losses(whole)
+        same(reference[part], resumed[part], part)
+    assert losses(output) == losses(undisturbed)
 
 
 @pytest.mark.slow
@@ -101,8 +101,8 @@ def one_thread():
 )
 def test_killed_classifier_ends_where_the_undisturbed_one_ends(tmp_path, warm, one_thread, recipe, more):
     """Weights, momenta, batch statistics, figures and best checkpoint, to the bit."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, text = call(whole, CLASSIFYING | more, recipe)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    code, text = call(undisturbed, CLASSIFYING | more, recipe)
     assert code == 0, text
     keys = CLASSIFYING | more | {"CHECKPOINT.every_minutes": 0.0005}  # checkpoints in mid-epoch, too
     line = 16
@@ -115,13 +115,13 @@ def test_killed_classifier_ends_where_the_undisturbed_one_ends(tmp_path, warm, o
     assert "resumed from" in text
 
     for kind in (last_state, lambda output: torch.load(output / "checkpoints" / "best.pt", weights_only=True)):
-        undisturbed, resumed = kind(whole), kind(killed)
+        reference, resumed = kind(undisturbed), kind(killed)
         for part in (*PARTS, "results"):
-            same(undisturbed[part], resumed[part], part)
+            same(reference[part], resumed[part], part)
     for figure in ("val/top1", "best/top1", "best/epoch", "val/by_class"):
-        assert summary(killed)[figure] == summary(whole)[figure]
-    assert timeless_rows(whole) == timeless_rows(killed)
-    assert (killed / "labelled.txt").read_text() == (whole / "labelled.txt").read_text()
+        assert summary(killed)[figure] == summary(undisturbed)[figure]
+    assert timeless_rows(undisturbed) == timeless_rows(killed)
+    assert (killed / "labelled.txt").read_text() == (undisturbed / "labelled.txt").read_text()
 
 
 def test_resumed_classifier_forgets_no_better_epoch(tmp_path):
@@ -129,11 +129,11 @@ def test_resumed_classifier_forgets_no_better_epoch(tmp_path):
     keys = TINY_CLASSIFIER | {"TRAIN.epochs": 6, "SCHEDULE.warmup_epochs": 6, "OPTIMIZER.base_lr": 3}
     assert call(tmp_path, keys, FINETUNE)[0] == 0
     best = tmp_path / "checkpoints" / "best.pt"
-    before, found = torch.load(best, weights_only=True), summary(tmp_path)
+    before, metrics = torch.load(best, weights_only=True), summary(tmp_path)
     assert before["step"] < 30
     (tmp_path / "summary.json").unlink()
     state = last_state(tmp_path)
-    assert state["results"]["best/top1"] == found["best/top1"] > found["val/top1"]
+    assert state["results"]["best/top1"] == metrics["best/top1"] > metrics["val/top1"]
     assert call(tmp_path, keys, FINETUNE, ("--resume",))[0] == 0
     same(before, torch.load(best, weights_only=True))
-    assert summary(tmp_path)["best/epoch"] == found["best/epoch"]
+    assert summary(tmp_path)["best/epoch"] == metrics["best/epoch"]

@@ -29,7 +29,7 @@ def schedule(
 @pytest.mark.parametrize("min_lr", [0.0, 1e-5])
 def test_schedule_equals_maes_formula(warmup: float, min_lr: float) -> None:
     """facebookresearch/mae, util/lr_sched.py, adjust_learning_rate, at fractional epochs; the rate scaled by batch."""
-    found = schedule(warmup_epochs=warmup, min_lr=min_lr)
+    rates = schedule(warmup_epochs=warmup, min_lr=min_lr)
     lr = 1e-3 * 512 / 256
     for step in range(STEPS):
         epoch = step / PER_EPOCH
@@ -38,22 +38,22 @@ def test_schedule_equals_maes_formula(warmup: float, min_lr: float) -> None:
         else:
             share = math.pi * (epoch - warmup) / (EPOCHS - warmup)
             expected = min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(share))
-        assert found.at(step) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+        assert rates.at(step) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 def test_schedule_peak_scales_with_the_batch_and_the_ends_do_not() -> None:
     keys = {"warmup_epochs": 2, "warmup_lr": 1e-5, "min_lr": 1e-6}
     for batch, peak in ((256, 1e-3), (1024, 4e-3)):
-        found = schedule(batch=batch, **keys)
-        assert found.peak == pytest.approx(peak)
-        assert found.at(0) == pytest.approx(1e-5)
-        assert found.at(2 * PER_EPOCH) == pytest.approx(peak)
-        assert found.min_lr == 1e-6
+        rates = schedule(batch=batch, **keys)
+        assert rates.peak == pytest.approx(peak)
+        assert rates.at(0) == pytest.approx(1e-5)
+        assert rates.at(2 * PER_EPOCH) == pytest.approx(peak)
+        assert rates.min_lr == 1e-6
 
 
 def test_schedule_rises_in_the_warmup_and_falls_after_it() -> None:
-    found = schedule(warmup_epochs=3, min_lr=1e-5)
-    rates = [found.at(step) for step in range(STEPS)]
+    cosine = schedule(warmup_epochs=3, min_lr=1e-5)
+    rates = [cosine.at(step) for step in range(STEPS)]
     top = 3 * PER_EPOCH
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -93,21 +93,21 @@ def timms_rates(
 def test_schedule_equals_timms_cosine_as_simmim_uses_it(warmup: int) -> None:
     batch, per_batch = 2048, 512
     keys = {"base_lr": 1e-4, "batch": batch, "per_batch": per_batch}
-    found = schedule(
+    rates = schedule(
         **keys, warmup_epochs=warmup, warmup_lr=5e-7, min_lr=5e-6, scale_all=True, cosine_from="start", lag=1
     )
     scale = batch / per_batch
     expected = timms_rates(1e-4 * scale, 5e-7 * scale, 5e-6 * scale, warmup * PER_EPOCH, STEPS)
-    assert [found.at(step) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
+    assert [rates.at(step) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
 
 
 def test_schedule_of_simmim_begins_twice_and_joins_the_cosine_below_the_peak() -> None:
-    found = schedule(warmup_epochs=3, warmup_lr=1e-6, cosine_from="start", lag=1)
-    assert found.at(0) == found.at(1) == 1e-6
-    assert found.at(2) > found.at(1)
-    first_after = found.at(3 * PER_EPOCH + 1)
-    assert first_after == pytest.approx(found.peak * 0.5 * (1 + math.cos(math.pi * 3 / EPOCHS)))
-    assert first_after < found.at(3 * PER_EPOCH) < found.peak
+    rates = schedule(warmup_epochs=3, warmup_lr=1e-6, cosine_from="start", lag=1)
+    assert rates.at(0) == rates.at(1) == 1e-6
+    assert rates.at(2) > rates.at(1)
+    first_after = rates.at(3 * PER_EPOCH + 1)
+    assert first_after == pytest.approx(rates.peak * 0.5 * (1 + math.cos(math.pi * 3 / EPOCHS)))
+    assert first_after < rates.at(3 * PER_EPOCH) < rates.peak
 
 
 def test_schedule_scale_all_scales_all_three() -> None:
@@ -127,16 +127,16 @@ def test_schedule_lag_shifts_every_rate() -> None:
 def test_schedule_multistep_equals_simmims(lag: int) -> None:
     """SimMIM, lr_scheduler.py, MultiStepLRScheduler._get_lr."""
     milestones = (5.0, 8.0, 8.5)
-    found = schedule(name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=lag)
+    rates = schedule(name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=lag)
     peak, warmup = 2e-3, 2 * PER_EPOCH
-    places = [int(epoch * PER_EPOCH) if epoch.is_integer() else epoch * PER_EPOCH for epoch in milestones]
+    boundaries = [int(epoch * PER_EPOCH) if epoch.is_integer() else epoch * PER_EPOCH for epoch in milestones]
     for step in range(STEPS):
         t = max(step - lag, 0)
-        falling = peak * 0.3 ** bisect.bisect_right(places, t)
+        falling = peak * 0.3 ** bisect.bisect_right(boundaries, t)
         expected = 1e-5 + t * (peak - 1e-5) / warmup if t < warmup else falling
-        assert found.at(step) == pytest.approx(expected, rel=1e-12)
-    assert found.at(5 * PER_EPOCH - 1 + lag) == pytest.approx(peak)
-    assert found.at(5 * PER_EPOCH + lag) == pytest.approx(0.3 * peak)
+        assert rates.at(step) == pytest.approx(expected, rel=1e-12)
+    assert rates.at(5 * PER_EPOCH - 1 + lag) == pytest.approx(peak)
+    assert rates.at(5 * PER_EPOCH + lag) == pytest.approx(0.3 * peak)
 
 
 # -------------------------------------------------------------------- the factor of a parameter group
@@ -153,49 +153,49 @@ SHAPES: list[dict] = [
 @pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
 def test_schedule_lr_scale_on_the_rate_multiplies_all_of_it(keys: dict, factor: float) -> None:
     """MAE, util/lr_sched.py: param_group["lr"] = lr * param_group["factor"]."""
-    found = schedule(**keys)
+    rates = schedule(**keys)
     for step in range(STEPS):
-        assert found.at(step, factor) == pytest.approx(factor * found.at(step), rel=1e-12, abs=0)
+        assert rates.at(step, factor) == pytest.approx(factor * rates.at(step), rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_schedule_lr_scale_on_the_rate_equals_maes_formula(factor: float) -> None:
-    found = schedule(warmup_epochs=3, min_lr=1e-5, lr_scale_on="rate")
+    rates = schedule(warmup_epochs=3, min_lr=1e-5, lr_scale_on="rate")
     lr = 1e-3 * 512 / 256
     for step in range(STEPS):
         epoch = step / PER_EPOCH
         falling = 1e-5 + (lr - 1e-5) * 0.5 * (1.0 + math.cos(math.pi * (epoch - 3) / (EPOCHS - 3)))
         expected = (lr * epoch / 3 if epoch < 3 else falling) * factor
-        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+        assert rates.at(step, factor) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_schedule_lr_scale_on_the_peak_equals_timms_cosine_as_simmim_uses_it(factor: float) -> None:
     keys = {"base_lr": 1.25e-3, "batch": 2048, "per_batch": 512}
     ends = {"warmup_lr": 2.5e-7, "min_lr": 2.5e-7, "scale_all": True}
-    found = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, lr_scale_on="peak")
+    rates = schedule(**keys, **ends, warmup_epochs=2, cosine_from="start", lag=1, lr_scale_on="peak")
     expected = timms_rates(1.25e-3 * 4, 2.5e-7 * 4, 2.5e-7 * 4, 2 * PER_EPOCH, STEPS, factor)
-    assert [found.at(step, factor) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
+    assert [rates.at(step, factor) for step in range(STEPS)] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_schedule_lr_scale_on_the_peak_of_a_cosine_leaves_its_ends_alone(factor: float) -> None:
-    found = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, lr_scale_on="peak")
+    rates = schedule(warmup_epochs=3, warmup_lr=1e-5, min_lr=2e-5, lr_scale_on="peak")
     warmup, peak = 3 * PER_EPOCH, factor * 2e-3
     for step in range(STEPS):
         falling = 2e-5 + (peak - 2e-5) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
         expected = 1e-5 + (peak - 1e-5) * step / warmup if step < warmup else falling
-        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
-    assert found.at(0, factor) == 1e-5
-    assert found.at(warmup, factor) == pytest.approx(peak, abs=1e-18)
-    assert found.at(STEPS, factor) == pytest.approx(2e-5)
+        assert rates.at(step, factor) == pytest.approx(expected, rel=1e-12)
+    assert rates.at(0, factor) == 1e-5
+    assert rates.at(warmup, factor) == pytest.approx(peak, abs=1e-18)
+    assert rates.at(STEPS, factor) == pytest.approx(2e-5)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_schedule_lr_scale_on_the_peak_of_multistep_equals_simmims(factor: float) -> None:
     """SimMIM, lr_scheduler.py, MultiStepLRScheduler: base_values are the groups' own, warmup_lr_init is shared."""
     milestones = (5.0, 8.0)
-    found = schedule(
+    rates = schedule(
         name="multistep", warmup_epochs=2, warmup_lr=1e-5, milestones=milestones, gamma=0.3, lag=1, lr_scale_on="peak"
     )
     peak, warmup = factor * 2e-3, 2 * PER_EPOCH
@@ -203,15 +203,15 @@ def test_schedule_lr_scale_on_the_peak_of_multistep_equals_simmims(factor: float
         t = max(step - 1, 0)
         falling = peak * 0.3 ** bisect.bisect_right([epoch * PER_EPOCH for epoch in milestones], t)
         expected = 1e-5 + t * (peak - 1e-5) / warmup if t < warmup else falling
-        assert found.at(step, factor) == pytest.approx(expected, rel=1e-12)
+        assert rates.at(step, factor) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("lr_scale_on", ["rate", "peak"])
 @pytest.mark.parametrize("keys", SHAPES, ids=["mae", "simmim", "multistep"])
 def test_schedule_factor_of_one_is_none(keys: dict, lr_scale_on: str) -> None:
-    found, plain = schedule(**keys, lr_scale_on=lr_scale_on), schedule(**keys)
+    scaled, plain = schedule(**keys, lr_scale_on=lr_scale_on), schedule(**keys)
     rates = [plain.at(step) for step in range(STEPS)]
-    assert [found.at(step, 1.0) for step in range(STEPS)] == [found.at(step) for step in range(STEPS)] == rates
+    assert [scaled.at(step, 1.0) for step in range(STEPS)] == [scaled.at(step) for step in range(STEPS)] == rates
 
 
 # -------------------------------------------------------------------- warmup, stable, decay
@@ -273,8 +273,8 @@ def test_schedule_warns_of_settings_without_effect(keys: dict, expected: list[st
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_schedule_with_a_warmup_as_long_as_the_run_has_a_rate_at_every_step(epochs: int) -> None:
     for origin in ("warmup", "start"):
-        found = schedule(epochs=epochs, warmup_epochs=2, cosine_from=origin)
-        assert all(0 <= found.at(step) <= found.peak for step in range(epochs * PER_EPOCH))
+        rates = schedule(epochs=epochs, warmup_epochs=2, cosine_from=origin)
+        assert all(0 <= rates.at(step) <= rates.peak for step in range(epochs * PER_EPOCH))
 
 
 @pytest.mark.parametrize(

@@ -79,21 +79,21 @@ def test_plan_does_not_depend_on_how_a_batch_is_shared_out() -> None:
 
 
 def test_plan_schedule_counts_the_whole_batch() -> None:
-    chosen = settings(16, 64, base_lr=1e-3, per_batch=128)
-    plan = Plan.of(chosen, 640, 2)
-    schedule = plan.schedule(chosen)
+    engine = settings(16, 64, base_lr=1e-3, per_batch=128)
+    plan = Plan.of(engine, 640, 2)
+    schedule = plan.schedule(engine)
     assert schedule.peak == pytest.approx(1e-3 * 64 / 128)
     assert schedule.steps == plan.steps == 30
     assert schedule.at(10) == pytest.approx(schedule.peak)
 
 
 def test_plan_describes_batch_steps_and_rate_with_their_formulas() -> None:
-    chosen = settings(16, 64, epochs=200, base_lr=1e-3, per_batch=128)
-    lines = Plan.of(chosen, 1000, 2).describe(chosen)
+    engine = settings(16, 64, epochs=200, base_lr=1e-3, per_batch=128)
+    lines = Plan.of(engine, 1000, 2).describe(engine)
     assert lines["batch"].startswith("64 = 16 ")
     assert lines["batch"].endswith("x 2 accumulated")
     assert lines["steps"] == "3,000 = 15 an epoch x 200; 192,000 images seen in all"
-    assert lines["learning rate"] == "0.0005 = 0.001 x 64 / 128, cosine, 1 epochs of warmup"
+    assert lines["learning rate"] == "0.0005 = 0.001 x 64 / 128, cosine, 1 epoch of warmup"
     decaying = settings(16, 64, layer_decay=0.65)
     assert (
         Plan.of(decaying, 1000, 2)
@@ -103,8 +103,8 @@ def test_plan_describes_batch_steps_and_rate_with_their_formulas() -> None:
 
 
 def test_plan_schedule_follows_the_optimizer_whatever_its_kind() -> None:
-    chosen = replace(settings(16, 64), optimizer=LARS(base_lr=0.1, per_batch=32))
-    assert Plan.of(chosen, 640, 2).schedule(chosen).peak == pytest.approx(0.2)
+    engine = replace(settings(16, 64), optimizer=LARS(base_lr=0.1, per_batch=32))
+    assert Plan.of(engine, 640, 2).schedule(engine).peak == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", 0), ("batch", -1), ("clip", -0.5), ("ema", 1.0), ("ema", -0.1)])

@@ -38,8 +38,8 @@ def digits(**keys):
 
 
 def small_trainer(device, **keys):
-    found = digits(**keys)
-    return dry_trainer(found, found.plan(1), device, lambda phase: None)
+    dry = digits(**keys)
+    return dry_trainer(dry, dry.plan(1), device, lambda phase: None)
 
 
 def test_step_casts_each_weight_once_for_all_its_micro_batches():
@@ -64,34 +64,34 @@ def test_cast_once_changes_no_gradient():
                 loss.backward()
         return [parameter.grad for parameter in layer.parameters()]
 
-    for once, again in zip(gradients(cast_once(CPU)), gradients(nullcontext()), strict=True):
-        assert torch.equal(once, again)
+    for once, reference in zip(gradients(cast_once(CPU)), gradients(nullcontext()), strict=True):
+        assert torch.equal(once, reference)
 
 
-HELD = """
+FREE_MEMORY = """
 import ctypes, torch
 from mim.engine.modes import kept_memory
 libc = ctypes.CDLL(None)
 class Info(ctypes.Structure):  # malloc.h, struct mallinfo2
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd 5 6 7 fordblks keepcost".split()]
 libc.mallinfo2.restype = Info
-def held():
+def free_mib():
     for _ in range(4):
         [torch.ones(2**22) for _ in range(8)]  # 128 MiB at once, more than glibc keeps by itself
     return libc.mallinfo2().fordblks >> 20
-print(held())
+print(free_mib())
 with kept_memory(torch.device("cpu")):
-    print(held())
+    print(free_mib())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_kept_memory_stays_with_the_process():
     """MiB that are free and that glibc has not given back."""
-    code, output = run([sys.executable, "-c", HELD])
+    code, output = run([sys.executable, "-c", FREE_MEMORY])
     assert code == 0, output
-    usual, kept = map(int, output.split()[-2:])
-    assert max(usual, 128) <= kept  # without it, how much depends on what lies above the blocks
+    usual, pooled = map(int, output.split()[-2:])
+    assert max(usual, 128) <= pooled  # without it, how much depends on what lies above the blocks
 
 
 @pytest.mark.slow
@@ -123,16 +123,16 @@ def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_feed_prefetches_the_same_batches():
-    found = digits()
-    trainer = dry_trainer(found, found.plan(1), torch.device("cuda"), lambda phase: None)
+    dry = digits()
+    trainer = dry_trainer(dry, dry.plan(1), torch.device("cuda"), lambda phase: None)
 
     def batches(prefetch):
-        prefetcher = Prefetcher(found.task.train_data, trainer.plan, trainer.world, 0, 0, trainer.broken)
-        shown = []
+        prefetcher = Prefetcher(dry.task.train_data, trainer.plan, trainer.world, 0, 0, trainer.broken)
+        images = []
         for _ in range(3):
-            shown.append(prefetcher.next().images_BCHW.cpu())
+            images.append(prefetcher.next().images_BCHW.cpu())
             if prefetch:
                 prefetcher.prefetch()
-        return torch.stack(shown)
+        return torch.stack(images)
 
     assert torch.equal(batches(prefetch=True), batches(prefetch=False))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from converted import CLASSES, MODELS, come_back, sample
+from converted import CLASSES, MODELS, assert_round_trip, sample
 from timm.models import beit as timm_beit
 from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import VisionTransformer
@@ -159,4 +159,4 @@ def test_convert_there_and_back(tmp_path: Path, to: str, suffix: str, model: str
             torch.testing.assert_close(loaded(img_BCHW), source.scores(img_BCHW), rtol=1e-5, atol=1e-5)
 
     convert(theirs, tmp_path / "back.pt", "mim")
-    come_back(tmp_path / "back.pt", source, left_out)
+    assert_round_trip(tmp_path / "back.pt", source, left_out)

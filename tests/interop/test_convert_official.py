@@ -9,14 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted import DECODER, SHUFFLE, SQUARE, SWIN, SWIN_V2, VIT, made, pretrained, read_own, tokens_of, tuned
+from converted import (
+    DECODER,
+    SHUFFLE,
+    SQUARE,
+    SWIN,
+    SWIN_V2,
+    VIT,
+    build_sample,
+    pretrained,
+    read_checkpoint,
+    tokens_of,
+    tuned,
+)
 from foreign_files import (
     State,
-    drawn,
     linear,
     mae_finetuned,
     mae_pretrained,
     mae_probed,
+    random_weights,
     simmim_config,
     simmim_finetuned,
     simmim_pretrained,
@@ -179,7 +191,7 @@ def test_official_file_is_read_to_the_last_value(tmp_path: Path, name: str, give
     assert not [
         line for line in lines if line.startswith(("  missing", "  in the file only", "  of another", "  resized"))
     ]
-    cfg, found = read_own(tmp_path / "ours.pt")
+    cfg, found = read_checkpoint(tmp_path / "ours.pt")
     weights = {theirs: held for theirs, held in state.items() if not theirs.endswith(BUFFERS)}
     assert sorted(found) == sorted(map(place, weights))
     assert [theirs for theirs, held in weights.items() if not torch.equal(found[place(theirs)], held)] == []
@@ -251,7 +263,7 @@ def of_encoder(state: State) -> State:
     ids=["mae", "mae-mean", "mae-class", "simmim-swin", "simmim-swin_v2", "simmim-tuned"],
 )
 def test_converted_file_has_the_names_and_shapes_of_official_ones(tmp_path, to: str, sections, official: State) -> None:
-    convert(made(sections).write(tmp_path / "ours.pt"), tmp_path / "theirs.pth", to)
+    convert(build_sample(sections).write(tmp_path / "ours.pt"), tmp_path / "theirs.pth", to)
     found = torch.load(tmp_path / "theirs.pth", weights_only=True)["model"]
     assert {name: held.shape for name, held in found.items()} == {name: held.shape for name, held in official.items()}
     if "decoder_pos_embed" in official:
@@ -316,7 +328,7 @@ def test_train_starts_from_a_file_of_timm(tmp_path: Path, suffix: str) -> None:
     """Of DINO's kind, too: a bare state dict with a class token."""
     keys = {"img_size": 32, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
     state = VisionTransformer(**keys, num_classes=7).state_dict()
-    state = drawn({name: tuple(held.shape) for name, held in state.items()})
+    state = random_weights({name: tuple(held.shape) for name, held in state.items()})
     source = tmp_path / f"timm{suffix}"
     if suffix == ".pth":
         torch.save(state, source)

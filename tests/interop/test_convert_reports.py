@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from converted import MODELS, come_back, made, read_own, sample
+from converted import MODELS, assert_round_trip, build_sample, read_checkpoint, sample
 from foreign_files import (
     State,
-    drawn,
     mae_finetuned,
     mae_pretrained,
+    random_weights,
     simmim_finetuned,
     simmim_pretrained,
     sine_cosine,
@@ -63,7 +63,7 @@ def test_convert_names_what_became_of_each_weight(tmp_path: Path) -> None:
         "and after the encoder": shown["and after the encoder"],
     }
     assert shown["and after the encoder"].startswith("head.embed.{weight, bias}, head.mask_token, ")
-    _, found = read_own(tmp_path / "ours.pt")
+    _, found = read_checkpoint(tmp_path / "ours.pt")
     assert lines[-2] == f"{tmp_path / 'ours.pt'} (mim): {len(found)} weights written"
     assert not {"encoder.backbone.norm.weight", "encoder.backbone.blocks.0.norm1.bias"} & set(found)
 
@@ -108,9 +108,9 @@ def test_converted_record_holds_no_path_of_this_machine(tmp_path: Path) -> None:
         (lambda path: write_mae(path, mae_pretrained()), ["ENCODER.heads", "HEAD.heads"], ["3", "2"]),
         (lambda path: write_mae(path, mae_pretrained(width=192, depth=1)), ["HEAD.heads"], ["2"]),
         (lambda path: write_mae(path, mae_finetuned()), ["ENCODER.heads"], ["3"]),
-        (lambda path: write_timm(path, drawn(vit())), ["ENCODER.heads"], ["3"]),
+        (lambda path: write_timm(path, random_weights(vit())), ["ENCODER.heads"], ["3"]),
         (
-            lambda path: write_timm(path, drawn(swin(depths=(1,), heads=(2,), windows=(4,)))),
+            lambda path: write_timm(path, random_weights(swin(depths=(1,), heads=(2,), windows=(4,)))),
             ["DATA.image_size"],
             ["[16, 16]"],
         ),
@@ -130,7 +130,7 @@ def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, aske
     assert not out.exists()
     pairs = [word for pair in zip(asked, given, strict=True) for word in pair]
     convert(path, out, "mim", overrides=pairs)
-    cfg, _ = read_own(out)
+    cfg, _ = read_checkpoint(out)
     for key, value in zip(asked, given, strict=True):
         section, name = key.split(".")
         found = cfg.values()[section][name]
@@ -138,17 +138,17 @@ def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, aske
 
 
 def test_convert_says_where_it_took_heads_from_the_published_width(tmp_path: Path) -> None:
-    source = write_timm(tmp_path / "theirs.pth", drawn(vit(width=192, depth=1)))
+    source = write_timm(tmp_path / "theirs.pth", random_weights(vit(width=192, depth=1)))
     lines = convert(source, tmp_path / "ours.pt", "mim")
     assert "  ENCODER.heads 3: not in the file; the published ViT of width 192 has 3 heads" in lines
-    assert read_own(tmp_path / "ours.pt")[0].ENCODER.heads == 3
+    assert read_checkpoint(tmp_path / "ours.pt")[0].ENCODER.heads == 3
 
 
 def test_convert_knows_fixed_positions_from_learned_ones(tmp_path: Path) -> None:
     for positions, table in (("sincos", sine_cosine(4, 24)), ("learned", sine_cosine(4, 24) + 0.01)):
         source = write_mae(tmp_path / "theirs.pth", {**mae_pretrained(), "pos_embed": table})
         convert(source, tmp_path / "ours.pt", "mim", overrides=HEADS)
-        assert read_own(tmp_path / "ours.pt")[0].ENCODER.positions == positions
+        assert read_checkpoint(tmp_path / "ours.pt")[0].ENCODER.positions == positions
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_convert_refuses_pairs_that_are_none(tmp_path: Path, pairs: list[str]) -
 
 def too_little(path: Path) -> Path:
     """One block of a ViT, and three under the names of another model."""
-    state = drawn(vit(depth=4))
+    state = random_weights(vit(depth=4))
     others = ("blocks.1.", "blocks.2.", "blocks.3.")
     named = {name.replace("blocks", "stages") if name.startswith(others) else name: w for name, w in state.items()}
     return write_timm(path, named)
@@ -175,7 +175,7 @@ def too_little(path: Path) -> Path:
 REFUSED = {  # what is read, in which format, and what the error says
     "below a share": (too_little, "", r"holds another encoder: only \d+% of its weights fit this encoder"),
     "resnet": (
-        lambda path: write_timm(path, drawn({"conv1.weight": (8, 3, 7, 7), "fc.weight": (9, 8)})),
+        lambda path: write_timm(path, random_weights({"conv1.weight": (8, 3, 7, 7), "fc.weight": (9, 8)})),
         "",
         "conv1.weight",
     ),
@@ -196,7 +196,7 @@ REFUSED = {  # what is read, in which format, and what the error says
     "mae as mim": (lambda path: write_mae(path, mae_pretrained()), "mim", "lacks the mark of this"),
     "mae as transformers": (lambda path: write_mae(path, mae_pretrained()), "transformers", "model_type is None"),
     "half a name": (
-        lambda path: write_timm(path, drawn({"patch_embed.proj.weight": (8, 3, 4, 4)})),
+        lambda path: write_timm(path, random_weights({"patch_embed.proj.weight": (8, 3, 4, 4)})),
         "",
         "known format",
     ),
@@ -259,7 +259,7 @@ def test_convert_to_a_format_without_such_an_encoder_writes_nothing(tmp_path: Pa
 )
 def test_convert_refuses_an_encoder_that_the_originals_do_not_have(tmp_path, to: str, sections, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        convert(made(sections).write(tmp_path / "ours.pt"), tmp_path / "theirs.pth", to)
+        convert(build_sample(sections).write(tmp_path / "ours.pt"), tmp_path / "theirs.pth", to)
     assert not (tmp_path / "theirs.pth").exists()
 
 
@@ -305,7 +305,7 @@ def test_convert_whose_disk_fails_leaves_what_was_there(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("holder", ["", "model", "state_dict", "state_dict_ema", "module"])
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_read_finds_the_weights_of_timm_wherever_they_stand(tmp_path: Path, holder: str, wrapper: str) -> None:
-    state = drawn(vit())
+    state = random_weights(vit())
     wrapped = {wrapper + name: held for name, held in state.items()}
     torch.save({"epoch": 3, holder: wrapped} if holder else wrapped, tmp_path / "theirs.pth")
     found = read(tmp_path / "theirs.pth", "IN").state
@@ -314,19 +314,19 @@ def test_read_finds_the_weights_of_timm_wherever_they_stand(tmp_path: Path, hold
 
 
 def test_read_prefers_the_moving_average_of_timm(tmp_path: Path) -> None:
-    plain, average = drawn(vit(), seed=1), drawn(vit(), seed=2)
+    plain, average = random_weights(vit(), seed=1), random_weights(vit(), seed=2)
     torch.save({"state_dict": plain, "state_dict_ema": average}, tmp_path / "theirs.pth")
     assert torch.equal(read(tmp_path / "theirs.pth", "IN").state["encoder.backbone.cls_token"], average["cls_token"])
 
 
 def test_convert_takes_the_moving_average_of_a_run_and_says_so(tmp_path: Path) -> None:
-    source, other = sample("vit-class"), made(MODELS["vit-class"], seed=2)
+    source, other = sample("vit-class"), build_sample(MODELS["vit-class"], seed=2)
     ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": held for name, held in source.state.items()}}
     other.write(tmp_path / "run.pt", ema=ema)
     lines = convert(tmp_path / "run.pt", tmp_path / "theirs.pth", "timm")
     assert lines[0].endswith("encoder weights loaded (their moving average)")
     convert(tmp_path / "theirs.pth", tmp_path / "back.pt", "mim")
-    come_back(tmp_path / "back.pt", source, [])
+    assert_round_trip(tmp_path / "back.pt", source, [])
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_convert_to_another_size_resizes_positions_as_timm_would(tmp_path: Path)
     pairs = ["ENCODER.heads", "3", "DATA.image_size", "[64, 48]"]
     lines = convert(source, tmp_path / "ours.pt", "mim", overrides=pairs)
     assert "  resized or moved: backbone.pos_embed 1x17x24 -> 1x49x24" in lines
-    cfg, found = read_own(tmp_path / "ours.pt")
+    cfg, found = read_checkpoint(tmp_path / "ours.pt")
     assert list(cfg.DATA.image_size) == [64, 48]
     table = found["encoder.backbone.pos_embed"]
     assert torch.equal(table[:, 0], state["pos_embed"][:, 0])
@@ -412,7 +412,7 @@ def test_convert_to_another_window_resizes_biases_as_timm_would(tmp_path: Path, 
     for stage, heads in enumerate((2, 4)):
         name = f"backbone.layers.{stage}.blocks.1.attn.relative_position_bias_table"
         assert f"{name} 49x{heads} -> {rows}x{heads}" in resized
-    _, found = read_own(tmp_path / "ours.pt")
+    _, found = read_checkpoint(tmp_path / "ours.pt")
     worst = 0.0
     for name in tables:
         expected = resize_rel_pos_bias_table(state[name], (window, window), (rows, state[name].shape[1]))

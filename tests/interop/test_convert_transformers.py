@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from converted import come_back, read_own, sample
+from converted import assert_round_trip, read_checkpoint, sample
 from einops import rearrange
 from PIL import Image
 from processes import TINY_CLASSIFIER, call, last_state
@@ -104,7 +104,7 @@ def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: t
         torch.testing.assert_close(scores, source.scores(img_BCHW), rtol=1e-5, atol=1e-5)
 
     convert(folder, tmp_path / "back.pt", "mim")
-    come_back(tmp_path / "back.pt", source, left_out)
+    assert_round_trip(tmp_path / "back.pt", source, left_out)
 
     found.save_pretrained(tmp_path / "again")  # as the library itself names them, without what mim wrote beside them
     content = json.loads((tmp_path / "again" / "config.json").read_text())
@@ -159,7 +159,7 @@ def test_convert_takes_what_config_json_says_of_a_pretraining(tmp_path: Path) ->
     config = transformers.ViTMAEConfig(**SMALL_VIT, **DECODER, mask_ratio=0.6, norm_pix_loss=False)
     written(tmp_path / "theirs", "ViTMAEForPreTraining", config)
     convert(tmp_path / "theirs", tmp_path / "ours.pt", "mim")
-    cfg, state = read_own(tmp_path / "ours.pt")
+    cfg, state = read_checkpoint(tmp_path / "ours.pt")
     assert (cfg.TASK, cfg.MASKER.ratio, cfg.TARGET.normalize) == ("pretrain", 0.6, "none")
     assert (cfg.ENCODER.heads, cfg.ENCODER.depth, cfg.ENCODER.mlp_ratio, cfg.DATA.channels) == (3, 2, 2.0, 1)
     assert (cfg.HEAD.heads, cfg.HEAD.depth, cfg.HEAD.width, list(cfg.DATA.image_size)) == (2, 1, 16, [32, 32])

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted import MODELS, made, sample, tokens_of
+from converted import MODELS, build_sample, sample, tokens_of
 from foreign_files import (
     State,
-    drawn,
     mae_finetuned,
     mae_pretrained,
+    random_weights,
     simmim_pretrained,
     simmim_vit,
     swin,
@@ -36,7 +36,7 @@ def dinov2(path: Path, registers: int = 4, **keys: object) -> Path:
     """A ViT as DINOv2 has it: layer scale, registers, and positions of the patches alone."""
     shared = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3, "num_classes": 0}
     model = VisionTransformer(**shared, reg_tokens=registers, init_values=1e-5, **keys)
-    save_file(drawn({name: tuple(held.shape) for name, held in model.state_dict().items()}), path)
+    save_file(random_weights({name: tuple(held.shape) for name, held in model.state_dict().items()}), path)
     return path
 
 
@@ -65,7 +65,7 @@ def test_load_encoder_takes_a_run_folder_by_path_or_by_text(tmp_path: Path) -> N
 
 
 def test_load_encoder_prefers_the_moving_average(tmp_path: Path) -> None:
-    source, other = sample("vit-class"), made(MODELS["vit-class"], seed=2)
+    source, other = sample("vit-class"), build_sample(MODELS["vit-class"], seed=2)
     ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": held for name, held in source.state.items()}}
     img_BCHW = source.images()
     encoder = load_encoder(other.write(tmp_path / "run.pt", ema=ema))
@@ -168,7 +168,7 @@ def test_load_encoder_heads_that_are_told_are_those_it_computes_with(tmp_path: P
 
 
 def test_load_encoder_of_a_bare_swin_asks_for_its_size(tmp_path: Path) -> None:
-    state = drawn(swin())
+    state = random_weights(swin())
     torch.save(state, tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match=r"does not hold DATA\.image_size"):
         load_encoder(tmp_path / "theirs.pth")
@@ -202,7 +202,7 @@ def test_load_encoder_refuses_layer_scale_alone(tmp_path: Path) -> None:
 
 
 def test_load_encoder_draws_what_a_file_lacks_the_same_in_every_call(tmp_path: Path) -> None:
-    torch.save(cut(drawn(vit()), "blocks.1.mlp.fc2.weight"), tmp_path / "theirs.pth")
+    torch.save(cut(random_weights(vit()), "blocks.1.mlp.fc2.weight"), tmp_path / "theirs.pth")
     first, second = (load_encoder(tmp_path / "theirs.pth", HEADS, strict=False) for _ in range(2))
     assert torch.equal(first.backbone.blocks[1].mlp.fc2.weight, second.backbone.blocks[1].mlp.fc2.weight)
 
@@ -215,12 +215,21 @@ def cut(state: State, *ends: str) -> State:
     ("state", "named"),
     [
         (
-            cut(drawn(vit()), "blocks.1.mlp.fc2.bias"),
+            cut(random_weights(vit()), "blocks.1.mlp.fc2.bias"),
             "missing in the file, kept as initialised: backbone.blocks.1.mlp.fc2.bias",
         ),
-        ({**drawn(vit()), "norm_pre.weight": torch.ones(24)}, "in the file only, left out: backbone.norm_pre.weight"),
-        ({**drawn(vit()), "norm.weight": torch.ones(3)}, "of another shape, left out: backbone.norm.weight 3 for 24"),
-        ({**drawn(vit()), "blocks.0.attn.q_norm.weight": torch.ones(8)}, "backbone.blocks.0.attn.q_norm.weight"),
+        (
+            {**random_weights(vit()), "norm_pre.weight": torch.ones(24)},
+            "in the file only, left out: backbone.norm_pre.weight",
+        ),
+        (
+            {**random_weights(vit()), "norm.weight": torch.ones(3)},
+            "of another shape, left out: backbone.norm.weight 3 for 24",
+        ),
+        (
+            {**random_weights(vit()), "blocks.0.attn.q_norm.weight": torch.ones(8)},
+            "backbone.blocks.0.attn.q_norm.weight",
+        ),
     ],
     ids=["missing", "unexpected", "another-shape", "qk-norm"],
 )
@@ -240,7 +249,8 @@ def test_load_encoder_refuses_another_depth_than_the_files(tmp_path: Path) -> No
 
 def test_load_encoder_of_a_file_without_most_of_an_encoder_is_refused_even_when_lenient(tmp_path: Path) -> None:
     torch.save(
-        cut(drawn(vit()), "mlp.fc1.weight", "mlp.fc2.weight", "qkv.weight", "0.attn.proj.weight"), tmp_path / "a.pth"
+        cut(random_weights(vit()), "mlp.fc1.weight", "mlp.fc2.weight", "qkv.weight", "0.attn.proj.weight"),
+        tmp_path / "a.pth",
     )
     with pytest.raises(ValueError, match=r"lacks|holds another encoder|known format"):
         load_encoder(tmp_path / "a.pth", HEADS, strict=False)

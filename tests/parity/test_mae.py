@@ -120,20 +120,20 @@ def test_mae_is_transformers_in_loss_prediction_and_every_gradient(
     ours, img = ours_of(weights, theirs, size, dtype), img_of(size, dtype)
     noise_BN = noise_of(len(img), size)
 
-    wanted = theirs(img, noise=noise_BN, interpolate_pos_encoding=True)
-    found = ours(img, mask_of(noise_BN, size))
-    assert torch.equal(found.mask.hidden_BHW.flatten(1), wanted.mask.bool())
-    assert_close(found.loss, wanted.loss, "loss")
-    assert_close(found.prediction, theirs.unpatchify(wanted.logits, size), "prediction")
+    expected = theirs(img, noise=noise_BN, interpolate_pos_encoding=True)
+    output = ours(img, mask_of(noise_BN, size))
+    assert torch.equal(output.mask.hidden_BHW.flatten(1), expected.mask.bool())
+    assert_close(output.loss, expected.loss, "loss")
+    assert_close(output.prediction, theirs.unpatchify(expected.logits, size), "prediction")
 
-    wanted.loss.backward()
-    found.loss.backward()
+    expected.loss.backward()
+    output.loss.backward()
     carried = parity.carried_gradients(theirs, tmp_path / "gradients")
     assert carried.left_out == (DECODER_POSITIONS,)
-    own = parity.gradients(ours)
+    gradients = parity.gradients(ours)
     tables = theirs.vit.embeddings.position_embeddings, theirs.decoder.decoder_pos_embed
-    own[POSITIONS] = through(encoder_table(theirs, size), tables[0], own[POSITIONS])
-    assert_all_close(own, carried.state)
+    gradients[POSITIONS] = through(encoder_table(theirs, size), tables[0], gradients[POSITIONS])
+    assert_all_close(gradients, carried.state)
     last = through(decoder_table(theirs, size), tables[1], ours.head.positions.grad)
     assert_close(last, tables[1].grad, DECODER_POSITIONS)
 
@@ -154,11 +154,11 @@ def test_mae_with_its_published_tables_needs_nothing_but_the_file(tmp_path: Path
     assert weights.left_out == ()
     ours, theirs = parity.ours_of(weights).to(dtype), theirs.to(dtype)
     img, noise_BN = img_of((32, 32), dtype), noise_of(3, (32, 32))
-    wanted, found = theirs(img, noise=noise_BN), ours(img, mask_of(noise_BN, (32, 32)))
-    assert_close(found.loss, wanted.loss, "loss")
-    assert_close(found.prediction, theirs.unpatchify(wanted.logits), "prediction")
-    wanted.loss.backward()
-    found.loss.backward()
+    expected, output = theirs(img, noise=noise_BN), ours(img, mask_of(noise_BN, (32, 32)))
+    assert_close(output.loss, expected.loss, "loss")
+    assert_close(output.prediction, theirs.unpatchify(expected.logits), "prediction")
+    expected.loss.backward()
+    output.loss.backward()
     frozen = {name for name, weight in theirs.named_parameters() if not weight.requires_grad}
     assert frozen == {"vit.embeddings.position_embeddings", DECODER_POSITIONS}
     carried = dict(parity.carried_gradients(theirs, tmp_path / "gradients").state)
@@ -170,8 +170,8 @@ def test_mae_table_is_the_one_that_transformers_starts_from() -> None:
     kind = getattr(parity.transformers, THEIRS)
     embeddings = vit_mae.ViTMAEEmbeddings(kind.config_class(**VIT))
     embeddings.initialize_weights()
-    own_1ND = sincos_table((4, 4), 24, num_prefix=1)
-    assert_close(own_1ND, embeddings.position_embeddings.data, "table")
+    table_1ND = sincos_table((4, 4), 24, num_prefix=1)
+    assert_close(table_1ND, embeddings.position_embeddings.data, "table")
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.6, 0.75, 0.9])
@@ -181,9 +181,9 @@ def test_mae_masker_hides_what_transformers_does_for_the_same_noise(tmp_path: Pa
     noise_BN = noise_of(len(img), (32, 32), seed=5)
     mask = ours.sample_mask(img, generator(5))
     with torch.no_grad():
-        wanted = theirs(img, noise=noise_BN).mask
-    assert torch.equal(mask.hidden_BHW.flatten(1), wanted.bool())
-    assert mask.visible == int((wanted[0] == 0).sum())
+        expected = theirs(img, noise=noise_BN).mask
+    assert torch.equal(mask.hidden_BHW.flatten(1), expected.bool())
+    assert mask.visible == int((expected[0] == 0).sum())
 
 
 @torch.no_grad()
@@ -196,17 +196,17 @@ def test_mae_parity_is_not_trivial(tmp_path: Path) -> None:
     losses = []
     for seed in (1, 2):
         noise_BN = noise_of(len(img), size, seed)
-        wanted, found = theirs(img, noise=noise_BN), ours(img, mask_of(noise_BN, size))
-        assert_close(found.loss, wanted.loss, "loss")
-        losses.append(wanted.loss)
+        expected, output = theirs(img, noise=noise_BN), ours(img, mask_of(noise_BN, size))
+        assert_close(output.loss, expected.loss, "loss")
+        losses.append(expected.loss)
     assert abs(losses[0] - losses[1]) > 1e-3
     for pair in (["ENCODER.heads", "2"], ["HEAD.heads", "4"]):
         other = parity.ours_of(weights, pair).double()
         other.head.positions.copy_(decoder_table(theirs, size))
-        assert (other(img, mask_of(noise_BN, size)).prediction - found.prediction).abs().max() > 1e-2, pair
+        assert (other(img, mask_of(noise_BN, size)).prediction - output.prediction).abs().max() > 1e-2, pair
     other = parity.ours_of(weights, ["TARGET.normalize", "patch"]).double()
     other.head.positions.copy_(decoder_table(theirs, size))
-    assert abs(other(img, mask_of(noise_BN, size)).loss - found.loss) > 0.1
+    assert abs(other(img, mask_of(noise_BN, size)).loss - output.loss) > 0.1
 
 
 @DTYPES
@@ -217,13 +217,13 @@ def test_mae_of_ours_trains_on_in_transformers(
     tmp_path: Path, positions: str, normalize: str, dtype: torch.dtype
 ) -> None:
     text = OURS.format(positions=positions, normalize=normalize)
-    ours, path = parity.own_checkpoint(text, tmp_path / "a.pt")
+    ours, path = parity.random_checkpoint(text, tmp_path / "a.pt")
     theirs = parity.exported(path, tmp_path / "theirs", THEIRS).to(dtype)
     img, noise_BN = img_of((32, 32), dtype), noise_of(3, (32, 32))
-    wanted = ours.to(dtype)(img, mask_of(noise_BN, (32, 32)))
-    found = theirs(img, noise=noise_BN)
-    assert_close(found.loss, wanted.loss, "loss")
-    assert_close(theirs.unpatchify(found.logits), wanted.prediction, "prediction")
+    expected = ours.to(dtype)(img, mask_of(noise_BN, (32, 32)))
+    output = theirs(img, noise=noise_BN)
+    assert_close(output.loss, expected.loss, "loss")
+    assert_close(theirs.unpatchify(output.logits), expected.prediction, "prediction")
 
 
 # -------------------------------------------------------------------- the plain encoder
@@ -251,7 +251,7 @@ def test_vit_of_ours_has_the_same_tokens_in_transformers(
     """Exported without the head, which theirs has none for; a pooler they would draw anew."""
     text = OURS.format(positions="learned", normalize="none").replace("[32, 32]", str(list(size)))
     text = re.sub("HEAD: .*", "HEAD: {name: mlp}", text).replace("hidden: drop", "hidden: replace")
-    ours, path = parity.own_checkpoint(text, tmp_path / "a.pt")
+    ours, path = parity.random_checkpoint(text, tmp_path / "a.pt")
     theirs = parity.exported(path, tmp_path / "theirs", "ViTModel", add_pooling_layer=False).to(dtype)
     img = img_of(size, dtype)
     assert_close(theirs(img).last_hidden_state, tokens_of(ours.encoder.to(dtype), img), "tokens")

@@ -111,9 +111,9 @@ def answer(family: Family, theirs: nn.Module, img_BCHW: Tensor, mask: PatchMask)
     return theirs(img_BCHW, bool_masked_pos=masked_BN.double() if img_BCHW.dtype == torch.float64 else masked_BN)
 
 
-def assert_same_answer(found: Output, wanted: Any) -> None:
-    assert_close(found.loss, wanted.loss, "loss")
-    assert_close(found.prediction, wanted.reconstruction, "reconstruction")
+def assert_same_answer(output: Output, expected: Any) -> None:
+    assert_close(output.loss, expected.loss, "loss")
+    assert_close(output.prediction, expected.reconstruction, "reconstruction")
 
 
 @DTYPES
@@ -126,10 +126,10 @@ def test_simmim_is_transformers_in_loss_reconstruction_and_every_gradient(
     assert (weights.left_out, weights.notes, weights.unspecified) == ((), (), ())
     ours, theirs = parity.ours_of(weights).to(dtype), theirs.to(dtype)
     img, mask = img_of(family, dtype), mask_of(family, 2)
-    wanted, found = answer(family, theirs, img, mask), ours(img, mask)
-    assert_same_answer(found, wanted)
-    wanted.loss.backward()
-    found.loss.backward()
+    expected, output = answer(family, theirs, img, mask), ours(img, mask)
+    assert_same_answer(output, expected)
+    expected.loss.backward()
+    output.loss.backward()
     carried = parity.carried_gradients(theirs, tmp_path / "gradients")
     assert carried.left_out == ()
     assert all(weight.requires_grad for model in (ours, theirs) for weight in model.parameters())
@@ -145,7 +145,8 @@ def test_simmim_parity_is_of_windows_that_shift(tmp_path: Path, family: Family) 
     assert [block.shift_size for block in blocks] == [0, 2, 0, 2, 0, 0]
     assert [block.shift_size for block in ours.encoder.blocks()] == [(block.shift_size,) * 2 for block in blocks]
     assert {
-        (block.window_size, *own.window_size) for block, own in zip(blocks, ours.encoder.blocks(), strict=True)
+        (block.window_size, *our_block.window_size)
+        for block, our_block in zip(blocks, ours.encoder.blocks(), strict=True)
     } == {(4, 4, 4)}
 
 
@@ -159,10 +160,10 @@ def test_simmim_loss_has_transformers_epsilon(tmp_path: Path, family: Family) ->
     high, wide = family.grid
     mask = PatchMask.from_tensor(torch.arange(high * wide).reshape(high, wide) == 5, 1)
     img = img_of(family, torch.float64, batch=1)
-    wanted = answer(family, theirs, img, mask).loss
-    torch.testing.assert_close(ours(img, mask).loss, wanted, rtol=1e-12, atol=0)
+    expected = answer(family, theirs, img, mask).loss
+    torch.testing.assert_close(ours(img, mask).loss, expected, rtol=1e-12, atol=0)
     without = parity.ours_of(weights, ["LOSS.eps", "0"]).double()
-    ratio = without(img, mask).loss / wanted
+    ratio = without(img, mask).loss / expected
     torch.testing.assert_close(ratio - 1, torch.full_like(ratio, 1e-5 / family.patch**2), rtol=1e-3, atol=0)
 
 
@@ -179,15 +180,15 @@ def test_simmim_parity_is_not_trivial(tmp_path: Path, family: Family) -> None:
     losses = []
     for seed in (1, 2):
         mask = ours.sample_mask(img, generator(seed))
-        wanted, found = answer(family, theirs, img, mask), ours(img, mask)
-        assert_same_answer(found, wanted)
-        losses.append(wanted.loss)
+        expected, output = answer(family, theirs, img, mask), ours(img, mask)
+        assert_same_answer(output, expected)
+        losses.append(expected.loss)
     assert abs(losses[0] - losses[1]) > 1e-3 * losses[0]
     if family is VIT:
         other = parity.ours_of(weights, ["ENCODER.heads", "2"]).double()
     else:
         other = without_shifts(parity.ours_of(weights)).double()
-    assert (other(img, mask).prediction - found.prediction).abs().max() > 1e-3
+    assert (other(img, mask).prediction - output.prediction).abs().max() > 1e-3
 
 
 def without_shifts(model: mim.MaskedImageModel) -> mim.MaskedImageModel:
@@ -200,12 +201,12 @@ def without_shifts(model: mim.MaskedImageModel) -> mim.MaskedImageModel:
 @FAMILIES
 @torch.no_grad()
 def test_simmim_of_ours_trains_on_in_transformers(tmp_path: Path, family: Family, dtype: torch.dtype) -> None:
-    ours, path = parity.own_checkpoint(family.config(), tmp_path / "a.pt")
+    ours, path = parity.random_checkpoint(family.config(), tmp_path / "a.pt")
     theirs = parity.exported(path, tmp_path / "theirs", family.name + MODELING).to(dtype)
     img, mask = img_of(family, dtype), mask_of(family, 2)
-    wanted, found = ours.to(dtype)(img, mask), answer(family, theirs, img, mask)
-    assert_close(found.loss, wanted.loss, "loss")
-    assert_close(found.reconstruction, wanted.prediction, "reconstruction")
+    expected, output = ours.to(dtype)(img, mask), answer(family, theirs, img, mask)
+    assert_close(output.loss, expected.loss, "loss")
+    assert_close(output.reconstruction, expected.prediction, "reconstruction")
 
 
 # -------------------------------------------------------------------- the plain encoder
@@ -249,7 +250,7 @@ def test_swin_of_ours_has_the_same_tokens_in_transformers(
     text = re.sub("window: 4", f"window: {keys.get('window_size', 4)}", family.config(size, head="mlp"))
     if "pretrained_window_sizes" in keys:
         text = text.replace("window:", f"pretrained_windows: {keys['pretrained_window_sizes']}, window:")
-    ours, path = parity.own_checkpoint(text, tmp_path / "a.pt")
+    ours, path = parity.random_checkpoint(text, tmp_path / "a.pt")
     theirs = parity.exported(path, tmp_path / "theirs", family.name + "Model")
     for dtype in (torch.float32, torch.float64):
         img = images(2, ImageSpec(3, *size), dtype=dtype)
@@ -265,7 +266,7 @@ LARGE_THEIRS = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1
 
 def test_simmim_of_a_window_larger_than_a_stage_is_refused(tmp_path: Path) -> None:
     text = Family("Swin", 192, 4, {}, f"name: swin{LARGE}").config()
-    _, path = parity.own_checkpoint(text, tmp_path / "a.pt")
+    _, path = parity.random_checkpoint(text, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"ENCODER.window 12 and the grid of stage 3, 6x6 tokens"):
         convert(path, tmp_path / "theirs", "transformers")
     assert not (tmp_path / "theirs").exists()
@@ -286,7 +287,7 @@ def test_simmim_of_a_window_as_long_as_one_side_is_refused(
     tmp_path: Path, family: Family, size: tuple[int, int]
 ) -> None:
     """In the last stage, of 4 x 8 tokens, theirs shifts along both sides or along none, ours along the longer."""
-    _, path = parity.own_checkpoint(family.config(size), tmp_path / "a.pt")
+    _, path = parity.random_checkpoint(family.config(size), tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"ENCODER.window 4 and the grid of stage 2, (4x8|8x4) tokens"):
         convert(path, tmp_path / "refused", "transformers")
     assert not (tmp_path / "refused").exists()
@@ -299,5 +300,5 @@ def test_simmim_of_a_window_as_long_as_one_side_is_refused(
     config.write_text(json.dumps({**json.loads(config.read_text()), "image_size": 64}))  # which hides what differs
     encoder = mim.load_encoder(tmp_path / "theirs", ["DATA.image_size", str(list(size))])
     img = images(1, ImageSpec(3, *size))
-    found, wanted = encoder(img).tokens_BND, theirs(img).last_hidden_state
-    assert (found - wanted).abs().max() > 1e-2 * wanted.abs().max()
+    tokens, expected = encoder(img).tokens_BND, theirs(img).last_hidden_state
+    assert (tokens - expected).abs().max() > 1e-2 * expected.abs().max()

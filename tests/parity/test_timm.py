@@ -54,7 +54,7 @@ SHARED = {**TOKEN, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
 T, B = (2, 2, 6, 2), (2, 2, 18, 2)
 ONE, TWO, FIRST = (1, 1, 1, 1), (2, 2, 2, 2), (2, 1, 1, 1)
 OF_SIMMIM = {"depths": FIRST, "window_size": 12}  # at 192 px the last stage is smaller than the window
-WHOLE = [
+PUBLISHED = [
     Twin("vit_tiny_patch16_224", "vit", vit(192, 12, 3)),
     Twin("vit_small_patch16_224", "vit", vit(384, 12, 6)),
     Twin("vit_base_patch16_224", "vit", vit(768, 12, 12)),
@@ -153,19 +153,19 @@ def tokens_of_timm(model: nn.Module, img_BCHW: Tensor) -> Tensor:
 
 
 def test_every_encoder_has_twins():
-    for twins in (WHOLE, SHALLOW, SCORED):
+    for twins in (PUBLISHED, SHALLOW, SCORED):
         assert {twin.encoder for twin in twins} == {*members(Encoder)}
 
 
-@pytest.mark.parametrize("twin", WHOLE, ids=str)
+@pytest.mark.parametrize("twin", PUBLISHED, ids=str)
 def test_encoder_of_published_size_has_the_parts_of_timms(twin):
     with torch.device("meta"):
         ours, theirs = twin.ours(drop_path=0.1).backbone, twin.theirs(drop_path=0.1)
     assert shapes(ours) == shapes(theirs)
-    found, wanted = settings(ours), settings(theirs)
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        assert found[name] == wanted[name], name
+    actual, expected = settings(ours), settings(theirs)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert actual[name] == expected[name], name
 
 
 def sized(twin: Twin):
@@ -180,13 +180,13 @@ def test_encoder_features_are_timms(twin):
     """With timm's weights in ours in float64, then with ours in timm's in float32."""
     ours, theirs, img = twin.ours(), twin.theirs(), images(1, ImageSpec(3, *twin.size), dtype=torch.float64)
     ours.backbone.load_state_dict(shaken(theirs, seed=1).state_dict(), strict=True)
-    found, wanted = tokens_of(ours.double(), img), tokens_of_timm(theirs.double(), img)
-    assert wanted.std() > 0.1
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    tokens, expected = tokens_of(ours.double(), img), tokens_of_timm(theirs.double(), img)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-10)
     theirs.load_state_dict(shaken(ours, seed=2).backbone.state_dict(), strict=True)
-    again = tokens_of(ours.float(), img.float())
-    torch.testing.assert_close(again, tokens_of_timm(theirs.float(), img.float()), rtol=0, atol=1e-5)
-    assert (again - found).abs().max() > 0.1  # other weights
+    tokens_fp32 = tokens_of(ours.float(), img.float())
+    torch.testing.assert_close(tokens_fp32, tokens_of_timm(theirs.float(), img.float()), rtol=0, atol=1e-5)
+    assert (tokens_fp32 - tokens).abs().max() > 0.1  # other weights
 
 
 @pytest.mark.parametrize("twin", SCORED, ids=str)
@@ -202,7 +202,7 @@ def test_finetuned_classifier_scores_as_timms_model(twin):
     names |= {f"heads.0.{name}": f"{last}{name}" for name in ("weight", "bias")}
     weights = theirs.state_dict()
     assert {*names.values()} == {*weights}
-    ours.load_state_dict({own: weights[name] for own, name in names.items()}, strict=True)
-    found_BK, wanted_BK = ours.double()(img)[0], theirs.double()(img)
-    assert wanted_BK.std() > 0.1
-    torch.testing.assert_close(found_BK, wanted_BK, rtol=0, atol=1e-10)
+    ours.load_state_dict({our_name: weights[name] for our_name, name in names.items()}, strict=True)
+    scores_BK, expected_BK = ours.double()(img)[0], theirs.double()(img)
+    assert expected_BK.std() > 0.1
+    torch.testing.assert_close(scores_BK, expected_BK, rtol=0, atol=1e-10)

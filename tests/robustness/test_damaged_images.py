@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import FORMATS, write_damaged, write_whole
+from damage import FORMATS, write_damaged, write_intact
 from PIL import Image
 from processes import TINY, rows
 from warm import Warm
@@ -28,7 +28,7 @@ DAMAGED, WHOLE, BATCH = 500, 140, 32
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damaged")
     write_damaged(folder, DAMAGED)
-    write_whole(folder, WHOLE)
+    write_intact(folder, WHOLE)
     return folder
 
 
@@ -55,7 +55,7 @@ def refused(images: Path) -> dict[Path, str]:
 def test_damaged_whole_files_are_all_read(images: Path, refused: dict[Path, str]) -> None:
     assert len(list(images.iterdir())) == DAMAGED + WHOLE
     assert {path.suffix for path in images.iterdir()} == {suffix for suffix, _, _ in FORMATS.values()}
-    assert not [path for path in refused if path.name.startswith("whole")]
+    assert not [path for path in refused if path.name.startswith("intact")]
     assert DAMAGED / 4 < len(refused) < 3 * DAMAGED / 4
 
 

@@ -38,9 +38,9 @@ SETTINGS = (
 
 def picture() -> bytes:
     """A PNG of 640 x 200 pixels."""
-    held = io.BytesIO()
-    Image.linear_gradient("L").resize((640, 200)).convert("RGB").save(held, "PNG")
-    return held.getvalue()
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 200)).convert("RGB").save(file, "PNG")
+    return file.getvalue()
 
 
 def curve(name: str, seed: int, metric: str, start: float, end: float, pace: float) -> Curve:
@@ -61,12 +61,12 @@ def comparison(names: tuple[str, ...] = NAMES, seeds: tuple[int, ...] = SEEDS) -
             for key, (typical, spread) in TYPICAL.items()
         }
         folders = tuple(f"runs/compare/pretraining/{number}-seed{seed}" for seed in seeds)
-        metrics = {key: estimate(found) for key, found in values.items()}
+        metrics = {key: estimate(samples) for key, samples in values.items()}
         entries.append(Entry(name, f"random {number + 1} · vit · drop", seeds, folders, metrics, values))
         pace = 5000 + 700.0 * (number % 3)
-        for place, seed in enumerate(seeds):
-            curves.append(curve(name, seed, "knn/top1", 80.0, values["knn/top1"][place], pace))
-            curves.append(curve(name, seed, "val/loss", 1.9, values["val/loss"][place], pace))
+        for index, seed in enumerate(seeds):
+            curves.append(curve(name, seed, "knn/top1", 80.0, values["knn/top1"][index], pace))
+            curves.append(curve(name, seed, "val/loss", 1.9, values["val/loss"][index], pace))
     pairs = [(one, other) for one in range(min(3, len(names))) for other in range(one + 1, min(3, len(names)))]
     tests = tuple(
         PairedTest(key, names[one], names[other], seeds, paired(entries[one].values[key], entries[other].values[key]))

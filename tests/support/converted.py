@@ -38,8 +38,8 @@ def pretrained(encoder: Sections, hidden: str, head: Sections, data: Sections, n
 
 
 def tuned(encoder: Sections, pool: str, norm: bool, data: Sections) -> Sections:
-    own = {"CLASSIFIER": {"pool": pool, "norm": norm}}
-    return {"TASK": "finetune", "ENCODER": {**encoder, "hidden": "none"}, **own, **data}
+    classifier = {"CLASSIFIER": {"pool": pool, "norm": norm}}
+    return {"TASK": "finetune", "ENCODER": {**encoder, "hidden": "none"}, **classifier, **data}
 
 
 SQUARE, TALL, WIDE = images(32, 32), images(48, 32), images(32, 64)
@@ -107,7 +107,7 @@ class Sample:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return {name: held for name, held in self.model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
+        return {name: weight for name, weight in self.model.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
 
     def images(self, batch: int = 2) -> Tensor:
         """Normalised images of noise, of the config's size."""
@@ -126,7 +126,9 @@ class Sample:
 
     def write(self, path: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Path:
         """A checkpoint, as a run writes it; `keys` go on top."""
-        state = {name: held.to(dtype) if held.is_floating_point() else held for name, held in self.state.items()}
+        state = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in self.state.items()
+        }
         checkpoint.write(path, {"step": 3, "model": state, "ema": {}, "config": self.cfg.to_yaml(), **keys})
         return path
 
@@ -134,19 +136,19 @@ class Sample:
 @cache
 def sample(name: str) -> Sample:
     """One of MODELS, with weights that all matter."""
-    return made(MODELS[name])
+    return build_sample(MODELS[name])
 
 
-def made(sections: Sections, seed: int = 1) -> Sample:
+def build_sample(sections: Sections, seed: int = 1) -> Sample:
     cfg = parse_config(yaml.safe_dump(sections))
     model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, CLASSES)
     generator = torch.Generator().manual_seed(seed)
-    for name, held in model.state_dict().items():
+    for name, weight in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
-            held.fill_(17)
+            weight.fill_(17)
         elif not name.endswith(DERIVED_BUFFERS):
-            noise = torch.randn(held.shape, generator=generator) * 0.2
-            held.add_(noise.abs() if name.endswith("running_var") else noise)
+            noise = torch.randn(weight.shape, generator=generator) * 0.2
+            weight.add_(noise.abs() if name.endswith("running_var") else noise)
     return Sample(cfg, model.eval())
 
 
@@ -157,27 +159,29 @@ def tokens_of(encoder: Encoder, img_BCHW: Tensor) -> Tensor:
     return torch.cat([*prefix, features.tokens_BND], dim=1)
 
 
-def read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
+def read_checkpoint(path: Path) -> tuple[Config, dict[str, Tensor]]:
     """Config and weights of a checkpoint of this toolkit."""
     content = checkpoint.load(path)
     return parse_config(content["config"]), content["model"]
 
 
-def come_back(found: Path, source: Sample, left_out: list[str]) -> None:
+def assert_round_trip(path: Path, source: Sample, left_out: list[str]) -> None:
     """A file holds all weights but those left out, to the bit, and says of them what the first config said."""
-    cfg, state = read_own(found)
-    own = source.state
-    assert set(state) == set(own) - set(left_out)
-    for name, held in state.items():
-        assert held.dtype == own[name].dtype
-        assert torch.equal(held, own[name]), name
-    shown = {"ENCODER": [key for key in source.cfg.ENCODER.values() if key != "hidden" or not left_out]}
-    shown["DATA"] = ["image_size", "channels", "mean", "std"]
+    cfg, state = read_checkpoint(path)
+    weights = source.state
+    assert set(state) == set(weights) - set(left_out)
+    for name, weight in state.items():
+        assert weight.dtype == weights[name].dtype
+        assert torch.equal(weight, weights[name]), name
+    keys_by_section = {"ENCODER": [key for key in source.cfg.ENCODER.values() if key != "hidden" or not left_out]}
+    keys_by_section["DATA"] = ["image_size", "channels", "mean", "std"]
     if not left_out:
         assert cfg.TASK == source.cfg.TASK
         names = {"pretrain": ("MASKER", "HEAD", "TARGET", "LOSS"), "finetune": ("CLASSIFIER",)}.get(cfg.TASK, ())
-        shown |= {section: [key for key in source.cfg.values()[section] if key != "init_std"] for section in names}
-    for section, keys in shown.items():
+        keys_by_section |= {
+            section: [key for key in source.cfg.values()[section] if key != "init_std"] for section in names
+        }
+    for section, keys in keys_by_section.items():
         assert {key: cfg.values()[section][key] for key in keys} == {
             key: source.cfg.values()[section][key] for key in keys
         }

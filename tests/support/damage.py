@@ -29,10 +29,10 @@ def write_damaged(folder: Path, count: int, seed: int = 0) -> list[Path]:
     return [_write(folder, "damaged", number, generator, damaged=True) for number in range(count)]
 
 
-def write_whole(folder: Path, count: int, seed: int = 1) -> list[Path]:
-    """So many whole files of the same kinds."""
+def write_intact(folder: Path, count: int, seed: int = 1) -> list[Path]:
+    """So many intact files of the same kinds."""
     generator = np.random.default_rng(seed)
-    return [_write(folder, "whole", number, generator, damaged=False) for number in range(count)]
+    return [_write(folder, "intact", number, generator, damaged=False) for number in range(count)]
 
 
 def _write(folder: Path, name: str, number: int, generator: np.random.Generator, damaged: bool) -> Path:
@@ -64,8 +64,8 @@ def _photographs() -> list[np.ndarray]:
 
 
 def _flip(content: bytearray, generator: np.random.Generator, bits: int, within: int | None = None) -> bytearray:
-    for place in generator.integers(0, 8 * min(len(content), within or len(content)), bits).tolist():
-        content[place // 8] ^= 1 << place % 8
+    for bit in generator.integers(0, 8 * min(len(content), within or len(content)), bits).tolist():
+        content[bit // 8] ^= 1 << bit % 8
     return content
 
 

@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
 
 
-def drawn(shapes: Shapes, seed: int = 0) -> State:
+def random_weights(shapes: Shapes, seed: int = 0) -> State:
     """Weights that are all different and all matter: factors around 1, anything else around 0."""
     generator = torch.Generator().manual_seed(seed)
     state = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
@@ -54,10 +54,10 @@ def block(width: int) -> Shapes:
 
 def vit(width: int = 24, depth: int = 2, patch: int = 8, channels: int = 3, tokens: int = 16) -> Shapes:
     """The encoder of models_mae.py, and models_vit.py up to its classifier, with a class token and its last norm."""
-    found = {"cls_token": (1, 1, width), "pos_embed": (1, 1 + tokens, width), **stem(width, patch, channels)}
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, 1 + tokens, width), **stem(width, patch, channels)}
     for number in range(depth):
-        found |= below(f"blocks.{number}.", block(width))
-    return found | norm("norm", width)
+        shapes |= below(f"blocks.{number}.", block(width))
+    return shapes | norm("norm", width)
 
 
 def mae_pretrained(seed: int = 0, decoder: int = 16, decoder_depth: int = 2, **keys: int) -> State:
@@ -65,13 +65,13 @@ def mae_pretrained(seed: int = 0, decoder: int = 16, decoder_depth: int = 2, **k
     shapes = vit(**keys)
     width, (_, channels, patch, _) = shapes["norm.weight"][0], shapes["patch_embed.proj.weight"]
     if not decoder:
-        return drawn(shapes, seed)
+        return random_weights(shapes, seed)
     shapes |= linear("decoder_embed", decoder, width) | {"mask_token": (1, 1, decoder)}
     for number in range(decoder_depth):
         shapes |= below(f"decoder_blocks.{number}.", block(decoder))
     shapes |= norm("decoder_norm", decoder) | linear("decoder_pred", patch**2 * channels, decoder)
     side = round((shapes["pos_embed"][1] - 1) ** 0.5)
-    return drawn(shapes, seed) | {"decoder_pos_embed": sine_cosine(side, decoder)}
+    return random_weights(shapes, seed) | {"decoder_pos_embed": sine_cosine(side, decoder)}
 
 
 def mae_finetuned(seed: int = 0, classes: int = 10, pool: str = "mean", **keys: int) -> State:
@@ -81,7 +81,7 @@ def mae_finetuned(seed: int = 0, classes: int = 10, pool: str = "mean", **keys: 
     if pool == "mean":
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("norm.")}
         shapes |= norm("fc_norm", width)
-    return drawn(shapes | linear("head", classes, width), seed)
+    return random_weights(shapes | linear("head", classes, width), seed)
 
 
 def mae_probed(seed: int = 0, classes: int = 10, **keys: int) -> State:
@@ -89,7 +89,7 @@ def mae_probed(seed: int = 0, classes: int = 10, **keys: int) -> State:
     shapes = vit(**keys)
     width = shapes["norm.weight"][0]
     shapes |= {"head.0.running_mean": (width,), "head.0.running_var": (width,)} | linear("head.1", classes, width)
-    return drawn(shapes, seed) | {"head.0.num_batches_tracked": torch.tensor(7)}
+    return random_weights(shapes, seed) | {"head.0.num_batches_tracked": torch.tensor(7)}
 
 
 def sine_cosine(side: int, width: int) -> Tensor:
@@ -100,9 +100,9 @@ def sine_cosine(side: int, width: int) -> Tensor:
         for column in range(side):
             for k in range(quarter):
                 wave = 10000 ** (-k / quarter)
-                found = table[1 + row * side + column]
-                found[k], found[quarter + k] = np.sin(column * wave), np.cos(column * wave)
-                found[2 * quarter + k], found[3 * quarter + k] = np.sin(row * wave), np.cos(row * wave)
+                vector = table[1 + row * side + column]
+                vector[k], vector[quarter + k] = np.sin(column * wave), np.cos(column * wave)
+                vector[2 * quarter + k], vector[3 * quarter + k] = np.sin(row * wave), np.cos(row * wave)
     return torch.from_numpy(table)[None].float()
 
 
@@ -110,8 +110,8 @@ def write_mae(path: Path, weights: State, **arguments: object) -> Path:
     """A file as main_pretrain.py, main_finetune.py and main_linprobe.py write it, with their arguments pickled."""
     shared = {"batch_size": 64, "output_dir": PosixPath("output"), "device": "cuda", "blr": 1.5e-4}
     optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    beside = {"optimizer": optimizer, "epoch": 3, "scaler": {"scale": 65536.0}}
-    torch.save({"model": weights, **beside, "args": argparse.Namespace(**shared, **arguments)}, path)
+    training = {"optimizer": optimizer, "epoch": 3, "scaler": {"scale": 65536.0}}
+    torch.save({"model": weights, **training, "args": argparse.Namespace(**shared, **arguments)}, path)
     return path
 
 
@@ -127,16 +127,16 @@ def swin(
     version: int = 1,
 ) -> Shapes:
     """Swin, or Swin V2, of Microsoft's: a down-sampling layer ends every stage but the last."""
-    found = stem(width, 4, channels) | norm("patch_embed.norm", width)
+    shapes = stem(width, 4, channels) | norm("patch_embed.norm", width)
     for stage, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):
         dim = width * 2**stage
         for number in range(depth):
-            found |= below(f"layers.{stage}.blocks.{number}.", _swin_block(dim, count, window, version))
+            shapes |= below(f"layers.{stage}.blocks.{number}.", _swin_block(dim, count, window, version))
         if stage + 1 < len(depths):
             normed = 4 * dim if version == 1 else 2 * dim
             down = linear("reduction", 2 * dim, 4 * dim, bias=False) | norm("norm", normed)
-            found |= below(f"layers.{stage}.downsample.", down)
-    return found | norm("norm", width * 2 ** (len(depths) - 1))
+            shapes |= below(f"layers.{stage}.downsample.", down)
+    return shapes | norm("norm", width * 2 ** (len(depths) - 1))
 
 
 def _swin_block(width: int, heads: int, window: int, version: int) -> Shapes:
@@ -151,17 +151,17 @@ def _swin_block(width: int, heads: int, window: int, version: int) -> Shapes:
 
 def swin_buffers(shapes: Shapes, windows: tuple[int, ...] = (4, 4), version: int = 1) -> State:
     """What official files hold beside the weights: made from the window and the grid, not learned."""
-    found: State = {}
+    buffers: State = {}
     for name in shapes:
         if name.endswith("attn.proj.weight"):
             block = name.removesuffix("attn.proj.weight")
             window = windows[int(name.split(".")[1])]
-            found[f"{block}attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+            buffers[f"{block}attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
             if version == 2:
-                found[f"{block}attn.relative_coords_table"] = torch.zeros(1, 2 * window - 1, 2 * window - 1, 2)
+                buffers[f"{block}attn.relative_coords_table"] = torch.zeros(1, 2 * window - 1, 2 * window - 1, 2)
             if ".blocks.1." in name:
-                found[f"{block}attn_mask"] = torch.zeros(4, window**2, window**2)
-    return found
+                buffers[f"{block}attn_mask"] = torch.zeros(4, window**2, window**2)
+    return buffers
 
 
 def simmim_vit(
@@ -175,15 +175,15 @@ def simmim_vit(
 ) -> Shapes:
     """SimMIM's ViT up to its last norm: one table of biases for all blocks, or one for each."""
     bias = {"relative_position_bias_table": ((2 * side - 1) ** 2 + 3, heads)}
-    found = {"cls_token": (1, 1, width), **stem(width, patch, channels)}
-    found |= below("rel_pos_bias.", bias) if shared else {}
+    shapes = {"cls_token": (1, 1, width), **stem(width, patch, channels)}
+    shapes |= below("rel_pos_bias.", bias) if shared else {}
     for number in range(depth):
         attention = {"attn.q_bias": (width,), "attn.v_bias": (width,), "gamma_1": (width,), "gamma_2": (width,)}
         attention |= linear("attn.qkv", 3 * width, width, bias=False) | linear("attn.proj", width, width)
         attention |= {} if shared else below("attn.", bias)
         one = norm("norm1", width) | attention | norm("norm2", width) | feed_forward(width)
-        found |= below(f"blocks.{number}.", one)
-    return found | norm("norm", width)
+        shapes |= below(f"blocks.{number}.", one)
+    return shapes | norm("norm", width)
 
 
 def simmim_pretrained(encoder: Shapes, stride: int, buffers: State | None = None, seed: int = 0) -> State:
@@ -191,8 +191,8 @@ def simmim_pretrained(encoder: Shapes, stride: int, buffers: State | None = None
     width, channels = encoder["norm.weight"][0], encoder["patch_embed.proj.weight"][1]
     token = {"mask_token": (1, 1, encoder["patch_embed.proj.bias"][0])}
     head = {"decoder.0.weight": (stride**2 * channels, width, 1, 1), "decoder.0.bias": (stride**2 * channels,)}
-    fixed = {f"encoder.{name}": held for name, held in (buffers or {}).items()}
-    return drawn(below("encoder.", {**token, **encoder}) | head, seed) | fixed
+    fixed = {f"encoder.{name}": buffer for name, buffer in (buffers or {}).items()}
+    return random_weights(below("encoder.", {**token, **encoder}) | head, seed) | fixed
 
 
 def simmim_finetuned(encoder: Shapes, classes: int = 10, buffers: State | None = None, seed: int = 0) -> State:
@@ -201,15 +201,17 @@ def simmim_finetuned(encoder: Shapes, classes: int = 10, buffers: State | None =
     if "cls_token" in encoder:
         encoder = {name: shape for name, shape in encoder.items() if not name.startswith("norm.")}
         encoder |= norm("fc_norm", width)
-    return drawn(encoder | linear("head", classes, width), seed) | (buffers or {})
+    return random_weights(encoder | linear("head", classes, width), seed) | (buffers or {})
 
 
-def simmim_config(size: int = 32, window: int = 4, ratio: float = 0.6, section: str = "SWIN", **own: object) -> CfgNode:
+def simmim_config(
+    size: int = 32, window: int = 4, ratio: float = 0.6, section: str = "SWIN", **keys: object
+) -> CfgNode:
     """The config that SimMIM's scripts pickle into a checkpoint, as far as it tells of the model."""
     config = CfgNode()
     config.BASE = [""]
     config.DATA = CfgNode({"IMG_SIZE": size, "MASK_PATCH_SIZE": 16, "MASK_RATIO": ratio, "BATCH_SIZE": 128})
-    config.MODEL = CfgNode({"TYPE": "swin", "NAME": "simmim_pretrain", section: {"WINDOW_SIZE": window, **own}})
+    config.MODEL = CfgNode({"TYPE": "swin", "NAME": "simmim_pretrain", section: {"WINDOW_SIZE": window, **keys}})
     config.OUTPUT = "output"
     config.freeze()
     return config
@@ -217,6 +219,6 @@ def simmim_config(size: int = 32, window: int = 4, ratio: float = 0.6, section: 
 
 def write_simmim(path: Path, weights: State, config: CfgNode | None = None) -> Path:
     """A file as SimMIM's scripts write it, with their yacs config pickled."""
-    beside = {"optimizer": {"state": {}, "param_groups": []}, "lr_scheduler": {}, "max_accuracy": 0.0, "epoch": 99}
-    torch.save({"model": weights, **beside, "config": simmim_config() if config is None else config}, path)
+    training = {"optimizer": {"state": {}, "param_groups": []}, "lr_scheduler": {}, "max_accuracy": 0.0, "epoch": 99}
+    torch.save({"model": weights, **training, "config": simmim_config() if config is None else config}, path)
     return path

@@ -56,16 +56,16 @@ def halves(output: Path) -> list[Path]:
     return sorted(output.rglob("*.partial"))
 
 
-def as_undisturbed(output: Path, whole: Path) -> None:
+def as_undisturbed(output: Path, undisturbed: Path) -> None:
     """Asserts that a run ended where the undisturbed one did: weights, moving average, optimizer, meter, metrics and
     figures, to the bit; and that it left nothing half written.
     """
-    theirs, ours = last_state(whole), last_state(output)
+    theirs, ours = last_state(undisturbed), last_state(output)
     for part in (*PARTS, "results"):
         same(ours[part], theirs[part], part)
-    assert timeless_rows(output) == timeless_rows(whole)
+    assert timeless_rows(output) == timeless_rows(undisturbed)
     figures = []
-    for folder in (output, whole):
+    for folder in (output, undisturbed):
         clock = ("seconds", "images_per_s", "peak_memory")
         figures.append({name: value for name, value in summary(folder).items() if not name.startswith(clock)})
     assert figures[0] == figures[1]

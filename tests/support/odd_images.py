@@ -29,8 +29,8 @@ def png_of_16_bits(path: Path, colours_HWC: np.ndarray) -> Path:
 
 def tiff(path: Path, width: int, height: int, bits: tuple[int, ...], content: bytes) -> Path:
     """An uncompressed TIFF of one strip, of that header."""
-    place = 8
-    after = place + 2 + 10 * 12 + 4
+    offset = 8
+    after = offset + 2 + 10 * 12 + 4
     fields = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, len(bits), after), (259, 3, 1, 1)]
     fields += [(262, 3, 1, 2 if len(bits) == 3 else 1), (273, 4, 1, after + 2 * len(bits)), (277, 3, 1, len(bits))]
     fields += [(278, 4, 1, height), (279, 4, 1, len(content)), (284, 3, 1, 1)]
@@ -38,7 +38,7 @@ def tiff(path: Path, width: int, height: int, bits: tuple[int, ...], content: by
         fields[2] = (258, 3, 1, bits[0])
     packed = b"".join(struct.pack("<HHII", *field) for field in fields)
     depths = struct.pack(f"<{len(bits)}H", *bits)
-    path.write_bytes(b"II*\0" + struct.pack("<IH", place, len(fields)) + packed + bytes(4) + depths + content)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", offset, len(fields)) + packed + bytes(4) + depths + content)
     return path
 
 
@@ -56,8 +56,8 @@ def ycck_jpeg(path: Path, picture: Image.Image) -> Path:
     planes = Image.fromarray(255 - np.concatenate([stored_HWC, black_HW1], axis=2), "CMYK")  # Pillow inverts once more
     planes.save(path, quality=95, subsampling=0)
     content = bytearray(path.read_bytes())
-    place = content.index(b"Adobe")
-    assert content[place + 11] == 0
-    content[place + 11] = 2  # the colour transform: YCCK
+    position = content.index(b"Adobe")
+    assert content[position + 11] == 0
+    content[position + 11] = 2  # the colour transform: YCCK
     path.write_bytes(content)
     return path

@@ -15,7 +15,7 @@ from mim.data.sources.packing import PackSettings, pack
 AS_IS = PackSettings(short_side=0)
 
 
-def whole(height: int, width: int) -> Need:
+def full_image(height: int, width: int) -> Need:
     """All of an image is needed."""
     return Need(1.0, height)
 
@@ -37,9 +37,9 @@ def source(out: Path, split: str = "train", channels: int = 1, **keys: object) -
     return Packed(split, DataSettings(path=str(out), channels=channels), **keys)
 
 
-def pixels(found: Source, index: int) -> torch.Tensor:
+def pixels(images: Source, index: int) -> torch.Tensor:
     """(C, H, W), whatever the source reads."""
-    stored = found.read(index)
+    stored = images.read(index)
     return stored if isinstance(stored, torch.Tensor) else pil_to_tensor(stored)
 
 

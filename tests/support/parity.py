@@ -31,7 +31,7 @@ transformers.logging.disable_progress_bar()
 
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["float64", "float32"])
-OWN_SETTINGS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 POSITIONS = "encoder.backbone.pos_embed"
 
 
@@ -53,7 +53,7 @@ def theirs_of(name: str, keys: Mapping[str, Any], seed: int = 3) -> nn.Module:
     kind = getattr(transformers, name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = kind(kind.config_class(**OWN_SETTINGS, **keys)).eval()
+        model = kind(kind.config_class(**NO_DROPOUT, **keys)).eval()
     assert model.config._attn_implementation == ("sdpa" if kind._supports_sdpa else "eager")
     return randomised(model, seed)
 
@@ -89,9 +89,9 @@ def carried_gradients(theirs: nn.Module, folder: Path) -> ModelWeights:
     """
     carrier = deepcopy(theirs)
     with torch.no_grad():
-        for place, weight in zip(carrier.parameters(), theirs.parameters(), strict=True):
+        for parameter, weight in zip(carrier.parameters(), theirs.parameters(), strict=True):
             assert (weight.grad is not None) == weight.requires_grad
-            place.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+            parameter.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
     return carried(carrier, folder)
 
 
@@ -100,23 +100,23 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def assert_close(found: Tensor, wanted: Tensor, what: str) -> None:
+def assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
     """To the tolerance of their dtype, of the largest value."""
-    assert found.dtype == wanted.dtype, what
-    scale = wanted.abs().max().item()
+    assert actual.dtype == expected.dtype, what
+    scale = expected.abs().max().item()
     assert scale > 1e-5, f"{what} is zero throughout, which shows nothing"
-    atol = TOLERANCES[wanted.dtype] * scale
-    torch.testing.assert_close(found, wanted, rtol=0, atol=atol, msg=lambda text: f"{what}: {text}")
+    atol = TOLERANCES[expected.dtype] * scale
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol, msg=lambda text: f"{what}: {text}")
 
 
-def assert_all_close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def assert_all_close(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """The same names, and each close."""
-    assert {*found} == {*wanted}
-    for name in wanted:
-        assert_close(found[name], wanted[name], name)
+    assert {*actual} == {*expected}
+    for name in expected:
+        assert_close(actual[name], expected[name], name)
 
 
-def own_checkpoint(text: str, path: Path, seed: int = 1) -> tuple[MaskedImageModel, Path]:
+def random_checkpoint(text: str, path: Path, seed: int = 1) -> tuple[MaskedImageModel, Path]:
     """A model of a config, with random weights, and the checkpoint of it that a run would leave."""
     cfg = parse_config(text)
     model = randomised(build_model(cfg), seed).eval()

@@ -135,8 +135,8 @@ def same(ours: object, theirs: object, name: str = "") -> None:
             same(ours[key], theirs[key], f"{name}.{key}")
     elif isinstance(ours, list):
         assert len(ours) == len(theirs), name
-        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            same(a, b, f"{name}[{place}]")
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            same(a, b, f"{name}[{index}]")
     else:
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
 

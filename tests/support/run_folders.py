@@ -42,7 +42,7 @@ def real_runs() -> Real:
     return Real(pretraining, *transfers)
 
 
-def made(
+def write_run(
     folder: Path,
     like: Path,
     settings: Mapping[str, object] | None = None,
@@ -63,8 +63,8 @@ def made(
     summary = {**read_json(like / "summary.json"), "epochs": cfg.TRAIN.epochs, **(metrics or {})}
     (folder / "summary.json").write_text(json.dumps(summary))
     origin = {"checkpoint": str(start), "run": run_id(start)} if start else None
-    told = {**read_json(like / "environment.json"), "run": uuid.uuid4().hex, "from": origin, **(environment or {})}
-    (folder / "environment.json").write_text(json.dumps(told))
+    metadata = {**read_json(like / "environment.json"), "run": uuid.uuid4().hex, "from": origin, **(environment or {})}
+    (folder / "environment.json").write_text(json.dumps(metadata))
     lines = (like / "metrics.jsonl").read_text() if rows is None else "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines)
     return folder
@@ -81,8 +81,8 @@ def run_id(folder: Path) -> str:
 def change_environment(folder: Path, **values: object) -> None:
     """Sets keys of environment.json; None removes one."""
     path = folder / "environment.json"
-    told = {**read_json(path), **values}
-    path.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    metadata = {**read_json(path), **values}
+    path.write_text(json.dumps({key: value for key, value in metadata.items() if value is not None}))
 
 
 def compared(*folders: Path, **keys) -> Comparison:

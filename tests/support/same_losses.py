@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "probe digits": ("probe/digits", FULL),
     "finetune cifar10": ("finetune/cifar10_vit_tiny_modern", FULL | CIFAR | {"DATA.workers": "0"}),
 }
-KEPT = ("train/", "val/", "knn/", "best/")  # prefixes of the metrics that are compared
+PREFIXES = ("train/", "val/", "knn/", "best/")  # prefixes of the metrics that are compared
 
 
 def record(output: Path, images: Path | None, only: list[str]) -> None:
@@ -78,7 +78,7 @@ def _train(recipe: str, keys: dict[str, str]) -> list[dict[str, float]]:
         if ended.returncode:
             raise RuntimeError(f"{recipe} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name.startswith(KEPT)} for row in rows]
+    return [{name: value for name, value in row.items() if name.startswith(PREFIXES)} for row in rows]
 
 
 def main() -> int:

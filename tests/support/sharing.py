@@ -94,16 +94,18 @@ def _model(state: dict) -> dict[str, torch.Tensor]:
 
 
 def _moments(state: dict) -> dict[str, torch.Tensor]:
-    held = state["optimizer"]["state"].items()
-    return {f"{place}.{name}": value for place, values in held for name, value in values.items()}
+    moments = state["optimizer"]["state"].items()
+    return {f"{index}.{name}": value for index, values in moments for name, value in values.items()}
 
 
 def _trained(shared: Shared) -> dict[str, torch.Tensor]:
     """This rank's part of every trained weight and moment."""
-    parameters = {str(place): value for place, value in enumerate(shared.train_state.parameters)}
+    parameters = {str(index): value for index, value in enumerate(shared.train_state.parameters)}
     moments = _moments({"optimizer": shared.train_state.optimizer.state_dict()})
-    held = {**parameters, **moments}.items()
-    return {name: (value.to_local() if isinstance(value, DTensor) else value).detach().clone() for name, value in held}
+    tensors = {**parameters, **moments}.items()
+    return {
+        name: (value.to_local() if isinstance(value, DTensor) else value).detach().clone() for name, value in tensors
+    }
 
 
 def compare(name: str, world: World) -> dict:
@@ -114,10 +116,10 @@ def compare(name: str, world: World) -> dict:
     losses = [[side.step(step) for step in range(STEPS)] for side in (ddp, fsdp)]
     apart, moved = far(fsdp.weights(), ddp.weights()), far(fsdp.weights(), before)
     states = [side.train_state.state() for side in (fsdp, ddp)]
-    whole = [far(*(part(state) for state in states)) if world.main else 0.0 for part in (_model, _moments)]
-    kept = _trained(fsdp)
+    state_differences = [far(*(part(state) for state in states)) if world.main else 0.0 for part in (_model, _moments)]
+    trained = _trained(fsdp)
     fsdp.step(STEPS, poison=True)
-    poisoned = far(_trained(fsdp), kept)
+    poisoned = far(_trained(fsdp), trained)
     local = sum(parameter.to_local().numel() for parameter in fsdp.task.model.parameters())
     every = sum(parameter.numel() for parameter in fsdp.task.model.parameters())
     return {
@@ -127,7 +129,7 @@ def compare(name: str, world: World) -> dict:
         "apart": apart,
         "moved": moved,
         "poisoned": poisoned,
-        "whole": whole,
+        "state": state_differences,
         "share": local / every,
     }
 

@@ -65,9 +65,9 @@ def write_noise(folder: Path, classes: int = 1) -> Path:
         array_HW = generator.normal(size=(32, 32)).astype(np.float32)
         if number == 37:
             array_HW[5, 5] = np.nan
-        place = folder / f"class-{number % classes}" if classes > 1 else folder
-        place.mkdir(parents=True, exist_ok=True)
-        np.save(place / f"{number:03d}.npy", array_HW)
+        class_folder = folder / f"class-{number % classes}" if classes > 1 else folder
+        class_folder.mkdir(parents=True, exist_ok=True)
+        np.save(class_folder / f"{number:03d}.npy", array_HW)
     return folder
 
 

@@ -45,10 +45,10 @@ def members(family) -> dict:
 def small(part: type, *context, **keys):
     """A part at a small size; `keys` go on top."""
     section = SMALL[part.section]
-    own = keys_of(part)
-    chosen = {key: value for key, value in section.get(part.name, section[""]).items() if key in own}
-    made = part(*context, **{**chosen, **keys})
-    return opened(made) if isinstance(made, SwinV2) else made
+    part_keys = keys_of(part)
+    settings = {key: value for key, value in section.get(part.name, section[""]).items() if key in part_keys}
+    module = part(*context, **{**settings, **keys})
+    return opened(module) if isinstance(module, SwinV2) else module
 
 
 def opened(encoder: SwinV2) -> SwinV2:
@@ -79,8 +79,8 @@ def fits(hidden: str, head: str) -> bool:
 def assemble(masker, encoder, hidden, head, target=Pixels, loss=MSE, image=IMAGE, seed=0, **keys) -> MaskedImageModel:
     """A model of small parts, each a class or a name; `keys` are by section, e.g. `target={"stride": 2}`."""
 
-    def part(family, given):
-        return family.named(given) if isinstance(given, str) else given
+    def part(family, choice):
+        return family.named(choice) if isinstance(choice, str) else choice
 
     torch.manual_seed(seed)
     encoder = small(part(Encoder, encoder), image, hidden=hidden, **keys.get("encoder_keys", {}))

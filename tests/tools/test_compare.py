@@ -10,7 +10,7 @@ import shutil
 import pytest
 from processes import ROOT, TINY, call, tool
 from rich.console import Console
-from run_folders import Real, made, real_runs
+from run_folders import Real, real_runs, write_run
 
 from mim.lab.comparison import compare, show, write
 
@@ -126,7 +126,7 @@ def test_compare_mistakes_are_named(real, tmp_path, words, named):
 def test_names_with_markup_and_signs_break_neither_page_nor_tables(real, tmp_path):
     names = [name.replace("/", "\N{FRACTION SLASH}") for name in NAMES]
     for number, name in enumerate(names):
-        made(tmp_path / "runs" / name, real.pretraining, {"OPTIMIZER.weight_decay": number})
+        write_run(tmp_path / "runs" / name, real.pretraining, {"OPTIMIZER.weight_decay": number})
     found = compare([tmp_path / "runs" / name for name in names], reconstructions=False)
     assert [entry.name for entry in found.entries] == names
     page = write(found, tmp_path / "out").read_text()
@@ -141,7 +141,7 @@ def test_names_with_markup_and_signs_break_neither_page_nor_tables(real, tmp_pat
 
 
 def test_names_that_are_no_text_break_nothing(real, tmp_path):
-    made(tmp_path / "runs" / "bad\udcff", real.pretraining)
+    write_run(tmp_path / "runs" / "bad\udcff", real.pretraining)
     found = compare([tmp_path / "runs"], reconstructions=False)
     assert "bad" in write(found, tmp_path / "out").read_text()
     assert "bad" in printed(found, 80)
@@ -154,8 +154,8 @@ def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries
         for seed in (0, 1):
             keys = {"SEED": seed, "OPTIMIZER.weight_decay": number}
             metrics = {"knn/top1": 0.5 + number / 100 + seed / 50, "images_per_s": 1000.0 + number + seed}
-            run_ = made(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, metrics)
-            made(tmp_path / f"probe-{number}-{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.9}, start=run_)
+            run_ = write_run(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, metrics)
+            write_run(tmp_path / f"probe-{number}-{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.9}, start=run_)
     found = compare([tmp_path], reconstructions=False)
     for width in (80, 120):
         text = printed(found, width)
@@ -167,7 +167,7 @@ def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries
 
 def test_terminal_marks_the_best_of_a_column_and_none_of_what_does_not_compare(real, tmp_path):
     for name, score, ratio in (("good", 0.9, 0.5), ("poor", 0.4, 0.75)):
-        made(tmp_path / name, real.pretraining, {"MASKER.ratio": ratio}, {"knn/top1": score})
+        write_run(tmp_path / name, real.pretraining, {"MASKER.ratio": ratio}, {"knn/top1": score})
     console = Console(width=100, file=io.StringIO(), force_terminal=True, color_system="standard")
     show(compare([tmp_path], reconstructions=False), console)
     lines = console.file.getvalue().splitlines()

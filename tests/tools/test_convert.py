@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from converted import read_own, tokens_of
+from converted import read_checkpoint, tokens_of
 from foreign_files import mae_pretrained, simmim_pretrained, swin, swin_buffers, write_mae, write_simmim
 from processes import FINETUNE, TINY, TINY_CLASSIFIER, call, last_checkpoint, tool
 from warm import Warm
@@ -105,7 +105,7 @@ def test_convert_takes_its_words_in_any_order(tmp_path: Path) -> None:
         out = tmp_path / f"{number}.pt"
         code, _, errors = main("convert", *(out if word == "OUT" else word for word in words))
         assert (code, errors) == (0, "")
-        assert read_own(out)[0].HEAD.heads == 2
+        assert read_checkpoint(out)[0].HEAD.heads == 2
 
 
 @pytest.mark.parametrize(

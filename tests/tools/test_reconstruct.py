@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from converted import MODELS, SHUFFLE, SWIN, VIT, made, pretrained, sample
+from converted import MODELS, SHUFFLE, SWIN, VIT, build_sample, pretrained, sample
 from converted import images as data_keys
 from foreign_files import mae_pretrained, simmim_pretrained, swin, swin_buffers, write_mae, write_simmim
 from PIL import Image, ImageDraw
@@ -206,7 +206,7 @@ def test_a_mask_drawn_over_a_photograph_is_cropped_as_the_photograph_is(tmp_path
 
 
 def test_a_drawn_mask_is_the_same_for_runs_of_other_patches(runs, tmp_path):
-    coarse = made(COARSE)
+    coarse = build_sample(COARSE)
     images = write_digits(tmp_path / "in", 1)
     path = mask_file(tmp_path / "m.png", box=(12, 12, 15, 15))
     four, eight = hidden_by(runs, path, images, coarse.write(tmp_path / "coarse.pt"))
@@ -319,7 +319,7 @@ def test_runs_of_other_images_or_cells_are_refused_by_name(runs, tmp_path):
     message = refused(runs / "mae", "--beside", other)
     assert "takes images of 32 x 32 px, 1 channel and" in message
     assert f"{other} of 32 x 64 px, 12 channels" in message
-    coarse = made(COARSE)
+    coarse = build_sample(COARSE)
     path = coarse.write(tmp_path / "coarse.pt")
     assert "coarse cannot take cells of 4 px" in refused(runs / "mae", "--beside", path)
     assert "mae cannot take cells of 2 px" in refused(runs / "mae", "--cell", "2")
@@ -345,7 +345,7 @@ def unseen(folder: Path) -> Path:
         "ENCODER": {**VIT, "patch": 4, "hidden": "replace"},
         "TARGET": {"name": Unseen.name},
     }
-    return made(keys).write(folder / "unseen.pt")
+    return build_sample(keys).write(folder / "unseen.pt")
 
 
 def test_a_target_that_is_no_picture_is_refused_by_name(tmp_path):
@@ -413,7 +413,7 @@ def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
 def test_held_out_sheets_name_what_they_cannot_show(runs, tmp_path):
     paths = {
         "MAE": runs / "mae",
-        "coarse": made(COARSE).write(tmp_path / "coarse.pt"),
+        "coarse": build_sample(COARSE).write(tmp_path / "coarse.pt"),
         "blind": unseen(tmp_path),
     }
     four, eight = held_out_sheets(paths)
@@ -430,7 +430,7 @@ def test_held_out_sheets_name_what_they_cannot_show(runs, tmp_path):
 
 def test_held_out_sheets_give_runs_of_other_images_a_sheet_of_their_own(runs, tmp_path):
     wide = pretrained(SWIN, "replace", SHUFFLE, data_keys(32, 64, 1))
-    paths = {"MAE": runs / "mae", "wide": made(wide).write(tmp_path / "wide.pt")}
+    paths = {"MAE": runs / "mae", "wide": build_sample(wide).write(tmp_path / "wide.pt")}
     first, second = held_out_sheets(paths, images=2)
     assert first.title.endswith("images of 32 x 32 px, 1 channel")
     assert second.title.endswith("images of 32 x 64 px, 1 channel")
@@ -442,5 +442,5 @@ def test_held_out_sheets_are_three_at_most(runs, tmp_path):
     paths = {"MAE": runs / "mae"}
     for number, ratio in enumerate((0.3, 0.4, 0.5, 0.6)):
         keys = {**MODELS["vit-replaced"], "MASKER": {"name": "random", "cell": 8, "ratio": ratio}}
-        paths[f"run {number}"] = made(keys).write(tmp_path / f"{number}.pt")
+        paths[f"run {number}"] = build_sample(keys).write(tmp_path / f"{number}.pt")
     assert len(held_out_sheets(paths, images=1)) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from packed_sets import packed, pixels, quiet, source, whole, write_classes
+from packed_sets import full_image, packed, pixels, quiet, source, write_classes
 from processes import TINY, call, losses
 from small_data import photograph, write_digits
 
@@ -97,7 +97,7 @@ def test_packed_pictures_have_the_channels_they_were_packed_with(channels: int, 
     here = source(out, channels=channels, val_share=0)
     assert here.read(0).mode == there.read(0).mode
     assert torch.equal(pixels(here, 0), pixels(there, 0))
-    reduced, size = here.read_reduced(0, whole)
+    reduced, size = here.read_reduced(0, full_image)
     assert size == (48, 64)
     assert torch.equal(reduced, pixels(there, 0))
     with pytest.raises(ValueError, match=rf"DATA\.channels is 5 and the images packed in .* have {channels}"):
@@ -146,7 +146,7 @@ def test_packed_batches_do_not_depend_on_loader_processes(out: Path) -> None:
 
 def test_packed_reading_shares_the_memory_of_the_file(out: Path) -> None:
     here = source(out, val_share=0)
-    first, again = (here.read_reduced(4, whole)[0] for _ in range(2))
+    first, again = (here.read_reduced(4, full_image)[0] for _ in range(2))
     assert first.data_ptr() == again.data_ptr()
 
 
@@ -239,7 +239,7 @@ def test_packed_index_that_cannot_be_right_is_a_broken_image(column: str, value:
     rows[column][4] = value
     np.save((out / "train.index").open("wb"), rows)
     here = source(out, val_share=0)
-    for read in (lambda: here.read(4), lambda: here.read_reduced(4, whole)):
+    for read in (lambda: here.read(4), lambda: here.read_reduced(4, full_image)):
         with pytest.raises(BrokenImage):
             read()
     here.read(5)

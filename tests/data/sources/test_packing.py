@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from packed_sets import AS_IS, packed, pixels, quiet, source, whole, write_classes
+from packed_sets import AS_IS, full_image, packed, pixels, quiet, source, write_classes
 from PIL import Image, ImageOps
 from small_data import photograph, write_digits
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -110,7 +110,7 @@ def test_packing_to_one_size_keeps_order_and_labels(store: str, tmp_path: Path) 
     )
     for index in range(len(SHAPES)):
         assert Path(here.describe(index)).resolve() == Path(there.describe(index)).resolve()
-        assert here.read_reduced(index, whole)[1] == (40, 56)
+        assert here.read_reduced(index, full_image)[1] == (40, 56)
         found, expected = pixels(here, index).float(), pil_to_tensor(fit_to_size(there.read(index), (40, 56))).float()
         assert found.shape == expected.shape
         assert (found - expected).abs().mean() <= (0 if store == "pixels" else 8)
@@ -152,7 +152,7 @@ def test_packed_jpeg_is_the_file_of_that_quality_and_cropped_as_one(tmp_path: Pa
     file = io.BytesIO()
     photograph(160, 240).resize((144, 96), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
     assert torch.equal(pixels(here, 0), pil_to_tensor(Image.open(file)))
-    assert here.read_reduced(0, whole)[1] == (96, 144)
+    assert here.read_reduced(0, full_image)[1] == (96, 144)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a.jpg").write_bytes(file.getvalue())
     there = Folder("train", DataSettings(path=str(tmp_path / "files")), val_share=0)
@@ -199,15 +199,15 @@ def test_packed_leaves_broken_images_out_and_names_them(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "images", 4)
     (root / "four" / "digit-005.png").write_bytes(b"not a picture")
     shared = DataSettings(path=str(root), channels=1)
-    whole = Folder("train", shared, val_share=0)
-    found = pack({"train": whole, "val": Folder("val", shared, val_share=0)}, tmp_path / "packed", AS_IS, quiet)
-    assert [name for name, _ in found.broken] == [str(root / "four" / "digit-005.png")]
+    folder = Folder("train", shared, val_share=0)
+    report = pack({"train": folder, "val": Folder("val", shared, val_share=0)}, tmp_path / "packed", AS_IS, quiet)
+    assert [name for name, _ in report.broken] == [str(root / "four" / "digit-005.png")]
     assert "digit-005.png" in (tmp_path / "packed" / LEFT_OUT).read_text()
     here = source(tmp_path / "packed", val_share=0)
-    kept = [index for index in range(12) if index != 5]
-    assert here.labels.tolist() == whole.labels[kept].tolist()
-    assert [here.describe(place) for place in range(11)] == [whole.describe(index) for index in kept]
-    assert torch.equal(pixels(here, 5), pixels(whole, 6))
+    indices = [index for index in range(12) if index != 5]
+    assert here.labels.tolist() == folder.labels[indices].tolist()
+    assert [here.describe(row) for row in range(11)] == [folder.describe(index) for index in indices]
+    assert torch.equal(pixels(here, 5), pixels(folder, 6))
 
 
 def test_packed_held_out_images_that_cannot_be_read_move_no_training_image(tmp_path: Path) -> None:

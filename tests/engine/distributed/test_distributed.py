@@ -151,10 +151,10 @@ def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
     task.model.load_state_dict(last_state(output)["model"])
     with torch.no_grad():
         report = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu")))
-    found = summary(output)
-    assert found["val/samples"] == 9
-    assert {name: found[name] for name in report.metrics} == pytest.approx(report.metrics, rel=1e-5)
-    assert found["val/by_class"] == report.details["val/by_class"]
+    metrics = summary(output)
+    assert metrics["val/samples"] == 9
+    assert {name: metrics[name] for name in report.metrics} == pytest.approx(report.metrics, rel=1e-5)
+    assert metrics["val/by_class"] == report.details["val/by_class"]
 
 
 # ---------------------------------------------------------------- the end

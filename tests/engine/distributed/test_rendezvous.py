@@ -34,7 +34,7 @@ def come(pool: ThreadPoolExecutor, server: dist.TCPStore, rank: int, timeout: fl
 
 
 def test_rendezvous_gives_all_ranks_one_part_of_the_store(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:
-    stores = [found.result() for found in [come(pool, server, rank) for rank in (2, 0, 1)]]
+    stores = [future.result() for future in [come(pool, server, rank) for rank in (2, 0, 1)]]
     stores[0].set("address", "here")
     assert [store.get("address") for store in stores] == [b"here"] * SIZE
     assert not server.check(["address"])
@@ -47,11 +47,11 @@ def test_rendezvous_after_another_sees_nothing_of_it_whoever_is_early(
     pool: ThreadPoolExecutor, server: dist.TCPStore, early: tuple[int, ...]
 ) -> None:
     for attempt in range(3):
-        found = {rank: come(pool, server, rank) for rank in early}
+        futures = {rank: come(pool, server, rank) for rank in early}
         time.sleep(0.3)
-        assert not any(future.done() for future in found.values())
-        found |= {rank: come(pool, server, rank) for rank in range(SIZE) if rank not in early}
-        stores = [found[rank].result() for rank in range(SIZE)]
+        assert not any(future.done() for future in futures.values())
+        futures |= {rank: come(pool, server, rank) for rank in range(SIZE) if rank not in early}
+        stores = [futures[rank].result() for rank in range(SIZE)]
         assert not any(store.check(["address"]) for store in stores)
         stores[0].set("address", str(attempt))
         assert [store.get("address") for store in stores] == [str(attempt).encode()] * SIZE
@@ -66,8 +66,8 @@ def test_rendezvous_that_was_cut_short_does_not_hold_up_the_next(
         gone[0].result()
     with pytest.raises(TimeoutError, match="rank 0 did not come, or another did not"):
         gone[1].result()
-    for found in [come(pool, server, rank) for rank in (1, 2, 0)]:
-        found.result()
+    for future in [come(pool, server, rank) for rank in (1, 2, 0)]:
+        future.result()
 
 
 def test_rendezvous_names_all_who_did_not_come(pool: ThreadPoolExecutor, server: dist.TCPStore) -> None:

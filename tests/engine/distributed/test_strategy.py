@@ -35,15 +35,15 @@ def compared(tmp_path_factory, warm) -> dict[str, dict]:
 @pytest.mark.parametrize("case", [*EXACT, *ROUNDED])
 def test_shards_take_the_steps_of_replicas(compared, case):
     """Losses, weights and moments; what is gathered in bf16 is rounded, weights of norms among it."""
-    found = compared[case]
-    assert found["start"] == 0
-    ddp, fsdp = found["losses"]
+    comparison = compared[case]
+    assert comparison["start"] == 0
+    ddp, fsdp = comparison["losses"]
     assert fsdp == pytest.approx(ddp, rel=1e-6 if case in EXACT else 1e-3)
     assert fsdp[0] == pytest.approx(ddp[0], rel=1e-7)
-    assert found["moved"] > 0.01
+    assert comparison["moved"] > 0.01
     if case in EXACT:
-        assert found["apart"] < 1e-3
-        assert max(found["whole"]) < 1e-3
+        assert comparison["apart"] < 1e-3
+        assert max(comparison["state"]) < 1e-3
 
 
 @pytest.mark.slow
@@ -73,20 +73,20 @@ def runs(tmp_path_factory, warm):
     return base
 
 
-def _near(output, whole) -> None:
+def _near(output, reference) -> None:
     """Losses, figures, weights and moments; the loss of the first steps is a mean of other groups of rows."""
-    assert losses(output) == pytest.approx(losses(whole), rel=1e-5)
-    assert summary(output)["val/loss"] == pytest.approx(summary(whole)["val/loss"], rel=1e-4)
-    ours, theirs = last_state(output), last_state(whole)
+    assert losses(output) == pytest.approx(losses(reference), rel=1e-5)
+    assert summary(output)["val/loss"] == pytest.approx(summary(reference)["val/loss"], rel=1e-4)
+    ours, theirs = last_state(output), last_state(reference)
     assert ours.keys() == theirs.keys()
     for part in ("model", "ema"):
         assert ours[part].keys() == theirs[part].keys()
         for name, weight in theirs[part].items():
             torch.testing.assert_close(ours[part][name], weight, rtol=1e-3, atol=5e-5, msg=name)
-    for place, held in theirs["optimizer"]["state"].items():
-        for name, value in held.items():
-            found = ours["optimizer"]["state"][place][name]
-            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5, msg=f"{place}.{name}")
+    for index, moments in theirs["optimizer"]["state"].items():
+        for name, value in moments.items():
+            actual = ours["optimizer"]["state"][index][name]
+            torch.testing.assert_close(actual, value, rtol=1e-3, atol=1e-5, msg=f"{index}.{name}")
     assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
 
 

@@ -7,10 +7,10 @@ from interrupted import KEYS, finished
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory, warm):
     """The undisturbed run."""
-    return finished(warm, tmp_path_factory.mktemp("whole") / "run", KEYS)
+    return finished(warm, tmp_path_factory.mktemp("undisturbed") / "run", KEYS)
 
 
 @pytest.fixture(scope="session")
 def whole_of_two(tmp_path_factory, warm):
     """The undisturbed run on two ranks."""
-    return finished(warm, tmp_path_factory.mktemp("whole") / "two", KEYS, ranks=2)
+    return finished(warm, tmp_path_factory.mktemp("undisturbed") / "two", KEYS, ranks=2)

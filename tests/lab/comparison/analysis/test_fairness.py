@@ -1,7 +1,7 @@
 """What a comparison says of settings, and the warnings: each where it is due, and none where it is not."""
 
 import pytest
-from run_folders import Real, change_environment, made, real_runs
+from run_folders import Real, change_environment, real_runs, write_run
 
 from mim.lab.comparison import compare
 from mim.lab.comparison.result import Comparison
@@ -12,17 +12,17 @@ def real(tmp_path_factory) -> Real:
     """Runs of one machine and one commit."""
     folder, runs = tmp_path_factory.mktemp("real"), real_runs()
     environment = {"device": "cpu", "threads": 1, "git": {"commit": "0" * 40}}
-    pretraining = made(folder / "pretraining", runs.pretraining, environment=environment)
+    pretraining = write_run(folder / "pretraining", runs.pretraining, environment=environment)
     return Real(pretraining, runs.probe, runs.finetune)
 
 
 def pair(real, folder, settings=None, metrics=None, environment=None, seeds=((0, 1), (0, 1))) -> Comparison:
     """Two recipes that differ in the mask, and in what is given, over seeds."""
     for seed in seeds[0]:
-        made(folder / f"a-seed{seed}", real.pretraining, {"SEED": seed})
+        write_run(folder / f"a-seed{seed}", real.pretraining, {"SEED": seed})
     for seed in seeds[1]:
         keys = {"SEED": seed, "MASKER.ratio": 0.5, **(settings or {})}
-        made(folder / f"b-seed{seed}", real.pretraining, keys, metrics, environment)
+        write_run(folder / f"b-seed{seed}", real.pretraining, keys, metrics, environment)
     return compare([folder], reconstructions=False)
 
 
@@ -98,7 +98,7 @@ def test_one_seed_of_each_is_told_once(real, tmp_path):
 
 def test_runs_that_did_not_all_go_through_a_protocol_are_told(real, tmp_path):
     pair(real, tmp_path)
-    made(tmp_path / "probe", real.probe, start=tmp_path / "a-seed0")
+    write_run(tmp_path / "probe", real.probe, start=tmp_path / "a-seed0")
     assert compare([tmp_path], reconstructions=False).warnings == ("linear probe: 1 of the 2 seeds of a.",)
 
 
@@ -140,7 +140,7 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
 
 def test_settings_are_of_pretraining_and_name_no_seed(real, tmp_path):
     pair(real, tmp_path)
-    made(tmp_path / "s-seed0", real.finetune)
+    write_run(tmp_path / "s-seed0", real.finetune)
     result = compare([tmp_path], reconstructions=False)
     values = {setting.key: setting.values for setting in result.settings}
     assert values["MASKER.ratio"] == ("0.75", "0.5", "–")

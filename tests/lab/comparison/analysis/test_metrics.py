@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from run_folders import Real, made, real_runs
+from run_folders import Real, real_runs, write_run
 from scipy import stats
 
 from mim.lab.comparison import compare
@@ -29,7 +29,7 @@ def entry(comparison: Comparison, name: str) -> Entry:
 def seeds(real, folder, name, values, settings=None, metric="knn/top1"):
     """A run for each seed with a metric of that seed."""
     return [
-        made(folder / f"{name}-seed{seed}", real.pretraining, {"SEED": seed, **(settings or {})}, {metric: value})
+        write_run(folder / f"{name}-seed{seed}", real.pretraining, {"SEED": seed, **(settings or {})}, {metric: value})
         for seed, value in values.items()
     ]
 
@@ -39,7 +39,7 @@ def test_comparison_means_and_intervals_are_those_of_scipy(real, tmp_path):
     losses = {seed: 0.3 + value / 10 for seed, value in values.items()}
     for seed in values:
         metrics = {"knn/top1": values[seed], "val/loss": losses[seed]}
-        made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, metrics)
+        write_run(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, metrics)
     result = compared(tmp_path)
     assert [(one.name, one.seeds) for one in result.entries] == [("a", (0, 1, 2, 3))]
     for key, factor, of in (("knn/top1", 100, values), ("val/loss", 1, losses)):
@@ -53,7 +53,7 @@ def test_comparison_means_and_intervals_are_those_of_scipy(real, tmp_path):
 
 
 def test_comparison_of_one_run_has_metrics_without_intervals(real, tmp_path):
-    result = compared(made(tmp_path / "only", real.pretraining, metrics={"knn/top1": 0.5}))
+    result = compared(write_run(tmp_path / "only", real.pretraining, metrics={"knn/top1": 0.5}))
     metric = result.entries[0].metrics["knn/top1"]
     assert (metric.mean, metric.half, metric.runs) == (50, None, 1)
     assert (result.settings, result.warnings, result.tests, result.budgets) == ((), (), (), ())
@@ -63,7 +63,7 @@ def test_comparison_of_one_run_has_metrics_without_intervals(real, tmp_path):
 
 def test_comparison_metrics_are_in_the_units_of_their_columns(real, tmp_path):
     metrics = {"images_seen": 1000, "flops_per_image": 2e6, "peak_memory_bytes": 2**30, "seconds": 60.0, "steps": 50}
-    result = compared(made(tmp_path / "only", real.pretraining, metrics=metrics))
+    result = compared(write_run(tmp_path / "only", real.pretraining, metrics=metrics))
     units = {column.key: column.unit for column in result.columns}
     means = {key: metric.mean for key, metric in result.entries[0].metrics.items()}
     assert (units["training_flops"], means["training_flops"]) == ("FLOP", 2e9)
@@ -136,7 +136,7 @@ def test_budgets_never_look_ahead(real, tmp_path):
             runs[name] = rows_of(places, [at / 10000 + random.random() / 2 for at in places])
         folder = tmp_path / str(trial)
         for number, (name, rows) in enumerate(runs.items()):
-            made(
+            write_run(
                 folder / name, real.pretraining, {"OPTIMIZER.weight_decay": number}, {"flops_per_image": 10}, rows=rows
             )
         result = compared(folder)
@@ -156,7 +156,7 @@ def test_budgets_are_means_over_seeds_of_the_last_evaluation(real, tmp_path):
     for name, decay in (("a", 0.0), ("b", 0.1)):
         for seed, top in ((0, 0.5), (1, 0.7)):
             rows = rows_of([0, 250, 500, 990], [0.9, 0.8, top, 0.1])
-            made(
+            write_run(
                 tmp_path / f"{name}-seed{seed}",
                 real.pretraining,
                 {"SEED": seed, "OPTIMIZER.weight_decay": decay},
@@ -171,7 +171,7 @@ def test_budgets_are_means_over_seeds_of_the_last_evaluation(real, tmp_path):
 def test_budgets_leave_out_what_was_evaluated_too_rarely_and_say_so(real, tmp_path):
     for name, decay in (("a", 0.0), ("b", 0.1)):
         rows = rows_of([0, 1000], [0.1, 0.9])
-        made(tmp_path / name, real.pretraining, {"OPTIMIZER.weight_decay": decay}, rows=rows)
+        write_run(tmp_path / name, real.pretraining, {"OPTIMIZER.weight_decay": decay}, rows=rows)
     result = compared(tmp_path)
     assert {budget.limit for budget in result.budgets if budget.axis == "images_seen"} == {1000}
     assert any("25% and 50% of the images" in note for note in result.notes)
@@ -180,8 +180,8 @@ def test_budgets_leave_out_what_was_evaluated_too_rarely_and_say_so(real, tmp_pa
 def test_curves_have_the_axes_that_a_run_tells_of(real, tmp_path):
     rows = [{"images_seen": 32 * step, "train/loss": 1 / step, "seconds": step / 4} for step in range(1, 5)]
     old = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-    made(tmp_path / "new", real.pretraining, {"SEED": 3}, {"flops_per_image": 7}, rows=rows)
-    made(tmp_path / "old", real.pretraining, {"HEAD.depth": 2}, {"flops_per_image": 5}, rows=old)
+    write_run(tmp_path / "new", real.pretraining, {"SEED": 3}, {"flops_per_image": 7}, rows=rows)
+    write_run(tmp_path / "old", real.pretraining, {"HEAD.depth": 2}, {"flops_per_image": 5}, rows=old)
     curves = {curve.entry: curve for curve in compared(tmp_path).curves}
     assert curves["new"].at == {
         "images_seen": (32, 64, 96, 128),
@@ -194,14 +194,14 @@ def test_curves_have_the_axes_that_a_run_tells_of(real, tmp_path):
 
 
 def test_curves_of_accuracies_are_in_percent(real, tmp_path):
-    made(tmp_path / "a", real.pretraining, rows=rows_of([10, 20], [0.25, 0.5]))
+    write_run(tmp_path / "a", real.pretraining, rows=rows_of([10, 20], [0.25, 0.5]))
     (curve,) = compared(tmp_path).curves
     assert curve.values == (25, 50)
 
 
 def test_long_curves_are_means_over_equal_spans(real, tmp_path):
     rows = [{"images_seen": step, "train/loss": math.sin(step)} for step in range(1, 7 * MOST + 1)]
-    made(tmp_path / "a", real.pretraining, rows=rows)
+    write_run(tmp_path / "a", real.pretraining, rows=rows)
     (curve,) = compared(tmp_path).curves
     assert len(curve.values) == MOST
     assert curve.at["images_seen"] == tuple(range(7, 7 * MOST + 1, 7))

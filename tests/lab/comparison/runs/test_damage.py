@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from run_folders import Real, made, read_json, real_runs
+from run_folders import Real, read_json, real_runs, write_run
 
 from mim.lab.comparison import compare
 from mim.lab.comparison.runs.run import read_run
@@ -94,7 +94,10 @@ def broken_plugin(tmp_path, monkeypatch):
 def test_damaged_run_is_named_with_the_reason_and_the_rest_is_compared(
     real, tmp_path, monkeypatch, broken_plugin, damage, reason
 ):
-    good, bad = made(tmp_path / "good", real.pretraining), made(tmp_path / "bad", real.pretraining, {"SEED": 1})
+    good, bad = (
+        write_run(tmp_path / "good", real.pretraining),
+        write_run(tmp_path / "bad", real.pretraining, {"SEED": 1}),
+    )
     damage(bad)
     monkeypatch.chdir(tmp_path)
     result = compare([good, Path("bad")], reconstructions=False)
@@ -108,7 +111,10 @@ def test_damaged_run_is_named_with_the_reason_and_the_rest_is_compared(
 def test_partly_damaged_run_is_compared_without_what_is_damaged_which_is_named(
     real, tmp_path, monkeypatch, damage, remark
 ):
-    good, bad = made(tmp_path / "good", real.pretraining), made(tmp_path / "bad", real.pretraining, {"HEAD.depth": 2})
+    good, bad = (
+        write_run(tmp_path / "good", real.pretraining),
+        write_run(tmp_path / "bad", real.pretraining, {"HEAD.depth": 2}),
+    )
     damage(bad)
     monkeypatch.chdir(tmp_path)
     result = compare([good, bad], reconstructions=False)
@@ -120,13 +126,13 @@ def test_partly_damaged_run_is_compared_without_what_is_damaged_which_is_named(
 
 def test_metric_that_is_not_finite_is_in_no_mean(real, tmp_path):
     for seed, value in ((0, 0.4), (1, float("nan")), (2, 0.6)):
-        made(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, {"knn/top1": value})
+        write_run(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed}, {"knn/top1": value})
     metric = compare([tmp_path], reconstructions=False).entries[0].metrics["knn/top1"]
     assert (metric.mean, metric.runs) == (50, 2)
 
 
 def test_metrics_keep_the_lines_before_and_after_a_damaged_one(real, tmp_path):
-    run = made(tmp_path / "run", real.pretraining)
+    run = write_run(tmp_path / "run", real.pretraining)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:9], *lines[2:]]))
     rows = read_run(run)[0].rows
@@ -134,9 +140,9 @@ def test_metrics_keep_the_lines_before_and_after_a_damaged_one(real, tmp_path):
 
 
 def test_unfinished_probe_of_a_compared_run_is_named(real, tmp_path, monkeypatch):
-    run = made(tmp_path / "run", real.pretraining)
-    probe = made(tmp_path / "probe", real.probe, start=run)
-    other = made(tmp_path / "other", real.probe)
+    run = write_run(tmp_path / "run", real.pretraining)
+    probe = write_run(tmp_path / "probe", real.probe, start=run)
+    other = write_run(tmp_path / "other", real.probe)
     for folder in (probe, other):
         (folder / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
@@ -145,9 +151,9 @@ def test_unfinished_probe_of_a_compared_run_is_named(real, tmp_path, monkeypatch
 
 
 def test_what_came_from_a_run_that_is_left_out_is_left_out_by_name(real, tmp_path, monkeypatch):
-    good = made(tmp_path / "good", real.pretraining)
-    bad = made(tmp_path / "bad", real.pretraining, {"SEED": 1})
-    probe = made(tmp_path / "probe", real.probe, start=bad)
+    good = write_run(tmp_path / "good", real.pretraining)
+    bad = write_run(tmp_path / "bad", real.pretraining, {"SEED": 1})
+    probe = write_run(tmp_path / "probe", real.probe, start=bad)
     (bad / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
     for given in ([good, bad, probe], [good, bad]):
@@ -157,15 +163,15 @@ def test_what_came_from_a_run_that_is_left_out_is_left_out_by_name(real, tmp_pat
 
 
 def test_probe_without_accuracy_is_named(real, tmp_path):
-    run = made(tmp_path / "run", real.pretraining)
-    _set(made(tmp_path / "probe", real.probe, start=run), "val/top1", None, drop=True)
+    run = write_run(tmp_path / "run", real.pretraining)
+    _set(write_run(tmp_path / "probe", real.probe, start=run), "val/top1", None, drop=True)
     result = compare([run], reconstructions=False)
     assert "lacks val/top1" in result.left_out[0][1]
     assert {column.title for column in result.columns if column.section == "accuracy"} == {"kNN", "kNN, random weights"}
 
 
 def test_nothing_left_is_an_error_with_every_reason(real, tmp_path):
-    bad = made(tmp_path / "bad", real.pretraining)
+    bad = write_run(tmp_path / "bad", real.pretraining)
     (bad / "summary.json").unlink()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no run that can be compared") as error:
@@ -182,11 +188,11 @@ def test_path_that_is_no_folder_is_an_error(real, tmp_path, kind):
     if kind == "file":
         path.write_text("")
     with pytest.raises(ValueError, match="name a run folder"):
-        compare([made(tmp_path / "good", real.pretraining), path])
+        compare([write_run(tmp_path / "good", real.pretraining), path])
 
 
 def test_run_of_before_ids_origins_and_seconds_is_compared(real, tmp_path):
-    old = made(tmp_path / "old", real.pretraining)
+    old = write_run(tmp_path / "old", real.pretraining)
     environment = read_json(old / "environment.json")
     (old / "environment.json").write_text(
         json.dumps({k: v for k, v in environment.items() if k not in ("run", "from")})

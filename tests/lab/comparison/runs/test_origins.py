@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import Real, change_environment, compared, made, real_runs, titles, values_of
+from run_folders import Real, change_environment, compared, real_runs, titles, values_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +22,16 @@ def test_transfers_are_found_by_id_after_every_folder_was_moved_and_renamed(real
 
 
 def test_transfers_of_an_id_that_is_not_compared_are_not_taken_whatever_their_path_says(real, tmp_path):
-    run = made(tmp_path / "run", real.pretraining)
-    probe = made(tmp_path / "probe", real.probe, start=run)
+    run = write_run(tmp_path / "run", real.pretraining)
+    probe = write_run(tmp_path / "probe", real.probe, start=run)
     change_environment(probe, **{"from": {"checkpoint": str(run), "run": "another"}})
     assert titles(compared(run)) == set()
 
 
 @pytest.mark.parametrize("checkpoint", ["{run}", "{run}/checkpoints/step-44.pt", "{run}/checkpoints/best.pt"])
 def test_transfers_of_runs_without_ids_are_found_by_path(real, tmp_path, checkpoint):
-    run = made(tmp_path / "run", real.pretraining)
-    probe = made(tmp_path / "probe", real.probe, {"INIT.checkpoint": checkpoint.format(run=run)})
+    run = write_run(tmp_path / "run", real.pretraining)
+    probe = write_run(tmp_path / "probe", real.probe, {"INIT.checkpoint": checkpoint.format(run=run)})
     for folder in (run, probe):
         change_environment(folder, run=None, **{"from": None})
     assert titles(compared(run)) == {"linear probe"}
@@ -39,9 +39,9 @@ def test_transfers_of_runs_without_ids_are_found_by_path(real, tmp_path, checkpo
 
 def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real, tmp_path, monkeypatch):
     for study, score in (("one", 0.25), ("two", 0.75)):
-        run = made(tmp_path / study / "pretraining" / "mae-seed0", real.pretraining)
+        run = write_run(tmp_path / study / "pretraining" / "mae-seed0", real.pretraining)
         start = f"runs/{study}/pretraining/mae-seed0/checkpoints/step-44.pt"
-        probe = made(
+        probe = write_run(
             tmp_path / study / "probes" / "mae-seed0", real.probe, {"INIT.checkpoint": start}, {"val/top1": score}
         )
         for folder in (run, probe):
@@ -53,9 +53,9 @@ def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real,
 
 
 def test_transfers_that_name_another_existing_folder_are_not_taken(real, tmp_path):
-    other = made(tmp_path / "a" / "run", real.pretraining)
-    run = made(tmp_path / "b" / "run", real.pretraining, {"SEED": 1})
-    probe = made(tmp_path / "b" / "probe", real.probe, start=other)
+    other = write_run(tmp_path / "a" / "run", real.pretraining)
+    run = write_run(tmp_path / "b" / "run", real.pretraining, {"SEED": 1})
+    probe = write_run(tmp_path / "b" / "probe", real.probe, start=other)
     for folder in (other, run, probe):
         change_environment(folder, run=None, **{"from": None})
     assert titles(compared(run)) == set()
@@ -67,16 +67,16 @@ def test_transfers_are_not_searched_for_where_that_is_off(real):
 
 
 def test_transfers_beside_are_taken_from_few_levels_and_not_from_checkpoints(real, tmp_path):
-    run = made(tmp_path / "run", real.pretraining)
+    run = write_run(tmp_path / "run", real.pretraining)
     near, far = tmp_path / "1" / "2" / "3" / "probe", tmp_path / "1" / "2" / "3" / "4" / "5" / "probe"
-    made(near, real.probe, metrics={"val/top1": 0.25}, start=run)
-    made(far, real.probe, {"LABELS.per_class": 5}, start=run)
-    made(tmp_path / "1" / "checkpoints" / "probe", real.probe, {"LABELS.per_class": 4}, start=run)
+    write_run(near, real.probe, metrics={"val/top1": 0.25}, start=run)
+    write_run(far, real.probe, {"LABELS.per_class": 5}, start=run)
+    write_run(tmp_path / "1" / "checkpoints" / "probe", real.probe, {"LABELS.per_class": 4}, start=run)
     assert values_of(compared(run), "linear probe") == {"run": (25,)}
 
 
 def test_run_given_twice_counts_once(real, tmp_path, monkeypatch):
-    run = made(tmp_path / "run", real.pretraining)
+    run = write_run(tmp_path / "run", real.pretraining)
     monkeypatch.chdir(tmp_path)
     result = compared(run, Path("run"), tmp_path, run)
     assert [entry.folders for entry in result.entries] == [("run",)]
@@ -84,10 +84,10 @@ def test_run_given_twice_counts_once(real, tmp_path, monkeypatch):
 
 
 def test_copy_of_a_run_is_left_out_by_name(real, tmp_path, monkeypatch):
-    made(tmp_path / "run", real.pretraining)
+    write_run(tmp_path / "run", real.pretraining)
     shutil.copytree(tmp_path / "run", tmp_path / "run copy")
     monkeypatch.chdir(tmp_path)
-    made(tmp_path / "probe", real.probe, start=tmp_path / "run copy")
+    write_run(tmp_path / "probe", real.probe, start=tmp_path / "run copy")
     result = compared(tmp_path / "run", tmp_path / "run copy")
     assert [entry.name for entry in result.entries] == ["run"]
     assert titles(result) == {"linear probe"}
@@ -95,8 +95,8 @@ def test_copy_of_a_run_is_left_out_by_name(real, tmp_path, monkeypatch):
 
 
 def test_copies_beside_are_passed_over(real, tmp_path):
-    run = made(tmp_path / "run", real.pretraining)
-    made(tmp_path / "probe", real.probe, start=run)
+    run = write_run(tmp_path / "run", real.pretraining)
+    write_run(tmp_path / "probe", real.probe, start=run)
     shutil.copytree(tmp_path / "probe", tmp_path / "backup" / "probe")
     result = compared(run, tmp_path / "probe")
     assert result.left_out == ()
