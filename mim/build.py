@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mim import config
 from mim.config import Config, Overrides
+from mim.config.load import named
 from mim.config.recipes import find_file
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.augment import BatchAugment, RandomCropFlipColour
@@ -21,11 +22,9 @@ from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
 from mim.engine import checkpoint
 from mim.engine.plan import EngineSettings
 from mim.engine.schedule import ScheduledRun
-from mim.errors import ConfigError
 from mim.evaluation.reading import Reader
 from mim.interop.files import is_pretrained_folder
 from mim.interop.initialise import initialise_encoder
-from mim.io.formatting import printable
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -54,7 +53,7 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     try:
         check(cfg)
     except ValueError as error:
-        raise ConfigError(f"{printable(str(path))}: {error}") from error
+        raise named(error, path, lambda: check(config.parse_config(path.read_text()))) from error
     return cfg
 
 

@@ -25,10 +25,13 @@ class _Entry(NamedTuple):
     keys: dict[str, Key]
 
 
+TOP = _Entry("", "The top of a config", "", schema.TOP)
+
+
 def document() -> str:
     """All keys of the shipped parts: the content of docs/keys.md."""
-    entries = (_written(entry) for section in schema.ORDER for entry in _entries(section, shipped=True))
-    return "\n\n".join([TITLE, HEAD, _top(), *entries])
+    entries = (entry for section in schema.ORDER for entry in _entries(section, shipped=True))
+    return "\n\n".join([TITLE, HEAD, *map(_written, [TOP, *entries])])
 
 
 def keys_text(topic: str | None = None) -> str:
@@ -38,10 +41,11 @@ def keys_text(topic: str | None = None) -> str:
     """
     problems = plugins.import_installed()
     if topic is None:
-        return "\n\n".join([HEAD, _top(), *(_written(entry) for each in schema.ORDER for entry in _entries(each))])
+        all_entries = (entry for each in schema.ORDER for entry in _entries(each))
+        return "\n\n".join([HEAD, *map(_written, [TOP, *all_entries])])
     section, _, name = topic.partition(".")
     if section in schema.TOP and not name:
-        return _top()
+        return _written(TOP)
     if section not in schema.ORDER:
         raise ConfigError(f"keys of {printable(topic)}: there is no such section. {one_of(section, schema.ORDER)}")
     entries = list(_entries(section))
@@ -52,18 +56,13 @@ def keys_text(topic: str | None = None) -> str:
         entries = [each._replace(purpose="", keys={name: each.keys[name]}) for each in entries if name in each.keys]
     if not entries:
         names = parts.union(*(entry.keys for entry in _entries(section)))
-        what = "part and no such key" if parts else "key"
-        raise ConfigError(f"keys of {printable(topic)}: there is no such {what}. {one_of(name, names)}{problems}")
+        raise ConfigError(f"keys of {printable(topic)}: no such part or key. {one_of(name, names)}{problems}")
     return "\n\n".join(map(_written, entries))
 
 
 def owners(section: str, key: str) -> list[str]:
     """What has a key of a section: `HEAD.name cross_attention`, or `EVALUATE with TASK pretrain`."""
-    return [
-        f"{section}.name {entry.part}" if entry.part else entry.title
-        for entry in _entries(section)
-        if key in entry.keys
-    ]
+    return [f"{section}.name {part}" if part else title for part, title, _, keys in _entries(section) if key in keys]
 
 
 def _entries(section: str, shipped: bool = False) -> Iterator[_Entry]:
@@ -85,8 +84,7 @@ def _settings(section: str) -> Iterator[tuple[str, type]]:
         if section in schema.SETTINGS[task]:
             tasks.setdefault(schema.SETTINGS[task][section], []).append(task)
     for cls, names in tasks.items():
-        common = len(names) == len(schema.TASKS)
-        yield (section if common else f"{section} with TASK {' or '.join(names)}"), cls
+        yield (section if len(names) == len(schema.TASKS) else f"{section} with TASK {' or '.join(names)}"), cls
 
 
 def _document(section: str, part: str) -> str | None:
@@ -103,24 +101,20 @@ def _purpose(docstring: str | None) -> str:
     return re.sub(r"(?<=\S)\n(?=[^\n-])", " ", text)  # paragraphs are folded, and lists stay
 
 
-def _top() -> str:
-    return _written(_Entry("", "The top of a config", "", schema.TOP))
-
-
 def _written(entry: _Entry) -> str:
     lines = [
-        f"- `{key}` ({annotations.allowed(kind.annotation)}; default {_value(kind.default)}): {kind.meaning}"
+        f"- `{key}` ({annotations.allowed(kind.annotation)}; default {as_written(kind.default)}): {kind.meaning}"
         for key, kind in entry.keys.items()
     ]
     return "\n\n".join(text for text in (f"## {entry.title}", entry.purpose, "\n".join(lines)) if text)
 
 
-def _value(value: Any) -> str:
+def as_written(value: Any) -> str:
     """A value as a config file holds it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(as_written, value))}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value) or "empty"
 
 

@@ -5,7 +5,7 @@ Every scalar is taken as text and parsed by its key's annotation, from the file 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,18 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
         cfg = _resolve(read_mapping(text), read_pairs(overrides), LOG.warning)
         _check_recipe(cfg.RECIPE)  # not where the config of a run is read, whose recipe may be gone
     except ValueError as error:
-        raise ConfigError(f"{printable(str(path))}: {error}") from error
+        raise named(error, path, lambda: _check_recipe(parse_config(text).RECIPE)) from error
     return cfg
+
+
+def named(error: ValueError, path: Path, read_file: Callable[[], object]) -> ConfigError:
+    """The error; with the path of the file in front where reading the file without overrides fails likewise."""
+    try:
+        read_file()
+    except ValueError as file_error:
+        if str(file_error) == str(error):
+            return ConfigError(f"{printable(str(path))}: {error}")
+    return ConfigError(str(error))
 
 
 def parse_config(text: str, overrides: Overrides = ()) -> Config:
@@ -86,11 +96,6 @@ def read_pairs(overrides: Overrides) -> dict[str, Any]:
     return pairs
 
 
-def import_plugins(path: str | Path, overrides: Overrides) -> None:
-    """Imports the modules that PLUGINS names in a file or in overrides. path: empty for no file."""
-    _import_plugins(read_mapping(_text_of(find_file(path))) if path else {}, read_pairs(overrides))
-
-
 def differing(cfg: Config, other: Config) -> list[str]:
     """Keys in which two configs differ, each with both values."""
     ours, theirs = cfg.flat(), other.flat()
@@ -105,7 +110,8 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
     raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
     task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
     _check_sections(raw, pairs, task)
-    _import_plugins(raw, pairs)
+    for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
+        plugins.import_named(module)
     values = {key: _value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
     for section in schema.sections(task):
         values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
@@ -113,11 +119,6 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> Config:
     if values["SEED"] < 0:
         raise ConfigError(f"SEED is {values['SEED']}: it must be at least 0")
     return Config.of(values)
-
-
-def _import_plugins(raw: Raw, pairs: dict[str, Any]) -> None:
-    for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
-        plugins.import_named(module)
 
 
 def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> dict[str, Any]:
@@ -136,8 +137,7 @@ def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: mig
             from mim.config.keys import owners  # only here, as this module also runs by `python -m`
 
             of, topic = (f" of {name}", f"{section}.{name}") if name else ("", section)
-            others = ", ".join(owners(section, key))
-            hint = f"it is a key of {others}. " if others else ""
+            hint = f"it is a key of {', '.join(others)}. " if (others := owners(section, key)) else ""
             raise ConfigError(
                 f"unknown key {printable(f'{section}.{key}')}{of}: {hint}{one_of(key, allowed)}. "
                 f"`python -m mim train --keys {topic}` explains them"

@@ -34,7 +34,7 @@ def refuse(tmp_path: Path) -> Refuse:
         path = write_recipe(tmp_path, with_sections(RECIPES[task], **sections))
         with pytest.raises(ConfigError) as caught:
             load_config(path, overrides)
-        assert str(path) in str(caught.value)
+        assert overrides or str(path) in str(caught.value)
         return str(caught.value)
 
     return refused
@@ -853,3 +853,16 @@ def test_config_loads_plugins_of_installed_packages_only_for_a_part_that_is_unkn
     sys.modules.pop(plugin, None)
     cfg = load_config(recipe, {"MASKER.name": "left_half_of_mim_test_plugin", "MASKER.share": "0.5"})
     assert cfg.MASKER.share == 0.5
+
+
+def test_mistake_names_the_file_only_where_the_file_has_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("TRAIN: {epochs: 3}\n")
+    for overrides in (["TRAIN.epochs", "many"], ["TRAIN.epoch", "3"], ["MASKER.cell", "5"], ["MASKER.cell"]):
+        with pytest.raises(ConfigError) as caught:
+            load_config(file, overrides)
+        assert "mine.yaml" not in str(caught.value)
+    for text in ("TRAIN: {epochs: many}\n", "TRAIN: {epoch: 3}\n", "MASKER: {cell: 5}\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=rf"^{file}: "):
+            load_config(file, ["SEED", "3"])

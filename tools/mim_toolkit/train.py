@@ -37,11 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(args: argparse.Namespace) -> None:
     if args.keys is not None:
+        from mim.config import load_config
         from mim.config.keys import keys_text
-        from mim.config.load import import_plugins
 
-        import_plugins(args.config or "", args.overrides)
-        print(keys_text(args.keys or None))
+        mistake = ""
+        if args.config:
+            try:
+                load_config(args.config, args.overrides)  # it imports the modules of PLUGINS
+            except ValueError as error:  # perhaps the reason why the user asks for the keys
+                mistake = f"\n{error}"
+        try:
+            print(keys_text(args.keys or None))
+        except ValueError as error:
+            raise ValueError(f"{error}{mistake}") from error
         return
     cli.check_config(args.config, args.overrides)
     output = args.output or Path("runs") / Path(args.config).stem
