@@ -17,12 +17,13 @@ _ENDINGS: tuple[type[BaseException], ...] = (SystemExit, *EXPECTED)
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # how idle threads of OpenMP wait; measured by benchmarks/omp_wait.py
 WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the user has chosen
 EXIT_CODES = """exit codes:
-  0   done
-  2   something to mend: a key, a value, a file, a flag
-  3   the command cannot go on: images out of reach, a full disk, a loss of NaN
-  4   another rank was lost
-  75  ended by SIGTERM, SIGUSR1 or Ctrl-C; the same command continues the run
-  130 ended by Ctrl-C"""
+  0    done
+  2    a mistake that you can correct: in a key, a value, a file or a flag
+  3    the command cannot go on: unreadable images, a full disk, a NaN loss
+  4    another process (rank) of the run ended or does not answer
+  75   ended by SIGTERM, SIGUSR1 or Ctrl-C and saved; the same command continues
+  130  Ctrl-C before training began, or a second Ctrl-C: nothing was saved
+  141  the program that reads the output ended, such as `head`"""
 
 
 class _HelpFormatter(argparse.HelpFormatter):

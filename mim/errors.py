@@ -8,12 +8,12 @@ class ExitCode(IntEnum):
 
     DONE = 0
     PARTLY = 1  # some runs of a study failed; an image of a packed set is damaged
-    TO_MEND = 2  # something that the user can mend: ValueError
+    TO_MEND = 2  # a mistake that the user can correct: ValueError
     STOPPED = 3  # the command could not go on: RunStopped, DataLost, OSError
     RANK_LOST = 4  # another rank was lost: RanksLost
-    INTERRUPTED = 75  # RunInterrupted; EX_TEMPFAIL of sysexits.h: try again later
-    CTRL_C = 130  # as a shell reports SIGINT
-    BROKEN_PIPE = 141  # as a shell reports SIGPIPE
+    INTERRUPTED = 75  # a run saved a checkpoint and ended on request: RunInterrupted (sysexits.h: try again later)
+    CTRL_C = 130  # ended by Ctrl-C, nothing was saved (128 + SIGINT)
+    BROKEN_PIPE = 141  # the reader of the output ended (128 + SIGPIPE)
 
 
 class ConfigError(ValueError):

@@ -52,15 +52,16 @@ class LoadedCheckpoint:
 
 
 def knn(
-    run: Path, overrides: Overrides, pool: Pool, k: int, temperature: float, labels: LabelSettings
+    run: Path, overrides: Overrides, pool: Pool, k: int | None, temperature: float, labels: LabelSettings
 ) -> dict[str, Any]:
     """Top-1 of the k nearest training images by cosine similarity on the held-out ones; see knn_accuracy.
 
-    Raises ValueError where k or the temperature is out of range.
+    k: None means EVALUATE.knn of the run, or 20 where it has none. Raises ValueError where one is out of range.
     """
-    if k < 1 or temperature <= 0:
+    if (k is not None and k < 1) or temperature <= 0:
         raise ValueError(f"--k is {k} and --temperature {temperature:g}: at least 1 neighbour, and above 0")
     with _loaded(run, overrides) as loaded:
+        k = k or getattr(loaded.cfg.EVALUATE, "knn", 0) or 20
         bank, queries = _both(loaded, pool, labels)
         top1 = knn_accuracy(
             *(bank.features_ND, bank.labels_N, queries.features_ND, queries.labels_N), k=k, temperature=temperature

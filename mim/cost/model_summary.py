@@ -64,7 +64,9 @@ class ModelSummary:
         shapes: list[str] = []
         for boundary in self.boundaries:
             if boundary.what == "prefix tokens":
-                shapes[-1] += f" and {boundary.shape[0]} in front"
+                shapes[-1] += (
+                    f" and {boundary.shape[0]} prefix tokens" if boundary.shape[0] > 1 else " and a class token"
+                )
             elif boundary.what == "target":
                 shapes[-1] = f"prediction and target {boundary.size}"
             elif boundary.shape:
@@ -121,7 +123,7 @@ def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, outcomes
     if isinstance(model, MaskedImageModel):
         rows.append(("prediction", model.head.name, outcomes[1].map_BCHW, "channels x high x wide"))
         rows.append(("target", model.target.name, model.target(img_BCHW), "channels x high x wide"))
-        last = Boundary("loss", model.loss.name, (), "a number")
+        last = Boundary("loss", model.loss.name, (), "mean over the batch")
     else:
         rows.append(("features", f"{model.pool} pooling", outcomes[1], "width"))
         layers, _, classes = outcomes[2].shape

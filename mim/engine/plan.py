@@ -78,6 +78,8 @@ class Plan:
         """Batch, steps and learning rate, each with its formula."""
         optimizer, schedule = settings.optimizer, self.schedule(settings)
         decay = optimizer.layer_decay
+        epochs = schedule.warmup_epochs
+        warmup = f", {epochs:g} epoch{'s' * (epochs != 1)} of warmup" if epochs else ""
         layers = f", x {decay:g} for each encoder layer below the top" if decay < 1 else ""
         return {
             "batch": f"{self.batch:,} = {self.micro_batch} a device x {self.world_size} "
@@ -85,5 +87,5 @@ class Plan:
             "steps": f"{self.steps:,} = {self.steps_per_epoch:,} an epoch x {self.epochs}; "
             f"{self.images_seen:,} images seen in all",
             "learning rate": f"{schedule.peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
-            f"{schedule.name}, {schedule.warmup_epochs:g} epochs of warmup{layers}",
+            f"{schedule.name}{warmup}{layers}",
         }

@@ -276,6 +276,12 @@ class Trainer:
             "peak_memory_bytes": peak_memory(self.world.device),
             **self.task.metrics(),
         }
+        loss, baseline = self.results.get(keys.VAL_LOSS, 0.0), self.results.get(keys.VAL_BASELINE, torch.inf)
+        if loss > baseline:
+            text = (
+                "val/loss %.4f is above val/baseline %.4f: the model predicts worse than the mean of the images. Try "
+            )
+            LOG.warning(text + "more TRAIN.epochs, or another OPTIMIZER.base_lr", loss, baseline)
         if self.world.main:
             write_json(self.folder.summary, summary)
         LOG.info("finished after %.0f s: %s", self._elapsed, self.folder.summary)

@@ -109,8 +109,8 @@ class Pretrain:
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
             f"({masker.ratio:.1%} hidden), AvgDist {distance:.1f} px",
             "encoder": f"{model.encoder.name}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
-            f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} parameters",
-            "head": f"{model.head.name}; {_words(_parameters(model.head))} parameters",
+            f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
+            "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
             "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
             f"{image.channels} x {image.height} x {image.width}",
@@ -119,7 +119,10 @@ class Pretrain:
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
         elif self.settings.knn and not self._labelled:
-            lines["evaluation"] = "held-out loss; no kNN, because images have no labels"
+            text = "held-out loss; no kNN, because images have no labels: use class folders, or a list with a label "
+            lines["evaluation"] = text + "after each path, or turn it off with EVALUATE.knn 0"
+        elif self.settings.knn:
+            lines["evaluation"] = f"held-out loss; kNN accuracy with k = {self.settings.knn}"
         return lines
 
     def metrics(self) -> dict[str, float]:

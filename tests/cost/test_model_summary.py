@@ -149,9 +149,9 @@ def test_summarise_model_of_a_model_with_weights_tells_shapes_and_changes_nothin
 def test_model_summary_describes_shapes_and_operations_in_a_line_each():
     lines = on_meta(lambda: assemble("random", "vit", "drop", "transformer")).describe()
     assert lines["shapes"] == (
-        "image 3 x 32 x 64 -> mask 4 x 8 cells -> tokens 16 x 16 and 1 in front -> prediction and target 3 x 32 x 64"
+        "image 3 x 32 x 64 -> mask 4 x 8 cells -> tokens 16 x 16 and a class token -> prediction and target 3 x 32 x 64"
     )
     assert lines["operations"].startswith("0.00")
     assert "(encoder 0.00" in lines["operations"]
     swin = on_meta(lambda: assemble("random", Swin, "replace", "pixel_shuffle")).describe()
-    assert "in front" not in swin["shapes"]
+    assert "class token" not in swin["shapes"]

@@ -67,9 +67,9 @@ def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, warm, images, p
     keys = FOLDER | {"DATA.path": images, "DATA.max_broken": 0.1, "TRAIN.epochs": 9}
     code, output = warm.run(processes, tmp_path / "run", keys)
     assert code == 3, output
-    assert "files cannot be read, more than the share DATA.max_broken 0.1 allows (6)" in output
-    assert output.count("error: ") == processes
-    assert output.count("files cannot be read, more than") == processes  # told once by each rank
+    errors = [line for line in output.splitlines() if "error: " in line]
+    assert len(errors) == processes  # one from each rank
+    assert all("DATA.max_broken 0.1" in line and "(6)" in line for line in errors)
     assert "stopped: RunStopped: " in (tmp_path / "run" / "log.txt").read_text()
     assert len(losses(tmp_path / "run")) < 8
 
@@ -89,11 +89,11 @@ def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, warm
         assert remedy in output
     saved = sorted((tmp_path / "run").glob("nonfinite-step-*.json"))
     assert len(saved) == processes
-    found = [json.loads(path.read_text()) for path in saved]
-    suspects = [name for rank in found for name in rank["files_with_non_finite_pixels"]]
+    reports = [json.loads(path.read_text()) for path in saved]
+    suspects = [name for rank in reports for name in rank["files_with_non_finite_pixels"]]
     assert [name.rpartition("/")[2] for name in suspects] == ["037.npy"]
-    assert sum(len(rank["files"]) for rank in found) == 16
-    assert {"step", "loss", "learning_rate", "gradient_norm", "loss_scale"} <= found[0].keys()
+    assert sum(len(rank["files"]) for rank in reports) == 16
+    assert {"step", "loss", "learning_rate", "gradient_norm", "loss_scale"} <= reports[0].keys()
     state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
 
@@ -108,67 +108,62 @@ def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whol
     assert re.search(r"the (loss|gradient norm) is not finite at step \d+", output)
     assert "037.npy" in output
     state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
-    held = [weight for name, weight in state["model"].items() if not name.startswith("norm.running")]
-    held += [value for kept in state["optimizer"]["state"].values() for value in kept.values()]
-    assert len(held) > 10
-    assert all(torch.isfinite(value).all() for value in held)
+    tensors = [weight for name, weight in state["model"].items() if not name.startswith("norm.running")]
+    tensors += [value for moments in state["optimizer"]["state"].values() for value in moments.values()]
+    assert len(tensors) > 10
+    assert all(torch.isfinite(value).all() for value in tensors)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "keys", "message"),
+    ("recipe", "keys", "names"),
     [
-        (
-            FINETUNE,
-            {"DATA.name": "folder", "DATA.path": "{flat}"},
-            r"TASK finetune needs labels, and the training images",
-        ),
-        (
-            PROBE,
-            {"DATA.name": "folder", "DATA.path": "{flat}"},
-            r"TASK linear_probe needs labels, and the training images",
-        ),
-        (FINETUNE, {"MASKER.ratio": 0.5}, r"MASKER is no section of TASK finetune"),
-        (PROBE, {"FREEZE.tune_blocks": 1}, r"FREEZE is no section of TASK linear_probe"),
-        (FINETUNE, {"ENCODER.hidden": "replace"}, r"ENCODER.hidden is replace: .* must be none"),
-        (FINETUNE, {"FREEZE.tune_blocks": 3}, r"FREEZE.tune_blocks is 3, and ENCODER.name vit has 2 blocks"),
-        (FINETUNE, {"AUGMENT.mixup": 0.8, "DATA.batch_size": 5}, r"DATA.batch_size is 5: .* must be even"),
-        (FINETUNE, {"LABELS.per_class": 1}, r"10 training images, fewer than the 16 of one step \(TRAIN.batch\)"),
-        (
-            PROBE,
-            {"TRAIN.clip": 1, "CLASSIFIER.rates": "[1,2]"},
-            r"TRAIN.clip is 1: it would couple the linear layers of CLASSIFIER.rates",
-        ),
-        (PROBE, {"INIT.checkpoint": "/nowhere/best.pt"}, r"INIT.checkpoint /nowhere/best.pt does not exist"),
+        (FINETUNE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK finetune", "labels")),
+        (PROBE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK linear_probe", "labels")),
+        (FINETUNE, {"MASKER.ratio": 0.5}, ("MASKER", "TASK finetune")),
+        (PROBE, {"FREEZE.tune_blocks": 1}, ("FREEZE", "TASK linear_probe")),
+        (FINETUNE, {"ENCODER.hidden": "replace"}, ("ENCODER.hidden is replace", "none")),
+        (FINETUNE, {"FREEZE.tune_blocks": 3}, ("FREEZE.tune_blocks is 3", "ENCODER.name vit", "2 blocks")),
+        (FINETUNE, {"AUGMENT.mixup": 0.8, "DATA.batch_size": 5}, ("DATA.batch_size is 5", "even")),
+        (FINETUNE, {"LABELS.per_class": 1}, ("10 training images", "16", "TRAIN.batch")),
+        (PROBE, {"TRAIN.clip": 1, "CLASSIFIER.rates": "[1,2]"}, ("TRAIN.clip is 1", "CLASSIFIER.rates")),
+        (PROBE, {"INIT.checkpoint": "/nowhere/best.pt"}, ("INIT.checkpoint /nowhere/best.pt", "not exist")),
     ],
 )
-def test_mistake_in_a_classifier_is_answered_in_one_line(tmp_path, images, recipe, keys, message):
+def test_mistake_in_a_classifier_is_answered_in_one_line(tmp_path, images, recipe, keys, names):
     keys = {key: str(value).format(flat=images) for key, value in keys.items()}
     code, output = call(tmp_path / "run", TINY_CLASSIFIER | keys, recipe)
     assert code == 2, output
-    assert re.search("error: .*" + message, output), output
+    _one_error_names(output, names)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "names"),
     [
-        ({"DATA.name": "folder", "DATA.path": "/nowhere/at/all"}, r"DATA.path /nowhere/at/all does not exist"),
-        ({"DATA.name": "folder", "DATA.path": "{empty}"}, r"DATA.path \S*empty holds no images"),
-        ({"ENCODER.depht": 3}, r"unknown key ENCODER.depht of vit: did you mean 'depth'\?"),
-        ({"TRAIN.epochs": "many"}, r"TRAIN.epochs is 'many': it must be an integer"),
-        ({"DATA.image_size": "[30,32]"}, r"MASKER.cell 4 does not divide the image height 30"),
-        ({"MASKER.ratio": 1}, r"MASKER.ratio is 1.0: it must lie between 0 and 1"),
-        ({"MASKER.ratio": 0}, r"MASKER.ratio is 0.0: it must lie between 0 and 1"),
-        ({"TRAIN.batch": 100}, r"TRAIN.batch 100 is not a multiple of DATA.batch_size 32 x 1 devices"),
-        ({"TRAIN.batch": 3200}, r"1437 training images, fewer than the 3200 of one step"),
-        ({"INIT.checkpoint": "{empty}/none.pt"}, r"INIT.checkpoint \S*none.pt does not exist"),
+        ({"DATA.name": "folder", "DATA.path": "/nowhere/at/all"}, ("DATA.path /nowhere/at/all", "not exist")),
+        ({"DATA.name": "folder", "DATA.path": "{empty}"}, ("DATA.path {empty}", "no images")),
+        ({"ENCODER.depht": 3}, ("ENCODER.depht", "vit", "'depth'")),
+        ({"TRAIN.epochs": "many"}, ("TRAIN.epochs is 'many'", "integer")),
+        ({"DATA.image_size": "[30,32]"}, ("MASKER.cell 4", "height 30")),
+        ({"MASKER.ratio": 1}, ("MASKER.ratio is 1.0", "between 0 and 1")),
+        ({"MASKER.ratio": 0}, ("MASKER.ratio is 0.0", "between 0 and 1")),
+        ({"TRAIN.batch": 100}, ("TRAIN.batch 100", "DATA.batch_size 32", "1 device")),
+        ({"TRAIN.batch": 3200}, ("1437 training images", "3200")),
+        ({"INIT.checkpoint": "{empty}/none.pt"}, ("INIT.checkpoint {empty}/none.pt", "not exist")),
     ],
 )
-def test_mistake_is_answered_in_one_line(tmp_path, keys, message):
-    (tmp_path / "empty").mkdir()
-    keys = {key: str(value).format(empty=tmp_path / "empty") for key, value in keys.items()}
+def test_mistake_is_answered_in_one_line(tmp_path, keys, names):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    keys = {key: str(value).format(empty=empty) for key, value in keys.items()}
     code, output = call(tmp_path / "run", keys)
     assert code == 2, output
-    assert re.search("error: .*" + message, output), output
+    _one_error_names(output, [name.format(empty=empty) for name in names])
+
+
+def _one_error_names(output, names):
+    """The only error is one line, and it names the key, the value and what is allowed."""
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert [name for name in names if name not in line] == [], line
 
 
 def test_insisting_on_a_resume_needs_a_checkpoint(tmp_path):
@@ -179,7 +174,7 @@ def test_insisting_on_a_resume_needs_a_checkpoint(tmp_path):
 def test_mistake_shows_no_traceback_in_a_real_process(tmp_path):
     code, output = run(command(tmp_path, {"ENCODER.name": "swim"}))
     assert code == 2
-    assert re.search(r"^error: \S*mae_digits.yaml: ENCODER.name 'swim' is unknown: did you mean 'swin'\?", output)
+    assert re.search(r"^error: ENCODER.name 'swim' is unknown: did you mean 'swin'\?", output)
     assert "Traceback" not in output
 
 

@@ -75,6 +75,13 @@ def test_knn_equals_scikit_learn_on_the_written_features(runs, tmp_path):
     assert found["width"] == data["train_features"].shape[1] == 2 * 16
 
 
+def test_knn_takes_the_neighbours_of_the_run_unless_it_is_told(runs, tmp_path):
+    assert figures(tmp_path, "knn", runs / "pretrain", "EVALUATE.knn", 7)["k"] == 7
+    assert figures(tmp_path, "knn", runs / "pretrain", "EVALUATE.knn", 0)["k"] == 20
+    assert figures(tmp_path, "knn", runs / "finetune")["k"] == 20  # which has no such key
+    assert "1,437" in evaluate("knn", runs / "pretrain")[1]
+
+
 def test_logistic_equals_scikit_learn_on_the_written_features(runs, tmp_path):
     found = figures(tmp_path, "logistic", runs / "pretrain", "--c", 0.1)
     assert evaluate("features", runs / "pretrain", "--output", tmp_path / "f.npz")[0] == 0

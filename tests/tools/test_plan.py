@@ -131,3 +131,14 @@ def test_plan_tool_refuses_with_one_line(show, words, message):
 def test_plan_tool_names_what_a_measurement_needs(show):
     _, output, _ = show("--config", FINETUNE.parent / "mae_vit_base.yaml", "ENCODER.depth", "1", width=200)
     assert "--classes N --measure" in output
+
+
+def test_plan_tool_never_shows_a_size_as_zero_and_ends_with_memory_and_time(show):
+    order = {*SECTIONS, "Not known", "Warnings", "Recipe"}
+    code, output, _ = show("--config", RECIPE, *SHALLOW)
+    assert code == 0
+    rows = output[output.index("\nMemory ") :].splitlines()
+    assert not any(re.search(r"\s0\.0+(\s|$)", row) for row in rows)
+    assert [name for name in headings(output) if name in order][-2:] == ["Memory", "Time"]
+    _, output, _ = show("--config", MAE, *SHALLOW)  # whose images are not here
+    assert [name for name in headings(output) if name in order][-3:] == ["Not known", "Memory", "Time"]

@@ -179,7 +179,7 @@ def test_train_takes_12_channel_non_square_arrays_without_a_code_change(tmp_path
     found = summary(tmp_path / "run")
     assert epochs == 1 or found["val/loss"] < 0.9 * found["val/baseline"]
     assert "knn/top1" not in found
-    assert "no kNN, because images have no labels" in output
+    assert "no kNN, because images have no labels: use class folders" in output
     assert len(load_config(tmp_path / "run" / "config.yaml").DATA.mean) == 12
 
 
@@ -452,3 +452,13 @@ def test_finetune_of_too_different_a_checkpoint_is_refused_and_trains_nothing(tm
     for folder in ("shallow", "deep"):
         assert not (tmp_path / folder / "metrics.jsonl").exists()
         assert list((tmp_path / folder / "checkpoints").iterdir()) == []
+
+
+def test_train_warns_where_the_model_predicts_worse_than_the_mean(tmp_path):
+    code, output = call(tmp_path / "run", TINY | {"OPTIMIZER.base_lr": 1e-12})
+    assert code == 0, output
+    metrics = summary(tmp_path / "run")
+    warning = next(line for line in output.splitlines() if "is above val/baseline" in line)
+    assert f"val/loss {metrics['val/loss']:.4f}" in warning
+    assert f"val/baseline {metrics['val/baseline']:.4f}" in warning
+    assert "OPTIMIZER.base_lr" in warning

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
     )
     parser.add_argument(
-        "--k", type=int, default=20, metavar="N", help="knn: neighbours that vote; default: %(default)s"
+        "--k", type=int, metavar="N", help="knn: neighbours that vote; default: the run's EVALUATE.knn, or 20"
     )
     parser.add_argument(
         "--temperature", type=float, default=0.07, metavar="T", help="knn: of the vote; default: %(default)s"
@@ -84,6 +84,12 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
     return evaluate.logistic(args.run, args.overrides, args.pool, args.c, labels)
 
 
+def _text(name: str, value: object) -> str:
+    if isinstance(value, float) and "/" in name:
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _table(metrics: dict[str, Any]) -> "Table":
     """A row a metric, and a row for each class where there are some; paths are not in it."""
     from rich import box
@@ -97,5 +103,5 @@ def _table(metrics: dict[str, Any]) -> "Table":
             for label, share in value.items():
                 table.add_row(f"  {label}", f"{share:.4f}")
         elif name not in PATHS:
-            table.add_row(name, f"{value:.4f}" if isinstance(value, float) and "/" in name else str(value))
+            table.add_row(name, _text(name, value))
     return table

@@ -54,16 +54,16 @@ def _masks(args: argparse.Namespace) -> None:
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}: it must be at least 1")
     _warn_once()
-    combinations = _possible(args.config, _combinations(args))
+    combinations = _possible(_combinations(args))
 
     from mim.build import check
     from mim.lab.masks import MASKS, draw, held_out_images, sample
 
-    combinations = _possible(args.config, [_checked(each, check) for each in combinations])
+    combinations = _possible([_checked(each, check) for each in combinations])
     configs = [each.cfg for each in combinations if each.cfg is not None]
     images_NCHW = held_out_images(configs[0], args.samples) if args.over else None
     rows = [sample(cfg, args.samples) for cfg in configs]
-    print(f"{args.config}: {MASKS} sampled masks a row")
+    print(f"{args.config}: each row is the mean over {MASKS} sampled masks")
     _print_table(combinations, rows)
     draw(rows, output, Path(args.config).name, images_NCHW)
     print(f"Picture: {output}")
@@ -84,14 +84,13 @@ def _combinations(args: argparse.Namespace) -> list[Combination]:
     return [_combination(args.config, cell, ratio, pairs) for cell, ratio in product(cells or unset, ratios or unset)]
 
 
-def _possible(file: str, combinations: list[Combination]) -> list[Combination]:
+def _possible(combinations: list[Combination]) -> list[Combination]:
     """The combinations. Raises ValueError where none of them is possible."""
     problems = _problems(combinations)
     if all(each.problem for each in combinations):
         several = len(problems) > 1
         problem = "no combination is possible:\n  " + "\n  ".join(problems) if several else problems[0]
-        path = str(find_file(file))
-        raise ValueError(problem if path in problem else f"{path}: {problem}")
+        raise ValueError(problem)
     return combinations
 
 
@@ -135,7 +134,7 @@ def _combination(file: str, cell: str | None, ratio: str | None, pairs: list[str
         if cfg.TASK != "pretrain":
             raise ValueError(f"TASK is {cfg.TASK}, which hides nothing: name a config of TASK pretrain")
     except ValueError as error:
-        return Combination(cell, ratio, problem=str(error).removeprefix(f"{path}: "))
+        return Combination(cell, ratio, problem=str(error))
     return Combination(cell, ratio, cfg)
 
 

@@ -41,7 +41,7 @@ LONGEST = 55  # bytes in the path of the temporary folder: the path of a socket 
 SHORT = "/tmp"  # noqa: S108 - where that path is longer; what is made there is a folder of this user alone
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # a terminal sends them to all processes
 HINTS: dict[int, str] = {
-    signal.SIGKILL: "killed, perhaps for want of memory: lower DATA.workers or DATA.batch_size",
+    signal.SIGKILL: "killed, perhaps because the machine had too little memory: lower DATA.workers or DATA.batch_size",
     signal.SIGBUS: "too little shared memory (/dev/shm; docker run --shm-size), or a mapped file that became shorter",
     signal.SIGSEGV: "a fault in a decoder or another library",
 }

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from mim.build import image_spec
 from mim.config import Config, load_config
+from mim.config.keys import as_written
 from mim.config.recipes import recipe_file, recipe_names
 
 Group = Literal["in effect", "method", "training", "data and machine"]
@@ -45,7 +46,7 @@ def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:
     differences = [Difference("in effect", *values) for values in derived if values[1] != values[2]]
     ours, theirs = cfg.flat(), other.flat()
     differences += [
-        Difference(_group(key), key, _text(ours.get(key, ABSENT)), _text(theirs.get(key, ABSENT)))
+        Difference(_group(key), key, as_written(ours.get(key, ABSENT)), as_written(theirs.get(key, ABSENT)))
         for key in dict.fromkeys([*ours, *theirs])
         if key != "RECIPE" and ours.get(key) != theirs.get(key)
     ]
@@ -56,16 +57,6 @@ def _group(key: str) -> Group:
     if key.startswith(METHOD):
         return "method"
     return "training" if key.startswith(TRAINING) and key not in MACHINE else "data and machine"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_text, value))}]"
-    return str(value) or "(empty)"
 
 
 def _batch(cfg: Config, devices: int) -> int:
@@ -88,6 +79,6 @@ DERIVED: dict[str, Callable[[Config, int], str]] = {
     "learning rate at its peak": _rate,
     "batch of a step": lambda cfg, devices: f"{_batch(cfg, devices):,}",
     "epochs": lambda cfg, devices: f"{cfg.TRAIN.epochs:,}",
-    "share of them warmup": lambda cfg, devices: f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}",
+    "share of epochs in warmup": lambda cfg, devices: f"{cfg.SCHEDULE.warmup_epochs / cfg.TRAIN.epochs:.1%}",
     "hidden cells": _hidden,
 }

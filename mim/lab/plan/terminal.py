@@ -27,16 +27,21 @@ KINDS = {"cpu": "on a CPU", "gpu": "on a GPU"}
 
 def show(report: PlanReport, console: Console, measure: str) -> None:
     """Prints a plan. measure: the command that measures steps on this machine."""
-    print_heading(console, "The run", "as it will say at its start")
+    print_heading(console, "The run", "what its log will say at the start")
     width = max(map(len, report.lines)) + 2
     for name, text in report.lines.items():
         print_notes(console, [text], first=f"{name:<{width}}", indent=" " * width)
     print_heading(console, "Boundaries", "what one image becomes on its way")
     table = new_table("", "shape", "axes", "from", words=4)
     for boundary in report.boundaries:
-        table.add_row(boundary.what, boundary.size or "-", boundary.axes, Text(boundary.source))
+        table.add_row(boundary.what, boundary.size or "one number", boundary.axes, Text(boundary.source))
     console.print(table)
     _show_parts(report, console)
+    _show_recipe(report.recipe, console)
+    for title, lines in (("Not known", report.missing), ("Warnings", report.warnings)):
+        if lines:
+            print_heading(console, title)
+            print_notes(console, lines, "yellow")
     if report.memory:
         _show_memory(report, console)
     print_heading(console, "Time")
@@ -47,16 +52,11 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
         print_notes(console, _time_notes(report))
     if report.scaling is not None:
         show_scaling(report.scaling, console)
-    _show_recipe(report.recipe, console)
-    for title, lines in (("Not known", report.missing), ("Warnings", report.warnings)):
-        if lines:
-            print_heading(console, title)
-            print_notes(console, lines, "yellow")
 
 
 def _show_parts(report: PlanReport, console: Console) -> None:
     print_heading(console, "Parameters and operations", "of one image, in GFLOP; a multiply-add counts as two")
-    table = new_table("", "", "parameters", "trained", "forward", "and backward", words=2)
+    table = new_table("", "", "parameters\nin total", "of these\ntrained", "forward", "forward and\nbackward", words=2)
     rows = [(part.parameters, part.trained, part.forward, part.training) for part in report.parts]
     for part, row in zip(report.parts, rows, strict=True):
         table.add_row(part.part, Text(part.name), *map(_count, row[:2]), *map(_giga, row[2:]))
@@ -82,7 +82,7 @@ def _show_memory(report: PlanReport, console: Console) -> None:
     for field, name in MEMORY.items():
         sizes = [getattr(memory, field) for memory in memories]
         if any(sizes):
-            table.add_row(name, *(f"{each / size:.{digits}f}" for each in sizes))
+            table.add_row(name, *(_size(each / size, digits) for each in sizes))
     table.add_section()
     table.add_row("peak", *(f"{memory.total / size:.{digits}f}" for memory in memories), style="bold")
     console.print(table)
@@ -152,6 +152,11 @@ def _count(value: int | None) -> str:
 
 def _giga(operations: int | None) -> str:
     return "-" if operations is None else f"{operations / 1e9:,.3g}"
+
+
+def _size(value: float, digits: int) -> str:
+    """A size above zero is never shown as zero."""
+    return f"< {10**-digits:g}" if 0 < value < 10**-digits else f"{value:.{digits}f}"
 
 
 def _duration(seconds: float) -> str:

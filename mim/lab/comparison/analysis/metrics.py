@@ -40,7 +40,7 @@ def pretraining_metrics(groups: Sequence[Group], unlike_losses: str, unlike_mach
         Column(KNN_TOP1, "kNN", "%", "accuracy", "higher"),
         Column(AT_START, "kNN, random weights", "%", "accuracy", "neither"),
         _checked(Column(VAL_LOSS, "held-out loss", "", "loss", "lower"), unlike_losses),
-        Column(VAL_BASELINE, "loss of the mean", "", "loss", "neither", "predicted everywhere"),
+        Column(VAL_BASELINE, "loss of the mean", "", "loss", "neither", "val/loss of predicting the mean"),
         Column("parameters", "parameters", "", "cost", "neither", "encoder and head"),
         Column("flops_per_image", "operations an image", "FLOP", "cost", "lower", "forward and backward"),
         Column(TRAINING_FLOPS, "operations in all", "FLOP", "cost", "lower"),
