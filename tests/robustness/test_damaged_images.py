@@ -1,4 +1,4 @@
-"""500 damaged images among whole ones: none ends a run, a process or a packing, and each broken one is counted."""
+"""500 damaged images among intact ones: none ends a run, a process or a packing, and each broken one is counted."""
 
 import re
 from collections import Counter
@@ -21,14 +21,14 @@ from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-DAMAGED, WHOLE, BATCH = 500, 140, 32
+DAMAGED, INTACT, BATCH = 500, 140, 32
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damaged")
     write_damaged(folder, DAMAGED)
-    write_intact(folder, WHOLE)
+    write_intact(folder, INTACT)
     return folder
 
 
@@ -36,7 +36,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(images: Path) -> dict[Path, str]:
     """The files that are no image to what decodes them: Pillow and numpy, without any of this toolkit."""
     quiet_decoders()
-    found = {}
+    errors = {}
     for path in sorted(images.iterdir()):
         try:
             if path.suffix == ".npy":
@@ -48,12 +48,12 @@ def refused(images: Path) -> dict[Path, str]:
                     picture.load()
                     picture.convert("RGB")
         except Exception as error:  # a dozen unrelated types
-            found[path] = f"{type(error).__name__}: {error}"
-    return found
+            errors[path] = f"{type(error).__name__}: {error}"
+    return errors
 
 
 def test_damaged_whole_files_are_all_read(images: Path, refused: dict[Path, str]) -> None:
-    assert len(list(images.iterdir())) == DAMAGED + WHOLE
+    assert len(list(images.iterdir())) == DAMAGED + INTACT
     assert {path.suffix for path in images.iterdir()} == {suffix for suffix, _, _ in FORMATS.values()}
     assert not [path for path in refused if path.name.startswith("intact")]
     assert DAMAGED / 4 < len(refused) < 3 * DAMAGED / 4
@@ -92,7 +92,7 @@ def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
     assert not [line for line in noise if "cannot read" not in line], noise
     kinds = Counter(path.suffix for path in refused)
     tell(
-        f"{DAMAGED} damaged images among {WHOLE} whole ones, 1 epoch, 2 dataloader workers: {len(named)} refused "
+        f"{DAMAGED} damaged images among {INTACT} intact ones, 1 epoch, 2 dataloader workers: {len(named)} refused "
         f"and counted ({', '.join(f'{kind} {number}' for kind, number in sorted(kinds.items()))}), "
         f"{DAMAGED - len(refused)} still decode; {len({reason for _, reason in named})} different reasons"
     )
@@ -107,11 +107,11 @@ def test_damaged_files_are_left_out_of_a_packing(
     listed = tmp_path / "pictures.txt"  # arrays are not packed beside pictures
     listed.write_text("".join(f"{path}\n" for path in sorted(images.iterdir()) if path.suffix != ".npy"))
     source = Folder("train", DataSettings(path=str(listed)), val_share=0)
-    found = pack(
+    report = pack(
         {"train": source, "val": Folder("val", source.settings, val_share=0)}, tmp_path / "out", shapes, lambda n: None
     )
-    wanted = [str(path) for path in refused if path.suffix != ".npy"]
-    assert sorted(name for name, _ in found.broken) == sorted(wanted)
+    names = [str(path) for path in refused if path.suffix != ".npy"]
+    assert sorted(name for name, _ in report.broken) == sorted(names)
     packed = Packed("train", DataSettings(path=str(tmp_path / "out")), val_share=0)
-    assert len(packed) == len(source) - len(wanted)
+    assert len(packed) == len(source) - len(names)
     assert isinstance(packed.read(0), Image.Image | torch.Tensor)

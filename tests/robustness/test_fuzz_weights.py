@@ -51,17 +51,17 @@ class Kind:
 
     weights: Callable[[], dict[str, Tensor]]
     holder: str = "model"
-    beside: Callable[[], dict[str, Any]] = dict
+    extra: Callable[[], dict[str, Any]] = dict
     overrides: tuple[str, ...] = ()
     folder: str = ""
 
 
-def own(name: str) -> Kind:
+def toolkit_kind(name: str) -> Kind:
     """A checkpoint of this toolkit."""
     sample = converted.sample(name)
     config = sample.cfg.to_yaml()
     return Kind(
-        lambda: sample.state, beside=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config}
+        lambda: sample.state, extra=lambda: {"format": CHECKPOINT_FORMAT, "step": 3, "ema": {}, "config": config}
     )
 
 
@@ -70,16 +70,16 @@ SIZE = ("DATA.image_size", "[32, 32]")
 ARGUMENTS = {"input_size": 32, "mask_ratio": 0.75, "norm_pix_loss": True, "model": "x"}
 KINDS: dict[str, Callable[[], Kind]] = {
     "mae": lambda: Kind(
-        foreign.mae_pretrained, beside=lambda: {"args": argparse.Namespace(**ARGUMENTS)}, overrides=HEADS
+        foreign.mae_pretrained, extra=lambda: {"args": argparse.Namespace(**ARGUMENTS)}, overrides=HEADS
     ),
     "mae-tuned": lambda: Kind(foreign.mae_finetuned, overrides=HEADS),
     "mae-probed": lambda: Kind(foreign.mae_probed, overrides=HEADS),
     "simmim-swin": lambda: Kind(
-        lambda: foreign.simmim_pretrained(foreign.swin(), 8), beside=lambda: {"config": foreign.simmim_config()}
+        lambda: foreign.simmim_pretrained(foreign.swin(), 8), extra=lambda: {"config": foreign.simmim_config()}
     ),
     "simmim-swin2": lambda: Kind(
         lambda: foreign.simmim_pretrained(foreign.swin(version=2), 8),
-        beside=lambda: {"config": foreign.simmim_config(section="SWINV2")},
+        extra=lambda: {"config": foreign.simmim_config(section="SWINV2")},
     ),
     "simmim-vit": lambda: Kind(lambda: foreign.simmim_pretrained(foreign.simmim_vit(), 8), overrides=SIZE),
     "timm": lambda: Kind(lambda: foreign.random_weights(foreign.vit()), holder="state_dict", overrides=HEADS),
@@ -87,17 +87,17 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "timm-safetensors": lambda: Kind(lambda: foreign.random_weights(foreign.vit()), folder="file", overrides=HEADS),
     "transformers": lambda: folder_of("mae"),
     "transformers-swin": lambda: folder_of("swin"),
-    "mim": lambda: own("mae"),
-    "mim-swin": lambda: own("swin"),
-    "mim-beit": lambda: own("beit-mean"),
+    "mim": lambda: toolkit_kind("mae"),
+    "mim-swin": lambda: toolkit_kind("swin"),
+    "mim-beit": lambda: toolkit_kind("beit-mean"),
 }
 
 
 @cache
 def kind(name: str) -> Kind:
-    made = KINDS[name]()
-    weights = made.weights()
-    return replace(made, weights=lambda: weights)
+    template = KINDS[name]()
+    weights = template.weights()
+    return replace(template, weights=lambda: weights)
 
 
 def folder_of(name: str) -> Kind:
@@ -106,26 +106,26 @@ def folder_of(name: str) -> Kind:
 
     from safetensors.torch import load_file
 
-    with tempfile.TemporaryDirectory() as made:
-        source = converted.sample(name).write(Path(made) / "a.pt")
-        convert(source, Path(made) / "out", "transformers")
-        config = json.loads((Path(made) / "out" / "config.json").read_text())
-        weights = load_file(Path(made) / "out" / "model.safetensors")
-    return Kind(lambda: weights, beside=lambda: dict(config), folder="folder")
+    with tempfile.TemporaryDirectory() as folder:
+        source = converted.sample(name).write(Path(folder) / "a.pt")
+        convert(source, Path(folder) / "out", "transformers")
+        config = json.loads((Path(folder) / "out" / "config.json").read_text())
+        weights = load_file(Path(folder) / "out" / "model.safetensors")
+    return Kind(lambda: weights, extra=lambda: dict(config), folder="folder")
 
 
-def write(folder: Path, of: Kind, weights: Any, beside: dict[str, Any], holder: str) -> Path:
+def write(folder: Path, of: Kind, weights: Any, extra: dict[str, Any], holder: str) -> Path:
     """A file, or a folder, as this kind has them."""
     if not of.folder:
-        torch.save({holder: weights, **beside} if holder else weights, folder / "a.pth")
+        torch.save({holder: weights, **extra} if holder else weights, folder / "a.pth")
         return folder / "a.pth"
-    plain = {name: held.contiguous().clone() for name, held in weights.items() if isinstance(name, str)}
+    plain = {name: weight.contiguous().clone() for name, weight in weights.items() if isinstance(name, str)}
     if of.folder == "file":
         save_file(plain, folder / "a.safetensors")
         return folder / "a.safetensors"
     path = folder / "theirs"
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(beside))
+    (path / "config.json").write_text(json.dumps(extra))
     save_file(plain, path / "model.safetensors")
     return path
 
@@ -206,7 +206,7 @@ def seldom(draw: st.DrawFn, one_of: int) -> bool:
 
 
 @st.composite
-def changed(draw: st.DrawFn, held: Tensor) -> Any:
+def changed(draw: st.DrawFn, weight: Tensor) -> Any:
     """A weight of another shape, type, layout or value, or none."""
     change = draw(
         st.sampled_from(["shape", "shape", "dtype", "value", "expand", "transpose", "layout", "none", "views"])
@@ -214,24 +214,26 @@ def changed(draw: st.DrawFn, held: Tensor) -> Any:
     if change == "shape":
         return torch.ones(draw(SHAPES))
     if change == "dtype":
-        return held.to(draw(st.sampled_from(DTYPES)))
+        return weight.to(draw(st.sampled_from(DTYPES)))
     if change == "value":
         return (
-            torch.full_like(held, draw(st.sampled_from([0, 1, float("nan"), float("inf"), 1e30, -1])))
-            if (held.is_floating_point())
-            else held + 1
+            torch.full_like(weight, draw(st.sampled_from([0, 1, float("nan"), float("inf"), 1e30, -1])))
+            if (weight.is_floating_point())
+            else weight + 1
         )
     if change == "expand":
         return torch.zeros([]).expand(
-            draw(st.sampled_from([[10**6, 10**6], [1, 10**7, 24], [2] * 12, list(held.shape)]))
+            draw(st.sampled_from([[10**6, 10**6], [1, 10**7, 24], [2] * 12, list(weight.shape)]))
         )
     if change == "transpose":
-        return held.movedim(0, -1) if held.ndim else held
+        return weight.movedim(0, -1) if weight.ndim else weight
     if change == "views":
-        return torch.arange(held.numel() * 2).float()[::2].reshape(held.shape)
-    if change == "layout" and held.ndim > 1 and held.is_floating_point():
+        return torch.arange(weight.numel() * 2).float()[::2].reshape(weight.shape)
+    if change == "layout" and weight.ndim > 1 and weight.is_floating_point():
         return draw(
-            st.sampled_from([held.to_sparse(), held.to("meta"), torch.quantize_per_tensor(held, 0.1, 0, torch.qint8)])
+            st.sampled_from(
+                [weight.to_sparse(), weight.to("meta"), torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)]
+            )
         )
     return draw(st.sampled_from([None, 3, "text", [1.0], {"a": torch.ones(2)}, torch.tensor(1.0)]))
 
@@ -240,7 +242,7 @@ def changed(draw: st.DrawFn, held: Tensor) -> Any:
 class Case:
     kind: str
     weights: Any
-    beside: dict[Any, Any]
+    extra: dict[Any, Any]
     holder: str
     overrides: tuple[str, ...]
     action: str
@@ -248,40 +250,38 @@ class Case:
     def __repr__(self) -> str:
         """Without the numbers of weights that are as they were."""
         clean = kind(self.kind).weights()
-        held = self.weights if isinstance(self.weights, dict) else {"": self.weights}
-        other = {key: _words(value) for key, value in held.items() if value is not clean.get(key)}
-        lost = sorted(set(clean) - set(held))
-        return f"Case({self.kind}, {self.action}, {other}, lost {lost[:9]}, {self.holder!r}, {str(self.beside)[:300]})"
+        weights = self.weights if isinstance(self.weights, dict) else {"": self.weights}
+        other = {key: _words(value) for key, value in weights.items() if value is not clean.get(key)}
+        lost = sorted(set(clean) - set(weights))
+        return f"Case({self.kind}, {self.action}, {other}, lost {lost[:9]}, {self.holder!r}, {str(self.extra)[:300]})"
 
 
 @st.composite
 def cases_of(draw: st.DrawFn) -> Case:
     name = draw(st.sampled_from(sorted(KINDS)))
     of = kind(name)
-    weights, beside, holder = dict(of.weights()), of.beside(), of.holder
+    weights, extra, holder = dict(of.weights()), of.extra(), of.holder
     for _ in range(draw(st.integers(0, 3))):
-        what = draw(
-            st.sampled_from(["weight", "weight", "weight", "rename", "drop", "add", "swap", "beside", "holder"])
-        )
-        chosen = draw(st.sampled_from(sorted(weights, key=str))) if weights else ""
-        if what == "weight" and isinstance(weights.get(chosen), Tensor):
-            weights[chosen] = draw(changed(weights[chosen]))
+        what = draw(st.sampled_from(["weight", "weight", "weight", "rename", "drop", "add", "swap", "extra", "holder"]))
+        weight_name = draw(st.sampled_from(sorted(weights, key=str))) if weights else ""
+        if what == "weight" and isinstance(weights.get(weight_name), Tensor):
+            weights[weight_name] = draw(changed(weights[weight_name]))
         elif what == "rename" and weights:
-            weights[draw(ODD_NAMES)] = weights.pop(chosen)
+            weights[draw(ODD_NAMES)] = weights.pop(weight_name)
         elif what == "drop" and weights:
             if seldom(draw, 2):
-                weights.pop(chosen)
+                weights.pop(weight_name)
             else:  # all of a block, or of what is called alike
-                part = chosen.split(".")[-2:]
-                weights = {key: held for key, held in weights.items() if str(key).split(".")[-2:] != part}
+                part = weight_name.split(".")[-2:]
+                weights = {key: weight for key, weight in weights.items() if str(key).split(".")[-2:] != part}
         elif what == "add":
             key = draw(ODD_NAMES) if of.folder or not seldom(draw, 6) else draw(st.sampled_from([1, None, (1, 2), 2.5]))
             weights[key] = torch.ones(draw(SHAPES))
         elif what == "swap" and len(weights) > 1:
-            one, other = chosen, draw(st.sampled_from(sorted(weights, key=str)))
+            one, other = weight_name, draw(st.sampled_from(sorted(weights, key=str)))
             weights[one], weights[other] = weights[other], weights[one]
-        elif what == "beside":
-            draw(beside_changed(beside))
+        elif what == "extra":
+            draw(extra_changed(extra))
         elif what == "holder" and not of.folder:
             holder = draw(st.sampled_from(["", "model", "state_dict", "module", "model_ema", "net"]))
             weights = draw(st.sampled_from([weights, weights, torch.ones(3), [weights], {}, 3]))
@@ -290,25 +290,25 @@ def cases_of(draw: st.DrawFn) -> Case:
         of.overrides if not seldom(draw, 8) else draw(st.sampled_from([(), SIZE, HEADS, ("ENCODER.patch", "4")]))
     )
     if of.folder:
-        weights = {str(key): held for key, held in weights.items() if _storable(held)}
+        weights = {str(key): weight for key, weight in weights.items() if _storable(weight)}
     action = draw(st.sampled_from([*["initialise"] * 12, "load", "mim", "timm", "mae", "simmim", "transformers"]))
-    return Case(name, weights, beside, holder, overrides, action)
+    return Case(name, weights, extra, holder, overrides, action)
 
 
-def _storable(held: Any) -> bool:
+def _storable(value: Any) -> bool:
     """Whether a safetensors file can hold it."""
-    plain = isinstance(held, Tensor) and held.layout == torch.strided and not held.is_quantized
-    return plain and held.device.type == "cpu" and held.numel() < 10**6
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return plain and value.device.type == "cpu" and value.numel() < 10**6
 
 
 @st.composite
-def beside_changed(draw: st.DrawFn, beside: dict[Any, Any]) -> None:
+def extra_changed(draw: st.DrawFn, extra: dict[Any, Any]) -> None:
     """What stands beside the weights, or in config.json."""
     if seldom(draw, 3):
-        beside["mim_config"] = draw(st.one_of(RECORDS, VALUES))
+        extra["mim_config"] = draw(st.one_of(RECORDS, VALUES))
         return
     keys = [
-        *beside,
+        *extra,
         "args",
         "config",
         "ema",
@@ -320,17 +320,17 @@ def beside_changed(draw: st.DrawFn, beside: dict[Any, Any]) -> None:
         "layer_norm_eps",
     ]
     key = draw(st.sampled_from(sorted(keys)))
-    held = beside.get(key)
-    if isinstance(held, argparse.Namespace):
-        beside[key] = argparse.Namespace(**{**vars(held), draw(st.sampled_from(sorted(vars(held)))): draw(VALUES)})
-    elif isinstance(held, dict) and isinstance(held.get("DATA"), dict):
-        beside[key] = {**held, "DATA": {**held["DATA"], draw(st.sampled_from(sorted(held["DATA"]))): draw(VALUES)}}
-    elif isinstance(held, str) and key == "config":
-        lines = held.splitlines(keepends=True)
+    value = extra.get(key)
+    if isinstance(value, argparse.Namespace):
+        extra[key] = argparse.Namespace(**{**vars(value), draw(st.sampled_from(sorted(vars(value)))): draw(VALUES)})
+    elif isinstance(value, dict) and isinstance(value.get("DATA"), dict):
+        extra[key] = {**value, "DATA": {**value["DATA"], draw(st.sampled_from(sorted(value["DATA"]))): draw(VALUES)}}
+    elif isinstance(value, str) and key == "config":
+        lines = value.splitlines(keepends=True)
         del lines[draw(st.integers(0, len(lines) - 1))]
-        beside[key] = "".join(lines)
+        extra[key] = "".join(lines)
     else:
-        beside[key] = draw(VALUES)
+        extra[key] = draw(VALUES)
 
 
 # -------------------------------------------------------------------- the property
@@ -343,10 +343,8 @@ def target(name: str) -> tuple[Encoder, dict[str, Tensor]]:
 
     with tempfile.TemporaryDirectory() as folder:
         of = kind(name)
-        encoder = load_encoder(
-            write(Path(folder), of, of.weights(), of.beside(), of.holder), of.overrides, strict=False
-        )
-    return encoder, {key: held.clone() for key, held in encoder.state_dict().items()}
+        encoder = load_encoder(write(Path(folder), of, of.weights(), of.extra(), of.holder), of.overrides, strict=False)
+    return encoder, {key: weight.clone() for key, weight in encoder.state_dict().items()}
 
 
 def check_case(folder: Path, case: Case) -> None:
@@ -354,7 +352,7 @@ def check_case(folder: Path, case: Case) -> None:
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, of layouts that it calls experimental
-        path = write(folder, kind(case.kind), case.weights, case.beside, case.holder)
+        path = write(folder, kind(case.kind), case.weights, case.extra, case.holder)
     check_file(folder, path, case.kind, case.overrides, case.action)
 
 
@@ -378,13 +376,13 @@ def check_file(folder: Path, path: Path, name: str, overrides: tuple[str, ...], 
     if refusal:
         assert path.name in refusal or re.search(r"[A-Z]{4,}\.[a-z]+", refusal), refusal  # of what it cannot write
         assert len(refusal) < LONGEST
-        assert all(torch.equal(held, before[key]) for key, held in encoder.state_dict().items())
+        assert all(torch.equal(weight, before[key]) for key, weight in encoder.state_dict().items())
         assert not out.exists()
         return
     if action not in ("initialise", "load"):
         assert out.exists()
         return
-    assert all(held.isfinite().all() for held in encoder.parameters())
+    assert all(weight.isfinite().all() for weight in encoder.parameters())
     image = encoder.image
     with torch.no_grad():
         features = encoder(torch.zeros(1, image.channels, image.height, image.width))
@@ -398,7 +396,7 @@ def check_file(folder: Path, path: Path, name: str, overrides: tuple[str, ...], 
 def test_fuzz_weights_start_from_files_that_load(tmp_path: Path, name: str) -> None:
     encoder, before = target(name)
     of = kind(name)
-    report = initialise_encoder(encoder, write(tmp_path, of, of.weights(), of.beside(), of.holder))
+    report = initialise_encoder(encoder, write(tmp_path, of, of.weights(), of.extra(), of.holder))
     assert not report.missing or report.missing == ["mask_token"]
     encoder.load_state_dict(before)
 
@@ -413,24 +411,24 @@ def damages(draw: st.DrawFn) -> tuple[str, list[tuple[float, int]], float]:
     """A kind, bytes of its file to change (as a share of its length, and what with), and how much of it is left."""
     spots = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.02), st.floats(0.9, 1, exclude_max=True))
     flips = draw(st.lists(st.tuples(spots, st.integers(1, 255)), max_size=4))
-    kept = draw(st.floats(0, 1)) if seldom(draw, 4) else 1.0
-    return draw(st.sampled_from(sorted(KINDS))), flips, kept
+    share = draw(st.floats(0, 1)) if seldom(draw, 4) else 1.0
+    return draw(st.sampled_from(sorted(KINDS))), flips, share
 
 
 @profile(60, 1200)
 def test_fuzz_weights_of_damaged_files(tmp_path: Path, cases: int, explore: Explore) -> None:
     def check(case: tuple[str, list[tuple[float, int]], float]) -> None:
-        name, flips, kept = case
+        name, flips, share = case
         folder = tmp_path / "case"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         of = kind(name)
-        path = write(folder, of, of.weights(), of.beside(), of.holder)
+        path = write(folder, of, of.weights(), of.extra(), of.holder)
         inside = path / "model.safetensors" if path.is_dir() else path
-        held = bytearray(inside.read_bytes())
-        for place, flip in flips:
-            held[int(place * len(held))] ^= flip
-        inside.write_bytes(held[: int(kept * len(held))])
+        content = bytearray(inside.read_bytes())
+        for position, flip in flips:
+            content[int(position * len(content))] ^= flip
+        inside.write_bytes(content[: int(share * len(content))])
         check_file(folder, path, name, of.overrides, "load" if len(flips) == 2 else "initialise")
 
     explore("weights damaged", cases, damages(), check)

@@ -26,7 +26,7 @@ from mim.data.transforms import AugmentSettings, CentreCrop, RandomCropFlip
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
-def whole(height: int, width: int) -> Need:
+def full_image(height: int, width: int) -> Need:
     return Need(1.0, height)
 
 
@@ -39,12 +39,12 @@ def pixels(stored: Stored) -> np.ndarray:
 
 def both(path: Path, channels: int = 3) -> np.ndarray:
     """The pixels that every way of reading a file gives, from its path and from its content."""
-    found = [pixels(decode(file, channels)) for file in (path, path.read_bytes())]
-    found += [pixels(decode_reduced(file, channels, whole)[0]) for file in (path, path.read_bytes())]
-    for other in found[1:]:
-        assert other.dtype == found[0].dtype
-        assert np.array_equal(other, found[0])
-    return found[0]
+    images = [pixels(decode(file, channels)) for file in (path, path.read_bytes())]
+    images += [pixels(decode_reduced(file, channels, full_image)[0]) for file in (path, path.read_bytes())]
+    for other in images[1:]:
+        assert other.dtype == images[0].dtype
+        assert np.array_equal(other, images[0])
+    return images[0]
 
 
 def refusals(path: Path, channels: int = 3) -> set[str]:
@@ -54,15 +54,15 @@ def refusals(path: Path, channels: int = 3) -> set[str]:
     if path.is_file():
         files.append(path.read_bytes())
     for file in files:
-        for read in (decode, lambda file, channels: decode_reduced(file, channels, whole)):
+        for read in (decode, lambda file, channels: decode_reduced(file, channels, full_image)):
             with pytest.raises(BrokenImage) as caught:
                 read(file, channels)
             reasons.add(str(caught.value))
     return reasons
 
 
-def near(found: np.ndarray, picture: Image.Image, most: float) -> bool:
-    return np.abs(found.astype(int) - np.asarray(picture).astype(int)).mean() < most
+def near(pixels_HWC: np.ndarray, picture: Image.Image, most: float) -> bool:
+    return np.abs(pixels_HWC.astype(int) - np.asarray(picture).astype(int)).mean() < most
 
 
 # -------------------------------------------------------------------- kinds of pictures
@@ -71,9 +71,9 @@ def near(found: np.ndarray, picture: Image.Image, most: float) -> bool:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_decode_takes_a_picture_for_what_it_holds_and_not_for_what_it_is_called(tmp_path: Path, kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    wanted = photograph().convert("P") if kind == "GIF" else photograph()
-    wanted.save(tmp_path / "a.jpg", kind, **options)
-    assert np.array_equal(both(tmp_path / "a.jpg"), np.asarray(wanted.convert("RGB")))
+    picture = photograph().convert("P") if kind == "GIF" else photograph()
+    picture.save(tmp_path / "a.jpg", kind, **options)
+    assert np.array_equal(both(tmp_path / "a.jpg"), np.asarray(picture.convert("RGB")))
     photograph().save(tmp_path / "b.png", "JPEG")
     assert near(both(tmp_path / "b.png"), photograph(), 8)
 
@@ -90,9 +90,9 @@ def test_decode_cmyk_and_ycck_jpeg_look_like_the_picture(tmp_path: Path) -> None
 def test_decode_16_bit_colours_become_8_bit_ones(tmp_path: Path, write: Callable[[Path, np.ndarray], Path]) -> None:
     deep_HWC = np.asarray(photograph()).astype(np.uint16) * 257
     suffix = ".png" if write is png_of_16_bits else ".tif"
-    found = both(write(tmp_path / f"a{suffix}", deep_HWC))
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, np.asarray(photograph()))
+    image = both(write(tmp_path / f"a{suffix}", deep_HWC))
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, np.asarray(photograph()))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -138,11 +138,11 @@ def test_decode_shows_pixels_as_stored_whatever_exif_says(tmp_path: Path, name: 
     photograph().save(tmp_path / name, exif=exif)
     with Image.open(tmp_path / name) as stored:
         assert stored.getexif()[0x0112] == 6
-    found = both(tmp_path / name)
+    image = both(tmp_path / name)
     if name == "a.tif":  # its orientation is part of the format, and Pillow heeds it
-        found = np.rot90(found)
-    assert found.shape == (48, 64, 3)
-    assert near(found, photograph(), 8)
+        image = np.rot90(image)
+    assert image.shape == (48, 64, 3)
+    assert near(image, photograph(), 8)
 
 
 def test_decode_starts_no_program_for_a_script_that_is_called_a_picture(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_decode_file_that_claims_more_than_it_holds_is_refused_before_memory_is_
     path, reason = claims(tmp_path)[kind]
     assert path.stat().st_size < 10_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for found in refusals(path):
-        assert re.search(reason, found), found
+    for refusal in refusals(path):
+        assert re.search(reason, refusal), refusal
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
@@ -264,7 +264,7 @@ def test_decode_pipe_device_folder_and_link_to_itself_are_broken_and_never_waite
 
 def refusals_unread(path: Path) -> set[str]:
     reasons = set()
-    for read in (decode, lambda file, channels: decode_reduced(file, channels, whole)):
+    for read in (decode, lambda file, channels: decode_reduced(file, channels, full_image)):
         with pytest.raises(BrokenImage) as caught:
             read(path, 3)
         reasons.add(str(caught.value))

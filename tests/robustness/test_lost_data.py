@@ -165,10 +165,10 @@ def test_run_whose_images_vanish_and_come_back_ends_with_the_same_weights(
     with meanwhile(tmp_path / "run", unmount):
         code, output = call(tmp_path / "run", RUN | {"DATA.path": here, "DATA.workers": workers})
     assert code == 0, output
-    told = re.findall(
+    reasons = re.findall(
         r"warning: the images could not be read for \d\.\d s \(DATA\.path \S+mount: (.*)\); they are back", output
     )
-    assert told == ["No such file or directory" if left == "nothing" else "it is empty"]
+    assert reasons == ["No such file or directory" if left == "nothing" else "it is empty"]
     assert "another image replaces it" not in output
     assert same(weights(tmp_path / "run"), undisturbed)
 
@@ -248,10 +248,10 @@ def shards(root: Path) -> Source:
     return WebDataset("train", DataSettings(path=f"{root}/*.tar", channels=1, retry_s=0), val_share=0)
 
 
-@pytest.mark.parametrize("make", [folder, lists, links, shards])
-def test_place_that_is_gone_is_named_whatever_the_source_is(tmp_path: Path, make: Callable[[Path], Source]) -> None:
+@pytest.mark.parametrize("build", [folder, lists, links, shards])
+def test_place_that_is_gone_is_named_whatever_the_source_is(tmp_path: Path, build: Callable[[Path], Source]) -> None:
     write_digits(tmp_path / "mount", 10)
-    source = make(tmp_path / "mount")
+    source = build(tmp_path / "mount")
     assert source.missing() == ""
     (tmp_path / "mount").rename(tmp_path / "away")
     with pytest.raises(
@@ -290,11 +290,11 @@ def test_place_that_answers_with_an_error_of_the_system_is_gone(
 ) -> None:
     """What a network or FUSE mount answers when its other end is away; nothing here can mount one."""
     write_digits(tmp_path / "mount", 3)
-    source, asked, stat = folder(tmp_path / "mount"), [], os.stat
+    source, paths, stat = folder(tmp_path / "mount"), [], os.stat
 
     def answer(path: object, *args: object, **keys: object) -> os.stat_result:
         if str(path).startswith(str(tmp_path / "mount")):
-            asked.append(path)
+            paths.append(path)
             raise OSError(number, os.strerror(number), str(path))
         return stat(path, *args, **keys)
 
@@ -307,7 +307,7 @@ def test_place_that_answers_with_an_error_of_the_system_is_gone(
     monkeypatch.setattr(os, "stat", answer)
     with pytest.raises(DataLost, match=re.escape(f"{tmp_path / 'mount'}: {os.strerror(number)}. Waited 0.0 s")):
         RetryingSource(source).read(0)
-    assert asked
+    assert paths
 
 
 def test_held_out_place_is_named_by_its_own_key(tmp_path: Path) -> None:

@@ -37,15 +37,17 @@ def test_steps_that_are_not_finite_are_skipped_up_to_the_limit(tmp_path, warm, a
         assert f"It changed no weight: skipped, {count} of TRAIN.max_skipped 2" in text
     saved = sorted(output.glob("nonfinite-step-*.json"))
     assert len(saved) == 2 * processes
-    found = [json.loads(path.read_text()) for path in saved]
-    assert [Path(name).name for rank in found for name in rank["files_with_non_finite_pixels"]] == ["037.npy"] * 2
-    bad = {rank["step"] for rank in found}
+    reports = [json.loads(path.read_text()) for path in saved]
+    assert [Path(name).name for rank in reports for name in rank["files_with_non_finite_pixels"]] == ["037.npy"] * 2
+    bad = {rank["step"] for rank in reports}
     assert len(bad) == 2
-    held = last_state(output)
-    assert held["skipped"] == 2
-    assert all(torch.isfinite(weight).all() for weight in held["model"].values())
-    told = {row["step"] - 1: row for row in rows(output) if "time/images_per_s" in row}  # a row is of one step here
-    assert {step for step, row in told.items() if "train/loss" not in row} == bad
+    state = last_state(output)
+    assert state["skipped"] == 2
+    assert all(torch.isfinite(weight).all() for weight in state["model"].values())
+    row_of_step = {
+        row["step"] - 1: row for row in rows(output) if "time/images_per_s" in row
+    }  # a row is of one step here
+    assert {step for step, row in row_of_step.items() if "train/loss" not in row} == bad
     json.loads((output / "metrics.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)  # no NaN in JSON
 
     code, text = call(tmp_path / "three", keys | {"TRAIN.epochs": 3})
@@ -75,12 +77,15 @@ def test_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path, arrays):
     states = {step: checkpoint.load(folder / f"step-{step}.pt") for step in range(1, 5)}
     pairs = [(step, step + 1) for step in range(1, 4)]
     for before, after in pairs:
-        equal = all(torch.equal(states[before]["model"][name], held) for name, held in states[after]["model"].items())
+        equal = all(torch.equal(states[before]["model"][name], value) for name, value in states[after]["model"].items())
         moments = [states[step]["optimizer"]["state"] for step in (before, after)]
-        kept = all(torch.equal(moments[0][place]["exp_avg"], held["exp_avg"]) for place, held in moments[1].items())
-        assert equal == kept == (before == bad)
+        equal_moments = all(
+            torch.equal(moments[0][index]["exp_avg"], value["exp_avg"]) for index, value in moments[1].items()
+        )
+        assert equal == equal_moments == (before == bad)
 
 
+@pytest.mark.slow
 def test_fp16_overflow_lowers_the_loss_scale_and_the_run_goes_on(tmp_path):
     """A run of which the loss scale is by far too large, as after a long stretch of small gradients."""
     output, keys = tmp_path / "run", FP16 | {"TRAIN.epochs": 3}
@@ -106,9 +111,9 @@ def test_fp16_overflow_that_does_not_end_stops_the_run(tmp_path):
     assert code == 3, text
     assert "the gradient norm is not finite" in text
     (saved,) = output.glob("nonfinite-step-*.json")
-    found = json.loads(saved.read_text())
-    assert found["step"] == 11 + OVERFLOWS
-    assert 2.0**70 < found["loss_scale"] < 2.0**100
+    report = json.loads(saved.read_text())
+    assert report["step"] == 11 + OVERFLOWS
+    assert 2.0**70 < report["loss_scale"] < 2.0**100
     state = torch.load(next((output / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
     for name, weight in checkpoint.load(output / "checkpoints" / "step-11.pt")["model"].items():
         assert torch.equal(state["model"][name], weight)

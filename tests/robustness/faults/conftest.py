@@ -5,12 +5,12 @@ from interrupted import KEYS, finished
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, warm):
+def undisturbed(tmp_path_factory, warm):
     """The undisturbed run."""
     return finished(warm, tmp_path_factory.mktemp("undisturbed") / "run", KEYS)
 
 
 @pytest.fixture(scope="session")
-def whole_of_two(tmp_path_factory, warm):
+def undisturbed_two(tmp_path_factory, warm):
     """The undisturbed run on two ranks."""
     return finished(warm, tmp_path_factory.mktemp("undisturbed") / "two", KEYS, ranks=2)

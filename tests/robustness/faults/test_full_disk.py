@@ -16,7 +16,7 @@ from processes import last_checkpoint
 from mim.engine import checkpoint
 
 pytestmark = pytest.mark.slow
-TOLD = "No space left on device"
+REASON = "No space left on device"
 ROOM = 64 << 20
 
 
@@ -49,15 +49,15 @@ def disks(tmp_path, request) -> bool:
         return True
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("neither this user nor a user namespace of its own may mount a tmpfs")
-    again = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "-p", "no:cacheprovider", request.node.nodeid]
-    done = subprocess.run(["unshare", "-rm", *again], capture_output=True, text=True, cwd=request.config.rootpath)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "-p", "no:cacheprovider", request.node.nodeid]
+    done = subprocess.run(["unshare", "-rm", *command], capture_output=True, text=True, cwd=request.config.rootpath)
     assert done.returncode == 0, done.stdout
     return False
 
 
 # what of the run folder is on the small disk, how large that is, in KiB and in checkpoints, the file that the message
 # names, and keys of the run
-PLACES: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
+DISKS: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
     "metrics": ("", 40, 0, "", OFTEN),
     "TensorBoard": ("tensorboard", 16, 0, "tensorboard", {"LOG.tensorboard": True}),
     "a picture": ("reconstructions", 4, 0, "reconstructions/step-", {"EVALUATE.reconstructions": 4}),
@@ -66,41 +66,41 @@ PLACES: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("part", DISKS)
 def test_run_on_a_full_disk_stops_with_its_last_checkpoint_and_goes_on_with_space(
-    tmp_path, disks, warm, whole, tell, place
+    tmp_path, disks, warm, undisturbed, tell, part
 ):
     if not disks:
         return
-    inside, kib, times, expected, keys = PLACES[place]
-    size = int(1024 * kib + times * last_checkpoint(whole).stat().st_size)
+    inside, kib, times, expected, keys = DISKS[part]
+    size = int(1024 * kib + times * last_checkpoint(undisturbed).stat().st_size)
     output = tmp_path / "run"
     checkpoints = output / "checkpoints"
     with _disk(output, ROOM if inside else size), _disk(output / inside if inside else tmp_path / "other", size):
-        if place == "metrics":
+        if part == "metrics":
             checkpoints.symlink_to(tmp_path / "elsewhere")
             (tmp_path / "elsewhere").mkdir()
         process = launch(warm, output, KEYS | keys)
         assert process.wait() == 3, process.text
         assert "Traceback" not in process.text
         assert "Logging error" not in process.text
-        errors = [line for line in process.text.splitlines() if TOLD in line and line.startswith("error: ")]
+        errors = [line for line in process.text.splitlines() if REASON in line and line.startswith("error: ")]
         assert len(errors) == 1, process.text
         assert f"{output}/{expected}" in errors[0]
-        at, kept = logged(output), named(output)
-        if kept:
-            assert checkpoint.newest_intact(checkpoints)[1]["step"] == kept
-        again = launch(warm, output, KEYS | keys)
-        assert again.wait() == 3, again.text
-        assert "Traceback" not in again.text
+        at, step = logged(output), named(output)
+        if step:
+            assert checkpoint.newest_intact(checkpoints)[1]["step"] == step
+        retry = launch(warm, output, KEYS | keys)
+        assert retry.wait() == 3, retry.text
+        assert "Traceback" not in retry.text
         for disk in (output, output / inside):
             subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(disk)], check=True)
         process = launch(warm, output, KEYS | keys)
         assert process.wait() == 0, process.text
-        assert ("resumed from" in process.text) == bool(kept)
-        as_undisturbed(output, whole)
+        assert ("resumed from" in process.text) == bool(step)
+        as_undisturbed(output, undisturbed)
     file = errors[0].removeprefix(f"error: {output}/").split(":")[0]
     tell(
-        f"disk of {size >> 10} KiB for {place} full at step {at}, told of {file}: exit 3; resumed at step {kept} of "
+        f"disk of {size >> 10} KiB for {part} full at step {at}, told of {file}: exit 3; resumed at step {step} of "
         f"{STEPS} and ended bit for bit"
     )

@@ -33,7 +33,7 @@ def _in_a_save(draw: random.Random, output, process) -> None:
     time.sleep(draw.uniform(0, 0.002))
 
 
-def test_run_killed_at_random_moments_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, whole, tell):
+def test_run_killed_at_random_moments_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, undisturbed, tell):
     draw, count, output = random.Random(7), Counter(), tmp_path / "run"
     lost, began = [], time.monotonic()
     for kill in range(KILLS):
@@ -64,7 +64,7 @@ def test_run_killed_at_random_moments_ends_with_the_weights_of_the_undisturbed_r
     assert max(lost) <= 1, lost  # a checkpoint at every step: the interval
     resumed_at = named(output)
     finished(warm, output, KEYS | OFTEN)
-    as_undisturbed(output, whole)
+    as_undisturbed(output, undisturbed)
     assert count["half written"] >= 5
     assert count["resumed"] >= 20
     tell(

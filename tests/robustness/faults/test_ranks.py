@@ -19,7 +19,7 @@ SPARE = 12  # seconds: what a silent rank is waited for, the ends of processes, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_rank_that_is_lost_is_named_by_the_other_which_ends_in_time(tmp_path, warm, whole_of_two, tell, number):
+def test_rank_that_is_lost_is_named_by_the_other_which_ends_in_time(tmp_path, warm, undisturbed_two, tell, number):
     output = tmp_path / "run"
     keys = KEYS | {"DISTRIBUTED.timeout_s": TIMEOUT}
     ranks = launch_two(warm, output, keys)
@@ -37,30 +37,30 @@ def test_rank_that_is_lost_is_named_by_the_other_which_ends_in_time(tmp_path, wa
                 rank.kill()
             rank.wait()
     assert code == 4, ranks[0].text
-    (told,) = [line for line in ranks[0].text.splitlines() if line.startswith("error: ")]
-    assert "rank 1" in told
+    (error,) = [line for line in ranks[0].text.splitlines() if line.startswith("error: ")]
+    assert "rank 1" in error
     assert "Traceback" not in ranks[0].text
     assert seconds < TIMEOUT + SPARE
     assert named(output) == AT // EPOCH * EPOCH
     name = signal.Signals(number).name
-    tell(f"rank 1 of 2 hit by {name}: rank 0 ended with 4 after {seconds:.1f} s (timeout {TIMEOUT} s)\n  {told}")
+    tell(f"rank 1 of 2 hit by {name}: rank 0 ended with 4 after {seconds:.1f} s (timeout {TIMEOUT} s)\n  {error}")
     if number == signal.SIGKILL:
         finished(warm, output, keys, ranks=2)
-        as_undisturbed(output, whole_of_two)
+        as_undisturbed(output, undisturbed_two)
 
 
 def _workers(launcher: int) -> dict[int, int]:
     """The processes of torchrun's ranks, by rank."""
-    found = {}
+    pids = {}
     for child in (Path("/proc") / str(launcher) / "task" / str(launcher) / "children").read_text().split():
         with contextlib.suppress(OSError, KeyError):
             environment = (Path("/proc") / child / "environ").read_bytes().split(b"\0")
             variables = dict(variable.split(b"=", 1) for variable in environment if b"=" in variable)
-            found[int(variables[b"RANK"])] = int(child)
-    return found
+            pids[int(variables[b"RANK"])] = int(child)
+    return pids
 
 
-def test_elastic_restart_finishes_a_run_whose_rank_was_killed(tmp_path, whole_of_two, tell):
+def test_elastic_restart_finishes_a_run_whose_rank_was_killed(tmp_path, undisturbed_two, tell):
     output = tmp_path / "run"
     keys = KEYS | {"DISTRIBUTED.timeout_s": TIMEOUT, "CHECKPOINT.every_minutes": 0.002}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
@@ -79,7 +79,7 @@ def test_elastic_restart_finishes_a_run_whose_rank_was_killed(tmp_path, whole_of
     resumed = [line.split("at step ")[1].split()[0] for line in text.splitlines() if "resumed from" in line]
     assert len(resumed) == 1
     assert int(resumed[0]) >= AT - 5
-    as_undisturbed(output, whole_of_two)
+    as_undisturbed(output, undisturbed_two)
     tell(
         f"torchrun --max-restarts 2: rank 1 of 2 killed at step {AT}; resumed at {resumed[0]}, finished {STEPS} steps "
         "and ended bit for bit"

@@ -14,7 +14,9 @@ LATE = 31  # steps after which the signal is sent: in the middle of an epoch, fa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_path, warm, whole, tell, number, workers):
+def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(
+    tmp_path, warm, undisturbed, tell, number, workers
+):
     """Where there are dataloader workers the signal goes to all of the group, as a terminal and a scheduler send it."""
     keys = KEYS | {"DATA.workers": workers}
     output = tmp_path / "run"
@@ -25,25 +27,27 @@ def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_path, 
         os.killpg(process.pid, number)
     else:
         process.kill(number)
-    sent = time.monotonic()
+    start_s = time.monotonic()
     assert process.wait(20) == 75, process.text
-    seconds = time.monotonic() - sent
+    seconds = time.monotonic() - start_s
     assert "Traceback" not in process.text
     assert named(output) == logged(output) >= at
-    kept = named(output)
-    assert kept - at < 15
+    step = named(output)
+    assert step - at < 15
     finished(warm, output, keys)
-    as_undisturbed(output, whole)
+    as_undisturbed(output, undisturbed)
     name = signal.Signals(number).name
     tell(
         f"{name}, {workers} dataloader workers, after step {at}: exit 75 within {seconds:.1f} s, with a checkpoint of "
-        f"step {kept} of {STEPS}; ended bit for bit"
+        f"step {step} of {STEPS}; ended bit for bit"
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_torchrun_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_path, warm, whole_of_two, tell, number):
-    output, whole = tmp_path / "run", whole_of_two
+def test_torchrun_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(
+    tmp_path, warm, undisturbed_two, tell, number
+):
+    output, undisturbed = tmp_path / "run", undisturbed_two
     words = torchrun(2, output, KEYS)
     words.insert(words.index("torch.distributed.run") + 1, "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     process = start(words)
@@ -52,13 +56,13 @@ def test_torchrun_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(tmp_p
     process.send_signal(number)
     text = process.communicate(timeout=60)[0]
     assert named(output) == logged(output) >= at, text
-    kept = named(output)
-    assert kept - at < 15, text
+    step = named(output)
+    assert step - at < 15, text
     finished(warm, output, KEYS, ranks=2)
-    assert f"at step {kept} of {STEPS}" in (output / "log.txt").read_text()
-    as_undisturbed(output, whole)
+    assert f"at step {step} of {STEPS}" in (output / "log.txt").read_text()
+    as_undisturbed(output, undisturbed)
     name = signal.Signals(number).name
-    tell(f"{name} to torchrun of two ranks at step {at}: checkpoint of step {kept} of {STEPS}; ended bit for bit")
+    tell(f"{name} to torchrun of two ranks at step {at}: checkpoint of step {step} of {STEPS}; ended bit for bit")
 
 
 def _reaches(output, step: int, lives) -> None:

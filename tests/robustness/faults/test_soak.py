@@ -48,9 +48,9 @@ def _steps(output: Path) -> int:
 def _watched(process, output: Path) -> list[tuple[float, ...]]:
     samples = []
     while process.code is None:
-        found = _sample(process.pid)
-        if found is not None and not (output / "summary.json").exists():  # then it only ends
-            samples.append((_steps(output), *found))
+        sample = _sample(process.pid)
+        if sample is not None and not (output / "summary.json").exists():  # then it only ends
+            samples.append((_steps(output), *sample))
         time.sleep(0.05)
     assert process.code == 0, process.text
     return samples
@@ -73,12 +73,12 @@ def test_soak_of_3000_steps_holds_memory_files_and_threads(tmp_path, warm, tell)
         tell(f"  {low:>5} to {high:<5}" + "".join(f"{value:>10.2f}" for value in row))
     growth = max(columns[-1][0]) / max(columns[0][0]) - 1
     tell(f"  memory: {100 * growth:+.2f} % from the first of these windows to the last, over {STEPS - FROM:,} steps")
-    for place, name in enumerate(COLUMNS):
-        seen = [value for window in columns for value in window[place]]
-        tell(f"  {name}: {min(seen):g} to {max(seen):g}")
+    for index, name in enumerate(COLUMNS):
+        values = [value for window in columns for value in window[index]]
+        tell(f"  {name}: {min(values):g} to {max(values):g}")
     assert max(max(window[0]) for window in columns) / max(columns[0][0]) < 1.01
-    for place in (2, 3, 4):  # files, threads, children: what stays while nothing is written and no loader is replaced
-        lows = [min(window[place]) for window in columns]
-        assert len(set(lows)) == 1, (COLUMNS[place], lows)
-        highs = [max(window[place]) for window in columns]
-        assert highs[-1] <= max(highs[:3]) + 2 * (place == 2), (COLUMNS[place], highs)
+    for index in (2, 3, 4):  # files, threads, children: what stays while nothing is written and no loader is replaced
+        lows = [min(window[index]) for window in columns]
+        assert len(set(lows)) == 1, (COLUMNS[index], lows)
+        highs = [max(window[index]) for window in columns]
+        assert highs[-1] <= max(highs[:3]) + 2 * (index == 2), (COLUMNS[index], highs)

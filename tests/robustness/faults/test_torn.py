@@ -64,7 +64,7 @@ def killed(warm, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_run_with_a_torn_checkpoint_goes_on_from_the_one_before(tmp_path, warm, whole, killed, tell, kind):
+def test_run_with_a_torn_checkpoint_goes_on_from_the_one_before(tmp_path, warm, undisturbed, killed, tell, kind):
     output = tmp_path / "run"
     shutil.copytree(killed, output)
     newest = last_checkpoint(output)
@@ -80,7 +80,7 @@ def test_run_with_a_torn_checkpoint_goes_on_from_the_one_before(tmp_path, warm, 
     assert f"step-{step - lost}.pt is taken instead" in warnings[0]
     assert f"at step {step - lost} of {STEPS}" in process.text
     assert "is taken instead" in (output / "log.txt").read_text()
-    as_undisturbed(output, whole)
+    as_undisturbed(output, undisturbed)
     tell(f"{kind}: went on from step {step - lost} of {STEPS}, not {step}; ended bit for bit")
 
 
