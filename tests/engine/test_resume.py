@@ -94,9 +94,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "more"),
-    [(FINETUNE, DRAWING), pytest.param(PROBE, {"TRAIN.epochs": 8}, marks=pytest.mark.slow)],
+    [(FINETUNE, DRAWING), (PROBE, {"TRAIN.epochs": 8})],
     ids=["finetune", "probe"],
 )
 def test_killed_classifier_ends_where_the_undisturbed_one_ends(tmp_path, warm, one_thread, recipe, more):

@@ -59,7 +59,7 @@ SUMMARY |= {"parameters", "peak_memory_bytes", "flops_per_image"}
 FILES = {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "log.txt", "tensorboard", "checkpoints"}
 
 
-QUICK = ("mae/vit_base", "simmim/swin_base_100ep")  # the others are crosses of these two, and smaller images
+QUICK = ("mae/vit_base",)  # tests/encoders/test_swin_v2.py trains a Swin with the head of SimMIM
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def _classify(output, recipe, **settings) -> list[float]:
     return losses(output)
 
 
-@TASKS
+@pytest.mark.parametrize("recipe", [pytest.param(FINETUNE, marks=pytest.mark.slow), PROBE], ids=["finetune", "probe"])
 def test_best_checkpoint_is_that_of_the_best_epoch(tmp_path, recipe):
     """A learning rate that rises to the end spoils the last epochs; where it happens not to, another seed is tried."""
     for seed in range(5):

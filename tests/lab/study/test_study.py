@@ -170,6 +170,7 @@ def test_study_figures_are_mean_and_interval_of_the_runs(finished):
             assert words in (output / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_study_that_is_finished_trains_nothing_again(finished):
     study, output, text = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("checkpoints/*")}
