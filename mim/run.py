@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from mim import build
@@ -13,8 +14,11 @@ from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
+from mim.tasks.classify import Classify
+from mim.tasks.pretrain import Pretrain
 
 LOG = logging.getLogger("mim")
+TaskClass = type[Pretrain] | type[Classify]
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
     *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
@@ -28,6 +32,7 @@ def train(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     quiet: bool = False,
+    task: TaskClass | None = None,
 ) -> dict:
     """Trains a config in a run folder and returns the content of its summary.json.
 
@@ -41,6 +46,7 @@ def train(
         output: the run folder; default: runs/NAME, where NAME is that of the file.
         resume: a checkpoint to continue from, instead of the last one of the folder.
         quiet: whether the log goes to log.txt alone, and not to the console.
+        task: a subclass of the class of TASK (Pretrain, Finetune or LinearProbe) that takes its place.
 
     Raises ValueError for what the user can mend, RunInterrupted where the run was asked to end and wrote a checkpoint,
     RunStopped, DataLost or OSError where it cannot go on, RanksLost where another rank is gone.
@@ -53,10 +59,10 @@ def train(
         build.check(config)
     if output is None:
         raise ValueError("output is missing: name the run folder of a config that is not a file")
-    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet)
+    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet, task)
 
 
-def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
+def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskClass | None) -> dict:
     with join_world(cfg.DISTRIBUTED) as world:
         log_to_console(world.main and not quiet)
         folder = RunFolder(output)
@@ -72,7 +78,7 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
         origin = _origin(cfg) if content is None else None
         _prepare(folder, cfg, world, fresh=content is None, origin=origin)
         with log_to_file(folder.log, world.main, before):
-            task = build.build_task(cfg, training, held_out)
+            task = _as_subclass(build.build_task(cfg, training, held_out), own)
             chosen = build.chosen_labels(task)
             if chosen is not None and world.main:
                 write_text(folder.labelled, chosen)
@@ -88,6 +94,14 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool) -> dict:
                     LOG.info("finished before: %s", folder.summary)
                     return json.loads(folder.summary.read_text())
             return trainer.run(lines)
+
+
+def _as_subclass(task: Pretrain | Classify, own: TaskClass | None) -> Pretrain | Classify:
+    if own is None:
+        return task
+    if not issubclass(own, type(task)):
+        raise ValueError(f"task is {own.__name__}: for TASK {task.name} it must be a subclass of {type(task).__name__}")
+    return own(**{field.name: getattr(task, field.name) for field in fields(task)})
 
 
 def _checkpoint_to_resume(folder: RunFolder, resume: Path | None, world: World) -> tuple[Path | None, dict | None]:

@@ -1,5 +1,6 @@
 """What the documents say is true: their code and commands run as they stand, and their tables list what there is."""
 
+import json
 import os
 import re
 import runpy
@@ -12,7 +13,9 @@ import pytest
 import yaml
 from processes import ROOT, TINY, call, losses
 
+from mim import metric_keys
 from mim.config.schema import FAMILIES, family
+from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_start
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:
@@ -40,6 +43,10 @@ def _start(folder: Path, *words: str) -> str:
     return ended.stdout + ended.stderr
 
 
+def _summary(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
 @pytest.fixture
 def own_registry(monkeypatch, tmp_path):
     """Lets examples of two documents take one name, and forgets them afterwards."""
@@ -61,6 +68,24 @@ def test_extending_examples_train_together(tmp_path, own_registry):
     assert rows[-1] < 0.8 * rows[0]
     assert "rows: 32 of 64 cells" in output
     assert "1,617" in output  # images of the source: nine tenths of the digits
+
+
+def test_extending_source_names_the_key_of_a_missing_file(tmp_path, own_registry):
+    _write(tmp_path, "docs/extending.md")
+    code, output = call(tmp_path / "run", {"DATA.path": "missing.npy"}, recipe=tmp_path / "mine.yaml")
+    assert code == 2, output
+    assert "DATA.path missing.npy does not exist" in output
+
+
+def test_extending_metric_is_logged_at_each_evaluation(tmp_path):
+    _write(tmp_path, "docs/extending.md")
+    _start(tmp_path, "python", "make_stack.py")
+    output = _start(tmp_path, "python", "train_mine.py")
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "spread" / "metrics.jsonl").read_text().splitlines()]
+    spreads = [row["val/feature_std"] for row in rows if "val/feature_std" in row]
+    assert len(spreads) == 2  # before the first step and at the end
+    assert min(spreads) > 0
+    assert f"feature_std: {spreads[-1]}" in output
 
 
 def test_extending_check_holds_for_the_examples(tmp_path, own_registry):
@@ -111,8 +136,12 @@ def test_tutorial_commands_run_one_after_the_other(tmp_path):
         assert (tmp_path / name).exists(), name
     assert (tmp_path / "masks.png").exists()
     assert (tmp_path / "predicted.png").exists()
-    top1 = [float(match) for printed in output for match in re.findall(r"val/top1 ([\d.]+)", printed)]
-    assert len(top1) >= 2
+    runs = ("digits", "digits_probe", "random_probe")
+    pretrained, probe, random_probe = (_summary(tmp_path / "runs" / name) for name in runs)
+    gains = (pretrained[KNN_TOP1] - pretrained[at_start(KNN_TOP1)], probe[VAL_TOP1] - random_probe[VAL_TOP1])
+    assert min(gains) > 0.02, gains  # measured with three seeds: at least 0.1
+    knn_table = next(text for text in output if re.search(r"^ k  ", text, flags=re.MULTILINE))
+    assert f"{pretrained[KNN_TOP1]:.4f}" in knn_table
 
 
 def test_commands_table_lists_every_command_and_part():
