@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import ROOT, TINY, call, losses
+from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
 
+import mim
 from mim import metric_keys
 from mim.config.schema import FAMILIES, family
-from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_start
+from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_rate, at_start
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:
@@ -142,6 +143,22 @@ def test_tutorial_commands_run_one_after_the_other(tmp_path):
     assert min(gains) > 0.02, gains  # measured with three seeds: at least 0.1
     knn_table = next(text for text in output if re.search(r"^ k  ", text, flags=re.MULTILINE))
     assert f"{pretrained[KNN_TOP1]:.4f}" in knn_table
+
+
+def test_run_folder_page_explains_every_key(tmp_path):
+    text = (ROOT / "docs/run-folder.md").read_text()
+    summaries = [
+        mim.train(RECIPE, {**TINY, "EVALUATE.at_start": True}, tmp_path / "mae", quiet=True),
+        mim.train(
+            PROBE, {**TINY_CLASSIFIER, "TRAIN.epochs": 1, "SCHEDULE.warmup_epochs": 0}, tmp_path / "probe", quiet=True
+        ),
+    ]
+    rates = summaries[1].keys() & {at_rate(rate) for rate in (1.0, 3.0, 10.0, 30.0)}
+    keys = {value for name, value in vars(metric_keys).items() if name.isupper()}
+    for key in sorted(keys.union(*summaries) - rates):
+        assert f"`{key}`" in text, key
+    assert len(rates) == 4
+    assert "`val/top1_rate_R`" in text
 
 
 def test_commands_table_lists_every_command_and_part():
