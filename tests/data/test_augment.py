@@ -71,24 +71,24 @@ COLOURS = [
 @pytest.mark.parametrize(("kind", "keys"), COLOURS)
 def test_random_crop_flip_colour_is_a_function_of_image_and_seed(kind: str, keys: dict) -> None:
     image = pictures()[kind]
-    colour, again = (transform(channels_of(image), **keys) for _ in range(2))
-    found = []
-    for state, one in ((5, colour), (6, again)):
+    colour, twin = (transform(channels_of(image), **keys) for _ in range(2))
+    outputs = []
+    for state, one in ((5, colour), (6, twin)):
         seed_everything(state)
         before = states()
-        found.append([one(image, seed) for seed in (0, 1, 2, 3, 2**63 - 1)])
+        outputs.append([one(image, seed) for seed in (0, 1, 2, 3, 2**63 - 1)])
         assert states() == before
-    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
-    assert len({tuple(out_CHW.flatten().tolist()) for out_CHW in found[0]}) == 5
-    assert all(out_CHW.shape == (channels_of(image), *SIZE) for out_CHW in found[0])
-    assert all(out_CHW.dtype == torch.uint8 for out_CHW in found[0])
+    assert all(torch.equal(first, second) for first, second in zip(*outputs, strict=True))
+    assert len({tuple(out_CHW.flatten().tolist()) for out_CHW in outputs[0]}) == 5
+    assert all(out_CHW.shape == (channels_of(image), *SIZE) for out_CHW in outputs[0])
+    assert all(out_CHW.dtype == torch.uint8 for out_CHW in outputs[0])
 
 
 @pytest.mark.parametrize(("kind", "keys"), COLOURS)
 def test_random_crop_flip_colour_leaves_the_stored_image_alone(kind: str, keys: dict) -> None:
     image, untouched = pictures()[kind], pictures()[kind]
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0}
-    colour = transform(channels_of(image), size=(48, 64) if kind != "grey" else (32, 32), **whole, **keys)
+    full_image = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0}
+    colour = transform(channels_of(image), size=(48, 64) if kind != "grey" else (32, 32), **full_image, **keys)
     for seed in range(20):
         colour(image, seed)
     assert np.array_equal(np.asarray(image), np.asarray(untouched))
@@ -145,8 +145,8 @@ def test_random_crop_flip_colour_takes_the_randaugment_that_timms_create_transfo
 ) -> None:
     """Shifts by a share of the image, bicubic, and grey of DATA.mean for what is left empty."""
     word, mean, std = "rand-m7-mstd0.5-inc1", (0.2, 0.4, 0.6)[:channels], (0.25,) * channels
-    made = create_transform(size, is_training=True, auto_augment=word, interpolation="bicubic", mean=mean, std=std)
-    (theirs,) = (step for step in made.transforms if isinstance(step, RandAugment))
+    timms = create_transform(size, is_training=True, auto_augment=word, interpolation="bicubic", mean=mean, std=std)
+    (theirs,) = (step for step in timms.transforms if isinstance(step, RandAugment))
     data = DataSettings(image_size=size, channels=channels, mean=mean, std=std)
     ours = RandomCropFlipColour(ClassifyAugmentSettings(randaugment=word), data)
     image = digit() if channels == 1 else photograph()
@@ -172,8 +172,8 @@ def test_random_crop_flip_colour_fills_with_the_mean_of_the_data(channels: int) 
 def test_randaugment_of_an_array_of_8_bits_is_that_of_the_picture(channels: int) -> None:
     """Decoders of JPEG give arrays. At the image's own size nothing is resized, which could differ in the last bit."""
     picture = digit() if channels == 1 else photograph(32, 48)
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
-    colour = transform(channels, size=(picture.height, picture.width), randaugment=MAE, **whole)
+    full_image = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    colour = transform(channels, size=(picture.height, picture.width), randaugment=MAE, **full_image)
     for seed in range(20):
         assert torch.equal(colour(F.pil_to_tensor(picture), seed), colour(picture, seed))
 
@@ -181,8 +181,8 @@ def test_randaugment_of_an_array_of_8_bits_is_that_of_the_picture(channels: int)
 @pytest.mark.parametrize("image", [uint16_picture(), uint16_picture().float()])
 def test_randaugment_refuses_arrays_with_a_way_out(image: Tensor) -> None:
     colour = transform(1, randaugment=MAE)
-    wanted = rf"AUGMENT\.randaugment .*arrays of {image.dtype}: turn it off with AUGMENT\.randaugment ''"
-    with pytest.raises(ValueError, match=wanted):
+    message = rf"AUGMENT\.randaugment .*arrays of {image.dtype}: turn it off with AUGMENT\.randaugment ''"
+    with pytest.raises(ValueError, match=message):
         colour(image, 0)
 
 
@@ -301,20 +301,20 @@ def test_batch_augment_mixes_as_timm_does_on_the_same_draws(mixup: float, cutmix
 def test_batch_augment_weights_say_how_much_of_which_image_is_there(
     mixup: float, cutmix: float, smoothing: float
 ) -> None:
-    mix, seen = batch_augment(mixup=mixup, cutmix=cutmix, smoothing=smoothing), set()
+    mix, kinds = batch_augment(mixup=mixup, cutmix=cutmix, smoothing=smoothing), set()
     for seed in range(20):
         img_BCHW, weights_BK = mix(flat(), labels(), seed)
         assert weights_BK.shape == (8, 10)
         torch.testing.assert_close(weights_BK.sum(dim=1), torch.ones(8))
         assert weights_BK.min() >= smoothing / 10 - 1e-6
-        own = (weights_BK[torch.arange(8), labels()] - smoothing / 10) / (1 - smoothing)
-        assert own.std() < 1e-6  # one share for the whole batch
-        level = own * (10 + torch.arange(8)) + (1 - own) * (10 + torch.arange(8).flip(0))
+        own_share = (weights_BK[torch.arange(8), labels()] - smoothing / 10) / (1 - smoothing)
+        assert own_share.std() < 1e-6  # one share for the whole batch
+        level = own_share * (10 + torch.arange(8)) + (1 - own_share) * (10 + torch.arange(8).flip(0))
         torch.testing.assert_close(img_BCHW.mean(dim=(1, 2, 3)), level, rtol=1e-4, atol=1e-3)
         blended = len(img_BCHW[0].unique()) == 1 and img_BCHW[0, 0, 0, 0] % 1 != 0
         pasted = len(img_BCHW[0].unique()) == 2
-        seen |= {kind for kind, is_it in (("blended", blended), ("pasted", pasted)) if is_it}
-    assert seen == ({"blended"} if mixup else set()) | ({"pasted"} if cutmix else set())
+        kinds |= {kind for kind, is_it in (("blended", blended), ("pasted", pasted)) if is_it}
+    assert kinds == ({"blended"} if mixup else set()) | ({"pasted"} if cutmix else set())
 
 
 def test_batch_augment_without_mixing_gives_the_labels_back() -> None:
@@ -326,14 +326,14 @@ def test_batch_augment_without_mixing_gives_the_labels_back() -> None:
 
 def test_batch_augment_is_a_function_of_its_seed() -> None:
     every = batch_augment(erase=0.5, mixup=0.8, cutmix=1.0)
-    found = []
+    outputs = []
     for state in (1, 2):
         seed_everything(state)
         before = states()
-        found.append([every(flat(), labels(), seed)[0] for seed in (0, 1, 2**63 - 1)])
+        outputs.append([every(flat(), labels(), seed)[0] for seed in (0, 1, 2**63 - 1)])
         assert states() == before
-    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
-    assert len({tuple(img_BCHW.flatten().tolist()) for img_BCHW in found[0]}) == 3
+    assert all(torch.equal(first, second) for first, second in zip(*outputs, strict=True))
+    assert len({tuple(img_BCHW.flatten().tolist()) for img_BCHW in outputs[0]}) == 3
 
 
 @pytest.mark.parametrize("keys", [{"mixup": 0.8}, {"cutmix": 1.0}])
@@ -380,8 +380,8 @@ def test_host_seeded_nests() -> None:
     with host_seeded(3):
         expected = [draw() for _ in range(2)]
     with host_seeded(3):
-        found = [draw()]
+        draws = [draw()]
         with host_seeded(4):
             draw()
-        found.append(draw())
-    assert found == expected
+        draws.append(draw())
+    assert draws == expected

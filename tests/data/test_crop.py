@@ -96,9 +96,9 @@ def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int]) -> None:
     torch.manual_seed(1)
     image, draws = torch.empty(1, *shape), 4000
     theirs = features([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(draws)], shape)
-    found = ours(shape, AugmentSettings(), draws)
+    features_of_ours = ours(shape, AugmentSettings(), draws)
     for name, values in theirs.items():
-        assert ks_2samp(found[name], values).pvalue > 0.002, name
+        assert ks_2samp(features_of_ours[name], values).pvalue > 0.002, name
     other = ours(shape, AugmentSettings(crop_scale=(0.23, 1.0)), draws)
     if shape != (60, 600):  # where hardly any box fits, the box at the centre hides it
         assert ks_2samp(other["area"], theirs["area"]).pvalue < 0.002
@@ -132,11 +132,11 @@ def test_decode_reduced_gives_pillows_pixels_of_the_rows_that_are_needed(
     content = jpeg(photograph(height, width).convert(mode), **OPTIONS[name])
     expected_CHW = pixels(decode(content, channels))
     for rows in {1, height // 3 or 1, height - 1 or 1, height}:
-        found, size = decode_reduced(content, channels, need(1.0, rows))
-        found_CHW = pixels(found)
+        decoding, size = decode_reduced(content, channels, need(1.0, rows))
+        actual_CHW = pixels(decoding)
         assert size == (height, width)
-        assert found_CHW.shape[1] >= rows
-        assert torch.equal(found_CHW, expected_CHW[:, : found_CHW.shape[1]])
+        assert actual_CHW.shape[1] >= rows
+        assert torch.equal(actual_CHW, expected_CHW[:, : actual_CHW.shape[1]])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -149,9 +149,9 @@ def test_decode_reduced_stops_below_the_rows_that_are_needed(name: str, monkeypa
         return decoded
 
     monkeypatch.setattr("mim.data.decoding.jpeg.decode_jpeg", watched)
-    found, _ = decode_reduced(jpeg(photograph(400, 300), **OPTIONS[name]), 3, need(1.0, 47))
-    assert isinstance(found, Tensor)
-    assert found.shape[1] >= 47
+    decoding, _ = decode_reduced(jpeg(photograph(400, 300), **OPTIONS[name]), 3, need(1.0, 47))
+    assert isinstance(decoding, Tensor)
+    assert decoding.shape[1] >= 47
     blocks = {"4:4:4": 48, "optimized": 48, "4:2:2": 48, "progressive": 400}
     assert rows == [blocks.get(name, 64)]
 
@@ -163,10 +163,10 @@ def test_decode_reduced_stops_below_the_rows_that_are_needed(name: str, monkeypa
 def test_decode_reduced_divides_sides_by_no_more_than_is_enough(
     by: float, factor: int, mode: str, channels: int
 ) -> None:
-    found, size = decode_reduced(jpeg(photograph(203, 301).convert(mode)), channels, need(by, 203))
+    decoding, size = decode_reduced(jpeg(photograph(203, 301).convert(mode)), channels, need(by, 203))
     assert size == (203, 301)
-    assert pixels(found).shape == (channels, -(-203 // factor), -(-301 // factor))
-    assert isinstance(found, Tensor) == (factor == 1 and channels != 4)
+    assert pixels(decoding).shape == (channels, -(-203 // factor), -(-301 // factor))
+    assert isinstance(decoding, Tensor) == (factor == 1 and channels != 4)
 
 
 def test_decode_reduced_of_a_path_is_that_of_its_content(tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ def test_decode_reduced_reads_other_files_whole(tmp_path: Path, kind: str) -> No
     else:
         photograph().save(path, kind)  # under a name that is none of its own, as in ImageNet
     for file in (path, path.read_bytes()):
-        found, size = decode_reduced(file, channels, need(8.0, 1))
+        decoding, size = decode_reduced(file, channels, need(8.0, 1))
         expected = decode(file, channels)
-        assert type(found) is type(expected)
-        assert torch.equal(pixels(found), pixels(expected))
+        assert type(decoding) is type(expected)
+        assert torch.equal(pixels(decoding), pixels(expected))
         assert size == tuple(pixels(expected).shape[1:])
 
 
@@ -217,24 +217,24 @@ def test_decode_reduced_takes_what_pillow_takes_of_damaged_files() -> None:
     outcomes = []
     for _ in range(150):
         damaged = bytearray(content)
-        for place in random.integers(0, len(content), 3):
-            damaged[place] = random.integers(0, 256)
+        for position in random.integers(0, len(content), 3):
+            damaged[position] = random.integers(0, 256)
         for by, rows in ((1.0, 120), (1.0, 30), (2.0, 30)):
             try:
                 expected = decode(bytes(damaged), 3)
             except BrokenImage:
                 expected = None
             try:
-                found, size = decode_reduced(bytes(damaged), 3, need(by, rows))
+                decoding, size = decode_reduced(bytes(damaged), 3, need(by, rows))
             except BrokenImage:
-                found = None
+                decoding = None
             if by == 1 and rows == 120:
                 outcomes.append(expected is not None)
-                assert (found is None) == (expected is None)
+                assert (decoding is None) == (expected is None)
                 if expected is not None:
-                    assert torch.equal(pixels(found), pixels(expected))
+                    assert torch.equal(pixels(decoding), pixels(expected))
             if expected is not None:
-                assert pixels(found).shape[0] == 3
+                assert pixels(decoding).shape[0] == 3
                 assert size == (expected.height, expected.width)
     assert 20 < sum(outcomes) < 150
 
@@ -299,20 +299,20 @@ def compared(source: Folder, side: int, interpolation: str) -> Compared:
 @pytest.mark.parametrize("side", [160, 224])
 def test_crop_of_a_file_is_close_to_pillows(photographs: Folder, side: int, interpolation: str) -> None:
     """Both round after the first of two passes, which some versions of PyTorch make in the other order than Pillow."""
-    found = compared(photographs, side, interpolation)
-    assert found.by.max() < 2
-    difference = (found.ours - found.pillow).abs()
+    comparison = compared(photographs, side, interpolation)
+    assert comparison.by.max() < 2
+    difference = (comparison.ours - comparison.pillow).abs()
     assert difference.mean() < 0.15
     assert difference.max() <= 12
-    exact = found.exact.clamp(0, 255)
-    assert (found.ours - exact).abs().mean() < (found.pillow - exact).abs().mean() + 0.01
+    exact = comparison.exact.clamp(0, 255)
+    assert (comparison.ours - exact).abs().mean() < (comparison.pillow - exact).abs().mean() + 0.01
 
 
 @pytest.mark.parametrize("side", [24, 48, 72])
 def test_crop_of_a_file_that_is_decoded_smaller_stays_close_to_pillows(photographs: Folder, side: int) -> None:
     """It keeps at least 1.5 pixels for each of the result, so that only the finest of them can differ."""
-    found = compared(photographs, side, "bicubic")
-    smaller = (found.ours - found.pillow)[found.by >= 2].abs()
+    comparison = compared(photographs, side, "bicubic")
+    smaller = (comparison.ours - comparison.pillow)[comparison.by >= 2].abs()
     assert len(smaller) > 15
     assert smaller.mean() < 1.5
     assert smaller.flatten().kthvalue(int(0.999 * smaller.numel())).values < 15
@@ -333,10 +333,10 @@ def test_crop_of_a_smaller_decoding_lies_where_it_lies_in_the_whole() -> None:
     transform = RandomCropFlip(AugmentSettings(), (side, side))
     for top, left in ((0, 0), (101, 205), (403 - 301, 599 - 391)):
         crop = Crop(top, left, 301, 391, flipped=False)
-        whole_CHW = pixels(transform.cut(decode(content, 1), crop, (height, width))).float()
+        full_CHW = pixels(transform.cut(decode(content, 1), crop, (height, width))).float()
         for by in (2, 4):
             reduced, size = decode_reduced(content, 1, need(by, top + 301))
             assert reduced.width == -(-width // by)
-            difference = pixels(transform.cut(reduced, crop, size)).float() - whole_CHW
+            difference = pixels(transform.cut(reduced, crop, size)).float() - full_CHW
             assert difference.abs().max() <= 2
             assert abs(difference.mean()) < 0.2  # half a stored pixel beside it would be .25 of each axis

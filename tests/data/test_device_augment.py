@@ -33,10 +33,10 @@ SIZE = (24, 20)
 ON: dict[str, object] = {"AUGMENT.on_device": True}
 
 
-class Held(Source):
-    """Images that are given."""
+class MemorySource(Source):
+    """A source of images in memory."""
 
-    name = "held"
+    name = "memory"
 
     def __init__(self, images: list[Stored]):
         super().__init__("train", DataSettings())
@@ -49,10 +49,10 @@ class Held(Source):
         return self.images[index]
 
 
-def held(kind: str) -> Held:
+def memory_source(kind: str) -> MemorySource:
     """Four images of one size and of a stored type."""
-    whole = photograph(96, 140)
-    pictures = [whole.crop((left, 2 * left, left + 60, 2 * left + 40)) for left in (0, 9, 20, 25)]
+    photo = photograph(96, 140)
+    pictures = [photo.crop((left, 2 * left, left + 60, 2 * left + 40)) for left in (0, 9, 20, 25)]
     levels = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
     kinds = {
         "picture": pictures,
@@ -60,7 +60,7 @@ def held(kind: str) -> Held:
         "uint16": [(level.int() * 257).to(torch.uint16) for level in levels],
         "float32": [level.float() / 7 - 20 for level in levels],
     }
-    return Held(kinds[kind])
+    return MemorySource(kinds[kind])
 
 
 def first_batch(source: Source, on_device: bool, repeats: int = 1, workers: int = 0, **keys) -> tuple[Tensor, Batch]:
@@ -85,8 +85,8 @@ def cropped(batch: Batch, **keys) -> Tensor:
 @pytest.mark.parametrize("kind", ["picture", "uint8", "uint16", "float32"])
 def test_device_augment_shows_the_crops_of_the_host(kind: str, repeats: int, interpolation: str) -> None:
     keys = {"repeats": repeats, "interpolation": interpolation}
-    host_BCHW, on_host = first_batch(held(kind), False, **keys)
-    device_BCHW, on_device = first_batch(held(kind), True, **keys)
+    host_BCHW, on_host = first_batch(memory_source(kind), False, **keys)
+    device_BCHW, on_device = first_batch(memory_source(kind), True, **keys)
     assert device_BCHW.dtype == host_BCHW.dtype
     assert device_BCHW.shape == host_BCHW.shape == (4 * repeats, 3, *SIZE)
     difference = (device_BCHW.double() - host_BCHW.double()).abs()
@@ -101,19 +101,19 @@ def test_device_augment_shows_the_crops_of_the_host(kind: str, repeats: int, int
 
 @pytest.mark.parametrize("kind", ["picture", "uint16"])
 def test_device_augment_sends_each_image_once_and_whole(kind: str) -> None:
-    source = held(kind)
+    source = memory_source(kind)
     _, batch = first_batch(source, True, repeats=2)
     assert batch.images_BCHW.shape == (4, 3, 40, 60)
     assert batch.crops_B5.shape == (8, 5)
     assert len(batch.crops_B5.unique(dim=0)) == 8  # a crop of its own each time
-    for place, index in enumerate(batch.indices[::2]):
+    for position, index in enumerate(batch.indices[::2]):
         expected = source.images[index]
         expected = expected if isinstance(expected, Tensor) else torch.from_numpy(np.array(expected)).permute(2, 0, 1)
-        assert torch.equal(batch.images_BCHW[place], expected)
+        assert torch.equal(batch.images_BCHW[position], expected)
     transform = RandomCropFlip(AugmentSettings(), SIZE)
     seeds = [derive_seed(3, "augment", 0, batch.indices[row], *([1] if row % 2 else [])) for row in range(8)]
-    drawn = [transform.draw_crop(40, 60, seed) for seed in seeds]
-    numbers = [[crop.top, crop.left, crop.height, crop.width, crop.flipped] for crop in drawn]
+    crops = [transform.draw_crop(40, 60, seed) for seed in seeds]
+    numbers = [[crop.top, crop.left, crop.height, crop.width, crop.flipped] for crop in crops]
     assert batch.crops_B5.tolist() == numbers
 
 
@@ -135,11 +135,11 @@ def test_device_augment_needs_nothing_of_images_that_are_cropped_already() -> No
 
 
 def test_device_augment_crops_travel_with_their_batch() -> None:
-    _, batch = first_batch(held("uint8"), True)
+    _, batch = first_batch(memory_source("uint8"), True)
     moved = batch.to(torch.device("meta"))
     assert {tensor.device.type for tensor in (moved.images_BCHW, moved.labels_B, moved.crops_B5)} == {"meta"}
     assert moved.indices == batch.indices
-    assert first_batch(held("uint8"), False)[1].to(torch.device("meta")).crops_B5 is None
+    assert first_batch(memory_source("uint8"), False)[1].to(torch.device("meta")).crops_B5 is None
 
 
 # -------------------------------------------------------------------- tasks
@@ -148,9 +148,9 @@ def test_device_augment_crops_travel_with_their_batch() -> None:
 def first_loss(recipe: Path, keys: dict) -> float:
     """The loss of a run's first step, from its own prefetcher."""
     cfg = load_config(recipe, [str(word) for pair in ({"DATA.workers": 0} | keys).items() for word in pair])
-    train, held_out = build.build_data(cfg)
+    train, val = build.build_data(cfg)
     cfg = build.with_statistics(cfg, train)
-    task, settings = build.build_task(cfg, train, held_out), build.engine_settings(cfg)
+    task, settings = build.build_task(cfg, train, val), build.engine_settings(cfg)
     plan, world = Plan.of(settings, len(task.train_data), 1), World(0, 1, CPU)
     prefetcher = Prefetcher(task.train_data, plan, world, 0, 0, BrokenFiles(len(task.train_data), 1.0))
     torch.manual_seed(0)

@@ -72,24 +72,24 @@ def test_random_crop_flip_takes_seeds_of_63_bits() -> None:
 
 
 def test_random_crop_flip_probability_at_its_ends() -> None:
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    full_image = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
     image = photograph(*SIZE)
     plain_CHW = F.pil_to_tensor(image)
     for flip, expected_CHW in ((0.0, plain_CHW), (1.0, plain_CHW.flip(-1))):
-        transform = RandomCropFlip(AugmentSettings(flip=flip, **whole), SIZE)
+        transform = RandomCropFlip(AugmentSettings(flip=flip, **full_image), SIZE)
         for seed in range(8):
             assert torch.equal(transform(image, seed), expected_CHW)
 
 
 def test_random_crop_flip_flips_half_of_the_time() -> None:
-    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
-    image, transform = digit().resize((8, 8)), RandomCropFlip(AugmentSettings(**whole), (8, 8))
+    full_image = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    image, transform = digit().resize((8, 8)), RandomCropFlip(AugmentSettings(**full_image), (8, 8))
     plain_CHW = F.pil_to_tensor(image)
     flipped = sum(not torch.equal(transform(image, seed), plain_CHW) for seed in range(400))
     assert abs(flipped - 200) < 60
 
 
-def places(height: int, width: int) -> Tensor:
+def coordinates(height: int, width: int) -> Tensor:
     """An image (2, H, W) whose values are its own row and column."""
     return torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).float()
 
@@ -98,7 +98,7 @@ def places(height: int, width: int) -> Tensor:
 def test_random_crop_flip_ratio_is_relative_to_the_aspect_of_the_output(size: tuple[int, int]) -> None:
     """With ratio 1 a crop has the shape of the output, so nothing is stretched: rows and columns scale alike."""
     settings = AugmentSettings(crop_scale=(0.1, 0.2), crop_ratio=(1.0, 1.0), interpolation="bilinear", flip=0.0)
-    image = places(600, 600)
+    image = coordinates(600, 600)
     for seed in range(10):
         out_CHW = RandomCropFlip(settings, size)(image, seed)
         row_step = (out_CHW[0, -3, 5] - out_CHW[0, 2, 5]) / (size[0] - 5)
@@ -108,7 +108,7 @@ def test_random_crop_flip_ratio_is_relative_to_the_aspect_of_the_output(size: tu
 
 def test_random_crop_flip_crops_have_the_areas_asked_for() -> None:
     settings = AugmentSettings(crop_scale=(0.25, 0.5), interpolation="bilinear", flip=0.0)
-    image, transform = places(400, 400), RandomCropFlip(settings, (16, 16))
+    image, transform = coordinates(400, 400), RandomCropFlip(settings, (16, 16))
     areas = []
     for seed in range(200):
         out_CHW = transform(image, seed)
@@ -122,8 +122,8 @@ def test_random_crop_flip_crops_have_the_areas_asked_for() -> None:
 
 def test_random_crop_flip_uint16_is_rounded_and_not_cut() -> None:
     image = uint16_picture()
-    whole = AugmentSettings(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
-    out_CHW = RandomCropFlip(whole, (12, 12))(image, 0)
+    full_image = AugmentSettings(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
+    out_CHW = RandomCropFlip(full_image, (12, 12))(image, 0)
     wide_CHW = F.resize(image.double(), [12, 12], v1.InterpolationMode.BICUBIC, antialias=True)
     assert out_CHW.dtype == torch.uint16
     difference = out_CHW.double() - wide_CHW.clamp(0, 65535)
@@ -156,7 +156,7 @@ def test_centre_crop_covers_the_size_without_padding_or_stretching(
     shape: tuple[int, int], size: tuple[int, int]
 ) -> None:
     height, width = shape
-    image = places(height, width) + 1  # no zero, which padding would bring
+    image = coordinates(height, width) + 1  # no zero, which padding would bring
     out_CHW = CentreCrop(AugmentSettings(interpolation="bilinear"), size)(image)
     assert out_CHW.shape == (2, *size)
     assert out_CHW.min() >= 0.99
@@ -165,9 +165,9 @@ def test_centre_crop_covers_the_size_without_padding_or_stretching(
     assert centre[1] == pytest.approx((width + 1) / 2, abs=0.6 * max(1, width / size[1]))
     scale = max(size[0] / height, size[1] / width)
     for axis, line in enumerate((out_CHW[0, :, size[1] // 2], out_CHW[1, size[0] // 2])):
-        seen = size[axis] / scale  # pixels of the image that are in view along this axis
-        assert float(line[-1] - line[0]) <= seen + 1
-        assert float(line[-1] - line[0]) >= seen * (1 - 2 / size[axis]) - 1.5
+        visible = size[axis] / scale  # pixels of the image that are in view along this axis
+        assert float(line[-1] - line[0]) <= visible + 1
+        assert float(line[-1] - line[0]) >= visible * (1 - 2 / size[axis]) - 1.5
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -189,7 +189,7 @@ def test_centre_crop_of_a_share_equals_torchvisions_resize_and_centre_crop(
 def test_centre_crop_keeps_the_share_of_the_side_that_covers(
     shape: tuple[int, int], size: tuple[int, int], share: float
 ) -> None:
-    image = places(*shape)
+    image = coordinates(*shape)
     out_CHW = CentreCrop(AugmentSettings(interpolation="bilinear"), size, share)(image)
     assert out_CHW.shape == (2, *size)
     scale = max(size[0] / shape[0], size[1] / shape[1]) / share  # pixels that come out for one that goes in

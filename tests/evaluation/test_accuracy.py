@@ -27,10 +27,10 @@ def scored(samples: int, classes: int, seed: int = 0, dtype: torch.dtype = torch
 
 def tally(scores_BK: torch.Tensor, labels_B: torch.Tensor, batch: int = 7) -> Counts:
     """What a tally says of batches of that many samples."""
-    own = Tally(scores_BK.shape[1], CPU)
+    meter = Tally(scores_BK.shape[1], CPU)
     for scores, labels in zip(scores_BK.split(batch), labels_B.split(batch), strict=True):
-        own.add(scores, labels)
-    return own.over_ranks(ALONE)
+        meter.add(scores, labels)
+    return meter.over_ranks(ALONE)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 6, 10, 150])
@@ -81,11 +81,11 @@ def test_tally_of_nothing_is_zero():
 
 def test_tally_settles_more_than_once():
     scores_BK, labels_B = scored(20, 4)
-    own = Tally(4, CPU)
-    own.add(scores_BK[:8], labels_B[:8])
-    assert own.over_ranks(ALONE).samples == own.over_ranks(ALONE).samples == 8
-    own.add(scores_BK[8:], labels_B[8:])
-    assert torch.equal(own.over_ranks(ALONE).confusion_KK, tally(scores_BK, labels_B).confusion_KK)
+    meter = Tally(4, CPU)
+    meter.add(scores_BK[:8], labels_B[:8])
+    assert meter.over_ranks(ALONE).samples == meter.over_ranks(ALONE).samples == 8
+    meter.add(scores_BK[8:], labels_B[8:])
+    assert torch.equal(meter.over_ranks(ALONE).confusion_KK, tally(scores_BK, labels_B).confusion_KK)
 
 
 def test_tally_counts_millions_of_samples_exactly():
@@ -93,10 +93,10 @@ def test_tally_counts_millions_of_samples_exactly():
     counts = Counts(torch.tensor([[2**25, 1], [1, 2**25]]), 0.0, 0.0)
     assert counts.samples == 2**26 + 2
     assert counts.top1 == 2**26 / (2**26 + 2) < 1
-    own = Tally(2, CPU)
-    own._confusion_KK += 2**24
-    own.add(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert own.over_ranks(ALONE).confusion_KK[0, 0] == 2**24 + 1
+    meter = Tally(2, CPU)
+    meter._confusion_KK += 2**24
+    meter.add(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert meter.over_ranks(ALONE).confusion_KK[0, 0] == 2**24 + 1
 
 
 # ---------------------------------------------------------------- several processes
@@ -154,11 +154,11 @@ def counted(tmp_path_factory, warm) -> dict[int, dict]:
         runpy.run_path(str(script))
     code, output = warm.run_program(script, 2, [], script.with_suffix(".log"))
     assert code == 0, output
-    found = {}
+    content_by_size = {}
     for text in (alone.getvalue(), output):
         size, content = json.loads(next(line for line in text.splitlines() if line[:5] == "FOUND")[5:])
-        found[size] = content
-    return found
+        content_by_size[size] = content
+    return content_by_size
 
 
 def test_two_processes_count_what_one_counts(counted):

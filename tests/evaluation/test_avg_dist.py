@@ -22,12 +22,12 @@ def reference(hidden_BHW: torch.Tensor) -> np.ndarray:
 
 def check(mask: PatchMask, height: int, width: int) -> None:
     """Distances equal scipy's, and AvgDist is their mean over hidden pixels."""
-    hidden_BHW, found_BHW = mask.at(height, width), pixel_distances(mask, height, width)
+    hidden_BHW, distances_BHW = mask.at(height, width), pixel_distances(mask, height, width)
     expected_BHW = reference(hidden_BHW)
-    assert found_BHW.shape == hidden_BHW.shape
-    assert found_BHW.dtype == torch.float32
-    np.testing.assert_allclose(found_BHW.numpy(), expected_BHW, rtol=0, atol=1e-5)
-    assert torch.equal(found_BHW > 0, hidden_BHW)
+    assert distances_BHW.shape == hidden_BHW.shape
+    assert distances_BHW.dtype == torch.float32
+    np.testing.assert_allclose(distances_BHW.numpy(), expected_BHW, rtol=0, atol=1e-5)
+    assert torch.equal(distances_BHW > 0, hidden_BHW)
     means = [expected_HW[hidden_HW].mean() for expected_HW, hidden_HW in zip(expected_BHW, hidden_BHW, strict=True)]
     np.testing.assert_allclose(avg_dist(mask, height, width).numpy(), means, rtol=1e-6)
 
@@ -104,15 +104,17 @@ def test_single_hidden_pixel_is_one_pixel_away():
 def test_chunks_do_not_change_the_result(cell, monkeypatch):
     mask = Random(ImageSpec(3, 24, 32), cell=cell, ratio=0.6).sample(11, generator(0), CPU)
     sizes: list[int] = []
-    whole = module._distances
-    monkeypatch.setattr(module, "_distances", lambda hidden, height: sizes.append(len(hidden)) or whole(hidden, height))
-    found = pixel_distances(mask, 24, 32), avg_dist(mask, 24, 32)
+    distances = module._distances
+    monkeypatch.setattr(
+        module, "_distances", lambda hidden, height: sizes.append(len(hidden)) or distances(hidden, height)
+    )
+    results = pixel_distances(mask, 24, 32), avg_dist(mask, 24, 32)
     assert sizes == [11, 11]
     for most, expected in ((1, [1] * 11), (24 * 32 * 4, [4, 4, 3])):
         monkeypatch.setattr(module, "PIXELS_AT_ONCE", most)
         sizes.clear()
-        assert torch.equal(pixel_distances(mask, 24, 32), found[0])
-        assert torch.equal(avg_dist(mask, 24, 32), found[1])
+        assert torch.equal(pixel_distances(mask, 24, 32), results[0])
+        assert torch.equal(avg_dist(mask, 24, 32), results[1])
         assert sizes == expected * 2
 
 
@@ -144,30 +146,30 @@ def test_masker_avg_dist_is_the_mean_over_its_masks_with_an_interval():
     """Against scipy's distances of masks that are drawn anew: both means lie where the interval says."""
     image = ImageSpec(3, 64, 96)
     masker = Random(image, cell=16, ratio=0.6)
-    found = masker_avg_dist(masker, image, samples=400, seed=5)
+    estimate = masker_avg_dist(masker, image, samples=400, seed=5)
     hidden_BHW = masker.sample(1500, generator(9), CPU).at(64, 96)
     values = [distances[hidden].mean() for distances, hidden in zip(reference(hidden_BHW), hidden_BHW, strict=True)]
-    assert found.runs == 400
-    assert abs(found.mean - np.mean(values)) < 1.5 * found.half
-    assert found.half == pytest.approx(student.ppf(0.975, 399) * np.std(values, ddof=1) / math.sqrt(400), rel=0.15)
+    assert estimate.runs == 400
+    assert abs(estimate.mean - np.mean(values)) < 1.5 * estimate.half
+    assert estimate.half == pytest.approx(student.ppf(0.975, 399) * np.std(values, ddof=1) / math.sqrt(400), rel=0.15)
 
 
 def test_masker_avg_dist_depends_on_the_seed_alone():
     image = ImageSpec(3, 32, 32)
     masker = Block(image, cell=4, ratio=0.5)
-    found = masker_avg_dist(masker, image, samples=16)
+    estimate = masker_avg_dist(masker, image, samples=16)
     torch.manual_seed(17)
-    assert masker_avg_dist(masker, image, samples=16) == found
-    assert masker_avg_dist(masker, image, samples=16, seed=1) != found
+    assert masker_avg_dist(masker, image, samples=16) == estimate
+    assert masker_avg_dist(masker, image, samples=16, seed=1) != estimate
 
 
 def test_masker_avg_dist_of_a_fixed_pattern_has_no_spread():
     """One of four: of each 2 x 2 cells of one pixel, two lie 1 away and one the root of 2."""
     image = ImageSpec(1, 9, 9)  # the pattern begins and ends with a visible row and column
-    found = masker_avg_dist(Grid(image, cell=1), image, samples=8)
+    estimate = masker_avg_dist(Grid(image, cell=1), image, samples=8)
     straight, diagonal = 2 * 4 * 5, 4 * 4
-    assert found.mean == pytest.approx((straight + diagonal * math.sqrt(2)) / (straight + diagonal), rel=1e-6)
-    assert found.half == 0
+    assert estimate.mean == pytest.approx((straight + diagonal * math.sqrt(2)) / (straight + diagonal), rel=1e-6)
+    assert estimate.half == 0
 
 
 def test_masker_avg_dist_grows_with_cell_and_ratio():

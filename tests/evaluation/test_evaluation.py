@@ -115,13 +115,17 @@ def stored_digits():
     return torch.from_numpy(np.stack(stored))[:, None].repeat(1, 3, 1, 1)
 
 
-@pytest.mark.parametrize("make", [ViT, Swin])
+@pytest.mark.parametrize("encoder_class", [ViT, Swin])
 @pytest.mark.parametrize("pool", ["mean", "class", "both"])
 @torch.no_grad()
-def test_features_of_are_pooled_as_asked_in_the_order_shown(make, pool):
+def test_features_of_are_pooled_as_asked_in_the_order_shown(encoder_class, pool):
     torch.manual_seed(0)
-    sizes = {"depth": 2, "heads": 2, "patch": 8} if make is ViT else {"depths": (1, 1), "heads": (1, 2), "window": 4}
-    encoder = make(IMAGE, hidden="none", width=16, **sizes).eval()
+    sizes = (
+        {"depth": 2, "heads": 2, "patch": 8}
+        if encoder_class is ViT
+        else {"depths": (1, 1), "heads": (1, 2), "window": 4}
+    )
+    encoder = encoder_class(IMAGE, hidden="none", width=16, **sizes).eval()
     stored, labels = stored_digits(), torch.tensor([3, 1, -1, 0, 2])
     parts = [
         EvaluationBatch(
@@ -130,20 +134,20 @@ def test_features_of_are_pooled_as_asked_in_the_order_shown(make, pool):
         for part, rows in ((slice(0, 2), [7, 2]), (slice(2, 5), [9, 0, 4]))
     ]
     preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
-    if make is Swin and pool != "mean":
+    if encoder_class is Swin and pool != "mean":
         with pytest.raises(ValueError, match=rf"pool {pool}: this encoder has no class token; use mean"):
             features_of(encoder, pool, preprocess, parts, CPU)
         return
-    features, found, rows = features_of(encoder, pool, preprocess, parts, CPU)
+    features, labels_B, rows = features_of(encoder, pool, preprocess, parts, CPU)
     tokens = encoder.backbone.forward_features((stored / 255 - 0.5) / 2)
-    if make is Swin:
+    if encoder_class is Swin:
         expected = tokens.mean(dim=(1, 2))
     else:
         mean, first = tokens[:, 1:].mean(dim=1), tokens[:, 0]  # the class token is no part of the mean
         expected = {"mean": mean, "class": first, "both": torch.cat([mean, first], dim=1)}[pool]
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
-    assert torch.equal(found, labels)
+    assert torch.equal(labels_B, labels)
     assert rows.tolist() == [7, 2, 9, 0, 4]
 
 
@@ -152,13 +156,13 @@ def test_features_of_leave_out_what_stands_in_for_broken_images():
     torch.manual_seed(0)
     encoder = ViT(IMAGE, hidden="none", patch=8, width=16, depth=1, heads=2).eval()
     stored, labels = stored_digits(), torch.arange(5)
-    own = torch.tensor([True, False, True, False, False])
-    parts = [EvaluationBatch(Batch(stored[:3], labels[:3], (0, 2, 2)), [5, 6, 7], own[:3])]
-    parts += [EvaluationBatch(Batch(stored[3:], labels[3:], (0, 0)), [8, 9], own[3:])]  # all of them stand in
+    readable_B = torch.tensor([True, False, True, False, False])
+    parts = [EvaluationBatch(Batch(stored[:3], labels[:3], (0, 2, 2)), [5, 6, 7], readable_B[:3])]
+    parts += [EvaluationBatch(Batch(stored[3:], labels[3:], (0, 0)), [8, 9], readable_B[3:])]  # all of them stand in
     preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
-    features, found, rows = features_of(encoder, "mean", preprocess, parts, CPU)
-    assert torch.equal(features, encoder(preprocess(stored[own])).pooled("mean"))
-    assert (found.tolist(), rows.tolist()) == ([0, 2], [5, 7])
+    features, labels_B, rows = features_of(encoder, "mean", preprocess, parts, CPU)
+    assert torch.equal(features, encoder(preprocess(stored[readable_B])).pooled("mean"))
+    assert (labels_B.tolist(), rows.tolist()) == ([0, 2], [5, 7])
     nothing = features_of(encoder, "both", preprocess, [], CPU)
     assert [tuple(part.shape) for part in nothing] == [(0, 32), (0,), (0,)]
     assert nothing[1].dtype == nothing[2].dtype == torch.long
@@ -167,9 +171,9 @@ def test_features_of_leave_out_what_stands_in_for_broken_images():
 # ---------------------------------------------------------------- operations
 
 
-def on_meta(make, image, **keys):
+def on_meta(build, image, **keys):
     with torch.device("meta"):
-        model = make(image, **keys)
+        model = build(image, **keys)
     return summarise_model(model, image).flops
 
 
@@ -194,14 +198,14 @@ def test_dissect_flops_equal_a_count_by_hand():
     assert on_meta(replace_and_mlp, image) == expected
 
 
-@pytest.mark.parametrize("make", [mae, simmim])
-def test_dissect_flops_equal_pytorchs_count_of_the_real_model(make):
-    model = make()
+@pytest.mark.parametrize("build", [mae, simmim])
+def test_dissect_flops_equal_pytorchs_count_of_the_real_model(build):
+    model = build()
     choose_attention(model, CPU)
     img = images(1)
     with FlopCounterMode(display=False) as counter:
         model(img, sampled(model, img)).loss.backward()
-    assert on_meta(make, IMAGE) == counter.get_total_flops() > 0
+    assert on_meta(build, IMAGE) == counter.get_total_flops() > 0
 
 
 def test_dissect_flops_fall_when_more_is_dropped():
@@ -210,12 +214,12 @@ def test_dissect_flops_fall_when_more_is_dropped():
     assert flops[0] > flops[-1]
 
 
-def classifier_flops(make, **keys):
+def classifier_flops(build, **keys):
     """Of a small ViT of two blocks with a classifier of 7 classes on it, one token for each 8 x 8 pixels of 16 x 24."""
     image = ImageSpec(3, 16, 24)
     with torch.device("meta"):
         encoder = ViT(image, hidden="none", patch=8, width=8, depth=2, heads=2, class_token=False)
-        model = make(encoder, **keys)
+        model = build(encoder, **keys)
     return summarise_model(model, image).flops
 
 
@@ -238,5 +242,5 @@ def test_dissect_flops_of_a_classifier_equal_a_count_by_hand():
     assert classifier_flops(fine_tuning(0.5)) == forward + 2 * (2 * mlp + 2 * head)
     for layers in (1, 3):
         keys = ProbeHeadSettings(pool="mean", rates=tuple(range(1, layers + 1)))
-        found = classifier_flops(lambda encoder, keys=keys: probe_classifier(encoder, 7, keys))
-        assert found == 2 * (embed + 2 * block + layers * head) + 2 * layers * head
+        flops = classifier_flops(lambda encoder, keys=keys: probe_classifier(encoder, 7, keys))
+        assert flops == 2 * (embed + 2 * block + layers * head) + 2 * layers * head

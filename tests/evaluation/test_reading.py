@@ -29,14 +29,14 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:80])
 
 
-def by_row(found: list[EvaluationBatch]) -> dict[int, tuple]:
+def by_row(parts: list[EvaluationBatch]) -> dict[int, tuple]:
     """What was read, by row: index, image and label. Asserts that no row comes twice."""
-    rows = [row for shown in found for row in shown.rows]
+    rows = [row for part in parts for row in part.rows]
     assert len(set(rows)) == len(rows)
     return {
-        row: (shown.batch.indices[place], shown.batch.images_BCHW[place], int(shown.batch.labels_B[place]))
-        for shown in found
-        for place, row in enumerate(shown.rows)
+        row: (part.batch.indices[position], part.batch.images_BCHW[position], int(part.batch.labels_B[position]))
+        for part in parts
+        for position, row in enumerate(part.rows)
     }
 
 
@@ -45,33 +45,33 @@ def by_row(found: list[EvaluationBatch]) -> dict[int, tuple]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(
-    "chosen", [[], [7], list(range(13)), [90, 3, 3, 41, 8, 200, 0], list(range(24, 0, -1))], ids=len
+    "indices", [[], [7], list(range(13)), [90, 3, 3, 41, 8, 200, 0], list(range(24, 0, -1))], ids=len
 )
-def test_reader_of_all_ranks_together_reads_each_chosen_sample_once(digits, chosen, size):
-    reader, found, counts = Reader(4, 0), [], []
+def test_reader_of_all_ranks_together_reads_each_chosen_sample_once(digits, indices, size):
+    reader, parts, counts = Reader(4, 0), [], []
     for rank in range(size):
-        own = list(reader.read(digits, chosen, rank, size))
-        counts.append(sum(len(shown.rows) for shown in own))
-        found += own
-    assert sum(counts) == len(chosen)
+        rank_parts = list(reader.read(digits, indices, rank, size))
+        counts.append(sum(len(part.rows) for part in rank_parts))
+        parts += rank_parts
+    assert sum(counts) == len(indices)
     assert max(counts) - min(counts) <= 1
-    rows = by_row(found)
-    assert sorted(rows) == list(range(len(chosen)))
+    rows = by_row(parts)
+    assert sorted(rows) == list(range(len(indices)))
     for row, (index, image_CHW, label) in rows.items():
-        assert index == chosen[row]
-        sample = digits[0, chosen[row]]
+        assert index == indices[row]
+        sample = digits[0, indices[row]]
         assert torch.equal(image_CHW, sample.image_CHW)
         assert label == sample.label
-    assert all(shown.readable_B.all() for shown in found)
+    assert all(part.readable_B.all() for part in parts)
 
 
 def test_reader_batches_have_the_size_asked_for_and_the_last_what_is_left(digits):
-    found = list(Reader(4, 0).read(digits, range(30, 41), rank=0, size=1))
-    assert [len(shown.rows) for shown in found] == [4, 4, 3]
-    assert [shown.batch.indices for shown in found] == [(30, 31, 32, 33), (34, 35, 36, 37), (38, 39, 40)]
+    parts = list(Reader(4, 0).read(digits, range(30, 41), rank=0, size=1))
+    assert [len(part.rows) for part in parts] == [4, 4, 3]
+    assert [part.batch.indices for part in parts] == [(30, 31, 32, 33), (34, 35, 36, 37), (38, 39, 40)]
     second = list(Reader(2, 0).read(digits, range(30, 41), rank=1, size=3))
-    assert [shown.rows for shown in second] == [[1, 4], [7, 10]]
-    assert [shown.batch.indices for shown in second] == [(31, 34), (37, 40)]
+    assert [part.rows for part in second] == [[1, 4], [7, 10]]
+    assert [part.batch.indices for part in second] == [(31, 34), (37, 40)]
 
 
 def test_reader_reads_nothing_on_a_rank_without_a_share(digits):
@@ -80,9 +80,9 @@ def test_reader_reads_nothing_on_a_rank_without_a_share(digits):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reader_reads_the_same_with_loader_processes(digits, workers):
-    chosen = [90, 3, 41, 8, 200, 0, 17]
-    alone, shared = (list(Reader(2, count).read(digits, chosen, 1, 2)) for count in (0, workers))
-    assert [shown.rows for shown in alone] == [shown.rows for shown in shared] == [[1, 3], [5]]
+    indices = [90, 3, 41, 8, 200, 0, 17]
+    alone, shared = (list(Reader(2, count).read(digits, indices, 1, 2)) for count in (0, workers))
+    assert [part.rows for part in alone] == [part.rows for part in shared] == [[1, 3], [5]]
     for one, two in zip(alone, shared, strict=True):
         assert torch.equal(one.batch.images_BCHW, two.batch.images_BCHW)
         assert one.batch.indices == two.batch.indices
@@ -100,21 +100,21 @@ def test_reader_leaves_the_global_generator_untouched(digits):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_reader_says_which_images_stand_in_for_a_broken_one(tmp_path, size):
     paths = write_digits(tmp_path, 11)
-    for place in (2, 5, 6, 10):
-        truncate(paths[place])
-    chosen = [10, 9, 6, 5, 5, 4, 2, 0]
+    for number in (2, 5, 6, 10):
+        truncate(paths[number])
+    indices = [10, 9, 6, 5, 5, 4, 2, 0]
     reader = Reader(3, 0)
     with logged() as lines:
-        found = [shown for rank in range(size) for shown in reader.read(files(tmp_path), chosen, rank, size)]
-        list(reader.read(files(tmp_path), chosen))
-    own = {row: bool(shown.readable_B[place]) for shown in found for place, row in enumerate(shown.rows)}
-    assert own == {row: index not in (2, 5, 6, 10) for row, index in enumerate(chosen)}
-    for row, (index, _, _) in by_row(found).items():
-        assert (index == chosen[row]) == own[row]
+        parts = [part for rank in range(size) for part in reader.read(files(tmp_path), indices, rank, size)]
+        list(reader.read(files(tmp_path), indices))
+    readable = {row: bool(part.readable_B[number]) for part in parts for number, row in enumerate(part.rows)}
+    assert readable == {row: index not in (2, 5, 6, 10) for row, index in enumerate(indices)}
+    for row, (index, _, _) in by_row(parts).items():
+        assert (index == indices[row]) == readable[row]
         assert index not in (2, 5, 6, 10)
     assert len(lines) == 4  # each file once, over ranks, repetitions and evaluations
-    for place, line in zip((2, 5, 6, 10), sorted(lines), strict=True):
-        assert f"cannot read {paths[place]} (" in line
+    for number, line in zip((2, 5, 6, 10), sorted(lines), strict=True):
+        assert f"cannot read {paths[number]} (" in line
         assert "another image replaces it in evaluations" in line
 
 

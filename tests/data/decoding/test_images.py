@@ -29,14 +29,14 @@ def rgb_HWC(height: int = 6, width: int = 8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK"])
-@pytest.mark.parametrize(("channels", "wanted"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+@pytest.mark.parametrize(("channels", "expected"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_decode_picture_of_any_mode_has_the_channels_asked_for(
-    tmp_path: Path, mode: str, channels: int, wanted: str
+    tmp_path: Path, mode: str, channels: int, expected: str
 ) -> None:
     suffix = ".jpg" if mode == "CMYK" else ".png"
     path = save(photograph().convert(mode), tmp_path / f"a{suffix}")
     picture = decode(path, channels)
-    assert picture.mode == wanted
+    assert picture.mode == expected
     assert picture.size == (64, 48)
     assert np.asarray(picture).dtype == np.uint8
 
@@ -118,8 +118,8 @@ def test_to_mode_keeps_a_picture_that_fits() -> None:
 def test_decode_array_of_each_type_keeps_its_values(tmp_path: Path, dtype: str) -> None:
     values_HW = np.asarray(digit()).astype(dtype)
     image_CHW = decode(array(tmp_path / "a.npy", values_HW), 1)
-    wanted = torch.float32 if dtype.startswith("float") else getattr(torch, dtype)
-    assert image_CHW.dtype == wanted
+    expected = torch.float32 if dtype.startswith("float") else getattr(torch, dtype)
+    assert image_CHW.dtype == expected
     assert image_CHW.shape == (1, 32, 32)
     assert np.array_equal(image_CHW[0].numpy(), values_HW)
 

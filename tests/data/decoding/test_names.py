@@ -65,31 +65,31 @@ def test_names_are_listed_and_read_whatever_bytes_they_are(odd: Path) -> None:
 
 def test_names_are_held_out_by_the_hash_of_their_bytes(odd: Path) -> None:
     everything = files(folder(odd), odd)
-    train, held_out = (files(folder(odd, split, val_share=0.4), odd) for split in ("train", "val"))
-    assert held_out == {name for name in everything if zlib.crc32(name) / 2**32 < 0.4}
-    assert train == everything - held_out
-    assert held_out
+    train, val = (files(folder(odd, split, val_share=0.4), odd) for split in ("train", "val"))
+    assert val == {name for name in everything if zlib.crc32(name) / 2**32 < 0.4}
+    assert train == everything - val
+    assert val
 
 
 def test_names_are_told_of_on_one_line_that_can_be_printed_logged_and_saved(odd: Path, tmp_path: Path) -> None:
     source = folder(odd)
     log = logging.Logger("names")
     log.addHandler(logging.FileHandler(tmp_path / "log.txt", encoding="utf-8"))
-    found = [source.describe(index) for index in range(len(source))]
-    for name in found:
+    names = [source.describe(index) for index in range(len(source))]
+    for name in names:
         assert name.isprintable()
         name.encode()
         log.warning("cannot read %s", name)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == len(ODD) + 1
-    assert json.loads(json.dumps(found)) == found
-    assert len(set(found)) == len(ODD) + 1
+    assert json.loads(json.dumps(names)) == names
+    assert len(set(names)) == len(ODD) + 1
     for part in (
         "ünïcode-数字-٣.png",
         "[red]markup[bold blink].png",
         r"line\nbreak\r.png",
         r"no-utf-8-\xff\xfe\xc3(.png",
     ):
-        assert str(odd / part) in found
+        assert str(odd / part) in names
 
 
 def test_shown_leaves_a_usual_name_and_shortens_an_endless_one() -> None:
@@ -106,9 +106,11 @@ def test_names_of_packed_images_are_those_of_their_files(odd: Path, tmp_path: Pa
     settings = DataSettings(path=str(tmp_path / "packed"), channels=1)
     packed = Packed("train", settings, val_share=0)
     assert [packed.describe(index) for index in range(len(packed))] == [source.describe(i) for i in range(len(source))]
-    held_out = Packed("val", settings, val_share=0.4)
-    wanted = folder(odd, "val", val_share=0.4)
-    assert {held_out.describe(i) for i in range(len(held_out))} == {wanted.describe(i) for i in range(len(wanted))}
+    packed_val = Packed("val", settings, val_share=0.4)
+    folder_val = folder(odd, "val", val_share=0.4)
+    assert {packed_val.describe(i) for i in range(len(packed_val))} == {
+        folder_val.describe(i) for i in range(len(folder_val))
+    }
 
 
 # -------------------------------------------------------------------- list files

@@ -78,8 +78,8 @@ def test_loader_leaves_the_global_generator_untouched(images: Path) -> None:
 
 def test_loader_augmentation_depends_on_seed_epoch_and_index_alone(images: Path) -> None:
     data = dataset(folder(images))
-    again, other = dataset(folder(images)), dataset(folder(images), seed=1)
-    assert torch.equal(data[2, 5].image_CHW, again[2, 5].image_CHW)
+    twin, other = dataset(folder(images)), dataset(folder(images), seed=1)
+    assert torch.equal(data[2, 5].image_CHW, twin[2, 5].image_CHW)
     assert not torch.equal(data[2, 5].image_CHW, data[3, 5].image_CHW)
     assert not torch.equal(data[2, 5].image_CHW, other[2, 5].image_CHW)
 
@@ -103,8 +103,8 @@ def test_loader_label_is_minus_one_where_there_is_none(tmp_path: Path) -> None:
 def test_loader_evaluation_batches_come_in_order_with_the_last_one_smaller() -> None:
     source = Digits("val", DataSettings(channels=1))
     data = ImageDataset(source, CentreCrop(AugmentSettings(), (32, 32)), 0)
-    found: Iterator[Batch] = batches(data, in_order(range(10), 4), 0, False)
-    assert [batch.indices for batch in found] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    evaluation: Iterator[Batch] = batches(data, in_order(range(10), 4), 0, False)
+    assert [batch.indices for batch in evaluation] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
     assert list(in_order([], 4)) == []
     assert list(in_order([3, 1], 2)) == [[(0, 3), (0, 1)]]
 
@@ -124,7 +124,7 @@ def test_loader_corrupt_image_is_replaced_and_named_and_no_other_changes(images:
     assert [name for name, _ in batch.broken] == [str(corrupt)]
     assert "OSError" in batch.broken[0][1]
     assert torch.equal(batch.images_BCHW[3], good.images_BCHW[stand_in])
-    others = [place for place in range(24) if place != 3]
+    others = [row for row in range(24) if row != 3]
     assert torch.equal(batch.images_BCHW[others], good.images_BCHW[others])
     assert batch.labels_B.tolist() == [int(index >= 12) for index in batch.indices]
 
@@ -143,11 +143,11 @@ def test_loader_stand_in_brings_its_own_label_and_is_drawn_from_the_whole_data_s
 
 
 def test_loader_stand_in_that_is_broken_too_is_named_and_replaced(images: Path) -> None:
-    whole = images / "b" / "digit-020.jpg"
+    intact = images / "b" / "digit-020.jpg"
     for path in sorted(images.glob("*/*.jpg")):
-        if path != whole:
+        if path != intact:
             truncate(path)
-    found = []
+    attempts = []
     for epoch in range(40):
         try:
             sample = dataset(folder(images))[epoch, 4]
@@ -157,10 +157,10 @@ def test_loader_stand_in_that_is_broken_too_is_named_and_replaced(images: Path) 
         names = [name for name, _ in sample.broken]
         assert len(set(names)) == len(names) < ATTEMPTS
         assert names[0] == str(images / "a" / "digit-004.jpg")
-        assert str(whole) not in names
-        found.append(len(names))
-    assert 20 < len(found) < 40  # 20 of 24 are tried
-    assert len(set(found)) > 5
+        assert str(intact) not in names
+        attempts.append(len(names))
+    assert 20 < len(attempts) < 40  # 20 of 24 are tried
+    assert len(set(attempts)) > 5
 
 
 def test_loader_many_broken_neighbours_end_nothing(images: Path) -> None:
@@ -241,8 +241,8 @@ def test_is_finite_finds_the_image_that_is_not(tmp_path: Path) -> None:
     (tmp_path / "unreadable.npy").write_bytes(b"")
     source = folder(tmp_path)
     data = dataset(source)
-    found = {path.name for index, path in enumerate(source.paths) if not data.is_finite(index)}
-    assert found == {"bad-0.npy", "bad-1.npy", "bad-2.npy"}
+    names = {path.name for index, path in enumerate(source.paths) if not data.is_finite(index)}
+    assert names == {"bad-0.npy", "bad-1.npy", "bad-2.npy"}
     with pytest.raises(BrokenImage):
         source.read([path.name for path in source.paths].index("unreadable.npy"))
 

@@ -94,16 +94,16 @@ def test_repeats_read_each_image_once_for_neighbouring_rows(images: Path) -> Non
 
 
 def test_repeats_first_crop_is_that_of_a_run_without_and_the_others_have_seeds_of_their_own(images: Path) -> None:
-    source, seen = Counted(images), []
+    source, crops = Counted(images), []
     for repeats in (1, 2, 4):
         (batch,) = batches(dataset(source, repeats), [[(3, 7), (3, 8)]], 0, False)
-        seen.append(batch.images_BCHW.unflatten(0, (2, repeats)))
-    assert torch.equal(seen[0], seen[1][:, :1])
-    assert torch.equal(seen[1], seen[2][:, :2])
+        crops.append(batch.images_BCHW.unflatten(0, (2, repeats)))
+    assert torch.equal(crops[0], crops[1][:, :1])
+    assert torch.equal(crops[1], crops[2][:, :2])
     transform, picture = dataset(source, 1).transform, source.read(7)
-    for repeat, image_CHW in enumerate(seen[2][0]):
-        place = (3, 7, repeat) if repeat else (3, 7)
-        expected_CHW = transform(picture, derive_seed(5, "augment", *place))
+    for repeat, image_CHW in enumerate(crops[2][0]):
+        key = (3, 7, repeat) if repeat else (3, 7)
+        expected_CHW = transform(picture, derive_seed(5, "augment", *key))
         assert (image_CHW.int() - expected_CHW.int()).abs().max() <= 2  # Pillow resizes pictures
 
 
@@ -112,8 +112,8 @@ def test_repeats_decode_what_the_largest_and_the_lowest_crop_need(images: Path) 
     data.source = source
     list(batches(data, [[(0, index) for index in range(12)]], 0, False))
     for index, need in enumerate(source.needs):
-        places = [(0, index), *((0, index, repeat) for repeat in (1, 2, 3))]
-        seeds = [derive_seed(5, "augment", *place) for place in places]
+        keys = [(0, index), *((0, index, repeat) for repeat in (1, 2, 3))]
+        seeds = [derive_seed(5, "augment", *key) for key in keys]
         each = [data.transform.need_of(data.transform.draw_crop(400, 300, seed)) for seed in seeds]
         assert need == Need(min(one.reduction for one in each), max(one.rows for one in each))
         assert len({one.reduction for one in each}) > 1
@@ -158,8 +158,8 @@ def test_repeats_make_an_epoch_longer(tmp_path: Path) -> None:
     """1,437 digits x 2 in batches of 512."""
     code, text = call(tmp_path, LARGE | {"DATA.repeats": 2})
     assert code == 0, text
-    found = summary(tmp_path)
-    assert (found["steps"], found["images_seen"], found["epochs"]) == (5, 5 * 512, 1)
+    metrics = summary(tmp_path)
+    assert (metrics["steps"], metrics["images_seen"], metrics["epochs"]) == (5, 5 * 512, 1)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ def rows(micro: int, rank: int, world: int, start: int = 0, stop: int = 9, seed:
     return list(StepSampler(SAMPLES, BATCH, micro, rank, world, seed, start, stop))
 
 
-def whole(start: int = 0, stop: int = 9, seed: int = 0) -> list[list[SampleKey]]:
+def global_batches(start: int = 0, stop: int = 9, seed: int = 0) -> list[list[SampleKey]]:
     """The global batches: one rank, one micro-batch."""
     return rows(BATCH, 0, 1, start, stop, seed)
 
@@ -21,13 +21,13 @@ def whole(start: int = 0, stop: int = 9, seed: int = 0) -> list[list[SampleKey]]
 def test_sampler_ranks_and_micro_batches_together_make_the_global_batch(world: int, micro: int) -> None:
     ranks = [rows(micro, rank, world) for rank in range(world)]
     accumulation = BATCH // (micro * world)
-    assert all(len(own) == 9 * accumulation for own in ranks)
-    for step, batch in enumerate(whole()):
+    assert all(len(micro_batches) == 9 * accumulation for micro_batches in ranks)
+    for step, batch in enumerate(global_batches()):
         joined: list[SampleKey] = []
         for turn in range(accumulation):
-            for own in ranks:
-                assert len(own[step * accumulation + turn]) == micro
-                joined += own[step * accumulation + turn]
+            for micro_batches in ranks:
+                assert len(micro_batches[step * accumulation + turn]) == micro
+                joined += micro_batches[step * accumulation + turn]
         assert joined == batch
 
 
@@ -38,7 +38,7 @@ def test_sampler_length_counts_its_micro_batches(world: int, micro: int) -> None
 
 
 def test_sampler_epoch_is_a_permutation_without_repeats() -> None:
-    batches = whole(stop=3 * PER_EPOCH)
+    batches = global_batches(stop=3 * PER_EPOCH)
     for epoch in range(3):
         keys = [key for batch in batches[epoch * PER_EPOCH : (epoch + 1) * PER_EPOCH] for key in batch]
         assert {key[0] for key in keys} == {epoch}
@@ -48,24 +48,24 @@ def test_sampler_epoch_is_a_permutation_without_repeats() -> None:
 
 
 def test_sampler_left_over_samples_differ_from_epoch_to_epoch() -> None:
-    batches = whole(stop=20 * PER_EPOCH)
-    seen = {index for batch in batches for _, index in batch}
-    assert seen == set(range(SAMPLES))
+    batches = global_batches(stop=20 * PER_EPOCH)
+    indices = {index for batch in batches for _, index in batch}
+    assert indices == set(range(SAMPLES))
 
 
 def test_sampler_epochs_and_seeds_have_orders_of_their_own() -> None:
-    batches = whole(stop=3 * PER_EPOCH)
+    batches = global_batches(stop=3 * PER_EPOCH)
     orders = [
         tuple(index for batch in batches[epoch * PER_EPOCH : (epoch + 1) * PER_EPOCH] for _, index in batch)
         for epoch in range(3)
     ]
     assert len(set(orders)) == 3
-    assert whole(seed=1) != whole(seed=0)
+    assert global_batches(seed=1) != global_batches(seed=0)
 
 
 @pytest.mark.parametrize("start", [1, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 2])
 def test_sampler_that_starts_later_gives_the_tail(start: int) -> None:
-    assert whole(start=start) == whole()[start:]
+    assert global_batches(start=start) == global_batches()[start:]
     assert rows(3, 1, 2, start=start) == rows(3, 1, 2)[start * 2 :]
 
 

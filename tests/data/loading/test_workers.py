@@ -44,8 +44,8 @@ def tasks(count: int) -> list[Keys]:
     return [[(0, number)] for number in range(count)]
 
 
-def results(make, order, workers: int) -> Results:
-    return Results(make, order, workers, Digits("val", DataSettings(channels=1)), pin_memory=False)
+def results(task, order, workers: int) -> Results:
+    return Results(task, order, workers, Digits("val", DataSettings(channels=1)), pin_memory=False)
 
 
 def who(keys: Keys) -> tuple[int, int]:
@@ -92,19 +92,19 @@ def test_results_without_a_task_end_at_once(workers: int) -> None:
 
 
 def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
-    taken = []
+    requests = []
 
     def order() -> Iterator[Keys]:
         for keys in tasks(100):
-            taken.append(keys)
+            requests.append(keys)
             yield keys
 
-    made = results(who, order(), 2)
-    assert len(taken) == 2 * AHEAD
-    next(made)
-    assert len(taken) == 2 * AHEAD + 1
-    made.close()
-    assert list(made) == []
+    stream = results(who, order(), 2)
+    assert len(requests) == 2 * AHEAD
+    next(stream)
+    assert len(requests) == 2 * AHEAD + 1
+    stream.close()
+    assert list(stream) == []
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
     ],
 )
 def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None, cause: str) -> None:
-    made = results(Dies(end), tasks(12), 2)
-    processes = [process.pid for process in made._processes]
+    stream = results(Dies(end), tasks(12), 2)
+    processes = [process.pid for process in stream._processes]
     values: list[torch.Tensor] = []
     with pytest.raises(DataLost, match=rf"^dataloader worker 0 \(process {processes[0]}\) {cause}") as caught:
-        values.extend(made)
+        values.extend(stream)
     assert all((value == number).all() for number, value in enumerate(values))
     # results that were made but not sent die with their worker; it had at most two batches
     assert len(values) <= 6
@@ -131,23 +131,23 @@ def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None
     assert "same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert ended(processes, 0)
-    assert list(made) == []
+    assert list(stream) == []
 
 
 def test_death_of_a_worker_raises_nothing_outside_of_the_next_result() -> None:
     """PyTorch's own handler would raise an error wherever the main thread is, as in a forward pass."""
     before = signal.getsignal(signal.SIGCHLD)
-    made = results(tensor, tasks(8), 2)
-    next(made)
+    stream = results(tensor, tasks(8), 2)
+    next(stream)
     assert signal.getsignal(signal.SIGCHLD) == before
-    victim = made._processes[1].pid
+    victim = stream._processes[1].pid
     os.kill(victim, signal.SIGKILL)
     model, inputs = torch.nn.Linear(300, 300), torch.rand(300, 300)
     until = time.monotonic() + 0.5
     while alive(victim) or time.monotonic() < until:
         model(inputs).sum().backward()
     with pytest.raises(DataLost, match=rf"worker 1 \(process {victim}\) was ended by SIGKILL"):
-        list(made)
+        list(stream)
 
 
 class Bug(Exception):
@@ -166,10 +166,10 @@ def raises(keys: Keys) -> int:
 
 
 def test_results_raise_an_error_with_its_own_type_and_text_and_note_its_traceback() -> None:
-    made = results(raises, tasks(9), 2)
-    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    stream = results(raises, tasks(9), 2)
+    assert [next(stream) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - its text is below
-        next(made)
+        next(stream)
     assert str(caught.value) == "a size that does not fit"
     assert "in raises" in caught.value.__notes__[0]
     with pytest.raises(RuntimeError) as other:
@@ -191,12 +191,12 @@ def test_warnings_of_workers_reach_the_log_of_this_process_once() -> None:
 
 
 def test_workers_ignore_the_signals_that_every_process_of_a_step_gets() -> None:
-    made = results(who, tasks(12), 2)
-    numbers = [next(made)[1], next(made)[1]]
+    stream = results(who, tasks(12), 2)
+    numbers = [next(stream)[1], next(stream)[1]]
     for number in numbers:
         for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
             os.kill(number, getattr(signal, name))
-    assert [process for _, process in made] == numbers * 5
+    assert [process for _, process in stream] == numbers * 5
 
 
 def test_workers_compute_on_one_thread_and_leave_the_global_generator_alone() -> None:
@@ -206,12 +206,12 @@ def test_workers_compute_on_one_thread_and_leave_the_global_generator_alone() ->
 
 
 def test_workers_at_work_end_soon_when_their_results_are_dropped() -> None:
-    made = results(hangs, tasks(9), 2)
-    next(made)
-    numbers = [process.pid for process in made._processes]
+    stream = results(hangs, tasks(9), 2)
+    next(stream)
+    numbers = [process.pid for process in stream._processes]
     assert all(map(alive, numbers))
     start = time.monotonic()
-    del made
+    del stream
     assert ended(numbers, 0)
     assert time.monotonic() - start < 6
 
@@ -240,9 +240,9 @@ def test_workers_work_where_the_temporary_folder_has_a_path_too_long_for_sockets
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    made = results(tensor, tasks(5), 2)
-    folder = Path(made._folder.name)
-    assert len(list(made)) == 5
+    stream = results(tensor, tasks(5), 2)
+    folder = Path(stream._folder.name)
+    assert len(list(stream)) == 5
     assert not folder.exists()
 
 

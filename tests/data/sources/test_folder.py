@@ -88,8 +88,8 @@ def test_folder_labels_none_ignores_class_folders(classes: Path) -> None:
 
 def test_folder_order_is_sorted_whatever_order_files_were_made_in(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(12)
-    for place, root in ((order, tmp_path / "one"), (order[::-1], tmp_path / "two")):
-        for number in place.tolist():
+    for numbers, root in ((order, tmp_path / "one"), (order[::-1], tmp_path / "two")):
+        for number in numbers.tolist():
             write_digits(root / f"class-{number % 3}", 1, first=number)
     one, two = folder(tmp_path / "one", val_share=0), folder(tmp_path / "two", val_share=0)
     assert names(one, tmp_path / "one") == names(two, tmp_path / "two")
@@ -97,14 +97,14 @@ def test_folder_order_is_sorted_whatever_order_files_were_made_in(tmp_path: Path
 
 
 def test_folder_takes_every_kind_of_picture_in_any_case_and_nothing_else(tmp_path: Path) -> None:
-    taken = ["a.png", "b.JPG", "c.jpeg", "d.bmp", "e.webp", "f.TIF", "g.gif", "h.ppm"]
-    for name in taken:
+    pictures = ["a.png", "b.JPG", "c.jpeg", "d.bmp", "e.webp", "f.TIF", "g.gif", "h.ppm"]
+    for name in pictures:
         digit().save(tmp_path / name)
     np.save(tmp_path / "i.npy", np.asarray(digit()))
     (tmp_path / "readme.txt").write_text("no picture")
     (tmp_path / "noextension").write_text("no picture")
     source = folder(tmp_path, val_share=0)
-    assert names(source, tmp_path) == [*taken, "i.npy"]
+    assert names(source, tmp_path) == [*pictures, "i.npy"]
     for index in range(len(source)):
         source.read(index)
 
@@ -124,19 +124,19 @@ def test_folder_skips_hidden_files_and_folders(classes: Path) -> None:
 def test_folder_train_and_val_folders_are_the_splits(tmp_path: Path) -> None:
     for number, name in enumerate(("train/a", "train/b", "train/c", "val/b", "val/c")):
         write_digits(tmp_path / name, 2, first=2 * number)
-    train, held_out = folder(tmp_path), folder(tmp_path, "val")
+    train, val = folder(tmp_path), folder(tmp_path, "val")
     assert {name.split("/")[0] for name in names(train, tmp_path)} == {"train"}
-    assert {name.split("/")[0] for name in names(held_out, tmp_path)} == {"val"}
-    assert train.classes == held_out.classes == ("a", "b", "c")
-    assert held_out.labels.tolist() == [1, 1, 2, 2]
+    assert {name.split("/")[0] for name in names(val, tmp_path)} == {"val"}
+    assert train.classes == val.classes == ("a", "b", "c")
+    assert val.labels.tolist() == [1, 1, 2, 2]
 
 
 def test_folder_train_folder_alone_gives_its_share(tmp_path: Path) -> None:
     write_digits(tmp_path / "train", 20)
-    train, held_out = folder(tmp_path, val_share=0.1), folder(tmp_path, "val", val_share=0.1)
-    assert len(train) + len(held_out) == 20
-    assert 1 <= len(held_out) <= 6
-    assert not set(train.paths) & set(held_out.paths)
+    train, val = folder(tmp_path, val_share=0.1), folder(tmp_path, "val", val_share=0.1)
+    assert len(train) + len(val) == 20
+    assert 1 <= len(val) <= 6
+    assert not set(train.paths) & set(val.paths)
 
 
 def test_folder_unknown_label_of_held_out_images_is_refused(tmp_path: Path) -> None:
@@ -159,12 +159,12 @@ def test_folder_val_path_names_held_out_images_elsewhere(classes: Path, tmp_path
     for name in ("five", "three"):
         write_digits(tmp_path / "elsewhere" / name, 2, first=30)
     keys = {"val_path": str(tmp_path / "elsewhere"), "val_share": 0.5}
-    train, held_out = folder(classes, **keys), folder(classes, "val", **keys)
+    train, val = folder(classes, **keys), folder(classes, "val", **keys)
     assert len(train) == 12
-    assert names(held_out, tmp_path / "elsewhere") == [
+    assert names(val, tmp_path / "elsewhere") == [
         *("five/digit-030.png", "five/digit-031.png", "three/digit-030.png", "three/digit-031.png")
     ]
-    assert held_out.labels.tolist() == [0, 0, 2, 2]
+    assert val.labels.tolist() == [0, 0, 2, 2]
 
 
 def test_folder_val_path_goes_before_a_val_folder(tmp_path: Path) -> None:
@@ -178,20 +178,20 @@ def test_folder_val_path_goes_before_a_val_folder(tmp_path: Path) -> None:
 def test_folder_never_trains_on_a_val_path_that_lies_inside_it(classes: Path) -> None:
     write_digits(classes / "held", 3, first=30)
     keys = {"val_path": str(classes / "held")}
-    train, held_out = folder(classes, **keys), folder(classes, "val", **keys)
-    assert len(held_out) == 3
-    assert not set(train.paths) & set(held_out.paths)
+    train, val = folder(classes, **keys), folder(classes, "val", **keys)
+    assert len(val) == 3
+    assert not set(train.paths) & set(val.paths)
 
 
 def test_folder_val_share_splits_without_overlap_or_loss(classes: Path) -> None:
     everything = folder(classes, val_share=0).paths
     for share in (0.01, 0.25, 0.5, 0.9):
-        train, held_out = folder(classes, val_share=share), folder(classes, "val", val_share=share)
-        assert sorted([*train.paths, *held_out.paths]) == sorted(everything)
-        assert not set(train.paths) & set(held_out.paths)
-        assert len(held_out) > 0
-        assert train.classes == held_out.classes == CLASSES
-        for source in (train, held_out):
+        train, val = folder(classes, val_share=share), folder(classes, "val", val_share=share)
+        assert sorted([*train.paths, *val.paths]) == sorted(everything)
+        assert not set(train.paths) & set(val.paths)
+        assert len(val) > 0
+        assert train.classes == val.classes == CLASSES
+        for source in (train, val):
             assert [CLASSES[label] for label in source.labels] == [path.parent.name for path in source.paths]
 
 
@@ -199,8 +199,8 @@ def test_folder_val_share_is_about_that_share(tmp_path: Path) -> None:
     for number in range(1000):
         (tmp_path / f"img_{number:04d}.png").touch()
     for share in (0.05, 0.2):
-        held = len(folder(tmp_path, "val", val_share=share))
-        assert abs(held - 1000 * share) <= 4 * math.sqrt(1000 * share * (1 - share))
+        count = len(folder(tmp_path, "val", val_share=share))
+        assert abs(count - 1000 * share) <= 4 * math.sqrt(1000 * share * (1 - share))
 
 
 def test_folder_val_share_depends_on_names_and_not_on_where_the_folder_lies(classes: Path, tmp_path: Path) -> None:
@@ -277,18 +277,18 @@ def test_folder_list_files_for_both_splits(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("digit-000.png\ta\ndigit-001.png\tb\n")
     (tmp_path / "val.txt").write_text("digit-003.png\tb\n")
     (tmp_path / "bad.txt").write_text("digit-003.png\tc\n")
-    held_out = folder(tmp_path / "train.txt", "val", val_path=str(tmp_path / "val.txt"))
-    assert held_out.labels.tolist() == [1]
+    val = folder(tmp_path / "train.txt", "val", val_path=str(tmp_path / "val.txt"))
+    assert val.labels.tolist() == [1]
     with pytest.raises(ValueError, match="label 'c', which no training image has"):
         folder(tmp_path / "train.txt", "val", val_path=str(tmp_path / "bad.txt"))
 
 
 def test_folder_list_file_gives_its_share(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(f"img_{number:03d}.png\n" for number in range(40)))
-    train, held_out = folder(tmp_path / "list.txt"), folder(tmp_path / "list.txt", "val")
-    assert len(train) + len(held_out) == 40
-    assert not set(train.paths) & set(held_out.paths)
-    assert len(held_out) > 0
+    train, val = folder(tmp_path / "list.txt"), folder(tmp_path / "list.txt", "val")
+    assert len(train) + len(val) == 40
+    assert not set(train.paths) & set(val.paths)
+    assert len(val) > 0
 
 
 # -------------------------------------------------------------------- what cannot be

@@ -30,7 +30,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def made(first: int = 0, count: int = 12, label: object = None) -> "datasets.Dataset":
+def digits(first: int = 0, count: int = 12, label: object = None) -> "datasets.Dataset":
     """Digits with their number modulo 7."""
     numbers = range(first, first + count)
     content = {"image": [digit(number) for number in numbers], "label": [number % 7 for number in numbers]}
@@ -45,7 +45,7 @@ def made(first: int = 0, count: int = 12, label: object = None) -> "datasets.Dat
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """Twelve training images and five held-out ones."""
-    datasets.DatasetDict({"train": made(), "test": made(50, 5)}).save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"train": digits(), "test": digits(50, 5)}).save_to_disk(str(tmp_path / "saved"))
     return tmp_path / "saved"
 
 
@@ -53,8 +53,8 @@ def source(path: Path, split: str = "train", channels: int = 1, **keys: object) 
     return HuggingFace(split, DataSettings(path=str(path), channels=channels), **keys)
 
 
-def shows(found: HuggingFace, index: int, number: int) -> bool:
-    return np.array_equal(np.asarray(found.read(index)), np.asarray(digit(number)))
+def shows(images: HuggingFace, index: int, number: int) -> bool:
+    return np.array_equal(np.asarray(images.read(index)), np.asarray(digit(number)))
 
 
 # -------------------------------------------------------------------- images, labels, splits
@@ -74,8 +74,8 @@ def test_huggingface_reads_a_saved_data_set(saved: Path) -> None:
 
 def test_huggingface_reads_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    made().to_parquet(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
-    made(50, 5).to_parquet(str(tmp_path / "data" / "validation-00000-of-00001.parquet"))
+    digits().to_parquet(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
+    digits(50, 5).to_parquet(str(tmp_path / "data" / "validation-00000-of-00001.parquet"))
     train, val = (source(tmp_path, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (12, 5)
     assert shows(train, 7, 7)
@@ -86,25 +86,29 @@ def test_huggingface_reads_a_folder_of_parquet_files(tmp_path: Path) -> None:
 def test_huggingface_reads_a_folder_of_pictures(tmp_path: Path) -> None:
     write_digits(tmp_path / "images" / "train" / "low", 3)
     write_digits(tmp_path / "images" / "train" / "high", 3, first=3)
-    found = source(tmp_path / "images", val_share=0)
-    assert {found.classes[label] for label in found.labels} == {"low", "high"}
-    assert all(shows(found, index, (index + 3) % 6) for index in range(len(found)))
+    images = source(tmp_path / "images", val_share=0)
+    assert {images.classes[label] for label in images.labels} == {"low", "high"}
+    assert all(shows(images, index, (index + 3) % 6) for index in range(len(images)))
 
 
 def test_huggingface_gives_its_share(tmp_path: Path) -> None:
-    made(0, 60).save_to_disk(str(tmp_path / "one"))
+    digits(0, 60).save_to_disk(str(tmp_path / "one"))
     train, val = (source(tmp_path / "one", split, val_share=0.2) for split in ("train", "val"))
-    rows = [int(found.describe(index).split()[-1]) for found in (train, val) for index in range(len(found))]
+    rows = [
+        int(split_source.describe(index).split()[-1])
+        for split_source in (train, val)
+        for index in range(len(split_source))
+    ]
     assert sorted(rows) == list(range(60))
     assert 3 <= len(val) <= 25
     assert val.labels.tolist() == [row % 7 for row in rows[len(train) :]]
     assert shows(val, 1, rows[len(train) + 1])
-    whole, none = (source(tmp_path / "one", split, val_share=0) for split in ("train", "val"))
-    assert (len(whole), len(none)) == (60, 0)
+    everything, none = (source(tmp_path / "one", split, val_share=0) for split in ("train", "val"))
+    assert (len(everything), len(none)) == (60, 0)
 
 
 def test_huggingface_splits_and_columns_by_name(tmp_path: Path) -> None:
-    renamed = made(0, 4).rename_columns({"image": "img", "label": "fine"})
+    renamed = digits(0, 4).rename_columns({"image": "img", "label": "fine"})
     datasets.DatasetDict({"a": renamed, "b": renamed.select([3, 1])}).save_to_disk(str(tmp_path))
     keys = {"image_column": "img", "label_column": "fine", "train_split": "a", "val_split": "b"}
     val = source(tmp_path, "val", **keys)
@@ -114,9 +118,9 @@ def test_huggingface_splits_and_columns_by_name(tmp_path: Path) -> None:
 
 
 def test_huggingface_labels_that_are_plain_numbers_missing_or_unwanted(tmp_path: Path) -> None:
-    made(label=datasets.Value("int16")).save_to_disk(str(tmp_path / "numbers"))
-    found = source(tmp_path / "numbers", val_share=0)
-    assert (found.labels.tolist(), found.classes) == ([number % 7 for number in range(12)], ())
+    digits(label=datasets.Value("int16")).save_to_disk(str(tmp_path / "numbers"))
+    images = source(tmp_path / "numbers", val_share=0)
+    assert (images.labels.tolist(), images.classes) == ([number % 7 for number in range(12)], ())
     assert source(tmp_path / "numbers", label_column="").labels is None
     for name, labels in (("hidden", [-1, -1, -1]), ("gaps", [0, None, 2])):
         data = datasets.Dataset.from_dict({"image": [digit(number) for number in range(3)], "label": labels})
@@ -125,10 +129,10 @@ def test_huggingface_labels_that_are_plain_numbers_missing_or_unwanted(tmp_path:
 
 
 def test_huggingface_selected_rows_keep_their_labels(tmp_path: Path) -> None:
-    made().select([9, 2, 5]).save_to_disk(str(tmp_path / "some"))
-    found = source(tmp_path / "some", val_share=0)
-    assert found.labels.tolist() == [2, 2, 5]
-    assert shows(found, 0, 9)
+    digits().select([9, 2, 5]).save_to_disk(str(tmp_path / "some"))
+    images = source(tmp_path / "some", val_share=0)
+    assert images.labels.tolist() == [2, 2, 5]
+    assert shows(images, 0, 9)
 
 
 def test_huggingface_column_of_encoded_bytes(tmp_path: Path) -> None:
@@ -175,20 +179,20 @@ def test_huggingface_row_that_is_no_image_is_broken(tmp_path: Path) -> None:
     data = datasets.Dataset.from_dict({"image": [None if row is None else {"bytes": row} for row in content]})
     data = data.cast(datasets.Features({"image": datasets.Image()}))
     data.save_to_disk(str(tmp_path / "broken"))
-    found = source(tmp_path / "broken", label_column="", val_share=0)
-    assert shows(found, 0, 0)
+    images = source(tmp_path / "broken", label_column="", val_share=0)
+    assert shows(images, 0, 0)
     for index in (1, 2, 3):
         with pytest.raises(BrokenImage):
-            found.read(index)
+            images.read(index)
 
 
 # -------------------------------------------------------------------- in use
 
 
 def test_huggingface_copies_and_loader_processes_read_the_same(saved: Path) -> None:
-    found = source(saved)
-    assert shows(pickle.loads(pickle.dumps(found)), 8, 8)
-    crops = ImageDataset(found, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
+    images = source(saved)
+    assert shows(pickle.loads(pickle.dumps(images)), 8, 8)
+    crops = ImageDataset(images, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
     order = [[(0, 3), (0, 11)], [(1, 5), (1, 0)]]
     alone, helped = (list(batches(crops, order, workers, False)) for workers in (0, 2))
     assert [batch.indices for batch in helped] == [(3, 11), (5, 0)]
@@ -204,21 +208,21 @@ def test_huggingface_jpeg_rows_are_cropped_as_the_files_are(tmp_path: Path) -> N
     there = Folder("train", DataSettings(path=str(tmp_path / "files")), val_share=0)
     crop = RandomCropFlip(AugmentSettings(), (20, 20))
     for epoch in range(5):
-        one, two = (ImageDataset(found, crop, 0)[(epoch, 0)].image_CHW for found in (here, there))
+        one, two = (ImageDataset(images, crop, 0)[(epoch, 0)].image_CHW for images in (here, there))
         assert torch.equal(one, two)
 
 
 def test_huggingface_trains_as_a_folder_of_the_same_images_does(tmp_path: Path) -> None:
     write_digits(tmp_path / "images", 24)
-    made(0, 24).save_to_disk(str(tmp_path / "saved"))
+    digits(0, 24).save_to_disk(str(tmp_path / "saved"))
     folder = Folder("train", DataSettings(path=str(tmp_path / "images"), channels=1), val_share=0)
     here = source(tmp_path / "saved", val_share=0)
     assert all(torch.equal(*(pil_to_tensor(each.read(index)) for each in (folder, here))) for index in range(24))
     shared = {**TINY, "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 8}
-    found = []
+    curves = []
     for name, path in (("folder", tmp_path / "images"), ("huggingface", tmp_path / "saved")):
         code, text = call(tmp_path / name, {**shared, "DATA.name": name, "DATA.path": path})
         assert code == 0, text
-        found.append(losses(tmp_path / name))
-    assert len(found[0]) == 3
-    assert found[0] == found[1]
+        curves.append(losses(tmp_path / name))
+    assert len(curves[0]) == 3
+    assert curves[0] == curves[1]

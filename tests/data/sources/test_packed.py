@@ -77,9 +77,9 @@ def test_packed_equals_the_folder_it_was_made_from(layout: Callable, tmp_path: P
 def test_packed_share_can_be_fixed_when_packing(tmp_path: Path) -> None:
     path, keys = layout_classes(tmp_path / "images")
     out = packed(path, tmp_path / "packed", share=0.2)
-    wanted = [Folder("val", DataSettings(path=str(path), channels=1), **keys).describe(place) for place in range(5)]
-    found = source(out, "val", val_share=0)
-    assert [found.describe(place) for place in range(5)] == wanted
+    names = [Folder("val", DataSettings(path=str(path), channels=1), **keys).describe(index) for index in range(5)]
+    val = source(out, "val", val_share=0)
+    assert [val.describe(index) for index in range(5)] == names
 
 
 def test_packed_val_share_zero_holds_none_out(tmp_path: Path) -> None:
@@ -146,20 +146,20 @@ def test_packed_batches_do_not_depend_on_loader_processes(out: Path) -> None:
 
 def test_packed_reading_shares_the_memory_of_the_file(out: Path) -> None:
     here = source(out, val_share=0)
-    first, again = (here.read_reduced(4, full_image)[0] for _ in range(2))
-    assert first.data_ptr() == again.data_ptr()
+    first, second = (here.read_reduced(4, full_image)[0] for _ in range(2))
+    assert first.data_ptr() == second.data_ptr()
 
 
 def test_packed_trains_as_the_folder_does(tmp_path: Path) -> None:
     path, keys = layout_classes(tmp_path / "images")
     shared = {**TINY, "DATA.val_share": keys["val_share"], "DATA.batch_size": 8, "TRAIN.batch": 8}
-    found = []
+    curves = []
     for name, where in (("folder", path), ("packed", packed(path, tmp_path / "packed"))):
         code, text = call(tmp_path / name, {**shared, "DATA.name": name, "DATA.path": where})
         assert code == 0, text
-        found.append(losses(tmp_path / name))
-    assert len(found[0]) == len(found[1]) > 3
-    assert found[0] == pytest.approx(found[1], rel=2e-3)  # Pillow and PyTorch round crops differently
+        curves.append(losses(tmp_path / name))
+    assert len(curves[0]) == len(curves[1]) > 3
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3)  # Pillow and PyTorch round crops differently
 
 
 # -------------------------------------------------------------------- damage

@@ -70,16 +70,16 @@ def covered_and_cut(picture: Image.Image, height: int, width: int) -> Image.Imag
 @pytest.mark.parametrize("name", SHAPES)
 def test_packing_to_one_size_cuts_the_centre_of_what_just_covers_it(name: str) -> None:
     picture = photograph(*SHAPES[name])
-    found, expected = (
+    actual, expected = (
         pil_to_tensor(image).float() for image in (fit_to_size(picture, (40, 56)), covered_and_cut(picture, 40, 56))
     )
-    assert found.shape == (3, 40, 56)
+    assert actual.shape == (3, 40, 56)
     assert (
-        found - expected
+        actual - expected
     ).abs().max() <= 2  # Pillow rounds between the axes; a shift by a pixel makes a mean of .8 or more
-    assert (found - expected).abs().mean() <= 0.2
+    assert (actual - expected).abs().mean() <= 0.2
     if name == "of that size":
-        assert torch.equal(found, pil_to_tensor(picture).float())
+        assert torch.equal(actual, pil_to_tensor(picture).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
@@ -87,11 +87,11 @@ def test_packing_to_one_size_cuts_the_centre_of_what_just_covers_it(name: str) -
 def test_packing_to_one_size_treats_arrays_as_pictures(name: str, dtype: torch.dtype) -> None:
     picture = photograph(*SHAPES[name]).point(lambda level: 64 + level // 2)  # Pillow would also clip between the axes
     scale = 257 if dtype == torch.uint16 else 1
-    found = fit_to_size((pil_to_tensor(picture).float() * scale).to(dtype), (40, 56))
-    assert found.dtype == dtype
+    actual = fit_to_size((pil_to_tensor(picture).float() * scale).to(dtype), (40, 56))
+    assert actual.dtype == dtype
     expected = pil_to_tensor(fit_to_size(picture, (40, 56))).float()
-    assert found.shape == expected.shape
-    assert (found.float() / scale - expected).abs().max() <= 1.5  # Pillow rounds between the axes
+    assert actual.shape == expected.shape
+    assert (actual.float() / scale - expected).abs().max() <= 1.5  # Pillow rounds between the axes
 
 
 @pytest.mark.parametrize("store", ["pixels", "jpeg"])
@@ -111,9 +111,9 @@ def test_packing_to_one_size_keeps_order_and_labels(store: str, tmp_path: Path) 
     for index in range(len(SHAPES)):
         assert Path(here.describe(index)).resolve() == Path(there.describe(index)).resolve()
         assert here.read_reduced(index, full_image)[1] == (40, 56)
-        found, expected = pixels(here, index).float(), pil_to_tensor(fit_to_size(there.read(index), (40, 56))).float()
-        assert found.shape == expected.shape
-        assert (found - expected).abs().mean() <= (0 if store == "pixels" else 8)
+        actual, expected = pixels(here, index).float(), pil_to_tensor(fit_to_size(there.read(index), (40, 56))).float()
+        assert actual.shape == expected.shape
+        assert (actual - expected).abs().mean() <= (0 if store == "pixels" else 8)
 
 
 def test_packing_to_one_size_takes_arrays_of_many_channels(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_packed_jpeg_is_the_file_of_that_quality_and_cropped_as_one(tmp_path: Pa
     there = Folder("train", DataSettings(path=str(tmp_path / "files")), val_share=0)
     crop = RandomCropFlip(AugmentSettings(), (20, 20))
     for epoch in range(5):
-        one, two = (ImageDataset(found, crop, 0)[(epoch, 0)].image_CHW for found in (here, there))
+        one, two = (ImageDataset(images, crop, 0)[(epoch, 0)].image_CHW for images in (here, there))
         assert torch.equal(one, two)
 
 

@@ -28,24 +28,24 @@ def digits(split: str, channels: int = 1) -> Digits:
 
 
 def test_digits_splits_are_a_partition_of_all_digits() -> None:
-    train, held_out = digits("train"), digits("val")
-    assert (len(train), len(held_out)) == (1437, 360)
+    train, val = digits("train"), digits("val")
+    assert (len(train), len(val)) == (1437, 360)
     assert len(train.labels) == 1437
-    assert len(held_out.labels) == 360
-    found = Counter(
+    assert len(val.labels) == 360
+    counts = Counter(
         (int(source.labels[index]), source.read(index).tobytes())
-        for source in (train, held_out)
+        for source in (train, val)
         for index in range(len(source))
     )
     everything = load_digits()
     levels = [Image.fromarray((image * (255 / 16)).round().astype(np.uint8)) for image in everything.images]
     pictures = [level.resize((32, 32), Image.Resampling.BICUBIC).tobytes() for level in levels]
-    assert found == Counter(zip(everything.target.tolist(), pictures, strict=True))
+    assert counts == Counter(zip(everything.target.tolist(), pictures, strict=True))
 
 
 def test_digits_classes_are_balanced_as_in_the_whole() -> None:
-    whole, held_out = np.bincount(load_digits().target), np.bincount(digits("val").labels)
-    assert np.abs(held_out - whole * 360 / 1797).max() <= 1
+    everything, val = np.bincount(load_digits().target), np.bincount(digits("val").labels)
+    assert np.abs(val - everything * 360 / 1797).max() <= 1
     assert digits("val").classes == tuple("0123456789")
 
 
@@ -99,12 +99,12 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[
 
 def test_cifar10_reads_its_files(tmp_path: Path, cifar10: dict) -> None:
     settings = DataSettings(path=str(tmp_path))
-    train, held_out = CIFAR10("train", settings), CIFAR10("val", settings)
-    assert (len(train), len(held_out)) == (20, 6)
+    train, val = CIFAR10("train", settings), CIFAR10("val", settings)
+    assert (len(train), len(val)) == (20, 6)
     assert train.classes == tuple(NAMES)
     assert train.labels.dtype == np.int64
     assert train.labels.tolist() == [label for number in range(1, 6) for label in cifar10[f"data_batch_{number}"][1]]
-    assert held_out.labels.tolist() == cifar10["test_batch"][1]
+    assert val.labels.tolist() == cifar10["test_batch"][1]
     picture = train.read(9)
     assert picture.mode == "RGB"
     row = cifar10["data_batch_3"][0][1]
@@ -128,20 +128,20 @@ def test_cifar10_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch:
 # -------------------------------------------------------------------- statistics
 
 
-class Kept(Source):
+class MemorySource(Source):
     """Images that the test holds; None stands for a file that cannot be read."""
 
     name = "kept"
 
     def __init__(self, images: list[Stored | None]):
         super().__init__("train", DataSettings())
-        self.images, self.seen = images, []
+        self.images, self.reads = images, []
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, index: int) -> Stored:
-        self.seen.append(index)
+        self.reads.append(index)
         image = self.images[index]
         if image is None:
             raise BrokenImage("it is cut short")
@@ -161,7 +161,7 @@ def random_images(dtype: str, count: int = 7) -> list[Tensor]:
 @pytest.mark.parametrize(("dtype", "scale"), [("uint8", 255), ("uint16", 65535), ("float32", 1)])
 def test_statistics_equal_those_of_all_pixels(dtype: str, scale: int) -> None:
     images = random_images(dtype)
-    mean, std = estimate_statistics(Kept(images), 0)
+    mean, std = estimate_statistics(MemorySource(images), 0)
     pixels_CN = np.concatenate([image.numpy().reshape(3, -1) for image in images], axis=1).astype(np.float64) / scale
     assert mean == pytest.approx(pixels_CN.mean(axis=1), abs=1e-6)
     assert std == pytest.approx(pixels_CN.std(axis=1), rel=1e-5)
@@ -179,7 +179,7 @@ def test_statistics_of_pictures_equal_those_of_their_pixels() -> None:
 @pytest.mark.parametrize("scale", [1e-7, 1.0, 1e6])
 def test_statistics_of_floats_normalise_at_any_scale(scale: float) -> None:
     images = [image * scale for image in random_images("float32")]
-    mean, std = estimate_statistics(Kept(images), 0)
+    mean, std = estimate_statistics(MemorySource(images), 0)
     pixels_CN = np.concatenate([image.numpy().reshape(3, -1) for image in images], axis=1).astype(np.float64)
     normalised_CN = (pixels_CN - np.array(mean)[:, None]) / np.array(std)[:, None]
     assert np.abs(normalised_CN.mean(axis=1)).max() < 1e-4
@@ -192,7 +192,7 @@ def test_statistics_channel_that_never_varies_has_deviation_one_and_a_warning(va
     for image in images:
         image[1] = value
     with logged() as lines:
-        mean, std = estimate_statistics(Kept(images), 0)
+        mean, std = estimate_statistics(MemorySource(images), 0)
     assert std[1] == 1.0
     assert mean[1] == pytest.approx(value / 255, abs=1e-6)
     assert min(std[0], std[2]) > 0.01
@@ -204,7 +204,7 @@ def test_statistics_no_grey_level_passes_for_one_that_varies() -> None:
     for value in range(256):
         image = torch.full((1, 11, 13), value, dtype=torch.uint8)
         with logged() as lines:
-            _, std = estimate_statistics(Kept([image] * 11), 0)
+            _, std = estimate_statistics(MemorySource([image] * 11), 0)
         if std != (1.0,) or len(lines) != 1:
             wrong.append(value)
     assert wrong == []
@@ -214,29 +214,32 @@ def test_statistics_of_a_channel_that_hardly_varies_are_kept() -> None:
     image = torch.full((1, 40, 50), 0.5)
     image[0, 3, 4] = 0.501
     with logged() as lines:
-        _, std = estimate_statistics(Kept([image]), 0)
+        _, std = estimate_statistics(MemorySource([image]), 0)
     assert std[0] == pytest.approx(float(image.double().std(correction=0)), rel=1e-4)
     assert lines == []
 
 
 def test_statistics_are_a_function_of_the_seed() -> None:
     images = [torch.full((1, 2, 2), number / 3000) for number in range(SAMPLE + 500)]
-    first, again = Kept(images), Kept(images)
+    first, twin = MemorySource(images), MemorySource(images)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert estimate_statistics(first, 0) == estimate_statistics(again, 0)
+    assert estimate_statistics(first, 0) == estimate_statistics(twin, 0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len(set(first.seen)) == len(first.seen) == SAMPLE
-    assert estimate_statistics(Kept(images), 1) != estimate_statistics(Kept(images), 0)
+    assert len(set(first.reads)) == len(first.reads) == SAMPLE
+    assert estimate_statistics(MemorySource(images), 1) != estimate_statistics(MemorySource(images), 0)
 
 
 def test_statistics_pass_over_images_that_cannot_be_read() -> None:
     images = random_images("uint8")
-    some, every = estimate_statistics(Kept([None, *images, None]), 0), estimate_statistics(Kept(images), 0)
-    for found, expected in zip(some, every, strict=True):
-        assert found == pytest.approx(expected, abs=1e-6)
+    some, every = (
+        estimate_statistics(MemorySource([None, *images, None]), 0),
+        estimate_statistics(MemorySource(images), 0),
+    )
+    for value, expected in zip(some, every, strict=True):
+        assert value == pytest.approx(expected, abs=1e-6)
 
 
 def test_statistics_without_a_readable_image_are_refused() -> None:
     with pytest.raises(ValueError, match=r"DATA\.mean estimate: none .* kept train image \d: it is cut short"):
-        estimate_statistics(Kept([None, None]), 0)
+        estimate_statistics(MemorySource([None, None]), 0)

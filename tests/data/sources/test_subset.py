@@ -62,9 +62,9 @@ def test_few_labels_are_at_least_one_a_class(digits: Digits) -> None:
 
 
 def test_few_labels_are_different_images_in_the_order_of_the_data_set(digits: Digits) -> None:
-    chosen = few(digits, share=0.3).chosen
-    assert chosen == sorted(set(chosen))
-    assert 0 <= chosen[0] < chosen[-1] < len(digits)
+    indices = few(digits, share=0.3).chosen
+    assert indices == sorted(set(indices))
+    assert 0 <= indices[0] < indices[-1] < len(digits)
 
 
 def test_few_labels_are_a_function_of_their_seed(digits: Digits) -> None:
@@ -80,11 +80,11 @@ def test_few_labels_are_a_function_of_their_seed(digits: Digits) -> None:
 
 def test_few_labels_of_one_class_do_not_hang_on_another(uneven: Folder, tmp_path: Path) -> None:
     """A class keeps its images where another one joins or grows."""
-    chosen = {uneven.describe(place) for place in few(uneven, per_class=4).chosen if uneven.labels[place] == 0}
+    names = {uneven.describe(index) for index in few(uneven, per_class=4).chosen if uneven.labels[index] == 0}
     write_digits(tmp_path / "images" / "some", 20, first=60)
     write_digits(tmp_path / "images" / "zero", 20, first=90)
     grown = folder(tmp_path / "images")
-    assert chosen == {grown.describe(place) for place in few(grown, per_class=4).chosen if grown.labels[place] == 0}
+    assert names == {grown.describe(index) for index in few(grown, per_class=4).chosen if grown.labels[index] == 0}
 
 
 def test_few_labels_grow_by_images_that_join(digits: Digits) -> None:
@@ -95,19 +95,19 @@ def test_few_labels_grow_by_images_that_join(digits: Digits) -> None:
 
 def test_few_labels_take_each_image_of_a_class_alike(digits: Digits) -> None:
     """Over many seeds every image comes up: a class's first files are not preferred."""
-    held = np.flatnonzero(digits.labels == 3)
+    indices = np.flatnonzero(digits.labels == 3)
     times = np.zeros(len(digits))
     for seed in range(200):
         times[few(digits, per_class=10, seed=seed).chosen] += 1
-    expected = 200 * 10 / len(held)
-    assert np.abs(times[held] - expected).max() < 5 * expected**0.5
+    expected = 200 * 10 / len(indices)
+    assert np.abs(times[indices] - expected).max() < 5 * expected**0.5
 
 
 def test_few_labels_of_a_rare_class_are_all_it_has_with_a_warning(uneven: Folder) -> None:
     assert uneven.classes == ("common", "rare", "some")
     with logged() as lines:
-        found = few(uneven, per_class=5)
-    assert per_class(found) == [5, 1, 5]
+        subset = few(uneven, per_class=5)
+    assert per_class(subset) == [5, 1, 5]
     assert lines == ["class rare has 1 images, and LABELS asks for 5 of each class"]
     with logged() as lines:
         assert per_class(few(uneven, share=0.5)) == [3, 1, 3]
@@ -148,10 +148,10 @@ def test_subset_reads_labels_and_describes_its_own_samples(digits: Digits) -> No
     part = Subset(digits, [4, 900, 17])
     assert len(part) == 3
     assert part.classes == digits.classes
-    assert part.labels.tolist() == [int(digits.labels[place]) for place in (4, 900, 17)]
-    for index, place in enumerate((4, 900, 17)):
-        assert np.array_equal(np.asarray(part.read(index)), np.asarray(digits.read(place)))
-        assert part.describe(index) == digits.describe(place)
+    assert part.labels.tolist() == [int(digits.labels[source_index]) for source_index in (4, 900, 17)]
+    for index, source_index in enumerate((4, 900, 17)):
+        assert np.array_equal(np.asarray(part.read(index)), np.asarray(digits.read(source_index)))
+        assert part.describe(index) == digits.describe(source_index)
     assert Subset(part, [1, 1]).describe(1) == digits.describe(900)
 
 
@@ -164,10 +164,10 @@ def test_subset_makes_batches_like_any_source(digits: Digits) -> None:
 
 
 def test_subset_lists_its_samples_with_their_class_names(digits: Digits, uneven: Folder) -> None:
-    names = [f"digits train image {place}\t{digits.labels[place]}" for place in (4, 900)]
+    names = [f"digits train image {index}\t{digits.labels[index]}" for index in (4, 900)]
     assert Subset(digits, [4, 900]).listing().splitlines() == names
-    for line, place in zip(Subset(uneven, [0, 12, 17]).listing().splitlines(), (0, 12, 17), strict=True):
-        assert line == f"{uneven.paths[place]}\t{uneven.classes[uneven.labels[place]]}"
+    for line, index in zip(Subset(uneven, [0, 12, 17]).listing().splitlines(), (0, 12, 17), strict=True):
+        assert line == f"{uneven.paths[index]}\t{uneven.classes[uneven.labels[index]]}"
 
 
 def test_subset_lists_numbers_where_classes_have_no_names(digits: Digits) -> None:
@@ -191,19 +191,19 @@ def trained(output: Path, keys: dict) -> list[str]:
     return (output / "labelled.txt").read_text().splitlines()
 
 
-def read_back(file: Path, whole: Folder) -> None:
+def assert_read_back(file: Path, source: Folder) -> None:
     """Asserts that a list gives the images and labels that were chosen of the whole."""
-    again, chosen = folder(file), few(whole, per_class=3, seed=2)
-    assert again.classes == whole.classes
-    assert again.labels.tolist() == chosen.labels.tolist()
-    for index in range(len(chosen)):
-        assert np.array_equal(np.asarray(again.read(index)), np.asarray(chosen.read(index)))
+    listed, subset = folder(file), few(source, per_class=3, seed=2)
+    assert listed.classes == source.classes
+    assert listed.labels.tolist() == subset.labels.tolist()
+    for index in range(len(subset)):
+        assert np.array_equal(np.asarray(listed.read(index)), np.asarray(subset.read(index)))
 
 
 def test_run_lists_its_labelled_images_in_its_folder(tmp_path: Path, digits: Digits) -> None:
     lines = trained(tmp_path, {"LABELS.per_class": 2, "LABELS.seed": 5, "SEED": 1})
-    chosen = few(digits, per_class=2, seed=5)
-    assert lines == [f"{chosen.describe(index)}\t{chosen.labels[index]}" for index in range(20)]
+    subset = few(digits, per_class=2, seed=5)
+    assert lines == [f"{subset.describe(index)}\t{subset.labels[index]}" for index in range(20)]
 
 
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
@@ -216,7 +216,7 @@ def test_run_lists_files_that_data_path_reads_back(
     keys = {"DATA.name": "folder", "DATA.path": path, "DATA.val_share": 0, "LABELS.per_class": 3, "LABELS.seed": 2}
     lines = trained(tmp_path / "runs" / "few", keys)
     assert len(lines) == 7
-    read_back(tmp_path / "runs" / "few" / "labelled.txt", uneven)
+    assert_read_back(tmp_path / "runs" / "few" / "labelled.txt", uneven)
     listed = {"DATA.name": "folder", "DATA.path": tmp_path / "runs" / "few" / "labelled.txt", "DATA.val_share": 0}
     code, text = call(tmp_path / "again", SMALL | listed, FINETUNE)
     assert code == 0, text
@@ -234,7 +234,7 @@ def test_run_on_a_list_lists_files_that_data_path_reads_back(
     path = Path("all.txt") if relative else tmp_path / "all.txt"
     keys = {"DATA.name": "folder", "DATA.path": path, "DATA.val_share": 0, "LABELS.per_class": 3, "LABELS.seed": 2}
     trained(tmp_path / "runs" / "few", keys)
-    read_back(tmp_path / "runs" / "few" / "labelled.txt", folder(tmp_path / "all.txt"))
+    assert_read_back(tmp_path / "runs" / "few" / "labelled.txt", folder(tmp_path / "all.txt"))
 
 
 def test_few_labels_know_where_their_images_are(tmp_path):

@@ -25,7 +25,7 @@ from mim.data.sources.webdataset import OPEN, WebDataset, expand_braces
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 
 
-def whole(height: int, width: int) -> Need:
+def full_image(height: int, width: int) -> Need:
     """All of an image is needed."""
     return Need(1.0, height)
 
@@ -75,20 +75,20 @@ def source(pattern: object, split: str = "train", channels: int = 1, **keys: obj
     return WebDataset(split, DataSettings(path=str(pattern), channels=channels), **{"val_share": 0, **keys})
 
 
-def shows(found: WebDataset, index: int, number: int) -> bool:
-    return np.array_equal(np.asarray(found.read(index)), np.asarray(digit(number)))
+def shows(images: WebDataset, index: int, number: int) -> bool:
+    return np.array_equal(np.asarray(images.read(index)), np.asarray(digit(number)))
 
 
 # -------------------------------------------------------------------- what is found
 
 
 def test_webdataset_reads_samples_in_order_with_labels(tmp_path: Path) -> None:
-    found = source(write_shards(tmp_path))
-    assert len(found) == 15
-    assert found.labels.dtype == np.int64
-    assert found.labels.tolist() == [number % 7 for number in range(15)]
-    assert all(shows(found, number, number) for number in (14, 0, 7, 5, 4))
-    assert found.describe(7) == f"{tmp_path}/digits-001.tar/0007.png"
+    images = source(write_shards(tmp_path))
+    assert len(images) == 15
+    assert images.labels.dtype == np.int64
+    assert images.labels.tolist() == [number % 7 for number in range(15)]
+    assert all(shows(images, number, number) for number in (14, 0, 7, 5, 4))
+    assert images.describe(7) == f"{tmp_path}/digits-001.tar/0007.png"
 
 
 def test_webdataset_indexed_again_is_the_same_and_reads_no_header(
@@ -97,19 +97,19 @@ def test_webdataset_indexed_again_is_the_same_and_reads_no_header(
     pattern = write_shards(tmp_path)
     first = source(pattern)
     monkeypatch.setattr(tarfile, "open", None)
-    again = source(pattern)
-    assert [again.describe(index) for index in range(15)] == [first.describe(index) for index in range(15)]
-    assert again.labels.tolist() == first.labels.tolist()
-    assert shows(again, 11, 11)
+    second = source(pattern)
+    assert [second.describe(index) for index in range(15)] == [first.describe(index) for index in range(15)]
+    assert second.labels.tolist() == first.labels.tolist()
+    assert shows(second, 11, 11)
 
 
 def test_webdataset_shard_that_changed_is_indexed_again(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path)
     assert len(source(pattern)) == 15
     write_shard(tmp_path / "digits-001.tar", sample(40, cls=b"6"))
-    found = source(pattern)
-    assert len(found) == 11
-    assert shows(found, 5, 40)
+    images = source(pattern)
+    assert len(images) == 11
+    assert shows(images, 5, 40)
 
 
 def test_webdataset_cache_that_is_damaged_or_cannot_be_written_costs_only_time(
@@ -146,32 +146,32 @@ def test_webdataset_keeps_what_belongs_together_and_passes_over_the_rest(tmp_pat
         ("dotted.image.png", png(6)),
         ("dotted.cls", b"6"),
     ]
-    found = source(write_shard(tmp_path / "a.tar", members))
-    assert found.labels.tolist() == [1, 2, 3, 4, 5, 6]
-    assert all(shows(found, number - 1, number) for number in range(1, 7))
+    images = source(write_shard(tmp_path / "a.tar", members))
+    assert images.labels.tolist() == [1, 2, 3, 4, 5, 6]
+    assert all(shows(images, number - 1, number) for number in range(1, 7))
 
 
 def test_webdataset_long_names_are_read(tmp_path: Path) -> None:
-    found = source(write_shard(tmp_path / "a.tar", [*sample(1, "n" * 200), *sample(2, "ü/" + "m" * 150)]))
-    assert shows(found, 1, 2)
-    assert found.describe(1).endswith("/ü/" + "m" * 150 + ".png")
+    images = source(write_shard(tmp_path / "a.tar", [*sample(1, "n" * 200), *sample(2, "ü/" + "m" * 150)]))
+    assert shows(images, 1, 2)
+    assert images.describe(1).endswith("/ü/" + "m" * 150 + ".png")
 
 
 def test_webdataset_arrays_and_jpeg_files(tmp_path: Path) -> None:
     array, file = io.BytesIO(), io.BytesIO()
     values = np.arange(5 * 6 * 12, dtype=np.uint16).reshape(5, 6, 12)
     np.save(array, values)
-    found = source(write_shard(tmp_path / "a.tar", [("a.npy", array.getvalue())]), channels=12)
-    assert np.array_equal(found.read(0).numpy(), values.transpose(2, 0, 1))
+    images = source(write_shard(tmp_path / "a.tar", [("a.npy", array.getvalue())]), channels=12)
+    assert np.array_equal(images.read(0).numpy(), values.transpose(2, 0, 1))
     photograph(64, 96).save(file, "JPEG")
-    found = source(write_shard(tmp_path / "b.tar", [("b.jpg", file.getvalue())]), channels=3)
-    assert found.read_reduced(0, whole)[1] == (64, 96)
+    images = source(write_shard(tmp_path / "b.tar", [("b.jpg", file.getvalue())]), channels=3)
+    assert images.read_reduced(0, full_image)[1] == (64, 96)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "b.jpg").write_bytes(file.getvalue())
     there = Folder("train", DataSettings(path=str(tmp_path / "files")), val_share=0)
     crop = RandomCropFlip(AugmentSettings(), (20, 20))  # so small that less than all of the file is decoded
     for epoch in range(5):
-        one, two = (ImageDataset(source, crop, 0)[(epoch, 0)].image_CHW for source in (found, there))
+        one, two = (ImageDataset(source, crop, 0)[(epoch, 0)].image_CHW for source in (images, there))
         assert torch.equal(one, two)
 
 
@@ -213,26 +213,28 @@ def test_webdataset_label_that_is_no_number_is_refused(content: bytes, tmp_path:
 def test_webdataset_val_share_splits_without_overlap_or_loss(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, each=40)
     train, val = (source(pattern, split, val_share=0.2) for split in ("train", "val"))
-    names = [[found.describe(index) for index in range(len(found))] for found in (train, val)]
-    whole = source(pattern)
-    assert sorted(names[0] + names[1]) == [whole.describe(index) for index in range(120)]
+    names = [[images.describe(index) for index in range(len(images))] for images in (train, val)]
+    everything = source(pattern)
+    assert sorted(names[0] + names[1]) == [everything.describe(index) for index in range(120)]
     assert 10 <= len(val) <= 40
     assert val.labels.tolist() == [int(name[-8:-4]) % 7 for name in names[1]]
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in tmp_path.glob("*.tar"):
         path.rename(moved / path.name)
-    again = source(moved, "val", val_share=0.2)
-    assert [Path(again.describe(index)).name for index in range(len(again))] == [Path(name).name for name in names[1]]
+    moved_val = source(moved, "val", val_share=0.2)
+    assert [Path(moved_val.describe(index)).name for index in range(len(moved_val))] == [
+        Path(name).name for name in names[1]
+    ]
 
 
 def test_webdataset_val_path_names_held_out_shards(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path / "train")
-    held = write_shard(tmp_path / "val" / "a.tar", sample(77, cls=b"3"))
-    assert len(source(pattern, val_share=0.5, val_path=str(held))) == 15
-    found = source(pattern, "val", val_share=0.5, val_path=str(held))
-    assert found.labels.tolist() == [3]
-    assert shows(found, 0, 77)
+    val_shard = write_shard(tmp_path / "val" / "a.tar", sample(77, cls=b"3"))
+    assert len(source(pattern, val_share=0.5, val_path=str(val_shard))) == 15
+    images = source(pattern, "val", val_share=0.5, val_path=str(val_shard))
+    assert images.labels.tolist() == [3]
+    assert shows(images, 0, 77)
 
 
 # -------------------------------------------------------------------- patterns
@@ -303,32 +305,32 @@ def test_webdataset_without_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_webdataset_member_that_is_no_image_is_broken(tmp_path: Path) -> None:
-    found = source(write_shard(tmp_path / "a.tar", [("a.png", b"no image"), *sample(2, "b")]))
-    for read in (lambda: found.read(0), lambda: found.read_reduced(0, whole)):
+    images = source(write_shard(tmp_path / "a.tar", [("a.png", b"no image"), *sample(2, "b")]))
+    for read in (lambda: images.read(0), lambda: images.read_reduced(0, full_image)):
         with pytest.raises(BrokenImage):
             read()
-    assert shows(found, 1, 2)
+    assert shows(images, 1, 2)
 
 
 def test_webdataset_shard_that_vanishes_or_shrinks_gives_broken_images(tmp_path: Path) -> None:
-    found = source(write_shards(tmp_path))
+    images = source(write_shards(tmp_path))
     os.truncate(tmp_path / "digits-001.tar", 600)
     (tmp_path / "digits-002.tar").unlink()
     for index in (6, 12):
         with pytest.raises(BrokenImage):
-            found.read(index)
-    assert shows(found, 0, 0)
+            images.read(index)
+    assert shows(images, 0, 0)
 
 
 # -------------------------------------------------------------------- in use
 
 
 def test_webdataset_copies_and_loader_processes_read_the_same(tmp_path: Path) -> None:
-    found = source(write_shards(tmp_path))
-    found.read(3)
-    copy = pickle.loads(pickle.dumps(found))
+    images = source(write_shards(tmp_path))
+    images.read(3)
+    copy = pickle.loads(pickle.dumps(images))
     assert shows(copy, 12, 12)
-    crops = ImageDataset(found, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
+    crops = ImageDataset(images, RandomCropFlip(AugmentSettings(), (16, 16)), 0)
     order = [[(0, 3), (0, 11)], [(1, 5), (1, 0)]]
     alone, helped = (list(batches(crops, order, workers, False)) for workers in (0, 2))
     assert [batch.indices for batch in helped] == [(3, 11), (5, 0)]
@@ -336,12 +338,12 @@ def test_webdataset_copies_and_loader_processes_read_the_same(tmp_path: Path) ->
 
 
 def test_webdataset_keeps_few_shards_open(tmp_path: Path) -> None:
-    found = source(write_shards(tmp_path, shards=OPEN + 5, each=1))
+    images = source(write_shards(tmp_path, shards=OPEN + 5, each=1))
     before = len(os.listdir("/proc/self/fd"))
     for index in [*range(OPEN + 5), 0]:
-        assert shows(found, index, index)
+        assert shows(images, index, index)
     assert len(os.listdir("/proc/self/fd")) - before <= OPEN
-    del found
+    del images
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -354,10 +356,10 @@ def test_webdataset_trains_as_a_folder_of_the_same_images_does(tmp_path: Path) -
     here = source(pattern)
     assert all(torch.equal(*(pil_to_tensor(each.read(index)) for each in (folder, here))) for index in range(36))
     shared = {**TINY, "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 8}
-    found = []
+    curves = []
     for name, path in (("folder", tmp_path / "images"), ("webdataset", pattern)):
         code, text = call(tmp_path / name, {**shared, "DATA.name": name, "DATA.path": path})
         assert code == 0, text
-        found.append(losses(tmp_path / name))
-    assert len(found[0]) == 4
-    assert found[0] == found[1]
+        curves.append(losses(tmp_path / name))
+    assert len(curves[0]) == 4
+    assert curves[0] == curves[1]
