@@ -33,13 +33,13 @@ def test_build_model_weights_are_a_function_of_the_seed(recipe: Path) -> None:
     torch.manual_seed(1)
     first = build_model(cfg).state_dict()
     torch.manual_seed(2)
-    again = build_model(cfg).state_dict()
+    twin = build_model(cfg).state_dict()
     other = build_model(load_config(recipe, ["SEED", "1"])).state_dict()
-    assert list(first) == list(again) == list(other)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    drawn = [name for name in first if not torch.equal(first[name], other[name])]
-    assert "encoder.backbone.patch_embed.proj.weight" in drawn
-    assert "head.mask_token" in drawn
+    assert list(first) == list(twin) == list(other)
+    assert all(torch.equal(first[name], twin[name]) for name in first)
+    random_names = [name for name in first if not torch.equal(first[name], other[name])]
+    assert "encoder.backbone.patch_embed.proj.weight" in random_names
+    assert "head.mask_token" in random_names
 
 
 def test_build_model_leaves_the_global_generator_untouched(recipe: Path) -> None:
@@ -76,8 +76,8 @@ def test_build_without_memory_has_the_names_and_shapes_of_the_model(recipe: Path
     assert shape is not None
     assert all(parameter.is_meta for parameter in shape.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())
-    held, real = shape.state_dict(), model.state_dict()
-    assert {name: weight.shape for name, weight in held.items()} == {name: w.shape for name, w in real.items()}
+    meta, real = shape.state_dict(), model.state_dict()
+    assert {name: weight.shape for name, weight in meta.items()} == {name: w.shape for name, w in real.items()}
     assert shape.masker.visible == model.masker.visible
 
 
@@ -92,12 +92,12 @@ def test_build_classifier_weights_are_a_function_of_the_seed(tmp_path: Path, tex
     first = build_classifier(load_config(path), 10).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = build_classifier(load_config(path), 10).state_dict()
+    twin = build_classifier(load_config(path), 10).state_dict()
     other = build_classifier(load_config(path, ["SEED", "1"]), 10).state_dict()
-    assert list(first) == list(again) == list(other)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    drawn = {name for name in first if not torch.equal(first[name], other[name])}
-    assert {"encoder.backbone.patch_embed.proj.weight", "heads.0.weight"} <= drawn
+    assert list(first) == list(twin) == list(other)
+    assert all(torch.equal(first[name], twin[name]) for name in first)
+    random_names = {name for name in first if not torch.equal(first[name], other[name])}
+    assert {"encoder.backbone.patch_embed.proj.weight", "heads.0.weight"} <= random_names
 
 
 def test_build_classifier_is_built_for_images_and_classes(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_build_without_memory_has_the_names_and_shapes_of_the_classifier(
     assert isinstance(shape, Classifier)
     assert all(parameter.is_meta for parameter in shape.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())
-    held, real = dict(shape.named_parameters()), dict(model.named_parameters())
-    assert {name: (weight.shape, weight.requires_grad) for name, weight in held.items()} == {
+    meta, real = dict(shape.named_parameters()), dict(model.named_parameters())
+    assert {name: (weight.shape, weight.requires_grad) for name, weight in meta.items()} == {
         name: (weight.shape, weight.requires_grad) for name, weight in real.items()
     }
 
@@ -178,8 +178,8 @@ def test_build_encoder_that_needs_values_loads_and_builds(looking: str, tmp_path
     img_BCHW = torch.rand(2, 1, 32, 32)
     model = build_model(cfg)
     assert model(img_BCHW, model.sample_mask(img_BCHW)).loss.isfinite()
-    train, held_out = build_data(cfg)
-    task = build_task(with_statistics(cfg, train), train, held_out)
+    train, val = build_data(cfg)
+    task = build_task(with_statistics(cfg, train), train, val)
     assert task.model is not None
 
 
@@ -187,9 +187,9 @@ def test_build_encoder_that_needs_values_loads_and_builds(looking: str, tmp_path
 
 
 def test_build_data_gives_both_splits(recipe: Path) -> None:
-    train, held_out = build_data(load_config(recipe))
-    assert (len(train), len(held_out)) == (1437, 360)
-    assert (train.split, held_out.split) == ("train", "val")
+    train, val = build_data(load_config(recipe))
+    assert (len(train), len(val)) == (1437, 360)
+    assert (train.split, val.split) == ("train", "val")
 
 
 def test_build_data_refuses_channels_that_the_data_set_cannot_have(recipe: Path) -> None:

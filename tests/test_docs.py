@@ -49,7 +49,7 @@ def _summary(run: Path) -> dict:
 
 
 @pytest.fixture
-def own_registry(monkeypatch, tmp_path):
+def registry_copy(monkeypatch, tmp_path):
     """Lets examples of two documents take one name, and forgets them afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -60,7 +60,7 @@ def own_registry(monkeypatch, tmp_path):
         del sys.modules[module]
 
 
-def test_extending_examples_train_together(tmp_path, own_registry):
+def test_extending_examples_train_together(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
     _start(tmp_path, "python", "make_stack.py")
     code, output = call(tmp_path / "run", {}, recipe=tmp_path / "mine.yaml")
@@ -71,7 +71,7 @@ def test_extending_examples_train_together(tmp_path, own_registry):
     assert "1,617" in output  # images of the source: nine tenths of the digits
 
 
-def test_extending_source_names_the_key_of_a_missing_file(tmp_path, own_registry):
+def test_extending_source_names_the_key_of_a_missing_file(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
     code, output = call(tmp_path / "run", {"DATA.path": "missing.npy"}, recipe=tmp_path / "mine.yaml")
     assert code == 2, output
@@ -89,7 +89,7 @@ def test_extending_metric_is_logged_at_each_evaluation(tmp_path):
     assert f"feature_std: {spreads[-1]}" in output
 
 
-def test_extending_check_holds_for_the_examples(tmp_path, own_registry):
+def test_extending_check_holds_for_the_examples(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
     runpy.run_path("check.py", run_name="__main__")
 

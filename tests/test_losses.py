@@ -120,9 +120,9 @@ def test_loss_counts_only_the_cells_that_a_head_predicted(name, over):
     assert 0 < counted.sum() < mask.hidden_BHW.sum() or over == "all"
     pixels = counted.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(prediction)
     expected = loss.elementwise(prediction, target)[pixels].mean()
-    found = loss(Prediction(prediction, predicted), target, mask)
-    assert found.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
-    assert found.item() != loss(Prediction(prediction), target, mask).item()
+    value = loss(Prediction(prediction, predicted), target, mask)
+    assert value.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+    assert value.item() != loss(Prediction(prediction), target, mask).item()
 
 
 @pytest.mark.parametrize("name", members(Loss))
@@ -134,8 +134,8 @@ def test_loss_of_uneven_counts_weighs_every_cell_alike(name):
     hidden[1, :, :6] = True
     pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(prediction)
     expected = loss.elementwise(prediction, target)[pixels].mean()
-    found = loss(Prediction(prediction), target, PatchMask.from_tensor(hidden, 2))
-    assert found.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
+    value = loss(Prediction(prediction), target, PatchMask.from_tensor(hidden, 2))
+    assert value.item() == pytest.approx(expected.item(), rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", members(Loss))
@@ -144,13 +144,13 @@ def test_loss_of_narrow_types_is_computed_in_fp32(name, dtype):
     loss = small(Loss.named(name))
     prediction, target, mask = maps(dtype=torch.float32)
     prediction, target = prediction.to(dtype), target.to(dtype)
-    found = loss(Prediction(prediction), target, mask)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, loss(Prediction(prediction.float()), target.float(), mask))
+    value = loss(Prediction(prediction), target, mask)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(Prediction(prediction.float()), target.float(), mask))
     mixed = loss(Prediction(prediction), target.float(), mask)  # what autocast gives
-    assert torch.equal(mixed, found)
+    assert torch.equal(mixed, value)
     exact = loss(Prediction(prediction.double()), target.double(), mask)
-    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
 # ---------------------------------------------------------------- one by one

@@ -25,8 +25,8 @@ def pixel_map(hidden_BHW):
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_model_sample_mask_is_reproducible_and_its_maskers_own(make):
     model, img = make(), images(8)
-    first, again, other = (model.sample_mask(img, generator(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.hidden_BHW, again.hidden_BHW)
+    first, twin, other = (model.sample_mask(img, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.hidden_BHW, twin.hidden_BHW)
     assert not torch.equal(first.hidden_BHW, other.hidden_BHW)
     direct = model.masker.sample(8, generator(1), img.device)
     assert torch.equal(first.hidden_BHW, direct.hidden_BHW)
@@ -38,11 +38,11 @@ def test_model_sample_mask_is_reproducible_and_its_maskers_own(make):
 def test_model_takes_a_grid_made_by_hand(make):
     model, img = make(), images(3)
     mask = sampled(model, img)
-    expected, found = model(img, mask), model(img, mask.hidden_BHW)
-    assert torch.equal(found.loss, expected.loss)
-    assert torch.equal(found.prediction, expected.prediction)
-    assert torch.equal(found.mask.hidden_BHW, mask.hidden_BHW)
-    assert found.mask.visible == mask.visible
+    expected, actual = model(img, mask), model(img, mask.hidden_BHW)
+    assert torch.equal(actual.loss, expected.loss)
+    assert torch.equal(actual.prediction, expected.prediction)
+    assert torch.equal(actual.mask.hidden_BHW, mask.hidden_BHW)
+    assert actual.mask.visible == mask.visible
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -56,15 +56,15 @@ def test_model_takes_one_grid_for_the_whole_batch(make):
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize("whole_batch", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
 @torch.no_grad()
-def test_model_takes_a_pixel_map_equal_to_the_grid_it_covers(make, whole_batch):
+def test_model_takes_a_pixel_map_equal_to_the_grid_it_covers(make, shared):
     model, img = make(), images(3)
     hidden = sampled(model, img).hidden_BHW
-    hidden = hidden[0] if whole_batch else hidden
-    expected, found = model(img, hidden), model(img, pixel_map(hidden))
-    assert torch.equal(found.loss, expected.loss)
-    assert torch.equal(found.prediction, expected.prediction)
+    hidden = hidden[0] if shared else hidden
+    expected, actual = model(img, hidden), model(img, pixel_map(hidden))
+    assert torch.equal(actual.loss, expected.loss)
+    assert torch.equal(actual.prediction, expected.prediction)
 
 
 @torch.no_grad()
@@ -73,9 +73,9 @@ def test_model_hides_the_whole_patch_that_one_pixel_of_a_map_touches():
     hidden = sampled(model, img).hidden_BHW
     corners = torch.zeros(2, 32, 64, dtype=torch.bool)
     corners[:, ::8, ::8] = hidden  # one pixel of each hidden cell
-    expected, found = model(img, hidden), model(img, corners)
-    assert torch.equal(found.loss, expected.loss)
-    assert torch.equal(found.mask.hidden_BHW, hidden)
+    expected, actual = model(img, hidden), model(img, corners)
+    assert torch.equal(actual.loss, expected.loss)
+    assert torch.equal(actual.mask.hidden_BHW, hidden)
 
 
 @torch.no_grad()
@@ -158,10 +158,10 @@ def test_model_forward_draws_nothing_from_the_global_generator(make):
 def test_model_treats_samples_apart(make):
     model, img = make(), images(3)
     mask = sampled(model, img)
-    whole = model(img, mask).prediction
+    prediction = model(img, mask).prediction
     for sample in range(3):
         alone = model(img[sample : sample + 1], PatchMask(mask.hidden_BHW[sample : sample + 1], mask.visible))
-        torch.testing.assert_close(alone.prediction[0], whole[sample], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.prediction[0], prediction[sample], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

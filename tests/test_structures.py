@@ -71,7 +71,7 @@ def test_mask_at_a_grid_that_does_not_divide_is_refused(height, width):
 def test_mask_kept_lists_the_visible_tokens_in_row_major_order(finer):
     mask = random_mask()
     height, width = 4 * finer, 6 * finer
-    kept = mask.kept_indices(height, width)
+    indices = mask.kept_indices(height, width)
     hidden = mask.hidden_BHW
     for sample in range(3):
         expected = [
@@ -80,8 +80,8 @@ def test_mask_kept_lists_the_visible_tokens_in_row_major_order(finer):
             for column in range(width)
             if not hidden[sample, row // finer, column // finer]
         ]
-        assert kept[sample].tolist() == expected
-    assert kept.dtype == torch.int64
+        assert indices[sample].tolist() == expected
+    assert indices.dtype == torch.int64
 
 
 def test_mask_kept_needs_one_count_for_the_batch():
@@ -170,24 +170,24 @@ def features(prefix: int | None = 2) -> Features:
 
 
 def test_pooled_mean_leaves_the_prefix_out():
-    found = features()
-    by_hand = sum(found.tokens_BND[:, place] for place in range(8)) / 8
-    torch.testing.assert_close(found.pooled("mean"), by_hand)
-    without = Features(found.tokens_BND, found.grid)
-    assert torch.equal(without.pooled("mean"), found.pooled("mean"))
+    inputs = features()
+    by_hand = sum(inputs.tokens_BND[:, position] for position in range(8)) / 8
+    torch.testing.assert_close(inputs.pooled("mean"), by_hand)
+    without = Features(inputs.tokens_BND, inputs.grid)
+    assert torch.equal(without.pooled("mean"), inputs.pooled("mean"))
 
 
 def test_pooled_class_is_the_first_of_the_prefix_and_no_register():
-    found = features()
-    assert torch.equal(found.pooled("class"), found.prefix_BKD[:, 0])
-    assert not torch.equal(found.pooled("class"), found.prefix_BKD[:, 1])
+    inputs = features()
+    assert torch.equal(inputs.pooled("class"), inputs.prefix_BKD[:, 0])
+    assert not torch.equal(inputs.pooled("class"), inputs.prefix_BKD[:, 1])
 
 
 def test_pooled_both_is_the_mean_and_then_the_class_token():
-    found = features()
-    assert torch.equal(found.pooled("both")[:, :3], found.pooled("mean"))
-    assert torch.equal(found.pooled("both")[:, 3:], found.pooled("class"))
-    assert found.pooled("both").shape == (2, 6)
+    inputs = features()
+    assert torch.equal(inputs.pooled("both")[:, :3], inputs.pooled("mean"))
+    assert torch.equal(inputs.pooled("both")[:, 3:], inputs.pooled("class"))
+    assert inputs.pooled("both").shape == (2, 6)
 
 
 @pytest.mark.parametrize("pool", ["class", "both"])

@@ -67,13 +67,15 @@ def test_config_key_of_another_part_is_refused_in_the_file(refuse: Refuse) -> No
 
 
 @pytest.mark.parametrize(
-    ("overrides", "sections", "known"),
+    ("overrides", "sections", "nearest"),
     [((), {"ENCODR": "{width: 16}"}, "ENCODER"), (("TRIAN.epochs", "3"), {}, "TRAIN"), ((), {"SED": "3"}, "SEED")],
 )
-def test_config_unknown_section_names_the_nearest(refuse: Refuse, overrides: tuple, sections: dict, known: str) -> None:
+def test_config_unknown_section_names_the_nearest(
+    refuse: Refuse, overrides: tuple, sections: dict, nearest: str
+) -> None:
     message = refuse(*overrides, **sections)
     assert next(iter(sections or ["TRIAN"])) in message
-    assert f"did you mean {known!r}?" in message
+    assert f"did you mean {nearest!r}?" in message
 
 
 def test_config_unknown_part_names_the_nearest_and_all(refuse: Refuse) -> None:
@@ -179,11 +181,11 @@ def test_config_value_is_parsed_by_its_key_in_the_file_and_on_the_command_line(
     tmp_path: Path, key: str, text: str, value: object
 ) -> None:
     section, inner = key.split(".")
-    given = with_sections(**{section: f"{{{inner}: {text}}}"})
+    recipe_text = with_sections(**{section: f"{{{inner}: {text}}}"})
     if section == "DATA":
-        given = RECIPE.replace("name: digits", f"name: digits, {inner}: {text}")
+        recipe_text = RECIPE.replace("name: digits", f"name: digits, {inner}: {text}")
     for cfg in (
-        load_config(write_recipe(tmp_path, given)),
+        load_config(write_recipe(tmp_path, recipe_text)),
         load_config(write_recipe(tmp_path, RECIPE), [key, text]),
     ):
         assert cfg.flat()[key] == value
@@ -200,8 +202,8 @@ def test_config_path_that_looks_like_something_else_stays_text(tmp_path: Path, p
         load_config(write_recipe(tmp_path), ["DATA.path", path]),
     ):
         assert cfg.DATA.path == path
-        again = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
-        assert again.DATA.path == path
+        reloaded = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
+        assert reloaded.DATA.path == path
 
 
 def test_config_image_size_override_is_a_list(recipe: Path) -> None:
@@ -406,10 +408,10 @@ def test_config_dump_loads_back_to_the_same_config(recipe: Path, tmp_path: Path)
     words = ["TRAIN.clip", "1e-7", "DATA.path", "a: b # [c]"]
     words += ["SCHEDULE.name", "multistep", "SCHEDULE.milestones", "[1.5, 2]"]
     cfg = load_config(recipe, words)
-    again = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
-    assert again == cfg
-    assert differing(again, cfg) == []
-    assert again.to_yaml() == cfg.to_yaml()
+    reloaded = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
+    assert reloaded == cfg
+    assert differing(reloaded, cfg) == []
+    assert reloaded.to_yaml() == cfg.to_yaml()
 
 
 def test_config_dump_of_swin_loads_back_to_the_same_config(tmp_path: Path) -> None:
@@ -496,19 +498,23 @@ def test_config_yaml_is_read_by_yacs_to_the_same_values(recipe: Path) -> None:
 
 SHARED = {"DATA", "AUGMENT", "ENCODER", "INIT", "TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG"}
 SHARED |= {"DISTRIBUTED"}
-OWN = {
+TASK_SECTIONS = {
     "pretrain": {"MASKER", "HEAD", "TARGET", "LOSS"},
     "finetune": {"LABELS", "CLASSIFIER", "FREEZE"},
     "linear_probe": {"LABELS", "CLASSIFIER"},
 }
-FOREIGN = [(task, section) for task in OWN for section in sorted(set().union(*OWN.values()) - OWN[task])]
+FOREIGN = [
+    (task, section)
+    for task in TASK_SECTIONS
+    for section in sorted(set().union(*TASK_SECTIONS.values()) - TASK_SECTIONS[task])
+]
 
 
 def test_schema_gives_each_task_its_sections_in_one_order() -> None:
-    assert set(schema.TASKS) == set(OWN) == set(schema.SETTINGS) == set(RECIPES)
-    for task, own in OWN.items():
-        assert set(schema.sections(task)) == SHARED | own
-        assert list(schema.sections(task)) == [section for section in schema.ORDER if section in SHARED | own]
+    assert set(schema.TASKS) == set(TASK_SECTIONS) == set(schema.SETTINGS) == set(RECIPES)
+    for task, sections in TASK_SECTIONS.items():
+        assert set(schema.sections(task)) == SHARED | sections
+        assert list(schema.sections(task)) == [section for section in schema.ORDER if section in SHARED | sections]
     assert all(family.default in schema.family(section).members() for section, family in schema.FAMILIES.items())
 
 
@@ -530,7 +536,7 @@ def test_config_section_of_another_task_is_refused_by_name_with_those_there_are(
     ):
         assert f"{section} is no section of TASK {task}" in message
         allowed = message.partition("Allowed: ")[2].split(", ")
-        assert set(allowed) == {"TASK", "SEED", "RECIPE", "PLUGINS"} | SHARED | OWN[task]
+        assert set(allowed) == {"TASK", "SEED", "RECIPE", "PLUGINS"} | SHARED | TASK_SECTIONS[task]
 
 
 def test_config_task_on_the_command_line_decides_which_sections_there_are(tmp_path: Path, refuse: Refuse) -> None:
@@ -678,15 +684,15 @@ def test_config_value_out_of_range_of_any_task_is_refused_by_its_key_and_value(
     refuse: Refuse, task: str, key: str, value: str
 ) -> None:
     message = refuse(key, value, task=task)
-    shown = [float(item) for item in yaml.safe_load(value)] if value.startswith("[") else float(value)
-    assert any(f"{key} is {given}" in message for given in (shown, value)), message
+    parsed = [float(item) for item in yaml.safe_load(value)] if value.startswith("[") else float(value)
+    assert any(f"{key} is {form}" in message for form in (parsed, value)), message
 
 
 def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refuse) -> None:
     lars = "{name: lars, base_lr: 0.1, momentum: 0.8, trust: 0.002, weight_decay: 0}"
-    chosen = engine_settings(load_config(write_recipe(tmp_path, with_sections(PROBE, OPTIMIZER=lars)))).optimizer
-    assert isinstance(chosen, LARS)
-    assert (chosen.base_lr, chosen.momentum, chosen.trust, chosen.weight_decay) == (0.1, 0.8, 0.002, 0)
+    optimizer = engine_settings(load_config(write_recipe(tmp_path, with_sections(PROBE, OPTIMIZER=lars)))).optimizer
+    assert isinstance(optimizer, LARS)
+    assert (optimizer.base_lr, optimizer.momentum, optimizer.trust, optimizer.weight_decay) == (0.1, 0.8, 0.002, 0)
     assert "unknown key OPTIMIZER.betas of lars" in refuse(OPTIMIZER="{name: lars, betas: [0.9, 0.9]}")
     assert "unknown key OPTIMIZER.trust of adamw" in refuse(OPTIMIZER="{trust: 0.1}")
     assert "OPTIMIZER.momentum is 1.0" in refuse(OPTIMIZER="{name: lars, momentum: 1}")
@@ -755,18 +761,18 @@ CHANGED = {
 @pytest.mark.parametrize("task", RECIPES)
 def test_config_dump_of_each_task_loads_back_to_the_same_config(tmp_path: Path, task: str, changed: bool) -> None:
     cfg = load_config(write_recipe(tmp_path, RECIPES[task]), CHANGED[task] if changed else [])
-    again = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
-    assert again == cfg
-    assert differing(again, cfg) == []
-    assert again.to_yaml() == cfg.to_yaml()
+    reloaded = load_config(write_recipe(tmp_path, cfg.to_yaml(), "again.yaml"))
+    assert reloaded == cfg
+    assert differing(reloaded, cfg) == []
+    assert reloaded.to_yaml() == cfg.to_yaml()
 
 
 def test_config_differing_tells_tasks_apart(tmp_path: Path) -> None:
     fine, probe = (load_config(write_recipe(tmp_path, text)) for text in (FINETUNE, PROBE))
-    found = differing(probe, fine)
-    assert "TASK: finetune there, linear_probe here" in found
-    assert "FREEZE.tune_blocks: all there, absent here" in found
-    assert "CLASSIFIER.rates: absent there, [1.0] here" in found
+    lines = differing(probe, fine)
+    assert "TASK: finetune there, linear_probe here" in lines
+    assert "FREEZE.tune_blocks: all there, absent here" in lines
+    assert "CLASSIFIER.rates: absent there, [1.0] here" in lines
 
 
 # -------------------------------------------------------------------- plugins

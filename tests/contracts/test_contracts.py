@@ -118,10 +118,10 @@ def test_weights_survive_a_state_dict(encoder, hidden, head):
 def classifier(encoder, tune_blocks):
     """Fine-tuning of so many blocks, or a probe of three rates."""
     torch.manual_seed(0)
-    made = small(Encoder.named(encoder), IMAGE, hidden="none")
+    body = small(Encoder.named(encoder), IMAGE, hidden="none")
     if tune_blocks == "probe":
-        return probe_classifier(made, 5, ProbeHeadSettings(pool="mean", rates=(0.1, 1.0, 10.0)))
-    return finetune_classifier(made, 5, FinetuneHeadSettings(init_std=0.5), FreezeSettings(tune_blocks=tune_blocks))
+        return probe_classifier(body, 5, ProbeHeadSettings(pool="mean", rates=(0.1, 1.0, 10.0)))
+    return finetune_classifier(body, 5, FinetuneHeadSettings(init_std=0.5), FreezeSettings(tune_blocks=tune_blocks))
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(base_lr=1e-3), LARS()], ids=["adamw", "lars"])

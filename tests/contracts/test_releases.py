@@ -14,40 +14,40 @@ from processes import ROOT
 
 def settings(monkeypatch) -> dict:
     """What setup.py says, without doing it."""
-    found: dict = {}
-    monkeypatch.setattr(setuptools, "setup", found.update)
+    keywords: dict = {}
+    monkeypatch.setattr(setuptools, "setup", keywords.update)
     exec(compile((ROOT / "setup.py").read_text(), ROOT / "setup.py", "exec"), {"__file__": str(ROOT / "setup.py")})
-    return found
+    return keywords
 
 
-def needed(monkeypatch) -> list[Requirement]:
+def requirements(monkeypatch) -> list[Requirement]:
     """By the program and its tests."""
-    told = settings(monkeypatch)
-    return [Requirement(line) for line in [*told["install_requires"], *told["extras_require"]["test"]]]
+    keywords = settings(monkeypatch)
+    return [Requirement(line) for line in [*keywords["install_requires"], *keywords["extras_require"]["test"]]]
 
 
 def lowest(specifiers: SpecifierSet) -> str:
-    (least,) = [held.version for held in specifiers if held.operator == ">="]
+    (least,) = [specifier.version for specifier in specifiers if specifier.operator == ">="]
     return least
 
 
 def test_releases_lower_bounds_are_the_oldest_set_and_nothing_else(monkeypatch):
     lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
     oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert {held.name: lowest(held.specifier) for held in needed(monkeypatch)} == oldest
+    assert {requirement.name: lowest(requirement.specifier) for requirement in requirements(monkeypatch)} == oldest
 
 
 def test_releases_here_are_inside_the_bounds(monkeypatch):
-    for held in needed(monkeypatch):
-        assert metadata.version(held.name) in held.specifier, held.name
+    for requirement in requirements(monkeypatch):
+        assert metadata.version(requirement.name) in requirement.specifier, requirement.name
     python = SpecifierSet(settings(monkeypatch)["python_requires"])
     assert Version(".".join(map(str, sys.version_info[:3]))) in python
 
 
 def test_releases_classifiers_are_inside_the_bounds_of_python(monkeypatch):
-    told = settings(monkeypatch)
-    python = SpecifierSet(told["python_requires"])
-    named = [line.rpartition(" ")[2] for line in told["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    keywords = settings(monkeypatch)
+    python = SpecifierSet(keywords["python_requires"])
+    named = [line.rpartition(" ")[2] for line in keywords["classifiers"] if re.search(r":: 3\.\d+$", line)]
     assert named
     assert all(Version(version) in python for version in named)
     assert lowest(python) == named[0]

@@ -10,7 +10,7 @@ ROWS = [{"train/loss": 1.5, "train/learning_rate": 0.1}, {"val/loss": 0.75}]
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_records(tmp_path):
     """Two records as files, the first with ROWS as its case `mae`."""
 
     def write(**cases):
@@ -21,8 +21,8 @@ def written(tmp_path):
     return write
 
 
-def test_same_losses_are_equal_to_the_bit(written, capsys):
-    assert compare(*written(mae=ROWS, simmim=ROWS)) == 0
+def test_same_losses_are_equal_to_the_bit(write_records, capsys):
+    assert compare(*write_records(mae=ROWS, simmim=ROWS)) == 0
     assert "mae: equal to the bit, 2 rows" in capsys.readouterr().out
 
 
@@ -36,10 +36,10 @@ def test_same_losses_are_equal_to_the_bit(written, capsys):
     ],
     ids=["last bit", "a row less", "a metric less", "a metric more"],
 )
-def test_same_losses_tell_what_differs(written, capsys, rows):
-    assert compare(*written(mae=rows)) == 1
+def test_same_losses_tell_what_differs(write_records, capsys, rows):
+    assert compare(*write_records(mae=rows)) == 1
     assert "mae: differs" in capsys.readouterr().out
 
 
-def test_same_losses_of_no_common_case_prove_nothing(written):
-    assert compare(*written(simmim=ROWS)) == 1
+def test_same_losses_of_no_common_case_prove_nothing(write_records):
+    assert compare(*write_records(simmim=ROWS)) == 1

@@ -48,8 +48,8 @@ def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hi
     choose_attention(model, CPU)
     mask = sampled(model, img)
     work = on_meta(make).work
-    whole = counted(lambda: model(img, mask).loss.backward()) / 2
-    assert sum(part.training for part in work.values()) == pytest.approx(whole, rel=0.01)
+    flops = counted(lambda: model(img, mask).loss.backward()) / 2
+    assert sum(part.training for part in work.values()) == pytest.approx(flops, rel=0.01)
     assert work["encoder"].forward == pytest.approx(counted(lambda: model.encoder(img, mask)) / 2, rel=0.01)
     features = model.encoder(img, mask)
     assert work["head"].forward == pytest.approx(counted(lambda: model.head(features)) / 2, rel=0.01)
@@ -65,14 +65,14 @@ def test_summarise_model_boundaries_are_what_the_real_parts_answer(encoder, hidd
     model, img = make(), images(3)
     mask = sampled(model, img)
     features = model.encoder(img, mask)
-    wanted = {"image": img.shape[1:], "mask": mask.hidden_BHW.shape[1:], "tokens": features.tokens_BND.shape[1:]}
+    expected = {"image": img.shape[1:], "mask": mask.hidden_BHW.shape[1:], "tokens": features.tokens_BND.shape[1:]}
     if features.prefix_BKD is not None:
-        wanted["prefix tokens"] = features.prefix_BKD.shape[1:]
-    wanted |= {"prediction": model(img, mask).prediction.shape[1:], "target": model.target(img).shape[1:], "loss": ()}
-    found = on_meta(make)
-    assert by_axis(found) == {what: tuple(shape) for what, shape in wanted.items()}
-    assert [boundary.what for boundary in found.boundaries] == list(wanted)  # in the order of the data's way
-    sources = {boundary.what: boundary.source for boundary in found.boundaries}
+        expected["prefix tokens"] = features.prefix_BKD.shape[1:]
+    expected |= {"prediction": model(img, mask).prediction.shape[1:], "target": model.target(img).shape[1:], "loss": ()}
+    summary = on_meta(make)
+    assert by_axis(summary) == {what: tuple(shape) for what, shape in expected.items()}
+    assert [boundary.what for boundary in summary.boundaries] == list(expected)  # in the order of the data's way
+    sources = {boundary.what: boundary.source for boundary in summary.boundaries}
     assert (sources["tokens"], sources["prediction"]) == (encoder, head)
 
 
@@ -103,17 +103,17 @@ def test_summarise_model_splits_a_classifier_and_counts_no_backward_pass_of_what
     def probe():
         return probe_classifier(encoder(), 7, ProbeHeadSettings(rates=(1.0, 2.0)))
 
-    found, probed = on_meta(tuned), on_meta(probe)
-    assert set(found.work) == {"encoder", "classifier", "rest"}
-    assert found.work["encoder"].training > 2.5 * found.work["encoder"].forward
-    assert probed.work["encoder"].training == probed.work["encoder"].forward == found.work["encoder"].forward
-    assert probed.work["classifier"].forward == 2 * found.work["classifier"].forward == 2 * (2 * 16 * 7)
-    assert (by_axis(found)["features"], by_axis(found)["scores"]) == ((16,), (7,))
+    summary, probed = on_meta(tuned), on_meta(probe)
+    assert set(summary.work) == {"encoder", "classifier", "rest"}
+    assert summary.work["encoder"].training > 2.5 * summary.work["encoder"].forward
+    assert probed.work["encoder"].training == probed.work["encoder"].forward == summary.work["encoder"].forward
+    assert probed.work["classifier"].forward == 2 * summary.work["classifier"].forward == 2 * (2 * 16 * 7)
+    assert (by_axis(summary)["features"], by_axis(summary)["scores"]) == ((16,), (7,))
     assert by_axis(probed)["scores"] == (2, 7)
     img = images(2)
     model = tuned()
     choose_attention(model, CPU)
-    assert found.flops == pytest.approx(counted(lambda: model(img).sum().backward()) / 2, rel=0.01)
+    assert summary.flops == pytest.approx(counted(lambda: model(img).sum().backward()) / 2, rel=0.01)
 
 
 class Peeking(Encoder):
@@ -137,9 +137,9 @@ def test_summarise_model_of_a_model_with_weights_tells_shapes_and_changes_nothin
     model.head = small(Head.named("mlp"), model.encoder.spec, model.target.spec)
     torch.manual_seed(3)
     before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
-    found = summarise_model(model, IMAGE)
-    assert by_axis(found)["tokens"] == (4 * 8, 6)
-    assert (found.work, found.flops, found.metrics()) == (None, None, {})
+    summary = summarise_model(model, IMAGE)
+    assert by_axis(summary)["tokens"] == (4 * 8, 6)
+    assert (summary.work, summary.flops, summary.metrics()) == (None, None, {})
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

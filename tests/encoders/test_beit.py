@@ -69,19 +69,19 @@ def test_beit_without_a_mask_equals_timms_own(image, bias, layer_scale, norm):
     missing, unexpected = theirs.load_state_dict(encoder.backbone.state_dict(), strict=False)
     assert (set(missing), unexpected) == (set() if norm else {"fc_norm.weight", "fc_norm.bias"}, [])
     img = images(2, image, dtype=torch.float64)
-    expected, found = theirs.eval().forward_features(img), encoder(img)
-    torch.testing.assert_close(found.prefix_BKD, expected[:, :1], rtol=0, atol=1e-10)
-    torch.testing.assert_close(found.tokens_BND, expected[:, 1:], rtol=0, atol=1e-10)
+    expected, output = theirs.eval().forward_features(img), encoder(img)
+    torch.testing.assert_close(output.prefix_BKD, expected[:, :1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.tokens_BND, expected[:, 1:], rtol=0, atol=1e-10)
 
 
 def bias_rows(grid: tuple[int, int]) -> Tensor:
     """The row of a bias table for each pair of tokens, class token first: how far the one looks down and right."""
     high, wide = grid
     between = (2 * high - 1) * (2 * wide - 1)
-    places = [(y, x) for y in range(high) for x in range(wide)]
-    rows = [[between + 2, *(between for _ in places)]]
-    for y, x in places:
-        distances = ((y - other_y + high - 1, x - other_x + wide - 1) for other_y, other_x in places)
+    cells = [(y, x) for y in range(high) for x in range(wide)]
+    rows = [[between + 2, *(between for _ in cells)]]
+    for y, x in cells:
+        distances = ((y - other_y + high - 1, x - other_x + wide - 1) for other_y, other_x in cells)
         rows.append([between + 1, *(down * (2 * wide - 1) + right for down, right in distances)])
     return torch.tensor(rows)
 
@@ -124,10 +124,10 @@ def plainly(encoder: Beit, img_BCHW: Tensor, mask: PatchMask) -> Tensor:
 def test_beit_puts_the_mask_token_in_before_the_class_token_is_put_ahead(image, bias, layer_scale):
     encoder = shaken(beit(image, bias=bias, layer_scale=layer_scale).double()).eval()
     img, mask = images(2, image, dtype=torch.float64), masked(image, batch=2, cell=16)
-    expected, found = plainly(encoder, img, mask), encoder(img, mask)
-    torch.testing.assert_close(found.prefix_BKD, expected[:, :1], rtol=0, atol=1e-10)
-    torch.testing.assert_close(found.tokens_BND, expected[:, 1:], rtol=0, atol=1e-10)
-    assert not torch.allclose(found.tokens_BND, encoder(img).tokens_BND, atol=1e-3)
+    expected, output = plainly(encoder, img, mask), encoder(img, mask)
+    torch.testing.assert_close(output.prefix_BKD, expected[:, :1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.tokens_BND, expected[:, 1:], rtol=0, atol=1e-10)
+    assert not torch.allclose(output.tokens_BND, encoder(img).tokens_BND, atol=1e-3)
 
 
 @pytest.mark.parametrize("layer_scale", [0.0, 0.1])
@@ -143,16 +143,16 @@ def test_beit_gives_every_parameter_a_gradient_in_the_first_step_of_pretraining(
 # ---------------------------------------------------------------- first weights
 
 
-def drawn(encoder: Beit) -> dict[str, Tensor]:
+def random_weights(encoder: Beit) -> dict[str, Tensor]:
     """Every weight that is drawn at random, by name, those of the branches' last layers as they were drawn."""
     tokens = {"mask_token": encoder.mask_token, "cls_token": encoder.backbone.cls_token}
-    found = {name: token.detach() for name, token in tokens.items() if token is not None}
+    weights = {name: token.detach() for name, token in tokens.items() if token is not None}
     for name, module in encoder.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             last = name.endswith(("attn.proj", "mlp.fc2"))
-            found[name] = module.weight.detach() * (math.sqrt(2 * (int(name.split(".")[2]) + 1)) if last else 1)
-    assert len(found) == len(tokens) - (encoder.mask_token is None) + 1 + 4 * len(encoder.blocks())
-    return found
+            weights[name] = module.weight.detach() * (math.sqrt(2 * (int(name.split(".")[2]) + 1)) if last else 1)
+    assert len(weights) == len(tokens) - (encoder.mask_token is None) + 1 + 4 * len(encoder.blocks())
+    return weights
 
 
 CUT_STD = 0.02 * math.sqrt(1 - 2 * math.exp(-0.5) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(0.5)))
@@ -165,7 +165,7 @@ CUT_STD = 0.02 * math.sqrt(1 - 2 * math.exp(-0.5) / math.sqrt(2 * math.pi) / mat
 )
 def test_beit_draws_its_weights_as_simmim_cut_at_one_std_only_in_pretraining(hidden, std, most):
     assert pytest.approx(0.0108, abs=1e-5) == CUT_STD
-    weights = drawn(beit(hidden=hidden, width=64, depth=3))
+    weights = random_weights(beit(hidden=hidden, width=64, depth=3))
     for name, weight in weights.items():
         assert 0 < weight.abs().max() <= most * (1 + 1e-6), name
         assert weight.mean().item() == pytest.approx(0, abs=4 * std / math.sqrt(weight.numel())), name
@@ -188,24 +188,24 @@ def test_beit_last_layers_of_the_branches_start_smaller_with_their_depth(hidden,
 @pytest.mark.parametrize(("hidden", "bias"), [("replace", "shared"), ("none", "block")])
 @pytest.mark.parametrize("layer_scale", [0.0, 0.1, 1e-5])
 def test_beit_biases_tables_norms_and_layer_scales_start_as_published(hidden, bias, layer_scale):
-    encoder, found = beit(hidden=hidden, bias=bias, layer_scale=layer_scale), {}
+    encoder, starts = beit(hidden=hidden, bias=bias, layer_scale=layer_scale), {}
     for name, parameter in encoder.named_parameters():
         if ".gamma_" in name:
-            found[name] = (parameter, layer_scale)
+            starts[name] = (parameter, layer_scale)
         elif name.endswith(("bias", "relative_position_bias_table")):
-            found[name] = (parameter, 0)
+            starts[name] = (parameter, 0)
         elif ".norm" in name:
-            found[name] = (parameter, 1)
-    assert [name for name, (parameter, value) in found.items() if not (parameter == value).all()] == []
+            starts[name] = (parameter, 1)
+    assert [name for name, (parameter, value) in starts.items() if not (parameter == value).all()] == []
     counts = {"_table": 1 if bias == "shared" else 2, ".q_bias": 2, ".v_bias": 2, ".bias": 2 * 5 + 2}
     for end, count in {**counts, "gamma_1": 2 * (layer_scale > 0), "gamma_2": 2 * (layer_scale > 0)}.items():
-        assert sum(name.endswith(end) for name in found) == count, end
-    assert set(found) | {*drawn_names(encoder)} == {name for name, _ in encoder.named_parameters()}
+        assert sum(name.endswith(end) for name in starts) == count, end
+    assert set(starts) | {*random_names(encoder)} == {name for name, _ in encoder.named_parameters()}
 
 
-def drawn_names(encoder: Beit) -> list[str]:
+def random_names(encoder: Beit) -> list[str]:
     tokens = {"cls_token": "backbone.cls_token", "mask_token": "mask_token"}
-    return [tokens.get(name, f"{name}.weight") for name in drawn(encoder)]
+    return [tokens.get(name, f"{name}.weight") for name in random_weights(encoder)]
 
 
 # ---------------------------------------------------------------- layers
@@ -235,10 +235,10 @@ def test_beit_trains_half_a_block_as_its_mlp_with_norm_and_layer_scale(layer_sca
     ).train()
     model(images(4, SQUARE)).square().mean().backward()
     upper = ["norm2.weight", "norm2.bias", *(f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))]
-    wanted = {f"backbone.blocks.1.{name}" for name in [*upper, *(["gamma_2"] if layer_scale else [])]}
-    assert {name for name, weight in encoder.named_parameters() if weight.requires_grad} == wanted
-    assert {name for name, weight in encoder.named_parameters() if weight.grad is not None} == wanted
-    assert [name for name in wanted if not encoder.get_parameter(name).grad.any()] == []
+    expected = {f"backbone.blocks.1.{name}" for name in [*upper, *(["gamma_2"] if layer_scale else [])]}
+    assert {name for name, weight in encoder.named_parameters() if weight.requires_grad} == expected
+    assert {name for name, weight in encoder.named_parameters() if weight.grad is not None} == expected
+    assert [name for name in expected if not encoder.get_parameter(name).grad.any()] == []
 
 
 # ---------------------------------------------------------------- INIT.checkpoint
@@ -293,9 +293,9 @@ def test_initialise_resizes_a_shared_table_between_patches_alone(tmp_path, old, 
     expected = resize_bias_table(table[:-3], encoder.spec.grid, source.spec.grid)
     assert expected.shape != table[:-3].shape or not torch.equal(expected, table[:-3])
     for name in OF_BLOCKS:
-        found = encoder.state_dict()[name]
-        assert torch.equal(found[:-3], expected)
-        assert torch.equal(found[-3:], table[-3:])
+        block_table = encoder.state_dict()[name]
+        assert torch.equal(block_table[:-3], expected)
+        assert torch.equal(block_table[-3:], table[-3:])
 
 
 def test_initialise_leaves_the_tables_of_blocks_to_their_blocks(tmp_path):
@@ -319,8 +319,8 @@ def test_train_fine_tunes_from_a_pretrained_beit_and_tells_where_its_biases_went
     recipe = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"
     code, output = call(tmp_path / "pretrain", PRETRAIN | shared | {"ENCODER.bias": "shared"}, recipe)
     assert code == 0, output
-    found = losses(tmp_path / "pretrain")
-    assert sum(found[-5:]) < sum(found[:5])
+    curve = losses(tmp_path / "pretrain")
+    assert sum(curve[-5:]) < sum(curve[:5])
     assert "ENCODER.positions of the file has no effect: it is a key of vit" in caplog.text + output
     source = last_state(tmp_path / "pretrain")["model"]
     table = source[f"encoder.{SHARED}"]
@@ -336,9 +336,9 @@ def test_train_fine_tunes_from_a_pretrained_beit_and_tells_where_its_biases_went
     for text in (output, log):
         assert f"resized or moved: {moves}" in text
     assert "warning" not in log
-    found = losses(tmp_path / "finetune")
-    assert sum(found[-3:]) < sum(found[:3])
+    curve = losses(tmp_path / "finetune")
+    assert sum(curve[-3:]) < sum(curve[:3])
     tuned = last_state(tmp_path / "finetune")["model"]
     ours = [tuned[f"encoder.{name}"] for name in OF_BLOCKS]
     assert not torch.equal(*ours)  # they part as they learn
-    assert all((own - table).norm() > 0 for own in ours)
+    assert all((block_table - table).norm() > 0 for block_table in ours)

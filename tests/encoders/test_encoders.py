@@ -70,10 +70,10 @@ def test_encoder_features_never_depend_on_hidden_pixels(name, hidden, channels, 
     encoder, img, mask = make(name, image, hidden=hidden), images(2, image), masked(image)
     expected = encoder(img, mask)
     for value in (1e6 * images(2, image, seed=9), torch.tensor(math.nan)):
-        found = encoder(other_hidden_pixels(img, mask, value), mask)
-        assert torch.equal(found.tokens_BND, expected.tokens_BND)
+        output = encoder(other_hidden_pixels(img, mask, value), mask)
+        assert torch.equal(output.tokens_BND, expected.tokens_BND)
         if expected.prefix_BKD is not None:
-            assert torch.equal(found.prefix_BKD, expected.prefix_BKD)
+            assert torch.equal(output.prefix_BKD, expected.prefix_BKD)
     assert not torch.equal(encoder(img + 1, mask).tokens_BND, expected.tokens_BND)
 
 
@@ -129,9 +129,9 @@ def test_encoder_has_no_drop_path_unless_asked(name):
         return [module.drop_prob for module in encoder.modules() if isinstance(module, DropPath) and module.drop_prob]
 
     assert rates(make(name)) == []
-    asked = rates(make(name, drop_path=0.3))
-    assert asked == sorted(asked)
-    assert asked[-1] == pytest.approx(0.3)
+    positive = rates(make(name, drop_path=0.3))
+    assert positive == sorted(positive)
+    assert positive[-1] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("name", members(Encoder))
@@ -165,15 +165,15 @@ def test_encoder_gives_every_trained_parameter_a_gradient(name, hidden, keys):
 class Custom(Encoder):
     """An encoder of a user's own, which says of itself only what it must, and perhaps its blocks."""
 
-    def __init__(self, hidden, told):
+    def __init__(self, hidden, names_blocks):
         super().__init__(ImageSpec(1, 16, 16), hidden, width=8, patch=4)
-        self.told = told
+        self.names_blocks = names_blocks
         self.embed = nn.Conv2d(1, 8, 4, 4)
         self.mixers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
         self.scale = nn.Parameter(torch.ones(8))
 
     def blocks(self):
-        return list(self.mixers) if self.told else super().blocks()
+        return list(self.mixers) if self.names_blocks else super().blocks()
 
     def forward(self, img_BCHW, mask=None):
         tokens_BND = self.replace_hidden(rearrange(self.embed(img_BCHW), "b d h w -> b (h w) d"), mask)
@@ -249,9 +249,13 @@ LAYERS = {  # of each parameter, by how its name begins; the last number is that
         },
         3,
     ),
-    "custom": (lambda: Custom("replace", told=False), {"mask_token": 0, "embed.": 0, "mixers.": 0, "scale": 0}, 1),
+    "custom": (
+        lambda: Custom("replace", names_blocks=False),
+        {"mask_token": 0, "embed.": 0, "mixers.": 0, "scale": 0},
+        1,
+    ),
     "custom with blocks": (
-        lambda: Custom("none", told=True),
+        lambda: Custom("none", names_blocks=True),
         {"embed.": 0, "mixers.0.": 1, "mixers.1.": 2, "scale": 0},
         3,
     ),
@@ -260,10 +264,10 @@ LAYERS = {  # of each parameter, by how its name begins; the last number is that
 
 def named_by(table, names):
     """Each name with the entry by which it begins; every entry names something, and every name has one entry."""
-    found = {name: [begin for begin in table if name.startswith(begin)] for name in names}
-    assert all(len(begins) == 1 for begins in found.values())
-    assert {begins[0] for begins in found.values()} == set(table)
-    return {name: table[begins[0]] for name, begins in found.items()}
+    entries = {name: [begin for begin in table if name.startswith(begin)] for name in names}
+    assert all(len(begins) == 1 for begins in entries.values())
+    assert {begins[0] for begins in entries.values()} == set(table)
+    return {name: table[begins[0]] for name, begins in entries.items()}
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -311,9 +315,9 @@ def test_swin_layer_ids_equal_simmims_own_numbering(part):
 def test_encoder_layers_hold_no_parameter_twice_and_blocks_stand_in_their_order(kind):
     encoder = LAYERS[kind][0]()
     layers = encoder.layer_parameters()
-    held = [id(parameter) for layer in layers for parameter in layer]
-    assert len(held) == len(set(held))
-    assert set(held) <= {id(parameter) for parameter in encoder.parameters()}
+    ids = [id(parameter) for layer in layers for parameter in layer]
+    assert len(ids) == len(set(ids))
+    assert set(ids) <= {id(parameter) for parameter in encoder.parameters()}
     for layer, block in zip(layers[1:], encoder.blocks(), strict=True):
         assert {id(parameter) for parameter in block.parameters()} <= {id(parameter) for parameter in layer}
 
@@ -325,14 +329,14 @@ def test_encoder_upper_half_of_a_block_is_its_mlp_with_its_norm(name):
     for block in encoder.blocks():
         half = encoder.upper_half(block)
         names = {id(parameter): name for name, parameter in block.named_parameters()}
-        held = [[part] if isinstance(part, nn.Parameter) else part.parameters() for part in half]
-        found = {names[id(parameter)] for parameters in held for parameter in parameters}
-        assert {name.split(".")[0] for name in found} - {"gamma_2"} == {"norm2", "mlp"}
-        assert {name.split(".")[0] for name in set(names.values()) - found} - {"gamma_1"} == {"norm1", "attn"}
+        parts = [[part] if isinstance(part, nn.Parameter) else part.parameters() for part in half]
+        upper_names = {names[id(parameter)] for parameters in parts for parameter in parameters}
+        assert {name.split(".")[0] for name in upper_names} - {"gamma_2"} == {"norm2", "mlp"}
+        assert {name.split(".")[0] for name in set(names.values()) - upper_names} - {"gamma_1"} == {"norm1", "attn"}
 
 
 def test_encoder_of_a_user_has_no_halves_unless_it_says_so():
-    encoder = Custom("none", told=True)
+    encoder = Custom("none", names_blocks=True)
     assert encoder.upper_half(encoder.blocks()[0]) == []
 
 
@@ -358,9 +362,9 @@ def test_vit_without_norm_gives_the_tokens_that_the_norm_would_take(hidden):
     assert [name for name, _ in plain.named_parameters() if name.startswith("backbone.norm")] == []
     plain.load_state_dict({name: w for name, w in with_norm.state_dict().items() if name not in missing})
     mask = None if hidden == "none" else masked(plain.image)
-    expected, found = with_norm(images(), mask), plain(images(), mask)
+    expected, output = with_norm(images(), mask), plain(images(), mask)
     norm = with_norm.backbone.norm
-    for theirs, ours in ((expected.tokens_BND, found.tokens_BND), (expected.prefix_BKD, found.prefix_BKD)):
+    for theirs, ours in ((expected.tokens_BND, output.tokens_BND), (expected.prefix_BKD, output.prefix_BKD)):
         assert torch.equal(theirs, nn.functional.layer_norm(ours, (16,), norm.weight, norm.bias, 1e-6))
         assert not torch.allclose(theirs, ours)
 
@@ -399,13 +403,13 @@ def test_vit_that_drops_equals_timms_blocks_on_only_the_kept_tokens(class_token)
     features = encoder(img, mask)
     backbone, prefix = encoder.backbone, int(class_token)
     for sample in range(3):
-        kept = [i for i, hidden in enumerate(mask.hidden_BHW[sample].flatten().tolist()) if not hidden]
-        tokens = (backbone.patch_embed(img) + backbone.pos_embed[:, prefix:])[sample, kept]
+        visible = [i for i, hidden in enumerate(mask.hidden_BHW[sample].flatten().tolist()) if not hidden]
+        tokens = (backbone.patch_embed(img) + backbone.pos_embed[:, prefix:])[sample, visible]
         if class_token:
             tokens = torch.cat([backbone.cls_token[0] + backbone.pos_embed[0, :1], tokens])
         tokens = backbone.norm(backbone.blocks(tokens[None]))[0]
         torch.testing.assert_close(features.tokens_BND[sample], tokens[prefix:], rtol=0, atol=5e-6)
-        assert features.kept_BN[sample].tolist() == kept
+        assert features.kept_BN[sample].tolist() == visible
         if class_token:
             torch.testing.assert_close(features.prefix_BKD[sample], tokens[:1], rtol=0, atol=5e-6)
 

@@ -42,7 +42,7 @@ def test_feature_maps_have_the_four_strides_of_any_encoder(name, height, width):
 def test_feature_maps_of_strides_that_do_not_divide_the_image_round_up(name):
     encoder = make(name, 24, 40, **({"window": 16} if name.startswith("swin") else {}))
     maps = encoder.feature_maps(images(1, encoder.image))
-    assert [tuple(found.shape[2:]) for found in maps.values()] == [(6, 10), (3, 5), (2, 3), (1, 2)]
+    assert [tuple(map_BDhw.shape[2:]) for map_BDhw in maps.values()] == [(6, 10), (3, 5), (2, 3), (1, 2)]
     assert list(encoder.feature_maps(images(1, encoder.image), strides=(16,))) == [16]
 
 
@@ -52,14 +52,14 @@ def test_feature_maps_are_the_same_each_time_and_need_no_hiding(name):
     plain, replacing = make(name), make(name, hidden="replace")
     replacing.load_state_dict(plain.state_dict(), strict=False)
     img = images(2, plain.image)
-    for stride, found in plain.feature_maps(img).items():
-        assert torch.equal(found, plain.feature_maps(img)[stride])
-        assert torch.equal(found, replacing.feature_maps(img)[stride])
+    for stride, map_BDhw in plain.feature_maps(img).items():
+        assert torch.equal(map_BDhw, plain.feature_maps(img)[stride])
+        assert torch.equal(map_BDhw, replacing.feature_maps(img)[stride])
 
 
 def test_feature_maps_carry_gradients_to_every_stage():
     encoder = make("swin_v2")
-    sum(found.square().mean() for found in encoder.feature_maps(images(1, encoder.image)).values()).backward()
+    sum(map_BDhw.square().mean() for map_BDhw in encoder.feature_maps(images(1, encoder.image)).values()).backward()
     assert [name for name, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 
@@ -73,15 +73,15 @@ def test_stage_maps_are_the_stages_of_timm_by_stride(part, height, width):
     encoder = make(part.name, height, width, depths=(1, 2, 1, 1), heads=(1, 2, 2, 4))
     img = images(2, encoder.image)
     maps = encoder.stage_maps(img)
-    assert {stride: tuple(found.shape[1:]) for stride, found in maps.items()} == {
+    assert {stride: tuple(map_BDhw.shape[1:]) for stride, map_BDhw in maps.items()} == {
         4 * 2**i: (8 * 2**i, height // (4 * 2**i), width // (4 * 2**i)) for i in range(4)
     }
     last, theirs = encoder.backbone.forward_intermediates(img, norm=False)
-    for own, other in zip([*maps.values()][:-1], theirs[:-1], strict=True):
-        assert torch.equal(own, other)
+    for stage_map, other in zip([*maps.values()][:-1], theirs[:-1], strict=True):
+        assert torch.equal(stage_map, other)
     assert torch.equal(maps[32], last.permute(0, 3, 1, 2))  # behind the norm, as the features are
     assert not torch.allclose(maps[32], theirs[-1], atol=1e-2)
-    assert all(torch.equal(own, maps[stride]) for stride, own in encoder.feature_maps(img).items())
+    assert all(torch.equal(stage_map, maps[stride]) for stride, stage_map in encoder.feature_maps(img).items())
 
 
 @pytest.mark.parametrize("name", ["vit", "beit"])
@@ -97,7 +97,7 @@ def test_stage_maps_of_a_plain_encoder_are_its_last_tokens_alone(name):
 # ---------------------------------------------------------------- resampling
 
 
-class Given(Encoder):
+class StageMaps(Encoder):
     """An encoder of given stage maps."""
 
     def __init__(self, maps: dict[int, Tensor]):
@@ -118,31 +118,31 @@ def ramp(stride: int) -> Tensor:
 
 
 def test_feature_maps_are_resampled_in_their_places():
-    maps = Given({8: ramp(8)}).feature_maps(torch.zeros(1, 1, 64, 128))
+    maps = StageMaps({8: ramp(8)}).feature_maps(torch.zeros(1, 1, 64, 128))
     for stride in (4, 16, 32):
-        found, wanted, edge = maps[stride], ramp(stride), max(1, 8 // stride)
-        assert found.shape == wanted.shape
+        map_BDhw, expected, edge = maps[stride], ramp(stride), max(1, 8 // stride)
+        assert map_BDhw.shape == expected.shape
         inside = (..., slice(edge, -edge or None), slice(edge, -edge or None))
         if stride == 32:  # two places high: all at the edge
             inside = (0, 1, slice(None), slice(1, -1))
-        torch.testing.assert_close(found[inside], wanted[inside], rtol=0, atol=1e-9)
+        torch.testing.assert_close(map_BDhw[inside], expected[inside], rtol=0, atol=1e-9)
 
 
 def test_feature_maps_are_made_from_the_nearest_finer_stage_or_else_the_finest():
     maps = {8: torch.full((1, 2, 8, 16), 8.0), 16: torch.full((1, 4, 4, 8), 16.0)}
-    found = Given(maps).feature_maps(torch.zeros(1, 1, 64, 128))
-    assert {stride: (own.shape[1], own.unique().tolist()) for stride, own in found.items()} == {
+    resampled = StageMaps(maps).feature_maps(torch.zeros(1, 1, 64, 128))
+    assert {stride: (map_BDhw.shape[1], map_BDhw.unique().tolist()) for stride, map_BDhw in resampled.items()} == {
         4: (2, [8.0]),
         8: (2, [8.0]),
         16: (4, [16.0]),
         32: (4, [16.0]),
     }
-    assert found[8] is maps[8]
-    assert found[16] is maps[16]
+    assert resampled[8] is maps[8]
+    assert resampled[16] is maps[16]
 
 
 def test_feature_maps_average_what_a_coarser_place_covers():
     # a fine checkerboard is grey from afar; every second place of it would be black
     board = (torch.arange(8)[:, None] + torch.arange(16)) % 2
-    found = Given({8: board[None, None].double()}).feature_maps(torch.zeros(1, 1, 64, 128))
-    torch.testing.assert_close(found[16], torch.full((1, 1, 4, 8), 0.5, dtype=torch.float64), rtol=0, atol=0.15)
+    maps = StageMaps({8: board[None, None].double()}).feature_maps(torch.zeros(1, 1, 64, 128))
+    torch.testing.assert_close(maps[16], torch.full((1, 1, 4, 8), 0.5, dtype=torch.float64), rtol=0, atol=0.15)

@@ -152,11 +152,11 @@ def test_swin_v2_starts_as_if_it_had_no_blocks():
 
 def biases(encoder: SwinV2) -> list[Tensor]:
     """Of each block, the bias for each distance, (heads, down, right)."""
-    found = []
+    tables = []
     for block in encoder.blocks():
         attention = block.attn
-        found.append(attention.cpb_mlp(attention.relative_coords_table)[0].permute(2, 0, 1))
-    return found
+        tables.append(attention.cpb_mlp(attention.relative_coords_table)[0].permute(2, 0, 1))
+    return tables
 
 
 @torch.no_grad()
@@ -190,9 +190,9 @@ def test_swin_v2_refuses_pretrained_windows_that_do_not_fit_its_stages(windows):
 @torch.no_grad()
 def test_swin_v2_has_finite_features_where_a_window_is_one_token_high_or_wide(size):
     encoder = shaken(swin_v2(ImageSpec(3, *size), depths=(2,), heads=(2,)))
-    found = encoder(images(2, encoder.image)).tokens_BND
-    assert found.isfinite().all()
-    assert found.std() > 0.1
+    tokens = encoder(images(2, encoder.image)).tokens_BND
+    assert tokens.isfinite().all()
+    assert tokens.std() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -222,21 +222,21 @@ def test_swin_v2_names_stage_and_axis_that_its_window_does_not_tile(size, window
 @torch.no_grad()
 def test_windowed_encoder_is_built_again_from_what_its_weights_tell(part, hidden, image, keys):
     encoder = shaken(part(image, hidden=hidden, **{**SWIN, **keys})).eval()
-    told = part.infer_config(encoder.state_dict())
-    wanted = {key: value for key, value in {"mlp_ratio": 4.0, **SWIN, **keys}.items() if key in told.keys}
-    assert told.keys == wanted
-    assert told.unspecified == (("window", "pretrained_windows") if part is SwinV2 else ())
-    assert {*told.keys, *told.unspecified} == {*keys_of(part)} - {"hidden", "drop_path"}
-    assert (told.channels, told.image_size) == (image.channels, None)
-    again = part(image, hidden=hidden, **{"window": SWIN["window"], **keys, **told.keys}).eval()
-    again.load_state_dict(encoder.state_dict(), strict=True)
-    assert torch.equal(again(images(2, image)).tokens_BND, encoder(images(2, image)).tokens_BND)
+    inferred = part.infer_config(encoder.state_dict())
+    expected = {key: value for key, value in {"mlp_ratio": 4.0, **SWIN, **keys}.items() if key in inferred.keys}
+    assert inferred.keys == expected
+    assert inferred.unspecified == (("window", "pretrained_windows") if part is SwinV2 else ())
+    assert {*inferred.keys, *inferred.unspecified} == {*keys_of(part)} - {"hidden", "drop_path"}
+    assert (inferred.channels, inferred.image_size) == (image.channels, None)
+    rebuilt = part(image, hidden=hidden, **{"window": SWIN["window"], **keys, **inferred.keys}).eval()
+    rebuilt.load_state_dict(encoder.state_dict(), strict=True)
+    assert torch.equal(rebuilt(images(2, image)).tokens_BND, encoder(images(2, image)).tokens_BND)
 
 
 def test_swin_tells_no_window_that_is_not_square():
-    told = Swin.infer_config(Swin(WIDE, **{**SWIN, "window": 16}).state_dict())  # 8 x 16 tokens: one window
-    assert "window" not in told.keys
-    assert told.unspecified == ("window",)
+    inferred = Swin.infer_config(Swin(WIDE, **{**SWIN, "window": 16}).state_dict())  # 8 x 16 tokens: one window
+    assert "window" not in inferred.keys
+    assert inferred.unspecified == ("window",)
 
 
 # ---------------------------------------------------------------- tools/train.py
@@ -248,18 +248,18 @@ OURS = {
 
 
 def test_train_pretrains_swin_v2_on_local_windows_and_fine_tunes_it_at_another_window(tmp_path):
-    kept = {key: value for key, value in TINY.items() if not key.startswith(("HEAD.", "ENCODER."))}
+    base = {key: value for key, value in TINY.items() if not key.startswith(("HEAD.", "ENCODER."))}
     recipe = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"
     target = {"TARGET.normalize": "window", "TARGET.window": 5}
-    code, output = call(tmp_path / "pretrain", kept | OURS | target, recipe)
+    code, output = call(tmp_path / "pretrain", base | OURS | target, recipe)
     assert code == 0, output
-    found = losses(tmp_path / "pretrain")
-    assert sum(found[-5:]) < sum(found[:5])
+    curve = losses(tmp_path / "pretrain")
+    assert sum(curve[-5:]) < sum(curve[:5])
 
-    kept = {key: value for key, value in TINY_CLASSIFIER.items() if not key.startswith("ENCODER.")}
+    base = {key: value for key, value in TINY_CLASSIFIER.items() if not key.startswith("ENCODER.")}
     other = {"ENCODER.window": 8, "ENCODER.pretrained_windows": "[4, 4]", "CLASSIFIER.init_std": 0.02}
     checkpoint = {"INIT.checkpoint": last_checkpoint(tmp_path / "pretrain"), "CLASSIFIER.norm": False}
-    code, output = call(tmp_path / "finetune", kept | OURS | other | checkpoint, FINETUNE)
+    code, output = call(tmp_path / "finetune", base | OURS | other | checkpoint, FINETUNE)
     assert code == 0, output
     log = (tmp_path / "finetune" / "log.txt").read_text()
     assert "encoder weights loaded" in log

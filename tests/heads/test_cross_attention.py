@@ -27,17 +27,17 @@ TARGET = TargetSpec(channels=3, stride=2)
 CPU = torch.device("cpu")
 
 
-def make(spec=SPEC, target=TARGET, seed=1, **keys) -> CrossAttention:
+def build_head(spec=SPEC, target=TARGET, seed=1, **keys) -> CrossAttention:
     torch.manual_seed(seed)
     return small(CrossAttention, spec, target, **{"share": 1.0, **keys}).double()
 
 
-def features(kept: int = 5, batch: int = 2, seed: int = 0, spec=SPEC) -> Features:
+def features(num_visible: int = 5, batch: int = 2, seed: int = 0, spec=SPEC) -> Features:
     """Dropped features of as many kept tokens, with the draw of a mask."""
     chance = generator(seed)
     count = math.prod(spec.grid)
-    kept_BN = torch.rand(batch, count, generator=chance).argsort(dim=1)[:, :kept].sort(dim=1).values
-    tokens_BND = torch.randn(batch, kept, spec.width, generator=chance, dtype=torch.float64)
+    kept_BN = torch.rand(batch, count, generator=chance).argsort(dim=1)[:, :num_visible].sort(dim=1).values
+    tokens_BND = torch.randn(batch, num_visible, spec.width, generator=chance, dtype=torch.float64)
     prefix_BKD = torch.randn(batch, spec.num_prefix, spec.width, generator=chance, dtype=torch.float64)
     draw_B = torch.randint(2**31, (batch,), generator=chance)
     return Features(tokens_BND, spec.grid, kept_BN, prefix_BKD if spec.num_prefix else None, draw_B)
@@ -47,26 +47,26 @@ def model(share=1.0, masker="random", **keys):
     return assemble(masker, "vit", "drop", CrossAttention, head_keys={"share": share, **keys})
 
 
-def decoded(head: CrossAttention, given: Features) -> torch.Tensor:
+def decoded(head: CrossAttention, inputs: Features) -> torch.Tensor:
     """Which places the head decoded, (B, N) bool: those where its map is not zero."""
-    patches_BNP = patchify(head(given).map_BCHW, head.entries_per_side)
+    patches_BNP = patchify(head(inputs).map_BCHW, head.entries_per_side)
     return patches_BNP.abs().amax(dim=2) > 0
 
 
-def hidden_of(given: Features) -> torch.Tensor:
-    return torch.ones(len(given.kept_BN), math.prod(given.grid), dtype=torch.bool).scatter(1, given.kept_BN, False)
+def hidden_of(inputs: Features) -> torch.Tensor:
+    return torch.ones(len(inputs.kept_BN), math.prod(inputs.grid), dtype=torch.bool).scatter(1, inputs.kept_BN, False)
 
 
 # ---------------------------------------------------------------- what it computes
 
 
-def decoder_of_one_place(head, read_KD, place: int) -> torch.Tensor:
+def decode_position(head, read_KD, position: int) -> torch.Tensor:
     """CrossMAE's decoder by its formulas, for one place of one image and one attention head after the other."""
 
     def norm(x_D, layer):
         return (x_D - x_D.mean()) / (x_D.var(correction=0) + 1e-6).sqrt() * layer.weight + layer.bias
 
-    query_D = head.mask_token[0, 0] + head.positions[0, place]
+    query_D = head.mask_token[0, 0] + head.positions[0, position]
     for block in head.layers:
         attention = block.attn
         q_D = attention.q.weight @ norm(query_D, block.norm1) + attention.q.bias
@@ -88,35 +88,35 @@ def decoder_of_one_place(head, read_KD, place: int) -> torch.Tensor:
 @torch.no_grad()
 def test_cross_attention_equals_its_formulas(fused, prefix):
     spec = replace(SPEC, num_prefix=prefix)
-    head, given = make(spec, depth=2, heads=4, mlp_ratio=1.5), features(spec=spec)
+    head, inputs = build_head(spec, depth=2, heads=4, mlp_ratio=1.5), features(spec=spec)
     for parameter in head.parameters():
         parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(2), dtype=torch.float64))
     choose_attention(head, torch.device("cuda" if fused else "cpu"))
     assert {block.attn.fused_attn for block in head.layers} == {fused}
-    found_BNP = patchify(head(given).map_BCHW, head.entries_per_side)
-    for sample, hidden_N in enumerate(hidden_of(given).tolist()):
-        parts = [given.prefix_BKD, given.tokens_BND] if prefix else [given.tokens_BND]
+    patches_BNP = patchify(head(inputs).map_BCHW, head.entries_per_side)
+    for sample, hidden_N in enumerate(hidden_of(inputs).tolist()):
+        parts = [inputs.prefix_BKD, inputs.tokens_BND] if prefix else [inputs.tokens_BND]
         read = torch.cat([part_BND[sample] for part_BND in parts])
-        for place, hidden in enumerate(hidden_N):
-            expected = decoder_of_one_place(head, read, place) if hidden else torch.zeros(48, dtype=torch.float64)
-            torch.testing.assert_close(found_BNP[sample, place], expected, rtol=0, atol=1e-10)
+        for position, hidden in enumerate(hidden_N):
+            expected = decode_position(head, read, position) if hidden else torch.zeros(48, dtype=torch.float64)
+            torch.testing.assert_close(patches_BNP[sample, position], expected, rtol=0, atol=1e-10)
 
 
 def test_cross_attention_starts_as_mae_does():
-    head = make(width=64, depth=2)
+    head = build_head(width=64, depth=2)
     for linear in (module for module in head.modules() if isinstance(module, torch.nn.Linear)):
         bound = math.sqrt(6 / (linear.in_features + linear.out_features))
         assert 0.95 * bound < linear.weight.abs().max() <= bound
         assert not linear.bias.any()
     assert [module.eps for module in head.modules() if isinstance(module, torch.nn.LayerNorm)] == [1e-6] * 5
-    assert make(width=512).mask_token.std().item() == pytest.approx(0.02, rel=0.15)
+    assert build_head(width=512).mask_token.std().item() == pytest.approx(0.02, rel=0.15)
     assert "positions" not in head.state_dict()
 
 
 @torch.no_grad()
 def test_cross_attention_predicts_every_place_of_an_image_of_which_nothing_was_hidden():
-    given = replace(features(), tokens_BND=torch.randn(2, 12, 12, dtype=torch.float64), kept_BN=None, draw_B=None)
-    prediction = make(share=0.25).train()(given)
+    inputs = replace(features(), tokens_BND=torch.randn(2, 12, 12, dtype=torch.float64), kept_BN=None, draw_B=None)
+    prediction = build_head(share=0.25).train()(inputs)
     assert prediction.predicted_BHW is None
     assert patchify(prediction.map_BCHW, 4).abs().amax(dim=2).all()
 
@@ -136,65 +136,67 @@ def test_cross_attention_recomputes_its_blocks_to_the_same_gradients():
 
 
 @pytest.mark.parametrize(
-    ("share", "kept", "count"), [(0.25, 4, 2), (0.5, 4, 4), (0.5, 11, 1), (0.01, 2, 1), (0.9, 2, 9), (1.0, 5, 7)]
+    ("share", "num_visible", "count"), [(0.25, 4, 2), (0.5, 4, 4), (0.5, 11, 1), (0.01, 2, 1), (0.9, 2, 9), (1.0, 5, 7)]
 )
 @torch.no_grad()
-def test_cross_attention_decodes_its_share_of_the_hidden_places_while_training(share, kept, count):
-    head, given = make(share=share).train(), features(kept, batch=40)
-    found_BN, hidden_BN = decoded(head, given), hidden_of(given)
-    assert not (found_BN & ~hidden_BN).any()
-    assert set(found_BN.sum(dim=1).tolist()) == {count}
-    predicted_BHW = head(given).predicted_BHW
-    if count == 12 - kept:
+def test_cross_attention_decodes_its_share_of_the_hidden_places_while_training(share, num_visible, count):
+    head, inputs = build_head(share=share).train(), features(num_visible, batch=40)
+    decoded_BN, hidden_BN = decoded(head, inputs), hidden_of(inputs)
+    assert not (decoded_BN & ~hidden_BN).any()
+    assert set(decoded_BN.sum(dim=1).tolist()) == {count}
+    predicted_BHW = head(inputs).predicted_BHW
+    if count == 12 - num_visible:
         assert predicted_BHW is None
         return
-    assert torch.equal(predicted_BHW.flatten(1), found_BN)
-    whole = make(share=1.0).train()  # a place is decoded alike whatever others are
-    expected = patchify(whole(given).map_BCHW, 4)[found_BN]
-    torch.testing.assert_close(patchify(head(given).map_BCHW, 4)[found_BN], expected, rtol=0, atol=1e-12)
+    assert torch.equal(predicted_BHW.flatten(1), decoded_BN)
+    full_head = build_head(share=1.0).train()  # a place is decoded alike whatever others are
+    expected = patchify(full_head(inputs).map_BCHW, 4)[decoded_BN]
+    torch.testing.assert_close(patchify(head(inputs).map_BCHW, 4)[decoded_BN], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("way", ["eval", "no draw"])
 @torch.no_grad()
 def test_cross_attention_decodes_all_hidden_places_in_eval_mode_and_where_nothing_was_drawn(way):
-    head, given = make(share=0.25), features()
+    head, inputs = build_head(share=0.25), features()
     if way == "eval":
         head.eval()
     else:
-        given = replace(given, draw_B=None)
-    assert torch.equal(decoded(head, given), hidden_of(given))
-    assert head(given).predicted_BHW is None
-    assert torch.equal(head(given).map_BCHW, make(share=1.0).train()(given).map_BCHW)
+        inputs = replace(inputs, draw_B=None)
+    assert torch.equal(decoded(head, inputs), hidden_of(inputs))
+    assert head(inputs).predicted_BHW is None
+    assert torch.equal(head(inputs).map_BCHW, build_head(share=1.0).train()(inputs).map_BCHW)
 
 
 @torch.no_grad()
 def test_cross_attention_choice_is_a_function_of_the_mask_row_by_row():
-    head, given = make(share=0.5).train(), features(batch=6)
-    assert torch.equal(decoded(head, given), decoded(head, replace(given, tokens_BND=given.tokens_BND + 1)))
-    rows = Features(given.tokens_BND[2:4], given.grid, given.kept_BN[2:4], given.prefix_BKD[2:4], given.draw_B[2:4])
-    assert torch.equal(decoded(head, rows), decoded(head, given)[2:4])
-    assert not torch.equal(decoded(head, replace(given, draw_B=given.draw_B + 1)), decoded(head, given))
+    head, inputs = build_head(share=0.5).train(), features(batch=6)
+    assert torch.equal(decoded(head, inputs), decoded(head, replace(inputs, tokens_BND=inputs.tokens_BND + 1)))
+    rows = Features(
+        inputs.tokens_BND[2:4], inputs.grid, inputs.kept_BN[2:4], inputs.prefix_BKD[2:4], inputs.draw_B[2:4]
+    )
+    assert torch.equal(decoded(head, rows), decoded(head, inputs)[2:4])
+    assert not torch.equal(decoded(head, replace(inputs, draw_B=inputs.draw_B + 1)), decoded(head, inputs))
 
 
 @torch.no_grad()
 def test_mask_rows_keep_their_draws_so_that_ranks_and_micro_batches_choose_as_one():
-    whole, img = model(0.5).train(), images(6)
-    mask = sampled(whole, img)
+    mae, img = model(0.5).train(), images(6)
+    mask = sampled(mae, img)
     assert torch.equal(mask.rows(2, 5).draw_B, mask.draw_B[2:5])
-    expected = whole(img, mask).prediction
-    torch.testing.assert_close(whole(img[2:5], mask.rows(2, 5)).prediction, expected[2:5], rtol=0, atol=1e-5)
+    expected = mae(img, mask).prediction
+    torch.testing.assert_close(mae(img[2:5], mask.rows(2, 5)).prediction, expected[2:5], rtol=0, atol=1e-5)
     assert PatchMask.from_tensor(mask.hidden_BHW, 6).draw_B is None
 
 
-def chosen_of(name: str, samples: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+def decoded_under_masks(name: str, samples: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Under so many masks, (S, N) bool: which places were hidden, and which of them a training step decoded."""
     torch.manual_seed(0)
     masker = small(Masker.named(name), ImageSpec(1, 48, 32))  # 6 x 4 cells
     head = CrossAttention(replace(SPEC, grid=(6, 4), num_prefix=0), TARGET, width=4, depth=1, heads=1, share=share)
     mask = masker.sample(samples, generator(7), CPU)
     kept_BN = mask.kept_indices(6, 4)
-    given = Features(torch.zeros(samples, kept_BN.shape[1], 12), (6, 4), kept_BN, None, mask.draw_B)
-    return mask.hidden_BHW.flatten(1), head.train()(given).predicted_BHW.flatten(1)
+    inputs = Features(torch.zeros(samples, kept_BN.shape[1], 12), (6, 4), kept_BN, None, mask.draw_B)
+    return mask.hidden_BHW.flatten(1), head.train()(inputs).predicted_BHW.flatten(1)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
@@ -202,60 +204,60 @@ def chosen_of(name: str, samples: int, share: float) -> tuple[torch.Tensor, torc
 @torch.no_grad()
 def test_cross_attention_gives_every_hidden_place_and_pair_the_same_chance(masker, share):
     """Also under `grid`, which hides the same places in every image."""
-    hidden_SN, chosen_SN = (part.double() for part in chosen_of(masker, 20_000, share))
-    count, decoded_count = int(hidden_SN[0].sum()), int(chosen_SN[0].sum())
+    hidden_SN, decoded_SN = (part.double() for part in decoded_under_masks(masker, 20_000, share))
+    count, decoded_count = int(hidden_SN[0].sum()), int(decoded_SN[0].sum())
     assert decoded_count == round(share * count)
     one = decoded_count / count
     two = one * (decoded_count - 1) / (count - 1)
-    seen_N, found_N = hidden_SN.sum(dim=0), chosen_SN.sum(dim=0)
-    met = seen_N > 0
-    deviation = (found_N[met] - one * seen_N[met]) / (one * (1 - one) * seen_N[met]).sqrt()
+    hidden_N, decoded_N = hidden_SN.sum(dim=0), decoded_SN.sum(dim=0)
+    met = hidden_N > 0
+    deviation = (decoded_N[met] - one * hidden_N[met]) / (one * (1 - one) * hidden_N[met]).sqrt()
     # a fixed number in each sample takes a degree of freedom, and as much of the variance
     chi2 = (deviation**2).sum().item() * (count - 1) / count
     assert stats.chi2.sf(chi2, int(met.sum()) - 1) > 1e-3
     assert stats.chi2.cdf(chi2, int(met.sum()) - 1) > 1e-3  # and not more even than chance is
-    pairs = torch.triu(torch.ones(len(seen_N), len(seen_N), dtype=torch.bool), diagonal=1)
-    both_seen, both_found = (hidden_SN.T @ hidden_SN)[pairs], (chosen_SN.T @ chosen_SN)[pairs]
-    met = both_seen > 200
-    deviation = (both_found[met] - two * both_seen[met]) / (two * (1 - two) * both_seen[met]).sqrt()
+    pairs = torch.triu(torch.ones(len(hidden_N), len(hidden_N), dtype=torch.bool), diagonal=1)
+    hidden_pairs, decoded_pairs = (hidden_SN.T @ hidden_SN)[pairs], (decoded_SN.T @ decoded_SN)[pairs]
+    met = hidden_pairs > 200
+    deviation = (decoded_pairs[met] - two * hidden_pairs[met]) / (two * (1 - two) * hidden_pairs[met]).sqrt()
     assert deviation.abs().max() < stats.norm.isf(1e-4 / int(met.sum()))  # of any one pair
 
 
 def test_scores_are_uniform_unlike_in_each_sample_and_those_of_their_formula():
     draw_B = torch.randint(2**31, (500,), generator=generator(0))
-    found_BN = scores(draw_B, 196)
-    assert found_BN.min() >= 0
-    assert found_BN.max() < 2**32
-    assert all(len(row.unique()) == 196 for row in found_BN)
-    uniform = stats.kstest((found_BN.flatten() / 2**32).numpy(), "uniform")
+    scores_BN = scores(draw_B, 196)
+    assert scores_BN.min() >= 0
+    assert scores_BN.max() < 2**32
+    assert all(len(row.unique()) == 196 for row in scores_BN)
+    uniform = stats.kstest((scores_BN.flatten() / 2**32).numpy(), "uniform")
     assert uniform.pvalue > 1e-3
 
-    def by_hand(draw: int, place: int) -> int:
-        mixed = draw ^ place
+    def by_hand(draw: int, position: int) -> int:
+        mixed = draw ^ position
         for _ in range(2):
             mixed = ((mixed >> 16) ^ mixed) * 0x45D9F3B % 2**32
         return (mixed >> 16) ^ mixed
 
-    assert found_BN[3].tolist() == [by_hand(int(draw_B[3]), place) for place in range(196)]
+    assert scores_BN[3].tolist() == [by_hand(int(draw_B[3]), position) for position in range(196)]
 
 
 # ---------------------------------------------------------------- loss, evaluation, cost
 
 
 def test_loss_of_a_training_step_is_over_the_decoded_places_and_of_evaluation_over_all():
-    whole, part, img = model(1.0), model(0.5), images(4)
-    mask = sampled(whole, img)
-    error_BN = patchify((whole(img, mask).prediction - whole.target(img)) ** 2, 8).mean(dim=2)
+    full, part, img = model(1.0), model(0.5), images(4)
+    mask = sampled(full, img)
+    error_BN = patchify((full(img, mask).prediction - full.target(img)) ** 2, 8).mean(dim=2)
     hidden_BN = mask.at(4, 8).flatten(1)
-    chosen_BN = part.head(part.encoder(img, mask)).predicted_BHW.flatten(1)
-    assert chosen_BN.sum() == 4 * 8
-    torch.testing.assert_close(part.train()(img, mask).loss, error_BN[chosen_BN].mean())
+    decoded_BN = part.head(part.encoder(img, mask)).predicted_BHW.flatten(1)
+    assert decoded_BN.sum() == 4 * 8
+    torch.testing.assert_close(part.train()(img, mask).loss, error_BN[decoded_BN].mean())
     torch.testing.assert_close(part.eval()(img, mask).loss, error_BN[hidden_BN].mean())
-    assert torch.equal(part(img, mask).prediction, whole(img, mask).prediction)
+    assert torch.equal(part(img, mask).prediction, full(img, mask).prediction)
 
 
 def test_held_out_loss_and_pictures_do_not_depend_on_the_share(tmp_path):
-    found = []
+    reports = []
     for share in (1.0, 0.25):
         text = RECIPE.replace("name: transformer", f"name: cross_attention, share: {share}")
         (tmp_path / "run.yaml").write_text(text.replace("cell: 8", "cell: 4").replace("patch: 8", "patch: 4"))
@@ -264,10 +266,10 @@ def test_held_out_loss_and_pictures_do_not_depend_on_the_share(tmp_path):
         task = build.build_task(build.with_statistics(cfg, sources[0]), *sources)
         task.model.eval()
         with torch.no_grad():
-            found.append(task.evaluate(task.model, World(0, 1, CPU)))
-    assert found[0].metrics == found[1].metrics
-    assert found[0].metrics["val/loss"] > 0
-    assert torch.equal(found[0].pictures["reconstructions"], found[1].pictures["reconstructions"])
+            reports.append(task.evaluate(task.model, World(0, 1, CPU)))
+    assert reports[0].metrics == reports[1].metrics
+    assert reports[0].metrics["val/loss"] > 0
+    assert torch.equal(reports[0].pictures["reconstructions"], reports[1].pictures["reconstructions"])
 
 
 def test_loss_over_all_cells_is_refused_where_only_hidden_ones_are_predicted():
@@ -279,9 +281,14 @@ def test_loss_over_all_cells_is_refused_where_only_hidden_ones_are_predicted():
 def test_work_of_the_head_is_counted_for_the_places_that_it_decodes(share):
     with torch.device("meta"):
         work = summarise_model(model(share, depth=3, width=24, heads=2), IMAGE).work["head"].forward
-    read, places, wide, source, entries = 16 + 1, round(16 * share), 24, 16, 8 * 8 * 3
-    block = wide * wide * 2 * places + 2 * source * wide * read + 2 * places * read * wide + 8 * wide * wide * places
-    assert work == 2 * (3 * block + places * wide * entries)
+    read, positions, wide, source, entries = 16 + 1, round(16 * share), 24, 16, 8 * 8 * 3
+    block = (
+        wide * wide * 2 * positions
+        + 2 * source * wide * read
+        + 2 * positions * read * wide
+        + 8 * wide * wide * positions
+    )
+    assert work == 2 * (3 * block + positions * wide * entries)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -305,14 +312,14 @@ def test_cross_attention_compiles_as_one_graph_that_serves_every_mask(training):
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_cross_attention_refuses_a_share_that_is_none(share):
     with pytest.raises(ValueError, match=rf"HEAD\.share is {share}: it is a share, above 0 and at most 1"):
-        make(share=share)
+        build_head(share=share)
 
 
 def test_cross_attention_refuses_heads_that_do_not_divide_its_width():
     with pytest.raises(ValueError, match=r"HEAD\.heads 5 does not divide HEAD\.width 16"):
-        make(heads=5)
+        build_head(heads=5)
 
 
 def test_cross_attention_refuses_an_encoder_that_replaces():
     with pytest.raises(ValueError, match=r"cross_attention predicts hidden tokens only.*ENCODER\.hidden drop"):
-        make(replace(SPEC, drops_hidden=False))
+        build_head(replace(SPEC, drops_hidden=False))

@@ -21,7 +21,7 @@ def features(spec=DENSE, batch=2, seed=0):
     return Features(tokens, spec.grid, None, prefix)
 
 
-def make(part, spec=DENSE, target=TARGET, **keys):
+def build_head(part, spec=DENSE, target=TARGET, **keys):
     torch.manual_seed(1)
     spec = DROPPED if part.hidden_only else spec
     return small(part, spec, target, **keys).double()
@@ -33,7 +33,7 @@ def make(part, spec=DENSE, target=TARGET, **keys):
 @pytest.mark.parametrize("name", members(Head))
 @pytest.mark.parametrize(("channels", "stride"), [(3, 1), (1, 2), (12, 4), (5, 8)])
 def test_head_answers_in_the_layout_of_the_target(name, channels, stride):
-    head = make(Head.named(name), target=TargetSpec(channels, stride))
+    head = build_head(Head.named(name), target=TargetSpec(channels, stride))
     assert head(features()).map_BCHW.shape == (2, channels, 24 // stride, 32 // stride)
 
 
@@ -41,24 +41,24 @@ def test_head_answers_in_the_layout_of_the_target(name, channels, stride):
 @pytest.mark.parametrize("stride", [3, 5, 16])
 def test_head_refuses_a_target_stride_that_does_not_divide_its_tokens(name, stride):
     with pytest.raises(ValueError, match=rf"TARGET\.stride {stride} does not divide the encoder's stride of 8"):
-        make(Head.named(name), target=TargetSpec(3, stride))
+        build_head(Head.named(name), target=TargetSpec(3, stride))
 
 
 @pytest.mark.parametrize("part", [PixelShuffle, MLP])
 def test_head_that_predicts_each_token_alone_refuses_dropped_features(part):
     way_out = r"use HEAD\.name .*transformer, or ENCODER\.hidden replace"
     with pytest.raises(ValueError, match=rf"HEAD\.name {part.name} .*was dropped: {way_out}"):
-        make(part, DROPPED)
+        build_head(part, DROPPED)
 
 
 @pytest.mark.parametrize("part", [PixelShuffle, MLP])
 def test_head_that_predicts_each_token_alone_draws_each_token_in_its_own_place(part):
-    head, given = make(part), features()
-    expected = head(given).map_BCHW
+    head, inputs = build_head(part), features()
+    expected = head(inputs).map_BCHW
     for token in range(12):
-        tokens = given.tokens_BND.clone()
+        tokens = inputs.tokens_BND.clone()
         tokens[:, token] += 1
-        changed = (head(replace(given, tokens_BND=tokens)).map_BCHW != expected).any(dim=1)
+        changed = (head(replace(inputs, tokens_BND=tokens)).map_BCHW != expected).any(dim=1)
         row, column = token // 4 * FACTOR, token % 4 * FACTOR
         inside = changed[:, row : row + FACTOR, column : column + FACTOR]
         assert inside.all()
@@ -69,33 +69,33 @@ def test_head_that_predicts_each_token_alone_draws_each_token_in_its_own_place(p
 
 
 def test_pixel_shuffle_equals_a_convolution_and_torchs_pixel_shuffle():
-    head, given = make(PixelShuffle), features()
-    grid = given.tokens_BND.transpose(1, 2).reshape(2, 12, 3, 4)  # as in SimMIM: (B, L, C) to (B, C, H, W)
+    head, inputs = build_head(PixelShuffle), features()
+    grid = inputs.tokens_BND.transpose(1, 2).reshape(2, 12, 3, 4)  # as in SimMIM: (B, L, C) to (B, C, H, W)
     convolved = torch.nn.functional.conv2d(grid, head.conv.weight, head.conv.bias)
-    found = head(given).map_BCHW
-    torch.testing.assert_close(found, torch.pixel_shuffle(convolved, FACTOR), rtol=0, atol=1e-12)
+    map_BCHW = head(inputs).map_BCHW
+    torch.testing.assert_close(map_BCHW, torch.pixel_shuffle(convolved, FACTOR), rtol=0, atol=1e-12)
     for row in range(12):
         for column in range(16):
             channel = (row % FACTOR) * FACTOR + column % FACTOR  # the channels of one colour lie together
             expected = convolved[:, channel :: FACTOR**2, row // FACTOR, column // FACTOR]
-            torch.testing.assert_close(found[:, :, row, column], expected, rtol=0, atol=1e-12)
+            torch.testing.assert_close(map_BCHW[:, :, row, column], expected, rtol=0, atol=1e-12)
 
 
 def test_mlp_equals_its_layers_with_pixels_in_row_column_channel_order():
-    head, given = make(MLP, width=7, depth=2), features()
+    head, inputs = build_head(MLP, width=7, depth=2), features()
     linears = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linears] == [(12, 7), (7, 7), (7, 48)]
-    x = given.tokens_BND
-    for place, layer in enumerate(linears):
+    x = inputs.tokens_BND
+    for index, layer in enumerate(linears):
         x = x @ layer.weight.T + layer.bias
-        if place < 2:
+        if index < 2:
             x = torch.nn.functional.gelu(x)
-    found = head(given).map_BCHW
+    map_BCHW = head(inputs).map_BCHW
     for row in range(12):
         for column in range(16):
-            place = ((row % FACTOR) * FACTOR + column % FACTOR) * 3
-            expected = x[:, row // FACTOR * 4 + column // FACTOR, place : place + 3]
-            torch.testing.assert_close(found[:, :, row, column], expected, rtol=0, atol=1e-12)
+            index = ((row % FACTOR) * FACTOR + column % FACTOR) * 3
+            expected = x[:, row // FACTOR * 4 + column // FACTOR, index : index + 3]
+            torch.testing.assert_close(map_BCHW[:, :, row, column], expected, rtol=0, atol=1e-12)
 
 
 # ---------------------------------------------------------------- transformer
@@ -117,62 +117,62 @@ def mae_decoder(head, latent, ids_restore):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("kept", [1, 3, 11])
+@pytest.mark.parametrize("num_visible", [1, 3, 11])
 @torch.no_grad()
-def test_transformer_equals_maes_decoder_with_ids_restore(depth, kept):
-    head = make(Transformer, DROPPED, depth=depth)
+def test_transformer_equals_maes_decoder_with_ids_restore(depth, num_visible):
+    head = build_head(Transformer, DROPPED, depth=depth)
     torch.nn.init.normal_(head.mask_token)
     shuffled = torch.rand(2, 12, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
-    ids_restore, ids_keep = shuffled.argsort(dim=1), shuffled[:, :kept]
-    given = features()
-    tokens = given.tokens_BND.gather(1, ids_keep[..., None].expand(-1, -1, 12))
-    expected = mae_decoder(head, torch.cat([given.prefix_BKD, tokens], dim=1), ids_restore)
-    found = head(Features(tokens, (3, 4), ids_keep, given.prefix_BKD)).map_BCHW
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    ids_restore, ids_keep = shuffled.argsort(dim=1), shuffled[:, :num_visible]
+    inputs = features()
+    tokens = inputs.tokens_BND.gather(1, ids_keep[..., None].expand(-1, -1, 12))
+    expected = mae_decoder(head, torch.cat([inputs.prefix_BKD, tokens], dim=1), ids_restore)
+    map_BCHW = head(Features(tokens, (3, 4), ids_keep, inputs.prefix_BKD)).map_BCHW
+    torch.testing.assert_close(map_BCHW, expected, rtol=0, atol=1e-12)
     order = ids_keep.argsort(dim=1)  # row-major, as the encoder gives them
     sorted_tokens = tokens.gather(1, order[..., None].expand(-1, -1, 12))
-    found = head(Features(sorted_tokens, (3, 4), ids_keep.gather(1, order), given.prefix_BKD)).map_BCHW
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    map_BCHW = head(Features(sorted_tokens, (3, 4), ids_keep.gather(1, order), inputs.prefix_BKD)).map_BCHW
+    torch.testing.assert_close(map_BCHW, expected, rtol=0, atol=1e-12)
 
 
 def test_transformer_has_a_mask_token_only_where_places_are_dropped():
-    assert make(Transformer, DENSE).mask_token is None
-    assert not [name for name, _ in make(Transformer, DENSE).named_parameters() if "mask" in name]
+    assert build_head(Transformer, DENSE).mask_token is None
+    assert not [name for name, _ in build_head(Transformer, DENSE).named_parameters() if "mask" in name]
     token = Transformer(DROPPED, TARGET, width=512, depth=1).mask_token
     assert token.std().item() == pytest.approx(0.02, rel=0.15)
 
 
 @torch.no_grad()
 def test_transformer_of_dropped_features_that_kept_everything_equals_dense_ones():
-    dropped, dense, given = make(Transformer, DROPPED), make(Transformer, DENSE), features()
+    dropped, dense, inputs = build_head(Transformer, DROPPED), build_head(Transformer, DENSE), features()
     dense.load_state_dict({name: weight for name, weight in dropped.state_dict().items() if name != "mask_token"})
     everything = torch.arange(12).expand(2, -1)
-    found = dropped(Features(given.tokens_BND, (3, 4), everything, given.prefix_BKD)).map_BCHW
-    assert torch.equal(found, dense(given).map_BCHW)
-    unmasked = dropped(given).map_BCHW  # an encoder that drops, asked without a mask
-    assert torch.equal(unmasked, found)
+    map_BCHW = dropped(Features(inputs.tokens_BND, (3, 4), everything, inputs.prefix_BKD)).map_BCHW
+    assert torch.equal(map_BCHW, dense(inputs).map_BCHW)
+    unmasked = dropped(inputs).map_BCHW  # an encoder that drops, asked without a mask
+    assert torch.equal(unmasked, map_BCHW)
 
 
 @torch.no_grad()
 def test_transformer_passes_prefix_tokens_through_its_blocks():
-    head, given = make(Transformer), features()
-    changed = head(replace(given, prefix_BKD=given.prefix_BKD + 1)).map_BCHW
-    assert not torch.equal(changed, head(given).map_BCHW)
+    head, inputs = build_head(Transformer), features()
+    changed = head(replace(inputs, prefix_BKD=inputs.prefix_BKD + 1)).map_BCHW
+    assert not torch.equal(changed, head(inputs).map_BCHW)
 
 
 @torch.no_grad()
 def test_transformer_works_without_prefix_tokens():
     spec = replace(DENSE, num_prefix=0)
-    head, given = make(Transformer, spec), features(spec)
+    head, inputs = build_head(Transformer, spec), features(spec)
     assert head.positions.shape == (1, 12, 16)
-    tokens = given.tokens_BND.clone()
+    tokens = inputs.tokens_BND.clone()
     tokens[:, 0] += 1
-    changed = head(replace(given, tokens_BND=tokens)).map_BCHW != head(given).map_BCHW
+    changed = head(replace(inputs, tokens_BND=tokens)).map_BCHW != head(inputs).map_BCHW
     assert changed.any(dim=1).float().mean() > 0.99  # tokens are mixed: every place hears of it
 
 
 def test_transformer_starts_as_mae_does():
-    head = make(Transformer, DROPPED, width=64)
+    head = build_head(Transformer, DROPPED, width=64)
     for linear in (module for module in head.modules() if isinstance(module, torch.nn.Linear)):
         bound = math.sqrt(6 / (linear.in_features + linear.out_features))
         assert 0.95 * bound < linear.weight.abs().max() <= bound
@@ -184,4 +184,4 @@ def test_transformer_starts_as_mae_does():
 
 def test_transformer_refuses_heads_that_do_not_divide_its_width():
     with pytest.raises(ValueError, match=r"HEAD\.heads 5 does not divide HEAD\.width 16"):
-        make(Transformer, heads=5)
+        build_head(Transformer, heads=5)

@@ -39,7 +39,7 @@ def convolved(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def mae_model(lines: list[str], cfg, classes: int) -> nn.Module:
     """models_vit.py is timm's VisionTransformer, but for the names of its pooling; models_mae.py has its encoder."""
     weights = eval(call_of(lines).partition(" fits ")[0], {"torch": torch})
-    encoder = {name: held for name, held in weights.items() if "decoder" not in name and name != "mask_token"}
+    encoder = {name: weight for name, weight in weights.items() if "decoder" not in name and name != "mask_token"}
     keys = cfg.ENCODER
     model = VisionTransformer(
         img_size=tuple(cfg.DATA.image_size),
@@ -135,8 +135,8 @@ CASES = [  # format, model, and what of the model the format has no place for
 @pytest.mark.parametrize(
     ("to", "suffix", "model", "absent"),
     [
-        (to, ".safetensors" if to == "timm" and place % 2 else ".pth", model, absent)
-        for place, (to, model, absent) in enumerate(CASES)
+        (to, ".safetensors" if to == "timm" and index % 2 else ".pth", model, absent)
+        for index, (to, model, absent) in enumerate(CASES)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -146,8 +146,8 @@ def test_convert_there_and_back(tmp_path: Path, to: str, suffix: str, model: str
     lines = convert(source.write(tmp_path / "ours.pt"), theirs, to)
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{theirs} ({to}): {len(source.state) - len(left_out)} weights written" in lines
-    said = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
-    assert len(said) == bool(left_out)
+    matches = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
+    assert len(matches) == bool(left_out)
 
     classified = "heads.0.weight" in source.state and not left_out
     loaded, img_BCHW = THEIRS[to](lines, source.cfg, CLASSES if classified else 0).eval(), source.images()

@@ -57,7 +57,7 @@ BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask", "dec
 # -------------------------------------------------------------------- where each value belongs
 
 
-def place(name: str) -> str:
+def our_name(name: str) -> str:
     """Our name of an official one, said once more and otherwise than in mim.interop."""
     for theirs, ours in (
         ("head.0.", "norm."),
@@ -182,19 +182,19 @@ FILES: dict[str, tuple[str, State, File, list[str], dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["recognised", "given"])
+@pytest.mark.parametrize("with_format", [False, True], ids=["recognised", "given"])
 @pytest.mark.parametrize("name", FILES)
-def test_official_file_is_read_to_the_last_value(tmp_path: Path, name: str, given: bool) -> None:
-    known, state, write, pairs, expected = FILES[name]
+def test_official_file_is_read_to_the_last_value(tmp_path: Path, name: str, with_format: bool) -> None:
+    format_name, state, write, pairs, expected = FILES[name]
     path = write(tmp_path / "theirs.pth")
-    lines = convert(path, tmp_path / "ours.pt", "mim", known if given else "", pairs)
+    lines = convert(path, tmp_path / "ours.pt", "mim", format_name if with_format else "", pairs)
     assert not [
         line for line in lines if line.startswith(("  missing", "  in the file only", "  of another", "  resized"))
     ]
-    cfg, found = read_checkpoint(tmp_path / "ours.pt")
-    weights = {theirs: held for theirs, held in state.items() if not theirs.endswith(BUFFERS)}
-    assert sorted(found) == sorted(map(place, weights))
-    assert [theirs for theirs, held in weights.items() if not torch.equal(found[place(theirs)], held)] == []
+    cfg, converted = read_checkpoint(tmp_path / "ours.pt")
+    weights = {theirs: weight for theirs, weight in state.items() if not theirs.endswith(BUFFERS)}
+    assert sorted(converted) == sorted(map(our_name, weights))
+    assert [theirs for theirs, weight in weights.items() if not torch.equal(converted[our_name(theirs)], weight)] == []
     for key, value in expected.items():
         setting = cfg.flat()[key]
         assert (list(setting) if isinstance(setting, tuple) else setting) == value, key
@@ -202,7 +202,7 @@ def test_official_file_is_read_to_the_last_value(tmp_path: Path, name: str, give
     if "decoder_pos_embed" in state:
         torch.testing.assert_close(model.head.positions, state["decoder_pos_embed"])
     if name != "mae pretrained, encoder alone":
-        load_strict(model, found, path)
+        load_strict(model, converted, path)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -218,13 +218,15 @@ def test_official_file_gives_an_encoder_with_the_features_of_its_own(tmp_path: P
         heads = encoder.backbone.blocks[0].attn.num_heads
         keys = {"patch_size": 8, "embed_dim": width, "depth": depth, "num_heads": heads, "global_pool": pool}
         model: nn.Module = VisionTransformer(**shared, **keys, norm_layer=NORM)
-        own = {key: held for key, held in state.items() if not key.startswith(("decoder", "mask_token", "head."))}
+        encoder_state = {
+            key: weight for key, weight in state.items() if not key.startswith(("decoder", "mask_token", "head."))
+        }
     elif "vit" in name:
         bias = {"use_rel_pos_bias": "fine" in name, "use_shared_rel_pos_bias": "fine" not in name}
         keys = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "init_values": 0.1}
         pool = {"global_pool": "avg" if "fine" in name else "token", "use_abs_pos_emb": False}
         model = timm_beit.Beit(**shared, **keys, **bias, **pool, norm_layer=NORM)
-        own = of_encoder(state)
+        encoder_state = of_encoder(state)
     else:
         keys = {"patch_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
         library, kind = swin_transformer, swin_transformer.SwinTransformer
@@ -232,8 +234,8 @@ def test_official_file_gives_an_encoder_with_the_features_of_its_own(tmp_path: P
             library, kind = swin_transformer_v2, swin_transformer_v2.SwinTransformerV2
             keys |= {"pretrained_window_sizes": (2, 3)} if "fine" in name else {}
         model = kind(**shared, **keys)
-        own = library.checkpoint_filter_fn(of_encoder(state), model)
-    model.load_state_dict(own)
+        encoder_state = library.checkpoint_filter_fn(of_encoder(state), model)
+    model.load_state_dict(encoder_state)
     img_BCHW = torch.randn(2, 3, 32, 32)
     theirs = model.eval().forward_features(img_BCHW)
     theirs = theirs.flatten(1, 2) if theirs.ndim == 4 else theirs
@@ -242,12 +244,12 @@ def test_official_file_gives_an_encoder_with_the_features_of_its_own(tmp_path: P
 
 def of_encoder(state: State) -> State:
     """Of SimMIM's pretraining or fine-tuning, what its encoder has."""
-    own = {
-        name.removeprefix("encoder."): held
-        for name, held in state.items()
+    encoder_state = {
+        name.removeprefix("encoder."): weight
+        for name, weight in state.items()
         if not name.startswith(("decoder.", "head."))
     }
-    return {name: held for name, held in own.items() if name != "mask_token"}
+    return {name: weight for name, weight in encoder_state.items() if name != "mask_token"}
 
 
 @pytest.mark.parametrize(
@@ -264,10 +266,12 @@ def of_encoder(state: State) -> State:
 )
 def test_converted_file_has_the_names_and_shapes_of_official_ones(tmp_path, to: str, sections, official: State) -> None:
     convert(build_sample(sections).write(tmp_path / "ours.pt"), tmp_path / "theirs.pth", to)
-    found = torch.load(tmp_path / "theirs.pth", weights_only=True)["model"]
-    assert {name: held.shape for name, held in found.items()} == {name: held.shape for name, held in official.items()}
+    converted = torch.load(tmp_path / "theirs.pth", weights_only=True)["model"]
+    assert {name: weight.shape for name, weight in converted.items()} == {
+        name: weight.shape for name, weight in official.items()
+    }
     if "decoder_pos_embed" in official:
-        torch.testing.assert_close(found["decoder_pos_embed"], official["decoder_pos_embed"])
+        torch.testing.assert_close(converted["decoder_pos_embed"], official["decoder_pos_embed"])
 
 
 # -------------------------------------------------------------------- INIT.checkpoint of a real fine-tuning
@@ -287,40 +291,42 @@ def tuned_from(tmp_path: Path, source: Path, recipe: Path, keys: dict) -> tuple[
     log = (tmp_path / "run" / "log.txt").read_text()
     assert next(line for line in text.splitlines() if "encoder weights loaded" in line) in log
     weights = last_state(tmp_path / "run")["model"]
-    return log, {name: held for name, held in weights.items() if name.startswith("encoder.")}
+    return log, {name: weight for name, weight in weights.items() if name.startswith("encoder.")}
 
 
 def test_train_starts_from_an_official_mae_file_at_another_size(tmp_path: Path) -> None:
     state = mae_pretrained(width=16, patch=4, channels=1, tokens=64)
     source = write_mae(tmp_path / "mae.pth", state, input_size=32)
-    log, found = tuned_from(tmp_path, source, FINETUNE, {**STILL, "DATA.image_size": "[48, 40]"})
-    for said in (
+    log, weights = tuned_from(tmp_path, source, FINETUNE, {**STILL, "DATA.image_size": "[48, 40]"})
+    for text in (
         f"{source}: 28 encoder weights loaded\n",
         "  resized or moved: backbone.pos_embed 1x65x16 -> 1x121x16\n",
         "  in the file only, left out: backbone.norm.{weight, bias}\n",
     ):
-        assert said in log
+        assert text in log
     assert "missing" not in log
-    assert not torch.equal(found["encoder.backbone.pos_embed"][:, 1:65], state["pos_embed"][:, 1:])
-    for theirs, held in state.items():
-        if place(theirs) in found and theirs != "pos_embed":
-            assert torch.equal(found[place(theirs)], held), theirs
-    assert len(found) == 28
+    assert not torch.equal(weights["encoder.backbone.pos_embed"][:, 1:65], state["pos_embed"][:, 1:])
+    for theirs, weight in state.items():
+        if our_name(theirs) in weights and theirs != "pos_embed":
+            assert torch.equal(weights[our_name(theirs)], weight), theirs
+    assert len(weights) == 28
 
 
 def test_train_starts_from_an_official_simmim_file(tmp_path: Path) -> None:
     state = simmim_pretrained(swin(channels=1), 8, V1_BUFFERS)
     source, recipe = write_simmim(tmp_path / "simmim.pth", state), tmp_path / "recipe.yaml"
     recipe.write_text(SWIN_RECIPE)
-    keys = {key: held for key, held in STILL.items() if not key.startswith("ENCODER")}
-    log, found = tuned_from(tmp_path, source, recipe, keys)
-    weights = {name: held for name, held in state.items() if name.startswith("encoder.") and not name.endswith(BUFFERS)}
+    keys = {key: value for key, value in STILL.items() if not key.startswith("ENCODER")}
+    log, tuned_weights = tuned_from(tmp_path, source, recipe, keys)
+    weights = {
+        name: value for name, value in state.items() if name.startswith("encoder.") and not name.endswith(BUFFERS)
+    }
     assert f"{source}: {len(weights) - 1} encoder weights loaded\n" in log
     assert "  in the file only, left out: mask_token\n" in log
     assert "missing" not in log
     assert "resized" not in log
     del weights["encoder.mask_token"]
-    assert [name for name, held in weights.items() if not torch.equal(found[place(name)], held)] == []
+    assert [name for name, value in weights.items() if not torch.equal(tuned_weights[our_name(name)], value)] == []
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -328,20 +334,20 @@ def test_train_starts_from_a_file_of_timm(tmp_path: Path, suffix: str) -> None:
     """Of DINO's kind, too: a bare state dict with a class token."""
     keys = {"img_size": 32, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
     state = VisionTransformer(**keys, num_classes=7).state_dict()
-    state = random_weights({name: tuple(held.shape) for name, held in state.items()})
+    state = random_weights({name: tuple(weight.shape) for name, weight in state.items()})
     source = tmp_path / f"timm{suffix}"
     if suffix == ".pth":
         torch.save(state, source)
     else:
         save_file(state, source)
-    log, found = tuned_from(tmp_path, source, FINETUNE, STILL)
+    log, weights = tuned_from(tmp_path, source, FINETUNE, STILL)
     assert f"{source}: 28 encoder weights loaded\n" in log
     assert "  in the file only, left out: backbone.norm.{weight, bias}\n" in log.replace(
         "{bias, weight}", "{weight, bias}"
     )
     assert "resized" not in log
     assert "missing" not in log
-    assert all(torch.equal(held, state[name.removeprefix("encoder.backbone.")]) for name, held in found.items())
+    assert all(torch.equal(weight, state[name.removeprefix("encoder.backbone.")]) for name, weight in weights.items())
 
 
 # -------------------------------------------------------------------- the published sizes, by name and shape alone
@@ -353,13 +359,13 @@ def hollow(shapes: dict[str, tuple[int, ...]]) -> State:
 
 
 def mae_shapes(width: int, depth: int, patch: int, tokens: int, decoder: bool) -> dict[str, tuple[int, ...]]:
-    found = vit(width=width, depth=depth, patch=patch, tokens=tokens)
+    shapes = vit(width=width, depth=depth, patch=patch, tokens=tokens)
     if not decoder:
-        return found
+        return shapes
     decoded = vit(width=512, depth=8, patch=patch, tokens=tokens)
-    found |= {f"decoder_{name}": shape for name, shape in decoded.items() if name.startswith(("blocks.", "norm."))}
-    found |= linear("decoder_embed", 512, width) | linear("decoder_pred", 3 * patch**2, 512)
-    return {**found, "mask_token": (1, 1, 512), "decoder_pos_embed": (1, 1 + tokens, 512)}
+    shapes |= {f"decoder_{name}": shape for name, shape in decoded.items() if name.startswith(("blocks.", "norm."))}
+    shapes |= linear("decoder_embed", 512, width) | linear("decoder_pred", 3 * patch**2, 512)
+    return {**shapes, "mask_token": (1, 1, 512), "decoder_pos_embed": (1, 1 + tokens, 512)}
 
 
 SWIN_B = {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)}
@@ -368,9 +374,9 @@ SWIN_L = {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48)}
 
 def pretrained_shapes(encoder: dict[str, tuple[int, ...]], stride: int) -> dict[str, tuple[int, ...]]:
     width = encoder["norm.bias"][0]
-    found = {f"encoder.{name}": shape for name, shape in encoder.items()}
-    found["encoder.mask_token"] = (1, 1, encoder["patch_embed.proj.bias"][0])
-    return {**found, "decoder.0.weight": (3 * stride**2, width, 1, 1), "decoder.0.bias": (3 * stride**2,)}
+    shapes = {f"encoder.{name}": shape for name, shape in encoder.items()}
+    shapes["encoder.mask_token"] = (1, 1, encoder["patch_embed.proj.bias"][0])
+    return {**shapes, "decoder.0.weight": (3 * stride**2, width, 1, 1), "decoder.0.bias": (3 * stride**2,)}
 
 
 @pytest.mark.parametrize(
@@ -416,20 +422,20 @@ def test_published_file_is_what_its_recipe_here_builds(tmp_path: Path, recipe: s
     weights = read(path, "IN")
     assert weights.unspecified == ()
     assert set(weights.left_out) <= {"decoder_pos_embed"}  # here it is all zeros, so not the fixed one
-    known = load_config(ROOT / "configs" / f"{recipe}.yaml")
+    recipe_cfg = load_config(ROOT / "configs" / f"{recipe}.yaml")
     cfg = config_of(weights, [])
-    own = [key for key in known.ENCODER.values() if key not in ("positions", "drop_path")]  # zeros are no sines
-    assert {key: getattr(cfg.ENCODER, key) for key in own} == {key: getattr(known.ENCODER, key) for key in own}
-    assert list(cfg.DATA.image_size) == list(known.DATA.image_size)
+    keys = [key for key in recipe_cfg.ENCODER.values() if key not in ("positions", "drop_path")]  # zeros are no sines
+    assert {key: getattr(cfg.ENCODER, key) for key in keys} == {key: getattr(recipe_cfg.ENCODER, key) for key in keys}
+    assert list(cfg.DATA.image_size) == list(recipe_cfg.DATA.image_size)
     with torch.device("meta"):
         model = build_model(cfg)
     persistent = {name for name in model.state_dict() if not name.endswith(BUFFERS)}
     alone = not weights.select("head.")
     assert set(weights.state) == {name for name in persistent if not (alone and name.startswith("head."))}
-    assert all(held.shape == model.state_dict()[name].shape for name, held in weights.state.items())
+    assert all(weight.shape == model.state_dict()[name].shape for name, weight in weights.state.items())
     if not alone:
-        assert cfg.HEAD == known.HEAD
-        assert cfg.LOSS.values() == known.LOSS.values()
+        assert cfg.HEAD == recipe_cfg.HEAD
+        assert cfg.LOSS.values() == recipe_cfg.LOSS.values()
 
 
 def test_load_encoder_takes_a_decoder_with_positions_of_its_own(tmp_path: Path) -> None:
@@ -448,7 +454,7 @@ def test_load_encoder_takes_a_decoder_with_positions_of_its_own(tmp_path: Path) 
 def test_convert_counts_what_it_cannot_place_in_the_share(tmp_path: Path) -> None:
     """Blocks that are no ViT's but for the first: most of the file would be lost."""
     state = mae_pretrained(decoder=0, depth=6)
-    other = {name if ".0." in name else name.replace("blocks.", "mixers."): held for name, held in state.items()}
+    other = {name if ".0." in name else name.replace("blocks.", "mixers."): weight for name, weight in state.items()}
     path = write_mae(tmp_path / "a.pth", other)
     with pytest.raises(ValueError, match=r"holds another encoder: only \d+% of its weights fit this encoder"):
         convert(path, tmp_path / "b.pt", "mim", overrides=["ENCODER.heads", "3"])

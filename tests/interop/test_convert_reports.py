@@ -35,7 +35,7 @@ HEADS = ["ENCODER.heads", "3", "HEAD.heads", "2"]
 
 def write_timm(path: Path, state: State) -> Path:
     if path.suffix == ".safetensors":
-        save_file({name: held.contiguous() for name, held in state.items()}, path)
+        save_file({name: weight.contiguous() for name, weight in state.items()}, path)
     else:
         torch.save(state, path)
     return path
@@ -53,19 +53,21 @@ def test_convert_names_what_became_of_each_weight(tmp_path: Path) -> None:
     source = write_mae(tmp_path / "theirs.pth", state, input_size=32)
     lines = convert(source, tmp_path / "ours.pt", "mim", overrides=[*HEADS, "DATA.image_size", "[48, 32]"])
     assert lines[0] == f"{source}: 27 encoder weights loaded"
-    shown = dict(line.strip().split(": ", 1) for line in lines[1:-2])
-    assert shown.pop("loaded").startswith("backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, ")
-    assert shown == {
+    names_by_fate = dict(line.strip().split(": ", 1) for line in lines[1:-2])
+    assert names_by_fate.pop("loaded").startswith(
+        "backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, "
+    )
+    assert names_by_fate == {
         "resized or moved": "backbone.pos_embed 1x17x24 -> 1x25x24",
         "missing in the file, kept as initialised": "backbone.blocks.0-1.norm1.bias",
         "in the file only, left out": "blocks.0-1.ls1.gamma",
         "of another shape, left out": "backbone.norm.weight 25 for 24",
-        "and after the encoder": shown["and after the encoder"],
+        "and after the encoder": names_by_fate["and after the encoder"],
     }
-    assert shown["and after the encoder"].startswith("head.embed.{weight, bias}, head.mask_token, ")
-    _, found = read_checkpoint(tmp_path / "ours.pt")
-    assert lines[-2] == f"{tmp_path / 'ours.pt'} (mim): {len(found)} weights written"
-    assert not {"encoder.backbone.norm.weight", "encoder.backbone.blocks.0.norm1.bias"} & set(found)
+    assert names_by_fate["and after the encoder"].startswith("head.embed.{weight, bias}, head.mask_token, ")
+    _, weights = read_checkpoint(tmp_path / "ours.pt")
+    assert lines[-2] == f"{tmp_path / 'ours.pt'} (mim): {len(weights)} weights written"
+    assert not {"encoder.backbone.norm.weight", "encoder.backbone.blocks.0.norm1.bias"} & set(weights)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_converted_record_holds_no_path_of_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "asked", "given"),
+    ("source", "keys", "values"),
     [
         (lambda path: write_mae(path, mae_pretrained()), ["ENCODER.heads", "HEAD.heads"], ["3", "2"]),
         (lambda path: write_mae(path, mae_pretrained(width=192, depth=1)), ["HEAD.heads"], ["2"]),
@@ -122,19 +124,19 @@ def test_converted_record_holds_no_path_of_this_machine(tmp_path: Path) -> None:
     ],
     ids=["mae", "mae-decoder", "mae-tuned", "timm-vit", "timm-swin", "simmim-swin_v2"],
 )
-def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, asked: list[str], given: list[str]) -> None:
+def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, keys: list[str], values: list[str]) -> None:
     path, out = source(tmp_path / "theirs.pth"), tmp_path / "ours.pt"
     with pytest.raises(ValueError, match=r"theirs\.pth does not hold ") as caught:
         convert(path, out, "mim")
-    assert f"does not hold {' and '.join(asked)}: give each" in str(caught.value)
+    assert f"does not hold {' and '.join(keys)}: give each" in str(caught.value)
     assert not out.exists()
-    pairs = [word for pair in zip(asked, given, strict=True) for word in pair]
+    pairs = [word for pair in zip(keys, values, strict=True) for word in pair]
     convert(path, out, "mim", overrides=pairs)
     cfg, _ = read_checkpoint(out)
-    for key, value in zip(asked, given, strict=True):
+    for key, value in zip(keys, values, strict=True):
         section, name = key.split(".")
-        found = cfg.values()[section][name]
-        assert str(list(found) if isinstance(found, tuple) else found) == value
+        setting = cfg.values()[section][name]
+        assert str(list(setting) if isinstance(setting, tuple) else setting) == value
 
 
 def test_convert_says_where_it_took_heads_from_the_published_width(tmp_path: Path) -> None:
@@ -215,19 +217,19 @@ REFUSED = {  # what is read, in which format, and what the error says
 
 
 def without(state: State, end: str) -> State:
-    return {name: held for name, held in state.items() if not name.endswith(end)}
+    return {name: weight for name, weight in state.items() if not name.endswith(end)}
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
 @pytest.mark.parametrize("case", REFUSED)
 def test_convert_that_is_refused_writes_nothing(tmp_path: Path, case: str, existing: bool) -> None:
-    make, given, message = REFUSED[case]
-    source, out = make(tmp_path / "theirs.pth"), tmp_path / "out" / "ours.pt"
+    write, format_name, message = REFUSED[case]
+    source, out = write(tmp_path / "theirs.pth"), tmp_path / "out" / "ours.pt"
     if existing:
         out.parent.mkdir()
         out.write_bytes(b"what was there before")
     with pytest.raises(ValueError, match=message) as caught:
-        convert(source, out, "mim", given, HEADS if "mae" in case else HEADS[:2] if "share" in case else [])
+        convert(source, out, "mim", format_name, HEADS if "mae" in case else HEADS[:2] if "share" in case else [])
     assert "theirs.pth" in str(caught.value)
     if existing:
         assert [path.name for path in out.parent.iterdir()] == ["ours.pt"]
@@ -306,11 +308,11 @@ def test_convert_whose_disk_fails_leaves_what_was_there(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_read_finds_the_weights_of_timm_wherever_they_stand(tmp_path: Path, holder: str, wrapper: str) -> None:
     state = random_weights(vit())
-    wrapped = {wrapper + name: held for name, held in state.items()}
+    wrapped = {wrapper + name: weight for name, weight in state.items()}
     torch.save({"epoch": 3, holder: wrapped} if holder else wrapped, tmp_path / "theirs.pth")
-    found = read(tmp_path / "theirs.pth", "IN").state
-    assert sorted(found) == sorted(f"encoder.backbone.{name}" for name in state)
-    assert all(torch.equal(found[f"encoder.backbone.{name}"], held) for name, held in state.items())
+    weights = read(tmp_path / "theirs.pth", "IN").state
+    assert sorted(weights) == sorted(f"encoder.backbone.{name}" for name in state)
+    assert all(torch.equal(weights[f"encoder.backbone.{name}"], weight) for name, weight in state.items())
 
 
 def test_read_prefers_the_moving_average_of_timm(tmp_path: Path) -> None:
@@ -321,7 +323,7 @@ def test_read_prefers_the_moving_average_of_timm(tmp_path: Path) -> None:
 
 def test_convert_takes_the_moving_average_of_a_run_and_says_so(tmp_path: Path) -> None:
     source, other = sample("vit-class"), build_sample(MODELS["vit-class"], seed=2)
-    ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": held for name, held in source.state.items()}}
+    ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": weight for name, weight in source.state.items()}}
     other.write(tmp_path / "run.pt", ema=ema)
     lines = convert(tmp_path / "run.pt", tmp_path / "theirs.pth", "timm")
     assert lines[0].endswith("encoder weights loaded (their moving average)")
@@ -338,8 +340,8 @@ def test_convert_keeps_the_precision_of_weights(tmp_path: Path, to: str, out: st
     convert(source, tmp_path / out, to)
     convert(tmp_path / out, tmp_path / "back.pt", "mim")
     before, after = checkpoint.load(source)["model"], checkpoint.load(tmp_path / "back.pt")["model"]
-    assert {held.dtype for held in after.values()} == {dtype}
-    assert all(torch.equal(held, before[name]) for name, held in after.items())
+    assert {weight.dtype for weight in after.values()} == {dtype}
+    assert all(torch.equal(weight, before[name]) for name, weight in after.items())
 
 
 def test_convert_writes_weights_that_are_no_block_of_memory(tmp_path: Path) -> None:
@@ -351,9 +353,9 @@ def test_convert_writes_weights_that_are_no_block_of_memory(tmp_path: Path) -> N
     source.write(tmp_path / "ours.pt", model=state)
     convert(tmp_path / "ours.pt", tmp_path / "a.safetensors", "timm")
     convert(tmp_path / "ours.pt", tmp_path / "a", "transformers")
-    found = load_file(tmp_path / "a.safetensors")
+    weights = load_file(tmp_path / "a.safetensors")
     for block in range(2):
-        assert torch.equal(found[f"blocks.{block}.attn.proj.weight"], state[weight.format(block)])
+        assert torch.equal(weights[f"blocks.{block}.attn.proj.weight"], state[weight.format(block)])
 
 
 # -------------------------------------------------------------------- other sizes
@@ -380,15 +382,15 @@ def test_convert_to_another_size_resizes_positions_as_timm_would(tmp_path: Path)
     pairs = ["ENCODER.heads", "3", "DATA.image_size", "[64, 48]"]
     lines = convert(source, tmp_path / "ours.pt", "mim", overrides=pairs)
     assert "  resized or moved: backbone.pos_embed 1x17x24 -> 1x49x24" in lines
-    cfg, found = read_checkpoint(tmp_path / "ours.pt")
+    cfg, weights = read_checkpoint(tmp_path / "ours.pt")
     assert list(cfg.DATA.image_size) == [64, 48]
-    table = found["encoder.backbone.pos_embed"]
+    table = weights["encoder.backbone.pos_embed"]
     assert torch.equal(table[:, 0], state["pos_embed"][:, 0])
     plain, default = (resample_abs_pos_embed(state["pos_embed"], [8, 6], [4, 4], antialias=aa) for aa in (False, True))
     torch.testing.assert_close(table, plain, rtol=0, atol=1e-6)
     torch.testing.assert_close(table, default, rtol=0, atol=0.05)
-    others = [name for name in found if name.startswith("encoder.") and not name.endswith("pos_embed")]
-    assert all(torch.equal(found[name], state[name.removeprefix("encoder.backbone.")]) for name in others)
+    others = [name for name in weights if name.startswith("encoder.") and not name.endswith("pos_embed")]
+    assert all(torch.equal(weights[name], state[name.removeprefix("encoder.backbone.")]) for name in others)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
@@ -412,11 +414,11 @@ def test_convert_to_another_window_resizes_biases_as_timm_would(tmp_path: Path, 
     for stage, heads in enumerate((2, 4)):
         name = f"backbone.layers.{stage}.blocks.1.attn.relative_position_bias_table"
         assert f"{name} 49x{heads} -> {rows}x{heads}" in resized
-    _, found = read_checkpoint(tmp_path / "ours.pt")
+    _, weights = read_checkpoint(tmp_path / "ours.pt")
     worst = 0.0
     for name in tables:
         expected = resize_rel_pos_bias_table(state[name], (window, window), (rows, state[name].shape[1]))
-        worst = max(worst, (found[name.replace("encoder.", "encoder.backbone.")] - expected).abs().max().item())
+        worst = max(worst, (weights[name.replace("encoder.", "encoder.backbone.")] - expected).abs().max().item())
     assert worst < (0.002 if window < 4 else 0.04)
 
 
@@ -427,9 +429,9 @@ def test_convert_of_equal_size_leaves_every_table_untouched(tmp_path: Path, to: 
     lines = convert(source, tmp_path / "out.pth", to, overrides=pairs)
     assert not any("resized" in line for line in lines)
     content = torch.load(tmp_path / "out.pth", weights_only=True)
-    held = content.get("state_dict", content.get("model"))
+    weights = content.get("state_dict", content.get("model"))
     name = "encoder.backbone.pos_embed" if to == "mim" else "pos_embed"
-    assert torch.equal(held[name], state["pos_embed"])
+    assert torch.equal(weights[name], state["pos_embed"])
 
 
 def test_convert_resized_is_what_timm_loads_strictly(tmp_path: Path) -> None:

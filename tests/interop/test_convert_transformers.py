@@ -86,35 +86,37 @@ def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: t
     lines = convert(source.write(tmp_path / "ours.pt"), folder, "transformers")
     left_out = [name for name in source.state if name.startswith(absent)] if absent else []
     assert f"{folder} (transformers): {len(source.state) - len(left_out)} weights written" in lines
-    said = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
-    assert len(said) == bool(left_out)
+    matches = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
+    assert len(matches) == bool(left_out)
 
     call, _, automatic = lines[-1].removeprefix("  to load: ").partition(", or ")
     assert call.startswith(f"transformers.{kind}.from_pretrained({str(folder)!r}")
     assert automatic == "AutoModel for its encoder"
-    found, img_BCHW = loaded(call), source.images()
-    assert type(found).__name__ == kind
+    their_model, img_BCHW = loaded(call), source.images()
+    assert type(their_model).__name__ == kind
     features = source.features(img_BCHW)
-    torch.testing.assert_close(hidden_state(found.base_model, img_BCHW), features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(hidden_state(their_model.base_model, img_BCHW), features, rtol=1e-5, atol=1e-5)
     bare = transformers.AutoModel.from_pretrained(folder).eval()
     torch.testing.assert_close(hidden_state(bare, img_BCHW), features, rtol=1e-5, atol=1e-5)
     if kind.endswith("Classification"):
         with torch.no_grad():
-            scores = found(img_BCHW).logits
+            scores = their_model(img_BCHW).logits
         torch.testing.assert_close(scores, source.scores(img_BCHW), rtol=1e-5, atol=1e-5)
 
     convert(folder, tmp_path / "back.pt", "mim")
     assert_round_trip(tmp_path / "back.pt", source, left_out)
 
-    found.save_pretrained(tmp_path / "again")  # as the library itself names them, without what mim wrote beside them
+    their_model.save_pretrained(
+        tmp_path / "again"
+    )  # as the library itself names them, without what mim wrote beside them
     content = json.loads((tmp_path / "again" / "config.json").read_text())
-    content = {key: held for key, held in content.items() if key not in ("mim_config", "converted_from")}
+    content = {key: value for key, value in content.items() if key not in ("mim_config", "converted_from")}
     (tmp_path / "again" / "config.json").write_text(json.dumps(content))
     keys = ["ENCODER.window", str(source.cfg.ENCODER.window)] if "window" in source.cfg.ENCODER.values() else []
-    again = load_encoder(tmp_path / "again", keys if content["model_type"] == "swin" else [])
+    encoder_again = load_encoder(tmp_path / "again", keys if content["model_type"] == "swin" else [])
     with torch.no_grad():
-        tokens = again(img_BCHW).tokens_BND
-    torch.testing.assert_close(tokens, features[:, again.spec.num_prefix :], rtol=0, atol=0)
+        tokens = encoder_again(img_BCHW).tokens_BND
+    torch.testing.assert_close(tokens, features[:, encoder_again.spec.num_prefix :], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("model", "reason"), REFUSED, ids=[case[0] for case in REFUSED])
@@ -131,14 +133,14 @@ SMALL_VIT = {**VIT, "image_size": 32, "patch_size": 8, "num_channels": 1, "layer
 DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
 
 
-def written(folder: Path, kind: str, config: Any, **keys: Any) -> Any:
+def write_model(folder: Path, kind: str, config: Any, **keys: Any) -> Any:
     """A model of the library's, with weights that all matter, in a folder of its own making."""
     torch.manual_seed(1)
     model = getattr(transformers, kind)(config).eval()
     with torch.no_grad():
-        for name, held in model.named_parameters():
+        for name, weight in model.named_parameters():
             if not name.endswith("decoder_pos_embed"):
-                held.add_(torch.randn_like(held) * 0.2)
+                weight.add_(torch.randn_like(weight) * 0.2)
     model.save_pretrained(folder, **keys)
     return model
 
@@ -146,18 +148,18 @@ def written(folder: Path, kind: str, config: Any, **keys: Any) -> Any:
 @pytest.mark.parametrize("shard", ["1GB", "20KB"], ids=["whole", "in-shards"])
 def test_load_encoder_of_a_folder_that_the_library_wrote(tmp_path: Path, shard: str) -> None:
     config = transformers.ViTConfig(**SMALL_VIT)
-    model = written(tmp_path, "ViTForMaskedImageModeling", config, max_shard_size=shard)
+    model = write_model(tmp_path, "ViTForMaskedImageModeling", config, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == "20KB")
     encoder = load_encoder(tmp_path)
     img_BCHW = torch.randn(2, 1, 32, 32)
-    found = encoder(img_BCHW)
-    tokens = torch.cat([found.prefix_BKD, found.tokens_BND], dim=1)
+    output = encoder(img_BCHW)
+    tokens = torch.cat([output.prefix_BKD, output.tokens_BND], dim=1)
     torch.testing.assert_close(tokens, hidden_state(model.vit, img_BCHW), rtol=1e-5, atol=1e-5)
 
 
 def test_convert_takes_what_config_json_says_of_a_pretraining(tmp_path: Path) -> None:
     config = transformers.ViTMAEConfig(**SMALL_VIT, **DECODER, mask_ratio=0.6, norm_pix_loss=False)
-    written(tmp_path / "theirs", "ViTMAEForPreTraining", config)
+    write_model(tmp_path / "theirs", "ViTMAEForPreTraining", config)
     convert(tmp_path / "theirs", tmp_path / "ours.pt", "mim")
     cfg, state = read_checkpoint(tmp_path / "ours.pt")
     assert (cfg.TASK, cfg.MASKER.ratio, cfg.TARGET.normalize) == ("pretrain", 0.6, "none")
@@ -168,7 +170,7 @@ def test_convert_takes_what_config_json_says_of_a_pretraining(tmp_path: Path) ->
 
 def test_load_encoder_says_what_lies_behind_the_features(tmp_path: Path) -> None:
     """ViTModel's pooler is not part of them, so that it does not count as a weight without a place."""
-    written(tmp_path, "ViTModel", transformers.ViTConfig(**SMALL_VIT))
+    write_model(tmp_path, "ViTModel", transformers.ViTConfig(**SMALL_VIT))
     load_encoder(tmp_path)
     lines = convert(tmp_path, tmp_path / "ours.pt", "mim")
     assert "  pooler.dense.{bias, weight}: behind the features, left out" in lines
@@ -176,12 +178,12 @@ def test_load_encoder_says_what_lies_behind_the_features(tmp_path: Path) -> None
 
 
 def test_convert_says_where_the_norms_differ(tmp_path: Path) -> None:
-    written(tmp_path, "ViTModel", transformers.ViTConfig(**{**SMALL_VIT, "layer_norm_eps": 1e-3}))
+    write_model(tmp_path, "ViTModel", transformers.ViTConfig(**{**SMALL_VIT, "layer_norm_eps": 1e-3}))
     assert "  layer_norm_eps is 0.001 there and 1e-06 here" in convert(tmp_path, tmp_path / "ours.pt", "mim")
 
 
 def test_load_encoder_of_a_folder_for_another_size_resizes_its_positions(tmp_path: Path) -> None:
-    model = written(tmp_path, "ViTModel", transformers.ViTConfig(**SMALL_VIT))
+    model = write_model(tmp_path, "ViTModel", transformers.ViTConfig(**SMALL_VIT))
     encoder = load_encoder(tmp_path, ["DATA.image_size", "[48, 64]"])
     table = model.embeddings.position_embeddings.detach()
     expected = resample_abs_pos_embed(table, [6, 8], [4, 4], antialias=False)  # as MAE: it keeps more of a larger table
@@ -196,13 +198,13 @@ def test_train_starts_from_a_folder_that_the_library_wrote(tmp_path: Path) -> No
     config = transformers.SwinConfig(
         image_size=64, patch_size=4, num_channels=1, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
     )
-    model = written(tmp_path / "theirs", "SwinForMaskedImageModeling", config)
+    model = write_model(tmp_path / "theirs", "SwinForMaskedImageModeling", config)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "TASK: finetune\nDATA: {name: digits, image_size: [64, 64], channels: 1, batch_size: 16, workers: 0}\n"
         "ENCODER: {name: swin, hidden: none, patch: 4, width: 8, depths: [1, 1], heads: [1, 2], window: 8}\n"
     )
-    keys = {key: held for key, held in TINY_CLASSIFIER.items() if not key.startswith("ENCODER")}
+    keys = {key: value for key, value in TINY_CLASSIFIER.items() if not key.startswith("ENCODER")}
     keys |= {"INIT.checkpoint": tmp_path / "theirs", "OPTIMIZER.base_lr": 0, "SCHEDULE.min_lr": 0, "TRAIN.epochs": 1}
     code, text = call(tmp_path / "run", keys, recipe)
     assert code == 0, text
@@ -227,7 +229,7 @@ def folder(path: Path, config: Any, weights: dict[str, Tensor] | None = None) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "given", "message"),
+    ("config", "format_name", "message"),
     [
         ({"model_type": "dinov2"}, "", "holds no encoder in a known format"),
         ({"model_type": "dinov2"}, "transformers", r"model_type is 'dinov2'.*swin, swinv2, vit, vit_mae"),
@@ -241,10 +243,10 @@ def folder(path: Path, config: Any, weights: dict[str, Tensor] | None = None) ->
         ("", "", "its JSON cannot be read"),
     ],
 )
-def test_convert_refuses_a_folder_it_cannot_read(tmp_path: Path, config: Any, given: str, message: str) -> None:
+def test_convert_refuses_a_folder_it_cannot_read(tmp_path: Path, config: Any, format_name: str, message: str) -> None:
     source = folder(tmp_path / "theirs", config)
     with pytest.raises(ValueError, match=message) as caught:
-        convert(source, tmp_path / "ours.pt", "mim", given)
+        convert(source, tmp_path / "ours.pt", "mim", format_name)
     assert str(source) in str(caught.value)
     assert not (tmp_path / "ours.pt").exists()
 
@@ -262,18 +264,18 @@ def test_convert_keeps_the_precision_of_weights(tmp_path: Path) -> None:
     source = sample("vit-class").write(tmp_path / "ours.pt", torch.bfloat16)
     convert(source, tmp_path / "theirs", "transformers")
     weights = load_file(tmp_path / "theirs" / "model.safetensors")
-    assert {held.dtype for held in weights.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     assert transformers.AutoModel.from_pretrained(tmp_path / "theirs").dtype == torch.bfloat16
 
 
 def test_convert_over_a_folder_in_shards_is_read_as_what_was_written_last(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**SMALL_VIT)
-    written(tmp_path / "theirs", "ViTForImageClassification", config, max_shard_size="20KB")
+    write_model(tmp_path / "theirs", "ViTForImageClassification", config, max_shard_size="20KB")
     source = sample("vit-class")
     convert(source.write(tmp_path / "ours.pt"), tmp_path / "theirs", "transformers")
     img_BCHW = source.images()
-    found = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
-    for tokens in (hidden_state(found, img_BCHW)[:, 1:], load_encoder(tmp_path / "theirs")(img_BCHW).tokens_BND):
+    model = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    for tokens in (hidden_state(model, img_BCHW)[:, 1:], load_encoder(tmp_path / "theirs")(img_BCHW).tokens_BND):
         torch.testing.assert_close(tokens, source.features(img_BCHW)[:, 1:], rtol=1e-5, atol=1e-5)
 
 
@@ -281,15 +283,15 @@ def test_convert_says_how_images_are_prepared_and_reads_it_back(tmp_path: Path) 
     convert(sample("mae").write(tmp_path / "a.pt"), tmp_path / "theirs", "transformers")
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "theirs")
-    found = processor(Image.fromarray(pixels_HWC), return_tensors="pt").pixel_values
-    wanted = Preprocess((0.4, 0.4, 0.4), (0.3, 0.3, 0.3))(rearrange(torch.from_numpy(pixels_HWC), "h w c -> 1 c h w"))
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    actual = processor(Image.fromarray(pixels_HWC), return_tensors="pt").pixel_values
+    expected = Preprocess((0.4, 0.4, 0.4), (0.3, 0.3, 0.3))(rearrange(torch.from_numpy(pixels_HWC), "h w c -> 1 c h w"))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.5, 0.5, 0.25]
     processor.save_pretrained(tmp_path / "theirs")
     config = tmp_path / "theirs" / "config.json"
     config.write_text(
-        json.dumps({key: held for key, held in json.loads(config.read_text()).items() if key != METADATA_KEY})
+        json.dumps({key: value for key, value in json.loads(config.read_text()).items() if key != METADATA_KEY})
     )
     data = read(tmp_path / "theirs", "IN").sections["DATA"]
     assert (data["mean"], data["std"]) == ([0.1, 0.2, 0.3], [0.5, 0.5, 0.25])

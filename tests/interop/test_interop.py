@@ -249,7 +249,7 @@ def test_initialise_beit_gives_each_block_the_biases_that_all_shared(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "make",
+    "build",
     [
         lambda: vit(),
         lambda: ViT(ImageSpec(1, 16, 40), **SMALL),
@@ -261,8 +261,8 @@ def test_initialise_beit_gives_each_block_the_biases_that_all_shared(tmp_path: P
     ids=["vit", "vit-wide", "swin", "swin-wide", "beit-wide", "beit"],
 )
 @pytest.mark.parametrize("config", [None, "SEED: 1\n"], ids=["size-known", "size-unknown"])
-def test_initialise_of_equal_geometry_passes_every_table_untouched(tmp_path: Path, make, config: str | None) -> None:
-    source, encoder = shaken(make()), make()
+def test_initialise_of_equal_geometry_passes_every_table_untouched(tmp_path: Path, build, config: str | None) -> None:
+    source, encoder = shaken(build()), build()
     report = initialise_encoder(encoder, write(tmp_path / "a.pt", source, config=config))
     assert (report.resized, report.missing, report.unexpected, report.reshaped) == ([], [], [], [])
     assert set(equal(encoder.state_dict(), source.state_dict())) == set(source.state_dict())
@@ -278,8 +278,8 @@ def test_initialise_prefers_the_moving_average_and_says_so(tmp_path: Path, sourc
     assert report.averaged
     assert report.lines() == [f"{path}: {len(average.state_dict())} encoder weights loaded (their moving average)"]
     assert set(equal(encoder.state_dict(), average.state_dict())) == set(average.state_dict())
-    found = read(path, "x")
-    assert (found.averaged, found.image_size) == (True, (32, 32))
+    weights = read(path, "x")
+    assert (weights.averaged, weights.image_size) == (True, (32, 32))
 
 
 def test_initialise_reads_the_average_as_the_engine_keeps_it(tmp_path: Path) -> None:
@@ -341,9 +341,9 @@ def test_initialise_from_another_encoder_is_refused_and_changes_nothing(tmp_path
 
 def test_initialise_from_too_few_weights_names_the_share(tmp_path: Path, source: ViT) -> None:
     encoder = vit(depth=6)
-    own = encoder.state_dict()
-    fitting = sum(own[name].numel() for name in source.state_dict())
-    share = fitting / sum(weight.numel() for weight in own.values())
+    state = encoder.state_dict()
+    fitting = sum(state[name].numel() for name in source.state_dict())
+    share = fitting / sum(weight.numel() for weight in state.values())
     assert share < 0.5
     before = copy(encoder)
     with pytest.raises(ValueError, match=f"only {share:.0%} of this encoder's weights"):
@@ -354,8 +354,8 @@ def test_initialise_from_too_few_weights_names_the_share(tmp_path: Path, source:
 def test_initialise_from_a_deeper_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     """All of the shallow encoder would be filled, but with less than half of what the file holds."""
     source, encoder = shaken(vit(depth=6)), vit(depth=2)
-    held, before = source.state_dict(), copy(encoder)
-    share = sum(held[name].numel() for name in before) / sum(weight.numel() for weight in held.values())
+    state, before = source.state_dict(), copy(encoder)
+    share = sum(state[name].numel() for name in before) / sum(weight.numel() for weight in state.values())
     assert share < 0.5
     with pytest.raises(ValueError, match=rf"only {share:.0%} of its weights fit this encoder") as caught:
         initialise_encoder(encoder, write(tmp_path / "a.pt", source))

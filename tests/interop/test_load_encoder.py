@@ -36,7 +36,7 @@ def dinov2(path: Path, registers: int = 4, **keys: object) -> Path:
     """A ViT as DINOv2 has it: layer scale, registers, and positions of the patches alone."""
     shared = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3, "num_classes": 0}
     model = VisionTransformer(**shared, reg_tokens=registers, init_values=1e-5, **keys)
-    save_file(random_weights({name: tuple(held.shape) for name, held in model.state_dict().items()}), path)
+    save_file(random_weights({name: tuple(weight.shape) for name, weight in model.state_dict().items()}), path)
     return path
 
 
@@ -58,15 +58,15 @@ def test_load_encoder_takes_a_run_folder_by_path_or_by_text(tmp_path: Path) -> N
     code, text = call(tmp_path / "run", {**TINY, "DATA.batch_size": 256, "TRAIN.batch": 256})
     assert code == 0, text
     img_BCHW = torch.randn(2, 1, 32, 32)
-    found = [load_encoder(path)(img_BCHW).tokens_BND for path in (tmp_path / "run", str(tmp_path / "run"))]
-    found.append(load_encoder(last_checkpoint(tmp_path / "run"))(img_BCHW).tokens_BND)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    outputs = [load_encoder(path)(img_BCHW).tokens_BND for path in (tmp_path / "run", str(tmp_path / "run"))]
+    outputs.append(load_encoder(last_checkpoint(tmp_path / "run"))(img_BCHW).tokens_BND)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 def test_load_encoder_prefers_the_moving_average(tmp_path: Path) -> None:
     source, other = sample("vit-class"), build_sample(MODELS["vit-class"], seed=2)
-    ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": held for name, held in source.state.items()}}
+    ema = {"n_averaged": torch.tensor(3), **{f"module.{name}": weight for name, weight in source.state.items()}}
     img_BCHW = source.images()
     encoder = load_encoder(other.write(tmp_path / "run.pt", ema=ema))
     assert torch.equal(tokens_of(encoder, img_BCHW), source.features(img_BCHW))
@@ -145,9 +145,9 @@ def test_load_encoder_at_another_size_resizes_biases(tmp_path: Path) -> None:
     name = "rel_pos_bias.relative_position_bias_table"
     table, prefix = state[f"encoder.{name}"][:-3], state[f"encoder.{name}"][-3:]
     encoder = load_encoder(path, ["DATA.image_size", "[48, 40]"])
-    found = encoder.state_dict()[f"backbone.{name}"]
-    assert torch.equal(found[:-3], resize_bias_table(table, (6, 5), (4, 4)))
-    assert torch.equal(found[-3:], prefix)
+    resized = encoder.state_dict()[f"backbone.{name}"]
+    assert torch.equal(resized[:-3], resize_bias_table(table, (6, 5), (4, 4)))
+    assert torch.equal(resized[-3:], prefix)
     same = load_encoder(path, ["DATA.image_size", "[32, 32]"]).state_dict()[f"backbone.{name}"]
     assert torch.equal(same, state[f"encoder.{name}"])
 
@@ -208,7 +208,7 @@ def test_load_encoder_draws_what_a_file_lacks_the_same_in_every_call(tmp_path: P
 
 
 def cut(state: State, *ends: str) -> State:
-    return {name: held for name, held in state.items() if not name.endswith(ends)}
+    return {name: weight for name, weight in state.items() if not name.endswith(ends)}
 
 
 @pytest.mark.parametrize(

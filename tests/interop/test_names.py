@@ -37,10 +37,10 @@ OURS = state(
 def test_names_go_there_and_come_back_to_the_bit() -> None:
     theirs, left = to_theirs(TABLE, OURS)
     assert left == []
-    found, left = to_ours(TABLE, theirs)
+    ours, left = to_ours(TABLE, theirs)
     assert left == []
-    assert set(found) == set(OURS)
-    assert all(torch.equal(found[name], weight) for name, weight in OURS.items())
+    assert set(ours) == set(OURS)
+    assert all(torch.equal(ours[name], weight) for name, weight in OURS.items())
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,18 @@ def test_names_are_each_others(ours: str, theirs: str) -> None:
 
 
 def test_names_several_there_are_parts_of_one_here_in_the_order_of_the_row() -> None:
-    whole = torch.arange(12.0).reshape(6, 2)
-    theirs, _ = to_theirs(TABLE, {"blocks.2.qkv.weight": whole})
-    for place, part in enumerate(("query", "key", "value")):
-        assert torch.equal(theirs[f"layer.2.{part}.weight"], whole[2 * place : 2 * place + 2])
+    weight = torch.arange(12.0).reshape(6, 2)
+    theirs, _ = to_theirs(TABLE, {"blocks.2.qkv.weight": weight})
+    for index, part in enumerate(("query", "key", "value")):
+        assert torch.equal(theirs[f"layer.2.{part}.weight"], weight[2 * index : 2 * index + 2])
     turned = dict(reversed(theirs.items()))  # whatever the order in the file
-    assert torch.equal(to_ours(TABLE, turned)[0]["blocks.2.qkv.weight"], whole)
+    assert torch.equal(to_ours(TABLE, turned)[0]["blocks.2.qkv.weight"], weight)
 
 
 def test_names_of_parts_that_are_not_all_there_are_left_over() -> None:
     theirs = state("layer.0.query.weight", "layer.0.value.weight", "layer.0.query.bias", "cls")
-    found, left = to_ours(TABLE, theirs)
-    assert list(found) == ["token"]
+    ours, left = to_ours(TABLE, theirs)
+    assert list(ours) == ["token"]
     assert left == ["layer.0.query.weight", "layer.0.value.weight", "layer.0.query.bias"]
 
 
@@ -91,14 +91,14 @@ def test_names_of_parts_that_are_not_all_there_are_left_over() -> None:
     ],
 )
 def test_names_that_no_row_matches_as_a_whole_are_left_over(name: str) -> None:
-    found, left = to_ours(TABLE, state(name, "cls"))
-    assert (list(found), left) == (["token"], [name])
+    ours, left = to_ours(TABLE, state(name, "cls"))
+    assert (list(ours), left) == (["token"], [name])
 
 
 @pytest.mark.parametrize("name", ["", "tokens", "blocks.0.qkv.scale", "blocks.fc.weight", "later.x"])
 def test_names_of_ours_that_no_row_matches_are_left_over(name: str) -> None:
-    found, left = to_theirs(TABLE, state("token", name))
-    assert (list(found), left) == (["cls"], [name])
+    theirs, left = to_theirs(TABLE, state("token", name))
+    assert (list(theirs), left) == (["cls"], [name])
 
 
 def test_names_without_dimensions_pass_in_both_directions() -> None:

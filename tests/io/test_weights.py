@@ -40,8 +40,8 @@ def test_read_weights_reads_a_path_of_windows(tmp_path: Path) -> None:
     """As text: no such path can be made here, so its pickle is written by hand."""
     path = tmp_path / "a.pth"
     torch.save({"args": argparse.Namespace(output=pathlib.PosixPath("out"))}, path)
-    held = path.read_bytes()
-    name = next(name for name in (b"cpathlib\nPosixPath\n", b"cpathlib._local\nPosixPath\n") if name in held)
+    content = path.read_bytes()
+    name = next(name for name in (b"cpathlib\nPosixPath\n", b"cpathlib._local\nPosixPath\n") if name in content)
     _rewrite_pickle(path, name, name.replace(b"Posix", b"Windows"))
     assert str(read_weights(path, "IN")["args"].output) == "out"
 
@@ -149,9 +149,9 @@ def refused_by_all(path: Path, out: Path) -> list[str]:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pickle_is_refused_by_name_and_nothing_runs(tmp_path: Path, kind: str, legacy: bool) -> None:
-    make, named = HOSTILE[kind]
+    write, named = HOSTILE[kind]
     created, path = tmp_path / "created", tmp_path / "hostile.pth"
-    torch.save(make(created), path, _use_new_zipfile_serialization=not legacy)
+    torch.save(write(created), path, _use_new_zipfile_serialization=not legacy)
     for message in refused_by_all(path, tmp_path / "out.pt"):
         assert f"{path} cannot be read: " in message
         assert named in message
@@ -271,8 +271,8 @@ def test_read_weights_cut_short_are_refused(tmp_path: Path, suffix: str, share: 
 def test_read_safetensors_gives_weights_and_the_texts_of_the_header(tmp_path: Path) -> None:
     weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.bfloat16)}
     save_file(weights, tmp_path / "a.safetensors", metadata={"converted_from": "somewhere"})
-    found, texts = read_safetensors(tmp_path / "a.safetensors", "IN")
+    tensors, texts = read_safetensors(tmp_path / "a.safetensors", "IN")
     assert texts == {"converted_from": "somewhere"}
     assert all(
-        torch.equal(found[name], weight) and found[name].dtype == weight.dtype for name, weight in weights.items()
+        torch.equal(tensors[name], weight) and tensors[name].dtype == weight.dtype for name, weight in weights.items()
     )

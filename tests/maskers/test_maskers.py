@@ -15,7 +15,7 @@ from mim.registry import keys_of
 from mim.structures import ImageSpec
 
 ALL = members(Masker)
-DRAWN = {name: part for name, part in ALL.items() if name != "grid"}  # the grid is the one pattern that never changes
+RANDOM = {name: part for name, part in ALL.items() if name != "grid"}  # the grid is the one pattern that never changes
 WITH_RATIO = {name: part for name, part in ALL.items() if "ratio" in keys_of(part)}
 
 
@@ -59,7 +59,7 @@ def test_masker_draws_from_the_generator_alone(name):
     assert torch.equal(masker.sample(16, generator(3), CPU).hidden_BHW, first)
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", RANDOM)
 def test_masker_differs_by_seed_and_by_sample(name):
     masker = make(name, square(8), cell=16, ratio=0.5)
     first, second = (masker.sample(16, generator(seed), CPU).hidden_BHW for seed in (3, 4))
@@ -98,12 +98,12 @@ def test_visible_cells_round_as_mae_and_as_simmim():
     for cells in [*range(2, 120), 196, 256, 576, 1024]:
         for percent in range(1, 100):
             ratio = percent / 100
-            kept, hidden = int(cells * (1 - ratio)), math.ceil(cells * ratio)
-            if 0 < kept < cells:
-                assert visible_cells(cells, ratio, "floor_visible") == kept
+            visible, hidden = int(cells * (1 - ratio)), math.ceil(cells * ratio)
+            if 0 < visible < cells:
+                assert visible_cells(cells, ratio, "floor_visible") == visible
             if 0 < hidden < cells:
                 assert visible_cells(cells, ratio, "ceil_hidden") == cells - hidden
-            differ += kept != cells - hidden
+            differ += visible != cells - hidden
     assert differ > 0
 
 
@@ -137,8 +137,8 @@ def test_random_hides_every_cell_equally_often(size, ratio):
 
 def test_random_draws_every_set_of_cells_equally_often():
     masker = Random(square(2), cell=16, ratio=0.5)
-    drawn = masker.sample(6000, generator(0), CPU).hidden_BHW.flatten(1)
-    counts = Counter(tuple(row) for row in drawn.tolist())
+    hidden_BN = masker.sample(6000, generator(0), CPU).hidden_BHW.flatten(1)
+    counts = Counter(tuple(row) for row in hidden_BN.tolist())
     assert len(counts) == 6
     sigma = math.sqrt(6000 * (1 / 6) * (5 / 6))
     assert all(abs(count - 1000) < 5 * sigma for count in counts.values())
@@ -181,11 +181,11 @@ def test_block_hits_the_exact_count(ratio, size):
 
 def test_block_of_one_small_area_is_mostly_one_rectangle():
     hidden = per_cell(Block, square(14), cell=16, ratio=16 / 196, rounding="ceil_hidden", max_aspect=1.0)
-    whole = 0
+    rectangles = 0
     for sample in hidden:
         rows, columns = sample.any(dim=1).sum().item(), sample.any(dim=0).sum().item()
-        whole += (rows, columns) == (4, 4)
-    assert whole == len(hidden)
+        rectangles += (rows, columns) == (4, 4)
+    assert rectangles == len(hidden)
 
 
 def test_block_reaches_every_cell():
@@ -203,38 +203,38 @@ def test_block_refuses_what_makes_no_rectangle(key, value):
 # ---------------------------------------------------------------- grid
 
 
-def kept_cells(image, **keys):
-    kept = ~Grid(image, cell=16, **keys).sample(2, None, CPU).hidden_BHW
-    assert torch.equal(kept[0], kept[1])
-    return kept[0]
+def grid_visible(image, **keys):
+    visible = ~Grid(image, cell=16, **keys).sample(2, None, CPU).hidden_BHW
+    assert torch.equal(visible[0], visible[1])
+    return visible[0]
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160)])
 def test_grid_keeps_one_cell_of_each_two_by_two(size):
-    kept = kept_cells(ImageSpec(3, *size))
-    for row in range(kept.shape[0]):
-        for column in range(kept.shape[1]):
-            assert kept[row, column] == (row % 2 == 0 and column % 2 == 0)
+    visible = grid_visible(ImageSpec(3, *size))
+    for row in range(visible.shape[0]):
+        for column in range(visible.shape[1]):
+            assert visible[row, column] == (row % 2 == 0 and column % 2 == 0)
 
 
 @pytest.mark.parametrize(("one_of", "high", "wide"), [(4, 2, 2), (6, 2, 3), (8, 2, 4), (9, 3, 3), (16, 4, 4)])
 def test_grid_keeps_exactly_one_cell_of_every_rectangle(one_of, high, wide):
-    kept = kept_cells(ImageSpec(3, 16 * high * 3, 16 * wide * 2), one_of=one_of)
-    tiles = kept.reshape(3, high, 2, wide).sum(dim=(1, 3))
+    visible = grid_visible(ImageSpec(3, 16 * high * 3, 16 * wide * 2), one_of=one_of)
+    tiles = visible.reshape(3, high, 2, wide).sum(dim=(1, 3))
     assert (tiles == 1).all()
 
 
 @pytest.mark.parametrize("one_of", [2, 3, 5, 7])
 def test_grid_of_a_prime_keeps_one_of_n_in_every_row_and_column(one_of):
-    kept = kept_cells(ImageSpec(3, 32 * one_of, 48 * one_of), one_of=one_of)
-    assert (kept.sum(dim=1) == 3).all()
-    assert (kept.sum(dim=0) == 2).all()
+    visible = grid_visible(ImageSpec(3, 32 * one_of, 48 * one_of), one_of=one_of)
+    assert (visible.sum(dim=1) == 3).all()
+    assert (visible.sum(dim=0) == 2).all()
 
 
 def test_grid_of_two_is_a_checkerboard():
-    kept = kept_cells(square(4), one_of=2)
-    assert (kept[:, 1:] != kept[:, :-1]).all()
-    assert (kept[1:] != kept[:-1]).all()
+    visible = grid_visible(square(4), one_of=2)
+    assert (visible[:, 1:] != visible[:, :-1]).all()
+    assert (visible[1:] != visible[:-1]).all()
 
 
 @pytest.mark.parametrize("one_of", [1, 0, 17])

@@ -13,7 +13,7 @@ SAMPLES = {
     "three seeds": ACCURACIES,
     "two seeds": [0.81, 0.79],
     "twenty of a normal": [random.Random(3).gauss(5, 2) for _ in range(20)],
-    "a small spread on a large mean": [1e6 + 1e-3 * place for place in range(5)],
+    "a small spread on a large mean": [1e6 + 1e-3 * index for index in range(5)],
     "negative": [-3.0, -1.5, -7.25, -2.0],
 }
 
@@ -21,21 +21,21 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_interval_equals_scipys(name):
     values = SAMPLES[name]
-    found = estimate(values)
+    interval = estimate(values)
     low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
-    assert found.runs == len(values)
-    assert found.mean - found.half == pytest.approx(low, rel=1e-12)
-    assert found.mean + found.half == pytest.approx(high, rel=1e-12)
-    assert found.half == pytest.approx((high - low) / 2, rel=1e-6)
+    assert interval.runs == len(values)
+    assert interval.mean - interval.half == pytest.approx(low, rel=1e-12)
+    assert interval.mean + interval.half == pytest.approx(high, rel=1e-12)
+    assert interval.half == pytest.approx((high - low) / 2, rel=1e-6)
 
 
 def test_interval_holds_the_true_mean_in_95_of_100_cases():
     draw = random.Random(0)
-    held = 0
+    hits = 0
     for _ in range(2000):
-        found = estimate([draw.gauss(7, 3) for _ in range(3)])
-        held += abs(found.mean - 7) <= found.half
-    assert held / 2000 == pytest.approx(0.95, abs=0.02)  # four standard errors
+        interval = estimate([draw.gauss(7, 3) for _ in range(3)])
+        hits += abs(interval.mean - 7) <= interval.half
+    assert hits / 2000 == pytest.approx(0.95, abs=0.02)  # four standard errors
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -43,13 +43,13 @@ def test_paired_p_equals_scipys(name):
     first = SAMPLES[name]
     draw = random.Random(8)
     second = [value + draw.gauss(0.3, 1) for value in first]
-    found = paired(first, second)
+    pair = paired(first, second)
     expected = stats.ttest_rel(first, second)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert pair.p == pytest.approx(expected.pvalue, rel=1e-9)
     interval = expected.confidence_interval(0.95)
-    assert found.difference.mean - found.difference.half == pytest.approx(interval.low, rel=1e-9)
-    assert found.difference.mean + found.difference.half == pytest.approx(interval.high, rel=1e-9)
-    assert found.difference.mean == pytest.approx(sum(first) / len(first) - sum(second) / len(second), abs=1e-9)
+    assert pair.difference.mean - pair.difference.half == pytest.approx(interval.low, rel=1e-9)
+    assert pair.difference.mean + pair.difference.half == pytest.approx(interval.high, rel=1e-9)
+    assert pair.difference.mean == pytest.approx(sum(first) / len(first) - sum(second) / len(second), abs=1e-9)
 
 
 def test_paired_is_two_sided_and_turns_around_with_its_sides():
@@ -74,17 +74,17 @@ def test_constant_differences_leave_nothing_to_test():
 
 def test_one_value_has_a_mean_and_no_interval():
     assert estimate([3]) == Estimate(3.0, None, 1)
-    found = paired([0.9], [0.8])
-    assert found.p is None
-    assert found.difference == Estimate(pytest.approx(0.1), None, 1)
+    pair = paired([0.9], [0.8])
+    assert pair.p is None
+    assert pair.difference == Estimate(pytest.approx(0.1), None, 1)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_leaves_no_interval(broken):
     """As the loss of a run that diverged: the others must still be compared."""
     for values in ([broken], [broken, 1.0, 2.0], [broken, broken]):
-        found = estimate(values)
-        assert (math.isnan(found.mean), found.half, found.runs) == (True, None, len(values))
+        interval = estimate(values)
+        assert (math.isnan(interval.mean), interval.half, interval.runs) == (True, None, len(values))
     assert paired([1.0, broken], [0.5, 0.25]).p is None
     assert paired([broken, broken], [broken, broken]).p is None
 

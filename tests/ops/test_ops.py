@@ -29,12 +29,12 @@ def test_patchify_orders_a_patch_by_row_column_channel(channels):
     assert patches.shape == (2, 6, 16 * channels)
     for token in range(6):
         top, left = token // grid[1] * patch, token % grid[1] * patch
-        place = 0
+        entry = 0
         for p in range(patch):
             for q in range(patch):
                 for c in range(channels):
-                    assert torch.equal(patches[:, token, place], image[:, c, top + p, left + q])
-                    place += 1
+                    assert torch.equal(patches[:, token, entry], image[:, c, top + p, left + q])
+                    entry += 1
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 4, 16, 48), (3, 1, 40, 8)])
@@ -118,19 +118,19 @@ def test_resize_positions_leaves_a_table_of_the_same_grid_untouched(grid, image_
 )
 def test_resize_positions_equals_pytorchs_bicubic_and_keeps_prefix_rows(old, new, image_size, num_prefix):
     table = position_table(num_prefix + math.prod(old))
-    found = resize_positions(table, new, image_size, num_prefix)
+    resized = resize_positions(table, new, image_size, num_prefix)
     map_1DHW = table[:, num_prefix:].reshape(1, *old, 8).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(map_1DHW, size=new, mode="bicubic", align_corners=False, antialias=False)
-    assert torch.equal(found[:, :num_prefix], table[:, :num_prefix])
-    torch.testing.assert_close(found[:, num_prefix:], expected.permute(0, 2, 3, 1).flatten(1, 2), rtol=0, atol=1e-6)
+    assert torch.equal(resized[:, :num_prefix], table[:, :num_prefix])
+    torch.testing.assert_close(resized[:, num_prefix:], expected.permute(0, 2, 3, 1).flatten(1, 2), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_resize_positions_keeps_the_type(dtype):
     table = position_table(17).to(dtype)
-    found = resize_positions(table, (6, 6), None, 1)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), resize_positions(table.float(), (6, 6), None, 1), rtol=0.01, atol=0.01)
+    resized = resize_positions(table, (6, 6), None, 1)
+    assert resized.dtype == dtype
+    torch.testing.assert_close(resized.float(), resize_positions(table.float(), (6, 6), None, 1), rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -163,17 +163,17 @@ def geometric_distances(old, new):
             high = q
         else:
             low = q
-    places = np.cumsum([q**step for step in range(old - 1)])
-    return np.concatenate([-places[::-1], [0.0], places])
+    distances = np.cumsum([q**step for step in range(old - 1)])
+    return np.concatenate([-distances[::-1], [0.0], distances])
 
 
 def slow_bias_table(table_LH, old, new):
     """A cubic spline along one axis, then along the other; beyond the last old entry, the value there."""
     values = as_map(table_LH, old).double().numpy()
     for axis in range(2):
-        places = geometric_distances(old[axis], new[axis])
-        at = np.clip(np.arange(1 - new[axis], new[axis]), places[0], places[-1])
-        values = CubicSpline(places, values, axis=axis)(at)
+        positions = geometric_distances(old[axis], new[axis])
+        at = np.clip(np.arange(1 - new[axis], new[axis]), positions[0], positions[-1])
+        values = CubicSpline(positions, values, axis=axis)(at)
     return torch.from_numpy(values).flatten(0, 1).to(table_LH.dtype)
 
 
@@ -191,10 +191,10 @@ WINDOWS = [
 @pytest.mark.parametrize(("old", "new"), WINDOWS)
 def test_resize_bias_table_equals_simmims_with_a_spline_of_the_tests_own(old, new):
     table = bias_table(old)
-    found = resize_bias_table(table, new, old)
-    assert found.shape == (math.prod(2 * side - 1 for side in new), 3)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, slow_bias_table(table, old, new), rtol=0, atol=1e-5)
+    resized = resize_bias_table(table, new, old)
+    assert resized.shape == (math.prod(2 * side - 1 for side in new), 3)
+    assert resized.dtype == torch.float32
+    torch.testing.assert_close(resized, slow_bias_table(table, old, new), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("old", "new"), WINDOWS)
@@ -223,8 +223,8 @@ def test_resize_bias_table_keeps_constants_and_symmetries_and_does_not_mix_heads
     table = bias_table(old)
     for axes in ((0,), (1,), (0, 1)):
         mirrored = as_map(table, old) + as_map(table, old).flip(axes)
-        found = as_map(resize_bias_table(mirrored.flatten(0, 1), new, old), new)
-        torch.testing.assert_close(found, found.flip(axes), rtol=0, atol=1e-5)
+        resized = as_map(resize_bias_table(mirrored.flatten(0, 1), new, old), new)
+        torch.testing.assert_close(resized, resized.flip(axes), rtol=0, atol=1e-5)
     each = [resize_bias_table(table[:, head : head + 1], new, old) for head in range(3)]
     assert torch.equal(resize_bias_table(table, new, old), torch.cat(each, dim=1))
 
@@ -265,9 +265,9 @@ def test_resize_bias_table_finds_a_window_that_its_grid_cut_short():
 def test_resize_bias_table_takes_windows_too_small_for_a_cubic():
     """Three old entries along an axis lie on one parabola."""
     table = as_map(bias_table((2, 2)), (2, 2))
-    found = as_map(resize_bias_table(table.flatten(0, 1), (3, 3), None), (3, 3))
-    torch.testing.assert_close(found[1:4, 1:4], table, rtol=0, atol=1e-6)
-    assert found.isfinite().all()
+    resized = as_map(resize_bias_table(table.flatten(0, 1), (3, 3), None), (3, 3))
+    torch.testing.assert_close(resized[1:4, 1:4], table, rtol=0, atol=1e-6)
+    assert resized.isfinite().all()
 
 
 # ---------------------------------------------------------------- seeds
@@ -280,8 +280,8 @@ def test_derive_seed_is_stable_over_releases():
 
 def test_derive_seed_differs_for_neighbouring_seeds_purposes_and_places():
     purposes = ("mask", "order", "augment")
-    places = [(i, j) for i in range(20) for j in range(20)]
-    seeds = [derive_seed(seed, purpose, *place) for seed in range(3) for purpose in purposes for place in places]
+    pairs = [(i, j) for i in range(20) for j in range(20)]
+    seeds = [derive_seed(seed, purpose, *pair) for seed in range(3) for purpose in purposes for pair in pairs]
     assert len(set(seeds)) == 3 * 3 * 20 * 20
     assert len({derive_seed(0, "mask", step) for step in range(3000)}) == 3000
     assert all(0 <= seed < 2**63 for seed in seeds)

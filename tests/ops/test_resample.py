@@ -61,8 +61,8 @@ def test_crop_resize_equals_pillow_to_one_level(interpolation: str, size: tuple[
     crops_BChw = crop_resize(images_NCHW, boxes_of(flips=(0, 1)).repeat(2, 1), size, interpolation)
     assert crops_BChw.dtype == torch.uint8
     assert crops_BChw.shape == (4 * len(BOXES), len(kind), *size)
-    places = [(picture, box, flip) for picture in pictures for box in BOXES for flip in (0, 1)]
-    theirs = [torch.stack([by_pillow(*place, size, interpolation, passes) for place in places]) for passes in (1, 2)]
+    crops = [(picture, box, flip) for picture in pictures for box in BOXES for flip in (0, 1)]
+    theirs = [torch.stack([by_pillow(*crop, size, interpolation, passes) for crop in crops]) for passes in (1, 2)]
     one_call, two_passes = (((crops_BChw.int() - expected).abs().float()) for expected in theirs)
     assert (two_passes > 1).float().mean() < 1e-5  # where both passes met a half
     assert two_passes.max() <= 2
@@ -100,8 +100,8 @@ def test_crop_resize_treats_channels_alike() -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
 def test_crop_resize_to_the_own_size_changes_nothing(dtype: torch.dtype) -> None:
     images_NCHW = to_tensor(photographs()[0])[None, :, :50, :70].to(dtype)
-    whole = torch.tensor([(0, 0, 50, 70, 0), (0, 0, 50, 70, 1)])
-    plain, mirrored = crop_resize(images_NCHW, whole, (50, 70))
+    boxes = torch.tensor([(0, 0, 50, 70, 0), (0, 0, 50, 70, 1)])
+    plain, mirrored = crop_resize(images_NCHW, boxes, (50, 70))
     assert torch.equal(plain, images_NCHW[0])
     assert torch.equal(mirrored.float(), images_NCHW[0].float().flip(-1))
 
@@ -114,8 +114,8 @@ def test_crop_resize_sees_no_pixel_outside_the_box(interpolation: str) -> None:
         inside = (slice(None), slice(top, top + height), slice(left, left + width))
         elsewhere_CHW[inside] = image_CHW[inside]
         box = boxes_of(((top, left, height, width),))
-        seen, same = (crop_resize(x[None], box, (32, 32), interpolation) for x in (image_CHW, elsewhere_CHW))
-        assert torch.equal(seen, same)
+        resized, same = (crop_resize(x[None], box, (32, 32), interpolation) for x in (image_CHW, elsewhere_CHW))
+        assert torch.equal(resized, same)
 
 
 def test_crop_resize_cuts_off_overshoots() -> None:

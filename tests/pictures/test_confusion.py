@@ -29,9 +29,9 @@ def margins(picture_HW3: Tensor) -> dict[str, int]:
     ink_HW = (picture_HW3 < 250).any(dim=2)
     rows, columns = ink_HW.any(dim=1).nonzero(), ink_HW.any(dim=0).nonzero()
     height, width = ink_HW.shape
-    found = {"top": rows.min(), "left": columns.min()}
-    found |= {"bottom": height - 1 - rows.max(), "right": width - 1 - columns.max()}
-    return {side: int(value) for side, value in found.items()}
+    sides = {"top": rows.min(), "left": columns.min()}
+    sides |= {"bottom": height - 1 - rows.max(), "right": width - 1 - columns.max()}
+    return {side: int(value) for side, value in sides.items()}
 
 
 def cells(picture_HW3: Tensor, classes: int) -> Tensor:
@@ -46,8 +46,8 @@ def cells(picture_HW3: Tensor, classes: int) -> Tensor:
     columns = dark_HW[top + 1].nonzero().flatten()
     left, right = int(columns.min()), int(dark_HW[top].nonzero().max())
     assert abs((bottom - top) - (right - left)) <= 2  # square
-    places = (torch.arange(classes) + 0.12) / classes
-    down, across = (top + places * (bottom - top)).round().long(), (left + places * (right - left)).round().long()
+    centres = (torch.arange(classes) + 0.12) / classes
+    down, across = (top + centres * (bottom - top)).round().long(), (left + centres * (right - left)).round().long()
     return picture_HW3[down + 1][:, across + 1]
 
 
@@ -63,14 +63,14 @@ def test_confusion_is_a_picture_of_bytes(classes):
 @pytest.mark.parametrize("title", [FINETUNED, PROBED], ids=["finetuned", "probed"])
 @pytest.mark.parametrize("classes", [1, 2, 3, 6, 8, 10, NAMED, 200])
 def test_confusion_cuts_nothing_off(classes, title):
-    found = margins(draw_confusion(confusion(classes), numbers(classes), title))
-    assert min(found.values()) >= 3, found
+    sides = margins(draw_confusion(confusion(classes), numbers(classes), title))
+    assert min(sides.values()) >= 3, sides
 
 
 @pytest.mark.parametrize("length", [1, 20, 30])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_confusion_has_room_for_long_names(classes, length):
-    names = tuple(f"{place}{'n' * (length - 1)}" for place in range(classes))
+    names = tuple(f"{number}{'n' * (length - 1)}" for number in range(classes))
     picture = draw_confusion(confusion(classes), names, FINETUNED)
     assert min(margins(picture).values()) >= 3
     height, width, _ = draw_confusion(confusion(classes), numbers(classes), FINETUNED).shape

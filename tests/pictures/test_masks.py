@@ -46,9 +46,9 @@ def test_sheet_shows_each_mask_in_its_place(image):
     layout = draw_masks(rows, "title", note="note")
     assert (layout.title, layout.notes) == ("title", ("note",))
     assert [len(group.titles) for group in layout.columns] == [3, 3]
-    for row, drawn in zip(rows, layout.rows, strict=True):
-        assert len(drawn.panels) == 6
-        for hidden_HW, panel in zip(row.hidden_NHW.numpy(), drawn.panels, strict=False):
+    for row, layout_row in zip(rows, layout.rows, strict=True):
+        assert len(layout_row.panels) == 6
+        for hidden_HW, panel in zip(row.hidden_NHW.numpy(), layout_row.panels, strict=False):
             assert (panel.rgb_HW3[hidden_HW] == HIDDEN).all()
             assert (panel.rgb_HW3[~hidden_HW] == VISIBLE).all()
 

@@ -191,7 +191,7 @@ def noise(seed=0, count=2, height=16, width=32, borrowed="", share=0.5):
     return Reconstruction(original, prediction, hidden, borrowed=borrowed)
 
 
-def as_drawn(image_CHW):
+def picture_values(image_CHW):
     return (image_CHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
@@ -230,9 +230,9 @@ def test_draw_rows_shows_every_panel_of_every_run_in_its_place():
     rows, columns = [], []
     for index in range(2):
         first = runs["first"]
-        panels = [as_drawn(first.original_BCHW[index]), as_drawn(first.masked_BCHW[index])]
+        panels = [picture_values(first.original_BCHW[index]), picture_values(first.masked_BCHW[index])]
         for run in runs.values():
-            panels += [as_drawn(run.prediction_BCHW[index]), as_drawn(run.pasted_BCHW[index])]
+            panels += [picture_values(run.prediction_BCHW[index]), picture_values(run.pasted_BCHW[index])]
             panels += [error_colours(run.error_BHW[index], top)]
         at = [only_corner(picture, panel) for panel in panels]
         assert len({row for row, _ in at}) == 1
@@ -249,10 +249,10 @@ def test_draw_rows_shows_an_original_once_for_all_of_its_masks():
     run = noise(count=4)
     run = replace(run, original_BCHW=run.original_BCHW[[0, 0, 1, 1]])
     picture = draw_rows({"run": run}, ["one.png", "two.png"])
-    down = [only_corner(picture, as_drawn(image_CHW))[0] for image_CHW in run.masked_BCHW]
+    down = [only_corner(picture, picture_values(image_CHW))[0] for image_CHW in run.masked_BCHW]
     assert down == sorted(down)
     assert down[2] - down[1] > down[1] - down[0] == down[3] - down[2]
-    assert [only_corner(picture, as_drawn(run.original_BCHW[index]))[0] for index in (0, 2)] == [down[0], down[2]]
+    assert [only_corner(picture, picture_values(run.original_BCHW[index]))[0] for index in (0, 2)] == [down[0], down[2]]
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_draw_columns_has_a_column_for_each_image_and_a_row_for_each_run():
     runs = {"first": noise(0, count=3), "second": noise(1, count=3, borrowed="truth")}
     picture = draw_columns(runs)
     kinds = [runs["first"].original_BCHW, runs["first"].masked_BCHW, *(run.pasted_BCHW for run in runs.values())]
-    at = [[only_corner(picture, as_drawn(image_CHW)) for image_CHW in images_BCHW] for images_BCHW in kinds]
+    at = [[only_corner(picture, picture_values(image_CHW)) for image_CHW in images_BCHW] for images_BCHW in kinds]
     down = [{row for row, _ in corners} for corners in at]
     assert [len(rows) for rows in down] == [1] * 4
     assert sorted(down, key=min) == down
@@ -349,7 +349,7 @@ def test_draw_sheet_shows_masked_predicted_original_from_left_to_right():
     run = noise(count=1)
     picture = draw_sheet(run, "title")
     parts = (run.masked_BCHW, run.pasted_BCHW, run.original_BCHW)
-    at = [only_corner(picture, as_drawn(part_BCHW[0])) for part_BCHW in parts]
+    at = [only_corner(picture, picture_values(part_BCHW[0])) for part_BCHW in parts]
     assert [column for _, column in at] == sorted(column for _, column in at)
     assert len({row for row, _ in at}) == 1
 
@@ -372,7 +372,7 @@ def test_draw_sheet_grows_with_its_rows_and_shows_every_image():
 def test_small_images_become_whole_blocks_of_pixels(size):
     run = noise(height=size[0] // 8 * 8, width=max(16, size[1] // 8 * 8))
     picture = draw_sheet(run, "")
-    only_corner(picture, as_drawn(run.original_BCHW[0]))
+    only_corner(picture, picture_values(run.original_BCHW[0]))
 
 
 def test_large_images_are_shrunk():

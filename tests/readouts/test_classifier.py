@@ -93,8 +93,8 @@ def test_classifier_scores_are_those_of_timms_backbone_pooled_and_normed(pool, p
     tokens = model.encoder.backbone.forward_features(img)
     parts = [tokens[:, pick].mean(dim=1) if pick != 0 else tokens[:, 0] for pick in picks]
     pooled = torch.cat(parts, dim=1) / (1 + 1e-6) ** 0.5  # a BatchNorm that has seen nothing
-    for place, head in enumerate(model.heads):
-        torch.testing.assert_close(model(img)[place], pooled @ head.weight.T + head.bias, rtol=1e-5, atol=1e-6)
+    for index, head in enumerate(model.heads):
+        torch.testing.assert_close(model(img)[index], pooled @ head.weight.T + head.bias, rtol=1e-5, atol=1e-6)
     if pool != "both":
         fine = finetuned(ViT, head=FinetuneHeadSettings(pool=pool, init_std=1.0), norm=False)
         (features,) = (
@@ -182,12 +182,12 @@ DOWNSAMPLING = {
 }
 
 
-def vit(place: int, names: set[str] = VIT_BLOCK) -> set[str]:
-    return {f"encoder.backbone.blocks.{place}.{name}" for name in names}
+def vit(block: int, names: set[str] = VIT_BLOCK) -> set[str]:
+    return {f"encoder.backbone.blocks.{block}.{name}" for name in names}
 
 
-def swin(stage: int, place: int, names: set[str] = SWIN_BLOCK) -> set[str]:
-    return {f"encoder.backbone.layers.{stage}.blocks.{place}.{name}" for name in names}
+def swin(stage: int, block: int, names: set[str] = SWIN_BLOCK) -> set[str]:
+    return {f"encoder.backbone.layers.{stage}.blocks.{block}.{name}" for name in names}
 
 
 VIT_TRAINED = {
@@ -227,8 +227,8 @@ def test_freeze_trains_the_last_blocks_and_what_stands_on_them(encoder, tune_blo
 def test_freeze_gives_gradients_to_what_is_trained_and_to_nothing_else(encoder, tune_blocks, names):
     model = finetuned(encoder, tune_blocks=tune_blocks, **SIZES[encoder]).train()
     backward(model)
-    found = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert found == trained(model)
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == trained(model)
     assert [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.any()] == []
 
 
@@ -247,9 +247,9 @@ def test_freeze_leaves_a_fixed_table_fixed_and_trains_a_learned_one_with_the_ste
 def test_probe_trains_its_linear_layers_only(name):
     model = probe(ENCODERS[name], pool="mean", rates=(1.0, 2.0)).train()
     backward(model)
-    expected = {f"heads.{place}.{what}" for place in (0, 1) for what in ("weight", "bias")}
-    found = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert trained(model) == found == expected
+    expected = {f"heads.{index}.{what}" for index in (0, 1) for what in ("weight", "bias")}
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained(model) == with_gradient == expected
     assert all(model.get_parameter(name).grad.any() for name in expected)
 
 
@@ -297,8 +297,8 @@ class Convolutions(Encoder, name="classifier_test_convolutions"):
 def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
     with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves: use an"):
         finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
-    whole = FreezeSettings(tune_blocks=1)
-    model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), whole)
+    settings = FreezeSettings(tune_blocks=1)
+    model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), settings)
     steps = {f"encoder.steps.1.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
     assert trained(model) == steps | {"heads.0.weight", "heads.0.bias"}
 

@@ -93,8 +93,10 @@ def settings(path: str) -> EngineSettings:
 @cache
 def optimizer(path: str) -> torch.optim.Optimizer:
     """As the engine builds it."""
-    chosen = settings(path).optimizer
-    return chosen.build(parameter_groups(task(path).model, chosen, task(path).lr_scales(chosen.layer_decay)))
+    optimizer_settings = settings(path).optimizer
+    return optimizer_settings.build(
+        parameter_groups(task(path).model, optimizer_settings, task(path).lr_scales(optimizer_settings.layer_decay))
+    )
 
 
 def plan(path: str, devices: int = 1, samples: int = IMAGENET) -> Plan:
@@ -302,8 +304,8 @@ def test_weight_decay_of_tokens_tables_and_scales():
 
 
 def test_cifar10_simmim_exempts_the_class_token_and_decays_the_mask_token():
-    model, chosen = build.build_without_memory(recipe(CIFAR10_SIMMIM)), settings(CIFAR10_SIMMIM).optimizer
-    groups = parameter_groups(model, chosen, {})
+    model, optimizer_settings = build.build_without_memory(recipe(CIFAR10_SIMMIM)), settings(CIFAR10_SIMMIM).optimizer
+    groups = parameter_groups(model, optimizer_settings, {})
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     decays = {name: decays.get(id(parameter)) for name, parameter in model.named_parameters()}
     assert decays["encoder.backbone.cls_token"] == 0
@@ -342,13 +344,13 @@ def compare_rates(run: Run, rates: Schedule) -> None:
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_recipe_rates_follow_the_batch_as_its_originals(path):
     """However a batch is split. With a batch of 8 x 16, SimMIM's three rates fall together, MAE's peak alone."""
-    run, chosen = PUBLISHED[path], settings(path)
+    run, engine = PUBLISHED[path], settings(path)
     for devices, rows in ((1, 64), (8, 64), (8, 16), (2, 128)):
-        split = Plan.of(dataclasses.replace(chosen, batch_size=rows), IMAGENET, devices)
+        split = Plan.of(dataclasses.replace(engine, batch_size=rows), IMAGENET, devices)
         assert split.accumulation == run.batch // (devices * rows) > 1
-        compare_rates(run, split.schedule(chosen))
-    chosen = dataclasses.replace(chosen, batch_size=16, train=dataclasses.replace(chosen.train, batch=0))
-    compare_rates(dataclasses.replace(run, devices=8, rows=16), Plan.of(chosen, IMAGENET, 8).schedule(chosen))
+        compare_rates(run, split.schedule(engine))
+    engine = dataclasses.replace(engine, batch_size=16, train=dataclasses.replace(engine.train, batch=0))
+    compare_rates(dataclasses.replace(run, devices=8, rows=16), Plan.of(engine, IMAGENET, 8).schedule(engine))
 
 
 @pytest.mark.parametrize("path", [path for path, run in PUBLISHED.items() if isinstance(run, SimMim) and not run.drops])

@@ -52,14 +52,16 @@ def around(map_hw, window):
     mean, variance = np.empty((2, height, width))
     for row in range(height):
         for column in range(width):
-            held = [
+            neighbours = [
                 map_hw[y, x]
                 for y in range(row - window // 2, row + window // 2 + 1)
                 for x in range(column - window // 2, column + window // 2 + 1)
                 if 0 <= y < height and 0 <= x < width
             ]
-            mean[row, column] = sum(held) / len(held)
-            variance[row, column] = sum((value - mean[row, column]) ** 2 for value in held) / (len(held) - 1)
+            mean[row, column] = sum(neighbours) / len(neighbours)
+            variance[row, column] = sum((value - mean[row, column]) ** 2 for value in neighbours) / (
+                len(neighbours) - 1
+            )
     return mean, variance
 
 
@@ -96,8 +98,8 @@ def test_pixels_unchanged_are_the_image_itself():
 @pytest.mark.parametrize("token", [8, 16])
 def test_pixels_normalised_by_patch_equal_the_published_formula(channels, token):
     image = ImageSpec(channels, 32, 48)
-    found = make(image, token, normalize="patch")(picture(image))
-    torch.testing.assert_close(found, normalised(picture(image), token), rtol=0, atol=1e-12)
+    actual = make(image, token, normalize="patch")(picture(image))
+    torch.testing.assert_close(actual, normalised(picture(image), token), rtol=0, atol=1e-12)
 
 
 def test_pixels_of_a_flat_patch_are_zero_and_not_infinite():
@@ -106,26 +108,26 @@ def test_pixels_of_a_flat_patch_are_zero_and_not_infinite():
 
 @pytest.mark.parametrize("patch", [4, 8])
 def test_pixels_can_be_normalised_in_patches_of_their_own(patch):
-    found = make(normalize="patch", patch=patch)(picture())
-    torch.testing.assert_close(found, normalised(picture(), patch), rtol=0, atol=1e-12)
+    actual = make(normalize="patch", patch=patch)(picture())
+    torch.testing.assert_close(actual, normalised(picture(), patch), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "window"), [((8, 12), 3), ((12, 8), 5), ((8, 8), 7), ((4, 12), 9), ((8, 12), 47)])
 @pytest.mark.parametrize("channels", [1, 4])
 def test_pixels_normalised_by_window_equal_a_plain_loop(size, window, channels):
     image = ImageSpec(channels, *size)  # windows reach beyond the image on one side or both
-    found = make(image, token=4, normalize="window", window=window)(picture(image))
-    torch.testing.assert_close(found, normalised_by_window(picture(image), window), rtol=0, atol=1e-10)
+    actual = make(image, token=4, normalize="window", window=window)(picture(image))
+    torch.testing.assert_close(actual, normalised_by_window(picture(image), window), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("image", "window"), [(ImageSpec(3, 64, 96), 47), (IMAGE, 47), (IMAGE, 9)])
 def test_pixels_normalised_by_window_equal_the_published_pooling(image, window, dtype):
     img = picture(image).to(dtype)
-    found = make(image, normalize="window", window=window)(img)
-    assert found.dtype == dtype
+    actual = make(image, normalize="window", window=window)(img)
+    assert actual.dtype == dtype
     expected = published_norm_targets(img.double(), window).to(dtype)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-5)
     assert make(image, normalize="window").window == 47
 
 
@@ -160,11 +162,11 @@ def test_pixels_with_a_stride_are_the_average_of_squares(stride):
 @pytest.mark.parametrize("stride", [2, 4])
 def test_pixels_with_a_stride_are_averaged_before_they_are_normalised(stride):
     expected = normalised(pooled(picture(), stride), 16 // stride)
-    found = make(normalize="patch", stride=stride)(picture())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    actual = make(normalize="patch", stride=stride)(picture())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     expected = normalised_by_window(pooled(picture(), stride), 5)  # so many entries of the target
-    found = make(normalize="window", window=5, stride=stride)(picture())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    actual = make(normalize="window", window=5, stride=stride)(picture())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -218,6 +220,6 @@ def test_pixels_refuse_a_patch_of_one_value_that_has_no_variance():
 def test_pixels_refuse_a_window_around_the_only_entry_there_is():
     with pytest.raises(ValueError, match=r"TARGET\.stride 16 leaves one entry"):
         make(ImageSpec(3, 16, 16), normalize="window", stride=16)
-    found = make(ImageSpec(3, 16, 32), normalize="window", stride=16)(picture(ImageSpec(3, 16, 32)))
-    assert found.shape == (2, 3, 1, 2)
-    assert found.abs().min() > 0.1
+    actual = make(ImageSpec(3, 16, 32), normalize="window", stride=16)(picture(ImageSpec(3, 16, 32)))
+    assert actual.shape == (2, 3, 1, 2)
+    assert actual.abs().min() > 0.1

@@ -64,11 +64,11 @@ def class_folders(folder: Path, classes: int, train: int = 6, held_out: int = 3)
     """Real digits as JPEG files: <folder>/train/<class>/*.jpg and <folder>/val/<class>/*.jpg."""
     digits = load_digits()
     for label in range(classes):
-        places = np.flatnonzero(digits.target == label)[: train + held_out]
-        for number, place in enumerate(places):
+        rows = np.flatnonzero(digits.target == label)[: train + held_out]
+        for number, row in enumerate(rows):
             path = folder / ("train" if number < train else "val") / f"digit {label}" / f"{number:02d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            grey_HW = (digits.images[place] * (255 / 16)).round().astype(np.uint8)
+            grey_HW = (digits.images[row] * (255 / 16)).round().astype(np.uint8)
             Image.fromarray(grey_HW).resize((32, 32), Image.Resampling.BICUBIC).save(path)
     return folder
 
@@ -112,15 +112,15 @@ def test_finetune_loss_is_timms_soft_target_cross_entropy_under_the_same_mixing(
     task = task_of(FINETUNE, keys)
     batch = first_batch(task)
     mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=10)
-    found = []
+    expected = []
     for step in range(6):  # both of the two where both are given
         np.random.seed(derive_seed(7, "mix", step, 16) % 2**32)
         mixed_BCHW, weights_BK = mix(task.preprocess(batch.images_BCHW), batch.labels_B)
         scores, _ = scores_and_labels(task, batch, mixed_BCHW)
-        found.append(SoftTargetCrossEntropy()(scores, weights_BK).item())
+        expected.append(SoftTargetCrossEntropy()(scores, weights_BK).item())
         loss = task.loss(task.model, batch, StepContext(7, step, 16, 32))
-        assert loss.item() == pytest.approx(found[-1], rel=1e-6)
-    assert len(set(found)) == 6
+        assert loss.item() == pytest.approx(expected[-1], rel=1e-6)
+    assert len(set(expected)) == 6
 
 
 def test_finetune_loss_is_computed_in_fp32_under_autocast():
@@ -147,16 +147,16 @@ def test_finetune_draws_are_a_function_of_seed_step_and_start():
     task = task_of(FINETUNE, MIXING)
     batch = first_batch(task)
     contexts = [StepContext(0, 5, 8, 32), StepContext(0, 6, 8, 32), StepContext(0, 5, 16, 32), StepContext(1, 5, 8, 32)]
-    found = []
+    draws = []
     for state in (0, 1):
         random.seed(state)
         np.random.seed(state)
         torch.manual_seed(state)
         before = states()
-        found.append([task.loss(task.model, batch, context).item() for context in contexts])
+        draws.append([task.loss(task.model, batch, context).item() for context in contexts])
         assert states() == before
-    assert found[0] == found[1]
-    assert len(set(found[0])) == len(contexts)
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) == len(contexts)
 
 
 def test_finetune_loss_leaves_the_stored_images_alone():
@@ -186,8 +186,8 @@ def test_finetune_rates_decay_from_the_classifier_down():
 def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own():
     task = task_of(PROBE, {"CLASSIFIER.rates": "[0.1,1.0,10.0]"})
     batch = first_batch(task)
-    for place, head in enumerate(task.model.heads):  # they start alike
-        torch.nn.init.normal_(head.weight, std=0.1 + place)
+    for index, head in enumerate(task.model.heads):  # they start alike
+        torch.nn.init.normal_(head.weight, std=0.1 + index)
     loss = task.loss(task.model, batch, StepContext(0, 0, 0, 8))
     loss.backward()
     scores_LBK = task.model(task.preprocess(batch.images_BCHW))
@@ -203,7 +203,7 @@ def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own(
 
 def test_probe_rates_multiply_the_learning_rate_of_their_own_layer():
     task = task_of(PROBE, {"CLASSIFIER.rates": "[0.1,1.0,10.0]"})
-    expected = {f"heads.{place}.{what}": rate for place, rate in enumerate((0.1, 1, 10)) for what in ("weight", "bias")}
+    expected = {f"heads.{index}.{what}": rate for index, rate in enumerate((0.1, 1, 10)) for what in ("weight", "bias")}
     assert task.lr_scales(1.0) == expected
 
 
@@ -256,7 +256,7 @@ def test_probe_changes_heads_and_statistics(probed):
     untrained = build.build_classifier(load_config(probed[0] / "config.yaml"), 10).state_dict()
     after = {name: weight for name, weight in state["model"].items() if not name.startswith("encoder.")}
     assert set(after) == {
-        *(f"heads.{place}.{what}" for place in range(3) for what in ("weight", "bias")),
+        *(f"heads.{index}.{what}" for index in range(3) for what in ("weight", "bias")),
         *("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"),
     }
     assert [name for name, weight in after.items() if torch.equal(weight, untrained[name])] == []
@@ -264,13 +264,13 @@ def test_probe_changes_heads_and_statistics(probed):
 
 
 def test_probe_reports_the_best_of_its_rates(probed):
-    found = summary(probed[0])
-    each = {rate: found[f"val/top1_rate_{rate:g}"] for rate in (0.3, 1.0, 3.0)}
+    metrics = summary(probed[0])
+    each = {rate: metrics[f"val/top1_rate_{rate:g}"] for rate in (0.3, 1.0, 3.0)}
     assert len(set(each.values())) > 1
-    assert found["val/top1"] == max(each.values()) == each[found["val/best_rate"]]
-    assert found["val/samples"] == 360
-    assert found["labelled_images"] == 400
-    assert found["trained_parameters"] == 3 * (16 * 10 + 10)
+    assert metrics["val/top1"] == max(each.values()) == each[metrics["val/best_rate"]]
+    assert metrics["val/samples"] == 360
+    assert metrics["labelled_images"] == 400
+    assert metrics["trained_parameters"] == 3 * (16 * 10 + 10)
 
 
 def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
@@ -300,11 +300,11 @@ def test_probe_of_several_rates_trains_each_layer_as_it_would_alone(tmp_path, pr
     for rates in ((1.0,), (3.0,), (1.0, 3.0)):
         trained(tmp_path / str(rates), keys | {"CLASSIFIER.rates": list(rates)}, PROBE)
         states[rates] = last_state(tmp_path / str(rates))["model"]
-    beside = states[1.0, 3.0]
+    together = states[1.0, 3.0]
     for what in ("weight", "bias"):
-        for place, rate in enumerate((1.0, 3.0)):
-            assert torch.equal(beside[f"heads.{place}.{what}"], states[rate,][f"heads.0.{what}"])
-        assert not torch.equal(beside[f"heads.0.{what}"], beside[f"heads.1.{what}"])
+        for index, rate in enumerate((1.0, 3.0)):
+            assert torch.equal(together[f"heads.{index}.{what}"], states[rate,][f"heads.0.{what}"])
+        assert not torch.equal(together[f"heads.0.{what}"], together[f"heads.1.{what}"])
 
 
 def test_probe_factor_on_the_rate_is_another_base_rate(tmp_path):
@@ -323,9 +323,9 @@ def test_finetune_runs_from_scratch_and_from_a_checkpoint_with_one_command(tmp_p
     still = {"OPTIMIZER.base_lr": 0.0, "SCHEDULE.min_lr": 0.0, "TRAIN.epochs": 1, "EVALUATE.samples": 9}
     trained(tmp_path / "scratch", still, FINETUNE)
     trained(tmp_path / "loaded", still | {"INIT.checkpoint": last_checkpoint(pretrained)}, FINETUNE)
-    scratch, loaded, given = map(encoder_of, map(last_state, (tmp_path / "scratch", tmp_path / "loaded", pretrained)))
-    assert given.keys() - loaded.keys() == {"encoder.backbone.norm.weight", "encoder.backbone.norm.bias"}
-    assert [name for name in loaded if not torch.equal(loaded[name], given[name])] == []
+    scratch, loaded, source = map(encoder_of, map(last_state, (tmp_path / "scratch", tmp_path / "loaded", pretrained)))
+    assert source.keys() - loaded.keys() == {"encoder.backbone.norm.weight", "encoder.backbone.norm.bias"}
+    assert [name for name in loaded if not torch.equal(loaded[name], source[name])] == []
     assert not torch.equal(
         scratch["encoder.backbone.patch_embed.proj.weight"], loaded["encoder.backbone.patch_embed.proj.weight"]
     )
@@ -345,12 +345,12 @@ def tuned(tmp_path_factory) -> Path:
 
 
 def test_finetune_learns_and_says_what_it_found(tuned):
-    found = summary(tuned)
-    assert found["task"] == "finetune"
-    assert found["val/samples"] == 360
-    assert found["val/top5"] >= found["val/top1"] > 0.3
-    assert found["val/loss"] < found["val/loss_at_start"] == pytest.approx(np.log(10), rel=0.01)
-    assert found["best/top1"] >= found["val/top1"]
+    metrics = summary(tuned)
+    assert metrics["task"] == "finetune"
+    assert metrics["val/samples"] == 360
+    assert metrics["val/top5"] >= metrics["val/top1"] > 0.3
+    assert metrics["val/loss"] < metrics["val/loss_at_start"] == pytest.approx(np.log(10), rel=0.01)
+    assert metrics["best/top1"] >= metrics["val/top1"]
     with Image.open(next((tuned / "confusion").glob("step-*.png"))) as picture:
         assert len(picture.convert("L").getcolors(1 << 16)) > 20
 
@@ -366,10 +366,10 @@ def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tuned):
             answers = task.model(task.preprocess(batch.images_BCHW))[0].argmax(dim=1)
             for label, answer in zip(batch.labels_B.tolist(), answers.tolist(), strict=True):
                 right.setdefault(label, []).append(label == answer)
-    found = summary(tuned)
-    assert list(found["val/by_class"]) == list("0123456789")
-    assert found["val/by_class"] == {str(label): pytest.approx(np.mean(right[label])) for label in range(10)}
-    assert found["val/top1"] == pytest.approx(np.mean([hit for hits in right.values() for hit in hits]))
+    metrics = summary(tuned)
+    assert list(metrics["val/by_class"]) == list("0123456789")
+    assert metrics["val/by_class"] == {str(label): pytest.approx(np.mean(right[label])) for label in range(10)}
+    assert metrics["val/top1"] == pytest.approx(np.mean([hit for hits in right.values() for hit in hits]))
 
 
 def test_finetune_of_the_last_block_changes_nothing_below(tmp_path, pretrained):
@@ -385,10 +385,10 @@ def test_finetune_evaluates_the_moving_average(tmp_path):
     """A decay of nearly one keeps the first weights, so that the held-out loss stays at its start."""
     keys = {"EVALUATE.at_start": True, "OPTIMIZER.base_lr": 0.04, "OPTIMIZER.layer_decay": 1.0, "TRAIN.epochs": 4}
     keys |= {"LABELS.per_class": 25, "EVALUATE.every_epochs": 0, "ENCODER.drop_path": 0.0}
-    found = {ema: trained(tmp_path / str(ema), keys | {"TRAIN.ema": ema}, FINETUNE) for ema in (0, 0.99999)}
-    start = found[0]["val/loss_at_start"]
-    assert found[0.99999]["val/loss"] == pytest.approx(start, rel=1e-3)
-    assert found[0]["val/loss"] < 0.98 * start
+    metrics = {ema: trained(tmp_path / str(ema), keys | {"TRAIN.ema": ema}, FINETUNE) for ema in (0, 0.99999)}
+    start = metrics[0]["val/loss_at_start"]
+    assert metrics[0.99999]["val/loss"] == pytest.approx(start, rel=1e-3)
+    assert metrics[0]["val/loss"] < 0.98 * start
     assert losses(tmp_path / "0") == losses(tmp_path / "0.99999")
 
 
@@ -407,11 +407,11 @@ def test_classify_run_is_one_seeded_run(tmp_path, recipe):
 
 def test_finetune_runs_on_class_folders_of_three_classes(tmp_path):
     images = class_folders(tmp_path / "images", 3, train=12, held_out=4)
-    found = trained(tmp_path / "run", of_folder(images) | {"TRAIN.epochs": 4}, FINETUNE)
-    assert list(found["val/by_class"]) == ["digit 0", "digit 1", "digit 2"]
-    assert found["val/samples"] == 12
-    assert found["labelled_images"] == 36
-    assert "val/top5" not in found
+    metrics = trained(tmp_path / "run", of_folder(images) | {"TRAIN.epochs": 4}, FINETUNE)
+    assert list(metrics["val/by_class"]) == ["digit 0", "digit 1", "digit 2"]
+    assert metrics["val/samples"] == 12
+    assert metrics["labelled_images"] == 36
+    assert "val/top5" not in metrics
     state = last_state(tmp_path / "run")["model"]
     assert state["heads.0.weight"].shape == (3, 16)
     assert not (tmp_path / "run" / "labelled.txt").exists()
@@ -431,8 +431,8 @@ def test_classify_reports_the_first_five_of_more_than_five_classes(tmp_path, rec
 def test_classify_without_held_out_images_trains_and_says_so(tmp_path, recipe):
     images = class_folders(tmp_path / "images", 3, train=4, held_out=0)
     keys = of_folder(images / "train") | {"DATA.val_share": 0.0, "TRAIN.epochs": 1}
-    found = trained(tmp_path / "run", keys, recipe)
-    assert not any(name.startswith("val/") for name in found)
+    metrics = trained(tmp_path / "run", keys, recipe)
+    assert not any(name.startswith("val/") for name in metrics)
     assert "none: no images are held out" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -463,12 +463,12 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("broken", [0, 4, 8])
 def test_classify_leaves_unreadable_images_out_of_its_accuracy(tmp_path, recipe, broken):
     images = class_folders(tmp_path, 3)
-    whole = task_of(recipe, of_folder(images))
-    paths = whole.held_out.source.paths
+    task = task_of(recipe, of_folder(images))
+    paths = task.held_out.source.paths
     truncate(paths[broken])
     with logged() as lines:
-        report = evaluated(whole)
-        evaluated(whole)
+        report = evaluated(task)
+        evaluated(task)
     assert report.details["val/samples"] == len(paths) - 1 == 8
     assert [str(paths[broken]) in line for line in lines] == [True]  # told once
     paths[broken].unlink()
@@ -488,9 +488,9 @@ def test_classify_evaluates_a_class_without_readable_images(tmp_path):
 
 
 def test_classify_evaluates_at_most_the_samples_asked_for(tmp_path):
-    whole, some = (task_of(FINETUNE, {"EVALUATE.samples": samples}) for samples in (0, 25))
+    full, some = (task_of(FINETUNE, {"EVALUATE.samples": samples}) for samples in (0, 25))
     assert evaluated(some).details["val/samples"] == 25
-    assert evaluated(whole).details["val/samples"] == 360
+    assert evaluated(full).details["val/samples"] == 360
 
 
 def test_classify_describes_what_is_trained(tmp_path):
@@ -507,9 +507,9 @@ def test_classify_metrics_count_parameters_and_operations():
 
 
 def test_probe_crop_pct_keeps_the_share_of_the_side(tmp_path):
-    whole, centre = (task_of(PROBE, {"EVALUATE.crop_pct": share}) for share in (1.0, 0.5))
-    whole_CHW, centre_CHW = (task.held_out[0, 0].image_CHW for task in (whole, centre))
-    assert whole_CHW.shape == centre_CHW.shape == (1, 32, 32)
+    full, centre = (task_of(PROBE, {"EVALUATE.crop_pct": share}) for share in (1.0, 0.5))
+    full_CHW, centre_CHW = (task.held_out[0, 0].image_CHW for task in (full, centre))
+    assert full_CHW.shape == centre_CHW.shape == (1, 32, 32)
     small = torch.nn.functional.avg_pool2d(centre_CHW.float()[None], 2)[0]
-    middle = whole_CHW[:, 8:24, 8:24].float()
-    assert (small - middle).abs().mean() < 6 < (small - whole_CHW[:, :16, :16].float()).abs().mean()
+    middle = full_CHW[:, 8:24, 8:24].float()
+    assert (small - middle).abs().mean() < 6 < (small - full_CHW[:, :16, :16].float()).abs().mean()

@@ -29,18 +29,18 @@ def count_reads(source, monkeypatch) -> list[int]:
     return reads
 
 
-def evaluated(own, times: int) -> list:
-    own.model.eval()
+def evaluated(pretraining, times: int) -> list:
+    pretraining.model.eval()
     with torch.no_grad():
-        return [own.evaluate(own.model, ALONE) for _ in range(times)]
+        return [pretraining.evaluate(pretraining.model, ALONE) for _ in range(times)]
 
 
 def test_evaluation_reads_each_image_once(monkeypatch):
-    own = task()
-    held_out, bank = (count_reads(data.source, monkeypatch) for data in (own.held_out, own.bank))
-    first, second = evaluated(own, 2)
-    assert len(held_out) == 2 * 30
-    assert len(set(held_out)) == 30
+    pretraining = task()
+    val_reads, bank = (count_reads(data.source, monkeypatch) for data in (pretraining.held_out, pretraining.bank))
+    first, second = evaluated(pretraining, 2)
+    assert len(val_reads) == 2 * 30
+    assert len(set(val_reads)) == 30
     assert len(bank) == 2 * 40
     assert first.metrics == second.metrics
     assert set(first.metrics) == {"val/loss", "val/baseline", "knn/top1"}
@@ -48,8 +48,8 @@ def test_evaluation_reads_each_image_once(monkeypatch):
 
 
 def test_evaluation_of_many_images_gives_the_same_without_keeping_them(monkeypatch):
-    (kept,) = evaluated(task(), 1)
+    (in_memory,) = evaluated(task(), 1)
     monkeypatch.setattr(pretrain, "KEPT_BYTES", 0)
-    (read_again,) = evaluated(task(), 1)
-    assert kept.metrics == read_again.metrics
-    assert torch.equal(kept.pictures["reconstructions"], read_again.pictures["reconstructions"])
+    (read_twice,) = evaluated(task(), 1)
+    assert in_memory.metrics == read_twice.metrics
+    assert torch.equal(in_memory.pictures["reconstructions"], read_twice.pictures["reconstructions"])
