@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,8 @@ def test_images_that_cannot_be_shown_are_named(runs, tmp_path):
     assert "is stored as torch.uint16" in refused(runs / "mae", *digits, tmp_path / "array.npy")
     many = write_digits(tmp_path / "many", 101)
     assert "101 images are named" in refused(runs / "mae", *many)
+    message = refused(runs / "mae", *write_digits(tmp_path / "some", 34), "--ratio", "0.25", "0.5", "0.75")
+    assert "34 images under 3 ratios make 102 rows, and a sheet holds at most 100" in message
     assert "--held-out 3 has no effect" in refused(runs / "mae", *digits, "--held-out", "3")
     assert "--held-out is 0" in refused(runs / "mae", "--held-out", "0")
 
@@ -366,7 +369,7 @@ def test_the_tool_writes_a_sheet_says_where_and_leaves_the_runs_alone(runs, tmp_
     monkeypatch.chdir(tmp_path)
     code, text = draw(runs / "mae", "--beside", runs / "simmim", "--cell", 8, "--held-out", 2)
     assert code == 0, text
-    assert text.splitlines()[-1] == "reconstruction.png"
+    assert text.splitlines()[-1] == "wrote reconstruction.png"
     assert f"{last_checkpoint(runs / 'mae').name}" in text
     assert state_of(runs) == before
     picture = Image.open(tmp_path / "reconstruction.png")
@@ -378,6 +381,16 @@ def test_the_tool_writes_a_sheet_says_where_and_leaves_the_runs_alone(runs, tmp_
     assert code == 0, text
     assert Image.open(tmp_path / "a" / "b.png").width < picture.width
     assert "mae/step-44" in text
+
+
+def test_the_tool_prints_the_mean_error_of_each_ratio(runs, tmp_path):
+    files = write_digits(tmp_path, 2)
+    code, text = draw(runs / "mae", *files, "--ratio", "0.25", "0.9", "--output", tmp_path / "sheet.png")
+    assert code == 0, text
+    row = next(line for line in text.splitlines() if line.startswith(" mae"))
+    alone = [reconstruction_sheet(runs / "mae", files, mask=MaskChoice(ratios=(ratio,))) for ratio in (0.25, 0.9)]
+    assert row.split() == ["mae", *(f"{sheet.runs['mae'].error_B.mean():.2f}" for sheet in alone)]
+    assert re.search(r"25% hidden +90.6% hidden", text)
 
 
 # ---------------------------------------------------------------- sheets of a comparison

@@ -78,22 +78,26 @@ def _reconstruct(args: argparse.Namespace) -> None:
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, lambda file: file.write(png(sheet.picture_HW3)))
+    print(f"Mean error over hidden pixels, {sheet.unit}")
     Console().print(_table(sheet))
     for run in sheet.loaded:
         print(f"{run.name}: {run.path}")
-    print(args.output)
+    print(f"wrote {args.output}")
 
 
 def _table(sheet: "ReconstructionSheet") -> "Table":
-    """A row a run, with its mean error over all that the sheet shows."""
+    """A row for each run, a column for each ratio: the mean error over all images."""
     from rich import box
     from rich.table import Table
 
+    from mim.pictures.reconstructions import percent
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
-    table.add_column(f"mean error,\n{sheet.unit}", justify="right", no_wrap=True)
+    for share, _ in sheet.mean_errors(sheet.loaded[0].name):
+        table.add_column(f"{percent(share)} hidden", justify="right", no_wrap=True)
     for run in sheet.loaded:
-        table.add_row(run.name, f"{sheet.runs[run.name].error_B.mean().item():.2f}")
+        table.add_row(run.name, *(f"{error:.2f}" for _, error in sheet.mean_errors(run.name)))
     return table
 
 

@@ -16,7 +16,7 @@ from mim.evaluation.reading import Reader, choose_samples
 from mim.lab.reconstruct.models import LoadedRun
 
 HELD_OUT = 8  # images of a sheet, where none are named
-MOST = 100  # images of a sheet
+MOST = 100  # rows of a sheet: one for each image and ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mim.lab.reconstruct.images import HELD_OUT, held_out_images, images_from_files
+from mim.lab.reconstruct.images import HELD_OUT, MOST, held_out_images, images_from_files
 from mim.lab.reconstruct.masks import MaskChoice, masks_for
 from mim.lab.reconstruct.models import LoadedRun, load_run, run_name, size_text
 from mim.pictures.channels import Channels
@@ -21,6 +21,12 @@ class ReconstructionSheet:
     loaded: tuple[LoadedRun, ...]
     runs: dict[str, Reconstruction]  # by name of the run; the images follow each other, each under all masks
     names: tuple[str, ...]  # of the images
+
+    def mean_errors(self, run: str) -> list[tuple[float, float]]:
+        """For each mask the share of an image that it hides, and the mean error of a run over all images."""
+        images = self.runs[run]
+        shares, errors = (each_B.view(len(self.names), -1).mean(dim=0) for each_B in (images.share_B, images.error_B))
+        return list(zip(shares.tolist(), errors.tolist(), strict=True))
 
     @property
     def unit(self) -> str:  # of errors
@@ -67,6 +73,9 @@ def reconstruction_sheet(
     batch = images_from_files(images, first) if images else held_out_images(first, count, seed)
     count = len(batch.names)
     masks, note = masks_for(mask or MaskChoice(), loaded, count, seed)
+    if count * len(masks) > MOST:
+        rows = f"{count} images under {len(masks)} ratios make {count * len(masks)} rows"
+        raise ValueError(f"{rows}, and a sheet holds at most {MOST}: name fewer images or ratios")
     by_image = [number * count + image for image in range(count) for number in range(len(masks))]
     runs = {}
     for each in loaded:
