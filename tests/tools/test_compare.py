@@ -165,6 +165,15 @@ def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries
             assert f"{51 + number}.0 ± 12.7" in text.replace("\N{FIGURE SPACE}", " ")
 
 
+def test_terminal_says_the_seeds_of_each_entry_once(real, tmp_path):
+    for name, seeds, weight_decay in (("first", (0, 1, 2), 0.1), ("second", (0, 1), 0.2)):
+        for seed in seeds:
+            keys = {"SEED": seed, "OPTIMIZER.weight_decay": weight_decay}
+            write_run(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, {"knn/top1": 0.5 + seed / 50})
+    lines = [line.split() for line in printed(compare([tmp_path], reconstructions=False), 100).splitlines()]
+    assert [line for line in lines if line[:1] == ["seeds"]] == [["seeds", "3", "2"]]
+
+
 def test_terminal_marks_the_best_of_a_column_and_none_of_what_does_not_compare(real, tmp_path):
     for name, score, ratio in (("good", 0.9, 0.5), ("poor", 0.4, 0.75)):
         write_run(tmp_path / name, real.pretraining, {"MASKER.ratio": ratio}, {"knn/top1": score})

@@ -31,19 +31,24 @@ class _Metric:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Prints metrics with intervals, paired tests, warnings and what was left out."""
+    """Prints the seeds of each entry, metrics with intervals, paired tests, warnings and what was left out.
+
+    A number in brackets after a metric says how many of the seeds have it, where not all have.
+    """
     several = any(len(entry.seeds) > 1 for entry in comparison.entries)
+    seeds = [_Metric("seeds", "seeds", [Text(str(len(entry.seeds))) for entry in comparison.entries], "")]
     for title, sections in SECTIONS:
         metrics = _metrics(comparison, sections)
         if not metrics:
             continue
-        print_heading(console, title, "mean ± half the 95% interval over seeds" if several else "")
+        metrics, seeds = [*seeds, *metrics], []  # seeds in the first table alone
+        print_heading(console, title, "mean ± half of the 95% interval over seeds" if several else "")
         for table in _tables(comparison, metrics, console):
             console.print(table)
         notes = [_clean(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
         print_notes(console, notes, "dim")
     if 0 < len(comparison.tests) <= TESTS:
-        remark = "first minus second, seed against seed; p is not corrected for their number"
+        remark = "first minus second, seed by seed; p is not corrected for the number of tests"
         print_heading(console, "Paired tests", remark)
         console.print(_tests(comparison))
     left_out = [f"{folder}: {reason}" for folder, reason in comparison.left_out]
