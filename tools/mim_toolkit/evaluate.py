@@ -87,7 +87,7 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
 def _text(name: str, value: object) -> str:
     if isinstance(value, float) and "/" in name:
         return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _table(metrics: dict[str, Any]) -> "Table":
