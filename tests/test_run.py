@@ -7,6 +7,7 @@ import pytest
 from processes import RECIPE, TINY
 
 import mim
+from mim.tasks.finetune import Finetune
 
 SMALL = {**TINY, "TRAIN.batch": 256, "DATA.batch_size": 256, "CHECKPOINT.every_epochs": 0}  # 5 steps
 
@@ -49,3 +50,8 @@ def test_train_says_what_to_mend(tmp_path):
         with pytest.raises(ValueError, match=r"MASKER\.cell 3"):
             mim.train(config, overrides, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_a_task_that_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"task is Finetune: for TASK pretrain it must be a subclass of Pretrain"):
+        mim.train("quickstart/mae_digits", SMALL, output=tmp_path / "run", quiet=True, task=Finetune)
