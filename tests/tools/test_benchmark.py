@@ -21,9 +21,9 @@ from mim.lab.benchmark.loading import measure_loading
 from mim.lab.dryrun.records import find_record
 from mim.lab.dryrun.task import dry_task
 
-KEYS = {key: held for key, held in TINY.items() if key.startswith(("ENCODER.", "HEAD.", "TRAIN.precision"))}
+KEYS = {key: value for key, value in TINY.items() if key.startswith(("ENCODER.", "HEAD.", "TRAIN.precision"))}
 MODEL = [word for pair in KEYS.items() for word in map(str, pair)]
-ENCODER = [word for key, held in KEYS.items() if key.startswith("ENCODER.") for word in (key, str(held))]
+ENCODER = [word for key, value in KEYS.items() if key.startswith("ENCODER.") for word in (key, str(value))]
 FEW = ["--rounds", "2", "--steps", "1"]
 SIMMIM = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"
 
@@ -57,10 +57,10 @@ def test_benchmark_tool_runs_both_contenders(run, tmp_path):
     assert (code, errors) == (0, "")
     assert max(len(line) for line in output.splitlines() if not line.startswith("Written: ")) <= 100
     ours, other = (cells(output, "Time", side) for side in ("ours", "transformers"))
-    told = re.search(
+    numbers = re.search(
         r"ours / transformers: ([\d.]+) times the images a second \(([\d.]+) to ([\d.]+) by round\)", output
     )
-    ratio, low, high = map(float, told.groups())
+    ratio, low, high = map(float, numbers.groups())
     assert number(ours[1]) / number(other[1]) == pytest.approx(ratio, abs=0.006 + 0.002 * ratio)
     assert low - 0.01 <= ratio <= high + 0.01
     assert number(ours[1]) == pytest.approx(32 / number(ours[2]) * 1000, rel=2e-3)
@@ -76,7 +76,7 @@ def test_benchmark_tool_runs_both_contenders(run, tmp_path):
     (file,) = tmp_path.glob("quickstart_mae_digits_*.md")
     text = file.read_text()
     assert f"python tools/benchmark.py --folder {tmp_path} --config {RECIPE} --against transformers" in text
-    assert told[0] in text
+    assert numbers[0] in text
     assert re.search(r"torch \d.*transformers \d", text)
     cfg = load_config(RECIPE, MODEL)
     record = find_record(tmp_path / "steps.jsonl", cfg, dry_task(cfg).classes, CPU)
@@ -106,9 +106,9 @@ def test_benchmark_tool_profiles_kinds_of_work(run, tmp_path):
     assert code == 0
     title = "Where a step goes: ms of the CPU, under the profiler"
     assert number(cells(output, title, "attention")[1]) > 0
-    whole = number(cells(output, title, "together")[1])
+    total = number(cells(output, title, "together")[1])
     kinds = ("matrix", "attention", "normal", "activation", "element", "copies", "optimizer", "other")
-    assert sum(number(cells(output, title, kind)[1]) for kind in kinds) == pytest.approx(whole, rel=0.01)
+    assert sum(number(cells(output, title, kind)[1]) for kind in kinds) == pytest.approx(total, rel=0.01)
     assert any(line.startswith("aten::addmm") for line in output.splitlines())
     (file,), (picture,) = tmp_path.glob("*.md"), tmp_path.glob("*.png")
     assert f"]({picture.name})" in file.read_text()
@@ -190,8 +190,8 @@ def test_benchmark_tool_measures_the_loader_alone(run, tmp_path, monkeypatch):
     monkeypatch.setattr("mim.lab.benchmark.loading.measure_loading", partial(measure_loading, seconds=0.05))
     for name in ("train/cat", "train/dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
-        for place in range(4):
-            Image.effect_noise((40, 48), 50).convert("RGB").save(tmp_path / "images" / name / f"{place}.jpg")
+        for index in range(4):
+            Image.effect_noise((40, 48), 50).convert("RGB").save(tmp_path / "images" / name / f"{index}.jpg")
     code, output, errors = run(
         *("--config", RECIPE.parents[1] / "mae" / "vit_base.yaml", "--data", *FEW, *MODEL),
         *("DATA.path", tmp_path / "images", "DATA.image_size", "[32, 32]", "DATA.batch_size", 4),

@@ -161,8 +161,8 @@ def test_traceback_raises_and_a_fault_of_ours_is_never_hidden():
 
 
 def test_every_exit_code_is_in_the_help_of_train():
-    shown = set(map(int, re.findall(r"^  (\d+)", cli.EXIT_CODES, re.MULTILINE)))
-    assert shown == set(ExitCode) - {ExitCode.PARTLY}
+    codes = set(map(int, re.findall(r"^  (\d+)", cli.EXIT_CODES, re.MULTILINE)))
+    assert codes == set(ExitCode) - {ExitCode.PARTLY}
 
 
 def test_data_that_is_lost_under_masks_over_images_is_one_line(monkeypatch, tmp_path, capsys):

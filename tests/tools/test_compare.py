@@ -102,9 +102,9 @@ def test_compare_goes_on_where_pictures_cannot_be_drawn(real, tmp_path):
     shutil.copytree(real.pretraining / "checkpoints", gone / "checkpoints")
     for path in (gone / "checkpoints").glob("*.pt"):
         path.write_bytes(b"rubbish")
-    found = compare([gone], search=False)
-    assert found.sheets == ()
-    assert found.notes[0].startswith("No reconstructions: ")
+    result = compare([gone], search=False)
+    assert result.sheets == ()
+    assert result.notes[0].startswith("No reconstructions: ")
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_names_with_markup_and_signs_break_neither_page_nor_tables(real, tmp_pat
     names = [name.replace("/", "\N{FRACTION SLASH}") for name in NAMES]
     for number, name in enumerate(names):
         write_run(tmp_path / "runs" / name, real.pretraining, {"OPTIMIZER.weight_decay": number})
-    found = compare([tmp_path / "runs" / name for name in names], reconstructions=False)
-    assert [entry.name for entry in found.entries] == names
-    page = write(found, tmp_path / "out").read_text()
+    result = compare([tmp_path / "runs" / name for name in names], reconstructions=False)
+    assert [entry.name for entry in result.entries] == names
+    page = write(result, tmp_path / "out").read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert [row["entry"] for row in table(tmp_path / "out" / "comparison.csv")] == names
     assert [row["entry"] for row in table(tmp_path / "out" / "comparison_runs.csv")] == names
-    text = printed(found, 120)
+    text = printed(result, 120)
     for name in ("<script>alert(1)", "[bold red]x[", '|b,"c";d', "=1+1", "ü ± 文字"):
         assert name in text
     assert "\x1b" not in text
@@ -142,9 +142,9 @@ def test_names_with_markup_and_signs_break_neither_page_nor_tables(real, tmp_pat
 
 def test_names_that_are_no_text_break_nothing(real, tmp_path):
     write_run(tmp_path / "runs" / "bad\udcff", real.pretraining)
-    found = compare([tmp_path / "runs"], reconstructions=False)
-    assert "bad" in write(found, tmp_path / "out").read_text()
-    assert "bad" in printed(found, 80)
+    result = compare([tmp_path / "runs"], reconstructions=False)
+    assert "bad" in write(result, tmp_path / "out").read_text()
+    assert "bad" in printed(result, 80)
 
 
 @pytest.mark.parametrize("entries", [2, 7])
@@ -156,9 +156,9 @@ def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries
             metrics = {"knn/top1": 0.5 + number / 100 + seed / 50, "images_per_s": 1000.0 + number + seed}
             run_ = write_run(tmp_path / f"{name}-seed{seed}", real.pretraining, keys, metrics)
             write_run(tmp_path / f"probe-{number}-{seed}", real.probe, {"SEED": seed}, {"val/top1": 0.9}, start=run_)
-    found = compare([tmp_path], reconstructions=False)
+    result = compare([tmp_path], reconstructions=False)
     for width in (80, 120):
-        text = printed(found, width)
+        text = printed(result, width)
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
         for number in range(entries):

@@ -39,8 +39,8 @@ def runs(tmp_path_factory) -> Path:
 def figures(folder: Path, *words: object) -> dict:
     code, out, errors = main("evaluate", *words, "--json", folder / "figures.json")
     assert code == 0, out + errors
-    found = json.loads((folder / "figures.json").read_text())
-    return {key: value for key, value in found.items() if key.startswith(("knn/", "val/"))}
+    metrics = json.loads((folder / "figures.json").read_text())
+    return {key: value for key, value in metrics.items() if key.startswith(("knn/", "val/"))}
 
 
 # -------------------------------------------------------------------- a process
@@ -126,7 +126,7 @@ def test_convert_refuses_words_that_are_none(words: list[str], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("make", "words", "message"),
+    ("write", "words", "message"),
     [
         (lambda path: None, [], "does not exist"),
         (lambda path: path.mkdir(), [], "run folder with a checkpoint"),
@@ -137,9 +137,9 @@ def test_convert_refuses_words_that_are_none(words: list[str], message: str) -> 
     ],
     ids=["missing", "empty-folder", "garbage", "odd", "from", "untold"],
 )
-def test_convert_names_what_to_mend(tmp_path: Path, make, words: list[str], message: str) -> None:
+def test_convert_names_what_to_mend(tmp_path: Path, write, words: list[str], message: str) -> None:
     source, out = tmp_path / "theirs", tmp_path / "ours.pt"
-    make(source)
+    write(source)
     code, text, errors = main("convert", "--to", "mim", source, out, *words)
     assert (code, text) == (2, "")
     assert errors.startswith("error: ")
@@ -175,18 +175,18 @@ def test_converted_run_is_worth_as_much_as_before(tmp_path: Path, runs: Path, to
     """There and back: the same nearest neighbours, and where the classifier has a place the same accuracy."""
     assert main("convert", "--to", to, runs / "pretrain", tmp_path / out)[0] == 0
     assert main("convert", "--from", to, "--to", "mim", tmp_path / out, tmp_path / "back.pt")[0] == 0
-    plain = ["--pool", "mean", "TRAIN.precision", "fp32", "DATA.workers", 0]
+    plain = ["--pool", "mean", "--k", 20, "TRAIN.precision", "fp32", "DATA.workers", 0]
     assert figures(tmp_path, "knn", tmp_path / "back.pt", *plain) == figures(tmp_path, "knn", runs / "pretrain", *plain)
     if to == "transformers":
         return  # its ViT has no norm behind the mean
     assert main("convert", "--to", to, runs / "finetune", tmp_path / "tuned.pth")[0] == 0
     assert main("convert", "--to", "mim", tmp_path / "tuned.pth", tmp_path / "tuned.pt")[0] == 0
     plain = ["TRAIN.precision", "fp32", "DATA.workers", 0, "EVALUATE.crop_pct", "1"]
-    found, expected = (
+    metrics, expected = (
         figures(tmp_path, "classify", path, *plain) for path in (tmp_path / "tuned.pt", runs / "finetune")
     )
-    assert found["val/top1"] == expected["val/top1"]
-    assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
+    assert metrics["val/top1"] == expected["val/top1"]
+    assert metrics["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
 
 
 def test_converted_official_files_are_evaluated_as_runs_are(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_converted_official_files_are_evaluated_as_runs_are(tmp_path: Path) -> N
     simmim = write_simmim(tmp_path / "simmim.pth", simmim_pretrained(swin(channels=1), 8, buffers))
     for source, pairs in ((mae, ["ENCODER.heads", "3", "HEAD.heads", "2"]), (simmim, [])):
         assert main("convert", "--to", "mim", source, tmp_path / "ours.pt", *pairs)[0] == 0
-        found = figures(
+        metrics = figures(
             tmp_path, "knn", tmp_path / "ours.pt", "--pool", "mean", "DATA.name", "digits", "DATA.workers", 0
         )
-        assert found["knn/top1"] > 0.3  # of ten classes: even a random encoder tells digits apart somewhat
+        assert metrics["knn/top1"] > 0.3  # of ten classes: even a random encoder tells digits apart somewhat

@@ -66,13 +66,13 @@ def test_a_run_folder_means_its_last_checkpoint_or_its_best(runs, tmp_path):
 
 
 def test_knn_equals_scikit_learn_on_the_written_features(runs, tmp_path):
-    found = figures(tmp_path, "knn", runs / "pretrain", "--k", 7, "--pool", "both")
+    metrics = figures(tmp_path, "knn", runs / "pretrain", "--k", 7, "--pool", "both")
     assert evaluate("features", runs / "pretrain", "--pool", "both", "--output", tmp_path / "f.npz")[0] == 0
     data = np.load(tmp_path / "f.npz")
     weigh = lambda distance: np.exp(-distance / 0.07)  # noqa: E731
     theirs = KNeighborsClassifier(7, metric="cosine", weights=weigh).fit(data["train_features"], data["train_labels"])
-    assert found["knn/top1"] == pytest.approx(theirs.score(data["val_features"], data["val_labels"]), abs=1e-9)
-    assert found["width"] == data["train_features"].shape[1] == 2 * 16
+    assert metrics["knn/top1"] == pytest.approx(theirs.score(data["val_features"], data["val_labels"]), abs=1e-9)
+    assert metrics["width"] == data["train_features"].shape[1] == 2 * 16
 
 
 def test_knn_takes_the_neighbours_of_the_run_unless_it_is_told(runs, tmp_path):
@@ -83,13 +83,13 @@ def test_knn_takes_the_neighbours_of_the_run_unless_it_is_told(runs, tmp_path):
 
 
 def test_logistic_equals_scikit_learn_on_the_written_features(runs, tmp_path):
-    found = figures(tmp_path, "logistic", runs / "pretrain", "--c", 0.1)
+    metrics = figures(tmp_path, "logistic", runs / "pretrain", "--c", 0.1)
     assert evaluate("features", runs / "pretrain", "--output", tmp_path / "f.npz")[0] == 0
     data = np.load(tmp_path / "f.npz")
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     theirs.fit(data["train_features"].astype(float), data["train_labels"])
     score = theirs.score(data["val_features"].astype(float), data["val_labels"])
-    assert found["logistic/top1"] == pytest.approx(score, abs=1e-9)
+    assert metrics["logistic/top1"] == pytest.approx(score, abs=1e-9)
 
 
 def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_path):
@@ -105,8 +105,8 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_pa
     cfg = config.parse_config(content["config"])
     model = build.build_model(cfg)
     model.load_state_dict(content["model"])
-    held_out = build.evaluation_data(cfg, build.build_data(cfg)[1])
-    images_BCHW = torch.stack([held_out[0, index].image_CHW for index in range(5)])
+    val = build.evaluation_data(cfg, build.build_data(cfg)[1])
+    images_BCHW = torch.stack([val[0, index].image_CHW for index in range(5)])
     with torch.no_grad():
         encoded = model.encoder.eval()(Preprocess(tuple(cfg.DATA.mean), tuple(cfg.DATA.std))(images_BCHW))
     np.testing.assert_allclose(data["val_features"][:5], encoded.prefix_BKD[:, 0].numpy(), atol=1e-5)
@@ -114,11 +114,11 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_pa
 
 @pytest.mark.parametrize("task", ["finetune", "probe"])
 def test_classify_gives_the_figures_of_the_training_run(runs, tmp_path, task):
-    found, trained = figures(tmp_path, "classify", runs / task), summary(runs / task)
-    assert found["val/top1"] == trained["best/top1"] == trained["val/top1"]
-    assert found["val/top5"] == trained["val/top5"]
-    assert found["val/by_class"] == trained["val/by_class"]
-    assert found["held-out images"] == 360
+    metrics, trained = figures(tmp_path, "classify", runs / task), summary(runs / task)
+    assert metrics["val/top1"] == trained["best/top1"] == trained["val/top1"]
+    assert metrics["val/top5"] == trained["val/top5"]
+    assert metrics["val/by_class"] == trained["val/by_class"]
+    assert metrics["held-out images"] == 360
 
 
 @pytest.mark.parametrize("words", [("knn", "pretrain"), ("logistic", "pretrain"), ("classify", "finetune")])

@@ -31,8 +31,8 @@ def masks(*words) -> tuple[int, str]:
 def rows_of(text: str) -> list[list[str]]:
     """The table's rows, split at two spaces or more."""
     lines = text.splitlines()
-    body = lines[next(place for place, line in enumerate(lines) if set(line.strip()) == {"─"}) + 1 :]
-    cut = next(place for place, line in enumerate(body) if not line.strip())
+    body = lines[next(index for index, line in enumerate(lines) if set(line.strip()) == {"─"}) + 1 :]
+    cut = next(index for index, line in enumerate(body) if not line.strip())
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in body[:cut]]
 
 
@@ -46,9 +46,9 @@ def test_table_has_the_numbers_of_every_combination(tmp_path):
     for cell in (4, 8, 16):
         for ratio in (0.4, 0.75):
             masker = Random(DIGITS, cell=cell, ratio=ratio)
-            found = masker_avg_dist(masker, DIGITS, 256, seed=0)
+            estimate = masker_avg_dist(masker, DIGITS, 256, seed=0)
             counts = [f"{masker.visible} of {masker.cells}", f"{masker.ratio:.1%}"]
-            distance = [f"{found.mean:.2f} ± {found.half:.2f}", f"{found.mean / 32:.1%}"]
+            distance = [f"{estimate.mean:.2f} ± {estimate.half:.2f}", f"{estimate.mean / 32:.1%}"]
             expected.append(["random", str(cell), f"{ratio:g}", *counts, *distance])
     assert rows_of(text) == expected
     assert BEST not in text  # which is about photographs of 192 px
@@ -74,9 +74,9 @@ def test_combinations_that_are_impossible_are_named_and_left_out(tmp_path):
     output = tmp_path / "a.png"
     code, text = masks("--config", RECIPE, "--output", output, "--cells", 2, 3, 16, "--ratios", 0.5, 0.9)
     assert code == 0, text
-    found = rows_of(text)
-    assert [row[1:3] for row in found] == [[cell, ratio] for cell in ("2", "3", "16") for ratio in ("0.5", "0.9")]
-    assert [row[3] for row in found] == ["left out [1]"] * 2 + ["left out [2]"] * 2 + ["2 of 4", "left out [3]"]
+    table = rows_of(text)
+    assert [row[1:3] for row in table] == [[cell, ratio] for cell in ("2", "3", "16") for ratio in ("0.5", "0.9")]
+    assert [row[3] for row in table] == ["left out [1]"] * 2 + ["left out [2]"] * 2 + ["2 of 4", "left out [3]"]
     words = " ".join(text.split())
     assert "[1] MASKER.cell 2 is not a multiple of ENCODER.patch 4" in words
     assert "[2] MASKER.cell 3 does not divide the image height 32" in words
@@ -132,8 +132,8 @@ def left_half(tmp_path, monkeypatch):
 
 
 def test_a_masker_of_the_users_own(tmp_path, left_half):
-    own = ["PLUGINS", f"[{left_half}]", "MASKER.name", left_half]
-    code, text = masks("--config", RECIPE, "--output", tmp_path / "a.png", *own)
+    keys = ["PLUGINS", f"[{left_half}]", "MASKER.name", left_half]
+    code, text = masks("--config", RECIPE, "--output", tmp_path / "a.png", *keys)
     assert code == 0, text
     assert rows_of(text) == [[left_half, "4", "-", "32 of 64", "50.0%", "8.50 ± 0.00", "26.6%"]]
 

@@ -63,10 +63,10 @@ def test_pack_tool_as_a_process_packs_photographs_in_workers(tmp_path: Path, war
     words = [tmp_path / "images", tmp_path / "out", "--short-side", 40, "--store", "jpeg", "--workers", 2]
     code, output = warm.run_program("pack", 1, words, tmp_path / "log")
     assert code == 0, output
-    found = Packed("train", DataSettings(path=str(tmp_path / "out")), val_share=0)
-    assert found.header.store == "jpeg"
-    assert [min(found.read(index).size) for index in range(20)] == [40] * 20
-    assert [Path(found.describe(index)).name for index in range(20)] == [f"{number:02d}.jpg" for number in range(20)]
+    packed = Packed("train", DataSettings(path=str(tmp_path / "out")), val_share=0)
+    assert packed.header.store == "jpeg"
+    assert [min(packed.read(index).size) for index in range(20)] == [40] * 20
+    assert [Path(packed.describe(index)).name for index in range(20)] == [f"{number:02d}.jpg" for number in range(20)]
 
 
 @pytest.mark.parametrize("store", ["pixels", "jpeg"])
@@ -108,9 +108,9 @@ def test_pack_tool_packs_a_data_set_of_another_name(main, tmp_path: Path) -> Non
     code, output, errors = main("anywhere", tmp_path / "out", "DATA.name", "digits", "DATA.channels", 1)
     assert (code, errors) == (0, "")
     assert "1,437 train, 360 val" in output
-    found = Packed("val", DataSettings(path=str(tmp_path / "out"), channels=1))
-    assert found.classes == tuple("0123456789")
-    assert found.describe(7) == "digits val image 7"
+    packed = Packed("val", DataSettings(path=str(tmp_path / "out"), channels=1))
+    assert packed.classes == tuple("0123456789")
+    assert packed.describe(7) == "digits val image 7"
 
 
 def test_pack_tool_names_what_it_left_out(main, images: Path, tmp_path: Path) -> None:

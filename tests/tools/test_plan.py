@@ -37,9 +37,9 @@ def flat(output: str) -> str:
 def test_plan_tool_shows_every_section_within_the_width(show, path, width):
     code, output, errors = show("--config", ROOT / "configs" / f"{path}.yaml", "ENCODER.depth", "1", width=width)
     assert (code, errors) == (0, "")
-    found = headings(output)
-    assert [name for name in found if name in SECTIONS] == SECTIONS
-    assert any(name.startswith("Against ") for name in found)
+    titles = headings(output)
+    assert [name for name in titles if name in SECTIONS] == SECTIONS
+    assert any(name.startswith("Against ") for name in titles)
     assert max(len(line) for line in output.splitlines() if not line.startswith("  python ")) <= width
     assert "…" not in output  # nothing is cut short
     assert "None" not in output
@@ -61,9 +61,9 @@ def test_plan_tool_shows_figures_that_are_right(show):
 
 def test_plan_tool_compares_what_is_overridden_with_the_recipe(show):
     """The call of the README for images of one's own, whose folder is not here."""
-    own = "DATA.path /data/plates DATA.labels none DATA.val_share 0.05 DATA.channels 12"
+    overrides = "DATA.path /data/plates DATA.labels none DATA.val_share 0.05 DATA.channels 12"
     words = [
-        *own.split(),
+        *overrides.split(),
         "DATA.mean",
         "estimate",
         "DATA.std",
@@ -95,18 +95,18 @@ def test_plan_tool_names_the_command_that_measures_and_then_uses_what_it_found(s
     code, after, _ = show(*words)
     assert re.search(r"images/s and [\d.,]+ ms a step", flat(after))
     assert re.search(r"The run: 1,320 steps in", flat(after))
-    held = json.loads((tmp_path / "steps.jsonl").read_text())
-    assert held["measured"]["steps"] == 2
+    record = json.loads((tmp_path / "steps.jsonl").read_text())
+    assert record["measured"]["steps"] == 2
     assert flat(measured) == flat(after)
 
 
 def test_plan_tool_writes_all_figures(show, tmp_path):
     file = tmp_path / "plan.json"
     assert show("--config", FINETUNE, "--json", file, "ENCODER.depth", "1")[0] == 0
-    found = json.loads(file.read_text())
-    assert found["plan"]["images_seen"] == found["plan"]["steps"] * found["batch"]
-    assert found["memory"]["cpu"]["total"] > found["memory"]["cpu"]["weights"] > 0
-    assert [boundary["what"] for boundary in found["boundaries"]][-1] == "scores"
+    figures = json.loads(file.read_text())
+    assert figures["plan"]["images_seen"] == figures["plan"]["steps"] * figures["batch"]
+    assert figures["memory"]["cpu"]["total"] > figures["memory"]["cpu"]["weights"] > 0
+    assert [boundary["what"] for boundary in figures["boundaries"]][-1] == "scores"
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_runs_prediction_is_that_of_its_weights_brought_back_to_pixels(runs, t
     cell = {"mae": 4, "simmim": 8}[name]
     share = {"mae": 0.75, "simmim": 10 / 16}[name]
     assert images.hidden_BHW.float().mean(dim=(1, 2)).tolist() == [share] * 3
-    assert len({tuple(images.hidden_BHW[place].flatten().tolist()) for place in range(3)}) == 3
+    assert len({tuple(images.hidden_BHW[index].flatten().tolist()) for index in range(3)}) == 3
     coarse = images.hidden_BHW[:, ::cell, ::cell]
     assert torch.equal(coarse.repeat_interleave(cell, 1).repeat_interleave(cell, 2), images.hidden_BHW)
 
@@ -129,10 +129,10 @@ def test_each_ratio_is_a_row_of_each_image_and_hides_more_of_the_same(runs, tmp_
     assert len(images.original_BCHW) == 6
     assert torch.equal(images.original_BCHW[0], images.original_BCHW[2])
     assert not torch.equal(images.original_BCHW[2], images.original_BCHW[3])
-    kept = [1 - int(64 * (1 - ratio)) / 64 for ratio in (0.25, 0.5, 0.9)]
-    assert images.share_B.tolist() == kept * 2
-    for place in (0, 1, 3, 4):
-        assert (images.hidden_BHW[place] <= images.hidden_BHW[place + 1]).all()
+    visible = [1 - int(64 * (1 - ratio)) / 64 for ratio in (0.25, 0.5, 0.9)]
+    assert images.share_B.tolist() == visible * 2
+    for index in (0, 1, 3, 4):
+        assert (images.hidden_BHW[index] <= images.hidden_BHW[index + 1]).all()
     assert torch.equal(images.hidden_BHW[[1, 4]], single.runs["mae"].hidden_BHW)
     torch.testing.assert_close(images.prediction_BCHW[[1, 4]], single.runs["mae"].prediction_BCHW)
     assert sheet.picture_HW3.shape[0] > 2.5 * single.picture_HW3.shape[0]
@@ -158,8 +158,8 @@ def mask_file(path: Path, size=(32, 32), box=(8, 8, 15, 19), mode="L", **options
     return path
 
 
-def hidden_by(runs, path, images, *beside):
-    sheet = reconstruction_sheet(runs / "mae", images, beside=beside, mask=MaskChoice(picture=path))
+def hidden_by(runs, path, images, *words):
+    sheet = reconstruction_sheet(runs / "mae", images, beside=words, mask=MaskChoice(picture=path))
     return [images.hidden_BHW for images in sheet.runs.values()]
 
 
@@ -241,11 +241,11 @@ def test_arrays_of_many_channels_and_no_square(tmp_path):
     code, text = draw(run, folder, "--channels", "0,3,5", "--output", output)
     assert code == 0, text
     assert "% of each channel's" in text
-    chosen = reconstruction_sheet(run, [folder], channels=(0, 3, 5))
-    np.testing.assert_allclose(chosen.runs["plates"].original_BCHW.numpy(), levels / 65535, atol=1e-6)
-    assert np.array_equal(np.asarray(Image.open(output)), chosen.picture_HW3.numpy())
+    sheet = reconstruction_sheet(run, [folder], channels=(0, 3, 5))
+    np.testing.assert_allclose(sheet.runs["plates"].original_BCHW.numpy(), levels / 65535, atol=1e-6)
+    assert np.array_equal(np.asarray(Image.open(output)), sheet.picture_HW3.numpy())
     pictures = [reconstruction_sheet(run, [folder], channels=channels).picture_HW3 for channels in ((), "pca", (7,))]
-    assert all(not torch.equal(picture, chosen.picture_HW3) for picture in pictures)
+    assert all(not torch.equal(picture, sheet.picture_HW3) for picture in pictures)
     assert "these images have channels 0 to 11" in refused(run, folder, "--channels", "0,3,12")
     assert "--channels is 'red'" in refused(run, folder, "--channels", "red")
 
@@ -309,7 +309,7 @@ def test_files_without_a_head_are_refused_by_name(runs, tmp_path):
         assert f"{named} has no head that predicts pixels" in message
         assert "name a pretraining run" in message
     content = {**last_state(runs / "mae"), "ema": {}}
-    content["model"] = {name: held for name, held in content["model"].items() if not name.startswith("head.")}
+    content["model"] = {name: weight for name, weight in content["model"].items() if not name.startswith("head.")}
     torch.save(content, tmp_path / "cut.pt")
     assert "cut.pt has no head" in refused(tmp_path / "cut.pt")
     assert "does not exist" in refused(tmp_path / "nothing")
@@ -397,19 +397,19 @@ def test_the_tool_prints_the_mean_error_of_each_ratio(runs, tmp_path):
 
 
 def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
-    seen = []
+    drawings = []
     monkeypatch.setattr(
         "mim.lab.comparison.views.reconstructions.draw_columns",
-        lambda drawn: seen.append(drawn) or torch.zeros(4, 4, 3).byte(),
+        lambda drawing: drawings.append(drawing) or torch.zeros(4, 4, 3).byte(),
     )
     sheets = held_out_sheets({"MAE": runs / "mae", "SimMIM": runs / "simmim"}, images=3, seed=5)
     assert [sheet.title for sheet in sheets] == [
         "Random masker, cells of 4 px, 75% hidden",
         "Random masker, cells of 8 px, 62.5% hidden",
     ]
-    for drawn, sheet, share in zip(seen, sheets, (0.75, 0.625), strict=True):
-        assert list(drawn) == ["MAE", "SimMIM"]
-        first, second = drawn.values()
+    for drawing, sheet, share in zip(drawings, sheets, (0.75, 0.625), strict=True):
+        assert list(drawing) == ["MAE", "SimMIM"]
+        first, second = drawing.values()
         assert torch.equal(first.original_BCHW, second.original_BCHW)
         assert torch.equal(first.hidden_BHW, second.hidden_BHW)
         assert first.share_B.tolist() == [share] * 3
@@ -417,10 +417,10 @@ def test_held_out_sheets_show_all_runs_under_each_masker(runs, monkeypatch):
         assert "Not shown" not in sheet.caption
         assert "levels of 255" in sheet.caption
         assert "3 images" in sheet.alt
-    assert torch.equal(seen[0]["MAE"].original_BCHW, seen[1]["MAE"].original_BCHW)
-    again = held_out_sheets({"MAE": runs / "mae"}, images=3, seed=5)
-    assert again[0].title == sheets[0].title
-    assert torch.equal(seen[2]["MAE"].prediction_BCHW, seen[0]["MAE"].prediction_BCHW)
+    assert torch.equal(drawings[0]["MAE"].original_BCHW, drawings[1]["MAE"].original_BCHW)
+    sheets_again = held_out_sheets({"MAE": runs / "mae"}, images=3, seed=5)
+    assert sheets_again[0].title == sheets[0].title
+    assert torch.equal(drawings[2]["MAE"].prediction_BCHW, drawings[0]["MAE"].prediction_BCHW)
 
 
 def test_held_out_sheets_name_what_they_cannot_show(runs, tmp_path):

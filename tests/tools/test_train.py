@@ -77,24 +77,26 @@ def test_train_runs_every_family_of_recipes(tmp_path, family):
         assert len(picture.convert("L").getcolors(1 << 16)) > 20
 
     log = (folder / "log.txt").read_text()
-    said = [line for line in output.splitlines() if "of the file has no effect" not in line]  # before there is a folder
-    assert "learning rate" in "".join(said)
-    assert [line for line in said if line.removeprefix("warning: ").strip() not in log] == []
+    messages = [
+        line for line in output.splitlines() if "of the file has no effect" not in line
+    ]  # before there is a folder
+    assert "learning rate" in "".join(messages)
+    assert [line for line in messages if line.removeprefix("warning: ").strip() not in log] == []
 
-    found = summary(folder)
-    assert set(found) >= SUMMARY
-    assert (found["steps"], found["images_seen"], found["epochs"]) == (44, 44 * 64, 2)
-    assert all(np.isfinite(value) for value in found.values() if not isinstance(value, str))
-    assert found["val/loss"] < found["val/loss_at_start"]
+    metrics = summary(folder)
+    assert set(metrics) >= SUMMARY
+    assert (metrics["steps"], metrics["images_seen"], metrics["epochs"]) == (44, 44 * 64, 2)
+    assert all(np.isfinite(value) for value in metrics.values() if not isinstance(value, str))
+    assert metrics["val/loss"] < metrics["val/loss_at_start"]
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     logged = [event.step for event in events.Scalars("train/loss")]
     assert logged == [row["images_seen"] for row in rows(folder) if "train/loss" in row]
     assert "reconstructions" in events.Tags()["images"]
 
-    written = load_config(folder / "config.yaml")
-    assert (written.TRAIN.epochs, written.DATA.name, written.DATA.channels) == (2, "digits", channels)
-    assert len(written.DATA.mean) == channels
+    cfg = load_config(folder / "config.yaml")
+    assert (cfg.TRAIN.epochs, cfg.DATA.name, cfg.DATA.channels) == (2, "digits", channels)
+    assert len(cfg.DATA.mean) == channels
 
 
 ENCODER = '''
@@ -139,8 +141,8 @@ def test_train_runs_an_encoder_of_the_users_own_package(tmp_path):
     )
     code, output = run(command(tmp_path / "run", {}, recipe), tmp_path)
     assert code == 0, output
-    found = losses(tmp_path / "run")
-    assert found[-1] < found[0]
+    curve = losses(tmp_path / "run")
+    assert curve[-1] < curve[0]
     assert "conv, hidden cells: replace" in output
 
 
@@ -176,10 +178,10 @@ def test_train_takes_12_channel_non_square_arrays_without_a_code_change(tmp_path
     }
     code, output = call(tmp_path / "run", keys)
     assert code == 0, output
-    found = summary(tmp_path / "run")
-    assert epochs == 1 or found["val/loss"] < 0.9 * found["val/baseline"]
-    assert "knn/top1" not in found
-    assert "no kNN, because images have no labels: use class folders" in output
+    metrics = summary(tmp_path / "run")
+    assert epochs == 1 or metrics["val/loss"] < 0.9 * metrics["val/baseline"]
+    assert "knn/top1" not in metrics
+    assert re.search("no kNN.*labels.*class folders", output)  # what is left out, why, and the way out
     assert len(load_config(tmp_path / "run" / "config.yaml").DATA.mean) == 12
 
 
@@ -230,12 +232,12 @@ def test_another_seed_gives_another_curve(tmp_path, plain):
 
 def test_ema_is_what_evaluations_judge(tmp_path):
     """A decay of nearly one keeps the first weights, so that the held-out loss stays at its start."""
-    found = {}
+    metrics = {}
     for ema in (0, 0.99999):
         assert call(tmp_path / str(ema), TINY | {"EVALUATE.at_start": True, "TRAIN.ema": ema})[0] == 0
-        found[ema] = summary(tmp_path / str(ema))
-    assert found[0.99999]["val/loss"] == pytest.approx(found[0]["val/loss_at_start"], rel=0.02)
-    assert found[0]["val/loss"] < 0.95 * found[0]["val/loss_at_start"]
+        metrics[ema] = summary(tmp_path / str(ema))
+    assert metrics[0.99999]["val/loss"] == pytest.approx(metrics[0]["val/loss_at_start"], rel=0.02)
+    assert metrics[0]["val/loss"] < 0.95 * metrics[0]["val/loss_at_start"]
 
 
 def test_finished_run_is_left_alone(tmp_path):
@@ -282,14 +284,14 @@ def test_best_checkpoint_is_that_of_the_best_epoch(tmp_path, recipe):
 
 def _step_of_the_best(folder: Path) -> int:
     """Of a run of six epochs whose best checkpoint holds what it should."""
-    found = [(row["step"], row["epoch"], row["val/top1"]) for row in rows(folder) if "val/top1" in row]
-    assert [epoch for _, epoch, _ in found] == [1, 2, 3, 4, 5, 6]
-    step, epoch, best = max(found, key=lambda row: row[2])  # the first of equals
+    epochs = [(row["step"], row["epoch"], row["val/top1"]) for row in rows(folder) if "val/top1" in row]
+    assert [epoch for _, epoch, _ in epochs] == [1, 2, 3, 4, 5, 6]
+    step, epoch, best = max(epochs, key=lambda row: row[2])  # the first of equals
     content = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     assert content["step"] == step
     assert (content["results"]["best/top1"], content["results"]["best/epoch"]) == (best, epoch)
-    written = summary(folder)
-    assert (written["best/top1"], written["best/epoch"], written["val/top1"]) == (best, epoch, found[-1][2])
+    metrics = summary(folder)
+    assert (metrics["best/top1"], metrics["best/epoch"], metrics["val/top1"]) == (best, epoch, epochs[-1][2])
 
     cfg = parse_config(content["config"])
     task = build.build_task(cfg, *build.build_data(cfg))
@@ -319,19 +321,19 @@ def test_finetune_learns_at_the_rate_of_each_layer(tmp_path, tune_blocks):
         *((0.25, 0.1, 4), (0.25, 0.0, 8)),  # the first block
         *((0.125, 0.1, 1), (0.125, 0.0, 3)),  # the stem: the projection; its bias, class token and positions
     ]
-    found = _groups(last_state(tmp_path)["optimizer"])
-    assert [group[:3] for group in found] == expected[: 8 if tune_blocks == "all" else 4]
-    assert [group[3] for group in found] == pytest.approx([rate * group[0] for group in found], rel=1e-12)
+    groups = _groups(last_state(tmp_path)["optimizer"])
+    assert [group[:3] for group in groups] == expected[: 8 if tune_blocks == "all" else 4]
+    assert [group[3] for group in groups] == pytest.approx([rate * group[0] for group in groups], rel=1e-12)
     assert rate > 0
 
 
 def test_finetune_lr_scale_on_the_peak_leaves_the_warmups_start_alone(tmp_path):
     keys = {"SCHEDULE__lr_scale_on": "peak", "SCHEDULE__warmup_lr": 1e-4, "SCHEDULE__warmup_epochs": 10}
     _classify(tmp_path, FINETUNE, OPTIMIZER__layer_decay=0.5, OPTIMIZER__base_lr=0.16, TRAIN__epochs=1, **keys)
-    found = _groups(last_state(tmp_path)["optimizer"])
+    groups = _groups(last_state(tmp_path)["optimizer"])
     share = 4 / 50  # step 4, the last of one epoch, of a warmup of 50
-    expected = [1e-4 + (group[0] * 0.01 - 1e-4) * share for group in found]
-    assert [group[3] for group in found] == pytest.approx(expected, rel=1e-9)
+    expected = [1e-4 + (group[0] * 0.01 - 1e-4) * share for group in groups]
+    assert [group[3] for group in groups] == pytest.approx(expected, rel=1e-9)
 
 
 def test_probe_learns_at_each_of_its_rates(tmp_path):
@@ -342,7 +344,7 @@ def test_probe_learns_at_each_of_its_rates(tmp_path):
     assert [group[:3] for group in _groups(state["optimizer"])] == [(factor, 0.0, 1) for factor in factors]
     assert [group[3] for group in _groups(state["optimizer"])] == pytest.approx([rate * factor for factor in factors])
     assert [group["always_adapt"] for group in state["optimizer"]["param_groups"]] == [True, False] * 3
-    assert all("momentum_buffer" in held for held in state["optimizer"]["state"].values())
+    assert all("momentum_buffer" in moments for moments in state["optimizer"]["state"].values())
 
 
 LEARNING = {  # settings under which ten steps are enough to learn something
@@ -399,13 +401,13 @@ def test_finetune_of_a_vit_at_another_image_size_resizes_its_positions_and_says_
     code, text = call(tmp_path / "tuned", keys, FINETUNE)
     assert code == 0, text
     log = (tmp_path / "tuned" / "log.txt").read_text()
-    for said in (
-        "step-5.pt: 28 encoder weights loaded (their moving average)",
-        "resized or moved: backbone.pos_embed 1x65x16 -> 1x121x16",
-        "in the file only, left out: backbone.norm.{weight, bias}",
+    for pattern in (
+        r"step-5\.pt: 28 encoder weights .*moving average",
+        r"resized.*: backbone\.pos_embed 1x65x16 -> 1x121x16",
+        r"left out: backbone\.norm\.\{weight, bias\}",
     ):
-        assert said in text
-        assert said in log
+        assert re.search(pattern, text)
+        assert re.search(pattern, log)
     average, tuned = (torch.load(path, weights_only=True) for path in (start, last_checkpoint(tmp_path / "tuned")))
     table = average["ema"]["module.encoder.backbone.pos_embed"]
     assert torch.equal(tuned["model"]["encoder.backbone.pos_embed"], resize_positions(table, (12, 10), (32, 32), 1))
@@ -435,8 +437,8 @@ def test_finetune_of_a_swin_with_another_window_resizes_its_biases_and_says_so(t
     code, text = call(tmp_path / "tuned", keys, finetuning)
     assert code == 0, text
     table = "backbone.layers.{}.blocks.0.attn.relative_position_bias_table"
-    assert f"resized or moved: {table.format(0)} 49x1 -> 121x1, {table.format(1)} 49x2 -> 121x2" in text
-    assert "in the file only, left out: mask_token" in text
+    assert f": {table.format(0)} 49x1 -> 121x1, {table.format(1)} 49x2 -> 121x2" in text
+    assert "left out: mask_token" in text
     assert "missing" not in text
 
 

@@ -194,15 +194,15 @@ def test_ours_is_the_engines_own_step(tmp_path):
 def test_peer_is_of_the_same_size(tmp_path, name):
     dry = small(tmp_path, *PEERS[name])
     peer = transformers_contender(dry, dry.plan(1), CPU)
-    own = ours(dry, dry.plan(1), ALONE, real=False)
+    our_contender = ours(dry, dry.plan(1), ALONE, real=False)
     assert peer.model.startswith(f"{name}, {'eager' if 'v2' in name else 'sdpa'} attention")
     extra = 0
     if name == "ViTForMaskedImageModeling":  # its positions are learned
         extra = 65 * 16
         assert any("learned positions" in note for note in peer.differences)
-    assert peer.parameters == own.parameters + extra
+    assert peer.parameters == our_contender.parameters + extra
     # theirs embeds hidden patches and predicts the class token; its Swin V2 makes its biases for each image anew
-    assert own.flops <= peer.flops < (1.2 if "v2" in name else 1.06) * own.flops
+    assert our_contender.flops <= peer.flops < (1.2 if "v2" in name else 1.06) * our_contender.flops
 
 
 def test_peer_of_simmims_vit_says_in_what_it_differs(tmp_path):

@@ -66,10 +66,10 @@ def planned(folder: Path, recipe: str, *overrides: str):
 
 def test_followed_peak_is_the_largest_sum_of_what_is_held_at_once():
     with MemoryTracker() as tracker:
-        kept = torch.zeros(1000)
-        tracker.label("weights", [kept])
+        tensor = torch.zeros(1000)
+        tracker.label("weights", [tensor])
         tracker.begin("forward")
-        first = kept + 1
+        first = tensor + 1
         view = first[:10]  # shares its memory
         passing = first * 2
         del passing
@@ -86,19 +86,19 @@ def test_followed_peak_is_the_largest_sum_of_what_is_held_at_once():
 def test_followed_restart_forgets_what_was_freed_and_not_what_is_held():
     with MemoryTracker() as tracker:
         large = torch.zeros(10_000)
-        kept = torch.zeros(50)
+        tensor = torch.zeros(50)
         del large
         assert tracker.peak().total == 40_200
         tracker.forget_freed()
         torch.zeros(100)
         assert tracker.peak().total == 200 + 400
-    assert len(kept) == 50
+    assert len(tensor) == 50
 
 
 def test_followed_counts_in_place_operations_and_views_once():
     with MemoryTracker() as tracker:
-        held = torch.zeros(1000)
-        held.add_(1).view(10, 100).t().mul_(2)
+        tensor = torch.zeros(1000)
+        tensor.add_(1).view(10, 100).t().mul_(2)
         assert tracker.peak().total == 4000
 
 
@@ -122,9 +122,9 @@ def test_followed_counts_in_place_operations_and_views_once():
     ],
 )
 def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overrides):
-    found = planned(tmp_path, recipe, *overrides)
-    plan = found.plan(1)
-    estimated, measured = estimate_memory(found, plan, gpu=False), measure_steps(found, plan, 1, CPU).tensors
+    estimate = planned(tmp_path, recipe, *overrides)
+    plan = estimate.plan(1)
+    estimated, measured = estimate_memory(estimate, plan, gpu=False), measure_steps(estimate, plan, 1, CPU).tensors
     assert measured > 5e6
     assert estimated.total == pytest.approx(measured, rel=CLOSE)
 
@@ -187,9 +187,9 @@ def test_estimated_memory_is_what_a_fresh_process_grows_by(tmp_path):
 
 def test_estimated_memory_of_several_devices_has_a_second_gradient_under_accumulation(tmp_path):
     """DistributedDataParallel's buckets are of use in a step's last micro-batch alone, and are there all the time."""
-    found = planned(tmp_path, "mae", "TRAIN.batch", "64")
-    alone, shared = (estimate_memory(found, found.plan(devices), gpu=False) for devices in (1, 2))
-    weights = 4 * sum(parameter.numel() for parameter in found.task.model.parameters() if parameter.requires_grad)
+    estimate = planned(tmp_path, "mae", "TRAIN.batch", "64")
+    alone, shared = (estimate_memory(estimate, estimate.plan(devices), gpu=False) for devices in (1, 2))
+    weights = 4 * sum(parameter.numel() for parameter in estimate.task.model.parameters() if parameter.requires_grad)
     assert shared.gradients - alone.gradients == pytest.approx(weights, rel=0.01)
     assert shared.total - alone.total == pytest.approx(weights, rel=0.01)
 
@@ -239,7 +239,7 @@ def test_estimated_memory_of_two_devices_is_what_each_of_two_processes_takes(tmp
 # ---------------------------------------------------------------- a GPU, at hand or not
 
 
-def kept_for_backward(cfg, device: str, rules: bool) -> int:
+def backward_bytes(cfg, device: str, rules: bool) -> int:
     """Bytes held when a forward pass under autocast is done, of fake tensors on a device, attention as products."""
     model, tracker = build.build_without_memory(cfg), MemoryTracker()
     for module in model.modules():
@@ -258,23 +258,23 @@ def kept_for_backward(cfg, device: str, rules: bool) -> int:
             torch.set_autocast_enabled(device, False)
             torch.clear_autocast_cache()
         tracker.forget_freed()
-        held = tracker.peak().total
+        size = tracker.peak().total
         assert loss.requires_grad
-    return held
+    return size
 
 
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch knows no rules of CUDA")
 @pytest.mark.parametrize("recipe", [slow("mae"), "swin", slow("beit")])
 def test_gpu_rules_keep_what_cudas_own_autocast_keeps(tmp_path, recipe):
     cfg = load_config(write_recipe(tmp_path, RECIPES[recipe]))
-    cuda, ruled, plain = (kept_for_backward(cfg, *how) for how in (("cuda", False), ("cpu", True), ("cpu", False)))
+    cuda, ruled, plain = (backward_bytes(cfg, *how) for how in (("cuda", False), ("cpu", True), ("cpu", False)))
     assert ruled == pytest.approx(cuda, rel=0.01)
     assert recipe == "beit" or plain < 0.97 * cuda  # the rules matter
 
 
 def test_gpu_rules_keep_no_scores_of_attention(tmp_path):
-    found = planned(tmp_path, "mae", "DATA.image_size", "[128, 256]", "MASKER.ratio", "0.25")
-    cpu, gpu = (estimate_memory(found, found.plan(1), gpu=gpu) for gpu in (False, True))
+    estimate = planned(tmp_path, "mae", "DATA.image_size", "[128, 256]", "MASKER.ratio", "0.25")
+    cpu, gpu = (estimate_memory(estimate, estimate.plan(1), gpu=gpu) for gpu in (False, True))
     tokens = 1 + 16 * 32 * 3 // 4
     scores = 4 * 3 * 16 * tokens**2 * 2  # blocks, heads, images, bf16; and the softmax of each
     assert cpu.activations - gpu.activations > 0.5 * scores
@@ -288,7 +288,7 @@ def test_gpu_rules_keep_no_scores_of_attention(tmp_path):
 def test_estimated_memory_is_what_a_gpu_takes(tmp_path, recipe, overrides):
     wide = {"mae": ["ENCODER.width", "768", "ENCODER.heads", "12"], "swin": ["ENCODER.width", "192"]}
     wide["beit"] = wide["mae"]  # so that the workspaces of libraries do not count
-    found = planned(tmp_path, recipe, *wide[recipe], "DATA.batch_size", "256", *overrides)
-    plan = found.plan(1)
-    measured = measure_steps(found, plan, 1, torch.device("cuda")).tensors
-    assert estimate_memory(found, plan, gpu=True).total == pytest.approx(measured, rel=CLOSE)
+    estimate = planned(tmp_path, recipe, *wide[recipe], "DATA.batch_size", "256", *overrides)
+    plan = estimate.plan(1)
+    measured = measure_steps(estimate, plan, 1, torch.device("cuda")).tensors
+    assert estimate_memory(estimate, plan, gpu=True).total == pytest.approx(measured, rel=CLOSE)

@@ -50,41 +50,41 @@ def test_plan_says_what_the_run_says_at_its_start(tmp_path, path):
     keys["LOG.tensorboard"] = False
     code, output = call(tmp_path / "run", keys, path)
     assert code == 0, output
-    said = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", output, re.MULTILINE))
-    said = {name: text for name, text in said.items() if name not in ("run folder", "mean and std")}
-    found = planned(path, pairs(keys))
-    assert found.lines == said
-    assert {"shapes", "operations", "steps", "learning rate", "images"} <= set(said)
+    run_lines = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", output, re.MULTILINE))
+    run_lines = {name: text for name, text in run_lines.items() if name not in ("run folder", "mean and std")}
+    plan = planned(path, pairs(keys))
+    assert plan.lines == run_lines
+    assert {"shapes", "operations", "steps", "learning rate", "images"} <= set(run_lines)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert found.plan.steps == summary["steps"]
-    assert found.plan.images_seen == summary["images_seen"]
-    assert sum(part.training for part in found.parts) == summary["flops_per_image"]
+    assert plan.plan.steps == summary["steps"]
+    assert plan.plan.images_seen == summary["images_seen"]
+    assert sum(part.training for part in plan.parts) == summary["flops_per_image"]
     trained = {"trained_parameters", "parameters"} & set(summary)
-    assert sum(part.trained for part in found.parts) == summary[max(trained)]
-    assert found.missing == ()
+    assert sum(part.trained for part in plan.parts) == summary[max(trained)]
+    assert plan.missing == ()
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 4096), (8, 4096), (4, 0)])
 def test_plan_batch_and_rate_follow_from_the_engines_own_arithmetic(devices, batch):
     overrides = ["TRAIN.batch", batch, "ENCODER.depth", 1, "HEAD.depth", 1, "OPTIMIZER.base_lr", 1e-4]
-    found = planned(CONFIGS / "mae" / "vit_base.yaml", overrides, devices=devices, images=IMAGENET)
+    plan = planned(CONFIGS / "mae" / "vit_base.yaml", overrides, devices=devices, images=IMAGENET)
     rows = batch or 64 * devices
-    assert found.batch == rows == found.plan.micro_batch * devices * found.plan.accumulation
-    assert found.peak_rate == pytest.approx(1e-4 * rows / 256)
-    assert found.lines["learning rate"].startswith(f"{found.peak_rate:.3g} = 0.0001 x {rows} / 256")
-    assert found.plan.steps == IMAGENET // rows * 800
-    assert found.operations == found.plan.images_seen * sum(part.training for part in found.parts)
+    assert plan.batch == rows == plan.plan.micro_batch * devices * plan.plan.accumulation
+    assert plan.peak_rate == pytest.approx(1e-4 * rows / 256)
+    assert plan.lines["learning rate"].startswith(f"{plan.peak_rate:.3g} = 0.0001 x {rows} / 256")
+    assert plan.plan.steps == IMAGENET // rows * 800
+    assert plan.operations == plan.plan.images_seen * sum(part.training for part in plan.parts)
 
 
 def test_plan_tells_cells_and_parts():
-    found = planned(CONFIGS / "simmim" / "swin_base_100ep.yaml", ["ENCODER.depths", "[1, 1, 1, 1]"])
-    masker = found.lines["masker"]
+    plan = planned(CONFIGS / "simmim" / "swin_base_100ep.yaml", ["ENCODER.depths", "[1, 1, 1, 1]"])
+    masker = plan.lines["masker"]
     assert "14 of 36 cells of 32 px" in masker
     assert 14 < float(re.search(r"AvgDist ([\d.]+) px", masker)[1]) < 17
-    shapes = {boundary.what: boundary.shape for boundary in found.boundaries}
+    shapes = {boundary.what: boundary.shape for boundary in plan.boundaries}
     assert shapes["tokens"] == (36, 1024)
-    assert [part.part for part in found.parts] == ["encoder", "head"]
-    assert found.parts[1].parameters == 1024 * 3 * 32**2 + 3 * 32**2
+    assert [part.part for part in plan.parts] == ["encoder", "head"]
+    assert plan.parts[1].parameters == 1024 * 3 * 32**2 + 3 * 32**2
 
 
 # ---------------------------------------------------------------- what is not here
@@ -103,44 +103,44 @@ def test_plan_memory_is_of_the_precision_that_each_kind_of_device_chooses(monkey
 
 def test_plan_without_the_images_names_them_and_tells_the_rest():
     overrides = ["ENCODER.depth", 1, "HEAD.depth", 1]
-    found = planned(CONFIGS / "mae" / "vit_base.yaml", overrides)
-    assert found.plan is found.operations is found.seconds is None
-    assert "data/imagenet does not exist" in found.missing[0]
-    assert "--images N" in found.missing[0]
-    assert not {"images", "steps", "evaluation"} & set(found.lines)
-    assert {"batch", "learning rate", "shapes"} <= set(found.lines)
-    assert found.memory["cpu"].total > 0
+    plan = planned(CONFIGS / "mae" / "vit_base.yaml", overrides)
+    assert plan.plan is plan.operations is plan.seconds is None
+    assert "data/imagenet does not exist" in plan.missing[0]
+    assert "--images N" in plan.missing[0]
+    assert not {"images", "steps", "evaluation"} & set(plan.lines)
+    assert {"batch", "learning rate", "shapes"} <= set(plan.lines)
+    assert plan.memory["cpu"].total > 0
     counted = planned(CONFIGS / "mae" / "vit_base.yaml", overrides, images=IMAGENET)
     assert counted.missing == ()
     assert counted.lines["images"] == "1,281,167 to train, held-out ones unknown; 3 x 224 x 224"
-    assert (counted.memory, counted.parts, counted.batch) == (found.memory, found.parts, found.batch)
+    assert (counted.memory, counted.parts, counted.batch) == (plan.memory, plan.parts, plan.batch)
 
 
 def test_plan_of_a_classifier_without_images_leaves_the_classifier_out():
     path, overrides = CONFIGS / "finetune" / "mae_vit_base.yaml", ["ENCODER.depth", 1]
-    found = planned(path, overrides)
-    assert "--classes N" in found.missing[0]
-    assert [part.part for part in found.parts] == ["encoder"]
-    assert "classifier" not in found.lines
-    assert "scores" not in found.lines["shapes"]
-    known = planned(path, overrides, images=IMAGENET, classes=1000)
-    assert known.missing == ()
-    assert known.parts[1].parameters == 768 * 1000 + 1000 + 2 * 768  # and its norm
-    assert known.lines["shapes"].endswith("features 768 -> scores 1000")
+    plan = planned(path, overrides)
+    assert "--classes N" in plan.missing[0]
+    assert [part.part for part in plan.parts] == ["encoder"]
+    assert "classifier" not in plan.lines
+    assert "scores" not in plan.lines["shapes"]
+    complete = planned(path, overrides, images=IMAGENET, classes=1000)
+    assert complete.missing == ()
+    assert complete.parts[1].parameters == 768 * 1000 + 1000 + 2 * 768  # and its norm
+    assert complete.lines["shapes"].endswith("features 768 -> scores 1000")
     half = planned(path, overrides, images=IMAGENET)
     assert "steps" in half.lines
     assert "--images" not in half.missing[0]
 
 
 def test_plan_takes_a_share_of_the_labels_of_images_that_are_not_here():
-    found = planned(
+    plan = planned(
         CONFIGS / "finetune" / "mae_vit_base.yaml",
         ["ENCODER.depth", 1, "LABELS.share", 0.1],
         images=100_000,
         classes=100,
     )
-    assert found.plan.steps_per_epoch == 10_000 // 1024
-    assert found.lines["images"].startswith("10,000 of 100,000 labelled")
+    assert plan.plan.steps_per_epoch == 10_000 // 1024
+    assert plan.lines["images"].startswith("10,000 of 100,000 labelled")
 
 
 def test_plan_images_that_are_given_stand_in_for_those_that_are_here():
@@ -149,12 +149,12 @@ def test_plan_images_that_are_given_stand_in_for_those_that_are_here():
 
 
 def test_plan_names_weights_that_are_not_there(tmp_path):
-    found = planned(FINETUNE, ["INIT.checkpoint", tmp_path / "nowhere"])
-    assert any("INIT.checkpoint" in line and "nowhere" in line for line in found.missing)
+    plan = planned(FINETUNE, ["INIT.checkpoint", tmp_path / "nowhere"])
+    assert any("INIT.checkpoint" in line and "nowhere" in line for line in plan.missing)
 
 
 @pytest.mark.parametrize(
-    ("asked", "overrides", "message"),
+    ("arguments", "overrides", "message"),
     [
         ({"devices": 0}, [], r"--devices is 0"),
         ({"images": 0}, [], r"--images is 0: it must be at least 1"),
@@ -163,9 +163,9 @@ def test_plan_names_weights_that_are_not_there(tmp_path):
         ({"devices": 3}, [], r"TRAIN.batch 32 is not a multiple of DATA.batch_size 32 x 3 devices"),
     ],
 )
-def test_plan_refuses_what_cannot_run(asked, overrides, message):
+def test_plan_refuses_what_cannot_run(arguments, overrides, message):
     with pytest.raises(ValueError, match=message):
-        planned(overrides=overrides, **asked)
+        planned(overrides=overrides, **arguments)
 
 
 def test_plan_warns_of_settings_without_effect_once(tmp_path, caplog):
@@ -174,8 +174,8 @@ def test_plan_warns_of_settings_without_effect_once(tmp_path, caplog):
         SMALL.replace("name: transformer, width: 16, depth: 1, heads: 2", "name: mlp").replace("drop", "replace"),
     )
     with caplog.at_level(logging.WARNING):
-        found = planned(path, ["SCHEDULE.warmup_epochs", 900, "OPTIMIZER.no_decay", "[nothing]"])
-    assert ["warmup" in line or "no_decay" in line for line in found.warnings] == [True, True]
+        plan = planned(path, ["SCHEDULE.warmup_epochs", 900, "OPTIMIZER.no_decay", "[nothing]"])
+    assert ["warmup" in line or "no_decay" in line for line in plan.warnings] == [True, True]
     assert caplog.text == ""
 
 
@@ -211,13 +211,13 @@ def looking(tmp_path, monkeypatch):
 
 def test_plan_of_a_part_that_looks_at_values_measures_what_it_cannot_estimate(tmp_path, looking):
     file = tmp_path / "steps.jsonl"
-    found = planned(looking, steps=1, records=file)
-    assert found.memory == {}
-    assert "--measure" in found.missing[0]
-    assert {boundary.what: boundary.shape for boundary in found.boundaries}["tokens"] == (16, 16)
-    assert all(part.training is None for part in found.parts)
-    assert "operations" not in found.lines
-    assert found.images_per_s > 0
+    plan = planned(looking, steps=1, records=file)
+    assert plan.memory == {}
+    assert "--measure" in plan.missing[0]
+    assert {boundary.what: boundary.shape for boundary in plan.boundaries}["tokens"] == (16, 16)
+    assert all(part.training is None for part in plan.parts)
+    assert "operations" not in plan.lines
+    assert plan.images_per_s > 0
 
 
 def test_run_of_a_part_that_looks_at_values_starts(tmp_path, looking):
@@ -240,8 +240,11 @@ def test_recipe_of_a_plan_lists_every_difference_and_what_follows_from_it():
     cfg = load_config(
         recipe_file("mae/vit_base"), ["TRAIN.batch", "512", "MASKER.ratio", "0.5", "DATA.batch_size", "32"]
     )
-    found = recipe.compare_recipe(cfg, devices=1)
-    rows = {(difference.group, difference.key): (difference.here, difference.there) for difference in found.differences}
+    differences = recipe.compare_recipe(cfg, devices=1)
+    rows = {
+        (difference.group, difference.key): (difference.here, difference.there)
+        for difference in differences.differences
+    }
     assert rows == {
         ("in effect", "learning rate at its peak"): ("0.0003", "0.0024"),
         ("in effect", "batch of a step"): ("512", "4,096"),
@@ -250,20 +253,20 @@ def test_recipe_of_a_plan_lists_every_difference_and_what_follows_from_it():
         ("training", "TRAIN.batch"): ("512", "4096"),
         ("data and machine", "DATA.batch_size"): ("32", "64"),
     }
-    assert [difference.group for difference in found.differences] == sorted(
-        (difference.group for difference in found.differences), key=recipe.ORDER.index
+    assert [difference.group for difference in differences.differences] == sorted(
+        (difference.group for difference in differences.differences), key=recipe.ORDER.index
     )
 
 
 @pytest.mark.parametrize("name", ["mae/vit_huge", "finetune/simmim_swin_base_800ep", "probe/mae_vit_base"])
 def test_recipe_of_a_published_file_is_itself_without_a_difference(name):
-    found = recipe.compare_recipe(load_config(recipe_file(name)), devices=8)
-    assert (found.name, found.differences) == (name, ())
+    comparison = recipe.compare_recipe(load_config(recipe_file(name)), devices=8)
+    assert (comparison.name, comparison.differences) == (name, ())
 
 
 def test_recipe_of_another_part_shows_keys_that_one_of_them_has():
-    found = recipe.compare_recipe(load_config(recipe_file("cross/transformer_decoder_on_swin")), devices=1)
-    rows = {difference.key: (difference.here, difference.there) for difference in found.differences}
+    comparison = recipe.compare_recipe(load_config(recipe_file("cross/transformer_decoder_on_swin")), devices=1)
+    rows = {difference.key: (difference.here, difference.there) for difference in comparison.differences}
     assert rows == {
         "HEAD.name": ("transformer", "pixel_shuffle"),
         "TRAIN.precision": ("auto", "bf16"),
@@ -310,7 +313,7 @@ def test_recipe_names_are_those_of_the_files_and_no_studies():
 # ---------------------------------------------------------------- measured steps
 
 
-TAKEN = StepMeasurement(steps=3, micro_s=0.2, update_s=0.1, tensors=1000, process=2000)
+MEASUREMENT = StepMeasurement(steps=3, micro_s=0.2, update_s=0.1, tensors=1000, process=2000)
 
 
 @pytest.fixture
@@ -322,17 +325,17 @@ def test_benchmarks_give_the_newest_record_of_a_like_step(tmp_path, tiny):
     file = tmp_path / "made" / "steps.jsonl"
     assert find_record(file, tiny, 0, CPU) is None
     add_record(file, tiny, 0, CPU, StepMeasurement(steps=1, micro_s=9.0, update_s=9.0, tensors=1, process=None))
-    made = add_record(file, tiny, 0, CPU, TAKEN)
+    record = add_record(file, tiny, 0, CPU, MEASUREMENT)
     with file.open("a") as lines:
         lines.write('{"cut short\n[]\n{}\n')
-    found = find_record(file, tiny, 0, CPU)
-    assert found.measured == TAKEN
-    assert found.date == made.date
-    assert found.seconds(4) == pytest.approx(4 * 0.2 + 0.1)
+    newest = find_record(file, tiny, 0, CPU)
+    assert newest.measured == MEASUREMENT
+    assert newest.date == record.date
+    assert newest.seconds(4) == pytest.approx(4 * 0.2 + 0.1)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "found"),
+    ("overrides", "alike"),
     [
         (["SEED", "5", "TRAIN.epochs", "7", "OPTIMIZER.base_lr", "1", "DATA.workers", "2", "TRAIN.batch", "64"], True),
         (["MASKER.ratio", "0.5"], False),
@@ -345,18 +348,18 @@ def test_benchmarks_give_the_newest_record_of_a_like_step(tmp_path, tiny):
         (["OPTIMIZER.name", "lars"], False),
     ],
 )
-def test_benchmarks_tell_like_steps_from_others(tmp_path, tiny, overrides, found):
+def test_benchmarks_tell_like_steps_from_others(tmp_path, tiny, overrides, alike):
     file = tmp_path / "steps.jsonl"
-    add_record(file, tiny, 0, CPU, TAKEN)
+    add_record(file, tiny, 0, CPU, MEASUREMENT)
     other = load_config(tmp_path / "recipe.yaml", overrides)
-    assert (find_record(file, other, 0, CPU) is not None) == found
-    assert (step_keys(other, 0) == step_keys(tiny, 0)) == found
+    assert (find_record(file, other, 0, CPU) is not None) == alike
+    assert (step_keys(other, 0) == step_keys(tiny, 0)) == alike
     assert find_record(file, tiny, 10, CPU) is None
 
 
 def test_benchmarks_of_other_hardware_are_not_used(tmp_path, tiny, monkeypatch):
     file = tmp_path / "steps.jsonl"
-    add_record(file, tiny, 0, CPU, TAKEN)
+    add_record(file, tiny, 0, CPU, MEASUREMENT)
     monkeypatch.setattr(
         records, "hardware_of", lambda device: {"device": "another", "threads": torch.get_num_threads()}
     )
@@ -369,12 +372,12 @@ def test_plan_measures_once_and_remembers(tmp_path):
     measured = planned(overrides=overrides, records=file, steps=2)
     assert measured.speed.measured.steps == 2
     assert measured.speed.measured.tensors == pytest.approx(measured.memory["cpu"].total, rel=0.15)
-    found = planned(overrides=overrides, records=file)
-    assert found.speed == measured.speed
-    assert found.images_per_s == measured.images_per_s > 0
-    assert found.seconds == pytest.approx(found.plan.images_seen / found.images_per_s)
+    plan = planned(overrides=overrides, records=file)
+    assert plan.speed == measured.speed
+    assert plan.images_per_s == measured.images_per_s > 0
+    assert plan.seconds == pytest.approx(plan.plan.images_seen / plan.images_per_s)
     accumulated = planned(overrides=[*overrides, "TRAIN.batch", 128], records=file, devices=2)
-    seconds = 2 * found.speed.measured.micro_s + found.speed.measured.update_s
+    seconds = 2 * plan.speed.measured.micro_s + plan.speed.measured.update_s
     assert accumulated.images_per_s == pytest.approx(128 / seconds)
     assert planned(overrides=[*overrides, "ENCODER.heads", 2], records=file).images_per_s is None
     assert len(file.read_text().splitlines()) == 1
@@ -388,32 +391,30 @@ def test_plan_measures_a_step_that_costs_what_the_steps_of_a_run_cost(tmp_path):
     assert code == 0, output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rate = max(row["time/images_per_s"] for row in rows if "time/images_per_s" in row)
-    found = planned(overrides=pairs(keys), records=tmp_path / "steps.jsonl", steps=5)
-    assert 0.25 < found.images_per_s / rate < 4
+    plan = planned(overrides=pairs(keys), records=tmp_path / "steps.jsonl", steps=5)
+    assert 0.25 < plan.images_per_s / rate < 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [FINETUNE, PROBE], ids=lambda path: path.parent.name)
 def test_plan_measures_classifiers(tmp_path, path):
-    found = planned(path, ["ENCODER.depth", 1], records=tmp_path / "steps.jsonl", steps=1)
-    assert found.speed.step["classes"] == 10
-    assert found.speed.measured.tensors == pytest.approx(found.memory["cpu"].total, rel=0.15)
+    plan = planned(path, ["ENCODER.depth", 1], records=tmp_path / "steps.jsonl", steps=1)
+    assert plan.speed.step["classes"] == 10
+    assert plan.speed.measured.tensors == pytest.approx(plan.memory["cpu"].total, rel=0.15)
 
 
 def test_plan_figures_are_plain_values():
     figures = planned(devices=1).to_json()
-    again = json.loads(json.dumps(figures))
-    assert again["memory"]["gpu"]["total"] == sum(
-        value for key, value in again["memory"]["gpu"].items() if key != "total"
+    parsed = json.loads(json.dumps(figures))
+    assert parsed["memory"]["gpu"]["total"] == sum(
+        value for key, value in parsed["memory"]["gpu"].items() if key != "total"
     )
-    assert again["plan"]["steps"] == figures["plan"]["steps_per_epoch"] * 30
-    assert again["recipe"]["name"] == "mae/vit_base"
+    assert parsed["plan"]["steps"] == figures["plan"]["steps_per_epoch"] * 30
+    assert parsed["recipe"]["name"] == "mae/vit_base"
 
 
 def test_bare_task_takes_no_memory_and_can_be_sampled():
-    found = dry_task(
-        load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET
-    )
-    assert all(parameter.is_meta for parameter in found.task.model.parameters())
-    assert found.task.model.masker.sample(2, None, CPU).hidden_BHW.sum() == 2 * 192
-    assert build.chosen_labels(found.task) is None
+    task = dry_task(load_config(CONFIGS / "mae" / "vit_huge.yaml", ["ENCODER.depth", "1", "HEAD.depth", "1"]), IMAGENET)
+    assert all(parameter.is_meta for parameter in task.task.model.parameters())
+    assert task.task.model.masker.sample(2, None, CPU).hidden_BHW.sum() == 2 * 192
+    assert build.chosen_labels(task.task) is None

@@ -36,8 +36,8 @@ def sizes(path=RECIPE, *overrides: str) -> ModelSizes:
 def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
     """Blocks of one matrix of 1,000 columns and nothing else but a matrix as large; 1 and 3 TFLOP an image."""
     unit = WeightGroup(((rows, 1000, True),))
-    kept = {"buffers": 0, "product": 2, "moments": 2, "average": False, "recomputed": False}
-    return ModelSizes(blocks=(unit,) * blocks, rest=unit, work=Work(10**12, 3 * 10**12), **{**kept, **changed})
+    defaults = {"buffers": 0, "product": 2, "moments": 2, "average": False, "recomputed": False}
+    return ModelSizes(blocks=(unit,) * blocks, rest=unit, work=Work(10**12, 3 * 10**12), **{**defaults, **changed})
 
 
 # ---------------------------------------------------------------- bytes
@@ -51,28 +51,28 @@ def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, warm, str
     script, words = ROOT / "benchmarks" / "exchange.py", ["--config", RECIPE, *keys]
     code, output = warm.run_program(script, 2, words, tmp_path / "log")
     assert code == 0, output
-    counted, told = map(
+    counted, formula = map(
         int, re.search(r"each device sends ([\d,]+) bytes; by the formula ([\d,]+)", output.replace(",", "")).groups()
     )
     buffers = 4 * sum(buffer.numel() for buffer in dry_task(load_config(RECIPE, keys)).task.model.buffers())
-    assert told <= counted <= told + 100 + (buffers if strategy == "ddp" else 0)
-    assert told > 40_000
+    assert formula <= counted <= formula + 100 + (buffers if strategy == "ddp" else 0)
+    assert formula > 40_000
 
 
 @pytest.mark.parametrize("name", ["mae/vit_base", "simmim/swin_base_100ep", "finetune/mae_vit_base"])
 def test_scaling_sizes_are_the_models(name):
     path = CONFIGS / f"{name}.yaml"
     dry = dry_task(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
-    found = model_sizes(dry.task.model, dry.task.blocks(), dry.engine_settings(), dry.task.model_summary.work)
+    model = model_sizes(dry.task.model, dry.task.blocks(), dry.engine_settings(), dry.task.model_summary.work)
     weights = list(dry.task.model.parameters())
-    assert found.weights() == sum(weight.numel() for weight in weights)
-    assert found.weights(trained=True) == sum(weight.numel() for weight in weights if weight.requires_grad)
-    assert len(found.blocks) == len(dry.task.blocks()) > 10
-    assert found.work.training == dry.task.model_summary.flops
+    assert model.weights() == sum(weight.numel() for weight in weights)
+    assert model.weights(trained=True) == sum(weight.numel() for weight in weights if weight.requires_grad)
+    assert len(model.blocks) == len(dry.task.blocks()) > 10
+    assert model.work.training == dry.task.model_summary.flops
 
 
 def test_scaling_checkpoint_has_the_bytes_of_a_real_one(tmp_path):
-    found = sizes(RECIPE, *SMALL, "TRAIN.ema", "0.9")
+    estimate = sizes(RECIPE, *SMALL, "TRAIN.ema", "0.9")
     dry = dry_task(load_config(RECIPE, [*SMALL, "TRAIN.ema", "0.9"]))
     model = dry.build_model()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
@@ -85,9 +85,9 @@ def test_scaling_checkpoint_has_the_bytes_of_a_real_one(tmp_path):
         tmp_path / "a.pt",
     )
     assert (
-        found.checkpoint
+        estimate.checkpoint
         < (tmp_path / "a.pt").stat().st_size
-        < found.checkpoint + 200 * len(list(model.parameters())) * 5
+        < estimate.checkpoint + 200 * len(list(model.parameters())) * 5
     )
 
 
@@ -98,22 +98,22 @@ def test_scaling_rows_that_do_not_share_out_are_filled_up():
 
 
 def test_scaling_of_replicas_is_one_all_reduce_of_the_gradients():
-    moved, held = replica_bytes(plain(), 8)
+    moved, stored = replica_bytes(plain(), 8)
     gradients = 4 * 5 * 8000
     assert moved == 2 * gradients * 7 / 8
-    assert held == 4 * gradients  # weights, gradients, two moments
+    assert stored == 4 * gradients  # weights, gradients, two moments
     assert replica_bytes(plain(average=True, moments=1), 8)[1] == 4 * gradients
     assert replica_bytes(plain(), 1)[0] == 0
 
 
 def test_scaling_of_shards_is_two_gatherings_and_one_scattering():
     block, rest = 8000, 8000
-    moved, held = shard_bytes(plain(), 8, accumulation=1)
+    moved, stored = shard_bytes(plain(), 8, accumulation=1)
     assert moved == (2 * 2 * 4 * block + 4 * rest + 4 * 5 * 8000) * 7 / 8
-    assert held == 16 * 5 * 8000 / 8 + (3 * 2 + 4) * block + 8 * rest
-    again, more = shard_bytes(plain(), 8, accumulation=3)
-    assert again - moved == 2 * (2 * 2 * 4 * block + 4 * rest) * 7 / 8
-    assert more - held == 4 * 4 * block  # gradients wait whole
+    assert stored == 16 * 5 * 8000 / 8 + (3 * 2 + 4) * block + 8 * rest
+    accumulated, more = shard_bytes(plain(), 8, accumulation=3)
+    assert accumulated - moved == 2 * (2 * 2 * 4 * block + 4 * rest) * 7 / 8
+    assert more - stored == 4 * 4 * block  # gradients wait whole
     assert shard_bytes(plain(40), 8, 1)[1] < replica_bytes(plain(40), 8)[1] / 4
 
 
@@ -132,11 +132,11 @@ def test_scaling_of_rings_follows_bytes_and_hops():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_scaling_of_a_step_is_computing_and_waiting(strategy):
     fast = Hardware(node_gb_s=1e9, network_gb_s=1e9, node_us=1e-9, network_us=1e-9, memory_gb_s=1e12, peak_tflops=100)
-    found = cost(plain(), fast, strategy, 8, micro_batch=2, accumulation=4)
-    assert found.step_s == pytest.approx(4 * 2 * 3 / 40, rel=1e-6)
-    assert 0 < found.waits_s < 1e-6
-    again = cost(plain(recomputed=True), fast, strategy, 8, micro_batch=2, accumulation=4)
-    assert again.step_s == pytest.approx(4 * 2 * 4 / 40, rel=1e-6)
+    estimate = cost(plain(), fast, strategy, 8, micro_batch=2, accumulation=4)
+    assert estimate.step_s == pytest.approx(4 * 2 * 3 / 40, rel=1e-6)
+    assert 0 < estimate.waits_s < 1e-6
+    recomputed = cost(plain(recomputed=True), fast, strategy, 8, micro_batch=2, accumulation=4)
+    assert recomputed.step_s == pytest.approx(4 * 2 * 4 / 40, rel=1e-6)
     slow = Hardware(node_gb_s=1e-6, memory_gb_s=1e12, peak_tflops=100)
     late = cost(plain(), slow, strategy, 8, micro_batch=2, accumulation=1)
     assert late.waits_s > 0.5 * late.step_s
@@ -146,10 +146,10 @@ def test_scaling_of_a_step_is_computing_and_waiting(strategy):
 
 
 def test_scaling_keeps_the_batch_and_says_where_it_does_not_come_out():
-    found = scale(plain(), Hardware(), [1, 8, 64, 1024, 3, 8192], batch=4096, micro_batch=64)
-    rows = {share.devices: (share.batch, share.micro_batch, share.accumulation) for share in found.rows}
+    scaling = scale(plain(), Hardware(), [1, 8, 64, 1024, 3, 8192], batch=4096, micro_batch=64)
+    rows = {share.devices: (share.batch, share.micro_batch, share.accumulation) for share in scaling.rows}
     assert rows == {1: (4096, 64, 64), 8: (4096, 64, 8), 64: (4096, 64, 1), 1024: (4096, 4, 1)}
-    assert (found.refused, found.fixed) == ((3, 8192), True)
+    assert (scaling.refused, scaling.fixed) == ((3, 8192), True)
     grows = scale(plain(), Hardware(), [1, 8], batch=0, micro_batch=64)
     assert [share.batch for share in grows.rows] == [64, 512]
     odd = scale(plain(), Hardware(), [4], batch=4 * 70, micro_batch=64)
@@ -184,9 +184,9 @@ def test_plan_tool_lays_numbers_of_devices_side_by_side(tmp_path, capsys, monkey
     rows = re.findall(r"^ +(1|8|1,024) +4,096 +(\d+) +(\d+) ", output, re.MULTILINE)
     assert rows == [("1", "64", "64"), ("8", "64", "8"), ("1,024", "4", "1")]
     assert "reach 30% at any micro-batch" in re.sub(r"\s+", " ", output)
-    found = json.loads(file.read_text())["scaling"]
-    assert [share["devices"] for share in found["rows"]] == [1, 8, 1024]
-    assert found["rows"][2]["costs"]["fsdp"]["waits_s"] > 0
+    scaling = json.loads(file.read_text())["scaling"]
+    assert [share["devices"] for share in scaling["rows"]] == [1, 8, 1024]
+    assert scaling["rows"][2]["costs"]["fsdp"]["waits_s"] > 0
 
 
 @pytest.mark.parametrize(

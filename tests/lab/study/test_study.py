@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -73,7 +74,7 @@ def write_study(folder: Path, text: str) -> Path:
     return folder / "study.yaml"
 
 
-def said(study, output, *, jobs=1, keys=SMALL) -> tuple[Results, list[str]]:
+def run_with_lines(study, output, *, jobs=1, keys=SMALL) -> tuple[Results, list[str]]:
     lines: list[str] = []
     if not study.protocols:
         keys = {key: value for key, value in keys.items() if not key.startswith("LABELS.")}
@@ -113,7 +114,7 @@ def swept(tmp_path_factory):
     """Two at a time."""
     folder = tmp_path_factory.mktemp("sweep")
     study = read_study(write_study(folder, SWEEP))
-    results, lines = said(study, folder / "out", jobs=2)
+    results, lines = run_with_lines(study, folder / "out", jobs=2)
     results.write(folder / "out")
     return results, folder / "out", lines
 
@@ -174,17 +175,17 @@ def test_study_figures_are_mean_and_interval_of_the_runs(finished):
 def test_study_that_is_finished_trains_nothing_again(finished):
     study, output, text = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("checkpoints/*")}
-    code, again = call(study, "--output", output, *pairs(SMALL))
-    assert code == 0, again
+    code, output_again = call(study, "--output", output, *pairs(SMALL))
+    assert code == 0, output_again
     assert {path: path.stat().st_mtime_ns for path in output.rglob("checkpoints/*")} == before
     table = text[text.index("After the last epoch") : text.index("Tables and")]
-    assert table in again
+    assert table in output_again
 
 
 def test_study_says_a_line_a_run_the_table_and_the_page(finished):
     _, output, text = finished
     assert "loss" not in text[: text.index("After the last epoch")]
-    assert "mean ± 95% interval over 2 seeds" in text
+    assert re.search("95% .*2 seeds", text)
     assert (output / "comparison" / "comparison.html").stat().st_size > 10_000
     assert str(output / "comparison" / "comparison.html") in text.replace("\n", "")
 
@@ -212,7 +213,7 @@ def test_runs_side_by_side_are_the_runs_one_by_one(swept, tmp_path):
     """Apart from time: to the bit, with equal threads."""
     results, _, _ = swept
     study = dataclasses.replace(results.study, trials=results.study.trials[2:3], seeds=(1,))
-    alone, _ = said(study, tmp_path, jobs=2)
+    alone, _ = run_with_lines(study, tmp_path, jobs=2)
     for figure in ("train/loss", "val/loss", "knn/top1"):
         name = results.study.trials[2].name
         assert alone.values(name, "", figure)[1] == results.values(name, "", figure)[1]
@@ -281,8 +282,9 @@ def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     )
     code, text = call(write_study(tmp_path, text), "--output", tmp_path / "out", *pairs(SMALL))
     assert code == 1, text
-    assert "FAILED pretraining, wild, seed 0" in text
-    assert "FAILED probe, wild, seed 0: pretraining, wild, seed 0 failed before it" in text
+    failures = [line for line in text.splitlines() if "FAILED" in line]
+    assert any("FAILED pretraining, wild, seed 0" in line for line in failures)
+    assert any(re.search("FAILED probe, wild, seed 0.*pretraining, wild, seed 0", line) for line in failures)
     assert "[4/4]" in text
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(content["trials"]) == {"calm"}
@@ -307,9 +309,9 @@ def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
     assert not running
     code, text = call(*words[1:], *keys)
     assert code == 0, text
-    again = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    assert len(again) == 4
-    assert all(again[name] == at for name, at in done.items())
+    times = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    assert len(times) == 4
+    assert all(times[name] == at for name, at in done.items())
 
 
 def _mentions(path: Path, words: str) -> bool:
@@ -356,9 +358,9 @@ def _mentions(path: Path, words: str) -> bool:
     ],
 )
 def test_study_mistakes_are_named(text, named, tmp_path):
-    code, said = call(write_study(tmp_path, text), "--output", tmp_path / "out")
+    code, output = call(write_study(tmp_path, text), "--output", tmp_path / "out")
     assert code == 2
-    assert named in said
+    assert named in output
     assert not (tmp_path / "out").exists()
 
 
@@ -367,9 +369,9 @@ def test_study_mistakes_are_named(text, named, tmp_path):
 )
 def test_study_flags_that_cannot_be_are_an_error(flags, named, tmp_path):
     study = write_study(tmp_path, "STARTS: {a: {}}\nPROTOCOLS: {p: {config: finetune/digits.yaml}}\n")
-    code, said = call(study, "--output", tmp_path / "out", *flags)
+    code, output = call(study, "--output", tmp_path / "out", *flags)
     assert code == 2
-    assert named in said
+    assert named in output
     assert not (tmp_path / "out").exists()
 
 
@@ -402,11 +404,11 @@ def test_shipped_study_varies_what_its_title_says(file, tmp_path, monkeypatch):
     study = read_study(file)
     assert len(study.trials) >= 2
     if file in TRANSFERS:
-        results, lines = said(study, tmp_path, keys=TINY_TRANSFER)
+        results, lines = run_with_lines(study, tmp_path, keys=TINY_TRANSFER)
     else:
         assert len(study.seeds) >= 3
         study = first_points(study)
-        results, lines = said(study, tmp_path, keys=TINY_SWEEP)
+        results, lines = run_with_lines(study, tmp_path, keys=TINY_SWEEP)
         first, second = (str(results.configs[trial.name]) for trial in study.trials)
         assert first != second
     assert lines == []
@@ -420,7 +422,7 @@ def test_shipped_study_runs_at_tiny_size(file, few_digits, tmp_path):
     study, keys = read_study(file), TINY_TRANSFER
     if file not in TRANSFERS:
         study, keys = first_points(study), TINY_SWEEP
-    results, lines = said(study, tmp_path, jobs=2, keys=keys | few_digits)
+    results, lines = run_with_lines(study, tmp_path, jobs=2, keys=keys | few_digits)
     assert not results.failed, lines
     if study.protocols:
         assert "scratch" in [trial.name for trial in results.trials]
@@ -434,7 +436,7 @@ def test_shipped_sweep_has_another_config_at_every_point(file, tmp_path, monkeyp
     """At full size; a point that cannot be is named."""
     monkeypatch.setattr("mim.lab.study.runner.run_chains", lambda *_: None)
     study = dataclasses.replace(read_study(file), seeds=(0,))
-    results, lines = said(study, tmp_path, keys={})
+    results, lines = run_with_lines(study, tmp_path, keys={})
     assert all(line.startswith("left out: ") for line in lines)
     assert len({str(cfg) for cfg in results.configs.values()}) == len(study.trials) - len(lines) >= 2
 

@@ -121,9 +121,9 @@ def test_comparison_tests_many_entries_against_the_first_alone(real, tmp_path):
 # ---------------------------------------------------------------- curves and budgets
 
 
-def rows_of(places, values):
+def rows_of(images_seen, values):
     """Evaluations at numbers of images, a second each hundred images."""
-    pairs = zip(places, values, strict=True)
+    pairs = zip(images_seen, values, strict=True)
     return [{"epoch": 1.0, "images_seen": at, "seconds": at / 100, "knn/top1": value} for at, value in pairs]
 
 
@@ -132,8 +132,8 @@ def test_budgets_never_look_ahead(real, tmp_path):
     for trial in range(5):
         runs = {}
         for name in ("a", "b"):
-            places = sorted(random.sample(range(50, 2000), random.randint(5, 40)))
-            runs[name] = rows_of(places, [at / 10000 + random.random() / 2 for at in places])
+            images_seen = sorted(random.sample(range(50, 2000), random.randint(5, 40)))
+            runs[name] = rows_of(images_seen, [at / 10000 + random.random() / 2 for at in images_seen])
         folder = tmp_path / str(trial)
         for number, (name, rows) in enumerate(runs.items()):
             write_run(

@@ -156,8 +156,8 @@ def test_what_came_from_a_run_that_is_left_out_is_left_out_by_name(real, tmp_pat
     probe = write_run(tmp_path / "probe", real.probe, start=bad)
     (bad / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
-    for given in ([good, bad, probe], [good, bad]):
-        result = compare(given, reconstructions=False)
+    for folders in ([good, bad, probe], [good, bad]):
+        result = compare(folders, reconstructions=False)
         assert [entry.name for entry in result.entries] == ["good"]
         assert result.left_out[1:] == (("probe", "came from bad, which is left out"),)
 

@@ -115,9 +115,9 @@ def test_method_is_told_in_a_line(real, tmp_path):
 def test_users_own_encoder_is_compared(real, tmp_path, monkeypatch):
     (tmp_path / "mine_for_comparison.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"PLUGINS": "[mine_for_comparison]", "ENCODER.name": "mine_of_comparison", "ENCODER.flavour": 4}
+    keys = {"PLUGINS": "[mine_for_comparison]", "ENCODER.name": "mine_of_comparison", "ENCODER.flavour": 4}
     write_run(tmp_path / "a", real.pretraining)
-    write_run(tmp_path / "b", real.pretraining, own)
+    write_run(tmp_path / "b", real.pretraining, keys)
     result = compared(tmp_path)
     settings = {setting.key: setting.values for setting in result.settings}
     assert settings["ENCODER.name"] == ("vit", "mine_of_comparison")

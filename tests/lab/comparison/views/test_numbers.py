@@ -9,12 +9,13 @@ from mim.lab.comparison.views.numbers import cells, p_text, short, style_of, sty
 from mim.ops.intervals import Estimate
 
 
-def written(unit, *metrics):
+def estimate_texts(unit, *metrics):
     """Each metric, a mean or a mean and half an interval, as a column of them shows it; then the unit."""
     estimates = [Estimate(*(metric if isinstance(metric, tuple) else (metric, None)), 3) for metric in metrics]
     style = style_of(unit, estimates)
     texts = [
-        style.text(found.mean) + ("" if found.half is None else f" ± {style.text(found.half)}") for found in estimates
+        style.text(estimate.mean) + ("" if estimate.half is None else f" ± {style.text(estimate.half)}")
+        for estimate in estimates
     ]
     return [*texts, style.unit]
 
@@ -44,7 +45,7 @@ def written(unit, *metrics):
     ],
 )
 def test_style_suits_a_column(unit, metrics, expected):
-    assert written(unit, *metrics) == expected
+    assert estimate_texts(unit, *metrics) == expected
 
 
 def test_styles_of_percentages_of_a_section_are_alike():
@@ -60,12 +61,12 @@ def test_cells_mark_the_best_means_and_how_many_runs_are_behind_a_metric():
     metrics = [Estimate(97.21, 0.2, 3), Estimate(97.24, 10.0, 2), None, Estimate(math.nan, None, 3)]
     style = style_of("%", [Estimate(97.0, 0.2, 3)])
     for better, best in (("higher", [True, True, False, False]), ("neither", [False] * 4)):
-        shown = cells(entries, metrics, style, better)
-        assert [cell.best for cell in shown] == best
-        assert [cell.runs for cell in shown] == [None, 2, None, None]
-        assert [cell.order for cell in shown] == [97.21, 97.24, None, None]
-        assert [cell.half for cell in shown[:2]] == ["± \N{FIGURE SPACE}0.2", "± 10.0"]
-        assert len({len(cell.half) for cell in shown}) == 1
+        rows = cells(entries, metrics, style, better)
+        assert [cell.best for cell in rows] == best
+        assert [cell.runs for cell in rows] == [None, 2, None, None]
+        assert [cell.order for cell in rows] == [97.21, 97.24, None, None]
+        assert [cell.half for cell in rows[:2]] == ["± \N{FIGURE SPACE}0.2", "± 10.0"]
+        assert len({len(cell.half) for cell in rows}) == 1
 
 
 @pytest.mark.parametrize(

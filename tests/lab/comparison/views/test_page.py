@@ -89,7 +89,7 @@ class Reader(HTMLParser):
             self.text[self.inside] = self.text.get(self.inside, "") + data
 
     def texts(self, tag):
-        return [self.text.get(place, "") for place, (name, _) in enumerate(self.elements) if name == tag]
+        return [self.text.get(index, "") for index, (name, _) in enumerate(self.elements) if name == tag]
 
 
 def curve_data(html):
@@ -122,26 +122,26 @@ def test_render_shows_names_as_text_alone():
 
 
 def test_render_embeds_the_curves_to_seven_digits():
-    shown = comparison(HOSTILE)
-    data = curve_data(render(shown))
+    result = comparison(HOSTILE)
+    data = curve_data(render(result))
     assert data["entries"] == list(HOSTILE)
     assert data["metrics"] == ["kNN accuracy, %", "Held-out loss"]
-    assert len(data["curves"]) == len(shown.curves)
+    assert len(data["curves"]) == len(result.curves)
     metrics = ["knn/top1", "val/loss"]
-    for found, curve in zip(data["curves"], shown.curves, strict=True):
-        assert (HOSTILE[found["entry"]], found["seed"], metrics[found["metric"]]) == (
+    for line, curve in zip(data["curves"], result.curves, strict=True):
+        assert (HOSTILE[line["entry"]], line["seed"], metrics[line["metric"]]) == (
             curve.entry,
             curve.seed,
             curve.metric,
         )
-        assert found["values"] == pytest.approx(curve.values, rel=1e-6)
-        assert {axis: pytest.approx(places, rel=1e-6) for axis, places in curve.at.items()} == found["at"]
+        assert line["values"] == pytest.approx(curve.values, rel=1e-6)
+        assert {axis: pytest.approx(values, rel=1e-6) for axis, values in curve.at.items()} == line["at"]
 
 
 def test_render_embeds_what_is_not_finite_as_null():
-    shown = comparison()
-    curve = replace(shown.curves[0], values=(math.nan, math.inf, *shown.curves[0].values[2:]))
-    assert curve_data(render(replace(shown, curves=(curve,))))["curves"][0]["values"][:3] == [
+    result = comparison()
+    curve = replace(result.curves[0], values=(math.nan, math.inf, *result.curves[0].values[2:]))
+    assert curve_data(render(replace(result, curves=(curve,))))["curves"][0]["values"][:3] == [
         None,
         None,
         pytest.approx(curve.values[2]),
@@ -172,8 +172,8 @@ def test_render_names_the_hashes_of_style_and_script_in_its_policy():
 
 def test_render_holds_the_bytes_of_pictures():
     images = [attributes for tag, attributes in Reader(render(comparison())).elements if tag == "img"]
-    kind, _, held = images[0]["src"].partition(",")
-    assert (kind, b64decode(held)) == ("data:image/png;base64", picture())
+    kind, _, content = images[0]["src"].partition(",")
+    assert (kind, b64decode(content)) == ("data:image/png;base64", picture())
     assert (images[0]["width"], images[0]["height"], images[0]["alt"]) == ("640", "200", "Digits, masked and predicted")
 
 
@@ -182,8 +182,8 @@ def test_render_leaves_a_section_without_content_out(part):
     def ids(html):
         return {attributes.get("id") for tag, attributes in Reader(html).elements if tag == "section"}
 
-    whole, less = ids(render(comparison())), ids(render(replace(comparison(), **{part: ()})))
-    assert whole - less == {SECTIONS[part]}
+    full, less = ids(render(comparison())), ids(render(replace(comparison(), **{part: ()})))
+    assert full - less == {SECTIONS[part]}
 
 
 def test_render_of_one_run_compares_nothing():
@@ -200,15 +200,15 @@ def test_render_of_one_run_compares_nothing():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda shown: {"curves": (replace(shown.curves[0], entry="BEiT"),)}, "'BEiT'"),
-        (lambda shown: {"tests": (replace(shown.tests[0], column="probe"),)}, "'probe'"),
-        (lambda shown: {"sheets": (replace(shown.sheets[0], png=b"GIF89a"),)}, "'The same images' is not a PNG"),
+        (lambda result: {"curves": (replace(result.curves[0], entry="BEiT"),)}, "'BEiT'"),
+        (lambda result: {"tests": (replace(result.tests[0], column="probe"),)}, "'probe'"),
+        (lambda result: {"sheets": (replace(result.sheets[0], png=b"GIF89a"),)}, "'The same images' is not a PNG"),
     ],
 )
 def test_render_refuses_what_has_no_place(wrong, message):
-    shown = comparison()
+    result = comparison()
     with pytest.raises(ValueError, match=message):
-        render(replace(shown, **wrong(shown)))
+        render(replace(result, **wrong(result)))
 
 
 # In a browser
@@ -237,9 +237,9 @@ def visit(chromium, tmp_path):
     """
     contexts, unexpected = [], []
 
-    def look(shown, width=1280, scheme="light", change=lambda html: html, expected=False, **context):
+    def look(result, width=1280, scheme="light", change=lambda html: html, expected=False, **context):
         file = tmp_path / f"comparison-{len(contexts)}.html"
-        file.write_text(change(render(shown)), encoding="utf-8")
+        file.write_text(change(render(result)), encoding="utf-8")
         size = {"width": width, "height": 900}
         contexts.append(chromium.new_context(viewport=size, color_scheme=scheme, offline=True, **context))
         page = contexts[-1].new_page()
@@ -247,21 +247,21 @@ def visit(chromium, tmp_path):
         page.on("console", lambda message: page.problems.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.on("dialog", lambda dialog: (page.problems.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda asked: asked.url == file.as_uri() or page.problems.append(asked.url))
+        page.on("request", lambda request: request.url == file.as_uri() or page.problems.append(request.url))
         page.goto(file.as_uri())
         return page
 
     yield look
-    for made in contexts:
-        made.close()
+    for browser_context in contexts:
+        browser_context.close()
     assert unexpected == []
 
 
 def column(page, table, title):
     """The texts of a column, from the top."""
     titles = page.locator(f"{table} thead tr:last-child > *").all_inner_texts()
-    place = next(place for place, text in enumerate(titles) if text.startswith(title))
-    return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({place + 1})").all_inner_texts()]
+    index = next(index for index, text in enumerate(titles) if text.startswith(title))
+    return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({index + 1})").all_inner_texts()]
 
 
 def head(page, table, title):
@@ -293,15 +293,15 @@ def test_page_has_contrast(visit, scheme):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_switches_the_axis(visit, width):
     page = visit(comparison(), width)
-    seen = {}
+    texts = {}
     for axis, title in AXES.items():
         page.locator(f"label:has(input[value={axis}])").click()
         assert page.locator("#chart .axis-title").text_content().startswith(title)
-        seen[axis] = (tuple(paths(page)), tuple(page.locator("#chart .column").all_text_contents()))
-    assert len({lines for lines, _ in seen.values()}) == 3
-    assert "20k" in seen["images_seen"][1]
-    assert all(text == "0" or text.endswith(" TFLOP") for text in seen["flops"][1])
-    assert all(text == "0" or text.endswith(" s") for text in seen["seconds"][1])
+        texts[axis] = (tuple(paths(page)), tuple(page.locator("#chart .column").all_text_contents()))
+    assert len({lines for lines, _ in texts.values()}) == 3
+    assert "20k" in texts["images_seen"][1]
+    assert all(text == "0" or text.endswith(" TFLOP") for text in texts["flops"][1])
+    assert all(text == "0" or text.endswith(" s") for text in texts["seconds"][1])
 
 
 def test_page_switches_the_axis_by_keyboard(visit):
@@ -312,41 +312,41 @@ def test_page_switches_the_axis_by_keyboard(visit):
 
 
 def test_page_reads_means_off_the_curves(visit):
-    shown = comparison()
-    page = visit(shown)
+    result = comparison()
+    page = visit(result)
     page.locator("#metric").select_option(label="Held-out loss")
     page.locator("#chart svg").first.focus()
-    for key, place in (("End", -1), ("Home", 0), ("ArrowRight", 1)):
+    for key, index in (("End", -1), ("Home", 0), ("ArrowRight", 1)):
         page.keyboard.press(key)
         means = {
-            name: sum(found) / len(found)
+            name: sum(values) / len(values)
             for name in NAMES
             if (
-                found := [
-                    curve.values[place] for curve in shown.curves if (curve.entry, curve.metric) == (name, "val/loss")
+                values := [
+                    curve.values[index] for curve in result.curves if (curve.entry, curve.metric) == (name, "val/loss")
                 ]
             )
         }
         rows = [row.inner_text().split("\n") for row in page.locator(".reading div").all()]
         assert [name for name, _ in rows] == sorted(NAMES, key=lambda name: -means[name])
         assert {name: float(value) for name, value in rows} == pytest.approx(means, abs=6e-4)
-        images = shown.curves[0].at["images_seen"][place]
+        images = result.curves[0].at["images_seen"][index]
         assert page.locator(".reading b").inner_text() == f"{images:,.0f} images"
     page.keyboard.press("Escape")
     assert not page.locator(".reading").is_visible()
 
 
 def test_page_means_curves_of_unequal_length_where_all_have_values(visit):
-    shown = comparison(NAMES[:1])
-    whole, other, _ = (curve for curve in shown.curves if curve.metric == "val/loss")
+    result = comparison(NAMES[:1])
+    full, other, _ = (curve for curve in result.curves if curve.metric == "val/loss")
     at = {"images_seen": (0.0, 2874.0, 14370.0)}  # of every second value, and half as long
     short = replace(other, at=at, values=(other.values[0], other.values[2], other.values[10]))
-    page = visit(replace(shown, curves=(whole, short)))
+    page = visit(replace(result, curves=(full, short)))
     page.locator("#chart svg").first.focus()
     for key, images, expected in (
-        ("End", "14,370", (whole.values[10] + other.values[10]) / 2),
-        ("Home", "0", (whole.values[0] + other.values[0]) / 2),
-        ("ArrowRight", "1,437", (whole.values[1] + (other.values[0] + other.values[2]) / 2) / 2),
+        ("End", "14,370", (full.values[10] + other.values[10]) / 2),
+        ("Home", "0", (full.values[0] + other.values[0]) / 2),
+        ("ArrowRight", "1,437", (full.values[1] + (other.values[0] + other.values[2]) / 2) / 2),
     ):
         page.keyboard.press(key)
         assert page.locator(".reading b").inner_text() == f"{images} images"
@@ -366,8 +366,8 @@ def test_page_reads_values_under_the_pointer(visit):
 
 
 def test_page_draws_lines_where_the_values_are(visit):
-    shown = comparison()
-    page = visit(replace(shown, curves=tuple(curve for curve in shown.curves if curve.seed == 0)))
+    result = comparison()
+    page = visit(replace(result, curves=tuple(curve for curve in result.curves if curve.seed == 0)))
     rows = dict(
         zip(
             (float(text) for text in page.locator("#chart .row").all_text_contents()),
@@ -377,10 +377,10 @@ def test_page_draws_lines_where_the_values_are(visit):
     )
     (low, at_low), (high, at_high) = min(rows.items()), max(rows.items())
     for name, path in zip(NAMES, paths(page), strict=True):
-        drawn = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", path)]
-        values = next(curve.values for curve in shown.curves if curve.entry == name)
+        heights = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", path)]
+        values = next(curve.values for curve in result.curves if curve.entry == name)
         expected = [at_low + (value - low) * (at_high - at_low) / (high - low) for value in values]
-        assert drawn == pytest.approx(expected, abs=0.06)
+        assert heights == pytest.approx(expected, abs=0.06)
 
 
 def test_page_shows_chosen_entries_and_a_log_scale(visit):
@@ -403,8 +403,8 @@ def test_page_shows_chosen_entries_and_a_log_scale(visit):
 
 @pytest.mark.parametrize("keyboard", [False, True])
 def test_page_sorts_by_a_column_and_back(visit, keyboard):
-    shown = comparison()
-    page = visit(shown)
+    result = comparison()
+    page = visit(result)
     for table, title, key, first in (
         ("#results table", "Fine-tuning", "finetune/top1", -1),
         ("#results table", "Held-out loss", "val/loss", 1),
@@ -417,78 +417,80 @@ def test_page_sorts_by_a_column_and_back(visit, keyboard):
                 page.keyboard.press("Enter")
             else:
                 heading.get_by_role("button").click()
-            expected = sorted(shown.entries, key=lambda entry: sign * entry.metrics[key].mean)
+            expected = sorted(result.entries, key=lambda entry: sign * entry.metrics[key].mean)
             assert column(page, table, "Recipe") == [entry.name for entry in expected]
             assert heading.get_attribute("aria-sort") == ("ascending" if sign == 1 else "descending")
         assert page.locator(f"{table} [aria-sort]").count() == 1
 
 
 def test_page_sorts_what_has_no_value_last(visit):
-    shown = comparison()
-    lacking = replace(shown.entries[0], metrics={**shown.entries[0].metrics, "knn/top1": Estimate(math.nan, None, 3)})
-    page = visit(replace(shown, entries=(lacking, *shown.entries[1:])))
+    result = comparison()
+    lacking = replace(result.entries[0], metrics={**result.entries[0].metrics, "knn/top1": Estimate(math.nan, None, 3)})
+    page = visit(replace(result, entries=(lacking, *result.entries[1:])))
     for _ in range(2):
         head(page, "#results table", "kNN").get_by_role("button").click()
         assert column(page, "#results table", "kNN")[-1] == "not finite"
 
 
 def test_page_shows_the_metrics_of_the_comparison(visit):
-    shown = comparison()
-    page = visit(shown)
+    result = comparison()
+    page = visit(result)
     units = {"knn/top1": ("kNN", 1), "finetune/top1": ("Fine-tuning", 1), "val/loss": ("Held-out loss", 1)}
     cost = {"parameters": ("Parameters", 1e6), "peak_memory_bytes": ("Peak memory", 2**20), "seconds": ("Time", 60)}
     for table, columns in (("#results table", units), ("#cost table", cost)):
         for key, (title, unit) in columns.items():
-            for text, entry in zip(column(page, table, title), shown.entries, strict=True):
+            for text, entry in zip(column(page, table, title), result.entries, strict=True):
                 mean, *half = (float(number) for number in re.findall(r"[\d.]+", text.replace(",", "")))
                 assert mean == pytest.approx(entry.metrics[key].mean / unit, rel=5e-3)
                 assert half == ([pytest.approx(entry.metrics[key].half / unit, rel=0.2)] if key != "parameters" else [])
     best = [cell.split()[0] for cell in page.locator("#results td.best").all_inner_texts()]
     assert best == [
-        f"{max(entry.metrics[key].mean for entry in shown.entries):.1f}" for key in ("knn/top1", "finetune/top1")
+        f"{max(entry.metrics[key].mean for entry in result.entries):.1f}" for key in ("knn/top1", "finetune/top1")
     ]
-    for text, test in zip(column(page, "#tests table", "Difference"), shown.tests, strict=True):
+    for text, test in zip(column(page, "#tests table", "Difference"), result.tests, strict=True):
         mean, half = (float(number) for number in re.findall(r"[−+]?[\d.]+", text.replace("−", "-").replace("-", "-")))
         assert abs(mean) == pytest.approx(abs(test.result.difference.mean), abs=0.06)
         assert half == pytest.approx(test.result.difference.half, abs=0.06)
         assert text.startswith("−" if test.result.difference.mean < 0 else "+")
-    for text, test in zip(column(page, "#tests table", "p"), shown.tests, strict=True):
+    for text, test in zip(column(page, "#tests table", "p"), result.tests, strict=True):
         assert text == ("< 0.001" if test.result.p < 0.001 else f"{test.result.p:.3f}")
-    for setting in shown.settings:
+    for setting in result.settings:
         row = page.locator("#settings tr", has=page.locator("code", has_text=re.compile(f"^{re.escape(setting.key)}$")))
         assert tuple(row.locator("td").all_inner_texts()) == setting.values
 
 
 def test_page_plots_dots_where_the_values_are(visit):
-    shown = comparison()
-    page = visit(shown)
+    result = comparison()
+    page = visit(result)
     for plot, key in zip(page.locator(".plot").all(), ("knn/top1", "finetune/top1"), strict=True):
         marks = [
             (float(mark.text_content()), float(mark.get_attribute("x").rstrip("%")))
             for mark in plot.locator(".scale text").all()
         ]
         (low, at_low), (high, at_high) = marks[0], marks[-1]
-        for strip, entry in zip(plot.locator(".strip:not(.scale)").all(), shown.entries, strict=True):
+        for strip, entry in zip(plot.locator(".strip:not(.scale)").all(), result.entries, strict=True):
 
-            def place(value, low=low, at_low=at_low, slope=(at_high - at_low) / (high - low)):
+            def position(value, low=low, at_low=at_low, slope=(at_high - at_low) / (high - low)):
                 return pytest.approx(at_low + (value - low) * slope, abs=0.01)
 
-            drawn = strip.locator("> svg")
-            runs = [float(dot.get_attribute("cx").rstrip("%")) for dot in drawn.locator("circle").all()]
-            assert runs == [place(value) for value in entry.values[key]]
-            assert float(drawn.locator("use").get_attribute("x").rstrip("%")) == place(entry.metrics[key].mean)
-            found, ends = entry.metrics[key], drawn.locator(".end").count()
+            dots = strip.locator("> svg")
+            runs = [float(dot.get_attribute("cx").rstrip("%")) for dot in dots.locator("circle").all()]
+            assert runs == [position(value) for value in entry.values[key]]
+            assert float(dots.locator("use").get_attribute("x").rstrip("%")) == position(entry.metrics[key].mean)
+            estimate, ends = entry.metrics[key], dots.locator(".end").count()
             if ends == 2:
-                line = drawn.locator(".interval")
-                assert float(line.get_attribute("x1").rstrip("%")) == place(found.mean - found.half)
-                assert float(line.get_attribute("x2").rstrip("%")) == place(found.mean + found.half)
+                line = dots.locator(".interval")
+                assert float(line.get_attribute("x1").rstrip("%")) == position(estimate.mean - estimate.half)
+                assert float(line.get_attribute("x2").rstrip("%")) == position(estimate.mean + estimate.half)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_shows_hostile_names_as_text(visit, width):
     names = HOSTILE[:5]
-    shown = replace(comparison(names), title=HOSTILE[0], warnings=names, left_out=tuple((name, name) for name in names))
-    page = visit(shown, width)
+    result = replace(
+        comparison(names), title=HOSTILE[0], warnings=names, left_out=tuple((name, name) for name in names)
+    )
+    page = visit(result, width)
     assert page.title() == HOSTILE[0]
     assert page.evaluate("window.broken") is None
     assert page.locator("#results tbody bdi").all_text_contents() == list(names)
@@ -504,9 +506,9 @@ def test_page_policy_blocks_what_is_added(visit):
     added = '<img src="https://example.invalid/x.png"><script>window.broken = 1</script></body>'
     page = visit(comparison(), change=lambda html: html.replace("</body>", added), expected=True)
     assert page.evaluate("window.broken") is None
-    told = " ".join(page.problems)
-    assert "img-src" in told
-    assert "script-src" in told
+    problems = " ".join(page.problems)
+    assert "img-src" in problems
+    assert "script-src" in problems
 
 
 def test_page_prints_every_section_in_light_colours_without_controls(visit):
@@ -529,8 +531,8 @@ def test_page_needs_no_script_for_tables_settings_and_pictures(visit):
     page = visit(comparison(), java_script_enabled=False)
     assert page.locator("noscript").inner_text().startswith("Curves are drawn by a script")
     assert not page.locator(".controls").is_visible()
-    for seen in ("#results table", ".plot", "#cost table", "#settings table", "#reconstructions img"):
-        assert page.locator(seen).first.is_visible()
+    for selector in ("#results table", ".plot", "#cost table", "#settings table", "#reconstructions img"):
+        assert page.locator(selector).first.is_visible()
 
 
 def test_page_enlarges_pictures(visit):
