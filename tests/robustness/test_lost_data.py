@@ -182,9 +182,8 @@ def test_run_whose_images_stay_away_says_so_and_ends(images: Path, tmp_path: Pat
         code, output = call(tmp_path / "run", keys)
     assert code == 3, output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    lost = f"error: the images can no longer be read: DATA.path {here}: No such file or directory. Waited 0.5 s "
-    again = "Bring them back and start the same command again: a training run goes on from its last checkpoint"
-    assert line == f"{lost}(DATA.retry_s 0.5). {again}"
+    for name in (f"DATA.path {here}", "No such file or directory", "DATA.retry_s 0.5", "same command", "last checkpoint"):
+        assert name in line
     assert "Traceback" not in output
     assert not multiprocessing.active_children()
 
