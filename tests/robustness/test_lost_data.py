@@ -182,7 +182,13 @@ def test_run_whose_images_stay_away_says_so_and_ends(images: Path, tmp_path: Pat
         code, output = call(tmp_path / "run", keys)
     assert code == 3, output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    for name in (f"DATA.path {here}", "No such file or directory", "DATA.retry_s 0.5", "same command", "last checkpoint"):
+    for name in (
+        f"DATA.path {here}",
+        "No such file or directory",
+        "DATA.retry_s 0.5",
+        "same command",
+        "last checkpoint",
+    ):
         assert name in line
     assert "Traceback" not in output
     assert not multiprocessing.active_children()
