@@ -53,7 +53,7 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     try:
         check(cfg)
     except ValueError as error:
-        raise named(error, path, lambda: check(config.parse_config(path.read_text()))) from error
+        raise named(error, path, overrides, lambda: check(config.parse_config(path.read_text()))) from error
     return cfg
 
 

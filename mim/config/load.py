@@ -36,18 +36,20 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
         cfg = _resolve(read_mapping(text), read_pairs(overrides), LOG.warning)
         _check_recipe(cfg.RECIPE)  # not where the config of a run is read, whose recipe may be gone
     except ValueError as error:
-        raise named(error, path, lambda: _check_recipe(parse_config(text).RECIPE)) from error
+        raise named(error, path, overrides, lambda: _check_recipe(parse_config(text).RECIPE)) from error
     return cfg
 
 
-def named(error: ValueError, path: Path, read_file: Callable[[], object]) -> ConfigError:
+def named(error: ValueError, path: Path, overrides: Overrides, read_file: Callable[[], object]) -> ConfigError:
     """The error; with the path of the file in front where reading the file without overrides fails likewise."""
-    try:
-        read_file()
-    except ValueError as file_error:
-        if str(file_error) == str(error):
-            return ConfigError(f"{printable(str(path))}: {error}")
-    return ConfigError(str(error))
+    if overrides:
+        try:
+            read_file()
+            return ConfigError(str(error))
+        except ValueError as file_error:
+            if str(file_error) != str(error):
+                return ConfigError(str(error))
+    return ConfigError(f"{printable(str(path))}: {error}")
 
 
 def parse_config(text: str, overrides: Overrides = ()) -> Config:
