@@ -122,6 +122,7 @@ def swept(tmp_path_factory):
 # -------------------------------------------------------------------- starts x protocols
 
 
+@pytest.mark.slow
 def test_study_trains_every_start_under_every_protocol_and_seed(finished):
     _, output, text = finished
     runs = {str(path.parent.relative_to(output)) for path in output.rglob("summary.json")}
@@ -133,6 +134,7 @@ def test_study_trains_every_start_under_every_protocol_and_seed(finished):
     assert "[10/10]" in text
 
 
+@pytest.mark.slow
 def test_study_starts_from_the_pretraining_of_the_same_seed(finished):
     _, output, _ = finished
     for seed in (0, 1):
@@ -145,6 +147,7 @@ def test_study_starts_from_the_pretraining_of_the_same_seed(finished):
         assert "weights loaded" not in (output / "linear-probe" / f"scratch-seed{seed}" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_study_then_changes_the_protocols_of_that_start_alone(finished):
     _, output, _ = finished
     for protocol, decays in (("linear-probe", (1.0, 0.9)), ("fine-tuning-last-block", (0.75, 0.9))):
@@ -154,6 +157,7 @@ def test_study_then_changes_the_protocols_of_that_start_alone(finished):
     assert load_config(output / "pretraining" / "mae-seed0" / "config.yaml").OPTIMIZER.layer_decay == 1
 
 
+@pytest.mark.slow
 def test_study_figures_are_mean_and_interval_of_the_runs(finished):
     _, output, text = finished
     content = json.loads((output / "results.json").read_text())["trials"]
@@ -182,6 +186,7 @@ def test_study_that_is_finished_trains_nothing_again(finished):
     assert table in output_again
 
 
+@pytest.mark.slow
 def test_study_says_a_line_a_run_the_table_and_the_page(finished):
     _, output, text = finished
     assert "loss" not in text[: text.index("After the last epoch")]
