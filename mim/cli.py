@@ -111,10 +111,10 @@ def check_config(config: str, overrides: Sequence[str]) -> None:
     _log()
 
 
-def _log(shown: bool = True) -> None:
+def _log(to_terminal: bool = True) -> None:
     from mim.engine.log import log_to_console  # --help needs no rich
 
-    log_to_console(shown and int(os.environ.get("RANK", 0)) == 0)
+    log_to_console(to_terminal and int(os.environ.get("RANK", 0)) == 0)
 
 
 def _line(error: BaseException, stopped: str) -> str:

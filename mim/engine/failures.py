@@ -82,18 +82,18 @@ class Skipped:
         )
         what = "loss" if not math.isfinite(health.loss) else "gradient norm"
         guilty = f" An image with non-finite pixels: {suspects[0]}." if suspects else ""
-        found = (
+        cause = (
             f"the {what} is not finite at step {health.step} (loss {health.loss:g}, gradient norm {health.norm:g}, "
             f"learning rate {health.rate:.3g}, loss scale {scale:g}).{guilty} "
         )
         if self.count <= self.allowed:
             LOG.warning(
                 "%sIt changed no weight: skipped, %d of TRAIN.max_skipped %d. Saved: %s-rank-*.json",
-                *(found, self.count, self.allowed, name),
+                *(cause, self.count, self.allowed, name),
             )
             return
         raise RunStopped(
-            f"{found}Saved: {name}-rank-*.json with the files of the batch, and checkpoints/{name}.pt with the run's "
+            f"{cause}Saved: {name}-rank-*.json with the files of the batch, and checkpoints/{name}.pt with the run's "
             "state, which that step left unchanged. Remedies: remove images with non-finite pixels; lower "
             "OPTIMIZER.base_lr or set TRAIN.clip 1.0; use TRAIN.precision bf16 or fp32 instead of fp16; skip such "
             f"steps by TRAIN.max_skipped, which is {self.allowed}"

@@ -78,6 +78,6 @@ def _principal(original_BCHW: Tensor) -> View:
     matrix_3C = (torch.from_numpy(fitted.components_) / deviation_C).float()
     colours_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
     low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (colours_P3.amin(dim=0), colours_P3.amax(dim=0)))
-    shown = f"the first three principal components of {count} channels shown as red, green, blue"
+    description = f"the first three principal components of {count} channels shown as red, green, blue"
     share = fitted.explained_variance_ratio_.sum()
-    return View(matrix_3C, low_B3, high_B3, f"{shown} ({share:.0%} of their standardised variance)")
+    return View(matrix_3C, low_B3, high_B3, f"{description} ({share:.0%} of their standardised variance)")

@@ -100,12 +100,12 @@ def _problems(combinations: Sequence[Combination]) -> list[str]:
 
 def _warn_once() -> None:
     """The config is read once for each combination; a warning is shown once."""
-    shown: set[str] = set()
+    earlier: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        is_repeated = text in shown
-        shown.add(text)
+        is_repeated = text in earlier
+        earlier.add(text)
         return not is_repeated
 
     for handler in logging.getLogger("mim").handlers:
