@@ -242,8 +242,8 @@ def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pr
     model = build_model(cfg) if weights or shape is None else shape
     assert isinstance(model, MaskedImageModel)
     return Pretrain(
-        model,
-        _preprocess(cfg),
+        model=model,
+        preprocess=_preprocess(cfg),
         train_data=_train_data(cfg, train, compare=weights),
         bank=evaluation_data(cfg, train),
         held_out=evaluation_data(cfg, held_out),

@@ -59,5 +59,8 @@ class Task(Protocol):
     def describe(self) -> dict[str, str]:
         """What will be trained, a line each, for the start of a run."""
 
+    def warnings(self, results: dict[str, Any]) -> list[str]:
+        """What is wrong with the last results of a finished run, a sentence each."""
+
     def metrics(self) -> dict[str, Any]:
         """What is known before the first step, for the summary of the run."""

@@ -5,7 +5,7 @@ The step is `_train_step` and `_update`. All other methods belong to what happen
 
 import logging
 import time
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from mim import metric_keys as keys
-from mim.data.decoding.images import BrokenImage
-from mim.data.sources.base import Source
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
@@ -276,12 +274,8 @@ class Trainer:
             "peak_memory_bytes": peak_memory(self.world.device),
             **self.task.metrics(),
         }
-        loss, baseline = self.results.get(keys.VAL_LOSS, 0.0), self.results.get(keys.VAL_BASELINE, torch.inf)
-        if loss > baseline:
-            text = (
-                "val/loss %.4f is above val/baseline %.4f: the model predicts worse than the mean of the images. Try "
-            )
-            LOG.warning(text + "more TRAIN.epochs, or another OPTIMIZER.base_lr", loss, baseline)
+        for warning in self.task.warnings(self.results):
+            LOG.warning("%s", warning)
         if self.world.main:
             write_json(self.folder.summary, summary)
         LOG.info("finished after %.0f s: %s", self._elapsed, self.folder.summary)
@@ -303,9 +297,10 @@ class Trainer:
 
     def _describe(self) -> dict[str, str]:
         """What the run is about to do, a line each."""
+        stored = self.task.train_data.stored_type()
         return {
             **self.task.describe(),
-            "stored images": _stored_type(self.task.train_data.source),
+            "stored images": str(stored).removeprefix("torch.") if stored else "unknown: the first cannot be read",
             **self.plan.describe(self.settings),
             "precision": describe_precision(self.settings.train.precision, self.world.device),
             "devices": self.world.describe(self.settings.distributed.strategy),
@@ -325,11 +320,3 @@ class Trainer:
     def _synchronised(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients only in the last micro-batch of a step."""
         return self.train_state.strategy.exchange(self.model, now=last)
-
-
-def _stored_type(source: Source) -> str:
-    """The number type of the first image, as it is stored."""
-    with suppress(BrokenImage, OSError):
-        stored = source.read(0)
-        return str(stored.dtype).removeprefix("torch.") if isinstance(stored, Tensor) else "uint8"
-    return "unknown: the first cannot be read"

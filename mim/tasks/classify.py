@@ -9,38 +9,28 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mim.cost.model_summary import ModelSummary
 from mim.data.batch import Batch
-from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
-from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
+from mim.evaluation.reading import EvaluationBatch, choose_samples
 from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
 from mim.readouts.classifier import Classifier
+from mim.tasks.base import BuiltTask
 from mim.tasks.settings import ClassifyEvaluateSettings
 
 
-@dataclass(eq=False)
-class Classify(ABC):
+@dataclass(eq=False, kw_only=True)
+class Classify(BuiltTask[Classifier], ABC):
     """A task with class scores; mim.engine.protocol.Task explains the methods."""
 
     name = ""
 
-    model: Classifier
-    preprocess: Preprocess
-    train_data: ImageDataset  # training images under their augmentation
-    held_out: ImageDataset  # held-out images under the evaluation transform; may be empty
     classes: tuple[str, ...]
     settings: ClassifyEvaluateSettings
     labels: str  # says which labelled images are trained on
-    model_summary: ModelSummary
-    reader: Reader  # of the images of evaluations
-
-    def __post_init__(self) -> None:
-        self.fixed: list[nn.Module] = [self.preprocess]
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
@@ -49,12 +39,6 @@ class Classify(ABC):
     @abstractmethod
     def report(self, counts: list[Counts]) -> Report:
         """Figures and pictures of held-out counts, one for each linear layer."""
-
-    def blocks(self) -> list[nn.Module]:
-        return self.model.blocks()
-
-    def lr_scales(self, layer_decay: float) -> dict[str, float]:
-        return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
     def evaluate(self, model: Classifier, world: World) -> Report:
         """Accuracy on the held-out images, each counted once; unreadable ones are left out."""
@@ -73,8 +57,7 @@ class Classify(ABC):
             f"{encoder.spec.width}; {of_encoder} parameters are trained",
             "classifier": f"{model.pool} pooling, {len(self.classes)} classes"
             + (f", {len(model.heads)} linear layers side by side" if len(model.heads) > 1 else ""),
-            "images": f"{self.labels} to train, {len(self.held_out):,} held out; "
-            f"{encoder.image.channels} x {encoder.image.height} x {encoder.image.width}",
+            "images": self.images_line(self.labels),
             **self.model_summary.describe(),
             **({} if len(self.held_out) else {"evaluation": "none: no images are held out"}),
         }

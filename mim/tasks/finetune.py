@@ -16,7 +16,7 @@ from mim.ops.seeding import derive_seed
 from mim.tasks.classify import Classify
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Finetune(Classify):
     """Fine-tuning of a pretrained encoder, or training from scratch, of all blocks or the last ones. See Classify."""
 

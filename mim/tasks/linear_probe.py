@@ -16,7 +16,7 @@ from mim.metric_keys import VAL_BEST_RATE, at_rate
 from mim.tasks.classify import Classify
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class LinearProbe(Classify):
     """Linear layers side by side, each with its own factor on the learning rate. See Classify.
 

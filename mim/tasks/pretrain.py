@@ -6,55 +6,43 @@ Shapes: B batch, C channels, H W pixels, R held-out samples.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mim.cost.model_summary import ModelSummary
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
-from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import FeatureTable, features_of, knn_accuracy
-from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
+from mim.evaluation.reading import EvaluationBatch, choose_samples
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_sheet, predict_pixels
 from mim.structures import PatchMask, Prediction
+from mim.tasks.base import BuiltTask
 from mim.tasks.settings import EvaluateSettings
 
 Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank's samples
 KEPT_BYTES = 2**31  # of held-out images of a rank, which the first evaluation may keep on the host
 
 
-@dataclass(eq=False)
-class Pretrain:
+@dataclass(eq=False, kw_only=True)
+class Pretrain(BuiltTask[MaskedImageModel]):
     """The pretraining task; mim.engine.protocol.Task explains the methods."""
 
     name = "pretrain"
 
-    model: MaskedImageModel
-    preprocess: Preprocess
-    train_data: ImageDataset  # training images under their augmentation
     bank: ImageDataset  # training images under the evaluation transform, for kNN
-    held_out: ImageDataset  # held-out images under the evaluation transform; may be empty
     settings: EvaluateSettings
     seed: int  # of the masks and samples of evaluations
-    model_summary: ModelSummary
-    reader: Reader  # of the images of evaluations
 
     def __post_init__(self) -> None:
-        self.fixed: list[nn.Module] = [self.preprocess]
+        super().__post_init__()
         self._baseline: float | None = None
-
-    def blocks(self) -> list[nn.Module]:
-        return self.model.blocks()
-
-    def lr_scales(self, layer_decay: float) -> dict[str, float]:
-        return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
@@ -112,8 +100,7 @@ class Pretrain:
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
-            "images": f"{len(self.train_data):,} to train, {len(self.held_out):,} held out; "
-            f"{image.channels} x {image.height} x {image.width}",
+            "images": self.images_line(f"{len(self.train_data):,}"),
             **self.model_summary.describe(),
         }
         if not len(self.held_out):
@@ -127,6 +114,13 @@ class Pretrain:
 
     def metrics(self) -> dict[str, float]:
         return {"parameters": _parameters(self.model), **self.model_summary.metrics()}
+
+    def warnings(self, results: dict[str, Any]) -> list[str]:
+        loss, baseline = results.get(VAL_LOSS, 0.0), results.get(VAL_BASELINE, torch.inf)
+        if loss <= baseline:
+            return []
+        text = f"val/loss {loss:.4f} is above val/baseline {baseline:.4f}: the model predicts worse than the mean of "
+        return [text + "the images. Try more TRAIN.epochs, or another OPTIMIZER.base_lr"]
 
     # ---------------------------------------------------------------- evaluation
 

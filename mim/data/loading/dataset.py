@@ -83,6 +83,13 @@ class ImageDataset(Dataset[Sample]):
         if isinstance(self.transform, DeviceCropFlip):
             self._check_sizes((index, size_of(stored)) for index, stored in self._spread(images))
 
+    def stored_type(self) -> torch.dtype | None:
+        """The number type of the first image; None where it cannot be read."""
+        with suppress(BrokenImage, OSError):
+            stored = self.source.read(0)
+            return stored.dtype if isinstance(stored, Tensor) else torch.uint8
+        return None
+
     def is_finite(self, index: int) -> bool:
         """Whether a stored image has only finite values; True for one that cannot be read."""
         try:

@@ -117,7 +117,7 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
         if images is None and classes in (None, actual_classes):
             task = _task(cfg, *sources)
             counts = {"images": len(task.train_data), "held_out": len(sources[1]), "classes": actual_classes}
-            return DryTask(cfg=cfg, task=task, stored=_stored_type(task), missing=(), **counts)
+            return DryTask(cfg=cfg, task=task, stored=task.train_data.stored_type(), missing=(), **counts)
         images, classes = images or len(sources[0]), classes or actual_classes
     return _without_images(cfg, images, 0 if pretraining else classes, tuple(missing))
 
@@ -150,11 +150,3 @@ def _with_statistics(cfg: Config) -> Config:
     if cfg.DATA.mean != "estimate":
         return cfg
     return cfg.replace({"DATA.mean": (0.0,) * cfg.DATA.channels, "DATA.std": (1.0,) * cfg.DATA.channels})
-
-
-def _stored_type(task: Task) -> torch.dtype | None:
-    """The type of the first image that can be read."""
-    try:
-        return task.train_data[(0, 0)].image_CHW.dtype
-    except RuntimeError:
-        return None
