@@ -14,7 +14,7 @@ from mim.config import load_config
 from mim.errors import EXPECTED, ExitCode, exit_code, message
 
 _ENDINGS: tuple[type[BaseException], ...] = (SystemExit, *EXPECTED)
-WAITING = {"GOMP_SPINCOUNT": "1000"}  # idle threads of OpenMP soon sleep; measured by benchmarks/omp_wait.py
+WAITING = {"GOMP_SPINCOUNT": "10000"}  # idle threads of OpenMP soon sleep; measured by benchmarks/omp_wait.py
 WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the user has chosen
 EXIT_CODES = """exit codes:
   0    done
