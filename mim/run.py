@@ -37,8 +37,8 @@ def train(
     """Trains a config in a run folder and returns the content of its summary.json.
 
     A folder that holds a checkpoint of this config is resumed; where its run is finished, nothing is trained. The
-    commands let idle threads of OpenMP soon sleep (GOMP_SPINCOUNT=10000); from Python this is up to you, before torch is
-    imported.
+    commands let idle threads of OpenMP soon sleep (GOMP_SPINCOUNT=10000); from Python this is up to you, before torch
+    is imported.
 
     Args:
         config: a YAML file, the name of a shipped recipe (`mae/vit_base`), or what `load_config` returned.
