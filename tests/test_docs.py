@@ -78,6 +78,7 @@ def test_extending_source_names_the_key_of_a_missing_file(tmp_path, registry_cop
     assert "DATA.path missing.npy does not exist" in output
 
 
+@pytest.mark.slow
 def test_extending_metric_is_logged_at_each_evaluation(tmp_path):
     _write(tmp_path, "docs/extending.md")
     _start(tmp_path, "python", "make_stack.py")

@@ -313,7 +313,8 @@ BEIT = {"ENCODER.name": "beit", "ENCODER.layer_scale": 0.1}
 PRETRAIN = {key: value for key, value in TINY.items() if not key.startswith("HEAD.")}
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_train_fine_tunes_from_a_pretrained_beit_and_tells_where_its_biases_went(tmp_path, precision, caplog):
     shared = BEIT | {"TRAIN.precision": precision}
     recipe = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"

@@ -247,6 +247,7 @@ OURS = {
 }
 
 
+@pytest.mark.slow
 def test_train_pretrains_swin_v2_on_local_windows_and_fine_tunes_it_at_another_window(tmp_path):
     base = {key: value for key, value in TINY.items() if not key.startswith(("HEAD.", "ENCODER."))}
     recipe = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"

@@ -134,6 +134,7 @@ def test_results_name_the_cause_and_the_samples_of_a_dead_worker(end: int | None
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_death_of_a_worker_raises_nothing_outside_of_the_next_result() -> None:
     """PyTorch's own handler would raise an error wherever the main thread is, as in a forward pass."""
     before = signal.getsignal(signal.SIGCHLD)

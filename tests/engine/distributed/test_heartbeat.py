@@ -37,6 +37,7 @@ print(store.store.get("beat-0").decode())
 """
 
 
+@pytest.mark.slow
 def test_process_that_ends_in_the_middle_of_a_beat_ends_cleanly() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

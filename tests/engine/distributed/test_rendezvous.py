@@ -41,7 +41,7 @@ def test_rendezvous_gives_all_ranks_one_part_of_the_store(pool: ThreadPoolExecut
 
 
 @pytest.mark.parametrize(
-    "early", [(1, 2), pytest.param((0, 2), marks=pytest.mark.slow), pytest.param((0,), marks=pytest.mark.slow), (2,)]
+    "early", [(1, 2), *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in ((0, 2), (0,), (2,)))]
 )
 def test_rendezvous_after_another_sees_nothing_of_it_whoever_is_early(
     pool: ThreadPoolExecutor, server: dist.TCPStore, early: tuple[int, ...]

@@ -111,7 +111,8 @@ def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
     _near(output, runs / "one")
 
 
-@pytest.mark.parametrize("source", ["one", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["one", "ddp"])
 def test_run_of_one_or_of_replicas_resumes_in_shards(runs, warm, tmp_path, source):
     output = _from_half(tmp_path / "run", runs / source)
     code, text = warm.run(2, output, FSDP)

@@ -43,9 +43,8 @@ def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
 # ---------------------------------------------------------------- bytes
 
 
-@pytest.mark.parametrize(
-    ("strategy", "batch", "precision"), [pytest.param("ddp", 8, "fp32", marks=pytest.mark.slow), ("fsdp", 16, "bf16")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "batch", "precision"), [("ddp", 8, "fp32"), ("fsdp", 16, "bf16")])
 def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, warm, strategy, batch, precision):
     keys = [*SMALL, "TRAIN.batch", str(batch), "TRAIN.precision", precision, "DISTRIBUTED.strategy", strategy]
     script, words = ROOT / "benchmarks" / "exchange.py", ["--config", RECIPE, *keys]
