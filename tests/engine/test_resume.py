@@ -22,7 +22,8 @@ from processes import (
 )
 
 # drop path, EMA and accumulation are on: each would show a generator or a state that is not restored
-KEYS = TINY | {"TRAIN.epochs": 3, "TRAIN.batch": 64, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2}
+KEYS = TINY | {"TRAIN.epochs": 3, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2}
+KEYS |= {"TRAIN.batch": 64, "DATA.batch_size": 32}  # 22 steps an epoch, 2 micro-batches a step
 CLASSIFYING = TINY_CLASSIFIER | {"LABELS.per_class": 16, "TRAIN.epochs": 4, "DATA.batch_size": 8, "TRAIN.ema": 0.9}
 DRAWING = {  # all that draws in fine-tuning
     "ENCODER.drop_path": 0.3,

@@ -198,7 +198,7 @@ def test_checkpoint_of_another_model_is_refused_and_nothing_is_lost(tmp_path):
     [
         ("step", "abc", "lacks step, or holds another type of value there"),
         ("step", -1, "lacks step, or holds another type of value there"),
-        ("step", 10**9, "was written after step 1000000000, and this run has 44"),
+        ("step", 10**9, "was written after step 1000000000, and this run has 14"),
         ("results", None, "lacks results, or holds another type of value there"),
         ("config", ["DATA"], "lacks config, or holds another type of value there"),
         ("model", {}, "holds another model"),
@@ -222,5 +222,5 @@ def test_initial_encoder_comes_from_the_checkpoint_of_another_run(tmp_path):
     keys = TINY | {"INIT.checkpoint": last_checkpoint(tmp_path / "first"), "SEED": 1, "TRAIN.epochs": 1}
     code, text = call(tmp_path / "second", keys)
     assert code == 0, text
-    assert re.search(r"step-132.pt: \d+ encoder weights loaded", text)
+    assert re.search(r"step-42.pt: \d+ encoder weights loaded", text)
     assert "missing" not in text

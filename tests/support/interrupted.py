@@ -11,8 +11,8 @@ from warm import Process, Warm
 
 # drop path, EMA and accumulation are on: each would show a generator or a state that is not restored
 KEYS = TINY | {
-    **{"TRAIN.epochs": 6, "TRAIN.batch": 64, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2},
-    **{"EVALUATE.every_epochs": 2, "EVALUATE.samples": 32, "CHECKPOINT.keep": 3},
+    **{"TRAIN.epochs": 6, "TRAIN.batch": 64, "DATA.batch_size": 32, "TRAIN.ema": 0.9},
+    **{"ENCODER.drop_path": 0.2, "EVALUATE.every_epochs": 2, "EVALUATE.samples": 32, "CHECKPOINT.keep": 3},
 }
 STEPS, EPOCH = 132, 22
 OFTEN = {"CHECKPOINT.every_minutes": 1e-6}  # a checkpoint at every step

@@ -55,8 +55,8 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_folder_means_its_last_checkpoint_or_its_best(runs, tmp_path):
-    assert "pretrain/checkpoints/step-44.pt: " in (runs / "finetune" / "log.txt").read_text()
-    assert figures(tmp_path, "knn", runs / "pretrain")["checkpoint"].endswith("step-44.pt")
+    assert "pretrain/checkpoints/step-14.pt: " in (runs / "finetune" / "log.txt").read_text()
+    assert figures(tmp_path, "knn", runs / "pretrain")["checkpoint"].endswith("step-14.pt")
     assert figures(tmp_path, "knn", runs / "finetune")["checkpoint"].endswith("best.pt")
     recipe = ROOT / "configs" / "finetune" / "digits.yaml"
     for path, reason in (("nowhere", "does not exist"), (ROOT / "docs", "is not a run folder with a checkpoint")):
@@ -101,7 +101,7 @@ def test_features_are_those_of_the_encoder_in_the_order_of_the_data(runs, tmp_pa
     from mim import build, config
     from mim.data.preprocess import Preprocess
 
-    content = torch.load(runs / "pretrain" / "checkpoints" / "step-44.pt", weights_only=True)
+    content = torch.load(runs / "pretrain" / "checkpoints" / "step-14.pt", weights_only=True)
     cfg = config.parse_config(content["config"])
     model = build.build_model(cfg)
     model.load_state_dict(content["model"])

@@ -12,7 +12,8 @@ from processes import TINY
 pytestmark = pytest.mark.slow
 EPOCHS = 99
 KEYS = TINY | {
-    **{"TRAIN.epochs": EPOCHS, "TRAIN.batch": 32, "DATA.workers": 1, "LOG.tensorboard": True, "LOG.every_steps": 10},
+    **{"TRAIN.epochs": EPOCHS, "TRAIN.batch": 32, "DATA.batch_size": 32, "DATA.workers": 1},
+    **{"LOG.tensorboard": True, "LOG.every_steps": 10},
     **{"EVALUATE.every_epochs": 5, "EVALUATE.reconstructions": 4, "EVALUATE.samples": 32, "CHECKPOINT.every_epochs": 2},
 }
 STEPS = 44 * EPOCHS

@@ -28,7 +28,7 @@ def test_transfers_of_an_id_that_is_not_compared_are_not_taken_whatever_their_pa
     assert titles(compared(run)) == set()
 
 
-@pytest.mark.parametrize("checkpoint", ["{run}", "{run}/checkpoints/step-44.pt", "{run}/checkpoints/best.pt"])
+@pytest.mark.parametrize("checkpoint", ["{run}", "{run}/checkpoints/step-14.pt", "{run}/checkpoints/best.pt"])
 def test_transfers_of_runs_without_ids_are_found_by_path(real, tmp_path, checkpoint):
     run = write_run(tmp_path / "run", real.pretraining)
     probe = write_run(tmp_path / "probe", real.probe, {"INIT.checkpoint": checkpoint.format(run=run)})
@@ -40,7 +40,7 @@ def test_transfers_of_runs_without_ids_are_found_by_path(real, tmp_path, checkpo
 def test_transfers_of_runs_without_ids_are_found_in_a_study_that_was_moved(real, tmp_path, monkeypatch):
     for study, score in (("one", 0.25), ("two", 0.75)):
         run = write_run(tmp_path / study / "pretraining" / "mae-seed0", real.pretraining)
-        start = f"runs/{study}/pretraining/mae-seed0/checkpoints/step-44.pt"
+        start = f"runs/{study}/pretraining/mae-seed0/checkpoints/step-14.pt"
         probe = write_run(
             tmp_path / study / "probes" / "mae-seed0", real.probe, {"INIT.checkpoint": start}, {"val/top1": score}
         )

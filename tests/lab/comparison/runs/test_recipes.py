@@ -60,7 +60,7 @@ def test_runs_that_differ_in_what_matters_are_two(real, tmp_path, settings, summ
 
 
 def test_batch_of_zero_is_the_batch_that_came_of_it(real, tmp_path):
-    write_run(tmp_path / "a-seed0", real.pretraining, {"TRAIN.batch": 32})
+    write_run(tmp_path / "a-seed0", real.pretraining, {"TRAIN.batch": 96})
     write_run(tmp_path / "a-seed1", real.pretraining, {"SEED": 1, "TRAIN.batch": 0})
     assert [entry.seeds for entry in compared(tmp_path).entries] == [(0, 1)]
 
