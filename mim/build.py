@@ -16,6 +16,8 @@ from mim.data.augment import BatchAugment, RandomCropFlipColour
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
+from mim.data.sources.classes import class_names, match_classes
+from mim.data.sources.label_check import label_problem
 from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
@@ -23,8 +25,6 @@ from mim.engine import checkpoint
 from mim.engine.plan import EngineSettings
 from mim.engine.schedule import ScheduledRun
 from mim.evaluation.reading import Reader
-from mim.interop.files import is_pretrained_folder
-from mim.interop.initialise import initialise_encoder
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -141,20 +141,41 @@ def check(cfg: Config) -> None:
 
 
 def build_data(cfg: Config) -> tuple[Source, Source]:
-    """The training images and the held-out ones, which may be none.
+    """The training images and the held-out ones, which may be none; as the task needs them.
 
-    Raises ValueError where the task needs labels and there are none.
+    Raises ValueError where the task needs classes and the images have no labels, or labels that are no classes, or
+    held-out images have a class without training images.
     """
+    train, held_out = build_sources(cfg)
+    if cfg.TASK == "pretrain":
+        return train, held_out
+    for images, which in ((train, "training"), (held_out, "held-out")):
+        if len(images) and images.labels is None:
+            raise ValueError(
+                f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
+                "name a data set of class folders, or a list with a label after each path"
+            )
+    check_classes(train, held_out, f"TASK {cfg.TASK} trains a classifier")
+    if held_out.labels is not None:
+        held_out, _ = match_classes(held_out, class_names(train), "the training images")
+    return train, held_out
+
+
+def build_sources(cfg: Config) -> tuple[Source, Source]:
+    """The training images and the held-out ones, with or without labels."""
     shared = cfg.DATA.shared
     train, held_out = (cfg.DATA.build(split, shared) for split in ("train", "val"))
-    if cfg.TASK != "pretrain":
-        for images, which in ((train, "training"), (held_out, "held-out")):
-            if len(images) and images.labels is None:
-                raise ValueError(
-                    f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
-                    "name a data set of class folders, or a list with a label after each path"
-                )
     return train, held_out
+
+
+def check_classes(train: Source, held_out: Source, use: str) -> None:
+    """Raises ValueError where the labels of a data set are no classes. use: what needs classes, as a sentence."""
+    problem = label_problem(train, held_out)
+    if problem:
+        raise ValueError(
+            f"{problem}. {use}: give the same name to all images of a class, such as low, middle and high for ranges "
+            "of a number; if such labels are classes, write a word before each, as in `level 0.5`"
+        )
 
 
 def with_statistics(cfg: Config, train: Source) -> Config:
@@ -163,30 +184,6 @@ def with_statistics(cfg: Config, train: Source) -> Config:
         return cfg
     mean, std = estimate_statistics(train, cfg.SEED)
     return cfg.replace({"DATA.mean": mean, "DATA.std": std})
-
-
-def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
-    """Loads INIT.checkpoint, if it is set, and returns a report in lines."""
-    file = init_file(cfg)
-    return initialise_encoder(task.model.encoder, file).lines() if file is not None else []
-
-
-def init_file(cfg: Config) -> Path | None:
-    """The file of weights that INIT.checkpoint names; None where it is empty. Raises ValueError where there is none."""
-    if not cfg.INIT.checkpoint:
-        return None
-    try:
-        return weights_file(Path(cfg.INIT.checkpoint))
-    except ValueError as error:
-        raise ValueError(f"INIT.checkpoint {error}") from error
-
-
-def weights_file(path: Path) -> Path:
-    """The file of weights at a path: of a run folder its best checkpoint, or its last; else the path itself.
-
-    Raises ValueError where there is none.
-    """
-    return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
 def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
@@ -220,12 +217,6 @@ def engine_settings(cfg: Config) -> EngineSettings:
     )
 
 
-def class_names(source: Source) -> tuple[str, ...]:
-    """The name of each class of a labelled source; its number where the source has no names."""
-    count = 1 + int(source.labels.max()) if source.labels is not None else 0
-    return source.classes or tuple(map(str, range(count)))
-
-
 def evaluation_data(cfg: Config, source: Source) -> ImageDataset:
     """Images under the evaluation transform."""
     return ImageDataset(source, evaluation_crop(cfg), cfg.SEED)
@@ -237,7 +228,11 @@ def evaluation_crop(cfg: Config) -> CentreCrop:
 
 
 def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pretrain:
-    data = cfg.DATA.shared
+    data, settings = cfg.DATA.shared, cfg.EVALUATE
+    problem = label_problem(train, held_out) if settings.knn else ""
+    if problem:
+        LOG.warning("%s: no kNN accuracy is computed. EVALUATE.knn 0 turns it off without a warning", problem)
+        settings = replace(settings, knn=0)
     shape = build_without_memory(cfg)
     model = build_model(cfg) if weights or shape is None else shape
     assert isinstance(model, MaskedImageModel)
@@ -247,7 +242,7 @@ def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pr
         train_data=_train_data(cfg, train, compare=weights),
         bank=evaluation_data(cfg, train),
         held_out=evaluation_data(cfg, held_out),
-        settings=cfg.EVALUATE,
+        settings=settings,
         seed=cfg.SEED,
         model_summary=_model_summary(shape, model, image_spec(cfg)),
         reader=Reader(data.batch_size, data.workers),

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from mim import build
+from mim import build, init_weights
 from mim.config import Config, Overrides, parse_config, read_pairs
 from mim.data.settings import DataSettings
 from mim.encoders import Encoder
@@ -33,7 +33,7 @@ def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = Tru
 
     Raises ValueError where the file is missing, damaged, in no known format, or lacks a key that is needed.
     """
-    weights = read(build.weights_file(Path(path)), "weights")
+    weights = read(init_weights.weights_file(Path(path)), "weights")
     data, encoder_keys = (weights.sections.get(name, {}) for name in ("DATA", "ENCODER"))
     data = {key: value for key, value in data.items() if key in keys_of(DataSettings)}
     sections = {"TASK": "finetune", "DATA": data, "ENCODER": {**encoder_keys, "hidden": "none"}}
@@ -68,7 +68,7 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     Raises ValueError where the source cannot be read, cannot be written in that format, lacks a key that is needed, or
     holds too little of an encoder. Nothing is written then.
     """
-    file = build.weights_file(source)
+    file = init_weights.weights_file(source)
     files = file.iterdir() if file.is_dir() else ()
     if target.resolve() in [path.resolve() for path in (source, file, *files)]:
         raise ValueError(f"OUT {target} is also the input: name another file")

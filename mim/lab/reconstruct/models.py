@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mim import build, interop
+from mim import build, init_weights, interop
 from mim.config import Config, parse_config
 from mim.convert import config_of
 from mim.data.preprocess import Preprocess
@@ -84,7 +84,7 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
     `overrides` are `KEY VALUE` pairs over its config. The name is by default that of its folder or file.
     Raises ValueError where there is no model, where it has no head, and where its weights do not fit its config.
     """
-    file = build.weights_file(path)
+    file = init_weights.weights_file(path)
     content = _checkpoint(file)
     if content is not None:
         cfg, state = parse_config(content["config"], overrides), checkpoint.evaluated(content)
