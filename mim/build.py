@@ -1,7 +1,9 @@
 """Building: from a config to its objects, and the checks that need two parts at once."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +36,8 @@ from mim.tasks.classify import Classify
 from mim.tasks.finetune import Finetune
 from mim.tasks.linear_probe import LinearProbe
 from mim.tasks.pretrain import Pretrain
+
+LOG = logging.getLogger("mim")
 
 Model = MaskedImageModel | Classifier
 
@@ -155,7 +159,7 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
                 f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
                 "name a data set of class folders, or a list with a label after each path"
             )
-    check_classes(train, held_out, f"TASK {cfg.TASK} trains a classifier")
+    check_classes(train, held_out, f"TASK {cfg.TASK}")
     if held_out.labels is not None:
         held_out, _ = match_classes(held_out, class_names(train), "the training images")
     return train, held_out
@@ -169,13 +173,10 @@ def build_sources(cfg: Config) -> tuple[Source, Source]:
 
 
 def check_classes(train: Source, held_out: Source, use: str) -> None:
-    """Raises ValueError where the labels of a data set are no classes. use: what needs classes, as a sentence."""
+    """Raises ValueError where the labels of a data set are no classes. use: what needs classes."""
     problem = label_problem(train, held_out)
     if problem:
-        raise ValueError(
-            f"{problem}. {use}: give the same name to all images of a class, such as low, middle and high for ranges "
-            "of a number; if such labels are classes, write a word before each, as in `level 0.5`"
-        )
+        raise ValueError(f"{use} needs classes, and {problem}")
 
 
 def with_statistics(cfg: Config, train: Source) -> Config:
@@ -231,7 +232,7 @@ def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pr
     data, settings = cfg.DATA.shared, cfg.EVALUATE
     problem = label_problem(train, held_out) if settings.knn else ""
     if problem:
-        LOG.warning("%s: no kNN accuracy is computed. EVALUATE.knn 0 turns it off without a warning", problem)
+        LOG.warning("no kNN accuracy: %s; or turn it off with EVALUATE.knn 0", problem)
         settings = replace(settings, knn=0)
     shape = build_without_memory(cfg)
     model = build_model(cfg) if weights or shape is None else shape

@@ -75,6 +75,10 @@ class Source(Component, ABC, section="DATA"):
         """The file of a sample, or another name that a person understands, on one line."""
         return f"{self.name} {self.split} image {index}"
 
+    def label_origin(self) -> str:
+        """Where the labels come from, as the subject of a sentence: `the labels of ...`."""
+        return f"the labels of DATA.name {self.name}"
+
     def missing(self) -> str:
         """Why no image can be reached now, with the key of the path; empty where there is no reason.
 

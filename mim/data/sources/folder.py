@@ -85,6 +85,11 @@ class Folder(Source, name="folder"):
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])
 
+    def label_origin(self) -> str:
+        root, key = self._root
+        kind = "class folders" if self._was_folder else "labels in the second column"
+        return f"the {kind} of {key} {printable_name(root)}"
+
     def missing(self) -> str:
         """Also looks at some images, because links and lists lead to other folders."""
         root, key = self._root

@@ -61,7 +61,7 @@ class HuggingFace(Source, name="huggingface"):
             hash_N = np.array([zlib.crc32(str(row).encode()) for row in self._rows], np.uint32)
             self._rows = by_share(hash_N, val_share, split)
         self._images = _images(data, image_column)
-        self._column = image_column
+        self._column, self._label_column = image_column, label_column
         if label_column:
             self._set_labels(data, label_column)
 
@@ -76,6 +76,9 @@ class HuggingFace(Source, name="huggingface"):
 
     def describe(self, index: int) -> str:
         return f"{self.settings.path} {self.split_name} row {self._rows[index]}"
+
+    def label_origin(self) -> str:
+        return f"the labels of DATA.label_column {self._label_column}"
 
     def _content(self, index: int) -> Path | bytes:
         try:

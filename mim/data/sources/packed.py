@@ -228,6 +228,9 @@ class Packed(Source, name="packed"):
         name = self._files.name(int(self._rows[index]))
         return printable_name(os.path.normpath(os.path.join(self.header.root, name)) if self.header.root else name)
 
+    def label_origin(self) -> str:
+        return f"the labels in {HEADER} of DATA.path {printable_name(self.settings.path)}"
+
     def _pixels(self, content_N: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W, C) in the stored type, a view of the file."""
         pixels_N = content_N.view(DTYPES[self.header.dtype])

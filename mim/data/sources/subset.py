@@ -32,6 +32,9 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self.source.describe(self.chosen[index])
 
+    def label_origin(self) -> str:
+        return self.source.label_origin()
+
     def missing(self) -> str:
         return self.source.missing()
 

@@ -69,6 +69,7 @@ class WebDataset(Source, name="webdataset"):
         if not val_path:
             self._rows = by_share(self._index.hashes, val_share, split)
         self._set_labels(labels, json_key)
+        self._labels_in = ".cls" if labels == "cls" else f".json ({json_key})" if labels == "json" else ".cls or .json"
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -83,6 +84,9 @@ class WebDataset(Source, name="webdataset"):
     def describe(self, index: int) -> str:
         row = int(self._rows[index])
         return printable_name(f"{self.shards[self._shards[row]]}/{self._index.name(row)}")
+
+    def label_origin(self) -> str:
+        return f"the labels in the {self._labels_in} of {self._key}"
 
     def missing(self) -> str:
         """Looks at some shards, evenly spread."""

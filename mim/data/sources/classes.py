@@ -1,0 +1,80 @@
+"""Classes: the names of a source's labels, and labels that number the classes of another list of names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mim.data.sources.base import NeedOf, Source, Stored
+from mim.io.formatting import list_names
+
+
+class Relabelled(Source):
+    """The images of a source with other labels."""
+
+    def __init__(self, source: Source, labels: np.ndarray, classes: tuple[str, ...]):
+        super().__init__(source.split, source.settings)
+        self.source, self.labels, self.classes = source, labels, classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> Stored:
+        return self.source.read(index)
+
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return self.source.read_reduced(index, need_of)
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(index)
+
+    def label_origin(self) -> str:
+        return self.source.label_origin()
+
+    def missing(self) -> str:
+        return self.source.missing()
+
+
+def class_names(source: Source) -> tuple[str, ...]:
+    """The name of each class of a labelled source; its number where the source has no names."""
+    count = 1 + int(source.labels.max()) if source.labels is not None and len(source.labels) else 0
+    return source.classes or numbers(count)
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """The names of classes without names: 0, 1, ..."""
+    return tuple(map(str, range(count)))
+
+
+def match_classes(source: Source, classes: Sequence[str], whose: str) -> tuple[Source, str]:
+    """A labelled source, its labels numbered as in `classes`, and what a user should know of the comparison.
+
+    Names are compared, whatever their order. A source without names is compared by number.
+
+    Args:
+        source: its labels.
+        classes: the names that the labels shall number.
+        whose: what these are the classes of, for messages.
+
+    Raises ValueError, with both lists, where an image has a class that is not in `classes`.
+    """
+    assert source.labels is not None
+    classes = tuple(classes)
+    present, position = np.unique(source.labels, return_inverse=True)
+    note = "" if len(present) == len(classes) else f"{len(present):,} of {len(classes):,} classes have images here"
+    if source.classes == classes:
+        return source, note
+    names = [source.classes[label] if source.classes else str(label) for label in present.tolist()]
+    if not source.classes and classes != numbers(len(classes)):
+        names = [classes[label] if label < len(classes) else str(label) for label in present.tolist()]
+        unnamed = f"{source.label_origin()} have no names: number 0 is taken for {classes[0]}, and so on"
+        note = f"{unnamed}; {note}" if note else unnamed
+    number_of = {name: number for number, name in enumerate(classes)} if len(set(classes)) == len(classes) else {}
+    unknown = [name for name in names if name not in number_of]
+    if unknown:
+        raise ValueError(
+            f"{source.label_origin()} name other classes than {whose}: {list_names(unknown)} "
+            f"{'is' if len(unknown) == 1 else 'are'} not among its {len(classes):,} classes, {list_names(classes)}. "
+            "Name data with these classes, or rename those that differ"
+        )
+    labels = np.array([number_of[name] for name in names], dtype=np.int64)[position]
+    return Relabelled(source, labels, classes), note
