@@ -1,6 +1,7 @@
-"""Operations of each part of a model, by PyTorch's FlopCounterMode. A multiply-add counts as two.
+"""Operations of each part of a model. A multiply-add counts as two.
 
-Matrix products, convolutions and attention are counted; normalisations and element-wise operations are not.
+Matrix products, convolutions and attention are counted, by mim/cost/formulas.py and PyTorch's FlopCounterMode;
+normalisations and element-wise operations are not.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+
+from mim.cost.formulas import operation_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def count_work(
     def note_arrival(index: int, gradient: Tensor) -> None:
         arrivals.setdefault(index, counter.get_total_flops())
 
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         for index, (_, run) in enumerate(parts):
             before = counter.get_total_flops()
             value = run(value)

@@ -116,6 +116,32 @@ def test_summarise_model_splits_a_classifier_and_counts_no_backward_pass_of_what
     assert summary.flops == pytest.approx(counted(lambda: model(img).sum().backward()) / 2, rel=0.01)
 
 
+class Grouped(Encoder):
+    """Patches, and then a convolution of each channel by itself."""
+
+    name = "grouped"
+
+    def __init__(self, image: ImageSpec):
+        super().__init__(image, "replace", width=16, patch=8)
+        self.embed, self.each = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.Conv2d(16, 16, 7, padding=3, groups=16)
+
+    def forward(self, img_BCHW, mask=None):
+        tokens_BND = self.replace_hidden(self.embed(img_BCHW).flatten(2).transpose(1, 2), mask)
+        map_BDHW = self.each(tokens_BND.transpose(1, 2).unflatten(2, self.patch_grid))
+        return Features(map_BDHW.flatten(2).transpose(1, 2), self.patch_grid)
+
+
+def test_summarise_model_counts_the_gradients_of_convolutions_in_groups_as_their_forward_pass():
+    def make():
+        model = assemble("random", "vit", "replace", "mlp")
+        model.encoder = Grouped(IMAGE)
+        return model
+
+    embed, each = 2 * 32 * 16 * 3 * 8**2, 2 * 32 * 16 * 7**2  # of 32 tokens of width 16
+    work = on_meta(make).work["encoder"]
+    assert (work.forward, work.training) == (embed + each, 2 * embed + 3 * each)  # images need no gradient
+
+
 class Peeking(Encoder):
     """Looks at a value, as no model without weights can; has a norm that counts, and draws a random number."""
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from mim.config import Config
+from mim.cost.formulas import operation_counter
 from mim.engine.plan import Plan
 from mim.engine.precision import autocast
 from mim.interop.transformers import CLASSES, incompatibility, model_config
@@ -196,7 +196,7 @@ def _optimizer(cfg: Config, parameters: list[torch.nn.Parameter], fused: bool) -
 def _flops(model: Any, peer: Peer, dry: DryTask) -> int | None:
     """Operations of training on one image, on the meta device; None where this version of the model needs values."""
     image = dry.noise.image
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), operation_counter() as counter:
         inputs = {"pixel_values": torch.empty(1, image.channels, image.height, image.width)}
         if peer.takes_mask:
             patches = math.prod(dry.task.model.encoder.patch_grid)
