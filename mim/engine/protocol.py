@@ -62,5 +62,8 @@ class Task(Protocol):
     def warnings(self, results: dict[str, Any]) -> list[str]:
         """What is wrong with the last results of a finished run, a sentence each."""
 
+    def metadata(self) -> dict[str, Any]:
+        """Plain values that a checkpoint holds beside the weights, because they say what these mean."""
+
     def metrics(self) -> dict[str, Any]:
         """What is known before the first step, for the summary of the run."""

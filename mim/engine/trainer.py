@@ -258,6 +258,7 @@ class Trainer:
             "skipped": self.skipped.count,
             "results": dict(self.results),
             "config": self.folder.config_text,
+            **self.task.metadata(),
         }
 
     def _finish(self) -> dict:

@@ -19,6 +19,7 @@ from mim.io.limits import REPEATED, SHARED
 # Buffers that a model computes when it is built; only some releases of timm store them.
 DERIVED_BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
 CHECKPOINT_FORMAT = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
+CLASSES = "classes"  # the key of a checkpoint that holds the names of a classifier's classes, since 0.2.0
 ZIP = b"PK\x03\x04"  # the first bytes of what PyTorch writes since 1.6
 FOLDER = 0x10  # an attribute of a zip record; PyTorch does not read such a record
 # Classes that old training scripts stored with the weights, and how they are read. No other class of a pickle is.
@@ -60,6 +61,12 @@ def read_safetensors(path: Path, role: str) -> tuple[dict[str, torch.Tensor], di
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # from safetensors, or from PyTorch for an unknown type or shape
         raise ValueError(f"{role} {path} cannot be read: {error}") from error
+
+
+def stored_classes(names: Any, count: int) -> tuple[str, ...]:
+    """The names of a classifier's classes as a file holds them; empty where they are not `count` texts."""
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list and len(names) == count else ()
 
 
 def check_weights(weights: Mapping[str, torch.Tensor], size: int) -> None:

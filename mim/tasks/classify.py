@@ -15,6 +15,7 @@ from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
 from mim.evaluation.reading import EvaluationBatch, choose_samples
+from mim.io.weights import CLASSES
 from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
 from mim.readouts.classifier import Classifier
@@ -61,6 +62,9 @@ class Classify(BuiltTask[Classifier], ABC):
             **self.model_summary.describe(),
             **({} if len(self.held_out) else {"evaluation": "none: no images are held out"}),
         }
+
+    def metadata(self) -> dict[str, list[str]]:
+        return {CLASSES: list(self.classes)}
 
     def metrics(self) -> dict:
         return {
