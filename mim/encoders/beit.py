@@ -16,6 +16,7 @@ from mim.encoders.base import InferredConfig, square_side
 from mim.encoders.plain import Plain
 from mim.io.checks import at_least
 from mim.ops.positions import resize_bias_table
+from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
 
 PREFIX_ROWS = 3  # the last rows of a bias table: class token to patch, patch to class token, class token to itself
@@ -35,6 +36,7 @@ class Beit(Plain, name="beit"):
         layer_scale: initial value of the factors on each branch, at least 0; 0 means no layer scale.
     """
 
+    free_keys = (*Plain.free_keys, "bias", "layer_scale")
     backbone: TimmBeit
 
     def __init__(
@@ -103,7 +105,7 @@ class Beit(Plain, name="beit"):
 
     def _initialise(self, cut: float) -> None:
         def draw(weight: Tensor) -> None:
-            nn.init.trunc_normal_(weight, std=0.02, a=-cut, b=cut)
+            trunc_normal_(weight, 0.02, cut)
 
         for module in self.backbone.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):

@@ -7,11 +7,9 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from mim.encoders.base import InferredConfig, square_side
-from mim.encoders.windowed import Windowed
+from mim.encoders.windowed import BIAS_TABLE, Windowed
 from mim.ops.positions import resize_bias_table
 from mim.structures import ImageSpec
-
-TABLE = "relative_position_bias_table"
 
 
 class Swin(Windowed, name="swin"):
@@ -28,7 +26,7 @@ class Swin(Windowed, name="swin"):
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         """The window is that of the largest table, where it is square: a stage of few tokens has a smaller window."""
         config = super().infer_config(state)
-        tables = [len(table) for name, table in state.items() if name.endswith(TABLE)]
+        tables = [len(table) for name, table in state.items() if name.endswith(BIAS_TABLE)]
         distances = square_side(max(tables))  # 2 window - 1
         if distances % 2 == 0:
             return config
@@ -36,10 +34,10 @@ class Swin(Windowed, name="swin"):
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
-        return state[f"{attention}.{TABLE}"].shape[1]
+        return state[f"{attention}.{BIAS_TABLE}"].shape[1]
 
     def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
-        if not name.endswith(TABLE) or weight.ndim != 2:
+        if not name.endswith(BIAS_TABLE) or weight.ndim != 2:
             return weight
         attention = self.get_submodule(name.rpartition(".")[0])
         grid = None

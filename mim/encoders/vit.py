@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mim.encoders.base import Hidden, InferredConfig, square_side
 from mim.encoders.plain import Plain
 from mim.ops.positions import resize_positions, sincos_table
+from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
 
 
@@ -31,6 +32,7 @@ class ViT(Plain, name="vit"):
     """
 
     can_drop = True
+    free_keys = (*Plain.free_keys, "positions")
     backbone: VisionTransformer
 
     def __init__(
@@ -114,7 +116,7 @@ class ViT(Plain, name="vit"):
                 nn.init.normal_(token, std=0.02)
         table = sincos_table(self.spec.grid, self.spec.width, self.spec.num_prefix)
         if positions == "learned":
-            table = nn.init.trunc_normal_(table, std=0.02)
+            table = trunc_normal_(table, 0.02)
         backbone.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
 
 

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
 from mim.io.checks import at_least
 from mim.io.weights import depth_of
+from mim.ops.truncated_normal import redraw_clamped_, trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
+
+BIAS_TABLE = "relative_position_bias_table"
+STD = 0.02  # of the initial weights that timm and this file draw from the truncated normal distribution
 
 
 class Windowed(Encoder):
@@ -63,8 +67,9 @@ class Windowed(Encoder):
                 raise ValueError(f"ENCODER.heads {count} does not divide the width {width * 2**stage} of stage {stage}")
         self._check_window(window, stages=len(depths))
         self.backbone = backbone(**shared, depths=depths, num_heads=heads, window_size=window)
+        redraw_clamped_(_drawn_by_timm(self.backbone), STD)
         if self.mask_token is not None:
-            nn.init.trunc_normal_(self.mask_token, std=0.02)
+            trunc_normal_(self.mask_token, STD)
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
@@ -128,3 +133,9 @@ class Windowed(Encoder):
                         f"ENCODER.window {window} does not divide the {axis} of stage {stage}, {tokens} tokens: "
                         f"change ENCODER.window or that side of DATA.image_size"
                     )
+
+
+def _drawn_by_timm(backbone: nn.Module) -> list[Tensor]:
+    """The weights that timm draws from the truncated normal distribution: of linear layers, and tables of biases."""
+    linear = [module.weight for module in backbone.modules() if isinstance(module, nn.Linear)]
+    return linear + [table for name, table in backbone.named_parameters() if name.endswith(BIAS_TABLE)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mim.encoders import Encoder
+from mim.ops.truncated_normal import trunc_normal_
 from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
 from mim.structures import Pool
 
@@ -52,7 +53,7 @@ class Classifier(nn.Module):
         head = nn.Linear(width, classes)
         nn.init.zeros_(head.weight)
         if init_std:
-            nn.init.trunc_normal_(head.weight, std=init_std)
+            trunc_normal_(head.weight, init_std)
         nn.init.zeros_(head.bias)
         self.heads = nn.ModuleList(copy.deepcopy(head) for _ in range(layers))  # so that only their rates differ
         self._frozen = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
