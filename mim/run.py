@@ -5,8 +5,8 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
-from mim import build
-from mim.config import Config, Overrides, differing, parse_config
+from mim import build, init_weights
+from mim.config import Config, Overrides, parse_config
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import buffered_lines, log_to_console, log_to_file
@@ -14,16 +14,12 @@ from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
+from mim.resume import FolderRecord, check_classes, extension_of, resumed_config
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
 
 LOG = logging.getLogger("mim")
 TaskClass = type[Pretrain] | type[Classify]
-
-FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
-    *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
-    *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
-)
 
 
 def train(
@@ -33,6 +29,7 @@ def train(
     resume: str | Path | None = None,
     quiet: bool = False,
     task: TaskClass | None = None,
+    extend: int | None = None,
 ) -> dict:
     """Trains a config in a run folder and returns the content of its summary.json.
 
@@ -47,6 +44,8 @@ def train(
         resume: a checkpoint to continue from, instead of the last one of the folder.
         quiet: whether the log goes to log.txt alone, and not to the console.
         task: a subclass of the class of TASK (Pretrain, Finetune or LinearProbe) that takes its place.
+        extend: epochs in all to which the finished run of the folder is prolonged, from its last checkpoint with its
+            optimizer; from there on the learning rate is that of a run of so many epochs.
 
     Raises ValueError for what the user can mend, RunInterrupted where the run was asked to end and wrote a checkpoint,
     RunStopped, DataLost or OSError where it cannot go on, RanksLost where another rank is gone.
@@ -59,10 +58,14 @@ def train(
         build.check(config)
     if output is None:
         raise ValueError("output is missing: name the run folder of a config that is not a file")
-    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet, task)
+    if extend is not None and resume is not None:
+        raise ValueError("--extend goes on from the last checkpoint of the run folder: leave --resume CHECKPOINT out")
+    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet, task, extend)
 
 
-def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskClass | None) -> dict:
+def _run(
+    cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskClass | None, extend: int | None
+) -> dict:
     with join_world(cfg.DISTRIBUTED) as world:
         log_to_console(world.main and not quiet)
         folder = RunFolder(output)
@@ -72,18 +75,21 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskC
         cfg = build.with_statistics(cfg, training)
         with buffered_lines() as before:
             path, content = _checkpoint_to_resume(folder, resume, world)
-        cfg = _with_precision(cfg, content, world)
-        if path is not None and content is not None:
-            _check_resumable(cfg, content["config"], path)
-        origin = _origin(cfg) if content is None else None
-        _prepare(folder, cfg, world, fresh=content is None, origin=origin)
+            cfg = _with_precision(cfg, content, world)
+            if path is not None and content is not None:
+                record = world.from_main(lambda: FolderRecord.of(folder))
+                cfg = resumed_config(cfg, content, path, record, extend)
+                check_classes(cfg, content, path, training)
+            elif extend is not None:
+                raise ValueError(f"--extend: {output} holds no checkpoint, so there is no run to prolong")
+        _prepare(folder, cfg, world, content)
         with log_to_file(folder.log, world.main, before):
             task = _as_subclass(build.build_task(cfg, training, held_out), own)
             chosen = build.chosen_labels(task)
             if chosen is not None and world.main:
                 write_text(folder.labelled, chosen)
             if content is None:
-                for line in build.initialise(cfg, task):
+                for line in init_weights.initialise(cfg, task):
                     LOG.info(line)
             numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
             lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
@@ -93,6 +99,8 @@ def _run(cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskC
                 if trainer.finished and folder.summary.exists():
                     LOG.info("finished before: %s", folder.summary)
                     return json.loads(folder.summary.read_text())
+                if world.main:
+                    folder.set_summary_aside(cfg.TRAIN.epochs)
             return trainer.run(lines)
 
 
@@ -135,27 +143,18 @@ def _with_precision(cfg: Config, content: dict | None, world: World) -> Config:
     return cfg.replace({"TRAIN.precision": began})
 
 
-def _check_resumable(cfg: Config, theirs: str, path: Path) -> None:
-    """Raises ValueError where a checkpoint was made under other settings than those that may change."""
-    changed = [line for line in differing(cfg, parse_config(theirs)) if not line.startswith(FREE)]
-    if changed:
-        raise ValueError(
-            f"{path} belongs to another run, which this config cannot resume:\n  "
-            + "\n  ".join(changed)
-            + "\nName another --output, or go back to the settings of that run"
-        )
-
-
 def _origin(cfg: Config) -> dict | None:
     """What a run starts from, for its environment.json; None for random weights."""
-    file = build.init_file(cfg)
-    return {"checkpoint": cfg.INIT.checkpoint, "run": checkpoint.run_of(file)} if file is not None else None
+    file = init_weights.init_file(cfg)
+    return {"checkpoint": cfg.INIT.checkpoint, **checkpoint.origin_of(file)} if file is not None else None
 
 
-def _prepare(folder: RunFolder, cfg: Config, world: World, fresh: bool, origin: dict | None) -> None:
-    """Makes the folder and writes what is known before the first step."""
+def _prepare(folder: RunFolder, cfg: Config, world: World, content: dict | None) -> None:
+    """Makes the folder and writes what is known before the first step; content: the checkpoint that is resumed."""
+    origin = _origin(cfg) if content is None else None
+    extension = extension_of(cfg, content) if content is not None else None
     world.barrier()
     if world.main:
-        folder.create(cfg.to_yaml(), keep_metrics=not fresh)
-        folder.write_environment(world.device, world.size, not fresh, origin)
+        folder.create(cfg.to_yaml(), keep_metrics=content is not None)
+        folder.write_environment(world.device, world.size, content is not None, origin, extension)
     world.barrier()

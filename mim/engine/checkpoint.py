@@ -117,13 +117,17 @@ def check(content: dict, path: Path) -> None:
         )
 
 
-def run_of(path: Path) -> str | None:
-    """The id of the run that wrote a file of weights; None where the file has none. Tensors are not read."""
+def origin_of(path: Path) -> dict:
+    """`run`, the id of the run that wrote a file of weights, and `step`, the optimizer steps it had taken then.
+
+    Both are None where the file has none. Tensors are not read.
+    """
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # files of others, and folders: PyTorch raises a dozen unrelated types
-        return None
-    return content.get("run") if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else None
+        content = None
+    ours = content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else {}
+    return {"run": ours.get("run"), "step": ours.get("step")}
 
 
 def evaluated(content: Mapping, prefix: str = "") -> dict[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mim.engine.optim import Optimizer
-from mim.engine.schedule import Schedule, ScheduledRun
+from mim.engine.schedule import Extended, Schedule, ScheduledRun
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 
 
@@ -69,10 +70,13 @@ class Plan:
         return self.steps * self.batch
 
     def schedule(self, settings: EngineSettings) -> Schedule:
-        """The learning rate of every step."""
+        """The learning rate of every step, also of those before an extension."""
         optimizer = settings.optimizer
         scale = self.batch / optimizer.per_batch
-        return settings.schedule(ScheduledRun(optimizer.base_lr, scale, self.epochs, self.steps_per_epoch))
+        lengths = (*settings.train.extended_at, self.epochs)
+        runs = [ScheduledRun(optimizer.base_lr, scale, epochs, self.steps_per_epoch) for epochs in lengths]
+        *earlier, last = map(settings.schedule, runs)
+        return Extended(earlier, last) if earlier else last
 
     def describe(self, settings: EngineSettings) -> dict[str, str]:
         """Batch, steps and learning rate, each with its formula."""
@@ -88,4 +92,17 @@ class Plan:
             f"{self.images_seen:,} images seen in all",
             "learning rate": f"{schedule.peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
             f"{schedule.name}{warmup}{layers}",
+            **self._extensions(settings),
         }
+
+    def _extensions(self, settings: EngineSettings) -> dict[str, str]:
+        """Where the run was extended, and the learning rates before and after; empty where it was not."""
+        lengths, schedule = settings.train.lengths, self.schedule(settings)
+        lines = []
+        for before, epochs in pairwise(lengths):
+            step = before * self.steps_per_epoch
+            lines.append(
+                f"at epoch {before} (step {step:,}) to {epochs} epochs: from there on the learning rate is that of a run "
+                f"of {epochs} epochs, {schedule.at(step):.3g} after {schedule.at(step - 1):.3g}"
+            )
+        return {"extended": "; ".join(lines)} if lines else {}

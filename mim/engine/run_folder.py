@@ -77,6 +77,15 @@ class RunFolder:
             LOG.warning("%s: %d damaged line%s left out", self.metrics, damaged, "s" * (damaged > 1))
         write_atomically(self.metrics, lambda file: file.write(b"".join(kept)))
 
+    def set_summary_aside(self, epochs: int) -> None:
+        """Renames the summary of a run that is extended to some epochs, as summary-epoch-N.json after its own."""
+        try:
+            before = json.loads(self.summary.read_text(encoding="utf-8"))["epochs"]
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+            return
+        if isinstance(before, int) and before < epochs:
+            self.summary.replace(self.path / f"summary-epoch-{before}.json")
+
     def read_environment(self) -> dict:
         """The content of environment.json; empty where it is missing or damaged."""
         try:
@@ -86,22 +95,32 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def write_environment(
-        self, device: torch.device, world_size: int, resumed: bool = False, origin: dict | None = None
+        self,
+        device: torch.device,
+        world_size: int,
+        resumed: bool = False,
+        origin: dict | None = None,
+        extension: dict | None = None,
     ) -> None:
-        """Writes what a metric of this run can be traced to: the run's id and origin, versions, hardware, git state.
+        """Writes what a metric of this run can be traced to: its id, origin and extensions, versions, hardware, git state.
 
         Args:
             device: of this rank.
             world_size: number of processes.
-            resumed: keep the id and the origin that the folder has.
-            origin: the checkpoint that the weights come from, and its run; None for random weights.
+            resumed: keep the id, the origin and the extensions that the folder has.
+            origin: the checkpoint that the weights come from, its run and its step; None for random weights.
+            extension: from_epochs, to_epochs and step of the extension that begins or began last; None for none.
         """
         before = self.read_environment() if resumed else {}
         self.run = before.get("run") or uuid.uuid4().hex
+        extensions = before.get("extensions", [])
+        if extension and all(each["to_epochs"] != extension["to_epochs"] for each in extensions):
+            extensions = [*extensions, extension]
         gpu = device.type == "cuda"
         environment = {
             "run": self.run,
             "from": before.get("from", origin),
+            "extensions": extensions,
             "python": platform.python_version(),
             "platform": platform.platform(),
             **{package: metadata.version(package) for package in PACKAGES},

@@ -3,6 +3,7 @@
 import bisect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +80,30 @@ class Schedule(Component, ABC, section="SCHEDULE"):
         if self.warmup < self.steps:
             return []
         return [f"SCHEDULE.warmup_epochs {self.warmup_epochs:g}: the run ends before the warmup does"]
+
+
+class Extended(Schedule):
+    """The schedule of a run that `--extend` prolonged, also a pure function of the step.
+
+    Before each extension the rate is that of the run as it then was; from the first step after it, that of the longer
+    run. Source: MAE's main_pretrain.py, where it is resumed with more --epochs. Without a name, so no config names it.
+
+    Attributes: those of the longest run, as the last of its schedules has them.
+    """
+
+    def __init__(self, earlier: Sequence[Schedule], last: Schedule):
+        vars(self).update(vars(last))
+        self.schedules, self.last, self.name = (*earlier, last), last, last.name  # type: ignore[misc]
+
+    def at(self, step: int, lr_scale: float = 1.0) -> float:
+        schedule = next((each for each in self.schedules if step < each.steps), self.last)
+        return schedule.at(step, lr_scale)
+
+    def after_warmup(self, step: int, peak: float) -> float:
+        return self.last.after_warmup(step, peak)
+
+    def warnings(self) -> list[str]:
+        return self.last.warnings()
 
 
 class Cosine(Schedule, name="cosine"):

@@ -1,6 +1,7 @@
 """The settings of TRAIN, CHECKPOINT, LOG and DISTRIBUTED: each key, its default and its range. No torch here."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from mim.io.checks import at_least
@@ -15,6 +16,8 @@ class TrainSettings:
 
     Args:
         epochs: passes over the training images.
+        extended_at: epochs at which the run was finished and `--extend` prolonged it, rising; `--extend` writes them.
+            Up to each of them the learning rate is that of a run which ends there, then that of a longer one.
         batch: images of one optimizer step over all devices; 0 means DATA.batch_size x devices. Gradient accumulation
             follows from it.
         precision: number type of the matrix products; weights stay fp32. `auto` takes bf16 where the device has bf16
@@ -29,6 +32,7 @@ class TrainSettings:
     """
 
     epochs: int = 100
+    extended_at: tuple[int, ...] = ()
     batch: int = 0
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     compile: bool = False
@@ -43,6 +47,16 @@ class TrainSettings:
         at_least("TRAIN", 0, batch=self.batch, clip=self.clip, max_skipped=self.max_skipped)
         if not 0 <= self.ema < 1:
             raise ValueError(f"TRAIN.ema is {self.ema}: it is a decay, from 0 (off) up to but not including 1")
+        lengths = [0, *self.lengths]
+        if any(later <= earlier for earlier, later in pairwise(lengths)):
+            raise ValueError(
+                f"TRAIN.extended_at is {list(self.extended_at)}: rising numbers from 1 to below TRAIN.epochs {self.epochs}"
+            )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The epochs that the run was to have: at first, after each extension, and now."""
+        return (*self.extended_at, self.epochs)
 
     def is_deterministic(self, device: "torch.device") -> bool:
         """`deterministic`, with `auto` resolved."""

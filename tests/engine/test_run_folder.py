@@ -35,20 +35,20 @@ def test_checkpoint_tells_its_run_also_where_it_was_moved(tmp_path):
     assert last_state(tmp_path / "run")["run"] == identity
     moved = tmp_path / "elsewhere.pt"
     shutil.copy(last_checkpoint(tmp_path / "run"), moved)
-    assert checkpoint.run_of(moved) == identity
+    assert checkpoint.origin_of(moved) == {"run": identity, "step": 14}
     probe = tmp_path / "probe"
     assert call(probe, TINY_CLASSIFIER | {"INIT.checkpoint": moved}, PROBE)[0] == 0
-    assert recorded(probe)["from"] == {"checkpoint": str(moved), "run": identity}
+    assert recorded(probe)["from"] == {"checkpoint": str(moved), "run": identity, "step": 14}
     (probe / "summary.json").unlink()
     moved.unlink()  # what the run came from is known when it is resumed without the file
     assert call(probe, TINY_CLASSIFIER | {"INIT.checkpoint": moved}, PROBE)[0] == 0
-    assert recorded(probe)["from"] == {"checkpoint": str(moved), "run": identity}
+    assert recorded(probe)["from"] == {"checkpoint": str(moved), "run": identity, "step": 14}
 
 
 def test_file_of_others_tells_no_run(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"no checkpoint")
-    assert checkpoint.run_of(tmp_path / "model.pth") is None
-    assert checkpoint.run_of(tmp_path) is None
+    for path in (tmp_path / "model.pth", tmp_path):
+        assert checkpoint.origin_of(path) == {"run": None, "step": None}
     assert RunFolder(tmp_path).read_environment() == {}
     (tmp_path / "environment.json").write_text('{"run": ')  # cut short
     assert RunFolder(tmp_path).read_environment() == {}

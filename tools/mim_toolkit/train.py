@@ -11,6 +11,7 @@ A run folder that holds an unfinished run is resumed by the same command."""
 EXAMPLES = (
     "--config quickstart/mae_digits TRAIN.epochs 1",
     '--config mae/vit_base --output runs/plates DATA.path /data/plates DATA.image_size "[96,160]"',
+    "--config mae/vit_base --extend 1600",
     "--keys MASKER",
 )
 
@@ -22,6 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder; default: runs/<name of the config>")
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="CHECKPOINT", help="resume from it, or from the last one, or fail"
+    )
+    parser.add_argument(
+        "--extend",
+        type=int,
+        metavar="EPOCHS",
+        help="prolong the finished run of the folder to EPOCHS epochs in all, from its last checkpoint with its "
+        "optimizer; from there on the learning rate is that of a run of EPOCHS epochs",
     )
     parser.add_argument(
         "--keys",
@@ -60,4 +68,4 @@ def _train(args: argparse.Namespace) -> None:
 
     if args.resume == "" and last(RunFolder(output).checkpoints) is None:
         raise ValueError(f"--resume: {output} holds no checkpoint")
-    train(args.config, args.overrides, output, resume=args.resume or None)
+    train(args.config, args.overrides, output, resume=args.resume or None, extend=args.extend)
