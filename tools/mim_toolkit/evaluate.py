@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mim import cli
+from mim.config.schema import ORDER, TOP
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,18 +17,25 @@ changed.
 
   knn       the nearest training images vote on the class of a held-out one
   logistic  logistic regression on features of the encoder
-  classify  accuracy of a fine-tuned or probed classifier
-  features  writes features, labels and names of all images to a .npz file"""
+  classify  accuracy of a fine-tuned or probed classifier; classes are compared by their names
+  features  writes features, labels and names of all images to a .npz file
+  predict   writes class and probabilities of any images (files, folders, .txt lists) to a .csv or .jsonl file"""
 PATHS = ("checkpoint", "file")  # metrics that a table could break
-EXAMPLES = ("knn runs/mae --k 10", "classify runs/finetune DATA.path /data/plates", "features runs/mae --output f.npz")
+EXAMPLES = (
+    "knn runs/mae --k 10",
+    "classify runs/finetune DATA.path /data/plates",
+    "features runs/mae --output f.npz",
+    "predict runs/finetune cat.jpg photos/ --output predictions.csv",
+)
+ENDINGS = {"features": (".npz",), "predict": (".csv", ".jsonl")}  # of --output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("evaluate", TEXT, EXAMPLES)
-    parser.add_argument("what", choices=["knn", "logistic", "classify", "features"], help="see above")
+    parser.add_argument("what", choices=["knn", "logistic", "classify", "features", "predict"], help="see above")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its best or last checkpoint) or file")
-    parser.add_pairs("keys of its config, such as DATA.path /data")
+    parser.add_pairs("keys of its config, such as DATA.path /data; predict: the images, then such keys")
     parser.add_argument(
         "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
     )
@@ -47,14 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--label-seed", type=int, default=0, metavar="N", help="seed of the choice of labels; default: %(default)s"
     )
-    parser.add_argument("--output", type=Path, metavar="NPZ", help="features: the file to write")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="classify, predict: the linear layer of this rate of a probe; default: the best on its held-out images",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="features, predict: the file to write")
     parser.add_json()
     return cli.run(parser, _evaluate, arguments)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    if args.what == "features" and args.output is None:
-        raise ValueError("features: name the file to write with --output FILE.npz")
+    _check_output(args.what, args.output)
     from rich.console import Console
 
     from mim.io.files import write_json
@@ -76,12 +89,36 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
 
     labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
     if args.what == "classify":
-        return evaluate.classify(args.run, args.overrides)
+        return evaluate.classify(args.run, args.overrides, args.rate)
+    if args.what == "predict":
+        images, pairs = _images_and_pairs(args.overrides)
+        return evaluate.predict(args.run, images, args.output, pairs, args.rate)
     if args.what == "features":
         return evaluate.features(args.run, args.overrides, args.pool, args.output)
     if args.what == "knn":
         return evaluate.knn(args.run, args.overrides, args.pool, args.k, args.temperature, labels)
     return evaluate.logistic(args.run, args.overrides, args.pool, args.c, labels)
+
+
+def _check_output(what: str, output: Path | None) -> None:
+    """Raises ValueError where --output is missing, or has an ending of another kind of file."""
+    endings = ENDINGS.get(what, ())
+    if endings and (output is None or output.suffix.lower() not in endings):
+        given = f"--output is {output}: " if output else ""
+        raise ValueError(f"{given}{what} writes a file: name it with --output FILE{' or FILE'.join(endings)}")
+
+
+def _images_and_pairs(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """IMAGES, and the KEY VALUE pairs behind them. A file that is named like a key is written ./DATA.png."""
+    index = next((index for index, word in enumerate(words) if _is_key(word)), len(words))
+    if not index:
+        raise ValueError("predict: name images behind RUN: files, folders or a .txt list, and keys behind them")
+    return [Path(word) for word in words[:index]], list(words[index:])
+
+
+def _is_key(word: str) -> bool:
+    section, point, _ = word.partition(".")
+    return section in ORDER if point else word in TOP
 
 
 def _text(name: str, value: object) -> str:
@@ -101,7 +138,7 @@ def _table(metrics: dict[str, Any]) -> "Table":
     for name, value in metrics.items():
         if isinstance(value, dict):
             for label, share in value.items():
-                table.add_row(f"  {label}", f"{share:.4f}")
+                table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
         elif name not in PATHS:
             table.add_row(name, _text(name, value))
     return table

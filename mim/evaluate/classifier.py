@@ -1,0 +1,189 @@
+"""Answers of a classifier: accuracy on labelled images, and predictions for images without labels.
+
+Every sample is counted once, on one process or under torchrun. Shapes: B batch, C channels, H W pixels, M readable
+images, K classes.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mim import build
+from mim.config import Overrides
+from mim.data.preprocess import Preprocess
+from mim.data.sources.base import Source
+from mim.data.sources.classes import match_classes, numbers
+from mim.data.sources.files import Files
+from mim.errors import DataLost
+from mim.evaluate.loading import LoadedCheckpoint, check_labelled, inference_mode, load, no_labels, origin, ready
+from mim.evaluation.accuracy import TOP
+from mim.evaluation.predictions import WRITERS, ClassPredictions, read_each
+from mim.evaluation.reading import Reader
+from mim.io.formatting import list_names
+from mim.io.weights import CLASSES, stored_classes
+from mim.metric_keys import VAL_BEST_RATE, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
+from mim.readouts.classifier import Classifier
+from mim.tasks.classify import count_correct
+
+LOG = logging.getLogger("mim")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedClassifier:
+    """The classifier of a checkpoint, on this process's device and in eval mode."""
+
+    model: Classifier
+    preprocess: Preprocess
+    classes: tuple[str, ...]  # by name; empty where the checkpoint has no names
+    outputs: int  # number of classes
+    rates: tuple[float, ...]  # learning rate of each linear layer
+    layer: int | None  # the only one, the one that was asked for, or the best on the run's held-out images, if known
+
+    def describe(self, layer: int) -> dict[str, str]:
+        """Which linear layer of a probe answers; nothing where there is one."""
+        if len(self.rates) == 1:
+            return {}
+        return {"linear layer": f"of learning rate x {self.rates[layer]:g}, one of {len(self.rates)}"}
+
+
+def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict[str, Any]:
+    """Top-1 and top-5 of a fine-tuned or probed checkpoint on all held-out images. Classes are compared by their names.
+
+    rate: the learning rate of a probe's linear layer, see LoadedClassifier.
+
+    Raises ValueError where the checkpoint has no classifier, or an image has a class that it does not know.
+    """
+    with load(run, overrides) as loaded:
+        cfg, world = loaded.cfg, loaded.world
+        classifier = _classifier(loaded, rate)
+        train, held_out = build.build_sources(cfg)
+        if len(held_out) and held_out.labels is None:
+            raise ValueError(
+                f"the held-out images {no_labels(loaded)}; predict says the class of images without labels"
+            )
+        check_labelled(loaded, held_out)
+        names = classifier.classes or build.class_names(train)
+        if len(names) != classifier.outputs:
+            raise ValueError(
+                f"{loaded.path} holds no names of its {classifier.outputs:,} classes, and "
+                f"{train.label_origin()} have {len(names):,}: {list_names(names)}"
+            )
+        matched, note = match_classes(held_out, names, f"the data that {loaded.path} was trained on")
+        if note:
+            LOG.warning("%s", note)
+        data, reader = build.evaluation_data(cfg, matched), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
+        with inference_mode(loaded):
+            parts = reader.read(data, range(len(data)), world.rank, world.size)
+            layers = count_correct(classifier.model, classifier.preprocess, parts, len(names), world)
+        layer = classifier.layer
+        if layer is None:
+            layer = max(range(len(layers)), key=lambda number: layers[number].top1)
+        counts = layers[layer]
+        top5 = {VAL_TOP5: counts.top5} if len(names) > TOP else {}
+        return {
+            **origin(loaded),
+            **classifier.describe(layer),
+            "held-out images": counts.samples,
+            "classes": note or f"all {len(names):,} of the classifier",
+            VAL_TOP1: counts.top1,
+            **top5,
+            VAL_LOSS: counts.loss,
+            VAL_BY_CLASS: counts.by_class(names),
+        }
+
+
+def predict(
+    run: Path, images: Sequence[Path], output: Path, overrides: Overrides = (), rate: float | None = None
+) -> dict[str, Any]:
+    """Writes the class of each image, and the probability of each class, and returns what was counted.
+
+    Args:
+        run: a run folder or checkpoint of fine-tuning or a linear probe.
+        images: files, folders and lists, see Files. They need no labels.
+        output: the file to write, with an ending of WRITERS.
+        overrides: config keys.
+        rate: the learning rate of a probe's linear layer, see LoadedClassifier.
+
+    Raises ValueError where the checkpoint has no classifier, or `images` names none, and DataLost where none can be
+    read.
+    """
+    with load(run, overrides) as loaded:
+        classifier = _classifier(loaded, rate)
+        if classifier.layer is None:
+            raise ValueError(
+                f"{loaded.path} has {len(classifier.rates)} linear layers and no held-out accuracy that says which is "
+                f"best: name one with --rate, {', '.join(f'{rate:g}' for rate in classifier.rates)}"
+            )
+        source = Files(images, loaded.cfg.DATA.shared)
+        predictions = _predictions(loaded, classifier, classifier.layer, source)
+        for row, reason in predictions.broken.items():
+            LOG.warning("cannot read %s (%s): it has no prediction", source.describe(row), reason)
+        if not len(predictions.rows_M):
+            name, reason = source.describe(0), predictions.broken[0]
+            raise DataLost(f"none of {len(source):,} images can be read, such as {name}: {reason}")
+        if loaded.world.main:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[output.suffix.lower()](predictions, output)
+        return {
+            **origin(loaded),
+            **classifier.describe(classifier.layer),
+            "images": len(predictions.rows_M),
+            **({"unreadable images": len(predictions.broken)} if predictions.broken else {}),
+            "file": str(output),
+            "predicted": predictions.counts(),
+        }
+
+
+def _classifier(loaded: LoadedCheckpoint, rate: float | None) -> LoadedClassifier:
+    """The classifier of a checkpoint. Raises ValueError where it has none, or no linear layer of that rate."""
+    cfg, content = loaded.cfg, loaded.content
+    if cfg.TASK == "pretrain":
+        raise ValueError(f"{loaded.path} is a pretraining run and has no classifier: use knn or logistic")
+    if "heads.0.bias" not in content["model"]:
+        raise ValueError(f"{loaded.path} holds an encoder without a classifier: use knn or logistic")
+    outputs = len(content["model"]["heads.0.bias"])
+    classes = stored_classes(content.get(CLASSES), outputs)
+    if not classes:
+        LOG.warning(
+            "%s holds no names of its classes, as runs of mim 0.1.0: number 0 stands for the first class of the data "
+            "that it was trained on, in sorted order, and so on",
+            loaded.path,
+        )
+    model = build.build_classifier(cfg, outputs)
+    rates = cfg.CLASSIFIER.rates if cfg.TASK == "linear_probe" else (1.0,)
+    best = rate or content.get("results", {}).get(VAL_BEST_RATE)
+    if rate is not None and rate not in rates:
+        given = ", ".join(f"{rate:g}" for rate in rates)
+        raise ValueError(f"--rate is {rate:g}, and the linear layers of {loaded.path} have the learning rates {given}")
+    layer = 0 if len(rates) == 1 else rates.index(best) if best in rates else None
+    return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, rates, layer)
+
+
+def _predictions(
+    loaded: LoadedCheckpoint, classifier: LoadedClassifier, layer: int, source: Source
+) -> ClassPredictions:
+    cfg, world = loaded.cfg, loaded.world
+    parts = read_each(source, build.evaluation_crop(cfg), cfg.DATA.batch_size, cfg.DATA.workers, world.rank, world.size)
+    probabilities = [torch.empty(0, classifier.outputs, device=world.device)]
+    rows: list[int] = []
+    broken: dict[int, str] = {}
+    with inference_mode(loaded):
+        for part in parts:
+            broken |= part.broken
+            if part.images_BCHW is not None:
+                img_BCHW = classifier.preprocess(part.images_BCHW.to(world.device))
+                probabilities.append(classifier.model(img_BCHW)[layer].float().softmax(dim=1))
+                rows += part.rows
+    rows_M = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
+    probabilities_MK = world.gather(torch.cat(probabilities))[rows_M.argsort()]
+    return ClassPredictions(
+        names=[source.describe(row) for row in range(len(source))],
+        classes=classifier.classes or numbers(classifier.outputs),
+        rows_M=rows_M.sort().values.cpu().numpy(),
+        probabilities_MK=probabilities_MK.cpu().numpy(),
+        broken=dict(sorted(item for each in world.gather_objects(broken) for item in each.items())),
+    )

@@ -1,0 +1,73 @@
+"""A checkpoint that is evaluated, with its config, and checks of the images that an evaluation needs."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mim import build
+from mim.config import Config, Overrides, parse_config
+from mim.data.preprocess import Preprocess
+from mim.data.sources.base import Source
+from mim.engine import checkpoint
+from mim.engine.distributed.world import World, join_world
+from mim.engine.modes import inference
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCheckpoint:
+    """A checkpoint with its config, on this process's device."""
+
+    path: Path
+    cfg: Config
+    content: dict
+    world: World
+
+
+@contextmanager
+def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
+    """The checkpoint that a path means, with overrides of its config, on the processes that torchrun started."""
+    path = checkpoint.find(run)
+    content = checkpoint.load(path)
+    cfg = parse_config(content["config"], overrides)
+    if cfg.DATA.mean == "estimate":  # only in a converted file: the config of a run has the numbers
+        cfg = build.with_statistics(cfg, build.build_sources(cfg)[0])
+    with join_world(cfg.DISTRIBUTED) as world:
+        yield LoadedCheckpoint(path, cfg, content, world)
+
+
+def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
+    """See build.ready; the module is the part of the model whose names start with `prefix`."""
+    state = checkpoint.evaluated(loaded.content, prefix)
+    return build.ready(module, state, loaded.path, loaded.cfg, loaded.world.device)
+
+
+def inference_mode(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:
+    """Inside, nothing is recorded for gradients, and products have the precision of the run."""
+    return inference(loaded.cfg.TRAIN, loaded.world.device)
+
+
+def check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
+    """Raises ValueError where a split has no images, or they have no labels."""
+    which = "training" if source.split == "train" else "held-out"
+    if not len(source):
+        raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no {which} images: name others with DATA.path")
+    if source.labels is None:
+        raise ValueError(f"the {which} images {no_labels(loaded)}")
+
+
+def no_labels(loaded: LoadedCheckpoint) -> str:
+    """The end of a sentence on images without labels."""
+    return (
+        f"of DATA.name {loaded.cfg.DATA.name} have no labels: name others with DATA.path, as class folders or as a "
+        "list with a label after each path"
+    )
+
+
+def origin(loaded: LoadedCheckpoint) -> dict[str, Any]:
+    """The checkpoint of some metrics."""
+    averaged = " (moving average)" if loaded.content["ema"] else ""
+    return {"checkpoint": f"{loaded.path}{averaged}", "step": loaded.content["step"]}

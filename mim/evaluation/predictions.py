@@ -1,0 +1,129 @@
+"""Predictions: class probabilities of images that need no labels, and the files that they are written to.
+
+Shapes: B batch, N images, M readable ones, C channels, H W pixels, K classes.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mim.data.decoding.images import BrokenImage
+from mim.data.loading.loader import Keys, Results, in_order
+from mim.data.sources.base import Source, Stored
+from mim.data.sources.retry import RetryingSource
+from mim.data.transforms import CentreCrop, to_unit
+from mim.io.files import write_atomically
+
+Rows = dict[int, str]  # the reason for each position of an image that cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImages:
+    """The images of a batch that can be read, and those that cannot: no image replaces another."""
+
+    images_BCHW: Tensor | None  # in their stored type, or in float32 scaled to [0, 1]; None where none can be read
+    rows: list[int]  # position of each of them
+    broken: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPredictions:
+    """What a classifier says of each image."""
+
+    names: Sequence[str]  # of all N images
+    classes: tuple[str, ...]
+    rows_M: np.ndarray  # positions of the readable images, rising
+    probabilities_MK: np.ndarray
+    broken: Rows
+
+    def counts(self) -> dict[str, int]:
+        """Images by predicted class, for each class that is predicted."""
+        counts = np.bincount(self.probabilities_MK.argmax(axis=1), minlength=len(self.classes)).tolist()
+        return {name: count for name, count in zip(self.classes, counts, strict=True) if count}
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray | None, str]]:
+        """Each image in order: its name, its probabilities (K,) or None, and why it cannot be read."""
+        position_of = {row: position for position, row in enumerate(self.rows_M.tolist())}
+        for row, name in enumerate(self.names):
+            position = position_of.get(row)
+            yield name, None if position is None else self.probabilities_MK[position], self.broken.get(row, "")
+
+
+def read_each(
+    source: Source, crop: CentreCrop, batch_size: int, workers: int, rank: int = 0, size: int = 1
+) -> Iterator[ReadImages]:
+    """The images of this rank (rank, rank + size, ...) under the evaluation transform, each once."""
+    order = in_order(range(rank, len(source), size), batch_size)
+    make: Callable[[Keys], ReadImages] = partial(_read, RetryingSource(source), crop)
+    with closing(Results(make, order, workers if len(order) > 1 else 0, source, pin_memory=False)) as batches:
+        yield from batches
+
+
+def _read(reader: RetryingSource, crop: CentreCrop, keys: Keys) -> ReadImages:
+    images: list[Tensor] = []
+    rows: list[int] = []
+    broken: Rows = {}
+    for _, row in keys:
+        try:
+            images.append(crop(_finite(reader.read(row))))
+            rows.append(row)
+        except BrokenImage as error:
+            broken[row] = str(error)
+    if len({image.dtype for image in images}) > 1:
+        images = [to_unit(image) for image in images]
+    return ReadImages(torch.stack(images) if images else None, rows, broken)
+
+
+def _finite(stored: Stored) -> Stored:
+    """The image. Raises BrokenImage where a number of it is not finite."""
+    if isinstance(stored, Tensor) and not torch.isfinite(stored.float()).all():
+        raise BrokenImage("it has NaN or infinite values")
+    return stored
+
+
+def write_csv(predictions: ClassPredictions, path: Path) -> None:
+    """A row for each image: path, class, probability, and the probability of each class; empty for a broken image."""
+
+    def fill(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="", write_through=True)
+        rows = csv.writer(text)
+        rows.writerow(["path", "class", "probability", *predictions.classes])
+        rows.writerows(_csv_row(name, each_K, predictions.classes) for name, each_K, _ in predictions)
+        text.detach()
+
+    write_atomically(path, fill)
+
+
+def _csv_row(name: str, each_K: np.ndarray | None, classes: tuple[str, ...]) -> list[str]:
+    if each_K is None:
+        return [name] + [""] * (2 + len(classes))
+    best = int(each_K.argmax())
+    return [name, classes[best], *(f"{value:.7g}" for value in (each_K[best], *each_K))]
+
+
+def write_json_lines(predictions: ClassPredictions, path: Path) -> None:
+    """An object for each image: path, class, probability, probabilities by class; of a broken one path and error."""
+
+    def lines() -> Iterable[bytes]:
+        for name, each_K, reason in predictions:
+            content: dict[str, Any] = {"path": name, "error": reason}
+            if each_K is not None:
+                best, values = int(each_K.argmax()), [float(f"{value:.7g}") for value in each_K]
+                content = {"path": name, "class": predictions.classes[best], "probability": values[best]}
+                content["probabilities"] = dict(zip(predictions.classes, values, strict=True))
+            yield json.dumps(content).encode() + b"\n"
+
+    write_atomically(path, lambda file: file.writelines(lines()))
+
+
+WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}  # by the ending of the file
