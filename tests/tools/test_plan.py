@@ -84,6 +84,23 @@ def test_plan_tool_compares_what_is_overridden_with_the_recipe(show):
     assert "--images N" in text
 
 
+def test_plan_tool_gives_the_time_of_one_number_of_gpus_that_are_not_here(show, tmp_path):
+    words = ["--config", MAE, "--images", 1_281_167, *SHALLOW, "--json", tmp_path / "plan.json"]
+    code, output, _ = show(*words, "--devices", 64, "--gpu", "a100-80")
+    assert code == 0
+    text, figures = flat(output), json.loads((tmp_path / "plan.json").read_text())
+    row = figures["scaling"]["rows"][0]
+    seconds = figures["plan"]["images_seen"] * min(each["step_s"] for each in row["costs"].values()) / 4096
+    assert f"249,600 steps in {seconds / 60:.3g} minutes" in text
+    assert "On paper, on 64 x NVIDIA A100 SXM4 80 GB as assumed below: " in text
+    assert "On a machine that has such devices, this measures a step" in text
+    assert "On 64 devices on paper" in text
+    assert "peak_tflops TFLOP/s" in text
+    assert text.count("assumed: ") >= 9
+    assert "The NVIDIA A100 SXM4 80 GB has 80 GiB (assumed: its data sheet): the step fits" in text
+    assert max(len(line) for line in output.splitlines() if not line.startswith("  python ")) <= 80
+
+
 @pytest.mark.slow
 def test_plan_tool_names_the_command_that_measures_and_then_uses_what_it_found(show, tmp_path):
     words = ["--config", RECIPE, *SHALLOW]

@@ -8,11 +8,13 @@ from pathlib import Path
 from mim import cli
 
 TEXT = """Shows what a run will say at its start, shapes at every boundary, parameters, operations, memory, time, and
-how the config differs from the recipe that it names. Several --devices are compared on paper: what a step exchanges,
-holds and takes on each. Nothing is trained, unless --measure takes some steps on random images: they are remembered in
-benchmarks/steps.jsonl, from which later plans on this machine take their images per second."""
+how the config differs from the recipe that it names. For several --devices, and for GPUs that are not here, it computes
+on paper what a step exchanges, holds and takes, from figures that are assumed: those of --gpu NAME are of its data
+sheet, and --assume sets each. Nothing is trained, unless --measure takes some steps on random images: they are
+remembered in benchmarks/steps.jsonl, from which later plans on this machine take their images per second."""
 EXAMPLES = (
     "--config mae/vit_base --images 1281167",
+    "--config mae/vit_base --images 1281167 --devices 64 --gpu a100-80",
     "--config mae/vit_huge --images 1281167 --devices 1 8 64 --assume mfu=0.5",
     "--config quickstart/mae_digits --measure",
 )
@@ -27,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--devices", nargs="+", default=["1"], metavar="N", help="GPUs; several numbers are compared; default: 1"
     )
     parser.add_argument(
-        "--assume", nargs="+", default=[], metavar="NAME=N", help="the hardware of several --devices: mfu=0.5"
+        "--gpu",
+        default="",
+        metavar="NAME",
+        help="GPUs to assume: h100, a100-80, rtx4090 ...; an unknown name lists all",
     )
+    parser.add_argument("--assume", nargs="+", default=[], metavar="NAME=N", help="a figure of theirs, such as mfu=0.5")
     parser.add_argument("--images", type=int, metavar="N", help="training images, where the data set is not here")
     parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
     parser.add_argument(
@@ -56,15 +62,16 @@ def _plan(args: argparse.Namespace) -> None:
 
     from mim.build import load_config
     from mim.io.files import write_json
-    from mim.lab.plan import Hardware, plan_run, show
+    from mim.lab.plan import HardwareChoice, plan_run, show
 
+    hardware = HardwareChoice.read(args.gpu, assumptions) if args.gpu or assumptions else None
     cfg = load_config(args.config, overrides)
     with get_console().status("measuring steps" if args.measure else "planning"):
         report = plan_run(
             cfg,
             devices=counts[0],
             other_devices=counts[1:],
-            hardware=Hardware.read(assumptions),
+            hardware=hardware,
             images=args.images,
             classes=args.classes,
             steps=args.measure,

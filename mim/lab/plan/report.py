@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mim import build
+from mim import build, init_weights
 from mim.config import Config
 from mim.cost.memory import Memory
 from mim.cost.model_summary import Boundary, ModelSummary
@@ -20,7 +20,7 @@ from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
 from mim.lab.dryrun.records import StepRecord, add_record, find_record
 from mim.lab.dryrun.task import DryTask, dry_task
-from mim.lab.plan.hardware import Hardware
+from mim.lab.plan.hardware import HardwareChoice
 from mim.lab.plan.recipe import RecipeComparison, compare_recipe
 from mim.lab.plan.scaling import Scaling, model_sizes, scale
 from mim.model import MaskedImageModel
@@ -58,7 +58,9 @@ class PlanReport:
     speed: StepRecord | None  # a step as measured on this machine; None where it was not measured
     images_per_s: float | None  # on all devices, by the measured step
     seconds: float | None  # of the run, by the measured step
-    scaling: Scaling | None  # the same run on several numbers of devices; None where one number was asked for
+    gpu: str  # name of the GPU that is assumed; empty where none is
+    gpu_memory: int | None  # bytes of its memory; None where none is assumed
+    scaling: Scaling | None  # the run on paper, on GPUs that are assumed; None where none are
     recipe: RecipeComparison | None  # how the config differs from its recipe; None where it names none
     missing: tuple[str, ...]  # what is unknown and why
     warnings: tuple[str, ...]  # settings without effect
@@ -82,7 +84,7 @@ def plan_run(
     steps: int = 0,
     records: Path = Path("benchmarks/steps.jsonl"),
     other_devices: Sequence[int] = (),
-    hardware: Hardware | None = None,
+    hardware: HardwareChoice | None = None,
 ) -> PlanReport:
     """What the run of a config on this number of devices will be and cost.
 
@@ -90,7 +92,8 @@ def plan_run(
         images, classes: see dry_task.
         steps: real steps to measure and record now; 0 uses an earlier record.
         records: file of measured steps.
-        other_devices: numbers of devices to compare on paper, with this hardware.
+        other_devices: other numbers of devices to compare.
+        hardware: what to assume of the devices on paper; by default H100s, where there is more than one device.
 
     Raises ValueError for what the user can mend.
     """
@@ -103,9 +106,14 @@ def plan_run(
         lines = _lines(dry, plan, settings, world)
     missing = list(dry.missing)
     precisions = {kind: _precision_on(kind, cfg.TRAIN.precision) for kind in ("cpu", "gpu")}
+    counts = [devices, *other_devices]
+    if hardware is None and counts != [1]:
+        hardware = HardwareChoice.read()
+    if hardware is not None:
+        precisions["gpu"] = hardware.precision(cfg.TRAIN.precision)
     memory = _memory(dry, plan, precisions, missing)
     try:
-        build.init_file(cfg)
+        init_weights.init_file(cfg)
     except ValueError as error:
         missing.append(str(error))
     rate = plan.batch / speed.seconds(plan.accumulation) if speed else None
@@ -127,7 +135,9 @@ def plan_run(
         speed=speed,
         images_per_s=rate,
         seconds=plan.images_seen / rate if rate and counted else None,
-        scaling=_scaling(dry, plan, [devices, *other_devices], hardware or Hardware()) if other_devices else None,
+        gpu=hardware.gpu.title if hardware else "",
+        gpu_memory=hardware.gpu.memory_gb * 2**30 if hardware else None,
+        scaling=_scaling(dry, plan, counts, hardware, precisions["gpu"]) if hardware else None,
         recipe=compare_recipe(cfg, devices),
         missing=tuple(missing),
         warnings=_warnings(dry, plan),
@@ -142,11 +152,15 @@ def _speed(dry: DryTask, plan: Plan, steps: int, device: torch.device, records: 
     return add_record(records, dry.cfg, dry.classes, device, measure_steps(dry, plan, steps, device))
 
 
-def _scaling(dry: DryTask, plan: Plan, counts: Sequence[int], hardware: Hardware) -> Scaling:
-    task, settings = dry.task, dry.engine_settings()
+def _scaling(
+    dry: DryTask, plan: Plan, counts: Sequence[int], hardware: HardwareChoice, precision: Precision
+) -> Scaling:
+    on_gpu = replace(dry, cfg=dry.cfg.replace({"TRAIN.precision": precision}))
+    task, settings = dry.task, on_gpu.engine_settings()
     sizes = model_sizes(task.model, task.blocks(), settings, task.model_summary.work)
     images = plan.images_seen if dry.images is not None else None
-    return scale(sizes, hardware, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
+    assumed = hardware.hardware(precision)
+    return scale(sizes, assumed, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
 
 
 def _precision_on(kind: str, precision: str) -> Precision:

@@ -1,9 +1,10 @@
 """A plan for several numbers of devices as tables and notes."""
 
 from rich.console import Console
+from rich.text import Text
 
 from mim.lab.console import new_table, number, print_heading, print_notes
-from mim.lab.plan.hardware import GIGA, Hardware
+from mim.lab.plan.hardware import GIGA, MEANINGS, Hardware
 from mim.lab.plan.scaling import STRATEGIES, Scaling
 
 GIB = 2**30
@@ -18,7 +19,7 @@ LEGEND = (
 def show_scaling(scaling: Scaling, console: Console) -> None:
     """Prints what a step exchanges, holds and takes on each number of devices."""
     batch = "the batch stays" if scaling.fixed else "the batch grows with the devices, and the learning rate with it"
-    print_heading(console, "On more devices", f"on paper; {batch}")
+    print_heading(console, _title(scaling), f"on paper; {batch}" if len(scaling.rows) > 1 else "on paper")
     heads = ("images\na device", "accumu-\nlated", "ddp\nGB sent", "fsdp\nGB sent", "ddp\nGiB held", "fsdp\nGiB held")
     sizes = new_table("devices", "batch", *heads, words=0)
     for row in scaling.rows:
@@ -32,7 +33,15 @@ def show_scaling(scaling: Scaling, console: Console) -> None:
         _print_times(scaling, console)
     refused = ", ".join(map(str, scaling.refused))
     notes = [f"The batch cannot be divided evenly over {refused} devices."] if refused else []
-    print_notes(console, [LEGEND, *notes, _checkpoint(scaling), _assumptions(scaling.hardware)])
+    print_notes(console, [LEGEND, *notes, _checkpoint(scaling)])
+    _print_assumptions(scaling.hardware, console)
+
+
+def _title(scaling: Scaling) -> str:
+    counts = [row.devices for row in scaling.rows]
+    if len(counts) != 1:
+        return "On more devices"
+    return f"On {counts[0]:,} device{'s' * (counts[0] > 1)}"
 
 
 def _print_times(scaling: Scaling, console: Console) -> None:
@@ -61,11 +70,12 @@ def _checkpoint(scaling: Scaling) -> str:
     return f"A checkpoint: {size / GIGA:.2f} GB{gather}, {write}; all devices wait."
 
 
-def _assumptions(hardware: Hardware) -> str:
-    return (
-        f"Assumed, not measured: {hardware.peak_tflops:g} TFLOP/s a device at its peak, of which forward and backward "
-        f"pass reach {hardware.mfu:.0%} at any micro-batch; memory at {hardware.memory_gb_s:,g} GB/s; nodes of "
-        f"{hardware.node:g}; collectives at {hardware.node_gb_s:g} GB/s in a node and {hardware.network_gb_s:g} across "
-        f"(busbw), {hardware.node_us:g} and {hardware.network_us:g} us a hop; disk at {hardware.disk_gb_s:g} GB/s. "
-        "--assume mfu=0.5 network_gb_s=200 sets them."
+def _print_assumptions(hardware: Hardware, console: Console) -> None:
+    print_heading(
+        console, "Assumed, not measured", "--gpu NAME and --assume mfu=0.5 change the figures"
     )
+    table = new_table("", hardware.gpu, "from", "", words=3)
+    for name, meaning in MEANINGS.items():
+        source = hardware.sources.get(name, "assumed")
+        table.add_row(Text(name), Text(meaning), Text(source), f"{getattr(hardware, name):,g}")
+    console.print(table)

@@ -17,11 +17,14 @@ MEMORY = {  # fields of Memory, as they are shown
     "activations": "activations for backward",
     "temporary": "temporary",
 }
+GIB = 2**30
+FULL = 0.9  # share of a GPU's memory beyond which what is not included may not fit
 EARLY = 0.1  # gradients as a share of the weights, below which the peak comes before most of them
 NOT_INCLUDED = (
     "Not included: on a GPU its context and the workspaces of its libraries; on a CPU the program itself and freed "
     "memory that the C library keeps."
 )
+WITHOUT = "without the time for reading images, evaluations and checkpoints"
 KINDS = {"cpu": "on a CPU", "gpu": "on a GPU"}
 
 
@@ -45,13 +48,27 @@ def show(report: PlanReport, console: Console, measure: str) -> None:
     if report.memory:
         _show_memory(report, console)
     print_heading(console, "Time")
-    if report.speed is None:
-        print_notes(console, ["Such a step was not measured on this machine. To measure it:"])
-        console.print(Text(f"  {measure}"), soft_wrap=True)
-    else:
+    if report.speed is not None:
         print_notes(console, _time_notes(report))
+    else:
+        print_notes(console, _not_measured(report))
+        console.print(Text(f"  {measure}"), soft_wrap=True)
     if report.scaling is not None:
         show_scaling(report.scaling, console)
+
+
+def _not_measured(report: PlanReport) -> list[str]:
+    """What precedes the command that measures steps."""
+    if report.scaling is None:
+        assume = "--gpu h100 (or another: an unknown name lists them) computes the time on a GPU from its data sheet."
+        return [assume, "Such a step was not measured on this machine. To measure it:"]
+    run, rows, notes = report.plan, report.scaling.rows, []
+    if rows and rows[0].devices == report.devices and rows[0].images_per_s:
+        rate = rows[0].images_per_s
+        devices = f"{report.devices:,} x {report.gpu}" if report.devices > 1 else report.gpu
+        length = "" if run is None else f", {run.steps:,} steps in {_duration(run.images_seen / rate)}"
+        notes.append(f"On paper, on {devices} as assumed below: {number(rate, 3)} images/s{length}, {WITHOUT}.")
+    return [*notes, "Not measured. On a machine that has such devices, this measures a step on one of them:"]
 
 
 def _show_parts(report: PlanReport, console: Console) -> None:
@@ -94,6 +111,13 @@ def _show_memory(report: PlanReport, console: Console) -> None:
         notes.append(f"Measured here, on {kind}: {measured.tensors / size:.{digits}f} {unit} of tensors{process}.")
     if all(memory.gradients < EARLY * memory.weights for memory in memories):
         notes.append("The peak comes as the backward pass begins, so it holds few gradients.")
+    gpu = report.memory.get("gpu")
+    if gpu is not None and report.gpu_memory is not None:
+        share = gpu.total / report.gpu_memory
+        fits = "the step fits" if share < FULL else "the step may not fit" if share <= 1 else "the step does not fit"
+        notes.append(
+            f"The {report.gpu} has {report.gpu_memory / GIB:g} GiB (assumed: its data sheet): {fits} ({share:.0%})."
+        )
     print_notes(console, [*notes, NOT_INCLUDED])
 
 
@@ -110,10 +134,7 @@ def _time_notes(report: PlanReport) -> list[str]:
         f"{speed.hardware['device']}{threads}, PyTorch {speed.torch}."
     ]
     if run is not None and report.seconds is not None:
-        notes.append(
-            f"The run: {run.steps:,} steps in {_duration(report.seconds)}, without the time for reading images, "
-            "evaluations and checkpoints."
-        )
+        notes.append(f"The run: {run.steps:,} steps in {_duration(report.seconds)}, {WITHOUT}.")
     return notes
 
 
