@@ -56,5 +56,5 @@ def _images_of(name: Path) -> Iterator[str]:
         yield str(name)
         return
     root = name.absolute()
-    for path, _ in list_images(name, "IMAGES", "none")[0]:
+    for path in list_images(name, "IMAGES", "none").paths():
         yield os.path.join(name, path.relative_to(root)) if name.is_dir() else str(path)

@@ -1,19 +1,21 @@
-"""Folder: images in class folders, in other folders without labels, or in a list file."""
+"""Folder: images in class folders, in other folders without labels, or in a list file.
+
+Shapes: N images.
+"""
 
 import logging
-import os
-import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from mim.data.decoding.images import decode, decode_reduced
-from mim.data.decoding.names import encoded, printable_name
+from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
 from mim.data.sources.held_out import by_share, check_share
-from mim.data.sources.listing import list_images
+from mim.data.sources.listing import Listing, list_images, listing_once
+from mim.data.sources.names import Paths
 from mim.registry import one_of
 
 LOG = logging.getLogger("mim")
@@ -26,14 +28,20 @@ class Folder(Source, name="folder"):
 
     - a folder with `train/` (and `val/`) in it: these are the splits;
     - any other folder: all images in it and below;
-    - a text file: one path a line, relative to the folder of the file, with a label after a tab where there is one.
+    - a text file: one path a line, absolute or relative to the folder of the file, with a label after a tab where
+      there is one.
 
     Args:
         val_path: a folder or list file of held-out images, where they are not below DATA.path.
         val_share: share of the images that is held out where there are no held-out images, from 0 to below 1. A hash of
             the file name decides, so that a file that is added or removed moves no other.
         labels: `folders` takes the first folder below the root as the label; `none` gives no labels; `auto` is
-            `folders` where every image is exactly one folder deep and there are at least two folders, else `none`.
+            `folders` where every image is exactly one folder deep and there are at least two folders, else `none`. In a
+            list, the texts after the tabs are the labels, but for `none`; where no line has one, it is the folder that
+            holds the image, and `auto` takes it where all images lie in two or more folders of one folder.
+        index: keep an index of a folder with 10,000 images or more, so that it is listed faster the next time; beside
+            the folder, or else in the cache folder. A folder that has changed is listed anew: its times tell. false
+            always lists.
 
     Raises ValueError where a path does not exist or holds no images. With labels `folders`, also where an image has no
     label, or a held-out image has a label that no training image has.
@@ -47,6 +55,7 @@ class Folder(Source, name="folder"):
         val_path: str = "",
         val_share: float = 0.05,
         labels: Literal["auto", "folders", "none"] = "auto",
+        index: bool = True,
     ):
         super().__init__(split, settings)
         check_share(val_share)
@@ -55,21 +64,22 @@ class Folder(Source, name="folder"):
         root = Path(settings.path)
         train_root = root / "train" if (root / "train").is_dir() else root
         val_root = Path(val_path) if val_path else root / "val" if (root / "val").is_dir() else None
-        train, names = list_images(train_root, "DATA.path", labels, warn=split == "train")
-        strict = labels == "folders" or (val_root is not None and val_root.is_file())
-        self._root = (train_root, "DATA.path")
-        if val_root is None or (not val_path and train_root == root):
-            positions = by_share(_hashes([path for path, _ in train], train_root), val_share, split)
-            entries = [train[position] for position in positions]
-        else:
-            val_key = "DATA.val_path" if val_path else "DATA.path"
-            val_labels = ("folders" if strict else "any") if names else "none"
-            held_out = list_images(val_root, val_key, val_labels, warn=split == "val")[0]
-            held_out_paths = {path for path, _ in held_out}
-            self._root = (val_root, val_key) if split == "val" else self._root
-            entries = held_out if split == "val" else [entry for entry in train if entry[0] not in held_out_paths]
-        self.paths = [path for path, _ in entries]
-        self._set_labels([label for _, label in entries], names, strict)
+        with listing_once():
+            train = list_images(train_root, "DATA.path", labels, split == "train", index)
+            strict = labels == "folders" or (val_root is not None and val_root.is_file())
+            self._root, listing = (train_root, "DATA.path"), train
+            if val_root is None or (not val_path and train_root == root):
+                rows = by_share(train.hash_N, val_share, split)
+            else:
+                val_key = "DATA.val_path" if val_path else "DATA.path"
+                val_labels = ("folders" if strict else "any") if train.names else "none"
+                held_out = list_images(val_root, val_key, val_labels, split == "val", index)
+                if split == "val":
+                    self._root, listing, rows = (val_root, val_key), held_out, np.arange(len(held_out))
+                else:
+                    rows = _not_in(train, held_out)
+        self.paths = Paths(listing.files, rows)
+        self._set_labels(listing, rows, train.names, strict)
         self._was_folder = self._root[0].is_dir()
         self._was_reachable = not self._unreachable_images()
 
@@ -106,22 +116,36 @@ class Folder(Source, name="folder"):
             return ""
         return f"none of {len(probed)} images tried is there ({reasons[0]})"
 
-    def _set_labels(self, labels: list[str | None], classes: list[str], strict: bool) -> None:
-        names = [label for label in labels if label is not None]
-        if not classes or len(names) < len(labels):
+    def _set_labels(self, listing: Listing, rows: np.ndarray, classes: tuple[str, ...], strict: bool) -> None:
+        label_N = listing.label_N[rows]
+        if not classes or (label_N < 0).any():
             return
         number_of = {name: number for number, name in enumerate(classes)}
-        unknown = next((label for label in names if label not in number_of), None)
-        if unknown is not None:
+        own = np.array([number_of.get(name, -1) for name in listing.names], np.int64)
+        label_N, own_N = (own[label_N], label_N) if len(own) else (label_N, label_N)
+        if (label_N < 0).any():
+            unknown = listing.names[int(own_N[label_N < 0][0])]
             message = f"held-out images have the label {printable_name(unknown)!r}, which no training image has"
             if strict:
                 raise ValueError(f"{message}: {one_of(unknown, classes)}")
             LOG.warning("%s: they are read without labels", message)
             return
-        self.classes = tuple(map(printable_name, classes))
-        self.labels = np.asarray([number_of[label] for label in names], dtype=np.int64)
+        self.classes, self.labels = tuple(map(printable_name, classes)), label_N
 
 
-def _hashes(paths: list[Path], root: Path) -> np.ndarray:
-    base = root if root.is_dir() else root.parent
-    return np.asarray([zlib.crc32(encoded(os.path.relpath(path, base))) for path in paths], np.uint32)
+def _not_in(train: Listing, held_out: Listing) -> np.ndarray:
+    """The rows of the training images that are not held out; the two may name the same files."""
+    number: dict[str, int] = {}
+    ours_N, theirs_N = (_folder_numbers(listing, number) for listing in (train, held_out))
+    rows, their_rows = np.flatnonzero(np.isin(ours_N, theirs_N)), np.flatnonzero(np.isin(theirs_N, ours_N))
+    taken = {(int(theirs_N[row]), held_out.files.names[row]) for row in their_rows.tolist()}
+    is_train_N = np.ones(len(train), bool)
+    is_train_N[rows] = [(int(ours_N[row]), train.files.names[row]) not in taken for row in rows.tolist()]
+    return np.flatnonzero(is_train_N)
+
+
+def _folder_numbers(listing: Listing, number: dict[str, int]) -> np.ndarray:
+    """A number for the folder of each image, the same for the same path."""
+    folders = listing.files.folders
+    number_F = [number.setdefault(folders[row], len(number)) for row in range(len(folders))]
+    return np.array(number_F, np.int64)[listing.files.folder_N]

@@ -1,31 +1,70 @@
-"""The images of a folder or a list file, with their labels, in a fixed order. No image is opened.
+"""Listing: the images of a folder or a list file, with their labels, in a fixed order. No image is opened.
 
 A name may hold any bytes; in a list, any but a line break. A pipe, a socket or a device with the name of an image is
 left out, with a warning. A link that leads nowhere is listed, and is broken when it is read.
+Shapes: F folders, N images.
 """
 
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import printable_name
+from mim.data.sources.list_file import ListFile, read_list
+from mim.data.sources.names import ImageFiles, Names, Paths
+from mim.data.sources.tree import FolderTree, Walk, walk
+from mim.data.sources.tree_index import read_index, write_index
 
 LOG = logging.getLogger("mim")
 
-Entry = tuple[Path, str | None]
+Contents = Walk | ListFile  # of a folder, or of a list
+_shared: ContextVar[dict[Path, Contents] | None] = ContextVar("shared", default=None)
 
 
-def list_images(root: Path, key: str, labels: str, warn: bool = True) -> tuple[list[Entry], list[str]]:
-    """Every image with its label, in a fixed order, and the sorted labels (none where images have no labels).
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """Images in order, with their labels."""
+
+    files: ImageFiles
+    hash_N: np.ndarray  # uint32: CRC-32 of each path relative to the folder, or to the folder of the list
+    label_N: np.ndarray  # int64: position in `names`; -1 where an image has none
+    names: tuple[str, ...]  # sorted; empty where images have no labels
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    def paths(self) -> Paths:
+        """All paths."""
+        return Paths(self.files, np.arange(len(self)))
+
+
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """Inside, a folder or a list that several sources name is listed once, for all of them."""
+    token = _shared.set({} if _shared.get() is None else _shared.get())
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def list_images(root: Path, key: str, labels: str, warn: bool = True, index: bool = False) -> Listing:
+    """Every image with its label, in a fixed order.
 
     Args:
         root: a folder or a list file.
         key: the config key that names it, for errors.
         labels: as in Folder; `any` takes every label that there is.
         warn: log what is unusual.
+        index: use the index of a folder, and keep one of a large folder.
 
     Raises ValueError where `root` does not exist, cannot be listed, or names no images.
     """
@@ -33,86 +72,94 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True) -> tuple[l
         raise ValueError(f"{key} {printable_name(root)} does not exist")
     root = root.absolute()  # so that a list of chosen images can be read from anywhere
     try:
-        entries = _from_folder(root, warn) if root.is_dir() else _from_file(root, key)
+        contents = _contents(root, key, index)
     except OSError as error:
         raise ValueError(f"{key} {printable_name(root)} cannot be listed: {printable_name(str(error))}") from error
-    if not entries:
+    if isinstance(contents, Walk):
+        listing = _of_folder(root, contents.tree, labels)
+        if warn:
+            _warn_of(contents.special, "have the names of images and are pipes, sockets or devices: they are left out")
+            _warn_of(contents.forbidden, "are folders that may not be read: their images are left out")
+    else:
+        listing = _of_list(contents, labels)
+    if not len(listing):
         endings = " ".join(sorted(EXTENSIONS))
         raise ValueError(f"{key} {printable_name(root)} holds no images: looked in it and below for {endings}")
-    names = sorted({label for _, label in entries if label is not None})
-    if labels == "none":
-        return [(path, None) for path, _ in entries], []
-    if labels == "auto" and root.is_dir():
-        depths = {len(path.relative_to(root).parts) for path, _ in entries}
-        if depths != {2} or len(names) < 2:
-            return [(path, None) for path, _ in entries], []
-    unlabelled = next((path for path, label in entries if label is None), None)
-    if labels == "folders" and unlabelled is not None:
-        raise ValueError(
-            f"DATA.labels folders: {printable_name(unlabelled)} has no label: it needs a folder below "
-            f"{printable_name(root)}, or a label in the list"
-        )
+    unlabelled_N = np.flatnonzero(listing.label_N < 0)
+    if labels == "folders" and len(unlabelled_N):
+        way_out = f"a folder below {printable_name(root)}"
+        if isinstance(contents, ListFile):
+            way_out = "a label after a tab" if contents.written else "a folder in its path, or a label after a tab"
+        path = printable_name(listing.files.path(int(unlabelled_N[0])))
+        raise ValueError(f"DATA.labels folders: {path} has no label: it needs {way_out}")
     if warn:
-        _warn_of_similar(names, key)
-    return entries, names
+        _warn_of_similar(listing.names, key)
+    return listing
 
 
-def _from_folder(root: Path, warn: bool) -> list[Entry]:
-    entries: list[Entry] = []
-    special: list[str] = []
-    forbidden: list[str] = []
-    visited: set[str] = set()  # links are followed, and a loop of links is walked once
-    folders: list[tuple[str, str | None]] = [(str(root), None)]  # to be walked, with the label of their images
-    while folders:
-        folder, label = folders.pop()
-        if (real := os.path.realpath(folder)) in visited:
-            continue
-        visited.add(real)
-        try:
-            with os.scandir(folder) as scan:
-                content = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda e: e.name)
-        except PermissionError:
-            forbidden.append(folder)
-            continue
-        below = []
-        for entry in content:
-            if _is(entry, os.DirEntry.is_dir):
-                below.append((entry.path, label or entry.name))
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                if _is(entry, os.DirEntry.is_file) or (entry.is_symlink() and not os.path.exists(entry.path)):
-                    entries.append((Path(entry.path), label))
-                else:
-                    special.append(entry.path)
-        folders += reversed(below)
-    if warn:
-        _warn_of(special, "have the names of images and are pipes, sockets or devices: they are left out")
-        _warn_of(forbidden, "are folders that may not be read: their images are left out")
-    return entries
+def _contents(root: Path, key: str, index: bool) -> Contents:
+    shared = _shared.get()
+    if shared is not None and root in shared:
+        return shared[root]
+    contents = _list_folder(root, index) if root.is_dir() else read_list(root, key)
+    if shared is not None:
+        shared[root] = contents
+    return contents
 
 
-def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
-    """Whether it is of that kind, links followed; False where links lead in a circle."""
-    try:
-        return kind(entry)
-    except OSError:
-        return False
+def _list_folder(root: Path, index: bool) -> Walk:
+    result = walk(root, read_index(root) if index else None)
+    if index and result.settled and os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a machine is enough
+        write_index(root, result.tree)
+    return result
 
 
-def _from_file(file: Path, key: str) -> list[Entry]:
-    """One path a line, in UTF-8 or any bytes, and a label after a tab where there is one. Lines end with LF or CRLF."""
-    content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if (position := content.find(b"\0")) >= 0:
-        line_number = content.count(b"\n", 0, position) + 1
-        raise ValueError(
-            f"{key} {printable_name(file)} holds a zero byte in line {line_number:,}: name a folder of images, or a "
-            "text file in UTF-8 with one path a line"
-        )
-    entries: list[Entry] = []
-    for line in content.decode("utf-8", "surrogateescape").split("\n"):
-        if line.strip():
-            path, _, label = line.removesuffix("\r").partition("\t")
-            entries.append((file.parent / path, label or None))
-    return entries
+def _of_folder(root: Path, tree: FolderTree, labels: str) -> Listing:
+    """The first folder below the root is the label."""
+    count_F = np.diff(tree.image_end_F, prepend=0)
+    relative = [tree.folders[row] for row in range(len(tree.folders))]
+    files = ImageFiles(
+        Names.of(os.path.join(root, folder) if folder else str(root) for folder in relative),
+        tree.images,
+        np.repeat(np.arange(len(relative), dtype=np.int32), count_F),
+    )
+    parts = [folder.split(os.sep) if folder else [] for folder in relative]
+    label_of = [folder_parts[0] if folder_parts else "" for folder_parts in parts]
+    listing = _labelled(Listing(files, tree.hash_N, np.full(len(files.folder_N), -1), ()), label_of, count_F)
+    depths = {len(parts[row]) for row in np.flatnonzero(count_F)}
+    if labels == "none" or (labels == "auto" and (depths != {1} or len(listing.names) < 2)):
+        return _without_labels(listing)
+    return listing
+
+
+def _of_list(content: ListFile, labels: str) -> Listing:
+    """The text after the tab is the label; where no line has one, the folder that holds the image."""
+    names = sorted(content.written)
+    position = {name: number for number, name in enumerate(names)}
+    number_of = np.array([*(position[name] for name in content.written), -1], np.int64)
+    listing = Listing(content.files, content.hash_N, number_of[content.written_N], tuple(names))
+    if labels == "none" or content.written:
+        return _without_labels(listing) if labels == "none" else listing
+    folders = content.files.folders
+    count_F = np.bincount(content.files.folder_N, minlength=len(folders))
+    if labels == "auto":
+        above = {os.path.dirname(folders[row]) for row in range(len(folders))}
+        if len(above) > 1 or len(set(content.folder_names)) < 2 or not all(content.folder_names):
+            return listing
+    return _labelled(listing, content.folder_names, count_F)
+
+
+def _labelled(listing: Listing, label_of: Iterable[str], count_F: np.ndarray) -> Listing:
+    """The label of each folder for its images; an empty one is none."""
+    label_of = list(label_of)
+    names = sorted({label_of[row] for row in np.flatnonzero(count_F)} - {""})
+    position = {name: number for number, name in enumerate(names)}
+    number_F = np.array([position.get(label, -1) for label in label_of], np.int64)
+    return replace(listing, label_N=number_F[listing.files.folder_N], names=tuple(names))
+
+
+def _without_labels(listing: Listing) -> Listing:
+    return replace(listing, label_N=np.full(len(listing), -1), names=())
 
 
 def _warn_of(paths: list[str], what: str) -> None:

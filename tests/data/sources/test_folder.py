@@ -242,7 +242,6 @@ def test_folder_list_file_names_images_relative_to_itself(classes: Path, tmp_pat
     listed.write_text("images/three/digit-008.png\n\nimages/five/digit-001.png\n")
     source = folder(listed, val_share=0)
     assert source.paths == [classes / "three" / "digit-008.png", classes / "five" / "digit-001.png"]
-    assert source.labels is None
     assert np.array_equal(np.asarray(source.read(0)), np.asarray(digit(8)))
 
 
