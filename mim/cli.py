@@ -16,6 +16,7 @@ from mim.errors import EXPECTED, ExitCode, exit_code, message
 _ENDINGS: tuple[type[BaseException], ...] = (SystemExit, *EXPECTED)
 WAITING = {"GOMP_SPINCOUNT": "10000"}  # idle threads of OpenMP soon sleep; measured by benchmarks/omp_wait.py
 WAITING_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of these the user has chosen
+FILE_ENDINGS = (".html", ".htm", ".pdf", ".csv", ".md", ".json", ".png", ".jpg", ".npz", ".pt", ".pth", ".safetensors")
 EXIT_CODES = """exit codes:
   0    done
   2    a mistake that you can correct: in a key, a value, a file or a flag
@@ -161,6 +162,12 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The values of a flag, and the KEY VALUE pairs behind them: keys begin with a capital."""
     index = next((index for index, word in enumerate(words) if word[:1].isupper()), len(words))
     return list(words[:index]), list(words[index:])
+
+
+def check_folder(flag: str, path: Path | None) -> None:
+    """Raises ValueError where the name of a folder to write has the ending of a file."""
+    if path is not None and path.suffix.lower() in FILE_ENDINGS and not path.is_dir():
+        raise ValueError(f"{flag} is {path}: files are written into a folder, so name one without {path.suffix}")
 
 
 def whole_numbers(flag: str, words: Sequence[str], example: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Converting weights between formats, and encoders ready to use from any of them."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,18 +8,16 @@ import torch
 import yaml
 
 from mim import build, init_weights
-from mim.config import Config, Overrides, parse_config, read_pairs
-from mim.data.settings import DataSettings
+from mim.config import Config, Overrides, inherit, parse_config, read_pairs
 from mim.encoders import Encoder
 from mim.errors import ConfigError
 from mim.interop import ModelWeights, WeightsFormat, metadata, read
-from mim.interop.formats import ENCODER
-from mim.interop.initialise import match_weights
+from mim.interop.formats import ENCODER, UnknownFormat
+from mim.interop.initialise import match_weights, read_for
 from mim.interop.names import fold_names
 from mim.ops.seeding import host_seeded
-from mim.registry import keys_of
 
-DECODER = "decoder"  # in every format, the names of weights after the encoder start with it
+LOG = logging.getLogger("mim")
 
 
 def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = True) -> Encoder:
@@ -26,31 +25,36 @@ def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = Tru
 
     Args:
         path: a checkpoint or a run folder of this toolkit, a file of facebookresearch/mae, microsoft/SimMIM or timm
-            (.pth, .safetensors), or a folder of transformers. Images are to be normalised as its training did.
+            (.pth, .safetensors), or a folder of transformers; also a file under the names of an encoder of yours, which
+            the overrides describe: `{"ENCODER.name": "mine"}`. Images are to be normalised as its training did.
         overrides: config keys that the file does not hold, or another size, to which positions are resized:
-            `{"DATA.image_size": [384, 384]}`.
+            `{"DATA.image_size": [384, 384]}`. Other values than the file's are an error, but for keys that INIT.keep
+            names. INIT.adapt_channels adapts the first layer to another DATA.channels.
         strict: refuse a file with missing or unknown weights of the encoder, because features would differ.
+
+    Keys that the file does not say and that were guessed are told in a warning of the logger `mim`. PLUGINS of the run
+    are imported where the encoder is a part of them.
 
     Raises ValueError where the file is missing, damaged, in no known format, or lacks a key that is needed.
     """
-    weights = read(init_weights.weights_file(Path(path)), "weights")
-    data, encoder_keys = (weights.sections.get(name, {}) for name in ("DATA", "ENCODER"))
-    data = {key: value for key, value in data.items() if key in keys_of(DataSettings)}
-    sections = {"TASK": "finetune", "DATA": data, "ENCODER": {**encoder_keys, "hidden": "none"}}
-    unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
-    cfg = config_of(replace(weights, sections=sections, unspecified=unspecified), overrides)
+    file = init_weights.weights_file(Path(path))
+    weights = _encoder_weights(file, overrides)
+    cfg = config_of(weights, overrides)
     with host_seeded(
         cfg.SEED
     ):  # missing weights are the same in every call, and the caller's generators stay as they are
         encoder = _encoder(cfg)
-    state, report = match_weights(encoder, weights, "weights")
-    unknown = [name for name in report.unexpected if name != "mask_token" and not name.startswith(DECODER)]
-    if strict and (report.missing or report.reshaped or unknown):
+    weights = weights if weights.state else read_for(encoder, file, "weights")
+    state, report = match_weights(encoder, weights, "weights", cfg.INIT.adapt_channels, cfg.INIT.leave_out)
+    if strict and report.faults():
         details = "\n".join(report.lines()[1:])
         raise ValueError(
             f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
             f"(strict=False loads what fits):\n{details}"
         )
+    for line in (*report.notes, guess_line(cfg, weights)):
+        if line:
+            LOG.warning("%s: %s", path, line)
     encoder.load_state_dict(state, strict=False)
     return encoder.eval()
 
@@ -72,7 +76,9 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     files = file.iterdir() if file.is_dir() else ()
     if target.resolve() in [path.resolve() for path in (source, file, *files)]:
         raise ValueError(f"OUT {target} is also the input: name another file")
+    WeightsFormat.named(to)().check_target(target)
     weights = read(file, "IN", source_format)
+    init_weights.import_plugins(weights, tuple(weights.sections))
     cfg = config_of(weights, overrides)
     with torch.device("meta"):
         matched, report = match_weights(_encoder(cfg), weights, "IN")
@@ -83,6 +89,8 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     written = WeightsFormat.named(to)().write(complete, target)
     first, *rest = report.lines()
     lines = [first, f"  loaded: {fold_names(matched)}", *rest]
+    if guesses := guess_line(cfg, weights):
+        lines.append(f"  {guesses}")
     if others:
         lines.append(f"  and after the encoder: {fold_names(others)}")
     lines.append(f"{target} ({to}): {len(state) - len(written.left_out)} weights written")
@@ -92,7 +100,11 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
 
 
 def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
-    """The complete config of a file's weights. Raises ValueError for keys that neither it nor the overrides give."""
+    """The complete config of a file's weights.
+
+    Raises ValueError for keys that neither it nor the overrides give, and for overrides with which the weights compute
+    something else.
+    """
     missing = [key for key in weights.unspecified if key not in read_pairs(overrides)]
     if missing:
         raise ValueError(
@@ -104,7 +116,34 @@ def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
         build.check(cfg)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
+    if (known := init_weights.known_of(weights, weights.source)) is not None:
+        inherit.check(cfg, known, read_pairs(overrides))
     return cfg
+
+
+def guess_line(cfg: Config, weights: ModelWeights) -> str:
+    """The keys of which a file of weights says nothing, with their values in a config; empty where there are none."""
+    known = init_weights.known_of(weights, weights.source)
+    return inherit.guess_line(cfg, known) if known is not None else ""
+
+
+def _encoder_weights(file: Path, overrides: Overrides) -> ModelWeights:
+    """The weights of a file with the sections of its encoder; neither where the overrides name another encoder.
+
+    Those are then under the names of that encoder, or in a format that fits it.
+    """
+    name = read_pairs(overrides).get("ENCODER.name")
+    try:
+        weights = read(file, "weights")
+    except UnknownFormat:
+        if name is None:
+            raise
+        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+    if name not in (None, weights.sections.get("ENCODER", {}).get("name")) and weights.format != "mim":
+        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+    init_weights.import_plugins(weights)
+    unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
+    return replace(weights, sections=init_weights.encoder_sections(weights), unspecified=unspecified)
 
 
 def _encoder(cfg: Config) -> Encoder:

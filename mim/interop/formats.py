@@ -4,12 +4,14 @@ Every conversion passes through this toolkit's own names: a format reads `ModelW
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from mim.interop.class_names import read_classes
 from mim.interop.files import WeightsFile, read_weights_file
 from mim.io.formatting import printable
 from mim.io.limits import SIDE
@@ -46,6 +48,9 @@ class ModelWeights:
     left_entries: int = 0  # numbers in these weights
     averaged: bool = False  # whether the weights are a moving average over training steps
     notes: tuple[str, ...] = ()  # lines for the user
+    plugins: tuple[str, ...] = ()  # Python modules with parts of the model
+    guesses: Mapping[str, str] = field(default_factory=dict)  # keys that nothing in the file says: why each was guessed
+    classes: tuple[str, ...] = ()  # the names of a classifier's classes; empty where unknown
     format: str = ""  # name of the file's format
 
     def select(self, prefix: str) -> dict[str, Tensor]:
@@ -63,6 +68,9 @@ class ModelWeights:
         is_pair = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)
         return (size[0], size[1]) if is_pair and min(size) > 0 and max(size) <= SIDE else None
 
+SAFETENSORS = ".safetensors"
+FILE_ENDINGS = (SAFETENSORS, ".pt", ".pth", ".bin", ".ckpt")
+
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
@@ -75,6 +83,8 @@ class WriteReport:
 class WeightsFormat(Component, ABC, section="FORMAT"):
     """How a code base names its weights, and where its files keep what the weights do not show."""
 
+    writes: ClassVar[Literal["torch", "torch or safetensors", "folder"]] = "torch"
+
     @abstractmethod
     def recognises(self, file: WeightsFile) -> bool:
         """Whether a file has this format, judged by its keys."""
@@ -86,6 +96,14 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
         Raises ValueError where no encoder here computes the same, and KeyError where a weight is missing.
         """
 
+    def check_target(self, path: Path) -> None:
+        """Raises ValueError where the name of a file to write has the ending of another kind of file."""
+        ending = path.suffix.lower()
+        if self.writes == "folder" and ending in FILE_ENDINGS and not path.is_dir():
+            raise ValueError(f"OUT {path}: {self.name} is written as a folder, so name one without {ending}")
+        if self.writes == "torch" and ending == SAFETENSORS:
+            raise ValueError(f"OUT {path}: {self.name} is written as PyTorch's pickled file: name it .pt or .pth")
+
     @abstractmethod
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         """Writes a file, or a folder, that the code base itself can load; `weights.sections` must be complete.
@@ -94,12 +112,23 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
         """
 
 
-def read(path: Path, role: str, format_name: str = "") -> ModelWeights:
+class UnknownFormat(ValueError):
+    """A file of weights in no known format."""
+
+
+def read(path: Path, role: str, format_name: str = "", lazy: bool = False) -> ModelWeights:
     """Weights from a file, or a folder, in the named format, or in any known one where `format_name` is empty.
 
-    Raises ValueError, calling the file by its `role`, where it is missing or damaged, or in no such format.
+    lazy: weights are read when they are used, and checksums are not compared.
+
+    Raises ValueError, calling the file by its `role`, where it is missing or damaged, or UnknownFormat.
     """
-    file = read_weights_file(path, role)
+    return read_as(read_weights_file(path, role, lazy), role, format_name)
+
+
+def read_as(file: WeightsFile, role: str, format_name: str = "") -> ModelWeights:
+    """As `read`, of the content of a file."""
+    path = file.path
     try:
         _check_axes(file.weights)
     except ValueError as error:
@@ -113,9 +142,10 @@ def read(path: Path, role: str, format_name: str = "") -> ModelWeights:
             except ValueError as error:
                 raise ValueError(f"{role} {path} ({name}): {error}") from error
             entries = sum(file.weights[left].numel() for left in weights.left_out)
-            return replace(weights, format=name, left_entries=entries)
+            classes = read_classes(file, weights.state)
+            return replace(weights, format=name, left_entries=entries, classes=classes)
     names = ", ".join(map(printable, list(file.weights)[:5])) or "none"
-    raise ValueError(
+    raise UnknownFormat(
         f"{role} {path} holds no encoder in a known format. {one_of('', WeightsFormat.members())}. "
         f"Its first weights: {names}"
     )

@@ -32,6 +32,8 @@ POOLS = {
 class Timm(WeightsFormat, name="timm"):
     """Our backbones are timm's own modules, so only the prefix and the names of the classifier differ."""
 
+    writes = "torch or safetensors"
+
     def recognises(self, file: WeightsFile) -> bool:
         return encoder_kind(file.weights) is not None
 
@@ -41,12 +43,12 @@ class Timm(WeightsFormat, name="timm"):
             raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
         state, rest = to_ours(CLASSIFIERS[kind], file.weights)
         state.update({BACKBONE + name: file.weights[name] for name in rest})
-        keys, notes = metadata.published_heads(state) if kind == "vit" else ({}, ())
-        known = metadata.merge(
-            metadata.classification_sections(state), {"ENCODER": keys}, metadata.read_metadata(file.metadata)
-        )
-        sections, unspecified = metadata.infer_sections(kind, state, known)
-        return ModelWeights(state, sections, str(file.path), unspecified, notes=notes)
+        keys, guessed = metadata.published_heads(state) if kind == "vit" else ({}, {})
+        told = metadata.read_metadata(file.metadata)
+        known = metadata.merge(metadata.classification_sections(state), {"ENCODER": keys}, told)
+        guessed = metadata.without_told(guessed, told)
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, known, guessed)
+        return ModelWeights(state, sections, str(file.path), unspecified, guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = check_encoder(weights.sections, MODELS, "timm")

@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from mim.interop import mae, metadata, simmim
+from mim.interop import class_names, mae, metadata, simmim
 from mim.interop.files import CONFIG, WeightsFile, read_json
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, has_classifier
@@ -36,6 +36,8 @@ REQUIRED: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolut
 class Transformers(WeightsFormat, name="transformers"):
     """A folder that `save_pretrained` writes."""
 
+    writes = "folder"
+
     def recognises(self, file: WeightsFile) -> bool:
         return file.metadata.get("model_type") in list(ENCODERS)
 
@@ -49,7 +51,7 @@ class Transformers(WeightsFormat, name="transformers"):
         state, left_out = to_ours(table_of(config["model_type"], bare), file.weights)
         layers = [_published(config, state), _from_config(config), _normalization(file.path)]
         known = metadata.merge(*layers, metadata.read_metadata(config))
-        sections, unspecified = metadata.infer_sections(kind, state, known)
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, known)
         if POSITIONS in left_out and mae.is_fixed_table(file.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here computes it when it is built
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
@@ -61,7 +63,9 @@ class Transformers(WeightsFormat, name="transformers"):
         if epsilon not in (None, LAYER_NORM_EPS[kind]):
             notes.append(f"layer_norm_eps is {epsilon:g} there and {LAYER_NORM_EPS[kind]:g} here")
         left_out = [name for name in left_out if name not in pooler]
-        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), notes=tuple(notes))
+        return ModelWeights(
+            state, sections, str(file.path), unspecified, tuple(left_out), notes=tuple(notes), guesses=guesses
+        )
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         check_encoder(weights.sections, MODEL_TYPES, "transformers")
@@ -74,9 +78,11 @@ class Transformers(WeightsFormat, name="transformers"):
             theirs[POSITIONS] = mae.decoder_positions(weights)
         model = CLASSES[model_type] + suffix
         config = {"architectures": [model], "model_type": model_type}
-        config |= {**model_config(weights.sections, model_type), **_from_weights(weights.state)}
+        config |= {**model_config(weights.sections, model_type), **_from_weights(weights.state, weights.classes)}
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, {**config, **metadata.metadata_of(weights, ours)})
+        told = metadata.metadata_of(weights, ours)
+        told.pop(class_names.KEY, None)  # id2label holds the names
+        write_json(path / CONFIG, {**config, **told})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
         content = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})
@@ -249,11 +255,9 @@ def model_config(sections: Sections, model_type: str) -> Sections:
     }
 
 
-def _from_weights(state: dict[str, Tensor]) -> Sections:
+def _from_weights(state: dict[str, Tensor], classes: tuple[str, ...]) -> Sections:
     """The content of config.json that the weights show: their type, and a name for each class of a classifier."""
     config: Sections = {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
-    if "heads.0.bias" in state:
-        classes = range(len(state["heads.0.bias"]))
-        config["id2label"] = {str(number): f"LABEL_{number}" for number in classes}
-        config["label2id"] = {f"LABEL_{number}": number for number in classes}
+    if class_names.BIAS in state:
+        config |= class_names.label_maps(classes, len(state[class_names.BIAS]))
     return config

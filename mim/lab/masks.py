@@ -6,16 +6,15 @@ Shapes: N masks or images, C channels, H W pixels.
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mim.build import build_data, evaluation_data, image_spec
 from mim.config import Config
 from mim.data.transforms import to_unit
 from mim.evaluation.avg_dist import masker_avg_dist, pixel_distances
-from mim.evaluation.reading import Reader, choose_samples
-from mim.io.files import write_atomically
+from mim.evaluation.reading import readable_images
 from mim.ops.seeding import generator_for
+from mim.pictures.files import write_picture
 from mim.pictures.masks import SampledMasks, draw_masks
 
 MASKS = 256  # over which AvgDist is averaged
@@ -51,8 +50,9 @@ def held_out_images(cfg: Config, samples: int) -> Tensor:
             "--samples, or name other images with DATA.path"
         )
     data = evaluation_data(cfg, source)
-    parts = Reader(samples, workers=0).read(data, choose_samples(len(data), samples, cfg.SEED))
-    images_NCHW = torch.cat([part.batch.images_BCHW for part in parts])
+    images_NCHW = readable_images(data, samples, cfg.SEED).batch.images_BCHW
+    if len(images_NCHW) < samples:
+        raise ValueError(f"--over needs {samples} held-out images, and {len(images_NCHW)} can be read: lower --samples")
     if images_NCHW.dtype == torch.uint8:
         return to_unit(images_NCHW)
     images_NCHW = images_NCHW.float()  # microscopes rarely use the whole range of their type
@@ -66,5 +66,4 @@ def draw(rows: list[SampledMasks], output: Path, config: str, images_NCHW: Tenso
     title = f"{rows[0].masker} masker, images of {height} × {width} px ({config})"
     note = f"AvgDist: mean over {MASKS} sampled masks,\n± half of its 95% interval"
     picture_HW3 = draw_masks(rows, title, images_NCHW, note)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, lambda file: Image.fromarray(picture_HW3.numpy()).save(file, "PNG"))
+    write_picture(output, picture_HW3)

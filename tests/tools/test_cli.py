@@ -360,3 +360,18 @@ def test_wheel_outside_the_clone_trains_and_plans_by_the_names_of_recipes(tmp_pa
     assert (tmp_path / "runs" / "mae_digits" / "summary.json").is_file()
     where = call("python", "-c", "import mim; print(mim.__file__)")
     assert where.startswith(str(packages))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--config", "quickstart/mae_digits", "--output", "{}/run.pt"],
+        ["sweep", "studies/digits/transfer", "--output", "{}/page.html"],
+        ["quickstart", "--output", "{}/out.png"],
+        ["benchmark", "--config", "quickstart/mae_digits", "--folder", "{}/out.json"],
+    ],
+)
+def test_commands_that_write_a_folder_refuse_the_name_of_a_file(tmp_path, capsys, words):
+    assert tool(words[0]).main([word.format(tmp_path) for word in words[1:]]) == 2
+    assert "files are written into a folder, so name one without ." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -113,6 +113,7 @@ def test_compare_goes_on_where_pictures_cannot_be_drawn(real, tmp_path):
         (["{tmp}/none"], "does not exist"),
         (["{tmp}"], "no config.yaml"),
         (["{real}", "--output", "{tmp}/file"], "is a file"),
+        (["{real}", "--output", "{tmp}/page.html"], "page.html: files are written into a folder"),
     ],
 )
 def test_compare_mistakes_are_named(real, tmp_path, words, named):

@@ -162,6 +162,24 @@ def test_convert_onto_what_is_no_file_is_an_error_and_no_traceback(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "theirs.pth"]
 
 
+@pytest.mark.parametrize(
+    ("to", "out", "message"),
+    [
+        ("mim", "a.safetensors", "mim is written as PyTorch's pickled file: name it .pt or .pth"),
+        ("mae", "a.safetensors", "mae is written as PyTorch's pickled file"),
+        ("transformers", "a.safetensors", "transformers is written as a folder, so name one without .safetensors"),
+        ("transformers", "a.pth", "transformers is written as a folder"),
+    ],
+)
+def test_convert_refuses_a_name_with_the_ending_of_another_kind_of_file(tmp_path, to, out, message) -> None:
+    source = write_mae(tmp_path / "theirs.pth", mae_pretrained())
+    words = (source, tmp_path / out, "ENCODER.heads", "3", "HEAD.heads", "2")
+    code, _, errors = main("convert", "--to", to, *words)
+    assert (code, message in errors) == (2, True)
+    assert not (tmp_path / out).exists()
+    assert main("convert", "--to", "timm", *words[:1], tmp_path / "a.safetensors", *words[2:])[0] == 0
+
+
 def test_convert_traceback_shows_where(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         tool("convert").main(["--traceback", "--to", "mim", str(tmp_path / "none.pt"), str(tmp_path / "out.pt")])

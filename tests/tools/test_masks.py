@@ -169,8 +169,8 @@ def test_errors_name_what_to_mend(tmp_path, words, message):
 def test_errors_of_files(tmp_path):
     code, text = masks("--config", tmp_path / "none.yaml")
     assert (code, text.count("none.yaml"), "does not exist" in text) == (2, 1, True)
-    code, text = masks("--config", RECIPE, "--output", tmp_path / "a.jpg")
-    assert (code, "a.jpg: the picture is a PNG" in text) == (2, True)
+    code, text = masks("--config", RECIPE, "--output", tmp_path / "a.pdf")
+    assert (code, "a.pdf: a picture is written as .png or .jpg or .jpeg" in text) == (2, True)
     code, text = masks("--config", FINETUNE)
     assert (code, "TASK is finetune, which hides nothing" in text) == (2, True)
 

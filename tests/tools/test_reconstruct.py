@@ -383,6 +383,18 @@ def test_the_tool_writes_a_sheet_says_where_and_leaves_the_runs_alone(runs, tmp_
     assert "mae/step-14" in text
 
 
+def test_the_tool_writes_the_format_that_the_name_says_or_none(runs, tmp_path):
+    for name, kind in (("sheet.png", "PNG"), ("sheet.JPG", "JPEG")):
+        assert draw(runs / "mae", "--held-out", 1, "--output", tmp_path / name)[0] == 0
+        assert Image.open(tmp_path / name).format == kind
+    exact, lossy = (np.asarray(Image.open(tmp_path / name), dtype=int) for name in ("sheet.png", "sheet.JPG"))
+    assert np.abs(exact - lossy).mean() < 2
+    for name in ("sheet.pdf", "sheet.tif", "sheet"):
+        message = refused(runs / "mae", "--output", tmp_path / name)
+        assert f"{name}: a picture is written as .png or .jpg or .jpeg" in message
+        assert not (tmp_path / name).exists()
+
+
 def test_the_tool_prints_the_mean_error_of_each_ratio(runs, tmp_path):
     files = write_digits(tmp_path, 2)
     code, text = draw(runs / "mae", *files, "--ratio", "0.25", "0.9", "--output", tmp_path / "sheet.png")

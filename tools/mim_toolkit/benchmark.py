@@ -55,6 +55,7 @@ def parser() -> cli.Parser:
 
 
 def _benchmark(words: list[str], args: argparse.Namespace) -> None:
+    cli.check_folder("--folder", args.folder)
     against, pairs = cli.split_at_key(args.against)
     batches, more_pairs = cli.split_at_key(args.batch_sizes)
     compiled = [] if args.compile is None else ["TRAIN.compile", str(args.compile).lower()]

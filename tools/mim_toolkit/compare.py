@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(words: list[str], args: argparse.Namespace) -> None:
+    cli.check_folder("--output", args.output)
     from rich.console import Console
 
     from mim.engine.log import log_to_console

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mim import cli
 from mim.config import load_config
 from mim.config.recipes import find_file
+from mim.pictures.files import check_ending
 
 if TYPE_CHECKING:
     from mim.config import Config
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("masks", TEXT, EXAMPLES)
     parser.add_config()
-    parser.add_argument("--output", type=Path, metavar="PNG", help="default: runs/masks/<name of the config>.png")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: runs/masks/<name of the config>.png")
     parser.add_argument("--ratios", nargs="+", default=[], metavar="R", help="instead of MASKER.ratio")
     parser.add_argument("--cells", nargs="+", default=[], metavar="PX", help="instead of MASKER.cell")
     parser.add_argument("--samples", type=int, default=6, metavar="N", help="masks in a row; default: %(default)s")
@@ -49,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _masks(args: argparse.Namespace) -> None:
     output = args.output or Path("runs") / "masks" / f"{Path(args.config).stem}.png"
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"--output is {output}: the picture is a PNG, so name a file that ends in .png")
+    check_ending("--output", output)
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}: it must be at least 1")
     _warn_once()

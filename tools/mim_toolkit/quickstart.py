@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> None:
+    cli.check_folder("--output", args.output)
     for recipe in RECIPES.values():
         cli.check_config(recipe, args.overrides)
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Reconstruct: what pretraining runs predict of images whose parts are hidden, as one PNG sheet."""
+"""Reconstruct: what pretraining runs predict of images of which a part is hidden, as one sheet."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mim import cli
+from mim.pictures.files import check_ending, write_picture
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mim.lab.reconstruct import ReconstructionSheet
 
-TEXT = """Draws what pretraining runs predict of images of which a part is hidden, as one labelled PNG sheet.
+TEXT = """Draws what pretraining runs predict of images of which a part is hidden, as one labelled sheet.
 
 A row has the original, what the model sees, its prediction, the prediction with the visible pixels pasted in, and the
 absolute error where pixels were hidden. Files of MAE and SimMIM that hold their decoder are taken as well. Run folders
@@ -34,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "images", type=Path, nargs="*", metavar="IMAGE", help="files or folders; default: held-out images"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("reconstruction.png"), metavar="PNG", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("reconstruction.png"),
+        metavar="FILE",
+        help=".png or .jpg; default: %(default)s",
     )
     parser.add_argument(
         "--beside", type=Path, action="append", default=[], metavar="RUN", help="another run; may be repeated"
@@ -60,11 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reconstruct(args: argparse.Namespace) -> None:
     channels = _channels(args.channels)
+    check_ending("--output", args.output)
     from rich.console import Console
 
-    from mim.io.files import write_atomically
     from mim.lab.reconstruct import MaskChoice, reconstruction_sheet
-    from mim.pictures.sheets import png
 
     sheet = reconstruction_sheet(
         args.run,
@@ -76,8 +80,7 @@ def _reconstruct(args: argparse.Namespace) -> None:
         seed=args.seed,
         overrides=[word for pair in args.set for word in pair],
     )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output, lambda file: file.write(png(sheet.picture_HW3)))
+    write_picture(args.output, sheet.picture_HW3)
     print(f"Mean error over hidden pixels, {sheet.unit}")
     Console().print(_table(sheet))
     for run in sheet.loaded:

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> ExitCode:
+    cli.check_folder("--output", args.output)
     file = find_file(args.study)
     output = args.output or Path("runs") / file.stem
     from rich.console import Console

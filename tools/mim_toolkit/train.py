@@ -60,6 +60,7 @@ def _train(args: argparse.Namespace) -> None:
             raise ValueError(f"{error}{mistake}") from error
         return
     cli.check_config(args.config, args.overrides)
+    cli.check_folder("--output", args.output)
     output = args.output or Path("runs") / Path(args.config).stem
 
     from mim.engine.checkpoint import last
