@@ -1,6 +1,7 @@
 """tools/evaluate.py: the figures it gives, that it gives them again, and that it leaves the run alone."""
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -47,7 +48,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     assert call(folder / "pretrain", TINY)[0] == 0
     init = {"INIT.checkpoint": folder / "pretrain"}  # its last checkpoint
-    for task, more in (("finetune", {}), ("probe", {"CLASSIFIER.rates": "[1.0, 10.0]"})):
+    for task, more in (("finetune", {"CLASSIFIER.init_std": 0.5}), ("probe", {"CLASSIFIER.rates": "[1.0, 10.0]"})):
         recipe = ROOT / "configs" / task / "digits.yaml"
         code, text = call(folder / task, {**SMALL, **init, **more, "SCHEDULE.warmup_epochs": 0}, recipe)
         assert code == 0, text
@@ -136,6 +137,199 @@ def test_evaluation_on_two_processes_equals_one(runs, warm, tmp_path):
     assert code == 0, text
     one = figures(tmp_path, "knn", runs / "pretrain", "DATA.batch_size", "7")
     assert json.loads((tmp_path / "two.json").read_text()) == one
+
+
+def with_classes(run: Path, target: Path, classes: list[str] | None, flipped: bool = False) -> Path:
+    """The best checkpoint of a run with other names of its classes; flipped: with the rows of its classifier, too."""
+    content = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    del content["classes"]
+    content |= {} if classes is None else {"classes": classes}
+    if flipped:
+        for weights in (content["model"], content["ema"]):
+            weights |= {name: weight.flip(0) for name, weight in weights.items() if "heads." in name}
+    torch.save(content, target)
+    return target
+
+
+def test_checkpoints_of_classifiers_hold_the_names_of_their_classes(runs):
+    for task in ("finetune", "probe"):
+        assert torch.load(runs / task / "checkpoints" / "best.pt", weights_only=True)["classes"] == list("0123456789")
+    assert "classes" not in torch.load(runs / "pretrain" / "checkpoints" / "step-14.pt", weights_only=True)
+
+
+def test_classify_compares_classes_by_their_names_and_not_by_their_position(runs, tmp_path):
+    other_order = with_classes(runs / "finetune", tmp_path / "other.pt", list("9876543210"), flipped=True)
+    metrics, trained = figures(tmp_path, "classify", other_order), summary(runs / "finetune")
+    assert metrics["val/top1"] == trained["best/top1"]
+    assert len(set(metrics["val/by_class"].values())) > 2  # several classes are predicted
+    assert metrics["val/by_class"] == dict(reversed(trained["val/by_class"].items()))
+    assert metrics["classes"] == "all 10 of the classifier"
+
+
+def test_classify_refuses_images_of_other_classes_with_both_lists(runs, tmp_path):
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    code, text = evaluate("classify", with_classes(runs / "finetune", tmp_path / "words.pt", words))
+    assert code == 2
+    assert "0, 1, 2, 3, 4, 5, 6, 7 and 2 more are not among its 10 classes, zero, one, two" in text
+
+
+def test_classify_takes_some_of_the_classes_and_says_so(runs, tmp_path):
+    write_class_folders(tmp_path / "some", "73")
+    metrics = figures(tmp_path, "classify", runs / "finetune", "DATA.name", "folder", "DATA.path", tmp_path / "some")
+    assert metrics["classes"] == "2 of 10 classes have images here"
+    assert list(metrics["val/by_class"]) == ["3", "7"]
+
+
+def test_classify_of_a_checkpoint_without_names_compares_numbers_and_says_so(runs, tmp_path):
+    old = with_classes(runs / "finetune", tmp_path / "old.pt", None)
+    code, text = evaluate("classify", old, "--json", tmp_path / "figures.json")
+    assert code == 0
+    assert "old.pt holds no names of its classes" in " ".join(text.split())
+    metrics = json.loads((tmp_path / "figures.json").read_text())
+    assert metrics["val/top1"] == summary(runs / "finetune")["best/top1"]
+    write_class_folders(tmp_path / "some", "73")
+    code, text = evaluate("classify", old, "DATA.name", "folder", "DATA.path", tmp_path / "some")
+    assert code == 2
+    assert "holds no names of its 10 classes, and the class folders of DATA.path" in text
+
+
+def write_class_folders(folder: Path, classes: str) -> None:
+    """Six digits of each class, three of them held out."""
+    from small_data import digit
+
+    for name in classes:
+        for number, index in enumerate([index for index in range(200) if index % 10 == int(name)][:6]):
+            path = folder / ("train" if number < 3 else "val") / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digit(index).save(path)
+
+
+def predictions(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("task", ["finetune", "probe"])
+def test_predict_writes_what_classify_counts(runs, tmp_path, task):
+    from mim import build, config
+
+    content = torch.load(runs / task / "checkpoints" / "best.pt", weights_only=True)
+    held_out = build.build_data(config.parse_config(content["config"]))[1]
+    (tmp_path / "images").mkdir()
+    for index in range(len(held_out)):
+        held_out.read(index).save(tmp_path / "images" / f"{index:03d}.png")
+    words = ["predict", runs / task, tmp_path / "images", "--output", tmp_path / "new" / "p.csv"]
+    metrics = figures(tmp_path, *words, "DATA.batch_size", 50)
+    rows = predictions(tmp_path / "new" / "p.csv")
+    assert list(rows[0]) == ["path", "class", "probability", *"0123456789"]
+    assert [row["path"] for row in rows] == [str(tmp_path / "images" / f"{index:03d}.png") for index in range(360)]
+    right = [row["class"] == held_out.classes[label] for row, label in zip(rows, held_out.labels, strict=True)]
+    assert sum(right) / 360 == summary(runs / task)["best/top1"]
+    loss = [-np.log(float(row[held_out.classes[label]])) for row, label in zip(rows, held_out.labels, strict=True)]
+    at_best = content["results"]["val/loss"]
+    assert np.mean(loss) == pytest.approx(at_best, abs=1e-4)
+    for row in rows:
+        probabilities = {name: float(row[name]) for name in "0123456789"}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert max(probabilities, key=probabilities.get) == row["class"]
+        assert float(row["probability"]) == probabilities[row["class"]]
+    assert metrics["images"] == 360
+    assert sum(metrics["predicted"].values()) == 360
+
+
+def test_predict_says_which_layer_of_a_probe_answers(runs, tmp_path):
+    from small_data import write_digits
+
+    write_digits(tmp_path, 3)
+    best = torch.load(runs / "probe" / "checkpoints" / "best.pt", weights_only=True)["results"]["val/best_rate"]
+    words = ["predict", runs / "probe", tmp_path / "digit-000.png", tmp_path / "digit-002.png"]
+    assert figures(tmp_path, *words, "--output", tmp_path / "p.csv")["linear layer"] == (
+        f"of learning rate x {best:g}, one of 2"
+    )
+    other = 11 - best  # the rates are 1 and 10
+    metrics = figures(tmp_path, *words, "--output", tmp_path / "q.csv", "--rate", other)
+    assert metrics["linear layer"] == f"of learning rate x {other:g}, one of 2"
+    first, second = (predictions(tmp_path / name) for name in ("p.csv", "q.csv"))
+    assert [row["path"] for row in first] == [row["path"] for row in second]
+    assert first != second
+    assert figures(tmp_path, "classify", runs / "probe", "--rate", other)["val/top1"] == pytest.approx(
+        summary(runs / "probe")[f"val/top1_rate_{other:g}"]
+    )
+    code, text = evaluate(*words, "--output", tmp_path / "p.csv", "--rate", 3)
+    assert code == 2
+    assert "have the learning rates 1, 10" in text
+
+
+def test_predict_names_and_counts_broken_images(runs, tmp_path):
+    from small_data import write_digits
+
+    paths = write_digits(tmp_path, 4)
+    paths[1].write_bytes(paths[1].read_bytes()[:50])
+    words = ["predict", runs / "finetune", *paths, "--output", tmp_path / "p.csv", "--json", tmp_path / "figures.json"]
+    code, text = evaluate(*words)
+    assert code == 0
+    assert f"cannot read {paths[1]}" in text.replace("\n", "")
+    assert json.loads((tmp_path / "figures.json").read_text())["unreadable images"] == 1
+    rows = predictions(tmp_path / "p.csv")
+    assert [row["path"] for row in rows] == list(map(str, paths))
+    assert [bool(row["class"]) for row in rows] == [True, False, True, True]
+    code, text = evaluate("predict", runs / "finetune", paths[1], "--output", tmp_path / "q.csv")
+    assert code == 3
+    assert "none of 1 images can be read" in text
+    assert not (tmp_path / "q.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("predict", "finetune", "--output", "p.csv"), "name images behind RUN"),
+        (("predict", "finetune", "DATA.batch_size", "2", "--output", "p.csv"), "name images behind RUN"),
+        (("predict", "finetune", "gone.png", "--output", "p.csv"), "gone.png does not exist"),
+        (("predict", "finetune", "IMG.png", "--output", "p.csv"), "IMG.png does not exist"),
+        (("predict", "finetune", "gone.png"), "--output FILE.csv or FILE.jsonl"),
+        (("predict", "finetune", "gone.png", "--output", "p.xlsx"), "--output is p.xlsx"),
+        (("features", "finetune", "--output", "f.csv"), "--output is f.csv: features writes a file"),
+        (("predict", "pretrain", "gone.png", "--output", "p.csv"), "has no classifier"),
+    ],
+)
+def test_prediction_mistakes_are_named(runs, words, named):
+    what, name, *more = words
+    code, text = evaluate(what, runs / name, *more)
+    assert code == 2
+    assert named in text
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
+def test_features_of_images_without_labels_have_labels_of_minus_one(runs, tmp_path, task):
+    from small_data import write_digits
+
+    write_digits(tmp_path / "gallery", 12)
+    keys = ["DATA.name", "folder", "DATA.path", tmp_path / "gallery", "DATA.labels", "none"]
+    assert evaluate("features", runs / task, "--output", tmp_path / "f.npz", *keys, "DATA.val_share", 0)[0] == 0
+    data = np.load(tmp_path / "f.npz")
+    assert data["train_labels"].tolist() == [-1] * 12
+    assert data["train_features"].shape == (12, 16)
+    assert data["val_features"].shape == (0, 16)
+    assert len(data["classes"]) == 0
+    code, text = evaluate("knn", runs / task, *keys)
+    assert code == 2
+    assert "the training images of DATA.name folder have no labels" in text
+    if task != "pretrain":
+        code, text = evaluate("classify", runs / task, *keys)
+        assert code == 2
+        assert "predict says the class of images without labels" in text
+
+
+def test_evaluations_refuse_labels_that_are_no_classes(runs, tmp_path):
+    from small_data import write_digits
+
+    paths = write_digits(tmp_path, 30)
+    (tmp_path / "list.txt").write_text("".join(f"{path.name}\t{row / 7:.3f}\n" for row, path in enumerate(paths)))
+    for what in ("knn", "logistic"):
+        code, text = evaluate(what, runs / "pretrain", "DATA.name", "folder", "DATA.path", tmp_path / "list.txt")
+        assert code == 2
+        assert "second column of DATA.path" in text
+        assert "numbers with decimals" in text
 
 
 def test_few_labels_shrink_the_bank(runs, tmp_path):
