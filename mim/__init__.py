@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mim.losses import Loss
     from mim.maskers import Masker
     from mim.model import MaskedImageModel
+    from mim.pretrained import load_model
     from mim.readouts.classifier import Classifier
     from mim.run import train
     from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
@@ -38,6 +39,7 @@ MODULES = {  # where each public name lives
     "mim.losses": ("Loss",),
     "mim.maskers": ("Masker",),
     "mim.model": ("MaskedImageModel",),
+    "mim.pretrained": ("load_model",),
     "mim.readouts.classifier": ("Classifier",),
     "mim.run": ("train",),
     "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),

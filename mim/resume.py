@@ -17,7 +17,7 @@ from mim.io.weights import CLASSES
 LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
-    *("RECIPE", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
+    *("RECIPE", "INIT.take", "INIT.keep", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 Lengths = tuple[int, ...]  # as TrainSettings.lengths
@@ -118,8 +118,8 @@ def _check_extension(extend: int, epochs: int, step: int, record: FolderRecord, 
         )
     if record.finished != (epochs, step):
         raise ValueError(
-            f"--extend prolongs a finished run, and that of {path} stands at step {step:,} on its way to epoch {epochs}: "
-            f"finish it first, by the same command without --extend, then --extend {extend}"
+            f"--extend prolongs a finished run, and that of {path} stands at step {step:,} on its way to epoch "
+            f"{epochs}: finish it first, by the same command without --extend, then --extend {extend}"
         )
 
 

@@ -102,7 +102,7 @@ class Plan:
         for before, epochs in pairwise(lengths):
             step = before * self.steps_per_epoch
             lines.append(
-                f"at epoch {before} (step {step:,}) to {epochs} epochs: from there on the learning rate is that of a run "
-                f"of {epochs} epochs, {schedule.at(step):.3g} after {schedule.at(step - 1):.3g}"
+                f"at epoch {before} (step {step:,}) to {epochs} epochs; from there on the learning rate is that of a "
+                f"run of {epochs} epochs: {schedule.at(step):.3g} after {schedule.at(step - 1):.3g}"
             )
         return {"extended": "; ".join(lines)} if lines else {}

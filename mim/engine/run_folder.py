@@ -102,7 +102,7 @@ class RunFolder:
         origin: dict | None = None,
         extension: dict | None = None,
     ) -> None:
-        """Writes what a metric of this run can be traced to: its id, origin and extensions, versions, hardware, git state.
+        """Writes what a metric of this run can be traced to: its id, origin, extensions, versions, hardware, git state.
 
         Args:
             device: of this rank.

@@ -50,7 +50,8 @@ class TrainSettings:
         lengths = [0, *self.lengths]
         if any(later <= earlier for earlier, later in pairwise(lengths)):
             raise ValueError(
-                f"TRAIN.extended_at is {list(self.extended_at)}: rising numbers from 1 to below TRAIN.epochs {self.epochs}"
+                f"TRAIN.extended_at is {list(self.extended_at)}: rising numbers from 1 to below TRAIN.epochs "
+                f"{self.epochs}"
             )
 
     @property

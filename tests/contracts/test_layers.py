@@ -22,6 +22,7 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"init_weights"},
     {"build", "resume"},
     {"run", "evaluate", "convert"},
+    {"pretrained"},
     {"lab"},
     {"cli"},
     {"__main__"},
