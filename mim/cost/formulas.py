@@ -1,6 +1,6 @@
 """Formulas of operations for PyTorch's FlopCounterMode, where it has none, or one that is not a model's own work.
 
-A formula gets the shapes of an operation's tensors. A multiply-add counts as two; biases, masks and scales do not count.
+A formula gets the shapes of an operation's tensors. A multiply-add counts as two; biases, masks and scales are free.
 
 Shapes: B batch, H heads, N queries, M keys, D width of a query, V width of a value.
 """

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W pixels, N tokens, D width, L rows of a bias tab
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.models.beit import Beit as TimmBeit
@@ -36,7 +36,7 @@ class Beit(Plain, name="beit"):
         layer_scale: initial value of the factors on each branch, at least 0; 0 means no layer scale.
     """
 
-    free_keys = (*Plain.free_keys, "bias", "layer_scale")
+    free_keys: ClassVar[tuple[str, ...]] = (*Plain.free_keys, "bias", "layer_scale")
     backbone: TimmBeit
 
     def __init__(
@@ -96,7 +96,7 @@ class Beit(Plain, name="beit"):
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         backbone = self.backbone
         tokens_BND = self.replace_hidden(backbone.patch_embed(img_BCHW), mask)
-        tokens_BND = torch.cat([backbone.cls_token.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+        tokens_BND = torch.cat([backbone.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         shared = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias()
         for block in backbone.blocks:
             tokens_BND = block(tokens_BND, shared_rel_pos_bias=shared)

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H W pixels, N tokens, K prefix tokens, D width, P p
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class ViT(Plain, name="vit"):
     """
 
     can_drop = True
-    free_keys = (*Plain.free_keys, "positions")
+    free_keys: ClassVar[tuple[str, ...]] = (*Plain.free_keys, "positions")
     backbone: VisionTransformer
 
     def __init__(
@@ -77,7 +77,7 @@ class ViT(Plain, name="vit"):
         if mask is not None and self.hidden == "drop":
             kept_BN, draw_B = mask.kept_indices(*self.spec.grid), mask.draw_B
             tokens_BND = self._embed_kept(img_BCHW, kept_BN)
-            rows_BND = patch_positions_1ND.expand(len(kept_BN), -1, -1)
+            rows_BND = patch_positions_1ND.expand(kept_BN.shape[0], -1, -1)
             patch_positions_1ND = rows_BND.gather(1, _row_indices(kept_BN, self.spec.width))
         else:
             tokens_BND = backbone.patch_embed(img_BCHW)
@@ -86,7 +86,7 @@ class ViT(Plain, name="vit"):
         tokens_BND = tokens_BND + patch_positions_1ND
         if backbone.cls_token is not None:
             class_1KD = backbone.cls_token + positions_1ND[:, :prefix]
-            tokens_BND = torch.cat([class_1KD.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+            tokens_BND = torch.cat([class_1KD.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         for block in backbone.blocks:
             tokens_BND = block(tokens_BND)
         tokens_BND = backbone.norm(tokens_BND)

@@ -101,7 +101,7 @@ class CrossAttention(Decoder, name="cross_attention"):
     def _decoded(self, features: Features) -> Tensor:
         """Indices of the tokens to decode, (B, M); all tokens where nothing was hidden."""
         count = self.positions.shape[1]
-        order_BN = torch.arange(count, device=features.tokens_BND.device).expand(len(features.tokens_BND), -1)
+        order_BN = torch.arange(count, device=features.tokens_BND.device).expand(features.tokens_BND.shape[0], -1)
         if features.kept_BN is None:
             return order_BN
         decoded = hidden = count - features.kept_BN.shape[1]
