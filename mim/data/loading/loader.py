@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import gc
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mim.data.batch import Batch
+from mim.data.decoding.broken import is_news
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.sampler import SampleKey
 from mim.data.sources.base import Source, quiet_decoders
@@ -174,10 +176,10 @@ class Results(Iterator[Result], Generic[Result]):
         return ""
 
     def _log(self, records: Sequence[logging.LogRecord]) -> None:
-        """Logs what a worker logged, but an outage of the storage once, although several workers wait for it."""
+        """Logs what a worker logged; an outage of the storage and a note about a kind of files once for all workers."""
         for record in records:
             began, ended = getattr(record, "outage", (math.inf, 0.0))
-            if began > self._outage_end:
+            if began > self._outage_end and is_news(record):
                 LOG.handle(record)
             self._outage_end = max(self._outage_end, ended)
 
@@ -218,6 +220,7 @@ def _start_worker(number: int) -> None:
     info = get_worker_info()
     assert info is not None
     maker: Any = info.dataset
+    gc.freeze()  # its collections would write to, and so copy, all Python objects of the training process
     for ignored in IGNORED:
         signal.signal(ignored, signal.SIG_IGN)
     if maker.in_main_thread and os.getppid() == maker.parent:  # Linux also acts where only the thread ends

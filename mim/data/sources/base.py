@@ -91,8 +91,9 @@ class Source(Component, ABC, section="DATA"):
 
 
 def quiet_decoders() -> None:
-    """Keeps Pillow's warnings about unusual files off the console: damaged files are counted elsewhere."""
+    """Keeps warnings of Pillow (about unusual files, which are counted elsewhere) and torchvision off the console."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", module=r"torchvision\.io\.")
 
 
 def unreachable(path: Path) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from mim.data.decoding.images import check_channels, to_mode
+from mim.data.decoding.pictures import check_channels, to_mode
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split
 

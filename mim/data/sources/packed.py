@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mim.data.decoding.images import BrokenImage, check_channels, decode, decode_reduced
+from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
+from mim.data.decoding.pictures import check_channels
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share

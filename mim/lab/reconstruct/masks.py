@@ -4,7 +4,8 @@ Shapes: B images, H W cells high and wide, or pixels of a picture.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torchvision.transforms import InterpolationMode
 
 from mim import build
 from mim.data.decoding.images import BrokenImage, decode
+from mim.data.sources.base import Stored
 from mim.lab.reconstruct.models import LoadedRun
 from mim.maskers import Masker
 from mim.ops.seeding import generator_for
@@ -116,11 +118,25 @@ def _hidden(path: Path, loaded: LoadedRun) -> Tensor:
 def _grey(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"--mask {path} does not exist: name a picture, white where pixels are hidden")
-    try:
-        stored = decode(path, 1 if path.suffix.lower() == ".npy" else 4)
-    except BrokenImage as error:
-        raise ValueError(f"--mask {path} cannot be read: {error}") from error
+    stored = _stored(path)
     if isinstance(stored, Tensor):  # an array, or a picture of 16 bits
-        return Image.fromarray((stored[0].float().numpy() != 0).astype(np.uint8) * 255)
+        drawn_HW = (stored[:3].float() != 0).any(0) & (stored[3:].float() != 0).all(0)
+        return Image.fromarray(drawn_HW.numpy().astype(np.uint8) * 255)
     black = Image.new("RGBA", stored.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, stored).convert("L")
+    return Image.alpha_composite(black, stored.convert("RGBA")).convert("L")
+
+
+def _stored(path: Path) -> Stored:
+    """The picture with its transparency, where it has one and its format allows it."""
+    first, *others = (1,) if path.suffix.lower() == ".npy" else (4, 1, 3)
+    try:
+        return decode(path, first, say=_nothing)
+    except BrokenImage as error:
+        for channels in others:
+            with suppress(BrokenImage):
+                return decode(path, channels, say=_nothing)
+        raise ValueError(f"--mask {path} cannot be read: {error}") from error
+
+
+def _nothing(notes: Iterable[str], file: object) -> None:
+    """What a mask leaves out of a picture need not be said."""

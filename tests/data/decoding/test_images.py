@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from small_data import digit, photograph
 
-from mim.data.decoding.images import BrokenImage, decode, to_mode
+from mim.data.decoding.images import BrokenImage, decode
+from mim.data.decoding.pictures import to_mode
 
 
 def save(picture: Image.Image, path: Path, **options: object) -> Path:
@@ -28,13 +29,12 @@ def rgb_HWC(height: int = 6, width: int = 8) -> np.ndarray:
 # -------------------------------------------------------------------- pictures
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1"])
 @pytest.mark.parametrize(("channels", "expected"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_decode_picture_of_any_mode_has_the_channels_asked_for(
     tmp_path: Path, mode: str, channels: int, expected: str
 ) -> None:
-    suffix = ".jpg" if mode == "CMYK" else ".png"
-    path = save(photograph().convert(mode), tmp_path / f"a{suffix}")
+    path = save(photograph().convert(mode), tmp_path / "a.png")
     picture = decode(path, channels)
     assert picture.mode == expected
     assert picture.size == (64, 48)

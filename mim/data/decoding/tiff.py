@@ -1,0 +1,198 @@
+"""TIFF files: what each page holds by its tags, and whether Pillow reads just that.
+
+Pillow reads one page. Of more than 3 samples it keeps what it can name, and of 16-bit colours the high byte. So each
+file whose samples, bits or pages would be lost is refused here, before it is decoded.
+Source: TIFF 6.0 (Adobe, 1992), sections 2, 3 and 18; the tags are parsed by Pillow.
+"""
+
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO
+
+from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
+
+from mim.data.decoding.broken import BrokenImage
+
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 254, 256, 257, 258, 259, 262, 270
+SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 277, 338, 339
+OLD_JPEG, JPEG = 6, 7  # compressions
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8  # photometric interpretations
+COLOURS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3}  # samples that are colours; 1 in others
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # sample formats
+FORMATS = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "float", 4: "untyped", 5: "complex", 6: "complex"}
+UNSPECIFIED, PREMULTIPLIED, ALPHA = 0, 1, 2  # extra samples
+NOT_A_PAGE = 1 | 4  # a smaller copy, a transparency mask
+MOST_PAGES = 1000  # that are looked for
+AS_ARRAYS = "save it as .npy, such as numpy.save(name, tifffile.imread(file)), and set DATA.channels to its samples"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page, as its tags describe it."""
+
+    position: int  # among all pages of the file
+    offset: int  # byte at which its tags begin
+    size: tuple[int, int]  # height and width
+    bits: tuple[int, ...]  # of each sample
+    kind: int  # the sample format; 0 where samples have several
+    photometric: int
+    extra: tuple[int, ...]  # meaning of the samples behind the colours; empty also where the file does not say
+    partial: bool  # a smaller copy of another page, or its mask
+    swapped: bool  # whether Pillow gives the bytes of each level in the wrong order
+    description: str
+
+    @property
+    def type(self) -> tuple[Any, ...]:
+        """What pages have in common that are channels of one image."""
+        return self.size, self.bits, self.kind, self.photometric
+
+    def words(self) -> str:
+        """Samples and bits, for a message."""
+        count, bits = len(self.bits), " and ".join(map(str, sorted(set(self.bits))))
+        kind = FORMATS.get(self.kind, "mixed")
+        return f"{count} sample{'s' if count > 1 else ''} a pixel of {bits} bits, {kind}"
+
+
+def prepare(file: BinaryIO, channels: int, notes: list[str]) -> tuple[BinaryIO, tuple[int, ...]]:
+    """The file for Pillow, changed where it would lose a band, and the pages to read.
+
+    Several pages are the channels of the image. `notes` gets what of the file is left out.
+
+    Raises BrokenImage where Pillow would read other pixels than the file has.
+    """
+    pages = read_pages(file)
+    file.seek(0)
+    if not pages:
+        return file, (0,)
+    whole = [page for page in pages if not page.partial] or pages[:1]
+    _check_hidden_pages(whole)
+    if len(whole) > 1:
+        return file, _check_stack(whole, channels)
+    page = whole[0]
+    _check_samples(page)
+    _check_extra(page, channels, notes)
+    if channels == 4 and page.photometric == RGB and page.extra == (UNSPECIFIED,):
+        file = _with_alpha(file, page)
+    return file, (page.position,)
+
+
+def read_pages(file: BinaryIO) -> list[Page]:
+    """The pages of a TIFF file, up to the first damaged one or MOST_PAGES and one more; none of another file."""
+    file.seek(0)
+    head = file.read(16)
+    if not head.startswith(tuple(PREFIXES)):
+        return []
+    tags = ImageFileDirectory_v2(head if head[2] == 43 else head[:8])
+    pages: list[Page] = []
+    seen = {0}
+    with suppress(Exception):  # damage; that of the first page is for Pillow to name
+        while (offset := tags.next) not in seen and len(pages) <= MOST_PAGES:
+            seen.add(offset)
+            file.seek(offset)
+            tags.load(file)
+            if WIDTH in tags and HEIGHT in tags:
+                pages.append(_page(tags, len(seen) - 2, offset))
+    return pages
+
+
+def _page(tags: ImageFileDirectory_v2, position: int, offset: int) -> Page:
+    compression = tags.get(COMPRESSION, 1)
+    photometric = YCBCR if compression == OLD_JPEG else tags.get(PHOTOMETRIC, WHITE_IS_ZERO)
+    samples = tags.get(SAMPLES, 3 if compression in (OLD_JPEG, JPEG) and photometric in (RGB, YCBCR) else 1)
+    bits = _tuple(tags.get(BITS, 1))
+    kinds = set(_tuple(tags.get(SAMPLE_FORMAT, UNSIGNED)))
+    kind = kinds.pop() if len(kinds) == 1 else 0
+    compressed, unsigned_of = compression != 1, bits[0] if kind == UNSIGNED else 0
+    return Page(
+        position,
+        offset,
+        (tags[HEIGHT], tags[WIDTH]),
+        (bits * min(samples, 65535) if len(bits) == 1 else bits)[:samples],
+        kind,
+        photometric,
+        _tuple(tags.get(EXTRA_SAMPLES, ())),
+        bool(tags.get(SUBFILE, 0) & NOT_A_PAGE),
+        tags.prefix == b"MM" and bits[0] > 8 and (unsigned_of == 32 or (compressed and unsigned_of != 16)),
+        str(tags.get(DESCRIPTION, "")),
+    )
+
+
+def _tuple(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_hidden_pages(pages: Sequence[Page]) -> None:
+    """Raises BrokenImage for a file of ImageJ or tifffile that has more pages than it has tags for."""
+    text = pages[0].description
+    images = next((line[7:] for line in text.splitlines() if line.startswith("images=")), "")
+    more = text.startswith("ImageJ=") and images.isdecimal() and int(images) > len(pages)
+    if more or (text.startswith("{") and '"truncated": true' in text):
+        raise BrokenImage(f"a TIFF of more pages than it has tags for, by its description: {AS_ARRAYS}")
+
+
+def _check_stack(pages: Sequence[Page], channels: int) -> tuple[int, ...]:
+    """The positions of grey pages that are the channels of one image."""
+    count = f"{MOST_PAGES:,} or more" if len(pages) > MOST_PAGES else f"{len(pages):,}"
+    grey = all(page.type == pages[0].type and len(page.bits) == 1 for page in pages)
+    if not grey or pages[0].photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO):
+        raise BrokenImage(f"a TIFF of {count} pages that are not grey levels of one size and type: save each as a file")
+    if len(pages) != channels:
+        raise BrokenImage(
+            f"a TIFF of {count} pages, which are read as the channels of one image, and DATA.channels is {channels}: "
+            "set it to the number of pages, or save each page as a file"
+        )
+    _check_samples(pages[0])
+    return tuple(page.position for page in pages)
+
+
+def _check_samples(page: Page) -> None:
+    """Raises BrokenImage where a sample has a type that Pillow changes, or does not read."""
+    colours, bits, count = COLOURS.get(page.photometric, 1), set(page.bits), len(page.bits)
+    if len(bits) > 1 or page.kind not in (UNSIGNED, SIGNED, FLOAT):
+        raise BrokenImage(f"a TIFF of {page.words()}: {AS_ARRAYS}")
+    if count > 1 and (page.kind != UNSIGNED or max(bits) > 8):
+        raise BrokenImage(f"a TIFF of {page.words()}: of several samples, 8 bits are read; {AS_ARRAYS}")
+    if page.kind == SIGNED and max(bits) <= 8:
+        raise BrokenImage(f"a TIFF of {page.words()}: of signed levels, 16 and 32 bits are read; {AS_ARRAYS}")
+    if page.swapped:
+        raise BrokenImage(f"a TIFF of {page.words()}, in big-endian order: Pillow reads other numbers; {AS_ARRAYS}")
+    if page.photometric == WHITE_IS_ZERO and max(bits) > 8:
+        raise BrokenImage(f"a TIFF of {page.words()}, in which 0 is white: of those, 8 bits are read; {AS_ARRAYS}")
+    if count > colours and page.photometric not in COLOURS and not (count == 2 and page.extra == (ALPHA,)):
+        raise BrokenImage(f"a TIFF of {page.words()}, and of samples without a colour one is read; {AS_ARRAYS}")
+
+
+def _check_extra(page: Page, channels: int, notes: list[str]) -> None:
+    """Raises BrokenImage where the samples behind the colours, or DATA.channels, ask for other pixels than are read."""
+    count = len(page.bits)
+    behind = count - COLOURS.get(page.photometric, 1)
+    if PREMULTIPLIED in page.extra:
+        raise BrokenImage(
+            f"a TIFF of {page.words()}, with colours that are multiplied by alpha (ExtraSamples 1): save it with plain "
+            f"colours, or {AS_ARRAYS}"
+        )
+    allowed = (1, 3, 4) if (count, page.photometric) == (4, RGB) else (1, 3)
+    if channels not in allowed:
+        raise BrokenImage(
+            f"a TIFF of {page.words()}, and DATA.channels is {channels}: set it to "
+            f"{' or '.join(map(str, allowed))}, or {AS_ARRAYS}"
+        )
+    if behind > 0 and channels < 4 and page.extra != (ALPHA,):
+        notes.append(f"DATA.channels {channels} leaves out {behind} of its {count} samples a pixel")
+
+
+def _with_alpha(file: BinaryIO, page: Page) -> BinaryIO:
+    """A copy that calls the fourth sample alpha, which Pillow keeps, in place of a sample of unspecified meaning."""
+    content = bytearray(file.read())
+    order, big = "<" if content[:2] == b"II" else ">", content[2] == 43
+    count = struct.unpack_from(f"{order}{'Q' if big else 'H'}", content, page.offset)[0]
+    start, length, value = page.offset + (8 if big else 2), (20 if big else 12), (12 if big else 8)
+    for entry in range(start, start + count * length, length):
+        if struct.unpack_from(f"{order}H", content, entry)[0] == EXTRA_SAMPLES:
+            size = {1: "B", 3: "H"}[struct.unpack_from(f"{order}H", content, entry + 2)[0]]
+            struct.pack_into(f"{order}{size}", content, entry + value, ALPHA)
+            break
+    return BytesIO(content)

@@ -1,0 +1,347 @@
+"""Samples, bits and pages: a file of any writer becomes just what it holds, or it is refused with what it has."""
+
+import logging
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign_images import HEIGHT, WIDTH, levels, write_foreign
+from odd_images import png_of_16_bits
+from PIL import Image
+from small_data import logged, photograph
+
+from mim.data.decoding import broken, pictures
+from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.decoding.tiff import MOST_PAGES, read_pages
+from mim.data.loading.loader import Results
+from mim.data.sources.base import Need, Stored
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision"),
+]
+SIZE = HEIGHT, WIDTH
+
+
+def pixels(stored: Stored) -> np.ndarray:
+    """(H, W, C)"""
+    if isinstance(stored, torch.Tensor):
+        return stored.permute(1, 2, 0).numpy()
+    return np.asarray(stored).reshape(stored.height, stored.width, -1)
+
+
+def read(path: Path, channels: int) -> tuple[np.ndarray, list[str]]:
+    """The pixels that every way of reading gives, and what is said of the file."""
+    notes: list[str] = []
+    image = pixels(decode(path, channels, say=lambda said, file: notes.extend(said)))
+    for file in (path, path.read_bytes()):
+        other = pixels(decode_reduced(file, channels, lambda height, width: Need(1.0, height))[0])
+        assert other.dtype == image.dtype
+        assert np.array_equal(other, image)
+    return image, notes
+
+
+def reason(path: Path, channels: int) -> str:
+    """Why every way of reading refuses it."""
+    with pytest.raises(BrokenImage) as caught:
+        decode(path, channels)
+    with pytest.raises(BrokenImage) as again:
+        decode_reduced(path.read_bytes(), channels, lambda height, width: Need(1.0, height))
+    assert str(again.value) == str(caught.value)
+    return str(caught.value)
+
+
+# -------------------------------------------------------------------- TIFF
+
+
+@pytest.mark.parametrize("how", ["", ", planes", ", tiles", ", bigtiff", ", big-endian"])
+def test_tiff_fourth_band_of_unspecified_meaning_is_that_of_the_file(tmp_path: Path, how: str) -> None:
+    path = write_foreign(tmp_path, f"rgb and one more{how}")
+    image, notes = read(path, 4)
+    assert np.array_equal(image, levels("uint8", *SIZE, 4))
+    assert notes == []
+
+
+def test_tiff_bands_beside_the_colours_are_left_out_with_a_word(tmp_path: Path) -> None:
+    for name, samples, word in (
+        ("rgb and one more", 4, "leaves out 1 of its 4 samples"),
+        ("rgb and two more", 5, "leaves out 2 of its 5 samples"),
+        ("rgb and alpha", 4, "alpha channel is left out by DATA.channels 3"),
+    ):
+        image, (note,) = read(write_foreign(tmp_path, name), 3)
+        assert np.array_equal(image, levels("uint8", *SIZE, samples)[..., :3])
+        assert word in note
+    image, notes = read(tmp_path / "rgb and alpha.tif", 4)
+    assert np.array_equal(image, levels("uint8", *SIZE, 4))
+    assert notes == []
+    image, _ = read(write_foreign(tmp_path, "grey and alpha"), 1)
+    assert np.array_equal(image, levels("uint8", *SIZE, 2)[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "what"),
+    [
+        ("rgb and two more", 4, "5 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3, or"),
+        ("rgb and two more", 5, "5 samples a pixel of 8 bits, unsigned, and DATA.channels is 5"),
+        ("rgb times alpha", 3, "multiplied by alpha"),
+        ("rgb times alpha", 4, "multiplied by alpha"),
+        ("rgb of 16 bits", 3, "3 samples a pixel of 16 bits"),
+        ("rgb of 16 bits, compressed", 3, "3 samples a pixel of 16 bits"),
+        ("four of 16 bits", 4, "4 samples a pixel of 16 bits"),
+        ("four of 16 bits", 3, "4 samples a pixel of 16 bits"),
+        ("twelve samples", 12, "12 samples a pixel of 16 bits"),
+        ("twelve samples", 3, "12 samples a pixel of 16 bits"),
+        ("four without a colour", 4, "4 samples a pixel of 8 bits"),
+        ("two without a colour", 1, "2 samples a pixel of 8 bits"),
+        ("signed of 8 bits", 1, "1 sample a pixel of 8 bits, signed"),
+        ("floats, big-endian, compressed", 1, "1 sample a pixel of 32 bits, float, in big-endian order"),
+        ("white is zero", 1, "in which 0 is white"),
+        ("cmyk", 4, "4 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3"),
+        ("floats", 12, "and DATA.channels is 12: set it to 1 or 3"),
+        ("rgb and alpha", 12, "and DATA.channels is 12: set it to 1 or 3 or 4"),
+    ],
+)
+def test_tiff_that_would_lose_samples_or_bits_is_refused(tmp_path: Path, name: str, channels: int, what: str) -> None:
+    refusal = reason(write_foreign(tmp_path, name), channels)
+    assert what in refusal
+    assert "a TIFF of" in refusal
+    assert "save it as .npy" in refusal
+    assert refusal.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("floats", "float32"),
+        ("floats, big-endian", "float32"),
+        ("16 bits, big-endian, compressed", "uint16"),
+    ],
+)
+def test_tiff_of_one_sample_keeps_its_levels(tmp_path: Path, name: str, dtype: str) -> None:
+    path = write_foreign(tmp_path, name)
+    for channels in (1, 3):
+        image, notes = read(path, channels)
+        assert image.dtype == dtype
+        assert np.array_equal(image, np.repeat(levels(dtype, *SIZE)[..., None], channels, axis=2))
+        assert notes == []
+    assert "DATA.channels is 4" in reason(path, 4)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("", "uint16"), (" of 8 bits", "uint8"), (" of floats", "float32")])
+def test_tiff_pages_are_the_channels_of_one_image_or_the_file_is_refused(
+    tmp_path: Path, suffix: str, dtype: str
+) -> None:
+    path = write_foreign(tmp_path, f"twelve pages{suffix}")
+    image, notes = read(path, 12)
+    assert image.dtype == dtype
+    assert np.array_equal(image, np.moveaxis(levels(dtype, 12, *SIZE), 0, -1))
+    assert notes == []
+    for channels in (1, 3, 4, 11):
+        refusal = reason(path, channels)
+        assert f"a TIFF of 12 pages, which are read as the channels of one image, and DATA.channels is {channels}" in (
+            refusal
+        )
+
+
+def test_tiff_pages_of_colours_or_without_tags_are_refused(tmp_path: Path) -> None:
+    assert "a TIFF of 3 pages that are not grey levels" in reason(write_foreign(tmp_path, "three pages of rgb"), 3)
+    for channels in (1, 12):
+        refusal = reason(write_foreign(tmp_path, "twelve pages with the tags of one"), channels)
+        assert "more pages than it has tags for" in refusal
+    first, second = Image.new("L", (4, 4)), Image.new("L", (5, 4))
+    first.save(tmp_path / "sizes.tif", save_all=True, append_images=[second, first])
+    assert "not grey levels of one size" in reason(tmp_path / "sizes.tif", 3)
+
+
+def test_tiff_smaller_copies_are_no_pages(tmp_path: Path) -> None:
+    image, notes = read(write_foreign(tmp_path, "between smaller copies"), 3)
+    assert np.array_equal(image, levels("uint8", *SIZE, 3))
+    assert notes == []
+
+
+def test_tiff_of_endless_pages_is_refused_in_time(tmp_path: Path) -> None:
+    page = struct.pack("<H", 2) + struct.pack("<HHII", 256, 4, 1, 4) + struct.pack("<HHII", 257, 4, 1, 4)
+    size, count = len(page) + 4, MOST_PAGES + 500
+    pages = b"".join(page + struct.pack("<I", 8 + (number + 1) * size) for number in range(count))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8) + pages)
+    with (tmp_path / "a.tif").open("rb") as file:
+        assert len(read_pages(file)) == MOST_PAGES + 1
+    assert "a TIFF of 1,000 or more pages" in reason(tmp_path / "a.tif", 3)
+    (tmp_path / "b.tif").write_bytes(b"II*\0" + struct.pack("<I", 8) + page + struct.pack("<I", 8))  # a loop
+    with (tmp_path / "b.tif").open("rb") as file:
+        assert len(read_pages(file)) == 1
+
+
+# -------------------------------------------------------------------- other pictures
+
+
+def test_png_of_16_bit_colours_keeps_all_bits(tmp_path: Path) -> None:
+    colours = levels("uint16", *SIZE, 3)
+    image, notes = read(png_of_16_bits(tmp_path / "a.png", colours), 3)
+    assert image.dtype == np.uint16
+    assert np.array_equal(image, colours)
+    assert notes == []
+    assert "a PNG of 3 samples a pixel of 16 bits, and DATA.channels is 4: set it to 3" in reason(tmp_path / "a.png", 4)
+    path = write_foreign(tmp_path, "png of 4 samples")
+    assert np.array_equal(read(path, 4)[0], levels("uint16", *SIZE, 4))
+    image, (note,) = read(path, 3)
+    assert np.array_equal(image, levels("uint16", *SIZE, 4)[..., :3])
+    assert "alpha channel is left out" in note
+    path = write_foreign(tmp_path, "png of 2 samples")
+    for channels in (1, 3):
+        image, (note,) = read(path, channels)
+        assert np.array_equal(image, np.repeat(levels("uint16", *SIZE, 2)[..., :1], channels, axis=2))
+    for channels in (4, 12):
+        assert "DATA.channels is" in reason(path, channels)
+
+
+def test_png_of_16_bit_colours_is_refused_where_torchvision_has_no_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = png_of_16_bits(tmp_path / "a.png", levels("uint16", *SIZE, 3))
+    monkeypatch.delattr(pictures.torchvision.io, "decode_png")
+    assert "a PNG with colours of 16 bits" in reason(path, 3)
+    path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.undo()
+    reason(path, 3)  # one that breaks off
+
+
+def test_grey_levels_of_16_bits_are_never_an_alpha_or_a_twelfth_channel(tmp_path: Path) -> None:
+    Image.fromarray(levels("uint16", *SIZE)).save(tmp_path / "a.png")
+    for channels in (4, 12):
+        refusal = reason(tmp_path / "a.png", channels)
+        assert f"grey levels of more than 8 bits, and DATA.channels is {channels}: 1 or 3 are read" in refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("jpeg 2000 of 16 bits", "a JPEG 2000 of 3 samples a pixel of 16 bits"),
+        ("jpeg 2000 of signed levels", "a JPEG 2000 of 1 samples a pixel of 8 bits, signed"),
+        ("avif of 10 bits", "an AVIF of more than 8 bits"),
+    ],
+)
+def test_picture_that_pillow_would_cut_to_8_bits_is_refused(tmp_path: Path, name: str, what: str) -> None:
+    if "avif" in name and "AVIF" not in pictures._formats():
+        pytest.skip("this Pillow reads no AVIF")
+    assert what in reason(write_foreign(tmp_path, name), 3)
+
+
+def test_picture_formats_with_more_bits_keep_their_levels(tmp_path: Path) -> None:
+    image, _ = read(write_foreign(tmp_path, "jpeg 2000 of 15 bits"), 1)  # which Pillow shifts to 16
+    assert np.array_equal(image[..., 0], levels("uint16", *SIZE, 3)[..., 0])
+    if "AVIF" in pictures._formats():
+        assert read(write_foreign(tmp_path, "avif of 8 bits"), 3)[0].shape == (16, 16, 3)
+    colours = levels("uint16", *SIZE, 3)
+    (tmp_path / "a.ppm").write_bytes(b"P6\n%d %d\n65535\n" % SIZE[::-1] + colours.astype(">u2").tobytes())
+    assert "a PPM of colours up to 65535" in reason(tmp_path / "a.ppm", 3)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n%d %d\n65535\n" % SIZE[::-1] + colours[..., 0].astype(">u2").tobytes())
+    assert np.array_equal(read(tmp_path / "a.pgm", 1)[0][..., 0], colours[..., 0])
+
+
+def test_cmyk_is_no_picture_of_four_channels(tmp_path: Path) -> None:
+    photograph().convert("CMYK").save(tmp_path / "a.jpg")
+    assert "a picture of CMYK, and DATA.channels is 4: DATA.channels 3 reads its colours" in reason(
+        tmp_path / "a.jpg", 4
+    )
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_first_frame_of_an_animation_is_read_with_a_word(tmp_path: Path, name: str) -> None:
+    still, other = photograph().quantize(32).convert("RGB"), Image.new("RGB", photograph().size, "blue")
+    still.save(tmp_path / name, save_all=True, append_images=[other])
+    _, notes = read(tmp_path / name, 3)
+    assert "of several frames the first is read" in notes
+    still.save(tmp_path / name)
+    assert read(tmp_path / name, 3)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "what"),
+    [
+        ("RGBA", 3, "its alpha channel is left out by DATA.channels 3"),
+        ("LA", 1, "its alpha channel is left out by DATA.channels 1"),
+        ("RGB", 4, "it has no alpha channel, and the fourth of DATA.channels 4 is 255"),
+        ("RGB", 1, "its colours become one grey level by DATA.channels 1"),
+        ("RGB", 3, ""),
+        ("RGBA", 4, ""),
+        ("L", 3, ""),
+        ("P", 3, ""),
+    ],
+)
+def test_what_channels_leave_out_or_add_is_said(tmp_path: Path, mode: str, channels: int, what: str) -> None:
+    photograph().convert(mode).save(tmp_path / "a.png")
+    notes = read(tmp_path / "a.png", channels)[1]
+    assert len(notes) == bool(what)
+    assert all(note.startswith(what) for note in notes)
+
+
+def test_transparent_colour_of_a_palette_or_of_grey_levels_is_alpha(tmp_path: Path) -> None:
+    palette = photograph().convert("P")
+    palette.save(tmp_path / "a.png", transparency=palette.getpixel((0, 0)))
+    Image.fromarray(levels("uint8", *SIZE)).save(tmp_path / "b.png", transparency=37)
+    for name in ("a.png", "b.png"):
+        assert "alpha channel is left out" in read(tmp_path / name, 3)[1][0]
+        image, notes = read(tmp_path / name, 4)
+        assert (image[..., 3] == 0).any()
+        assert notes == []
+
+
+# -------------------------------------------------------------------- arrays
+
+
+def test_array_of_two_axes_is_grey_and_nothing_else(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", levels("uint8", 12, 7))
+    assert read(tmp_path / "a.npy", 1)[0].shape == (12, 7, 1)
+    for channels in (3, 7, 12):
+        assert reason(tmp_path / "a.npy", channels) == (
+            f"an array of shape (12, 7) has no axis of DATA.channels {channels} at either end"
+        )
+
+
+def test_array_with_channels_at_both_ends_says_which_end_is_taken(tmp_path: Path) -> None:
+    values = levels("uint8", 3, 5, 3)
+    np.save(tmp_path / "a.npy", values)
+    image, (note,) = read(tmp_path / "a.npy", 3)
+    assert np.array_equal(image, values)
+    assert note == "of an array of shape (3, 5, 3), the last axis is taken as the 3 channels"
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int64", "bool", "complex64", "S3"])
+def test_array_of_another_type_is_refused_with_the_way_out(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), dtype=dtype))
+    assert reason(tmp_path / "a.npy", 1).endswith("uint8, uint16 and floats are read; save array.astype(numpy.float32)")
+
+
+# -------------------------------------------------------------------- notes
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broken, "_said", set())
+
+
+def test_notes_are_said_once_with_the_first_file(tmp_path: Path, unsaid: None) -> None:
+    for name in ("a.png", "b.png"):
+        photograph().convert("RGBA").save(tmp_path / name)
+    with logged() as lines:
+        for name in ("a.png", "b.png"):
+            decode(tmp_path / name, 3)
+        decode((tmp_path / "b.png").read_bytes(), 1)
+    assert lines == [
+        f"{tmp_path}/a.png: its alpha channel is left out by DATA.channels 3, and not blended (not said again of "
+        "others)",
+        "an image: its alpha channel is left out by DATA.channels 1, and not blended (not said again of others)",
+        "an image: its colours become one grey level by DATA.channels 1 (not said again of others)",
+    ]
+
+
+def test_notes_of_several_workers_are_logged_once(unsaid: None) -> None:
+    record = logging.LogRecord("mim", logging.WARNING, "", 0, "a note", None, None)
+    record.note = "a note"
+    other = logging.LogRecord("mim", logging.WARNING, "", 0, "something else", None, None)
+    with logged() as lines:
+        Results._log(type("Loader", (), {"_outage_end": 0.0})(), [record, other, record, other])
+    assert lines == ["a note", "something else", "something else"]
