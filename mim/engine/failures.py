@@ -61,8 +61,8 @@ class Skipped:
         self.allowed, self.folder, self.world = allowed, folder, world
         self.count = 0
 
-    def add(self, health: StepStatus, scale: float, files: list[str], suspects: list[str]) -> None:
-        """Takes such a step. scale: of the loss; files: of this rank's batch; suspects: those with non-finite pixels.
+    def add(self, health: StepStatus, scale: float, files: list[str]) -> None:
+        """Takes such a step. scale: of the loss; files: of this rank's batch.
 
         Raises RunStopped, on all ranks, where it is one too many; the message names the remedies.
         """
@@ -76,15 +76,13 @@ class Skipped:
                 "gradient_norm": repr(health.norm),
                 "learning_rate": health.rate,
                 "loss_scale": scale,
-                "files_with_non_finite_pixels": suspects,
                 "files": files,
             },
         )
         what = "loss" if not math.isfinite(health.loss) else "gradient norm"
-        guilty = f" An image with non-finite pixels: {suspects[0]}." if suspects else ""
         cause = (
             f"the {what} is not finite at step {health.step} (loss {health.loss:g}, gradient norm {health.norm:g}, "
-            f"learning rate {health.rate:.3g}, loss scale {scale:g}).{guilty} "
+            f"learning rate {health.rate:.3g}, loss scale {scale:g}). "
         )
         if self.count <= self.allowed:
             LOG.warning(
@@ -94,7 +92,7 @@ class Skipped:
             return
         raise RunStopped(
             f"{cause}Saved: {name}-rank-*.json with the files of the batch, and checkpoints/{name}.pt with the run's "
-            "state, which that step left unchanged. Remedies: remove images with non-finite pixels; lower "
-            "OPTIMIZER.base_lr or set TRAIN.clip 1.0; use TRAIN.precision bf16 or fp32 instead of fp16; skip such "
+            "state, which that step left unchanged. Remedies: lower OPTIMIZER.base_lr or set TRAIN.clip 1.0; use "
+            "TRAIN.precision bf16 or fp32 instead of fp16; look for images of extreme values in that batch; skip such "
             f"steps by TRAIN.max_skipped, which is {self.allowed}"
         )

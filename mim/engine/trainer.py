@@ -213,11 +213,9 @@ class Trainer:
 
     def _skip(self, status: StepStatus) -> None:
         """Counts a step that changed nothing; where it is one too many, saves the state and ends the run."""
-        data = self.task.train_data
-        files = [data.source.describe(index) for index in status.indices]
-        suspects = [data.source.describe(index) for index in dict.fromkeys(status.indices) if not data.is_finite(index)]
+        files = [self.task.train_data.source.describe(index) for index in status.indices]
         try:
-            self.skipped.add(status, self.train_state.scaler.get_scale(), files, suspects)
+            self.skipped.add(status, self.train_state.scaler.get_scale(), files)
         except RunStopped:
             self._write(self.folder.checkpoints / f"nonfinite-step-{status.step}.pt")
             raise
@@ -270,6 +268,7 @@ class Trainer:
             "steps": self.step,
             "images_seen": self._images_seen,
             **self.results,
+            **({keys.BROKEN_FILES: len(self.broken.reasons)} if self.broken.reasons else {}),
             "images_per_s": (self.step - self.first) * self.plan.batch / trained,
             "seconds": self._elapsed,
             "peak_memory_bytes": peak_memory(self.world.device),

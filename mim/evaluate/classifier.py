@@ -22,7 +22,7 @@ from mim.errors import DataLost
 from mim.evaluate.loading import LoadedCheckpoint, check_labelled, inference_mode, load, no_labels, origin, ready
 from mim.evaluation.accuracy import TOP
 from mim.evaluation.predictions import WRITERS, ClassPredictions, read_each
-from mim.evaluation.reading import Reader
+from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, stored_classes
 from mim.metric_keys import VAL_BEST_RATE, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
@@ -79,6 +79,7 @@ def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict
         with inference_mode(loaded):
             parts = reader.read(data, range(len(data)), world.rank, world.size)
             layers = count_correct(classifier.model, classifier.preprocess, parts, len(names), world)
+        broken = reader.settle(layers[0].samples, world)
         layer = classifier.layer
         if layer is None:
             layer = max(range(len(layers)), key=lambda number: layers[number].top1)
@@ -88,6 +89,7 @@ def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict
             **origin(loaded),
             **classifier.describe(layer),
             "held-out images": counts.samples,
+            **left_out_metrics(broken),
             "classes": note or f"all {len(names):,} of the classifier",
             VAL_TOP1: counts.top1,
             **top5,
@@ -132,7 +134,7 @@ def predict(
             **origin(loaded),
             **classifier.describe(classifier.layer),
             "images": len(predictions.rows_M),
-            **({"unreadable images": len(predictions.broken)} if predictions.broken else {}),
+            **left_out_metrics({source.describe(row): reason for row, reason in predictions.broken.items()}),
             "file": str(output),
             "predicted": predictions.counts(),
         }

@@ -18,7 +18,7 @@ from mim.encoders import Encoder
 from mim.evaluate.loading import LoadedCheckpoint, check_labelled, inference_mode, load, origin, ready
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
-from mim.evaluation.reading import Reader
+from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.files import write_atomically
 from mim.metric_keys import KNN_TOP1, LOGISTIC_TOP1
 from mim.structures import Pool
@@ -32,6 +32,7 @@ class SplitFeatures:
     labels_N: Tensor
     names: list[str]
     classes: tuple[str, ...]
+    broken: dict[str, str]  # the reason for each file that is left out
 
 
 def knn(
@@ -66,7 +67,7 @@ def logistic(run: Path, overrides: Overrides, pool: Pool, c: float, labels: Labe
 
 
 def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[str, Any]:
-    """Writes the features of both splits to an .npz file, and returns how many there are.
+    """Writes the features of both splits to an .npz file, and returns how many there are. Broken images have no row.
 
     Arrays: classes, and train_features, train_labels, train_names, val_features, val_labels, val_names.
     """
@@ -101,13 +102,15 @@ def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeat
     with inference_mode(loaded):
         parts = reader.read(data, range(len(data)), world.rank, world.size)
         features_ND, labels_N, rows_N = map(world.gather, features_of(encoder, pool, preprocess, parts, world.device))
+    broken = reader.settle(len(rows_N), world)
     order_N = rows_N.argsort()
     names = [source.describe(row) for row in rows_N[order_N].tolist()]
-    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, build.class_names(source))
+    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, build.class_names(source), broken)
 
 
 def _metrics(
     loaded: LoadedCheckpoint, train: SplitFeatures, held_out: SplitFeatures, extra: dict[str, Any]
 ) -> dict[str, Any]:
     counts = {"training images": len(train.labels_N), "held-out images": len(held_out.labels_N)}
-    return {**origin(loaded), **counts, "width": train.features_ND.shape[1], **extra}
+    left_out = left_out_metrics(train.broken | held_out.broken)
+    return {**origin(loaded), **counts, **left_out, "width": train.features_ND.shape[1], **extra}

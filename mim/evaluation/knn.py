@@ -18,7 +18,7 @@ QUERIES_AT_ONCE = 512
 
 
 class FeatureTable:
-    """Pooled features of unmasked images, collected batch by batch. Images that replace broken ones are left out.
+    """Pooled features of unmasked images, collected batch by batch.
 
     The encoder is in eval mode. pool says how the tokens of an image become one feature.
     """
@@ -31,12 +31,9 @@ class FeatureTable:
 
     def add(self, part: EvaluationBatch, img_BCHW: Tensor) -> None:
         """Takes a batch and its preprocessed images."""
-        readable = part.readable_B.tolist()
-        if any(readable):
-            img_BCHW = img_BCHW[part.readable_B.to(img_BCHW.device)]
-            self._features.append(self.encoder(img_BCHW).pooled(self.pool).float())
-        self._labels.append(part.batch.labels_B[part.readable_B])
-        self._rows += [row for row, is_readable in zip(part.rows, readable, strict=True) if is_readable]
+        self._features.append(self.encoder(img_BCHW).pooled(self.pool).float())
+        self._labels.append(part.batch.labels_B)
+        self._rows += part.rows
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, D) float32, labels (N,) and rows (N,), in the order in which they were added."""

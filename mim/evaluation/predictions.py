@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.loader import Keys, Results, in_order
-from mim.data.sources.base import Source, Stored
+from mim.data.sources.base import Source
 from mim.data.sources.retry import RetryingSource
 from mim.data.transforms import CentreCrop, to_unit
 from mim.io.files import write_atomically
@@ -75,20 +75,13 @@ def _read(reader: RetryingSource, crop: CentreCrop, keys: Keys) -> ReadImages:
     broken: Rows = {}
     for _, row in keys:
         try:
-            images.append(crop(_finite(reader.read(row))))
+            images.append(crop(reader.read(row)))
             rows.append(row)
         except BrokenImage as error:
             broken[row] = str(error)
     if len({image.dtype for image in images}) > 1:
         images = [to_unit(image) for image in images]
     return ReadImages(torch.stack(images) if images else None, rows, broken)
-
-
-def _finite(stored: Stored) -> Stored:
-    """The image. Raises BrokenImage where a number of it is not finite."""
-    if isinstance(stored, Tensor) and not torch.isfinite(stored.float()).all():
-        raise BrokenImage("it has NaN or infinite values")
-    return stored
 
 
 def write_csv(predictions: ClassPredictions, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reader: the samples of an evaluation, each exactly once, with any number of ranks.
+"""Reader: the samples of an evaluation, each exactly once, with any number of ranks, and without broken files.
 
 Shapes: B batch.
 """
@@ -7,25 +7,29 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches, in_order
+from mim.engine.distributed.world import World
+from mim.errors import DataLost
+from mim.metric_keys import LEFT_OUT_FILES, LEFT_OUT_NAMES
 from mim.ops.seeding import generator_for
 
 LOG = logging.getLogger("mim")
 
+NAMED = 100  # files that a summary names
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:
-    """A batch of an evaluation."""
+    """A batch of an evaluation, with at least one image."""
 
     batch: Batch  # images on the host
     rows: list[int]  # position of each image among the chosen samples
-    readable_B: Tensor  # False where another image replaces a broken one
 
     def copy(self) -> "EvaluationBatch":
         """With tensors of its own: each tensor from a dataloader worker holds an open file."""
@@ -33,30 +37,80 @@ class EvaluationBatch:
 
 
 class Reader:
-    """Reads chosen samples in batches, and names each broken file once.
+    """Reads chosen samples in batches, and leaves broken files out.
 
     Each reading starts its own dataloader workers: between two evaluations they would only take memory.
     """
 
     def __init__(self, batch_size: int, workers: int):
         self.batch_size, self.workers = batch_size, workers
+        self._broken: dict[str, str] = {}  # why a file of this rank was left out, by name
         self._named: set[str] = set()
 
     def read(
         self, data: ImageDataset, samples: Sequence[int], rank: int = 0, size: int = 1
     ) -> Iterator[EvaluationBatch]:
-        """The batches of this rank: samples rank, rank + size, ..."""
+        """The batches of this rank: samples rank, rank + size, ..., without broken files. Call `settle` behind it."""
         rows = range(rank, len(samples), size)
         order = in_order([samples[row] for row in rows], self.batch_size)
         with closing(batches(data, order, self.workers)) as loaded:
             for number, batch in enumerate(loaded):
-                for name, reason in batch.broken:
-                    if name not in self._named:
-                        LOG.warning("cannot read %s (%s); another image replaces it in evaluations", name, reason)
-                        self._named.add(name)
                 batch_rows = list(rows[number * self.batch_size :][: len(batch.indices)])
-                readable_B = torch.tensor([index for _, index in order[number]]) == torch.tensor(batch.indices)
-                yield EvaluationBatch(batch, batch_rows, readable_B)
+                keep = [read == samples[row] for read, row in zip(batch.indices, batch_rows, strict=True)]
+                if not all(keep):  # another image replaces each broken one
+                    reasons = dict(batch.broken)
+                    names = [
+                        data.source.describe(samples[row])
+                        for row, kept in zip(batch_rows, keep, strict=True)
+                        if not kept
+                    ]
+                    self._broken.update((name, reasons[name]) for name in names)
+                    batch = batch.rows(keep)
+                    batch_rows = [row for row, kept in zip(batch_rows, keep, strict=True) if kept]
+                if batch_rows:
+                    yield EvaluationBatch(batch, batch_rows)
+
+    def settle(self, images: int, world: World | None = None) -> dict[str, str]:
+        """Adds up what all readings left out, over ranks, and names each file once in the log.
+
+        Args:
+            images: number of images of the last reading, over ranks, without those that were left out.
+            world: of the ranks that shared the reading.
+
+        Returns the reason for each file. Raises DataLost, on all ranks, where files were left out and no image is left.
+        """
+        for broken in [self._broken] if world is None else world.gather_objects(self._broken):
+            self._broken = broken | self._broken
+        for name, reason in self._broken.items():
+            if name not in self._named:
+                LOG.warning("cannot read %s (%s); evaluations leave it out", name, reason)
+                self._named.add(name)
+        if self._broken and not images:
+            name, reason = next(iter(self._broken.items()))
+            raise DataLost(f"none of the images of an evaluation can be read, such as {name} ({reason})")
+        return dict(sorted(self._broken.items()))
+
+
+def left_out_metrics(broken: dict[str, str]) -> dict[str, Any]:
+    """What Reader.settle returned, for a summary: how many files were left out, and at most 100 of their names."""
+    names = [f"{name}: {reason}" for name, reason in broken.items()]
+    return {LEFT_OUT_FILES: len(names), LEFT_OUT_NAMES: names[:NAMED]} if names else {}
+
+
+def readable_images(data: ImageDataset, count: int, seed: int) -> EvaluationBatch:
+    """Up to `count` images that can be read, drawn by the seed. Raises DataLost where none can be read."""
+    reader, parts = Reader(count, 0), []
+    order = choose_samples(len(data), len(data), seed)
+    with closing(reader.read(data, order)) as batches_read:
+        for part in batches_read:
+            parts.append(part)
+            if sum(len(each.rows) for each in parts) >= count:
+                break
+    reader.settle(len(parts))
+    rows = [row for part in parts for row in part.rows][:count]
+    images_BCHW = torch.cat([part.batch.images_BCHW for part in parts])[:count]
+    labels_B = torch.cat([part.batch.labels_B for part in parts])[:count]
+    return EvaluationBatch(Batch(images_BCHW, labels_B, tuple(order[row] for row in rows)), rows)
 
 
 def choose_samples(samples: int, limit: int, seed: int) -> list[int]:

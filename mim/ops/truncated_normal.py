@@ -26,9 +26,9 @@ def trunc_normal_(weight: Tensor, std: float, cut: float = 2.0) -> Tensor:
 def redraw_clamped_(weights: Iterable[Tensor], std: float) -> None:
     """Draws again, in place, what timm's trunc_normal_ (and that of older PyTorch) clamped to its far bound.
 
-    They draw by erfinv. One number in some 2^24 is exactly -1 before it, minus infinity after it, and the bound after the
-    clamp: -2, which is 100 standard deviations of .02. All other weights and the global generator stay as they are: the
-    new weights are a function of its seed and of their positions.
+    They draw by erfinv. One number in some 2^24 is exactly -1 before it, minus infinity after it, and the bound after
+    the clamp: -2, which is 100 standard deviations of .02. All other weights and the global generator stay as they are:
+    the new weights are a function of its seed and of their positions.
     """
     for weight in weights:
         if weight.is_meta or not weight.numel():

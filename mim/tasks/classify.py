@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H W pixels, K classes, L linear layers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import TOP, Counts, Tally
-from mim.evaluation.reading import EvaluationBatch, choose_samples
+from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
 from mim.io.weights import CLASSES
 from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
@@ -42,12 +42,15 @@ class Classify(BuiltTask[Classifier], ABC):
         """Figures and pictures of held-out counts, one for each linear layer."""
 
     def evaluate(self, model: Classifier, world: World) -> Report:
-        """Accuracy on the held-out images, each counted once; unreadable ones are left out."""
+        """Accuracy on the held-out images, each counted once; broken ones are left out and named."""
         if not len(self.held_out):
             return Report({}, {})
         samples = choose_samples(len(self.held_out), self.settings.samples, self.held_out.seed)
         parts = self.reader.read(self.held_out, samples, world.rank, world.size)
-        return self.report(count_correct(model, self.preprocess, parts, len(self.classes), world))
+        counts = count_correct(model, self.preprocess, parts, len(self.classes), world)
+        broken = self.reader.settle(counts[0].samples, world)
+        report = self.report(counts)
+        return replace(report, details={**report.details, **left_out_metrics(broken)})
 
     def describe(self) -> dict[str, str]:
         model, encoder = self.model, self.model.encoder
@@ -91,9 +94,7 @@ def count_correct(
     """The counts of each linear layer of a classifier over these batches and all ranks."""
     tallies = [Tally(classes, world.device) for _ in model.heads]
     for part in parts:
-        images_BCHW = part.batch.images_BCHW[part.readable_B].to(world.device)
-        labels_B = part.batch.labels_B[part.readable_B].to(world.device)
-        if len(labels_B):
-            for tally, scores_BK in zip(tallies, model(preprocess(images_BCHW)), strict=True):
-                tally.add(scores_BK, labels_B)
+        images_BCHW, labels_B = part.batch.images_BCHW.to(world.device), part.batch.labels_B.to(world.device)
+        for tally, scores_BK in zip(tallies, model(preprocess(images_BCHW)), strict=True):
+            tally.add(scores_BK, labels_B)
     return [tally.over_ranks(world) for tally in tallies]

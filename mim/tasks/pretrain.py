@@ -17,7 +17,7 @@ from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import FeatureTable, features_of, knn_accuracy
-from mim.evaluation.reading import EvaluationBatch, choose_samples
+from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
@@ -56,7 +56,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         """val/loss and val/baseline under fixed masks, knn/top1 where images have labels, and a picture.
 
         The baseline predicts each channel's mean over the held-out targets everywhere. Ranks share the samples, and
-        each is counted once, from one reading; the first evaluation reads more often where the images are many.
+        each is counted once, from one reading; the first evaluation reads more often where the images are many. Broken
+        images are left out and named.
         """
         if not len(self.held_out):
             return Report({}, {})
@@ -73,6 +74,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         queries = FeatureTable(model.encoder, "mean", world.device) if self.settings.knn and self._labelled else None
         pictured = range(min(self.settings.reconstructions, len(samples)))
         pictured_images: list[Tensor] = []
+        pictured_rows: list[int] = []
 
         def loss_of(part: EvaluationBatch) -> Tensor:
             images_BCHW = part.batch.images_BCHW.to(world.device)
@@ -80,14 +82,18 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             if queries is not None:
                 queries.add(part, img_BCHW)
             if part.rows[0] in pictured:  # rows are in order
-                pictured_images.append(images_BCHW[: sum(row in pictured for row in part.rows)])
+                rows = [row for row in part.rows if row in pictured]
+                pictured_images.append(images_BCHW[: len(rows)])
+                pictured_rows.extend(rows)
             return model(img_BCHW, _masks_of(masks_R, part)).loss.double() * len(part.rows)
 
-        loss = float(_mean_over(read(), loss_of, 1, world))
-        metrics = {VAL_LOSS: loss, VAL_BASELINE: self._baseline}
+        loss, images = _mean_over(read(), loss_of, 1, world)
+        broken = self.reader.settle(images, world)
+        metrics = {VAL_LOSS: float(loss), VAL_BASELINE: self._baseline}
         if queries is not None:
-            metrics[KNN_TOP1] = self._knn(model, world, queries)
-        return Report(metrics, self._picture(model, pictured_images, masks_R, world) if pictured else {})
+            metrics[KNN_TOP1], broken = self._knn(model, world, queries)
+        picture = self._picture(model, pictured_images, pictured_rows, masks_R, world) if pictured else {}
+        return Report(metrics, picture, left_out_metrics(broken))
 
     def describe(self) -> dict[str, str]:
         model = self.model
@@ -137,36 +143,47 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         def sums_of(part: EvaluationBatch) -> Tensor:
             return target_of(part).double().mean(dim=(2, 3)).sum(dim=0)
 
-        mean_1C11 = _mean_over(read(), sums_of, model.target.spec.channels, world).float()[None, :, None, None]
+        mean_C, _ = _mean_over(read(), sums_of, model.target.spec.channels, world)
+        mean_1C11 = mean_C.float()[None, :, None, None]
 
         def loss_of(part: EvaluationBatch) -> Tensor:
             target_BCHW = target_of(part)
             loss = model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, _masks_of(masks_R, part))
             return loss.double() * len(part.rows)
 
-        return float(_mean_over(read(), loss_of, 1, world))
+        return float(_mean_over(read(), loss_of, 1, world)[0])
 
-    def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> float:
+    def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> tuple[float, dict[str, str]]:
+        """The accuracy, and the reason for each file that evaluations left out."""
         samples = choose_samples(len(self.bank), self.settings.knn_bank, self.seed)
         parts = self.reader.read(self.bank, samples, world.rank, world.size)
         tables = features_of(model.encoder, "mean", self.preprocess, parts, world.device), queries.tensors()
         (bank_MD, labels_M), (queries_ND, labels_N) = (map(world.gather, table[:2]) for table in tables)
         k, temperature = self.settings.knn, self.settings.knn_temperature
-        return knn_accuracy(bank_MD, labels_M, queries_ND, labels_N, k, temperature)
+        broken = self.reader.settle(len(bank_MD), world)
+        return knn_accuracy(bank_MD, labels_M, queries_ND, labels_N, k, temperature), broken
 
     def _picture(
-        self, model: MaskedImageModel, images: list[Tensor], masks_R: PatchMask, world: World
+        self, model: MaskedImageModel, images: list[Tensor], rows: list[int], masks_R: PatchMask, world: World
     ) -> dict[str, Tensor]:
-        """The picture of reconstructions, on the main rank; none where the target is no picture."""
+        """The picture of reconstructions, on the main rank; none where the target is no picture.
+
+        rows: position of each of this rank's images among the samples.
+        """
         image = model.encoder.image
         # sent as floats, because not every backend can send 16-bit integers
         empty = torch.empty(0, image.channels, image.height, image.width, device=world.device)
         by_rank = world.gather(torch.cat([empty, *(part.float() for part in images)]))
-        if not world.main:
+        rows_N = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
+        dtypes = world.gather_objects(images[0].dtype if images else None)
+        dtype = next((each for each in dtypes if each is not None), None)
+        if not world.main or dtype is None:
             return {}
-        rows = [row for rank in range(world.size) for row in range(rank, len(by_rank), world.size)]
-        images_BCHW = by_rank[torch.tensor(rows).argsort()].to(images[0].dtype)
-        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks_R.rows(0, len(rows)))
+        rows_N, order_N = rows_N.sort()
+        images_BCHW = by_rank[order_N].to(dtype)
+        draw_N = None if masks_R.draw_B is None else masks_R.draw_B[rows_N]
+        masks = PatchMask(masks_R.hidden_BHW[rows_N], masks_R.visible, draw_N)
+        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks)
         if reconstruction is None:
             return {}
         title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
@@ -179,14 +196,17 @@ def _masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:
 
 def _mean_over(
     parts: Iterable[EvaluationBatch], sum_of: Callable[[EvaluationBatch], Tensor], channels: int, world: World
-) -> Tensor:
-    """The mean over the samples of all ranks, (channels,) float64, from the sum over each batch. A host sync."""
+) -> tuple[Tensor, int]:
+    """The mean over the samples of all ranks, (channels,) float64, from the sum over each batch, and their number.
+
+    A host sync.
+    """
     total = torch.zeros(channels + 1, dtype=torch.float64, device=world.device)
     for part in parts:
         total[:-1] += sum_of(part)
         total[-1] += len(part.rows)
     total = world.sum(total)
-    return total[:-1] / total[-1]
+    return total[:-1] / total[-1], int(total[-1])
 
 
 def _parameters(module: nn.Module) -> int:

@@ -128,9 +128,7 @@ def test_features_of_are_pooled_as_asked_in_the_order_shown(encoder_class, pool)
     encoder = encoder_class(IMAGE, hidden="none", width=16, **sizes).eval()
     stored, labels = stored_digits(), torch.tensor([3, 1, -1, 0, 2])
     parts = [
-        EvaluationBatch(
-            Batch(stored[part], labels[part], tuple(range(5))[part]), rows, torch.ones(len(rows), dtype=torch.bool)
-        )
+        EvaluationBatch(Batch(stored[part], labels[part], tuple(range(5))[part]), rows)
         for part, rows in ((slice(0, 2), [7, 2]), (slice(2, 5), [9, 0, 4]))
     ]
     preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
@@ -151,19 +149,9 @@ def test_features_of_are_pooled_as_asked_in_the_order_shown(encoder_class, pool)
     assert rows.tolist() == [7, 2, 9, 0, 4]
 
 
-@torch.no_grad()
-def test_features_of_leave_out_what_stands_in_for_broken_images():
-    torch.manual_seed(0)
-    encoder = ViT(IMAGE, hidden="none", patch=8, width=16, depth=1, heads=2).eval()
-    stored, labels = stored_digits(), torch.arange(5)
-    readable_B = torch.tensor([True, False, True, False, False])
-    parts = [EvaluationBatch(Batch(stored[:3], labels[:3], (0, 2, 2)), [5, 6, 7], readable_B[:3])]
-    parts += [EvaluationBatch(Batch(stored[3:], labels[3:], (0, 0)), [8, 9], readable_B[3:])]  # all of them stand in
-    preprocess = Preprocess((0.5,) * 3, (2.0,) * 3)
-    features, labels_B, rows = features_of(encoder, "mean", preprocess, parts, CPU)
-    assert torch.equal(features, encoder(preprocess(stored[readable_B])).pooled("mean"))
-    assert (labels_B.tolist(), rows.tolist()) == ([0, 2], [5, 7])
-    nothing = features_of(encoder, "both", preprocess, [], CPU)
+def test_features_of_no_image_are_empty():
+    encoder = ViT(IMAGE, hidden="none", patch=8, width=16, depth=1, heads=2)
+    nothing = features_of(encoder, "both", Preprocess((0.5,) * 3, (2.0,) * 3), [], CPU)
     assert [tuple(part.shape) for part in nothing] == [(0, 32), (0,), (0,)]
     assert nothing[1].dtype == nothing[2].dtype == torch.long
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_data import logged, write_digits
@@ -11,7 +12,8 @@ from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, CentreCrop
-from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples
+from mim.errors import DataLost
+from mim.evaluation.reading import EvaluationBatch, Reader, choose_samples, left_out_metrics, readable_images
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,6 @@ def test_reader_of_all_ranks_together_reads_each_chosen_sample_once(digits, indi
         sample = digits[0, indices[row]]
         assert torch.equal(image_CHW, sample.image_CHW)
         assert label == sample.label
-    assert all(part.readable_B.all() for part in parts)
 
 
 def test_reader_batches_have_the_size_asked_for_and_the_last_what_is_left(digits):
@@ -98,32 +99,73 @@ def test_reader_leaves_the_global_generator_untouched(digits):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_reader_says_which_images_stand_in_for_a_broken_one(tmp_path, size):
+def test_reader_leaves_broken_images_out_and_names_each_once(tmp_path, size):
     paths = write_digits(tmp_path, 11)
     for number in (2, 5, 6, 10):
         truncate(paths[number])
-    indices = [10, 9, 6, 5, 5, 4, 2, 0]
+    indices = [10, 9, 6, 5, 5, 4, 2, 0]  # a batch of three has no readable image with one rank
     reader = Reader(3, 0)
     with logged() as lines:
         parts = [part for rank in range(size) for part in reader.read(files(tmp_path), indices, rank, size)]
+        assert reader.settle(3).keys() == {str(paths[number]) for number in (2, 5, 6, 10)}
         list(reader.read(files(tmp_path), indices))
-    readable = {row: bool(part.readable_B[number]) for part in parts for number, row in enumerate(part.rows)}
-    assert readable == {row: index not in (2, 5, 6, 10) for row, index in enumerate(indices)}
-    for row, (index, _, _) in by_row(parts).items():
-        assert (index == indices[row]) == readable[row]
-        assert index not in (2, 5, 6, 10)
+        reader.settle(3)
+    assert {row: index for row, (index, _, _) in by_row(parts).items()} == {1: 9, 5: 4, 7: 0}
+    assert all(part.rows for part in parts)
     assert len(lines) == 4  # each file once, over ranks, repetitions and evaluations
     for number, line in zip((2, 5, 6, 10), sorted(lines), strict=True):
         assert f"cannot read {paths[number]} (" in line
-        assert "another image replaces it in evaluations" in line
+        assert "evaluations leave it out" in line
+
+
+def test_reader_leaves_out_what_is_not_finite(tmp_path):
+    for number, pixel in enumerate((0.5, np.nan, 0.25, -np.inf)):
+        np.save(tmp_path / f"{number}.npy", np.full((32, 32), pixel, np.float32))
+    reader = Reader(2, 0)
+    parts = list(reader.read(files(tmp_path), range(4)))
+    assert [(part.rows, part.batch.indices) for part in parts] == [([0], (0,)), ([2], (2,))]
+    assert list(reader.settle(2).values()) == ["1,024 of its 1,024 pixel values are not finite (NaN or infinity)"] * 2
 
 
 def test_reader_of_another_evaluation_names_the_files_again(tmp_path):
     truncate(write_digits(tmp_path, 3)[1])
     for _ in range(2):
+        reader = Reader(3, 0)
         with logged() as lines:
-            list(Reader(3, 0).read(files(tmp_path), range(3)))
+            list(reader.read(files(tmp_path), range(3)))
+            reader.settle(2)
         assert len(lines) == 1
+
+
+def test_reader_stops_where_no_image_is_left(tmp_path):
+    truncate(write_digits(tmp_path, 3)[1])
+    reader = Reader(3, 0)
+    assert list(reader.read(files(tmp_path), [1])) == []
+    with pytest.raises(DataLost, match=r"none of the images of an evaluation can be read, such as .*digit-001\.png"):
+        reader.settle(0)
+    assert Reader(3, 0).settle(0) == {}  # nothing was to be read
+
+
+def test_left_out_metrics_count_all_and_name_the_first():
+    assert left_out_metrics({}) == {}
+    metrics = left_out_metrics({f"{number:03d}.npy": "cut" for number in range(150)})
+    assert metrics["evaluation/left_out"] == 150
+    assert metrics["evaluation/left_out_files"] == [f"{number:03d}.npy: cut" for number in range(100)]
+
+
+def test_readable_images_are_as_many_as_asked_for_where_some_are_broken(tmp_path):
+    paths = write_digits(tmp_path, 11)
+    data = files(tmp_path)
+    order = choose_samples(11, 11, seed=4)
+    assert list(readable_images(data, 3, 4).batch.indices) == order[:3]
+    for index in (order[0], order[2]):
+        truncate(paths[index])
+    with logged() as lines:
+        part = readable_images(data, 3, 4)
+    assert list(part.batch.indices) == [order[1], order[3], order[4]]
+    assert torch.equal(part.batch.images_BCHW[1], data[0, order[3]].image_CHW)
+    assert len(lines) == 2
+    assert len(readable_images(data, 20, 4).batch.indices) == 9
 
 
 # ---------------------------------------------------------------- the choose_samples

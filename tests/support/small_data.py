@@ -59,12 +59,15 @@ def write_digits(folder: Path, count: int, first: int = 0, suffix: str = ".png")
 
 
 def write_noise(folder: Path, classes: int = 1) -> Path:
-    """64 arrays of noise, 000.npy onwards, in folders of so many classes where there are several; 037.npy has a NaN."""
+    """64 arrays of noise, 000.npy onwards, in folders of so many classes where there are several.
+
+    037.npy has a pixel of 1e9, at which fragile_encoder overflows.
+    """
     generator = np.random.default_rng(0)
     for number in range(64):
         array_HW = generator.normal(size=(32, 32)).astype(np.float32)
         if number == 37:
-            array_HW[5, 5] = np.nan
+            array_HW[5, 5] = 1e9
         class_folder = folder / f"class-{number % classes}" if classes > 1 else folder
         class_folder.mkdir(parents=True, exist_ok=True)
         np.save(class_folder / f"{number:03d}.npy", array_HW)

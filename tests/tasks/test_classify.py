@@ -475,6 +475,9 @@ def test_classify_leaves_unreadable_images_out_of_its_accuracy(tmp_path, recipe,
     without = task_of(recipe, of_folder(images))
     expected = evaluated(without)
     assert report.metrics == pytest.approx(expected.metrics, rel=1e-6)
+    left_out = {name: report.details.pop(name) for name in ("evaluation/left_out", "evaluation/left_out_files")}
+    assert left_out["evaluation/left_out"] == 1
+    assert left_out["evaluation/left_out_files"][0].startswith(f"{paths[broken]}: ")
     assert report.details == expected.details
 
 

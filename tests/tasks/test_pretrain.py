@@ -1,7 +1,12 @@
-"""Pretrain: one reading of the held-out images and one of the bank serve an evaluation."""
+"""Pretrain: one reading of the held-out images and one of the bank serve an evaluation, without broken images."""
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from processes import RECIPE, TINY
+from small_data import logged
 
 from mim import build
 from mim.build import load_config
@@ -53,3 +58,53 @@ def test_evaluation_of_many_images_gives_the_same_without_keeping_them(monkeypat
     (read_twice,) = evaluated(task(), 1)
     assert in_memory.metrics == read_twice.metrics
     assert torch.equal(in_memory.pictures["reconstructions"], read_twice.pictures["reconstructions"])
+
+
+def folders(root: Path, bad: str = "") -> Path:
+    """Twelve training and ten held-out arrays of two classes; a bad one has a NaN."""
+    generator = np.random.default_rng(0)
+    for number in range(22):
+        split = "train" if number < 12 else "val"
+        array_HW = generator.random((32, 32)).astype(np.float32) / (1 + number % 2)
+        path = root / split / f"class-{number % 2}" / f"{number:02d}.npy"
+        if bad == path.stem:
+            array_HW[:3, :3] = np.nan
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array_HW)
+    return root
+
+
+def test_evaluation_leaves_out_images_that_are_not_finite(tmp_path):
+    """Loss, baseline, kNN and pictures are those of the others, under the masks that they have anyway."""
+    keys = {"DATA.name": "folder", "EVALUATE.samples": 10, "EVALUATE.reconstructions": 10, "EVALUATE.knn": 1}
+    clean = task(**keys | {"DATA.path": folders(tmp_path / "clean")})
+    (expected,) = evaluated(clean, 1)
+    for bad in ("15", "03"):
+        pretraining = task(**keys | {"DATA.path": folders(tmp_path / bad, bad)})
+        with logged() as lines:
+            first, second = evaluated(pretraining, 2)
+        assert [f"/{bad}.npy (9 of its 1,024 pixel values" in line for line in lines] == [True]
+        assert first.metrics == second.metrics
+        assert all(np.isfinite(value) for value in first.metrics.values())
+        assert first.details["evaluation/left_out"] == 1
+        assert f"/{bad}.npy: 9 of its" in first.details["evaluation/left_out_files"][0]
+        same = first.metrics["val/loss"] == expected.metrics["val/loss"]
+        assert same == (bad == "03")  # a training image is in the bank alone
+        pictures = [report.pictures["reconstructions"] for report in (first, expected)]
+        assert torch.equal(*pictures) == (bad == "03")
+
+
+def test_evaluation_loss_without_a_broken_image_is_the_mean_over_the_others(tmp_path):
+    keys = {"DATA.name": "folder", "EVALUATE.samples": 10, "EVALUATE.knn": 0, "EVALUATE.reconstructions": 0}
+    keys |= {"DATA.batch_size": 1}
+    losses: list[float] = []
+
+    def record(model, arguments, output):
+        losses.append(float(output.loss))
+
+    clean = task(**keys | {"DATA.path": folders(tmp_path / "clean")})
+    with clean.model.register_forward_hook(record):
+        evaluated(clean, 1)
+    row = pretrain.choose_samples(10, 10, clean.seed).index([p.stem for p in clean.held_out.source.paths].index("15"))
+    (report,) = evaluated(task(**keys | {"DATA.path": folders(tmp_path / "bad", "15")}), 1)
+    assert report.metrics["val/loss"] == pytest.approx(np.mean(losses[:row] + losses[row + 1 :]), rel=1e-6)

@@ -139,6 +139,6 @@ def _table(metrics: dict[str, Any]) -> "Table":
         if isinstance(value, dict):
             for label, share in value.items():
                 table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
-        elif name not in PATHS:
+        elif name not in PATHS and not isinstance(value, list):  # the log names files
             table.add_row(name, _text(name, value))
     return table

@@ -39,7 +39,8 @@ class Sample:
 class ImageDataset(Dataset[Sample]):
     """A source under a transform. The augmentation of a sample depends on (seed, epoch, index, repeat) alone.
 
-    A broken file is named in its sample, and another image replaces it, which (seed, epoch, index) choose.
+    A broken file, also one with NaN, is named in its sample, and another image replaces it, which (seed, epoch, index)
+    choose.
 
     Args:
         source: the images.
@@ -89,14 +90,6 @@ class ImageDataset(Dataset[Sample]):
             stored = self.source.read(0)
             return stored.dtype if isinstance(stored, Tensor) else torch.uint8
         return None
-
-    def is_finite(self, index: int) -> bool:
-        """Whether a stored image has only finite values; True for one that cannot be read."""
-        try:
-            stored = self.source.read(index)
-        except BrokenImage:
-            return True
-        return not isinstance(stored, Tensor) or bool(torch.isfinite(stored.float()).all())
 
     def _seeds(self, epoch: int, index: int, repeats: int) -> list[int]:
         """The seed of each crop of an image; the first is that of a run without repeats."""

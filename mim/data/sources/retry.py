@@ -1,4 +1,4 @@
-"""RetryingSource: reading that waits while the storage of a source is away, such as a network mount."""
+"""RetryingSource: reading as all of the program does it, with a wait for lost storage and a check of the pixels."""
 
 import logging
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mim.data.decoding.images import BrokenImage
+from mim.data.decoding.values import check_values
 from mim.data.sources.base import NeedOf, Source, Stored
 from mim.errors import DataLost
 
@@ -18,8 +19,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at storage th
 class RetryingSource:
     """Reads images of a source, and reads again after its storage was away, with a warning.
 
-    Both methods raise BrokenImage where the storage is there and the image cannot be read, and DataLost where the
-    storage stays away for DATA.retry_s seconds.
+    Both methods raise BrokenImage where the storage is there and the image cannot be read or has values that no model
+    can compute with (see check_values), and DataLost where the storage stays away for DATA.retry_s seconds.
     """
 
     def __init__(self, source: Source):
@@ -27,11 +28,12 @@ class RetryingSource:
 
     def read(self, index: int) -> Stored:
         """As Source.read."""
-        return self._retry(lambda: self.source.read(index))
+        return check_values(self._retry(lambda: self.source.read(index)))
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         """As Source.read_reduced."""
-        return self._retry(lambda: self.source.read_reduced(index, need_of))
+        stored, size = self._retry(lambda: self.source.read_reduced(index, need_of))
+        return check_values(stored), size
 
     def _retry(self, read: Callable[[], T]) -> T:
         began: float | None = None

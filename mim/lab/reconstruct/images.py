@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mim import build
 from mim.data.decoding.images import EXTENSIONS, BrokenImage, decode
-from mim.evaluation.reading import Reader, choose_samples
+from mim.data.decoding.values import check_values
+from mim.evaluation.reading import readable_images
 from mim.lab.reconstruct.models import LoadedRun
 
 HELD_OUT = 8  # images of a sheet, where none are named
@@ -36,7 +37,7 @@ def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
     images: list[Tensor] = []
     for file in files:
         try:
-            images.append(crop(decode(file, loaded.image.channels)))
+            images.append(crop(check_values(decode(file, loaded.image.channels))))
         except BrokenImage as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:
@@ -55,11 +56,8 @@ def held_out_images(loaded: LoadedRun, count: int, seed: int) -> ImageSet:
     if not len(source):
         way_out = "name images, or others with --set DATA.path"
         raise ValueError(f"the data of {loaded.path} have no held-out images: {way_out}")
-    indices = choose_samples(len(source), count, seed)
-    data = build.evaluation_data(loaded.cfg, source)
-    batches = [each.batch for each in Reader(len(indices), 0).read(data, indices)]
-    files = [Path(source.describe(index)) for batch in batches for index in batch.indices]
-    return ImageSet(torch.cat([batch.images_BCHW for batch in batches]), _names(files))
+    read = readable_images(build.evaluation_data(loaded.cfg, source), count, seed).batch
+    return ImageSet(read.images_BCHW, _names([Path(source.describe(index)) for index in read.indices]))
 
 
 def _names(files: Sequence[Path]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from mim.data.loading.sampler import StepSampler
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
-from mim.data.transforms import AugmentSettings, CentreCrop, RandomCropFlip
+from mim.data.transforms import AugmentSettings, CentreCrop, DeviceCropFlip, RandomCropFlip
 from mim.errors import DataLost
 
 SIZE = (16, 16)
@@ -230,21 +230,23 @@ def test_collate_joins_what_the_samples_stand_in_for() -> None:
     assert batch.broken == (("x", "gone"), ("y", "cut"), ("z", "cut"))
 
 
-def test_is_finite_finds_the_image_that_is_not(tmp_path: Path) -> None:
-    write_digits(tmp_path, 1)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -3.4028235e38])
+@pytest.mark.parametrize("crop", [RandomCropFlip, DeviceCropFlip, CentreCrop])
+def test_image_that_is_not_finite_is_broken(tmp_path: Path, bad: float, crop: type) -> None:
+    """The no-data value that GDAL gives floats is finite, but float32 has no square of it."""
     values_HW = np.zeros((32, 32), dtype=np.float32)
     np.save(tmp_path / "good.npy", values_HW)
-    for number, bad in enumerate((np.nan, np.inf, -np.inf)):
-        values_HW[3, 4] = bad
-        np.save(tmp_path / f"bad-{number}.npy", values_HW)
-    np.save(tmp_path / "uint16.npy", np.zeros((32, 32), dtype=np.uint16))
-    (tmp_path / "unreadable.npy").write_bytes(b"")
-    source = folder(tmp_path)
-    data = dataset(source)
-    names = {path.name for index, path in enumerate(source.paths) if not data.is_finite(index)}
-    assert names == {"bad-0.npy", "bad-1.npy", "bad-2.npy"}
-    with pytest.raises(BrokenImage):
-        source.read([path.name for path in source.paths].index("unreadable.npy"))
+    np.save(tmp_path / "large.npy", values_HW + 1e6)
+    values_HW[0, 31] = bad  # the whole file counts, not the crop
+    np.save(tmp_path / "bad.npy", values_HW)
+    data = ImageDataset(folder(tmp_path), crop(AugmentSettings(), SIZE), 0)
+    batch = data.batch([(0, index) for index in range(3)])
+    names = [data.source.describe(index).rpartition("/")[2] for index in range(3)]
+    assert [name.rpartition("/")[2] for name, _ in batch.broken] == ["bad.npy"]
+    assert batch.indices[names.index("bad.npy")] != names.index("bad.npy")
+    assert batch.images_BCHW.isfinite().all()
+    reason = "float32 has no square" if bad == -3.4028235e38 else "1 of its 1,024 pixel values are not finite"
+    assert reason in batch.broken[0][1]
 
 
 # -------------------------------------------------------------------- on the way to a GPU
