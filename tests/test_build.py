@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_data import FINETUNE, PROBE, RECIPE, logged, write_digits, write_recipe
@@ -293,3 +294,47 @@ def test_build_data_without_labels_is_refused_where_the_task_needs_them(tmp_path
         build_data(load_config(write_recipe(tmp_path, text), overrides))
     train, _ = build_data(load_config(write_recipe(tmp_path), overrides))
     assert train.labels is None
+
+
+# -------------------------------------------------------------------- labels that are no classes
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> list[str]:
+    """Overrides for thirty digits, each with a measurement as its label."""
+    paths = write_digits(tmp_path / "images", 30)
+    lines = [f"{path.name}\t{number / 7:.4f}" for number, path in enumerate(paths)]
+    (tmp_path / "images" / "list.txt").write_text("\n".join(lines))
+    return ["DATA.name", "folder", "DATA.path", str(tmp_path / "images" / "list.txt")]
+
+
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+def test_build_data_refuses_labels_that_are_no_classes(tmp_path: Path, measured: list[str], text: str) -> None:
+    with pytest.raises(ValueError, match=r"TASK \w+ needs classes, and the labels in the second column of .*list\.txt"):
+        build_data(load_config(write_recipe(tmp_path, text), measured))
+
+
+def test_build_pretraining_with_labels_that_are_no_classes_has_no_knn_and_says_so(
+    tmp_path: Path, measured: list[str]
+) -> None:
+    with logged() as lines:
+        task = task_of(write_recipe(tmp_path), *measured)
+    assert task.settings.knn == 0
+    assert [line.startswith("no kNN accuracy: the labels in the second column") for line in lines] == [True]
+    with logged() as lines:
+        task_of(write_recipe(tmp_path), *measured, "EVALUATE.knn", "0")
+        task_of(write_recipe(tmp_path), *measured, "DATA.labels", "none")
+    assert lines == []
+
+
+def test_build_data_numbers_held_out_labels_as_the_training_images_do(tmp_path: Path, monkeypatch) -> None:
+    cfg = load_config(write_recipe(tmp_path, FINETUNE))
+    train, held_out = build_data(cfg)
+    before = held_out.labels.copy()
+    held_out.classes, held_out.labels = tuple("9876543210"), 9 - held_out.labels
+    monkeypatch.setattr("mim.build.build_sources", lambda cfg: (train, held_out))
+    assert np.array_equal(build_data(cfg)[1].labels, before)
+    train.classes = held_out.classes = ()  # numbers alone
+    held_out.labels = before + 1
+    with pytest.raises(ValueError, match="other classes than the training images: 10 is not among its 10 classes"):
+        build_data(cfg)

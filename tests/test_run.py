@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import RECIPE, TINY
+from processes import FINETUNE, RECIPE, TINY, TINY_CLASSIFIER
+from small_data import write_digits
 
 import mim
 from mim.tasks.finetune import Finetune
@@ -55,3 +56,21 @@ def test_train_says_what_to_mend(tmp_path):
 def test_train_refuses_a_task_that_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"task is Finetune: for TASK pretrain it must be a subclass of Pretrain"):
         mim.train("quickstart/mae_digits", SMALL, output=tmp_path / "run", quiet=True, task=Finetune)
+
+
+def test_train_resumes_no_classifier_on_other_classes(tmp_path):
+    for folder, classes in (("images", "35"), ("other", "36"), ("fewer", "3")):
+        for number, name in enumerate(classes):
+            write_digits(tmp_path / folder / name, 6, first=10 * number)
+    keys = {**TINY_CLASSIFIER, "LABELS.per_class": 0, "DATA.name": "folder", "DATA.labels": "folders"}
+    keys |= {"DATA.batch_size": 4, "TRAIN.batch": 4, "DATA.workers": 0, "TRAIN.epochs": 1, "DATA.val_share": 0}
+    mim.train(FINETUNE, keys | {"DATA.path": tmp_path / "images"}, tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    for folder, names in (("other", "3, 6"), ("fewer", "3")):
+        with pytest.raises(
+            ValueError, match=f"trained on 2 classes, 3, 5, and the class folders of .* now name {names}"
+        ):
+            mim.train(FINETUNE, keys | {"DATA.path": tmp_path / folder}, tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    (tmp_path / "images").rename(tmp_path / "moved")
+    mim.train(FINETUNE, keys | {"DATA.path": tmp_path / "moved"}, tmp_path / "run", quiet=True)
