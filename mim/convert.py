@@ -52,7 +52,7 @@ def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = Tru
             f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
             f"(strict=False loads what fits):\n{details}"
         )
-    for line in (*report.notes, guess_line(cfg, weights)):
+    for line in (*report.notes, guess_line(cfg, weights, overrides)):
         if line:
             LOG.warning("%s: %s", path, line)
     encoder.load_state_dict(state, strict=False)
@@ -89,7 +89,7 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     written = WeightsFormat.named(to)().write(complete, target)
     first, *rest = report.lines()
     lines = [first, f"  loaded: {fold_names(matched)}", *rest]
-    if guesses := guess_line(cfg, weights):
+    if guesses := guess_line(cfg, weights, overrides):
         lines.append(f"  {guesses}")
     if others:
         lines.append(f"  and after the encoder: {fold_names(others)}")
@@ -121,10 +121,10 @@ def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
     return cfg
 
 
-def guess_line(cfg: Config, weights: ModelWeights) -> str:
+def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:
     """The keys of which a file of weights says nothing, with their values in a config; empty where there are none."""
     known = init_weights.known_of(weights, weights.source)
-    return inherit.guess_line(cfg, known) if known is not None else ""
+    return inherit.guess_line(cfg, known, read_pairs(overrides)) if known is not None else ""
 
 
 def _encoder_weights(file: Path, overrides: Overrides) -> ModelWeights:

@@ -1,12 +1,13 @@
 """Configs: what can be set, and how a YAML file and `KEY VALUE` pairs become one checked config. No torch here."""
 
-from mim.config.load import Overrides, differing, load_config, parse_config, read_mapping, read_pairs
+from mim.config.load import Overrides, change_config, differing, load_config, parse_config, read_mapping, read_pairs
 from mim.config.tree import Config, PartConfig
 
 __all__ = [
     "Config",
     "Overrides",
     "PartConfig",
+    "change_config",
     "differing",
     "load_config",
     "parse_config",

@@ -54,6 +54,8 @@ class Config:
     RECIPE: str
     PLUGINS: tuple[str, ...]
     sections: Mapping[str, Any]
+    given: frozenset[str] | None = field(default=None, repr=False, compare=False)  # keys that were set; None: all
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)  # what it has from INIT.checkpoint, for a log
     DATA: PartConfig = field(init=False, repr=False, compare=False)
     LABELS: LabelSettings = field(init=False, repr=False, compare=False)
     AUGMENT: Any = field(init=False, repr=False, compare=False)
@@ -78,11 +80,15 @@ class Config:
             object.__setattr__(self, section, content)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Config":
-        """The tree of all keys and, by section, of all keys below. Raises ValueError where a value is out of range."""
+    def of(cls, values: Mapping[str, Any], given: frozenset[str] | None = None) -> "Config":
+        """The tree of all keys and, by section, of all keys below. Raises ValueError where a value is out of range.
+
+        given: the keys that were set, and are no defaults; None for all.
+        """
         task = values["TASK"]
         top = {key: values[key] for key in schema.TOP}
-        return cls(**top, sections={name: _section(task, name, values[name]) for name in schema.sections(task)})
+        sections = {name: _section(task, name, values[name]) for name in schema.sections(task)}
+        return cls(**top, sections=sections, given=given)
 
     def values(self) -> dict[str, Any]:
         """Every key with its value, those of a section as a dict."""
@@ -110,7 +116,8 @@ class Config:
             if inner not in keys:
                 raise ValueError(f"unknown key {key}: {one_of(key, self.flat())}")
             tree.get(section, tree)[inner] = annotations.parse(key, annotations.as_text(value), keys[inner].annotation)
-        return Config.of(tree)
+        given = None if self.given is None else self.given | values.keys()
+        return dataclasses.replace(Config.of(tree, given), notes=self.notes)
 
     def _keys(self, section: str) -> dict[str, Key]:
         """The keys of a section; for an empty text, those at the top."""
@@ -121,7 +128,19 @@ class Config:
 
     def to_yaml(self) -> str:
         """The config as YAML, which load_config and yacs read back to the same values."""
-        return CfgNode(_plain(self.values())).dump(sort_keys=False, default_flow_style=None)
+        return _to_yaml(self.values())
+
+    def given_yaml(self) -> str:
+        """The keys that were set, as YAML; with the defaults, and what INIT.checkpoint knows, they are this config."""
+        if self.given is None:
+            return self.to_yaml()
+        set_keys: dict[str, Any] = {}
+        for name, content in self.values().items():
+            if not isinstance(content, dict):
+                set_keys |= {name: content} if name in self.given else {}
+            elif keys := {key: value for key, value in content.items() if f"{name}.{key}" in self.given}:
+                set_keys[name] = keys
+        return _to_yaml(set_keys)
 
     def __getattr__(self, name: str) -> Any:
         if name in schema.ORDER and "sections" in vars(self):
@@ -144,6 +163,10 @@ def _values(content: Any) -> dict[str, Any]:
     if isinstance(content, PartConfig):
         return content.values()
     return {each.name: getattr(content, each.name) for each in dataclasses.fields(content)}
+
+
+def _to_yaml(values: dict[str, Any]) -> str:
+    return CfgNode(_plain(values)).dump(sort_keys=False, default_flow_style=None)
 
 
 def _plain(value: Any) -> Any:

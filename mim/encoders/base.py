@@ -71,6 +71,9 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
     The constructor sets `image`, `hidden`, `spec`, `patch_grid` and `mask_token` (None unless `hidden` is `replace`).
     The other methods have defaults; layer decay, partial fine-tuning and activation checkpointing use them.
+    Three class attributes say what a run may change that starts from weights of this encoder: `free_keys`, keys with
+    which they compute the same; `resizable_keys`, keys for which `resize_weight` makes them fit; and `stem_weight`, the
+    name of the weight (D, C, ...) of the first layer, which INIT.adapt_channels adapts.
 
     Args:
         image: channels, height and width of the images.
@@ -86,6 +89,9 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     """
 
     can_drop: ClassVar[bool] = False
+    free_keys: ClassVar[tuple[str, ...]] = ("hidden", "drop_path")
+    resizable_keys: ClassVar[tuple[str, ...]] = ()
+    stem_weight: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -198,6 +204,10 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
             image_size: height and width of the other encoder's images, None where unknown.
         """
         return weight
+
+    def whole_attention(self, block: nn.Module, weights: Tensor) -> Tensor:
+        """The attention (B, heads, N, N) between all tokens of a block, from the weights that its softmax gives."""
+        return weights
 
     def replace_hidden(self, patches_BND: Tensor, mask: PatchMask | None) -> Tensor:
         """Embedded patches (B, N, D) with the mask token in place of hidden ones.

@@ -5,6 +5,7 @@ Shapes: D width.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
@@ -32,6 +33,8 @@ class Plain(Encoder):
         drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
     """
 
+    free_keys: ClassVar[tuple[str, ...]] = (*Encoder.free_keys, "norm")
+    stem_weight = "backbone.patch_embed.proj.weight"
     backbone: VisionTransformer | Beit
 
     def __init__(

@@ -26,6 +26,8 @@ class SwinV2(Windowed, name="swin_v2"):
             pretraining, which is the unit of distances. 0, or an empty list, means the stage's own window.
     """
 
+    resizable_keys = (*Windowed.resizable_keys, "pretrained_windows")
+
     def __init__(self, image: ImageSpec, *, pretrained_windows: tuple[int, ...] = (), **shared: Any):
         super().__init__(image, partial(_backbone, pretrained_windows), **shared)
 

@@ -1,11 +1,15 @@
 """Windowed: what Swin and Swin V2 share, timm's stages of blocks with shifted windows, with masking around them.
 
-Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width.
+Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, D width,
+A attention heads, V windows of an image, T tokens of a window.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
+import torch
 from einops import rearrange
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
@@ -39,6 +43,9 @@ class Windowed(Encoder):
 
     Raises ValueError, naming stage and axis, where the window does not tile a stage's grid (timm pads silently).
     """
+
+    resizable_keys: ClassVar[tuple[str, ...]] = ("window",)
+    stem_weight = "backbone.patch_embed.proj.weight"
 
     def __init__(
         self,
@@ -103,6 +110,17 @@ class Windowed(Encoder):
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         return [block.norm2, block.mlp]  # type: ignore[list-item]
+
+    def whole_attention(self, block: nn.Module, weights: Tensor) -> Tensor:
+        """From weights of shape (B V, A, T, T)."""
+        grid, window, shift = block.input_resolution, block.window_size, block.shift_size
+        number_hw = torch.arange(math.prod(grid), device=weights.device).view(*grid)  # type: ignore[arg-type, misc]
+        shifted_hw = number_hw.roll([-step for step in shift], dims=(0, 1))  # type: ignore[union-attr, misc]
+        number_VT = rearrange(shifted_hw, "(a p) (b q) -> (a b) (p q)", p=window[0], q=window[1])  # type: ignore[index]
+        weights_BAVTT = rearrange(weights, "(b v) a t u -> b a v t u", v=len(number_VT))
+        whole_BANN = weights.new_zeros(*weights_BAVTT.shape[:2], number_hw.numel(), number_hw.numel())
+        whole_BANN[..., number_VT[:, :, None], number_VT[:, None, :]] = weights_BAVTT
+        return whole_BANN
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         tokens_BhwD = self._stages(img_BCHW, mask)[-1]

@@ -9,12 +9,13 @@ from typing import Any
 from torch import nn
 
 from mim import build
-from mim.config import Config, Overrides, parse_config
+from mim.config import Config, Overrides
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.modes import inference
+from mim.init_weights import config_of_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
     """The checkpoint that a path means, with overrides of its config, on the processes that torchrun started."""
     path = checkpoint.find(run)
     content = checkpoint.load(path)
-    cfg = parse_config(content["config"], overrides)
+    cfg = config_of_checkpoint(content["config"], overrides, str(path))
     if cfg.DATA.mean == "estimate":  # only in a converted file: the config of a run has the numbers
         cfg = build.with_statistics(cfg, build.build_sources(cfg)[0])
     with join_world(cfg.DISTRIBUTED) as world:

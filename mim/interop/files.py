@@ -38,12 +38,12 @@ def is_pretrained_folder(path: Path) -> bool:
         return False
 
 
-def read_weights_file(path: Path, role: str) -> WeightsFile:
-    """Reads a PyTorch file, a .safetensors file or a folder with config.json.
+def read_weights_file(path: Path, role: str, lazy: bool = False) -> WeightsFile:
+    """Reads a PyTorch file, a .safetensors file or a folder with config.json; lazy: see read_weights.
 
     Raises ValueError, calling the file by its `role`, where it is missing or damaged, or holds more than plain values.
     """
-    file, size = _read(path, role)
+    file, size = _read(path, role, lazy)
     try:
         check_weights({**file.weights, **tensors(file.metadata.get("ema"))}, size)
     except ValueError as error:
@@ -67,14 +67,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} nests too deeply") from error
 
 
-def _read(path: Path, role: str) -> tuple[WeightsFile, int]:
+def _read(path: Path, role: str, lazy: bool) -> tuple[WeightsFile, int]:
     """The content, and the size of the files in bytes."""
     if is_pretrained_folder(path):
         return _read_folder(path, role)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path, role)
         return WeightsFile(path, _stored_weights(weights), dict(metadata)), path.stat().st_size
-    content = read_weights(path, role)
+    content = read_weights(path, role, lazy)
     content = content if isinstance(content, dict) else {}
     container = next((key for key in CONTAINERS if _stored_weights(content.get(key))), "")
     weights = _stored_weights(content[container] if container else content)

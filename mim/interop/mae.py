@@ -58,17 +58,19 @@ class MAE(WeightsFormat, name="mae"):
         names = file.weights
         table = PROBED if "head.1.weight" in names else FINETUNED if "head.weight" in names else PRETRAINED
         state, left_out = to_ours(table, names)
-        arguments, notes = _from_arguments(file.metadata.get("args"), state)
+        arguments, guessed_heads = _from_arguments(file.metadata.get("args"), state)
         published = (
             pretraining(state) if table is PRETRAINED else {**metadata.classification_sections(state), **metadata.CROP}
         )
-        known = metadata.merge(published, arguments, metadata.read_metadata(file.metadata))
-        sections, unspecified = metadata.infer_sections("vit", state, known)
+        told = metadata.read_metadata(file.metadata)
+        known = metadata.merge(published, arguments, told)
+        guessed = metadata.without_told(guessed_heads, told)
+        sections, unspecified, guesses = metadata.infer_sections("vit", state, known, guessed)
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
             unspecified = (*unspecified, "HEAD.heads")
         if POSITIONS in names and is_fixed_table(names[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here computes it when it is built
-        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), notes=notes)
+        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         check_encoder(weights.sections, ["vit"], "facebookresearch/mae")
@@ -133,8 +135,8 @@ def has_mae_decoder(weights: ModelWeights) -> bool:
     return weights.sections["HEAD"]["name"] == "transformer" and weights.sections["ENCODER"]["hidden"] == "drop"
 
 
-def _from_arguments(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
-    """The sections that a run's arguments specify, and notes. Without a known model, its width decides on the heads."""
+def _from_arguments(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, dict[str, str]]:
+    """The sections that a run's arguments specify, and why heads were guessed: by the width, without a known model."""
     sections: Sections = {}
     arguments = arguments if isinstance(arguments, dict) else {}
     size, ratio, normalize = (arguments.get(key) for key in ("input_size", "mask_ratio", "norm_pix_loss"))
@@ -145,7 +147,9 @@ def _from_arguments(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections,
     if isinstance(normalize, bool):
         sections["TARGET"] = {"normalize": "patch" if normalize else "none"}
     model = PUBLISHED_MODEL.fullmatch(str(arguments.get("model")))
+    keys, guesses = metadata.published_heads(state)
+    if model and keys.get("heads") == HEADS_OF[model[1]]:
+        return {**sections, "ENCODER": keys}, {}
     if model:
-        return {**sections, "ENCODER": {"heads": HEADS_OF[model[1]]}}, ()
-    keys, notes = metadata.published_heads(state)
-    return {**sections, "ENCODER": keys}, notes
+        keys, guesses = {"heads": HEADS_OF[model[1]]}, {"ENCODER.heads": f"those of {model[0]}, of another width"}
+    return {**sections, "ENCODER": keys}, guesses

@@ -1,6 +1,7 @@
 """Config sections of a file's model: from its metadata, from its weights, or from the published model."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from torch import Tensor
 
 from mim.encoders import Encoder
+from mim.interop import class_names
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import LARGEST
@@ -33,7 +35,9 @@ def metadata_of(weights: ModelWeights, names: Iterable[str]) -> dict[str, str]:
     sections["ENCODER"] = {key: value for key, value in encoder.items() if key != "hidden"}
     if "heads" in modules and weights.sections["TASK"] == "finetune":
         sections["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
-    return {**origin(weights), METADATA_KEY: to_yaml(sections)}
+    named = "heads" in modules and weights.classes
+    classes = {class_names.KEY: json.dumps(weights.classes)} if named else {}
+    return {**origin(weights), METADATA_KEY: to_yaml(sections), **classes}
 
 
 def origin(weights: ModelWeights) -> dict[str, str]:
@@ -71,13 +75,23 @@ def to_yaml(sections: Sections) -> str:
 
 
 def parse_sections(text: Any) -> Sections:
-    """The sections of a config text; empty where `text` is none. PLUGINS are left out, so that no code is run."""
+    """The sections of a config text; empty where `text` is none. PLUGINS are left out: see `parse_plugins`."""
     try:
         content = read_values(text) if isinstance(text, str) else {}
     except ValueError:  # something else has this key
         return {}
     pairs = content.items() if isinstance(content, dict) else ()
     return {name: keys for name, keys in pairs if isinstance(keys, dict) != (name in ("TASK", "SEED"))}
+
+
+def parse_plugins(text: Any) -> tuple[str, ...]:
+    """The Python modules that a config text names under PLUGINS."""
+    try:
+        content = read_values(text) if isinstance(text, str) else {}
+    except ValueError:
+        return ()
+    names = content.get("PLUGINS") if isinstance(content, dict) else ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def merge(*layers: Sections) -> Sections:
@@ -90,10 +104,17 @@ def merge(*layers: Sections) -> Sections:
     return merged
 
 
-def infer_sections(encoder: str, state: dict[str, Tensor], known: Sections) -> tuple[Sections, tuple[str, ...]]:
-    """The sections of weights under our names, and the keys of ENCODER and DATA that nothing specifies.
+def infer_sections(
+    encoder: str, state: dict[str, Tensor], known: Sections, guessed: Mapping[str, str] | None = None
+) -> tuple[Sections, tuple[str, ...], dict[str, str]]:
+    """The sections of weights under our names, the keys of ENCODER and DATA that nothing specifies, and the guesses.
 
-    `known`: TASK, and what the metadata specifies, which overrides what the weights show.
+    Args:
+        known: TASK, and what the metadata specifies, which overrides what the weights show.
+        guessed: keys in `known` that were guessed, and why.
+
+    Returns as guesses, by key, why each was guessed: those of `guessed`, and those that neither `known` nor a weight
+    specifies.
     """
     weights = {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
     config = Encoder.named(encoder).infer_config(weights)
@@ -105,7 +126,20 @@ def infer_sections(encoder: str, state: dict[str, Tensor], known: Sections) -> t
     names = ("TASK", *(PRETRAINING if task == "pretrain" else CLASSIFICATION))
     sections = {name: keys for name, keys in sections.items() if name in names}
     unspecified = [f"ENCODER.{key}" for key in config.unspecified if key not in sections["ENCODER"]]
-    return sections, (*unspecified, *(() if "image_size" in sections["DATA"] else ("DATA.image_size",)))
+    told, guesses = known.get("DATA", {}), dict(guessed or {})
+    if "mean" not in told or "std" not in told:
+        why = "ImageNet's" if config.channels == 3 else "nothing shows it"
+        guesses |= {f"DATA.{key}": why for key in ("mean", "std") if key not in told}
+    if config.image_size is not None and "image_size" not in told:
+        guesses["DATA.image_size"] = "its positions, if images are square"
+    unspecified += [] if "image_size" in sections["DATA"] else ["DATA.image_size"]
+    return sections, tuple(unspecified), guesses
+
+
+def without_told(guesses: Mapping[str, str], *told: Sections) -> dict[str, str]:
+    """The guesses, but for the keys that one of these sections specifies."""
+    specified = {f"{name}.{key}" for sections in told for name in sections if name != "TASK" for key in sections[name]}
+    return {key: why for key, why in guesses.items() if key not in specified}
 
 
 def classification_sections(state: dict[str, Tensor]) -> Sections:
@@ -117,9 +151,9 @@ def classification_sections(state: dict[str, Tensor]) -> Sections:
     return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "CLASSIFIER": {"pool": pool, "norm": has_norm}}
 
 
-def published_heads(state: dict[str, Tensor]) -> tuple[Sections, tuple[str, ...]]:
-    """ENCODER.heads of the published ViT of this width, and a note that says so; empty where there is none."""
+def published_heads(state: dict[str, Tensor]) -> tuple[Sections, dict[str, str]]:
+    """ENCODER.heads of the published ViT of this width, and why it was guessed; empty where there is none."""
     width = len(state.get(f"{BACKBONE}norm.weight", state.get(f"{BACKBONE}patch_embed.proj.bias", ())))
     heads = PUBLISHED_HEADS.get(width)
-    note = f"ENCODER.heads {heads}: not in the file; the published ViT of width {width} has {heads} heads"
-    return ({"heads": heads}, (note,)) if heads else ({}, ())
+    reason = f"the published ViT of width {width} has {heads} heads"
+    return ({"heads": heads}, {"ENCODER.heads": reason}) if heads else ({}, {})

@@ -8,7 +8,7 @@ from mim.interop import metadata
 from mim.interop.files import WeightsFile, tensors
 from mim.interop.formats import ModelWeights, WeightsFormat, WriteReport
 from mim.io.files import write_atomically
-from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS
+from mim.io.weights import CHECKPOINT_FORMAT, CLASSES, DERIVED_BUFFERS
 
 AVERAGE = "module."  # the prefix of a moving average's names
 
@@ -27,13 +27,15 @@ class Native(WeightsFormat, name="mim"):
             for name, weight in tensors(file.metadata.get("ema")).items()
             if name.startswith(AVERAGE) and not name.endswith(DERIVED_BUFFERS)
         }
-        sections = metadata.parse_sections(file.metadata.get("config"))
+        config = file.metadata.get("config")
+        sections, plugins = metadata.parse_sections(config), metadata.parse_plugins(config)
         unspecified = () if "ENCODER" in sections else ("ENCODER.name",)
         state = average or dict(file.weights)
-        return ModelWeights(state, sections, str(file.path), unspecified, averaged=bool(average))
+        return ModelWeights(state, sections, str(file.path), unspecified, averaged=bool(average), plugins=plugins)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         content = {"format": CHECKPOINT_FORMAT, "step": 0, "model": weights.state, "ema": {}}
         content |= {"config": metadata.to_yaml(weights.sections), **metadata.origin(weights)}
+        content |= {CLASSES: list(weights.classes)} if weights.classes else {}
         write_atomically(path, lambda file: torch.save(content, file))
         return WriteReport(usage=f"INIT.checkpoint {path}, or mim.load_encoder({str(path)!r})")

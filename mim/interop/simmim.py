@@ -56,9 +56,12 @@ class SimMIM(WeightsFormat, name="simmim"):
         state, left_out = to_ours(table(kind, pretrained), file.weights)
         published = pretraining(kind) if pretrained else {**metadata.classification_sections(state), **metadata.CROP}
         config = _from_config(file.metadata.get("config"), kind)
-        known = metadata.merge(published, config, metadata.read_metadata(file.metadata))
-        sections, unspecified = metadata.infer_sections(kind, state, known)
-        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out))
+        told = metadata.read_metadata(file.metadata)
+        guessed = {"ENCODER.pretrained_windows": "as in the published pretraining"}
+        guessed = metadata.without_told(guessed, config, told) if pretrained and kind == "swin_v2" else {}
+        known = metadata.merge(published, config, told)
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, known, guessed)
+        return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = check_encoder(weights.sections, TABLES, "microsoft/SimMIM")

@@ -31,21 +31,23 @@ SAFE_CLASSES: list[Any] = [
 ]
 
 
-def read_weights(path: Path, role: str) -> Any:
+def read_weights(path: Path, role: str, lazy: bool = False) -> Any:
     """The content of a PyTorch file, on the CPU: tensors and plain values.
+
+    lazy: tensors are read when they are used, and their checksums are not compared.
 
     Raises ValueError, calling the file by its `role`, where it is missing or damaged, or holds anything else.
     """
     _check_file(path, role)
     try:
-        _check_archive(path)
+        is_archive = _check_archive(path, checksums=not lazy)
     except (_Refused, OSError) as error:
         raise ValueError(f"{role} {path} cannot be read: {_reason(path, error)}") from error
     except Exception as error:  # zipfile raises many unrelated types on a damaged archive
         raise ValueError(f"{role} {path} cannot be read: it is incomplete or damaged ({error})") from error
     with torch.serialization.safe_globals(SAFE_CLASSES):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy and is_archive)
         except Exception as error:  # PyTorch raises many unrelated types on files that are not a checkpoint
             raise ValueError(f"{role} {path} cannot be read: {_reason(path, error)}") from error
 
@@ -114,11 +116,14 @@ def _check_file(path: Path, role: str) -> None:
         raise ValueError(f"{role} {printable(str(path))} does not exist")
 
 
-def _check_archive(path: Path) -> None:
-    """Raises _Refused for a zip archive with a wrong checksum, which PyTorch does not compare, or a compressed one."""
+def _check_archive(path: Path, checksums: bool) -> bool:
+    """Whether a file is a zip archive, which PyTorch writes since 1.6.
+
+    Raises _Refused for one with a wrong checksum, which PyTorch does not compare, or a compressed one.
+    """
     with path.open("rb") as file:
         if file.read(len(ZIP)) != ZIP:
-            return
+            return False
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             compressed = next((record for record in records if record.compress_type != zipfile.ZIP_STORED), None)
@@ -127,12 +132,14 @@ def _check_archive(path: Path) -> None:
             unpacked, size = sum(record.file_size for record in records), path.stat().st_size
             if unpacked > size:
                 raise _Refused(f"its records have {unpacked:,} bytes, and the file has {size:,}: it is damaged")
-            damaged = next((record.filename for record in records if record.external_attr & FOLDER), archive.testzip())
+            damaged = next((record.filename for record in records if record.external_attr & FOLDER), None)
+            damaged = damaged or (archive.testzip() if checksums else None)
     if damaged:
         raise _Refused(
             f"it is damaged: the checksum of {printable(damaged)} does not match its content. Copy it again; if "
             "PyTorch wrote it without checksums (set_crc32_options), load and save it with PyTorch once"
         )
+    return True
 
 
 class _Refused(ValueError):

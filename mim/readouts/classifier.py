@@ -69,6 +69,21 @@ class Classifier(nn.Module):
             module.eval()
         return self
 
+    def is_frozen(self, name: str) -> bool:
+        """Whether no training changes an encoder weight of that name, or would mend its absence, by FREEZE or a probe.
+
+        name: in the encoder, or of a weight that it lacks, which would stand in the module of that name.
+        """
+        if not self._frozen:
+            return False
+        parameters = dict(self.encoder.named_parameters())
+        if name in parameters:
+            return not parameters[name].requires_grad
+        modules = dict(self.encoder.named_modules())
+        while name and not (name in modules and any(True for _ in modules[name].parameters())):
+            name = name.rpartition(".")[0]
+        return not all(parameter.requires_grad for parameter in modules[name].parameters())
+
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of the encoder: the units of activation checkpointing."""
         return self.encoder.blocks()

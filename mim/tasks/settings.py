@@ -1,20 +1,62 @@
 """The settings of EVALUATE and INIT: each key with its meaning, its default and its range. No torch here."""
 
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from mim.io.checks import at_least, shares
+from mim.io.formatting import printable
+
+INHERITED = r"ENCODER\.\w+|DATA\.(channels|image_size|mean|std)"
+COMPARED = rf"{INHERITED}|(HEAD|TARGET)\.\w+"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitSettings:
     """INIT: the weights that a run starts from.
 
+    Keys of ENCODER (but `hidden` and `drop_path`), DATA.channels, image_size, mean and std that the config does not set
+    are taken from the model of these weights, and PLUGINS are added. One that the config sets otherwise is an error,
+    unless weights are resized for it (DATA.image_size, ENCODER.window, pretrained_windows) or compute the same
+    (ENCODER.norm, positions, bias, layer_scale). DATA.mean and std `estimate` are taken as well.
+
     Args:
         checkpoint: a run folder (its best checkpoint, or its last) or a checkpoint of this toolkit, a file of MAE,
-            SimMIM or timm, or a folder of transformers; empty for random weights.
+            SimMIM or timm, or a folder of transformers; empty for random weights. Also a file of weights under the
+            names of ENCODER, such as one of yours.
+        parts: `encoder`, and the head begins anew; or `model`, in pretraining alone: the head and the target's trained
+            weights come along, from a run, mae_pretrain_*_full.pth or SimMIM's pretraining files, so that training
+            goes on from their loss. The optimizer begins anew; `--extend` keeps it.
+        take: keys, such as `ENCODER.width`, or sections, ENCODER or DATA, that are taken from the checkpoint even where
+            the file sets them, which is then for random weights. Keys of the command line stay.
+        keep: keys, such as `ENCODER.heads`, that stay as the config has them, otherwise than the checkpoint; with
+            `parts: model` also keys of HEAD and TARGET.
+        adapt_channels: adapt the first layer to another DATA.channels: weights are summed for one channel, or repeated
+            for more, times old / new channels. Source: timm, adapt_input_conv.
+        leave_out: how names in the file begin that are left out, where a frozen encoder would refuse them.
     """
 
     checkpoint: str = ""
+    parts: Literal["encoder", "model"] = "encoder"
+    take: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    adapt_channels: bool = False
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, keys, allowed in (("take", self.take, rf"ENCODER|DATA|{INHERITED}"), ("keep", self.keep, COMPARED)):
+            wrong = [key for key in keys if not re.fullmatch(allowed, key)]
+            if wrong:
+                raise ValueError(
+                    f"INIT.{name} names {printable(wrong[0])}: it may name DATA.channels, DATA.image_size, DATA.mean, "
+                    f"DATA.std and keys of ENCODER{', or ENCODER and DATA' if name == 'take' else ', HEAD and TARGET'}"
+                )
+        if self.parts == "model" and not self.checkpoint:
+            raise ValueError(
+                "INIT.parts is model, and INIT.checkpoint is empty: name the run or the file to go on from"
+            )
+        if not all(self.leave_out):
+            raise ValueError("INIT.leave_out has an empty name, with which all names begin")
 
 
 @dataclass(frozen=True, kw_only=True)

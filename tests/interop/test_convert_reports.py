@@ -58,6 +58,8 @@ def test_convert_names_what_became_of_each_weight(tmp_path: Path) -> None:
         "backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, "
     )
     assert names_by_fate == {
+        "not in the file, so check them": "DATA.mean [0.485, 0.456, 0.406] (ImageNet's), DATA.std [0.229, 0.224, 0.225] "
+        "(ImageNet's)",
         "resized or moved": "backbone.pos_embed 1x17x24 -> 1x25x24",
         "missing in the file, kept as initialised": "backbone.blocks.0-1.norm1.bias",
         "in the file only, left out": "blocks.0-1.ls1.gamma",
@@ -142,7 +144,8 @@ def test_convert_asks_for_what_a_file_does_not_tell(tmp_path: Path, source, keys
 def test_convert_says_where_it_took_heads_from_the_published_width(tmp_path: Path) -> None:
     source = write_timm(tmp_path / "theirs.pth", random_weights(vit(width=192, depth=1)))
     lines = convert(source, tmp_path / "ours.pt", "mim")
-    assert "  ENCODER.heads 3: not in the file; the published ViT of width 192 has 3 heads" in lines
+    (line,) = [line for line in lines if line.startswith("  not in the file, so check them: ")]
+    assert "ENCODER.heads 3 (the published ViT of width 192 has 3 heads)" in line
     assert read_checkpoint(tmp_path / "ours.pt")[0].ENCODER.heads == 3
 
 

@@ -243,8 +243,10 @@ def test_load_encoder_refuses_weights_that_do_not_all_match(tmp_path: Path, stat
 
 def test_load_encoder_refuses_another_depth_than_the_files(tmp_path: Path) -> None:
     path = write_mae(tmp_path / "theirs.pth", mae_pretrained(depth=3))
-    with pytest.raises(ValueError, match=r"left out: backbone\.blocks\.2\."):
+    with pytest.raises(ValueError, match=r"ENCODER\.depth: 2 here, 3 there"):
         load_encoder(path, [*HEADS, "ENCODER.depth", "2"])
+    with pytest.raises(ValueError, match=r"left out: backbone\.blocks\.2\."):
+        load_encoder(path, [*HEADS, "ENCODER.depth", "2", "INIT.keep", "[ENCODER.depth]"])
 
 
 def test_load_encoder_of_a_file_without_most_of_an_encoder_is_refused_even_when_lenient(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mim import build, init_weights, interop
-from mim.config import Config, parse_config
-from mim.convert import config_of
+from mim.config import Config
+from mim.convert import config_of, guess_line
 from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
 from mim.engine.modes import inference
@@ -87,7 +87,8 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
     file = init_weights.weights_file(path)
     content = _checkpoint(file)
     if content is not None:
-        cfg, state = parse_config(content["config"], overrides), checkpoint.evaluated(content)
+        cfg = init_weights.config_of_checkpoint(content["config"], overrides, str(file))
+        state = checkpoint.evaluated(content)
         step, averaged = content["step"], bool(content["ema"])
         if cfg.TASK != "pretrain":
             raise _headless(file, f"it is of TASK {cfg.TASK}")
@@ -97,8 +98,9 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
         if not any(name.startswith(HEAD) for name in state):
             raise _headless(file, f"format {weights.format}")
         cfg = config_of(weights, overrides)
-        for note in weights.notes:
-            LOG.info("%s: %s", file, note)
+        for note in (*weights.notes, guess_line(cfg, weights, overrides)):
+            if note:
+                LOG.info("%s: %s", file, note)
         if weights.left_out:
             LOG.warning("%s: weights that this model does not have, left out: %s", file, fold_names(weights.left_out))
     if not any(name.startswith(HEAD) for name in state):

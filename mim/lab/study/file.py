@@ -20,6 +20,7 @@ from typing import Any
 
 from mim import build, config
 from mim.config import Config, schema
+from mim.init_weights import find_known, known_of_config
 from mim.registry import one_of
 
 KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
@@ -34,13 +35,17 @@ class Recipe:
     pairs: Pairs = field(default_factory=dict)
     then: Pairs = field(default_factory=dict)  # `then` of the study file
 
-    def load(self, seed: int, point: Pairs, overrides: Pairs) -> Config:
-        """The config with a seed, what the point sets, and those overrides whose sections the task has."""
+    def load(self, seed: int, point: Pairs, overrides: Pairs, start: Config | None = None) -> Config:
+        """The config with a seed, what the point sets, and those overrides whose sections the task has.
+
+        start: the config of the pretraining that it starts from, which has what it does not set itself.
+        """
         assert self.file is not None
         sections = schema.sections(config.load_config(self.file).TASK)
         of_task = {key: value for key, value in overrides.items() if key.partition(".")[0] in sections}
         pairs = {**self.pairs, **point, **of_task, "SEED": str(seed)}
-        return build.load_config(self.file, pairs)
+        known = None if start is None else known_of_config(start, "its pretraining")
+        return build.load_config(self.file, pairs, lambda initial: find_known(initial) if initial else known)
 
 
 @dataclass(frozen=True, slots=True)

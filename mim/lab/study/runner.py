@@ -109,9 +109,11 @@ def _trial_runs(study: Study, output: Path, overrides: Pairs) -> tuple[list[Tria
 
 def _chain(study: Study, trial: Trial, seed: int, output: Path, overrides: Pairs) -> list[TrialRun]:
     chain = []
+    start = None  # the config of the pretraining
     for protocol, recipe in (("", trial.recipe), *study.protocols.items()):
         if recipe.file is not None:
-            cfg = recipe.load(seed, trial.recipe.then if protocol else trial.point, overrides)
+            cfg = recipe.load(seed, trial.recipe.then if protocol else trial.point, overrides, start)
+            start = start if protocol else cfg
             chain.append(TrialRun(trial, protocol, seed, cfg, study_run(output, protocol, trial.name, seed)))
     return chain
 
