@@ -1,19 +1,43 @@
-"""The weights that a run starts from: INIT.checkpoint."""
+"""The weights that a run starts from, INIT.checkpoint, and what is known of the model that they belong to."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from mim.config import Config
+from mim.config import Config, Overrides, catalogue, inherit, parse_config, plugins, read_pairs, schema
+from mim.config.inherit import OF_THE_DATA, SIZE, FindKnown, Known
+from mim.data.settings import DataSettings
+from mim.encoders import Encoder
 from mim.engine import checkpoint
+from mim.engine.run_folder import RunFolder
+from mim.errors import ConfigError
+from mim.interop import ModelWeights, metadata, read
 from mim.interop.files import is_pretrained_folder
-from mim.interop.initialise import initialise_encoder
+from mim.interop.formats import UnknownFormat
+from mim.interop.initialise import initialise_encoder, read_for
+from mim.interop.initialise_model import anew_line, initialise_model
+from mim.io.weights import read_weights
+from mim.model import MaskedImageModel
+from mim.readouts.classifier import Classifier
+from mim.registry import keys_of
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
+
+OF_THE_RUN = tuple(f"ENCODER.{key}" for key in Encoder.free_keys)  # what they should be depends on the task
 
 
 def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, if it is set, and returns a report in lines."""
     file = init_file(cfg)
-    return initialise_encoder(task.model.encoder, file).lines() if file is not None else []
+    if file is None:
+        return []
+    model, init = task.model, cfg.INIT
+    if init.parts == "model":
+        assert isinstance(model, MaskedImageModel)
+        weights = read_for(model.encoder, file, "INIT.checkpoint")
+        return [*initialise_model(model, weights, cfg.values(), init.keep), *cfg.notes]
+    is_frozen = model.is_frozen if isinstance(model, Classifier) else lambda name: False
+    report = initialise_encoder(model.encoder, file, is_frozen, init.adapt_channels, init.leave_out)
+    return [*report.lines(), anew_line(model, report.behind), *cfg.notes]
 
 
 def init_file(cfg: Config) -> Path | None:
@@ -32,3 +56,130 @@ def weights_file(path: Path) -> Path:
     Raises ValueError where there is none.
     """
     return path if is_pretrained_folder(path) else checkpoint.find(path)
+
+
+def find_known(initial: str) -> Known | None:
+    """What is known of the model of INIT.checkpoint; None where it is empty or missing, or in no known format.
+
+    Weights are not read. Raises ValueError where the file is damaged, and where its encoder is a part of a plugin that
+    cannot be imported.
+    """
+    if not initial:
+        return None
+    try:
+        file = weights_file(Path(initial))
+    except ValueError:  # it is told when the run starts: one that is resumed needs it no more
+        return None
+    try:
+        return known_of(read(file, "INIT.checkpoint", lazy=True), f"INIT.checkpoint {file}")
+    except UnknownFormat:  # a state dict under the names of the encoder itself
+        return None
+
+
+def find_known_in(output: Path, resume: str | Path | None) -> FindKnown:
+    """find_known for a run in a folder: one that is resumed has the values that it began with."""
+
+    def find(initial: str) -> Known | None:
+        began = _config_of(RunFolder(output), Path(resume) if resume is not None else None) if initial else None
+        return find_known(initial) if began is None else replace(known_of_config(began, str(output)), binding=False)
+
+    return find
+
+
+def _config_of(folder: RunFolder, resume: Path | None) -> Config | None:
+    """The config of the run that is resumed, if any; None where it cannot be read, which the run will tell."""
+    try:
+        if resume is not None:
+            return parse_config(read_weights(resume, "checkpoint", lazy=True)["config"])
+        resumed = checkpoint.last(folder.checkpoints) is not None
+        return parse_config(folder.config.read_text(encoding="utf-8")) if resumed else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def known_of(weights: ModelWeights, source: str) -> Known | None:
+    """What a file of weights says or shows of its encoder and images; None where it says nothing."""
+    sections = encoder_sections(weights)
+    if not sections["ENCODER"]:
+        return None
+    modules = import_plugins(weights)
+    cfg = parse_config(metadata.to_yaml(sections))
+    known = _known(cfg, source)
+    guesses = {key: value for key, value in known.values.items() if key in weights.guesses}
+    untold = dict.fromkeys(weights.unspecified, "nothing shows it")  # keys of HEAD are in no config of an encoder
+    return replace(
+        known,
+        values={key: value for key, value in known.values.items() if key not in guesses},
+        guesses=guesses,
+        reasons={**weights.guesses, **untold},
+        plugins=modules,
+        subclasses=weights.format != "mim",
+    )
+
+
+def config_of_checkpoint(text: str, overrides: Overrides, source: str) -> Config:
+    """The config that a checkpoint of this toolkit holds, with overrides.
+
+    Raises ConfigError for overrides with which its weights compute something else.
+    """
+    cfg = parse_config(text, overrides)
+    if overrides:
+        inherit.check(cfg, known_of_config(parse_config(text), source), read_pairs(overrides))
+    return cfg
+
+
+def known_of_config(cfg: Config, source: str) -> Known:
+    """What a config says of its encoder and images, for a run that starts from its weights, or for their evaluation."""
+    modules = cfg.PLUGINS if cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module) else ()
+    return replace(_known(cfg, source), plugins=modules)
+
+
+def encoder_sections(weights: ModelWeights) -> metadata.Sections:
+    """The sections of a file of weights that its encoder needs, for whole images."""
+    data, encoder = (weights.sections.get(name, {}) for name in ("DATA", "ENCODER"))
+    data = {key: value for key, value in data.items() if key in keys_of(DataSettings)}
+    encoder = {**encoder, "hidden": "none"} if encoder else {}
+    return {"TASK": "finetune", "DATA": data, "ENCODER": encoder}
+
+
+def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER",)) -> tuple[str, ...]:
+    """Imports the PLUGINS of a checkpoint where a part of these sections is unknown here, and returns their names.
+
+    Raises ConfigError, with what to import, where a part is then still unknown.
+    """
+    if not (unknown := _unknown_parts(weights, sections)):
+        return ()
+    reasons, modules = [], []
+    for module in weights.plugins:
+        try:
+            plugins.import_named(module)
+            modules.append(module)
+        except ConfigError as error:
+            reasons.append(str(error))
+    if unknown := _unknown_parts(weights, sections):
+        names = ", ".join(weights.plugins) or "which it does not name"
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        raise ConfigError(
+            f"{weights.source}: {', '.join(unknown)} is no part of this toolkit. It comes from the PLUGINS of that run "
+            f"({names}){why}. Import the module with it before, or set PLUGINS"
+        )
+    return tuple(modules)
+
+
+def _unknown_parts(weights: ModelWeights, sections: tuple[str, ...]) -> list[str]:
+    families = [name for name in sections if name in schema.FAMILIES and name in weights.sections]
+    names = {name: weights.sections[name].get("name") for name in families}
+    return [f"{key}.name {name}" for key, name in names.items() if name and name not in schema.part_names(key)]
+
+
+def _known(cfg: Config, source: str) -> Known:
+    flat = cfg.flat()
+    keys = [key for key in flat if key.startswith("ENCODER.") or key in OF_THE_DATA]
+    keys = [key for key in keys if cfg.given is None or key in cfg.given]
+    encoder = Encoder.named(cfg.ENCODER.name)
+    return Known(
+        source,
+        {key: flat[key] for key in keys if key not in OF_THE_RUN and flat[key] != "estimate"},
+        free=frozenset(f"ENCODER.{key}" for key in encoder.free_keys),
+        resizable=frozenset((SIZE, *(f"ENCODER.{key}" for key in encoder.resizable_keys))),
+    )

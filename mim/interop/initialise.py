@@ -1,18 +1,24 @@
 """Initialising an encoder from the weights of a file, with a report of what happened to each weight."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mim.encoders import Encoder
-from mim.interop.formats import ENCODER, ModelWeights, read
+from mim.interop.files import read_weights_file
+from mim.interop.formats import ENCODER, ModelWeights, UnknownFormat, read_as
 from mim.interop.names import fold_names
+from mim.interop.own import own_weights
 from mim.io.formatting import printable
 from mim.io.weights import DERIVED_BUFFERS
+from mim.ops.channels import adapt_channels
 
 LEAST_SHARE = 0.5
+DECODER = "decoder"  # in every format, the names of weights after the encoder start with it
+UNUSED = ("mask_token", "backbone.norm.weight", "backbone.norm.bias")  # where the encoder lacks them, by its own keys
 FLOATING = (*(torch.float32, torch.bfloat16, torch.float16, torch.float64), *(torch.float8_e4m3fn, torch.float8_e5m2))
 
 
@@ -28,6 +34,7 @@ class LoadReport:
     unexpected: list[str]  # of the file's weights: the encoder lacks them
     reshaped: list[str]  # their shape does not fit
     notes: tuple[str, ...] = ()  # lines for the user
+    behind: tuple[str, ...] = ()  # names of the file's weights behind the encoder
 
     def lines(self) -> list[str]:
         """The report as text: a count, then the names of all weights that were not loaded unchanged."""
@@ -43,27 +50,88 @@ class LoadReport:
                 lines.append(f"  {outcome}: {', '.join(names)}")
         return [*lines, *(f"  {note}" for note in self.notes)]
 
+    def faults(self, is_frozen: Callable[[str], bool] = lambda name: True) -> list[str]:
+        """The names of weights without which features are not those of the file, as far as no training mends it.
 
-def initialise_encoder(encoder: Encoder, path: Path) -> LoadReport:
+        A mask token does not count where nothing is hidden, nor does a last norm that ENCODER.norm false leaves out.
+        """
+        unexpected = [name for name in self.unexpected if name not in UNUSED and not name.startswith(DECODER)]
+        names = [*self.missing, *unexpected, *(text.partition(" ")[0] for text in self.reshaped)]
+        return [name for name in names if is_frozen(name)]
+
+
+def initialise_encoder(
+    encoder: Encoder,
+    path: Path,
+    is_frozen: Callable[[str], bool] = lambda name: False,
+    adapt_channels: bool = False,
+    leave_out: Sequence[str] = (),
+) -> LoadReport:
     """INIT.checkpoint: loads an encoder's weights from a file in any known format; heads are left out.
 
-    Raises ValueError where the file is missing or in no known format, and as match_weights does; then nothing changes.
+    Args:
+        is_frozen: whether no training changes a weight of the encoder, by name.
+        adapt_channels, leave_out: see match_weights.
+
+    Raises ValueError where the file is missing or in no known format, where it does not have exactly the weights that
+    stay frozen, and as match_weights does; then nothing changes.
     """
-    state, report = match_weights(encoder, read(path, "INIT.checkpoint"), "INIT.checkpoint")
+    weights = read_for(encoder, path, "INIT.checkpoint")
+    state, report = match_weights(encoder, weights, "INIT.checkpoint", adapt_channels, leave_out)
+    faults = report.faults(is_frozen)
+    if faults:
+        details = "\n".join(report.lines()[1:])
+        raise ValueError(
+            f"INIT.checkpoint {path} has not exactly the weights of ENCODER.name {encoder.name}, and no training mends "
+            f"what differs in a frozen encoder: {fold_names(faults)[:500]}\n{details}\nChange ENCODER or DATA so that "
+            "they fit (INIT.adapt_channels true adapts the first layer to other channels), or name what the features "
+            "do not need with INIT.leave_out, or fine-tune the encoder"
+        )
     encoder.load_state_dict(state, strict=False)
     return report
 
 
-def match_weights(encoder: Encoder, weights: ModelWeights, role: str) -> tuple[dict[str, Tensor], LoadReport]:
+def read_for(encoder: Encoder, path: Path, role: str) -> ModelWeights:
+    """The weights of a file in a known format, or under the names of the encoder, whichever fits more of it.
+
+    Raises ValueError where the file is missing, or neither is the case.
+    """
+    file = read_weights_file(path, role)
+    own = own_weights(encoder, file)
+    try:
+        weights = read_as(file, role)
+    except UnknownFormat:
+        if own is None:
+            raise
+        return own
+    return own if own is not None and _fits(encoder, own) > _fits(encoder, weights) else weights
+
+
+def match_weights(
+    encoder: Encoder, weights: ModelWeights, role: str, adapt: bool = False, leave_out: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], LoadReport]:
     """The weights of a file that fit an encoder, by the encoder's names and resized where needed, and the report.
 
     Tables of positions are resized where the image size or the window differs. The encoder may be on the meta device.
+
+    Args:
+        adapt: adapt the weights of the first layer to the encoder's channels.
+        leave_out: how the names of weights begin that are left out without a word.
+
     Raises ValueError, calling the file by its `role`, where less than half of the encoder is in the file, less than
     half of the file's encoder fits, or a weight has no usable numbers.
     """
     theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
+    if leave_out:
+        theirs = {name: weight for name, weight in theirs.items() if not name.startswith(tuple(leave_out))}
+        left_out = tuple(name for name in weights.left_out if not name.startswith(tuple(leave_out)))
+        weights = replace(weights, left_out=left_out, left_entries=0)
+    notes = weights.notes
+    if adapt:
+        theirs, note = _adapted(encoder, theirs, role)
+        notes = (*notes, *([note] if note else []))
     ours = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
-    _check_numbers({name: weight for name, weight in theirs.items() if name in ours}, f"{role} {weights.source}")
+    check_numbers(theirs, ours, f"{role} {weights.source}")
     origin = {name: source for source in theirs for name in encoder.destinations(source) if name in ours}
     state = {name: encoder.resize_weight(name, theirs[source], weights.image_size) for name, source in origin.items()}
     fitting = {name for name in state if ours[name].shape == state[name].shape}
@@ -72,15 +140,18 @@ def match_weights(encoder: Encoder, weights: ModelWeights, role: str) -> tuple[d
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{printable(origin[name])} {_shape(theirs[origin[name]])} -> {'' if name == origin[name] else name + ' '}"
-            f"{_shape(state[name])}"
+            f"{printable(origin[name])} {shape_text(theirs[origin[name]])} -> "
+            f"{'' if name == origin[name] else name + ' '}{shape_text(state[name])}"
             for name in sorted(fitting)
             if name != origin[name] or state[name] is not theirs[origin[name]]
         ],
         missing=[name for name in ours if name not in state],
         unexpected=[*(name for name in theirs if name not in origin.values()), *weights.left_out],
-        reshaped=[f"{name} {_shape(state[name])} for {_shape(ours[name])}" for name in state if name not in fitting],
-        notes=weights.notes,
+        reshaped=[
+            f"{name} {shape_text(state[name])} for {shape_text(ours[name])}" for name in state if name not in fitting
+        ],
+        notes=notes,
+        behind=tuple(weights.without(ENCODER)),
     )
     _check_share(report, role, _size(ours, fitting), _size(ours, ours), "of this encoder's weights are in it")
     fitting_entries = _size(theirs, {origin[name] for name in fitting})
@@ -89,8 +160,32 @@ def match_weights(encoder: Encoder, weights: ModelWeights, role: str) -> tuple[d
     return {name: state[name] for name in state if name in fitting}, report
 
 
-def _check_numbers(weights: dict[str, Tensor], file: str) -> None:
-    for name, weight in weights.items():
+def _fits(encoder: Encoder, weights: ModelWeights) -> int:
+    """Entries of the encoder for which the weights have the same name and shape."""
+    ours = encoder.state_dict()
+    theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
+    return sum(weight.numel() for name, weight in theirs.items() if name in ours and ours[name].shape == weight.shape)
+
+
+def _adapted(encoder: Encoder, theirs: dict[str, Tensor], role: str) -> tuple[dict[str, Tensor], str]:
+    """The weights with those of the first layer for the encoder's channels, and what was done; empty where nothing."""
+    name, channels = encoder.stem_weight, encoder.image.channels
+    if name not in theirs or theirs[name].ndim < 2 or theirs[name].shape[1] == channels:
+        return theirs, ""
+    before = theirs[name].shape[1]
+    try:
+        adapted = adapt_channels(theirs[name], channels)
+    except ValueError as error:
+        raise ValueError(f"{role}: INIT.adapt_channels: {error}") from error
+    how = "summed" if channels == 1 else f"repeated, times {before} / {channels}"
+    return {**theirs, name: adapted}, f"{name} is adapted from {before} to {channels} channels: {how}"
+
+
+def check_numbers(theirs: dict[str, Tensor], ours: dict[str, Tensor], file: str) -> None:
+    """Raises ValueError for a weight of the file, of those that are ours, without usable numbers."""
+    for name, weight in theirs.items():
+        if name not in ours or not ours[name].is_floating_point():  # a count, such as BatchNorm's of its batches
+            continue
         if weight.dtype not in FLOATING:
             raise ValueError(
                 f"{file}: {printable(name)} is of type {weight.dtype}, and weights are of "
@@ -116,5 +211,6 @@ def _size(state: dict[str, Tensor], names: set[str] | dict[str, Tensor]) -> int:
     return sum(state[name].numel() for name in names)
 
 
-def _shape(weight: Tensor) -> str:
+def shape_text(weight: Tensor) -> str:
+    """`64x128`."""
     return "x".join(map(str, weight.shape))
