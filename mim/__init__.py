@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mim.convert import load_encoder
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
+    from mim.encoders.attention import attention_maps
     from mim.engine.optim import Optimizer
     from mim.engine.schedule import Schedule
     from mim.errors import ConfigError
@@ -32,6 +33,7 @@ MODULES = {  # where each public name lives
     "mim.convert": ("load_encoder",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),
+    "mim.encoders.attention": ("attention_maps",),
     "mim.engine.optim": ("Optimizer",),
     "mim.engine.schedule": ("Schedule",),
     "mim.errors": ("ConfigError",),

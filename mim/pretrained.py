@@ -36,9 +36,9 @@ class Pretrained:
 def load_model(path: str | Path, overrides: Overrides = ()) -> tuple[MaskedImageModel, Preprocess]:
     """A pretraining model with all its weights, and its preprocessing, on the CPU and in eval mode.
 
-    `model, preprocess = mim.load_model("runs/mae")`; then `img_BCHW = preprocess(images_BCHW)` normalises images as they
-    are stored (uint8, uint16, or floats from 0 to 1), and `model(img_BCHW, model.sample_mask(img_BCHW))` gives the loss
-    and the prediction. Weights are the moving average, where the run has one. PLUGINS of the run are imported.
+    `model, preprocess = mim.load_model("runs/mae")`; then `img_BCHW = preprocess(images_BCHW)` normalises images as
+    they are stored (uint8, uint16, or floats from 0 to 1), and `model(img_BCHW, model.sample_mask(img_BCHW))` gives
+    the loss and the prediction. Weights are the moving average, where the run has one. PLUGINS of the run are imported.
 
     Args:
         path: a run folder (its last checkpoint), a checkpoint, a pretraining file of facebookresearch/mae or

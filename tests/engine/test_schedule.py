@@ -10,7 +10,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from mim.engine.schedule import Schedule, ScheduledRun
+from mim.engine.schedule import Extended, Schedule, ScheduledRun
 
 EPOCHS, PER_EPOCH = 12, 7
 STEPS = EPOCHS * PER_EPOCH
@@ -296,3 +296,64 @@ def test_schedule_settings_out_of_range_are_refused(key: str, value: float) -> N
 def test_schedule_milestones_must_rise() -> None:
     with pytest.raises(ValueError, match=r"SCHEDULE\.milestones is \[8, 5\]"):
         schedule("multistep", milestones=(8, 5))
+
+
+# -------------------------------------------------------------------- extended runs
+
+
+def extended(name: str, lengths: tuple[int, ...], **keys) -> Extended:
+    *earlier, last = (schedule(name, epochs=epochs, **keys) for epochs in lengths)
+    return Extended(earlier, last)
+
+
+@pytest.mark.parametrize("lr_scale", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("cosine", {"warmup_epochs": 3, "min_lr": 1e-5}),
+        ("cosine", {"warmup_epochs": 2, "cosine_from": "start", "lag": 1, "scale_all": True, "lr_scale_on": "peak"}),
+        ("multistep", {"warmup_epochs": 2, "milestones": (5.0, 14.0), "gamma": 0.3}),
+        ("wsd", {"warmup_epochs": 2, "decay_epochs": 4, "min_lr": 1e-5}),
+    ],
+    ids=["mae", "simmim", "multistep", "wsd"],
+)
+def test_extended_schedule_is_that_of_each_length_up_to_its_end(name: str, keys: dict, lr_scale: float) -> None:
+    rates = extended(name, (8, 12, 16), **keys)
+    for first, until in ((0, 8), (8, 12), (12, 16)):
+        plain = schedule(name, epochs=until, **keys)
+        steps = range(first * PER_EPOCH, until * PER_EPOCH)
+        assert [rates.at(step, lr_scale) for step in steps] == [plain.at(step, lr_scale) for step in steps]
+    assert (rates.peak, rates.steps, rates.name) == (plain.peak, plain.steps, name)
+    assert rates.warnings() == plain.warnings()
+
+
+def test_extended_cosine_of_mae_goes_from_its_end_to_the_middle_of_the_longer_one() -> None:
+    """800 epochs to 1,600 with 40 of warmup: half a cosine from 40 to 1,600 stands at (800 - 40) / 1,560 of its way."""
+    rates = extended("cosine", (800, 1600), warmup_epochs=40)
+    step = 800 * PER_EPOCH
+    assert rates.at(step - 1) < 1e-5 * rates.peak
+    assert rates.at(step) == pytest.approx(rates.peak * 0.5 * (1 + math.cos(math.pi * 760 / 1560)), rel=1e-12)
+    assert rates.at(step) == pytest.approx(0.5201 * rates.peak, rel=1e-3)
+    assert rates.at(1600 * PER_EPOCH - 1) < 1e-5 * rates.peak
+
+
+def test_extended_wsd_goes_back_to_its_peak_and_decays_again() -> None:
+    rates = extended("wsd", (8, 12), warmup_epochs=2, decay_epochs=3)
+    peaks = [step for step in range(STEPS) if rates.at(step) == rates.peak]
+    assert peaks == [*range(2 * PER_EPOCH, 5 * PER_EPOCH + 1), *range(8 * PER_EPOCH, 9 * PER_EPOCH + 1)]
+
+
+def test_extended_schedule_of_a_user_with_rates_of_its_own() -> None:
+    class Linear(Schedule):
+        name = "linear"
+
+        def at(self, step: int, lr_scale: float = 1.0) -> float:
+            return lr_scale * self.peak * (1 - step / self.steps)
+
+        def after_warmup(self, step: int, peak: float) -> float:
+            raise AssertionError
+
+    rates = Extended([Linear(ScheduledRun(1e-3, 1.0, 2, PER_EPOCH))], Linear(ScheduledRun(1e-3, 1.0, 4, PER_EPOCH)))
+    assert rates.at(PER_EPOCH) == pytest.approx(5e-4)
+    assert rates.at(2 * PER_EPOCH) == pytest.approx(5e-4)
+    assert rates.at(3 * PER_EPOCH, 2.0) == pytest.approx(5e-4)

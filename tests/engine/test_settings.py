@@ -7,7 +7,7 @@ import pytest
 
 from mim.engine.optim import LARS, AdamW
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.schedule import Cosine
+from mim.engine.schedule import Cosine, ScheduledRun
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 
 
@@ -111,3 +111,24 @@ def test_plan_schedule_follows_the_optimizer_whatever_its_kind() -> None:
 def test_train_settings_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"TRAIN\.{key} is {value}"):
         TrainSettings(**{key: value})
+
+
+def test_plan_of_an_extended_run_says_where_and_with_which_rates() -> None:
+    engine = replace(settings(16, 64, base_lr=1e-3, per_batch=64), train=TrainSettings(epochs=6, extended_at=(2, 4)))
+    plan = Plan.of(engine, 640, 1)
+    schedule = plan.schedule(engine)
+    plain = [Cosine(ScheduledRun(1e-3, 16 / 64, epochs, 40), warmup_epochs=1) for epochs in (2, 4, 6)]
+    for step, rate in ((79, plain[0]), (80, plain[1]), (159, plain[1]), (160, plain[2]), (239, plain[2])):
+        assert schedule.at(step) == rate.at(step)
+    first, second = plan.describe(engine)["extended"].split("; at ")
+    assert first.startswith("at epoch 2 (step 80) to 4 epochs")
+    assert first.endswith(f"{plain[1].at(80):.3g} after {plain[0].at(79):.3g}")
+    assert second.startswith("epoch 4 (step 160) to 6 epochs")
+    assert "extended" not in Plan.of(settings(16), 640, 1).describe(settings(16))
+
+
+@pytest.mark.parametrize("extended_at", [(0,), (3,), (4,), (2, 2), (2, 1)])
+def test_train_settings_extended_at_must_rise_up_to_the_epochs(extended_at: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"TRAIN\.extended_at is .*rising .*TRAIN\.epochs 3"):
+        TrainSettings(epochs=3, extended_at=extended_at)
+    assert TrainSettings(epochs=3, extended_at=(1, 2)).lengths == (1, 2, 3)
