@@ -20,12 +20,14 @@ class DataSettings:
         mean: mean per channel of images scaled to [0, 1] (of float images as they are); `estimate` computes it from the
             training images.
         std: standard deviation per channel, as for mean; give both, or estimate both.
+        nodata: the number that marks missing pixels in the files, such as -9999; `estimate` leaves these pixels out.
+            Nothing else does: training and evaluation see the number itself, so fill such pixels in the files.
         batch_size: images of one micro-batch on one device.
         repeats: crops of each image in an epoch, in neighbouring rows of one batch; it divides batch_size. Source:
             Hoffer et al. 2020, repeated augmentation.
         workers: dataloader workers of one device; 0 reads in the training process.
-        max_broken: share of unreadable files of the data set, from 0 to 1, above which a run stops. One such file never
-            stops a run.
+        max_broken: share of broken files of the data set, from 0 to 1, above which a run stops: of files that cannot be
+            read, or with NaN or infinite pixels. One such file never stops a run.
         retry_s: seconds that reading waits for lost storage, such as a network mount, before the run ends; 0 for none.
     """
 
@@ -34,6 +36,7 @@ class DataSettings:
     channels: int = 3
     mean: tuple[float, ...] | Literal["estimate"] = "estimate"
     std: tuple[float, ...] | Literal["estimate"] = "estimate"
+    nodata: float | Literal["none"] = "none"
     batch_size: int = 64
     repeats: int = 1
     workers: int = 4

@@ -5,7 +5,6 @@ Shapes: B batch, N images, M readable ones, C channels, H W pixels, K classes.
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from mim.data.loading.loader import Keys, Results, in_order
 from mim.data.sources.base import Source
 from mim.data.sources.retry import RetryingSource
 from mim.data.transforms import CentreCrop, to_unit
-from mim.io.files import write_atomically
+from mim.io.files import to_json, write_atomically
 
 Rows = dict[int, str]  # the reason for each position of an image that cannot be read
 
@@ -114,7 +113,7 @@ def write_json_lines(predictions: ClassPredictions, path: Path) -> None:
                 best, values = int(each_K.argmax()), [float(f"{value:.7g}") for value in each_K]
                 content = {"path": name, "class": predictions.classes[best], "probability": values[best]}
                 content["probabilities"] = dict(zip(predictions.classes, values, strict=True))
-            yield json.dumps(content).encode() + b"\n"
+            yield to_json(content).encode() + b"\n"
 
     write_atomically(path, lambda file: file.writelines(lines()))
 

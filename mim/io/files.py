@@ -1,16 +1,24 @@
-"""Files written atomically: to a temporary file, synced, then renamed. A crash leaves the old file intact."""
+"""Files written atomically: to a temporary file, synced, then renamed. A crash leaves the old file intact.
+
+Windows has no file locks of this kind, renames no open file, and syncs no folder.
+"""
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
+import math
 import os
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"  # the suffix of a temporary file
 ABANDONED_S = 3600.0  # without file locks: a temporary file unchanged for this long belongs to a dead process
@@ -33,10 +41,13 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             fill(file)
             file.flush()
             os.fsync(raw.fileno())
+            if fcntl is None:
+                raw.close()
             partial.replace(path)
             _sync_folder(path.parent)
         except BaseException as error:
             with contextlib.suppress(OSError):
+                raw.close()
                 partial.unlink(missing_ok=True)
             reason = file.error or error  # torch.save raises its own error instead of the file's
             if isinstance(reason, OSError) and reason.filename in (None, str(partial)):
@@ -52,8 +63,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes an indented JSON file."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes an indented JSON file; see to_json."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Plain values as JSON. NaN and infinity, for which JSON has no number, become null."""
+    return json.dumps(_without_infinity(content), indent=indent, allow_nan=False)
+
+
+def _without_infinity(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _without_infinity(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_infinity(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def append_text(path: Path, text: str) -> None:
@@ -72,9 +96,13 @@ def remove_abandoned(folder: Path) -> list[Path]:
     """
     removed = []
     for partial in sorted(folder.glob(f"*{PARTIAL}")):
-        with contextlib.suppress(OSError), partial.open("rb") as file:
-            if not partial.is_symlink() and _is_abandoned(file):
-                partial.unlink()
+        with contextlib.suppress(OSError):
+            with partial.open("rb") as file:
+                abandoned = not partial.is_symlink() and _is_abandoned(file)
+                if abandoned and fcntl is not None:
+                    partial.unlink()  # under the lock, so that no other process takes the file meanwhile
+            if abandoned:
+                partial.unlink(missing_ok=True)  # Windows removes no open file
                 removed.append(partial)
     return removed
 
@@ -98,7 +126,8 @@ def _open_partial(path: Path) -> tuple[Path, io.FileIO]:
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         raw = io.FileIO(partial, "x")
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(raw, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.flock(raw, fcntl.LOCK_EX)
         if partial.exists():  # else another process removed it as abandoned before it was locked
             return partial, raw
         raw.close()
@@ -106,16 +135,20 @@ def _open_partial(path: Path) -> tuple[Path, io.FileIO]:
 
 def _is_abandoned(file: BinaryIO) -> bool:
     try:
+        if fcntl is None:
+            raise OSError
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # a file system, or a system, without locks
         return time.time() - os.fstat(file.fileno()).st_mtime > ABANDONED_S
     return True
 
 
 def _sync_folder(folder: Path) -> None:
     """Makes sure that a rename survives a power failure."""
+    if fcntl is None:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,5 @@
 """RunLogger: writes the metrics of a run to its folder, TensorBoard, the log and the progress bar while it trains."""
 
-import json
 import logging
 import math
 import time
@@ -21,7 +20,7 @@ from mim.engine.protocol import Report
 from mim.engine.run_folder import RunFolder
 from mim.engine.settings import LogSettings
 from mim.engine.trackers.tensorboard import TensorBoardWriter
-from mim.io.files import append_text, write_atomically
+from mim.io.files import append_text, to_json, write_atomically
 from mim.metric_keys import DATA_SHARE, GRADIENT_NORM, IMAGES_PER_S, LEARNING_RATE, TRAIN_LOSS
 
 LOG = logging.getLogger("mim")
@@ -128,7 +127,7 @@ class RunLogger:
             "seconds": round(progress.seconds, 3),
             **{name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no other numbers
         }
-        append_text(self.folder.metrics, json.dumps(row) + "\n")
+        append_text(self.folder.metrics, to_json(row) + "\n")
         if self.tensorboard is not None:
             for name, value in metrics.items():
                 self.tensorboard.scalar(name, value, progress.images_seen)

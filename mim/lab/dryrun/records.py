@@ -10,6 +10,7 @@ import torch
 
 from mim.config import Config
 from mim.engine.cpu import cpu_name
+from mim.io.files import to_json
 from mim.lab.dryrun.measure import StepMeasurement
 
 SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
@@ -59,7 +60,7 @@ def add_record(
     record = StepRecord(date=date, torch=torch.__version__, hardware=hardware, step=step, measured=measured)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(asdict(record)) + "\n")
+        lines.write(to_json(asdict(record)) + "\n")
     return record
 
 

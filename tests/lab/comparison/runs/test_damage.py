@@ -52,6 +52,7 @@ UNUSABLE = {
 PARTLY = {
     "metric is not finite": (lambda run: _set(run, "val/loss", float("nan")), "val/loss is nan"),
     "metric is infinite": (lambda run: _set(run, "val/loss", float("inf")), "val/loss is inf"),
+    "metric is null": (lambda run: _set(run, "val/loss", None), "val/loss is None"),
     "metric is text": (lambda run: _set(run, "seconds", "long"), "seconds is 'long'"),
     "metric is missing": (lambda run: _set(run, "parameters", None, drop=True), "lacks parameters"),
     "metrics are gone": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
