@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
 
@@ -125,6 +126,19 @@ def test_weights_example_loads_a_run(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "torch.Size([2, 16])" in output
     assert "4 torch.Size([2, 16, 8, 8])" in output
+    assert "attention torch.Size([2, 2, 65, 65])" in output
+
+
+@pytest.mark.slow
+def test_weights_export_example_writes_programs_for_any_batch(tmp_path, monkeypatch):
+    code, output = call(tmp_path / "runs" / "mae", TINY)
+    assert code == 0, output
+    _write(tmp_path, "docs/weights.md")
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path("export.py", run_name="__main__")
+    img_BCHW = torch.randn(5, *names["example"].shape[1:])
+    for program in (torch.jit.load("encoder.ts"), torch.export.load("encoder.pt2").module()):
+        torch.testing.assert_close(program(img_BCHW), names["model"](img_BCHW), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

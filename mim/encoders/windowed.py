@@ -115,7 +115,7 @@ class Windowed(Encoder):
         """From weights of shape (B V, A, T, T)."""
         grid, window, shift = block.input_resolution, block.window_size, block.shift_size
         number_hw = torch.arange(math.prod(grid), device=weights.device).view(*grid)  # type: ignore[arg-type, misc]
-        shifted_hw = number_hw.roll([-step for step in shift], dims=(0, 1))  # type: ignore[union-attr, misc]
+        shifted_hw = number_hw.roll([-step for step in shift], dims=(0, 1))  # type: ignore[union-attr]
         number_VT = rearrange(shifted_hw, "(a p) (b q) -> (a b) (p q)", p=window[0], q=window[1])  # type: ignore[index]
         weights_BAVTT = rearrange(weights, "(b v) a t u -> b a v t u", v=len(number_VT))
         whole_BANN = weights.new_zeros(*weights_BAVTT.shape[:2], number_hw.numel(), number_hw.numel())

@@ -1,0 +1,94 @@
+"""Attention maps: how much each token of a block takes from each token of the same image.
+
+Shapes: B batch, C channels, H W pixels, A attention heads, N tokens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mim.encoders.base import Encoder
+
+ADVICE = (
+    "shows no attention: one of its modules must pass the softmax through a module `attn_drop`, as timm's attention "
+    "does where its attribute `fused_attn` is False"
+)
+
+
+@torch.no_grad()
+def attention_maps(encoder: Encoder, img_BCHW: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Tensor]:
+    """The softmax attention (B, A, N, N) of blocks on whole images, by the number of the block.
+
+    `maps[block][image, head, i, j]` is the share of token j in what token i takes from all tokens; the shares of a row
+    add up to 1. Class token and registers come first (index 0 is the class token, where there is one), then the patches
+    row by row. In Swin and Swin V2 the tokens are those of the block's stage, and 0 stands between tokens of different
+    windows.
+
+    The encoder runs once, in its present mode, on its own device and in its own precision, and stays as it was. The
+    fused kernel, which never holds these weights, is off meanwhile.
+
+    Args:
+        encoder: with attention as timm writes it; the four encoders of this toolkit, and others alike.
+        img_BCHW: normalised images.
+        blocks: numbers of blocks, from 0; a negative one counts from the last. None: all blocks. A map takes
+            4 B A N^2 bytes, which is 157 MB an image in the first stage of Swin-B at 224 px, and 1.9 MB in ViT-B.
+
+    Raises ValueError where the encoder has no such block, or a block shows no attention.
+    """
+    all_blocks = encoder.blocks()
+    if not all_blocks:
+        raise ValueError(f"ENCODER.name {encoder.name} has no blocks, so there is no attention to show")
+    numbers = range(len(all_blocks)) if blocks is None else blocks
+    for number in numbers:
+        if not -len(all_blocks) <= number < len(all_blocks):
+            raise ValueError(
+                f"block {number}: the {len(all_blocks)} blocks of this encoder are 0 to {len(all_blocks) - 1}"
+            )
+    chosen = {number: all_blocks[number] for number in numbers}
+    weights = _weights(encoder, img_BCHW, {number: _after_softmax(block, number) for number, block in chosen.items()})
+    for number in chosen:
+        if number not in weights:
+            raise ValueError(f"block {number} {ADVICE}")
+    return {number: encoder.whole_attention(block, weights[number]) for number, block in chosen.items()}
+
+
+def _weights(encoder: Encoder, img_BCHW: Tensor, modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:
+    """What each module is called with, without those that are not called."""
+    weights: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Callable[[nn.Module, Any], None]:
+        return lambda _, arguments: weights.update({number: arguments[0]})
+
+    with _explicit_attention(encoder):
+        handles = [module.register_forward_pre_hook(keep(number)) for number, module in modules.items()]
+        try:
+            encoder(img_BCHW)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return weights
+
+
+def _after_softmax(block: nn.Module, number: int) -> nn.Module:
+    """The module that is called with the softmax weights."""
+    candidates = [getattr(module, "attn_drop", None) for module in block.modules()]
+    modules = [candidate for candidate in candidates if isinstance(candidate, nn.Module)]
+    if len(modules) != 1:
+        raise ValueError(f"block {number} {ADVICE}")
+    return modules[0]
+
+
+@contextmanager
+def _explicit_attention(model: nn.Module) -> Iterator[None]:
+    """Attention as two matrix products with the softmax in between, in all modules that have the choice."""
+    fused = [module for module in model.modules() if vars(module).get("fused_attn") is True]
+    for module in fused:
+        vars(module)["fused_attn"] = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            vars(module)["fused_attn"] = True
