@@ -12,9 +12,11 @@ from mim.config import Config, Overrides, inherit, parse_config, read_pairs
 from mim.encoders import Encoder
 from mim.errors import ConfigError
 from mim.interop import ModelWeights, WeightsFormat, metadata, read
+from mim.interop.class_names import BIAS
 from mim.interop.formats import ENCODER, UnknownFormat
 from mim.interop.initialise import match_weights, read_for
 from mim.interop.names import fold_names
+from mim.io.formatting import list_names
 from mim.ops.seeding import host_seeded
 
 LOG = logging.getLogger("mim")
@@ -93,6 +95,9 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
         lines.append(f"  {guesses}")
     if others:
         lines.append(f"  and after the encoder: {fold_names(others)}")
+    if BIAS in others:
+        named = list_names(weights.classes) if weights.classes else "no names in the file, so they are numbered"
+        lines.append(f"  {len(others[BIAS]):,} classes: {named}")
     lines.append(f"{target} ({to}): {len(state) - len(written.left_out)} weights written")
     if written.left_out:
         lines.append(f"  unknown to that format, left out: {fold_names(written.left_out)}")

@@ -63,8 +63,8 @@ def check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
 def no_labels(loaded: LoadedCheckpoint) -> str:
     """The end of a sentence on images without labels."""
     return (
-        f"of DATA.name {loaded.cfg.DATA.name} have no labels: name others with DATA.path, as class folders or as a "
-        "list with a label after each path"
+        f"of DATA.name {loaded.cfg.DATA.name} have no labels: name others with DATA.path, as class folders (a single "
+        "one with DATA.labels folders) or as a list with a label after each path"
     )
 
 

@@ -48,7 +48,8 @@ def test_names_of_classes_survive_a_format_and_the_way_back(tmp_path: Path, mode
 
 
 def test_transformers_has_the_names_in_both_maps(tmp_path: Path) -> None:
-    convert(named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
+    lines = convert(named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
+    assert "  5 classes: cat, dog, wild, na\u00efve owl, 7, LABEL_0" in lines
     id2label, label2id = labels_of(tmp_path / "hf")
     assert id2label == {str(number): name for number, name in enumerate(NAMES)}
     assert label2id == {name: number for number, name in enumerate(NAMES)}
@@ -57,7 +58,8 @@ def test_transformers_has_the_names_in_both_maps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [None, ("cat",) * CLASSES, ("cat", "dog"), {"cat": 1}, ("cat", "dog", "owl", 7, 8)])
 def test_transformers_has_numbered_labels_where_names_are_missing_repeat_or_do_not_fit(tmp_path: Path, classes) -> None:
-    convert(named(tmp_path, "vit-class", classes), tmp_path / "hf", "transformers")
+    lines = convert(named(tmp_path, "vit-class", classes), tmp_path / "hf", "transformers")
+    assert any("5 classes: no names in the file" in line for line in lines) == (classes != ("cat",) * CLASSES)
     assert labels_of(tmp_path / "hf")[0] == {str(number): f"LABEL_{number}" for number in range(CLASSES)}
     convert(tmp_path / "hf", tmp_path / "back.pt", "mim")
     assert "classes" not in checkpoint.load(tmp_path / "back.pt")

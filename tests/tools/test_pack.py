@@ -177,3 +177,13 @@ def test_pack_tool_says_what_is_wrong(main, words: list[str], text: str, images:
     assert errors.startswith("error: ")
     assert text in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_pack_tool_warns_of_labels_that_are_no_classes(main, tmp_path: Path) -> None:
+    paths = write_digits(tmp_path / "images", 20)
+    lines = [f"{path.name}\t{number / 7:.3f}" for number, path in enumerate(paths)]
+    (tmp_path / "images" / "list.txt").write_text("\n".join(lines))
+    code, _, errors = main(tmp_path / "images" / "list.txt", tmp_path / "packed", "DATA.channels", 1)
+    assert code == 0
+    assert errors.startswith("warning: the labels in the second column of DATA.path")
+    assert "DATA.labels none" in errors

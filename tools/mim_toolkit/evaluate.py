@@ -137,6 +137,7 @@ def _table(metrics: dict[str, Any]) -> "Table":
     table.add_column(overflow="fold")
     for name, value in metrics.items():
         if isinstance(value, dict):
+            table.add_row(name, "")
             for label, share in value.items():
                 table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
         elif name not in PATHS and not isinstance(value, list):  # the log names files

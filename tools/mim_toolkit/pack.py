@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def _pack(args: argparse.Namespace) -> None:
     cfg = parse_config(yaml.safe_dump({"DATA": _data(args)}), args.overrides)
 
     from mim.build import build_data
+    from mim.data.sources.label_check import label_problem
     from mim.data.sources.packing import PackSettings, pack
 
     settings = PackSettings(
@@ -82,6 +84,8 @@ def _pack(args: argparse.Namespace) -> None:
     )
     start = time.perf_counter()
     train, val = build_data(cfg)
+    if problem := label_problem(train, val):
+        print(f"warning: {problem}; or pack without labels, by DATA.labels none", file=sys.stderr)
     with _progress("packing", len(train) + len(val)) as advance:
         packing = pack({"train": train, "val": val}, args.out, settings, advance)
     _show(packing, args.out, time.perf_counter() - start)
