@@ -72,7 +72,7 @@ def read_pretrained(path: Path, overrides: Overrides, role: str) -> Pretrained:
         if not any(name.startswith(HEAD) for name in weights.state):
             raise _headless(file, f"format {weights.format}")
         cfg = config_of(weights, overrides)
-        for note in (*weights.notes, guess_line(cfg, weights)):
+        for note in (*weights.notes, guess_line(cfg, weights, overrides)):
             if note:
                 LOG.info("%s: %s", file, note)
         if weights.left_out:

@@ -87,7 +87,7 @@ def test_a_runs_prediction_is_that_of_its_weights_brought_back_to_pixels(runs, t
     assert torch.equal(images.original_BCHW, stored / 255)
     expected = by_hand(runs / name, stored / 255, images.hidden_BHW, weights)
     torch.testing.assert_close(images.prediction_BCHW, expected, rtol=0, atol=2e-4)
-    assert sheet.loaded[0].averaged == (weights == "ema")
+    assert sheet.loaded[0].source.averaged == (weights == "ema")
     assert sheet.names == ("digit-000.png", "digit-001.png", "digit-002.png")
     cell = {"mae": 4, "simmim": 8}[name]
     share = {"mae": 0.75, "simmim": 10 / 16}[name]

@@ -50,7 +50,7 @@ def held_out_images(loaded: LoadedRun, count: int, seed: int) -> ImageSet:
     """Held-out images of a run's data, drawn by the seed; all of them where there are fewer than `count`."""
     if not 1 <= count <= MOST:
         raise ValueError(f"--held-out is {count}: a sheet holds 1 to {MOST} images")
-    if not loaded.has_data:
+    if not loaded.source.has_data:
         raise ValueError(f"{loaded.path} is not a run of this toolkit and names no data: name images")
     source = build.build_data(loaded.cfg)[1]
     if not len(source):

@@ -3,7 +3,6 @@
 Shapes: B images, C channels, H W pixels.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mim import build, init_weights, interop
+from mim import build
 from mim.config import Config
-from mim.convert import config_of, guess_line
 from mim.data.preprocess import Preprocess
-from mim.engine import checkpoint
 from mim.engine.modes import inference
 from mim.engine.run_folder import RunFolder
-from mim.interop.names import fold_names
-from mim.io.weights import CHECKPOINT_FORMAT, read_weights
 from mim.model import MaskedImageModel
 from mim.pictures.reconstructions import Reconstruction, predict_pixels
+from mim.pretrained import Pretrained, read_pretrained
 from mim.structures import ImageSpec, PatchMask
 
-LOG = logging.getLogger("mim")
-
-HEAD = "head."
 CHUNK = 32  # images that go through a model at once
 
 
@@ -35,14 +28,18 @@ class LoadedRun:
     """A pretraining model on its device, ready to predict."""
 
     name: str
-    path: Path
-    cfg: Config
+    source: Pretrained  # its file and config
     model: MaskedImageModel
     preprocess: Preprocess  # from stored images to what the model sees
     device: torch.device
-    step: int = 0  # optimizer steps of its training; 0 where the file does not say
-    averaged: bool = False  # whether the weights are moving averages
-    has_data: bool = True  # whether the config names the data of the run; a file of MAE or SimMIM names none
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def cfg(self) -> Config:
+        return self.source.cfg
 
     @property
     def image(self) -> ImageSpec:
@@ -56,8 +53,8 @@ class LoadedRun:
     def description(self) -> str:  # the model and its training, for a footnote
         model = self.model
         parts = f"{model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
-        steps = f", {self.step:,} steps" if self.step else ""
-        return f"{parts}{steps}{', moving average' if self.averaged else ''}"
+        steps = f", {self.source.step:,} steps" if self.source.step else ""
+        return f"{parts}{steps}{', moving average' if self.source.averaged else ''}"
 
     def predict(self, images_BCHW: Tensor, mask: PatchMask) -> Reconstruction:
         """Predicts stored images under a mask, both on the CPU. Raises ValueError where the model cannot."""
@@ -84,36 +81,11 @@ def load_run(path: Path, overrides: Sequence[str] = (), name: str = "") -> Loade
     `overrides` are `KEY VALUE` pairs over its config. The name is by default that of its folder or file.
     Raises ValueError where there is no model, where it has no head, and where its weights do not fit its config.
     """
-    file = init_weights.weights_file(path)
-    content = _checkpoint(file)
-    if content is not None:
-        cfg = init_weights.config_of_checkpoint(content["config"], overrides, str(file))
-        state = checkpoint.evaluated(content)
-        step, averaged = content["step"], bool(content["ema"])
-        if cfg.TASK != "pretrain":
-            raise _headless(file, f"it is of TASK {cfg.TASK}")
-    else:
-        weights = interop.read(file, "RUN_OR_CHECKPOINT")
-        state, step, averaged = weights.state, 0, weights.averaged
-        if not any(name.startswith(HEAD) for name in state):
-            raise _headless(file, f"format {weights.format}")
-        cfg = config_of(weights, overrides)
-        for note in (*weights.notes, guess_line(cfg, weights, overrides)):
-            if note:
-                LOG.info("%s: %s", file, note)
-        if weights.left_out:
-            LOG.warning("%s: weights that this model does not have, left out: %s", file, fold_names(weights.left_out))
-    if not any(name.startswith(HEAD) for name in state):
-        raise _headless(file, "its encoder was converted alone")
-    model = build.build_model(cfg)
-    if cfg.DATA.mean == "estimate":
-        raise ValueError(
-            f"{file} does not say how its images were normalised: name DATA.mean and DATA.std, as in "
-            '--set DATA.mean "[0.5]"'
-        )
+    source = read_pretrained(path, overrides, "RUN_OR_CHECKPOINT")
+    cfg, model = source.cfg, build.build_model(source.cfg)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.DISTRIBUTED.device != "cpu" else "cpu")
-    preprocess = build.ready(model, state, file, cfg, device)
-    return LoadedRun(name or run_name(path), file, cfg, model, preprocess, device, step, averaged, content is not None)
+    preprocess = build.ready(model, source.state, source.path, cfg, device)
+    return LoadedRun(name or run_name(path), source, model, preprocess, device)
 
 
 def run_name(path: Path) -> str:
@@ -128,18 +100,3 @@ def run_name(path: Path) -> str:
 def size_text(image: ImageSpec) -> str:
     """`32 x 32 px, 3 channels`."""
     return f"{image.height} x {image.width} px, {image.channels} channel{'s' * (image.channels > 1)}"
-
-
-def _checkpoint(file: Path) -> dict | None:
-    """The content of a checkpoint of this toolkit; None for another file."""
-    if file.is_dir() or file.suffix == ".safetensors":
-        return None
-    content = read_weights(file, "RUN_OR_CHECKPOINT")
-    return content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else None
-
-
-def _headless(file: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{file} has no head that predicts pixels ({reason}): name a pretraining run, one of its checkpoints, or a "
-        "file of MAE or SimMIM that holds the decoder beside the encoder"
-    )
