@@ -43,12 +43,12 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         per_epoch = self.samples // self.batch
-        drawn, order = -1, []
+        drawn, order = -1, torch.empty(0, dtype=torch.int64)
         for step in self.steps:
             epoch, position = divmod(step, per_epoch)
             if epoch != drawn:
                 generator = generator_for(torch.device("cpu"), self.seed, "order", epoch)
-                drawn, order = epoch, torch.randperm(self.samples, generator=generator).tolist()
+                drawn, order = epoch, torch.randperm(self.samples, generator=generator)
             for start in self.starts:
                 first = position * self.batch + start
-                yield [(epoch, index) for index in order[first : first + self.micro]]
+                yield [(epoch, index) for index in order[first : first + self.micro].tolist()]

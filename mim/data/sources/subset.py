@@ -1,6 +1,7 @@
 """Subset: some samples of a source, such as a seeded, class-balanced choice of labelled images."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,22 +16,27 @@ LOG = logging.getLogger("mim")
 class Subset(Source):
     """Some samples of a source, in the given order."""
 
-    def __init__(self, source: Source, chosen: list[int]):
+    def __init__(self, source: Source, chosen: Sequence[int]):
         super().__init__(source.split, source.settings)
-        self.source, self.chosen, self.classes = source, chosen, source.classes
-        self.labels = source.labels[chosen] if source.labels is not None else None
+        self.source, self._rows, self.classes = source, np.array(chosen, np.int64), source.classes
+        self.labels = source.labels[self._rows] if source.labels is not None else None
+
+    @property
+    def chosen(self) -> list[int]:
+        """The positions of the samples in the source."""
+        return self._rows.tolist()
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        return self.source.read(self.chosen[index])
+        return self.source.read(int(self._rows[index]))
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return self.source.read_reduced(self.chosen[index], need_of)
+        return self.source.read_reduced(int(self._rows[index]), need_of)
 
     def describe(self, index: int) -> str:
-        return self.source.describe(self.chosen[index])
+        return self.source.describe(int(self._rows[index]))
 
     def label_origin(self) -> str:
         return self.source.label_origin()
