@@ -126,12 +126,18 @@ def _line(error: BaseException, stopped: str) -> str:
 
 
 def _reader_left() -> bool:
-    """Whether the process behind a pipe, such as `head`, closed it. What is printed from then on goes nowhere."""
+    """Whether the process behind a pipe, such as `head`, closed it. What is printed from then on goes nowhere.
+
+    False also where the system cannot say, as Windows.
+    """
+    make_poll = getattr(select, "poll", None)
+    if make_poll is None:
+        return False
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):  # not a file, as in a notebook
         return False
-    poll = select.poll()
+    poll = make_poll()
     poll.register(number, 0)
     left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if left:

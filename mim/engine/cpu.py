@@ -13,7 +13,8 @@ SPEED_FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "ne
 
 def describe_cpu() -> dict[str, str | int | list[str]]:
     """Name, cores, and the instruction sets that the speed of a training step depends on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     flags = cpu_flags()
     return {"name": cpu_name(), "cores": cores, "flags": [flag for flag in SPEED_FLAGS if flag in flags]}
 

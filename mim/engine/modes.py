@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +11,11 @@ import torch
 from torch import nn
 from torch.utils import deterministic as memory
 from torch.utils.checkpoint import checkpoint
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from mim.engine.precision import autocast
 from mim.engine.settings import TrainSettings
@@ -82,8 +87,11 @@ def kept_memory(device: torch.device) -> Iterator[None]:
             adjust(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # the value that glibc itself would choose
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most bytes so far: of tensors on a GPU, of the process on a CPU."""
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes so far: of tensors on a GPU, of the process on a CPU; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

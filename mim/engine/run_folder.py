@@ -136,7 +136,7 @@ class RunFolder:
 
 
 def _git_state() -> dict | None:
-    """The commit of this toolkit's checkout, and whether files differ from it; None without a checkout."""
+    """The commit of this toolkit's checkout, and whether files differ from it; None without a checkout or git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -147,4 +147,7 @@ def _git_state() -> dict | None:
         )
         return result.stdout.strip()
 
-    return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.TimeoutExpired):
+        return None

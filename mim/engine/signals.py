@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# those that this system has: Windows has no SIGUSR1
+END_SIGNALS = tuple(
+    number for name in ("SIGTERM", "SIGUSR1", "SIGINT") if (number := getattr(signal, name, None)) is not None
+)
 
 
 class EndRequests:

@@ -271,7 +271,7 @@ class Trainer:
             **({keys.BROKEN_FILES: len(self.broken.reasons)} if self.broken.reasons else {}),
             "images_per_s": (self.step - self.first) * self.plan.batch / trained,
             "seconds": self._elapsed,
-            "peak_memory_bytes": peak_memory(self.world.device),
+            **({} if (memory := peak_memory(self.world.device)) is None else {"peak_memory_bytes": memory}),
             **self.task.metrics(),
         }
         for warning in self.task.warnings(self.results):

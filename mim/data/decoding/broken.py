@@ -1,6 +1,7 @@
 """BrokenImage: the error for a file that is not read, and the notes about one that is read in part."""
 
 import logging
+import os
 from collections.abc import Iterable
 
 from mim.data.decoding.names import printable_name
@@ -18,12 +19,12 @@ def say_once(notes: Iterable[str], file: object) -> None:
 
     Args:
         notes: what of a file is not in the decoded image, or the reverse, such as "an alpha channel is left out".
-        file: its path; anything else has no name.
+        file: its path, or the name of its data set; bytes have no name.
     """
     for note in notes:
         if note not in _said:
             _said.add(note)
-            name = printable_name(file) if hasattr(file, "__fspath__") else "an image"
+            name = printable_name(file) if isinstance(file, str | os.PathLike) else "an image"
             LOG.warning("%s: %s (not said again of others)", name, note, extra={"note": note})
 
 

@@ -31,7 +31,7 @@ EXTENSIONS = PICTURES | {".npy"}
 Say = Callable[[Iterable[str], object], None]
 READ_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
-__all__ = ["EXTENSIONS", "PICTURES", "BrokenImage", "decode", "decode_reduced"]
+__all__ = ["EXTENSIONS", "PICTURES", "READ_FLAGS", "BrokenImage", "decode", "decode_reduced"]
 
 
 def decode(file: Path | bytes, channels: int, say: Say = say_once) -> Stored:

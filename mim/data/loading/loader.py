@@ -41,11 +41,11 @@ GONE_S = 30.0  # seconds in which a worker whose socket closed ends: its memory 
 GRACE_S = 2.0  # seconds in which a worker finishes its batch at the end, before it is killed
 LONGEST = 55  # bytes in the path of the temporary folder: the path of a socket has 45 more, and systems allow about 100
 SHORT = "/tmp"  # noqa: S108 - where that path is longer; what is made there is a folder of this user alone
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # a terminal sends them to all processes
-HINTS: dict[int, str] = {
-    signal.SIGKILL: "killed, perhaps because the machine had too little memory: lower DATA.workers or DATA.batch_size",
-    signal.SIGBUS: "too little shared memory (/dev/shm; docker run --shm-size), or a mapped file that became shorter",
-    signal.SIGSEGV: "a fault in a decoder or another library",
+IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # a terminal sends them to all processes
+HINTS = {
+    "SIGKILL": "killed, perhaps because the machine had too little memory: lower DATA.workers or DATA.batch_size",
+    "SIGBUS": "too little shared memory (/dev/shm; docker run --shm-size), or a mapped file that became shorter",
+    "SIGSEGV": "a fault in a decoder or another library",
 }
 
 Keys = list[SampleKey]
@@ -60,9 +60,23 @@ def batches(dataset: ImageDataset, order: Iterable[Keys], workers: int, pin_memo
     return Results(dataset.batch, order, workers, dataset.source, pin_memory)
 
 
-def in_order(indices: Sequence[int], size: int) -> list[Keys]:
+def in_order(indices: Sequence[int], size: int) -> Sequence[Keys]:
     """The samples of these indices in batches of that size, the last one smaller; their epoch is 0."""
-    return [[(0, index) for index in indices[start : start + size]] for start in range(0, len(indices), size)]
+    return _InOrder(indices, size)
+
+
+class _InOrder(Sequence[Keys]):
+    """Makes each batch where it is asked for: a list of all would be copied in memory once there are workers."""
+
+    def __init__(self, indices: Sequence[int], size: int):
+        self.indices, self.size = indices, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.size)
+
+    def __getitem__(self, number: Any) -> Any:
+        start = range(0, len(self.indices), self.size)[number]
+        return [(0, index) for index in self.indices[start : start + self.size]]
 
 
 class Results(Iterator[Result], Generic[Result]):
@@ -88,7 +102,8 @@ class Results(Iterator[Result], Generic[Result]):
         self._received, self._outage_end = 0, 0.0
         self._processes: list[Any] = []
         self._folder = _socket_folder() if workers else None  # a worker that is killed cannot remove its sockets
-        handler = signal.getsignal(signal.SIGCHLD)
+        child_ended = getattr(signal, "SIGCHLD", None)  # none on Windows
+        handler = signal.getsignal(child_ended) if child_ended is not None else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
             self._iterator: Iterator[Any] = iter(
@@ -109,9 +124,9 @@ class Results(Iterator[Result], Generic[Result]):
             )
         if not workers:
             return
-        if threading.current_thread() is threading.main_thread():
+        if child_ended is not None and threading.current_thread() is threading.main_thread():
             # PyTorch's handler raises an error wherever the main thread is; a dead worker is noticed in __next__
-            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+            signal.signal(child_ended, handler or signal.SIG_DFL)
         self._processes = self._iterator._workers  # type: ignore[attr-defined] # the only way to its exit codes
         self._kill = partial(_kill, self._processes, os.getpid())
         atexit.register(self._kill)  # before Python waits for them, where this is not closed
@@ -221,11 +236,12 @@ def _start_worker(number: int) -> None:
     assert info is not None
     maker: Any = info.dataset
     gc.freeze()  # its collections would write to, and so copy, all Python objects of the training process
-    for ignored in IGNORED:
-        signal.signal(ignored, signal.SIG_IGN)
+    for name in IGNORED:
+        if (ignored := getattr(signal, name, None)) is not None:
+            signal.signal(ignored, signal.SIG_IGN)
     if maker.in_main_thread and os.getppid() == maker.parent:  # Linux also acts where only the thread ends
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it ends with its parent
+        with suppress(OSError, AttributeError, TypeError):  # macOS, Windows
+            ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL: it ends with its parent
     tempfile.tempdir = maker.folder
     maker.records = queue.SimpleQueue()
     LOG.handlers[:], LOG.propagate = [QueueHandler(maker.records)], False
@@ -257,7 +273,8 @@ def _picklable(error: Exception) -> Exception:
 
 def _socket_folder() -> tempfile.TemporaryDirectory:
     """A folder for the sockets over which workers hand over tensors."""
-    folder = SHORT if len(os.fsencode(tempfile.gettempdir())) > LONGEST else None
+    too_long = os.name == "posix" and len(os.fsencode(tempfile.gettempdir())) > LONGEST
+    folder = SHORT if too_long else None
     return tempfile.TemporaryDirectory(prefix="mim-", dir=folder, ignore_cleanup_errors=True)
 
 
@@ -265,4 +282,4 @@ def _cause(code: int) -> str:
     if code >= 0:
         return f"ended by itself with exit code {code}"
     name = {int(number): number.name for number in signal.Signals}.get(-code, f"signal {-code}")
-    return f"was ended by {name}" + (f" ({HINTS[-code]})" if -code in HINTS else "")
+    return f"was ended by {name}" + (f" ({HINTS[name]})" if name in HINTS else "")

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
+from mim.data.decoding.broken import say_once
 from mim.data.decoding.pictures import check_channels, to_mode
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split
@@ -36,4 +37,7 @@ class CIFAR10(Source, name="cifar10"):
         return len(self.images_BHWC)
 
     def read(self, index: int) -> Image.Image:
-        return to_mode(Image.fromarray(self.images_BHWC[index]), self.settings.channels)
+        notes: list[str] = []
+        image = to_mode(Image.fromarray(self.images_BHWC[index]), self.settings.channels, notes)
+        say_once(notes, "CIFAR-10")
+        return image

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from mim.data.decoding.broken import say_once
 from mim.data.decoding.pictures import check_channels, to_mode
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split
@@ -38,4 +39,7 @@ class Digits(Source, name="digits"):
 
     def _picture(self, levels_HW: np.ndarray) -> Image.Image:
         small = Image.fromarray((levels_HW * (255 / 16)).round().astype(np.uint8))
-        return to_mode(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), self.settings.channels)
+        notes: list[str] = []
+        image = to_mode(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), self.settings.channels, notes)
+        say_once(notes, "digits")
+        return image

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import check_channels
 from mim.data.settings import DataSettings
@@ -137,7 +137,7 @@ class PackedSplit:
         with warnings.catch_warnings():  # PyTorch warns that it has no read-only tensors
             warnings.simplefilter("ignore")
             self.images_N = torch.from_numpy(images_N)
-        self._descriptor = os.open(folder / f"{split}.images", os.O_RDONLY | os.O_CLOEXEC)  # for its size
+        self._descriptor = os.open(folder / f"{split}.images", READ_FLAGS)  # for its size
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):

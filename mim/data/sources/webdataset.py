@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
@@ -108,19 +108,27 @@ class WebDataset(Source, name="webdataset"):
         row = int(self._rows[index])
         shard, size = int(self._shards[row]), int(self._index.sizes[row])
         try:
-            content = os.pread(self._descriptor(shard), size, int(self._index.offsets[row]))
+            content = self._read(shard, size, int(self._index.offsets[row]))
         except OSError as error:
             raise BrokenImage(str(error)) from error
         if len(content) < size:
             raise BrokenImage(f"{self.shards[shard]} has become shorter")
         return content
 
+    def _read(self, shard: int, size: int, offset: int) -> bytes:
+        pread = getattr(os, "pread", None)
+        if pread is not None:
+            return pread(self._descriptor(shard), size, offset)
+        with self.shards[shard].open("rb") as file:  # Windows reads at a position only by moving there
+            file.seek(offset)
+            return file.read(size)
+
     def _descriptor(self, shard: int) -> int:
         """The open shard. Reading at a position has no state, so several processes may use it."""
         if shard not in self._open:
             if len(self._open) >= OPEN:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[shard] = os.open(self.shards[shard], os.O_RDONLY)
+            self._open[shard] = os.open(self.shards[shard], READ_FLAGS)
         return self._open[shard]
 
     def _set_labels(self, labels: Labels, json_key: str) -> None:

@@ -160,7 +160,7 @@ class _PeakTensors:
 def _resident_bytes(key: str = "VmRSS") -> int | None:
     """Memory of this process now, or (VmHWM) its peak since _reset_peak; None where the system does not say."""
     try:
-        words = next(line.split() for line in STATUS.read_text().splitlines() if line.startswith(key))
+        words = next(line.split() for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(key))
     except (OSError, StopIteration):
         return None
     return int(words[1]) * 1024
@@ -169,7 +169,7 @@ def _resident_bytes(key: str = "VmRSS") -> int | None:
 def _reset_peak() -> bool:
     """Resets the system's record of the peak; False where it cannot."""
     try:
-        RESET.write_text("5")
+        RESET.write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -180,5 +180,5 @@ def _return_freed_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # a C library other than GNU's
+    with suppress(OSError, AttributeError, TypeError):  # a C library other than GNU's, or Windows
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
 """Chains of runs, several at a time, each run in a process of its own.
 
 A run that fails ends its own chain and no other. Processes are forked from one that has imported the toolkit already,
-so that each starts at once and its peak of memory is its own.
+so that each starts at once and its peak of memory is its own; on Windows each imports it anew.
 """
 
 import multiprocessing
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mim.errors import DataLost, RunStopped
 from mim.run import train
 
 Summary = dict[str, Any]
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class JobResult:
 class _RunningJob:
     job: Job
     rest: Sequence[Job]
-    process: ForkServerProcess
+    process: BaseProcess
     connection: Connection
     slot: int
 
@@ -57,8 +58,9 @@ def run_chains(chains: Sequence[Sequence[Job]], jobs: int, on_result: Callable[[
     `on_result` gets the result of each run, and of each that did not start because an earlier one in its chain failed.
     Jobs share the CPU cores, and are spread over the GPUs where there are several.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mim.run"])
+    context = multiprocessing.get_context(_START)
+    if _START == "forkserver":
+        context.set_forkserver_preload(["mim.run"])
     waiting = deque(tuple(chain) for chain in chains if chain)
     free = deque(range(jobs))
     running: list[_RunningJob] = []
