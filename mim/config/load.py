@@ -14,6 +14,7 @@ from mim.config import annotations, inherit, migrate, plugins, schema
 from mim.config.inherit import FindKnown
 from mim.config.recipes import find_file, recipe_names
 from mim.config.tree import Config
+from mim.config.words import pairs_of_words
 from mim.errors import ConfigError
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import BLOCKS, CONFIG_BYTES, INTEGER, LARGEST
@@ -98,7 +99,7 @@ def read_pairs(overrides: Overrides) -> dict[str, Any]:
         if any(len(entry) != 2 for entry in entries):
             raise ConfigError(f"overrides {short_repr(overrides)}: each must be a pair of a key and a value")
     else:
-        entries = _pairs_of_words(overrides)
+        entries = pairs_of_words(overrides)
     pairs: dict[str, Any] = {}
     for key, value in entries:
         if not isinstance(key, str):
@@ -257,19 +258,6 @@ def _value(key: str, kind: Key, raw: Raw, raw_key: str, pairs: dict[str, Any]) -
         value = annotations.from_command_line(key, pairs[key], kind.annotation)
         return annotations.parse(key, value, kind.annotation)
     return annotations.parse(key, raw[raw_key], kind.annotation) if raw_key in raw else kind.default
-
-
-def _pairs_of_words(words: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """KEY VALUE pairs of a command line."""
-    for word in map(str, words[::2]):
-        key, equals, value = word.partition("=")
-        if equals:
-            raise ConfigError(
-                f"{printable(word)}: a key and its value are two words: {printable(key)} {printable(value)}"
-            )
-    if len(words) % 2:
-        raise ConfigError(f"overrides come in pairs, KEY VALUE: {short_repr(words[-1])} has no value")
-    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _shown(value: Any) -> Any:

@@ -95,6 +95,11 @@ def _data(args: argparse.Namespace) -> dict[str, str]:
     """The section DATA of the source. A share of a folder is held out when the packed set is read, not here."""
     pairs = dict(zip(args.overrides[::2], args.overrides[1::2], strict=False))
     foreign = next((key for key in pairs if not key.startswith("DATA.")), None)
+    if foreign is not None and not foreign[:1].isupper():
+        raise ValueError(
+            f"{foreign} is a third name after SOURCE and OUT: put a pattern in quotes, so that the shell leaves it as it "
+            "is"
+        )
     if foreign is not None:
         raise ValueError(f"{foreign} has no effect on packing: only keys of DATA have")
     data = {"name": pairs.get("DATA.name", "folder"), "path": str(args.source)}
