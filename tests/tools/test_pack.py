@@ -166,7 +166,10 @@ def test_pack_tool_stopped_by_hand_leaves_nothing(
         (["{images}", "{out}", "--store", "jpeg", "--quality", "101"], "--quality is 101"),
         (["{images}", "{out}", "DATA.lables", "none"], "unknown key DATA.lables of folder: did you mean 'labels'?"),
         (["{images}", "{out}", "TRAIN.batch", "3"], "TRAIN.batch has no effect on packing: only keys of DATA have"),
-        (["a-0.tar", "a-1.tar", "{out}", "DATA.name", "webdataset"], "is a third name after SOURCE and OUT: put a pattern"),
+        (
+            ["a-0.tar", "a-1.tar", "{out}", "DATA.name", "webdataset"],
+            "is a third name after SOURCE and OUT: put a pattern",
+        ),
         (["{images}", "{out}", "DATA.labels"], "overrides come in pairs"),
         (["{images}", "{out}", "DATA.name", "nmae"], "DATA.name 'nmae' is unknown"),
         (["--check", "{images}"], "holds no packed.json"),

@@ -97,8 +97,7 @@ def _data(args: argparse.Namespace) -> dict[str, str]:
     foreign = next((key for key in pairs if not key.startswith("DATA.")), None)
     if foreign is not None and not foreign[:1].isupper():
         raise ValueError(
-            f"{foreign} is a third name after SOURCE and OUT: put a pattern in quotes, so that the shell leaves it as it "
-            "is"
+            f"{foreign} is a third name after SOURCE and OUT: put a pattern in quotes, so that the shell keeps it"
         )
     if foreign is not None:
         raise ValueError(f"{foreign} has no effect on packing: only keys of DATA have")
