@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from statistics import fmean, stdev
 
 from scipy import stats
@@ -15,6 +15,12 @@ class Estimate:
     mean: float
     half: float | None  # half the width of the interval; None for a single value, or where a value is not finite
     runs: int  # number of values
+
+    def ends(self, least: float = -inf, most: float = inf) -> tuple[float, float] | None:
+        """Both ends of the interval, none beyond what the metric can be; None where there is no interval."""
+        if self.half is None:
+            return None
+        return max(self.mean - self.half, min(least, self.mean)), min(self.mean + self.half, max(most, self.mean))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ from mim.engine import checkpoint
 from mim.engine.run_folder import RunFolder
 from mim.io.files import write_text
 from mim.lab.comparison.analysis.curves import METRICS, budgets_of, curves_of
+from mim.lab.comparison.analysis.evidence import evidence_of
 from mim.lab.comparison.analysis.fairness import settings_of, unlike_losses, unlike_machines, warnings_of
 from mim.lab.comparison.analysis.metrics import (
-    ALL_PAIRS,
     AT_START,
     ColumnValues,
     by_seed,
     estimate_of,
-    paired_tests,
     pretraining_metrics,
     transfer_metrics,
 )
+from mim.lab.comparison.analysis.separation import ALL_PAIRS, best_of, paired_tests
 from mim.lab.comparison.formatting import display_path, first_line, join_names
 from mim.lab.comparison.result import Comparison, Entry, RunMetrics, Sheet
 from mim.lab.comparison.runs.groups import Group, group_runs
@@ -83,7 +83,9 @@ def compare(
         columns=tuple(each.column for each in columns),
         curves=curves_of(groups),
         settings=settings_of(groups),
+        evidence=evidence_of(groups, protocols, columns, tests),
         warnings=warnings_of(groups, protocols),
+        best=best_of(columns),
         left_out=tuple(dict.fromkeys(collection.left_out)),
         tests=tests,
         budgets=budgets,
@@ -111,7 +113,7 @@ def _entry(group: Group, columns: Sequence[ColumnValues]) -> Entry:
     metrics = {key: estimate_of(each) for key, each in of_columns.items()}
     values = {key: tuple(by_seed(each).values()) for key, each in of_columns.items()}
     folders = tuple(run.path for run in group.compared_runs)
-    return Entry(group.name, group.method, group.seeds, folders, metrics, values)
+    return Entry(group.name, group.method, group.seeds, folders, metrics, values, group.is_random)
 
 
 def _run_metrics(group: Group, columns: Sequence[ColumnValues]) -> list[RunMetrics]:

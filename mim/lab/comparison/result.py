@@ -21,6 +21,7 @@ class Column:
     section: Section
     better: Better
     note: str = ""  # what a reader must know, such as that losses of different targets do not compare
+    exact: bool = False  # whether it is counted, so that every run of an entry has one value
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Entry:
     folders: tuple[str, ...]
     metrics: dict[str, Estimate]  # by key of the column, in the unit of the column; absent where no run has the metric
     values: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of the runs behind a metric, by seed
+    random: bool = False  # whether its probes and fine-tunings started from random weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Budget:
     limit: float  # in images, FLOPs or seconds
     metric: str
     estimates: dict[str, Estimate]  # by name of the entry, in percent where the metric is an accuracy
+    best: str = ""  # name of the best entry, where its interval meets that of no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,9 @@ class Comparison:
     columns: tuple[Column, ...]
     curves: tuple[Curve, ...] = ()
     settings: tuple[Setting, ...] = ()
-    warnings: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()  # what the numbers cannot bear: too few seeds, no better than random weights
+    warnings: tuple[str, ...] = ()  # why the entries may not compare
+    best: dict[str, str] = field(default_factory=dict)  # by column the best entry, where it differs beyond chance
     left_out: tuple[tuple[str, str], ...] = ()  # folders not compared in part or as a whole, with the reason
     tests: tuple[PairedTest, ...] = ()
     budgets: tuple[Budget, ...] = ()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
+from mim.lab.comparison.analysis.separation import best_estimate
 from mim.lab.comparison.formatting import join_names
 from mim.lab.comparison.result import Axis, Budget, Curve
 from mim.lab.comparison.runs.groups import Group
@@ -50,7 +51,8 @@ def budgets_of(groups: Sequence[Group]) -> tuple[tuple[Budget, ...], list[str]]:
             if len(complete) < len(known):
                 sparse.setdefault(word, []).append(f"{share:.0%}")
             if len(complete) >= 2:
-                budgets.append(Budget(axis, share * least, BUDGET_METRIC, complete))
+                best = best_estimate(complete, "higher")
+                budgets.append(Budget(axis, share * least, BUDGET_METRIC, complete, best))
     limits = "; ".join(f"{join_names(shares)} of the {word}" for word, shares in sparse.items())
     note = (
         "Not every entry was evaluated often enough to say what it reached within a part of the shortest run "

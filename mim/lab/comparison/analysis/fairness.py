@@ -8,15 +8,20 @@ from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol
 from mim.lab.comparison.runs.recipes import differing_keys, images_per_epoch, is_path, is_without_effect, recipe_of
 
-METHOD = ("MASKER.", "HEAD.", "TARGET.", "LOSS.", "ENCODER.hidden")
+METHOD = (
+    *("MASKER.", "HEAD.", "TARGET.", "LOSS.", "ENCODER.hidden"),
+    *("OPTIMIZER.", "SCHEDULE.", "TRAIN.clip", "TRAIN.ema"),  # each method is published with its own
+)
 FAIRNESS = (
-    *("DATA.", "LABELS.", "AUGMENT.", "ENCODER.", "INIT.", "TRAIN.epochs", "TRAIN.batch", "TRAIN.precision"),
+    *("DATA.", "LABELS.", "AUGMENT.", "ENCODER.", "INIT.", "TRAIN.epochs", "TRAIN.extended_at"),
+    *("TRAIN.batch", "TRAIN.precision"),
     *("EVALUATE.knn", "EVALUATE.samples", "EVALUATE.crop_pct"),
 )
 OF_THE_LOSS = ("MASKER.", "TARGET.", "LOSS.", "DATA.", "EVALUATE.samples", "EVALUATE.crop_pct")
 OPENINGS = (  # how a warning begins, and the keys that it is about
     ("The data differs", ("DATA.",)),
     ("Training is not equally long", ("TRAIN.epochs",)),
+    ("Some were extended, under another course of the learning rate", ("TRAIN.extended_at",)),
     ("Augmentation differs", ("AUGMENT.",)),
     ("Not all start from the same weights", ("INIT.",)),
     ("Precision differs", ("TRAIN.precision",)),
@@ -26,7 +31,7 @@ OPENINGS = (  # how a warning begins, and the keys that it is about
 NOT_SHOWN = ("RECIPE", "INIT.checkpoint")
 COSTS_ONLY = ("DATA.batch_size",)
 MACHINE = ("device", "processes", "threads", "torch")  # keys of environment.json that speed depends on
-SIZE = 0.01  # relative difference in encoder parameters that is worth a warning
+SIZE = 0.01  # relative difference in encoder parameters, the mask token apart, that is worth a warning
 IMAGES = 0.01  # relative difference in images seen that is worth a warning
 Values = dict[str, str]  # by name of the entry
 
@@ -41,7 +46,7 @@ def settings_of(groups: Sequence[Group]) -> tuple[Setting, ...]:
     rows += [(key, "other", _values(compared, key)) for key in others]
     rows += [
         ("seeds", "fairness", {group.name: ", ".join(map(str, group.seeds)) for group in groups}),
-        ("encoder", "fairness", {group.name: str(group.encoder) for group in groups if group.encoder is not None}),
+        ("encoder", "fairness" if _encoders(groups) else "other", _encoder_texts(groups)),
         ("images seen", "fairness", _images(groups)),
     ]
     names = [group.name for group in groups]
@@ -99,25 +104,22 @@ def _unlike_epochs(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, Va
     return {"images an epoch": texts} if len(set(texts.values())) > 1 else {}
 
 
+def _encoder_texts(groups: Sequence[Group]) -> Values:
+    return {group.name: str(group.encoder) for group in groups if group.encoder is not None}
+
+
 def _encoders(groups: Sequence[Group]) -> list[str]:
     encoders = {group.name: group.encoder for group in groups if group.encoder is not None}
     sizes = [encoder.parameters for encoder in encoders.values()]
     shapes = {(encoder.name, encoder.grid, encoder.stride) for encoder in encoders.values()}
     if len(shapes) < 2 and (not sizes or max(sizes) - min(sizes) <= SIZE * max(sizes)):
         return []
-    return [f"Encoders differ: {by_value({name: str(encoder) for name, encoder in encoders.items()})}."]
+    return [f"Encoders differ: {by_value(_encoder_texts(groups))}."]
 
 
 def _seeds(groups: Sequence[Group]) -> list[str]:
-    warnings = []
     seeds = {group.name: ", ".join(map(str, group.seeds)) for group in groups}
-    if len(set(seeds.values())) > 1:
-        warnings.append(f"Seeds differ: {by_value(seeds)}.")
-    single = [group.name for group in groups if len(group.seeds) == 1]
-    if single and len(groups) > 1:
-        entries = "each entry" if len(single) == len(groups) else join_names(single)
-        warnings.append(f"One seed of {entries}: no interval, and a difference may be chance.")
-    return warnings
+    return [f"Seeds differ: {by_value(seeds)}."] if len(set(seeds.values())) > 1 else []
 
 
 def _missing(groups: Sequence[Group], protocols: Sequence[Protocol]) -> list[str]:

@@ -1,21 +1,19 @@
-"""Metrics: the columns of a comparison, the value of each run in them, means with intervals, and paired tests."""
+"""Metrics: the columns of a comparison, the value of each run in them, and means with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import fmean
 
-from mim.lab.comparison.result import Column, PairedTest
+from mim.lab.comparison.result import Column
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol, Seeds
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, VAL_TOP1, at_start
-from mim.ops.intervals import Estimate, estimate, paired
+from mim.ops.intervals import Estimate, estimate
 
 Values = dict[Seeds, float]  # by the seed of the pretraining, and of the run that was evaluated
 PERCENT = 100.0
 TRAINING_FLOPS = "training_flops"  # of the whole run
 AT_START = at_start(KNN_TOP1)  # of random weights
-ALL_PAIRS = 6  # entries; of more, each is tested against the first only
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,8 @@ def pretraining_metrics(groups: Sequence[Group], unlike_losses: str, unlike_mach
         _checked(Column(VAL_LOSS, "held-out loss", "", "loss", "lower"), unlike_losses),
         Column(VAL_BASELINE, "loss of the mean", "", "loss", "neither", "val/loss of predicting the mean"),
         Column("parameters", "parameters", "", "cost", "neither", "encoder and head"),
-        Column("flops_per_image", "operations an image", "FLOP", "cost", "lower", "forward and backward"),
-        Column(TRAINING_FLOPS, "operations in all", "FLOP", "cost", "lower"),
+        Column("flops_per_image", "operations an image", "FLOP", "cost", "lower", "forward and backward", exact=True),
+        Column(TRAINING_FLOPS, "operations in all", "FLOP", "cost", "lower", exact=True),
         *(_checked(column, unlike_machines) for column in cost),
     ]
     return [metric for metric in (_of_runs(groups, column) for column in columns) if metric.values]
@@ -73,23 +71,6 @@ def by_seed(values: Values) -> dict[int, float]:
 def estimate_of(values: Values) -> Estimate:
     """Mean and interval over pretrainings; of a single one, over its transfers."""
     return estimate(list(by_seed(values).values()))
-
-
-def paired_tests(columns: Sequence[ColumnValues], names: Sequence[str]) -> tuple[PairedTest, ...]:
-    """A test of every pair of entries that share two seeds or more (of pretraining and transfer), in tested columns."""
-    pairs = list(combinations(names, 2)) if len(names) <= ALL_PAIRS else [(names[0], other) for other in names[1:]]
-    tests = []
-    for column in columns:
-        for first, second in pairs if column.tested else ():
-            one, other = (column.values.get(name, {}) for name in (first, second))
-            shared = one.keys() & other.keys()
-            if not shared:
-                continue
-            ours, theirs = (by_seed({seeds: values[seeds] for seeds in shared}) for values in (one, other))
-            if len(ours) >= 2:
-                result = paired(list(ours.values()), list(theirs.values()))
-                tests.append(PairedTest(column.column.key, first, second, tuple(ours), result))
-    return tuple(tests)
 
 
 def _checked(column: Column, unlike: str) -> Column:

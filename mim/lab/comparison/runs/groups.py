@@ -23,7 +23,7 @@ class EncoderSize:
     """The size of any encoder."""
 
     name: str
-    parameters: int
+    parameters: int  # without the mask token, which belongs to the method
     grid: tuple[int, int]  # tokens high and wide
     stride: int  # side of a token in pixels
 
@@ -45,6 +45,11 @@ class Group:
     def compared_runs(self) -> tuple[Run, ...]:
         """The pretraining runs, or the probes and fine-tunings where there are none."""
         return self.runs or tuple(transfer.run for transfer in self.transfers)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is probes and fine-tunings of random weights."""
+        return not self.runs and start_of(self.example.settings, self.example.environment) is None
 
     @property
     def example(self) -> Run:  # stands for all
@@ -83,7 +88,8 @@ def _group(runs: list[Run], transfers: list[Transfer]) -> Group:
 
 
 def _parameters(model: Model) -> int:
-    return sum(weight.numel() for weight in model.encoder.parameters())
+    """Parameters of the encoder, without a mask token: it is what a method does with hidden cells."""
+    return sum(weight.numel() for name, weight in model.encoder.named_parameters() if name != "mask_token")
 
 
 def _by_recipe(runs: Iterable[Run]) -> list[list[Run]]:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from mim.lab.comparison.result import Better, Column, Entry
+from mim.lab.comparison.result import Column, Entry
 from mim.ops.intervals import Estimate
 
+Bounds = tuple[float, float]  # the least and the most that a value can be
 Units = tuple[tuple[float, str], ...]  # what a value is divided by, and the unit that it then has
 TIME: Units = ((1, "s"), (60, "min"), (3600, "h"), (86400, "days"))
 BYTES: Units = ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB"))
@@ -16,6 +17,8 @@ FLOPS: Units = tuple((size, f"{prefix}FLOP") for size, prefix in PREFIXES)
 UNITS: dict[str, Units] = {"s": TIME, "B": BYTES, "FLOP": FLOPS, "": PREFIXES}
 MOST_DIGITS = 6  # after the point; smaller numbers have an exponent
 WITHOUT_PREFIX = 1e5  # counts below have none
+ANY: Bounds = (-math.inf, math.inf)
+POINTS: Bounds = (-100.0, 100.0)  # of the difference of two percentages
 NOTHING = "\N{EN DASH}"
 FIGURE_SPACE = "\N{FIGURE SPACE}"  # as wide as a digit
 
@@ -35,20 +38,16 @@ class Style:
         text = f"{scaled:.3g}" if self.digits is None else f"{scaled:,.{self.digits}f}"
         return text.replace("-", "\N{MINUS SIGN}")
 
-    def half_text(self, estimate: Estimate) -> str:
-        """The half interval with its sign; empty where there is none."""
-        return "" if estimate.half is None else f"± {self.text(estimate.half)}"
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A value in a table."""
 
     text: str = NOTHING
-    half: str = ""  # the half interval with its sign
+    half: str = ""  # the interval: its half with a sign, or both ends in brackets
     runs: int | None = None  # how many runs, where these are not all of the entry's
     order: float | None = None  # the number that sorts the rows
-    best: bool = False
+    best: bool = False  # whether it differs from all others beyond chance
 
 
 def style_of(unit: str, estimates: Iterable[Estimate | None]) -> Style:
@@ -82,22 +81,54 @@ def styles_of(columns: Sequence[Column], entries: Sequence[Entry]) -> dict[str, 
     return styles
 
 
-def cells(entries: Sequence[Entry], estimates: Sequence[Estimate | None], style: Style, better: Better) -> list[Cell]:
-    """A column. Halves are padded to one width, so that points stand above points."""
-    means = [each.mean for each in estimates if each is not None and math.isfinite(each.mean)]
-    best = style.text((max if better == "higher" else min)(means)) if len(means) > 1 and better != "neither" else None
+def bounds_of(column: Column, entries: Sequence[Entry]) -> Bounds:
+    """The least and the most that a column can be: a percentage 0 and 100, others 0 unless a value is below it."""
+    values = [value for entry in entries for value in _values(entry, column.key)]
+    return (-math.inf if min(values, default=0.0) < 0 else 0.0), (100.0 if column.unit == "%" else math.inf)
+
+
+def _values(entry: Entry, key: str) -> Sequence[float]:
+    return [*entry.values.get(key, ()), *([entry.metrics[key].mean] if key in entry.metrics else [])]
+
+
+def interval_texts(estimates: Sequence[Estimate | None], style: Style, bounds: Bounds) -> list[str]:
+    """The interval of each as text, blank where there is none: halves, or both ends where one would leave the bounds.
+
+    All of a column are written in one way, padded to one width, so that points stand above points.
+    """
     constant = not any(each and each.half for each in estimates)  # in every run, such as a count of parameters
-    halves = ["" if each is None or each.half is None or constant else style.text(each.half) for each in estimates]
-    width = max(map(len, halves), default=0)
+    known = {} if constant else {i: each for i, each in enumerate(estimates) if each and each.half is not None}
+    whole = [(each.mean - (each.half or 0), each.mean + (each.half or 0)) for each in known.values()]
+    cut = {index: each.ends(*bounds) or (each.mean, each.mean) for index, each in known.items()}
+    if whole == list(cut.values()):
+        texts = {index: style.text(each.half or 0) for index, each in known.items()}
+        width = max(map(len, texts.values()), default=0)
+        padded = {index: f"± {text.rjust(width, FIGURE_SPACE)}" for index, text in texts.items()}
+    else:
+        pairs = {index: [style.text(end) for end in ends] for index, ends in cut.items()}
+        widths = [max(len(pair[side]) for pair in pairs.values()) for side in (0, 1)]
+        padded = {
+            index: "[{}, {}]".format(
+                *(text.rjust(width, FIGURE_SPACE) for text, width in zip(pair, widths, strict=True))
+            )
+            for index, pair in pairs.items()
+        }
+    blank = FIGURE_SPACE * max(map(len, padded.values()), default=0)
+    return [padded.get(index, blank) for index in range(len(estimates))]
+
+
+def cells(
+    entries: Sequence[Entry], estimates: Sequence[Estimate | None], style: Style, best: str, bounds: Bounds
+) -> list[Cell]:
+    """A column. best: the entry whose value is marked; empty for none. bounds: the least and the most it can be."""
     column = []
-    for entry, each, half in zip(entries, estimates, halves, strict=True):
-        padded = f"± {half.rjust(width, FIGURE_SPACE)}" if half else FIGURE_SPACE * (width + 2) if width else ""
+    for entry, each, interval in zip(entries, estimates, interval_texts(estimates, style, bounds), strict=True):
         if each is None:
-            column.append(Cell(half=padded))
+            column.append(Cell(half=interval))
             continue
-        text = style.text(each.mean)
         runs = None if each.runs == len(entry.seeds) else each.runs
-        column.append(Cell(text, padded, runs, each.mean if math.isfinite(each.mean) else None, text == best))
+        order = each.mean if math.isfinite(each.mean) else None
+        column.append(Cell(style.text(each.mean), interval, runs, order, entry.name == best))
     return column
 
 

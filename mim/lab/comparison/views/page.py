@@ -15,7 +15,18 @@ from PIL import Image
 
 from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Section, Sheet
 from mim.lab.comparison.views.dot_plots import plots
-from mim.lab.comparison.views.numbers import Cell, cells, p_text, short, style_of, styles_of
+from mim.lab.comparison.views.numbers import (
+    ANY,
+    POINTS,
+    Cell,
+    bounds_of,
+    cells,
+    interval_texts,
+    p_text,
+    short,
+    style_of,
+    styles_of,
+)
 
 AXES = {"images_seen": "Images seen", "flops": "FLOPs", "seconds": "Seconds"}
 UNITS = {"images_seen": "", "flops": "FLOP", "seconds": "s"}  # of the axes, as numbers.py knows them
@@ -73,6 +84,8 @@ def render(comparison: Comparison) -> str:
         seeds=_seeds(comparison),
         results=results,
         best=results is not None and any(cell.best for row in results.rows for cell in row),
+        best_budget=any(budget.best for budget in comparison.budgets),
+        compared=len(entries) > 1,
         cost=_table(comparison, "cost"),
         plots=plots(comparison),
         curves=htmlsafe_json_dumps(_curves(comparison), allow_nan=False, separators=(",", ":")),
@@ -118,7 +131,8 @@ def _table(comparison: Comparison, *sections: Section) -> HtmlTable | None:
         style = styles[column.key]
         mark = notes.index(column.note) + 1 if column.note else 0
         headings.append(Heading(column.title, style.unit, column.better, mark))
-        filled.append(cells(comparison.entries, estimates, style, column.better))
+        bounds = bounds_of(column, comparison.entries)
+        filled.append(cells(comparison.entries, estimates, style, comparison.best.get(column.key, ""), bounds))
     return HtmlTable(headings, list(zip(*filled, strict=True)), notes) if headings else None
 
 
@@ -133,8 +147,11 @@ def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
         column = columns.get(metric)
         better: Better = column.better if column else "neither"
         style = style_of(column.unit if column else " ", [each for b in budgets for each in b.estimates.values()])
+        bounds = bounds_of(column, entries) if column else ANY
         headings = [Heading(short(budget.limit, UNITS[budget.axis]), "", better) for budget in budgets]
-        filled = [cells(entries, [each.estimates.get(name) for name in names], style, better) for each in budgets]
+        filled = [
+            cells(entries, [each.estimates.get(name) for name in names], style, each.best, bounds) for each in budgets
+        ]
         groups = [(AXES[axis], span) for axis, span in Counter(budget.axis for budget in budgets).items()]
         table = HtmlTable(headings, list(zip(*filled, strict=True)), groups=groups)
         tables.append((comparison.metric_names.get(metric, metric), table))
@@ -179,7 +196,8 @@ def _tests(comparison: Comparison) -> list[tuple[PairedTest, Heading, Cell, str]
         alike = [other.result.difference for other in comparison.tests if columns[other.column].unit == column.unit]
         style = style_of(column.unit, alike)
         text = ("+" if difference.mean > 0 else "") + style.text(difference.mean)
-        cell = Cell(text, style.half_text(difference), order=difference.mean)
+        bounds = POINTS if column.unit == "%" else ANY
+        cell = Cell(text, interval_texts([difference], style, bounds)[0], order=difference.mean)
         unit = "points" if style.unit == "%" else style.unit
         rows.append((test, Heading(column.title, unit, column.better), cell, p_text(test.result.p)))
     return rows

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mim.lab.comparison.result import Comparison
-from mim.lab.comparison.views.numbers import Cell, cells, p_text, style_of
+from mim.lab.comparison.views.numbers import ANY, POINTS, Cell, bounds_of, cells, interval_texts, p_text, style_of
 from mim.lab.console import new_table, print_heading, print_notes
 
 NAME = 32  # letters of an entry's name in a line
@@ -17,6 +17,8 @@ HEADING = 14  # letters of a heading in a line
 TESTS = 12  # tests that are printed; the page shows all
 UNBOUNDED = 10_000  # columns, to measure the width that a table needs
 MANY = 6  # entries above which each has a row
+BEFORE = "Before you compare"
+INTERVALS = "mean, with half of the 95% interval over seeds or its ends in brackets; bold: best beyond chance"
 SECTIONS = (("Accuracy and loss", ("accuracy", "loss")), ("Cost of pretraining", ("cost",)))
 
 
@@ -42,7 +44,7 @@ def show(comparison: Comparison, console: Console) -> None:
         if not metrics:
             continue
         metrics, seeds = [*seeds, *metrics], []  # seeds in the first table alone
-        print_heading(console, title, "mean ± half of the 95% interval over seeds" if several else "")
+        print_heading(console, title, INTERVALS if several else "")
         for table in _tables(comparison, metrics, console):
             console.print(table)
         notes = [_clean(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
@@ -52,11 +54,12 @@ def show(comparison: Comparison, console: Console) -> None:
         print_heading(console, "Paired tests", remark)
         console.print(_tests(comparison))
     left_out = [f"{folder}: {reason}" for folder, reason in comparison.left_out]
-    lists = {"Warnings": comparison.warnings, "Notes": comparison.notes, "Left out": left_out}
+    before = (*comparison.evidence, *comparison.warnings)
+    lists = {BEFORE: before, "Notes": comparison.notes, "Left out": left_out}
     for title, texts in lists.items():
         if texts:
             print_heading(console, title)
-            print_notes(console, map(_clean, texts), "yellow" if title == "Warnings" else "")
+            print_notes(console, map(_clean, texts), "yellow" if title == BEFORE else "")
 
 
 def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
@@ -66,7 +69,8 @@ def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
             estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
             style = style_of(column.unit, estimates)
             heading = f"{column.title}, {style.unit}" if style.unit not in ("", column.title) else column.title
-            texts = [_cell(cell) for cell in cells(comparison.entries, estimates, style, column.better)]
+            best, bounds = comparison.best.get(column.key, ""), bounds_of(column, comparison.entries)
+            texts = [_cell(cell) for cell in cells(comparison.entries, estimates, style, best, bounds)]
             metrics.append(_Metric(column.title, _clean(heading), texts, column.note))
     return metrics
 
@@ -109,9 +113,10 @@ def _tests(comparison: Comparison) -> Table:
         column, difference = columns[test.column], test.result.difference
         style = style_of(column.unit, [difference])
         title = f"{column.title}, {style.unit}" if style.unit else column.title
+        bounds = POINTS if column.unit == "%" else ANY
         table.add_row(
             *(Text(_clean(name)) for name in (title, test.first, test.second)),
-            f"{style.text(difference.mean)} {style.half_text(difference)}".strip(),
+            f"{style.text(difference.mean)} {interval_texts([difference], style, bounds)[0]}".strip(),
             *(p_text(test.result.p), str(len(test.seeds))),
         )
     return table

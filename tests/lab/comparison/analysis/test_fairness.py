@@ -83,17 +83,40 @@ def test_warning_comes_alone_where_it_is_due(real, tmp_path, settings, metrics, 
     assert others == next((also for word, also in follows.items() if word in warning), set())
 
 
+def test_extended_runs_are_an_entry_of_their_own_with_a_warning(real, tmp_path):
+    counts = {"images_seen": 2688, "steps": 28}
+    for name, keys in (("once", {}), ("extended", {"TRAIN.extended_at": "[1]"})):
+        for seed in (0, 1):
+            settings = {"SEED": seed, "TRAIN.epochs": 2, **keys}
+            write_run(tmp_path / f"{name}-seed{seed}", real.pretraining, settings, counts)
+    result = compare([tmp_path], reconstructions=False)
+    assert {entry.name for entry in result.entries} == {"once", "extended"}
+    assert result.warnings == (
+        "Some were extended, under another course of the learning rate: TRAIN.extended_at is [1] in extended, [] in "
+        "once.",
+    )
+    assert [setting.role for setting in result.settings if setting.key == "TRAIN.extended_at"] == ["fairness"]
+
+
 def test_unequal_and_single_seeds_are_told(real, tmp_path):
     result = pair(real, tmp_path, seeds=((0, 1, 2), (1,)))
-    assert result.warnings == (
-        "Seeds differ: 0, 1, 2 in a; 1 in b.",
-        "One seed of b: no interval, and a difference may be chance.",
+    assert result.warnings == ("Seeds differ: 0, 1, 2 in a; 1 in b.",)
+    assert result.evidence[0] == "One seed of b: no interval, and a difference may be chance."
+
+
+def test_mask_token_is_the_method_and_no_larger_encoder(real, tmp_path):
+    result = pair(real, tmp_path, {"ENCODER.hidden": "replace", "HEAD.name": "pixel_shuffle"})
+    assert result.warnings == ()
+    assert "encoder" not in {setting.key for setting in result.settings}
+
+
+def test_rates_schedules_and_clipping_belong_to_the_method(real, tmp_path):
+    keys = {"OPTIMIZER.base_lr": 0.25, "SCHEDULE.warmup_epochs": 0, "TRAIN.clip": 1.0, "TRAIN.ema": 0.9}
+    result = pair(real, tmp_path, keys)
+    assert {setting.key: setting.role for setting in result.settings} == dict.fromkeys(
+        ["MASKER.ratio", *keys], "method"
     )
-
-
-def test_one_seed_of_each_is_told_once(real, tmp_path):
-    result = pair(real, tmp_path, seeds=((0,), (0,)))
-    assert result.warnings == ("One seed of each entry: no interval, and a difference may be chance.",)
+    assert result.warnings == ()
 
 
 def test_runs_that_did_not_all_go_through_a_protocol_are_told(real, tmp_path):
@@ -132,7 +155,8 @@ def test_settings_are_sorted_by_what_they_decide(real, tmp_path):
     assert settings["ENCODER.width"] == ("fairness", ("16", "32"))
     assert settings["AUGMENT.flip"] == ("fairness", ("0", "0.5"))
     assert settings["encoder"][0] == "fairness"
-    assert {settings[key][0] for key in ("OPTIMIZER.base_lr", "LOG.every_steps", "DATA.batch_size")} == {"other"}
+    assert settings["OPTIMIZER.base_lr"] == ("method", ("0.016", "0.25"))
+    assert {settings[key][0] for key in ("LOG.every_steps", "DATA.batch_size")} == {"other"}
     roles = [setting.role for setting in result.settings]
     assert roles == sorted(roles, key=["method", "fairness", "other"].index)
     assert not {"SEED", "TASK", "ENCODER.depth", "seeds", "images seen"} & set(settings)

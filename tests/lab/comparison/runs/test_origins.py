@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import Real, change_environment, compared, real_runs, titles, values_of, write_run
+from run_folders import Real, change_environment, compared, real_runs, run_id, titles, values_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,15 @@ def test_copies_beside_are_passed_over(real, tmp_path):
     result = compared(run, tmp_path / "probe")
     assert result.left_out == ()
     assert titles(result) == {"linear probe"}
+
+
+@pytest.mark.parametrize(("step", "taken"), [(14, False), (15, True), (None, True)])
+def test_transfers_from_before_their_run_was_extended_are_left_out(real, tmp_path, step, taken):
+    run = write_run(tmp_path / "run", real.pretraining, {"TRAIN.epochs": 2, "TRAIN.extended_at": "[1]"})
+    change_environment(run, extensions=[{"from_epochs": 1, "to_epochs": 2, "step": 14}])
+    probe = write_run(tmp_path / "probe", real.probe, start=run)
+    change_environment(probe, **{"from": {"checkpoint": str(run), "run": run_id(run), "step": step}})
+    result = compared(run, probe)
+    assert titles(result) == ({"linear probe"} if taken else set())
+    reasons = [reason for _, reason in result.left_out]
+    assert reasons == ([] if taken else [f"came from step 14 of {run}, before it was extended to 2 epochs"])

@@ -5,7 +5,17 @@ import math
 import pytest
 
 from mim.lab.comparison.result import Column, Entry
-from mim.lab.comparison.views.numbers import cells, p_text, short, style_of, styles_of, ticks
+from mim.lab.comparison.views.numbers import (
+    ANY,
+    bounds_of,
+    cells,
+    interval_texts,
+    p_text,
+    short,
+    style_of,
+    styles_of,
+    ticks,
+)
 from mim.ops.intervals import Estimate
 
 
@@ -56,17 +66,40 @@ def test_styles_of_percentages_of_a_section_are_alike():
     assert (styles["a"].digits, styles["c"].unit) == (2, "min")
 
 
-def test_cells_mark_the_best_means_and_how_many_runs_are_behind_a_metric():
+def test_cells_mark_the_best_entry_and_how_many_runs_are_behind_a_metric():
     entries = [Entry(name, "", (0, 1, 2), (), {}) for name in "abcd"]
     metrics = [Estimate(97.21, 0.2, 3), Estimate(97.24, 10.0, 2), None, Estimate(math.nan, None, 3)]
     style = style_of("%", [Estimate(97.0, 0.2, 3)])
-    for better, best in (("higher", [True, True, False, False]), ("neither", [False] * 4)):
-        rows = cells(entries, metrics, style, better)
-        assert [cell.best for cell in rows] == best
+    for best, marked in (("b", [False, True, False, False]), ("", [False] * 4)):
+        rows = cells(entries, metrics, style, best, ANY)
+        assert [cell.best for cell in rows] == marked
         assert [cell.runs for cell in rows] == [None, 2, None, None]
         assert [cell.order for cell in rows] == [97.21, 97.24, None, None]
         assert [cell.half for cell in rows[:2]] == ["± \N{FIGURE SPACE}0.2", "± 10.0"]
         assert len({len(cell.half) for cell in rows}) == 1
+
+
+def test_intervals_are_halves_or_both_ends_where_one_leaves_what_the_metric_can_be():
+    def texts(bounds, *metrics):
+        estimates = [None if each is None else Estimate(*each, 3) for each in metrics]
+        texts = interval_texts(estimates, style_of("%", estimates), bounds)
+        assert len({len(text) for text in texts}) == 1
+        return [text.replace("\N{FIGURE SPACE}", "") for text in texts]
+
+    assert texts((0.0, 100.0), (45.3, 127.1), (55.0, 14.1), None) == ["[0.0, 100.0]", "[40.9, 69.1]", ""]
+    assert texts((0.0, 100.0), (78.5, 9.0), (55.0, 14.1), (60.0, None)) == ["± 9.0", "± 14.1", ""]
+    assert texts((0.0, math.inf), (0.5, 0.7)) == ["[0.0, 1.2]"]
+    assert texts(ANY, (0.5, 0.7)) == ["± 0.7"]
+    assert texts((0.0, 100.0), (100.0, 0.0), (100.0, 0.0)) == ["", ""]  # counted, the same in every run
+
+
+def test_bounds_are_those_of_shares_and_0_unless_a_value_lies_below():
+    def entry(*values):
+        return Entry("a", "", (0, 1), (), {"m": Estimate(sum(values) / len(values), None, 2)}, {"m": values})
+
+    assert bounds_of(Column("m", "kNN", "%", "accuracy", "higher"), [entry(50.0, 60.0)]) == (0, 100)
+    assert bounds_of(Column("m", "loss", "", "loss", "lower"), [entry(0.5, 0.6)]) == (0, math.inf)
+    assert bounds_of(Column("m", "loss", "", "loss", "lower"), [entry(0.5, -0.6)]) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from comparisons import NAMES, comparison, picture
 
 from mim.lab.comparison.result import Comparison, Entry
+from mim.lab.comparison.views.numbers import styles_of
 from mim.lab.comparison.views.page import render
 from mim.ops.intervals import Estimate
 
@@ -182,7 +183,8 @@ def test_render_leaves_a_section_without_content_out(part):
     def ids(html):
         return {attributes.get("id") for tag, attributes in Reader(html).elements if tag == "section"}
 
-    full, less = ids(render(comparison())), ids(render(replace(comparison(), **{part: ()})))
+    also = {"evidence": ()} if part == "warnings" else {}
+    full, less = ids(render(comparison())), ids(render(replace(comparison(), **{part: (), **also})))
     assert full - less == {SECTIONS[part]}
 
 
@@ -442,10 +444,13 @@ def test_page_shows_the_metrics_of_the_comparison(visit):
             for text, entry in zip(column(page, table, title), result.entries, strict=True):
                 mean, *half = (float(number) for number in re.findall(r"[\d.]+", text.replace(",", "")))
                 assert mean == pytest.approx(entry.metrics[key].mean / unit, rel=5e-3)
-                assert half == ([pytest.approx(entry.metrics[key].half / unit, rel=0.2)] if key != "parameters" else [])
+                assert half == (
+                    [pytest.approx(entry.metrics[key].half / unit, rel=0.2, abs=0.06)] if key != "parameters" else []
+                )
     best = [cell.split()[0] for cell in page.locator("#results td.best").all_inner_texts()]
+    style = styles_of(result.columns[:2], result.entries)["knn/top1"]
     assert best == [
-        f"{max(entry.metrics[key].mean for entry in result.entries):.1f}" for key in ("knn/top1", "finetune/top1")
+        style.text(max(entry.metrics[key].mean for entry in result.entries)) for key in ("knn/top1", "finetune/top1")
     ]
     for text, test in zip(column(page, "#tests table", "Difference"), result.tests, strict=True):
         mean, half = (float(number) for number in re.findall(r"[−+]?[\d.]+", text.replace("−", "-").replace("-", "-")))
@@ -525,6 +530,80 @@ def test_page_prints_every_section_in_light_colours_without_controls(visit):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator(".scroll").first.evaluate("(box) => getComputedStyle(box).overflowX") == "visible"
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+OVERLAPS = """() => {  // labels of ticks that touch each other, in every plot and in the chart
+  const found = [];
+  for (const group of [...document.querySelectorAll(".strip.scale svg")].map((one) => [...one.querySelectorAll("text")])
+      .concat([[...document.querySelectorAll("#chart .column")]])) {
+    const boxes = group.map((node) => node.getBoundingClientRect()).sort((a, b) => a.left - b.left);
+    for (let index = 1; index < boxes.length; index += 1)
+      if (boxes[index].left < boxes[index - 1].right + 4) found.push(group.map((node) => node.textContent).join(" "));
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("width", "media"),
+    [(710, "print"), (688, "print"), (1280, "screen"), (1000, "screen"), (390, "screen")],
+    ids=["letter", "a4", "desktop", "tablet", "phone"],
+)
+def test_page_keeps_ticks_apart_on_paper_and_screens(visit, width, media):
+    result = comparison()
+    close = {"knn/top1": (97.0, 97.3, 97.55), "finetune/top1": (20.0, 40.0, 80.0)}  # ticks of many and of few digits
+    entries = tuple(
+        replace(
+            each,
+            metrics={**each.metrics, **{key: Estimate(values[index], 0.02, 3) for key, values in close.items()}},
+            values={**each.values, **{key: (values[index],) * 3 for key, values in close.items()}},
+        )
+        for index, each in enumerate(result.entries)
+    )
+    page = visit(replace(result, entries=entries), width)
+    page.emulate_media(media=media)
+    assert page.locator(".strip.scale text").count() >= 6
+    assert page.evaluate(OVERLAPS) == []
+
+
+def test_page_shows_what_the_numbers_cannot_bear_before_anything_else(visit):
+    result = comparison()
+    page = visit(result)
+    assert page.locator("main > section").first.get_attribute("id") == "warnings"
+    assert page.locator("#warnings li").all_inner_texts() == [*result.evidence, *result.warnings]
+
+
+def test_page_marks_nothing_where_nothing_is_separated(visit):
+    page = visit(replace(comparison(), best={}))
+    assert page.locator("td.best, .strip strong, #results td strong").count() == 0
+    assert "No best value is marked" in page.locator("#results .lead").inner_text()
+
+
+def test_page_draws_a_band_from_the_lowest_to_the_highest_seed(visit):
+    result = comparison()
+    page = visit(result)
+    assert page.locator("#chart .band").count() == len(NAMES)
+    assert "Band: from the lowest to the highest seed." in page.locator("#curves .key").inner_text()
+    rows = dict(
+        zip(
+            (float(text) for text in page.locator("#chart .row").all_text_contents()),
+            (float(row.get_attribute("y")) - 4 for row in page.locator("#chart .row").all()),
+            strict=True,
+        )
+    )
+    (low, at_low), (high, at_high) = min(rows.items()), max(rows.items())
+    outline = page.locator("#chart .band").first.get_attribute("d")
+    heights = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", outline)]
+    seeds = [each.values for each in result.curves if (each.entry, each.metric) == (NAMES[0], "knn/top1")]
+    edges = [*map(max, zip(*seeds, strict=True)), *reversed([*map(min, zip(*seeds, strict=True))])]
+    assert heights == pytest.approx([at_low + (v - low) * (at_high - at_low) / (high - low) for v in edges], abs=0.06)
+
+
+def test_page_chart_ends_where_the_metric_ends(visit):
+    result = comparison()
+    curves = tuple(replace(each, values=tuple(99.9 for _ in each.values)) for each in result.curves)
+    page = visit(replace(result, curves=curves))
+    assert max(float(text) for text in page.locator("#chart .row").all_text_contents()) <= 100
 
 
 def test_page_needs_no_script_for_tables_settings_and_pictures(visit):

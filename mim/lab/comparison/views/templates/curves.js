@@ -1,8 +1,8 @@
-// The chart of curves: a thick line an entry, its seeds thin behind it, over the axis that is chosen.
+// The chart of curves: a thick line an entry over the axis that is chosen; behind it its seeds, and the band between them.
 "use strict";
 
 (() => {
-  const { extent, read, mean, trim, digits, ticks, powers, amount, STEPS } = numbers;
+  const { extent, read, mean, ends, trim, digits, ticks, powers, amount, STEPS } = numbers;
   const source = document.getElementById("curve-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
@@ -78,7 +78,10 @@
     const last = extent(values.map(([x]) => x))[1] || 1;
     const change = state.log ? Math.log10 : (value) => value;
     const pad = 0.04 * (change(high) - change(low)) || 0.05 * Math.abs(change(high)) || 0.5;
-    [low, high] = state.log ? [low / 10 ** pad, high * 10 ** pad] : [low - pad, high + pad];
+    const floor = low < 0 ? -Infinity : 0; // no axis goes where a metric cannot
+    const ceiling = data.metrics[state.metric].endsWith("%") ? Math.max(high, 100) : Infinity;
+    const ends_of = state.log ? [low / 10 ** pad, high * 10 ** pad] : [low - pad, high + pad];
+    [low, high] = [Math.max(ends_of[0], floor), Math.min(ends_of[1], ceiling)];
     const rows = state.log ? powers(low, high, height / 45) : ticks(low, high, height / 55);
     const digitsAfterPoint = state.log ? 1 + digits(rows[0] ?? low) : digits(rows[1] - rows[0] || 1);
     const labels = rows.map((row) => (state.log ? trim(row) : row.toFixed(digitsAfterPoint)));
@@ -111,6 +114,9 @@
     frame(metric);
     for (const { entry, singles } of lines) {
       if (singles.length < 2) continue;
+      const [lowest, highest] = ends(singles);
+      const outline = path([...highest, ...lowest.reverse()], view.x, view.y);
+      node("path", { class: `band ${series(entry)}`, d: `${outline}Z` }, svg);
       for (const line of singles) node("path", { class: `single ${series(entry)}`, d: path(line, view.x, view.y) }, svg);
     }
     for (const { entry, line } of lines) {

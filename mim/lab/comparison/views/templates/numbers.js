@@ -22,16 +22,21 @@ const numbers = (() => {
     return right === left || x === left ? bottom : bottom + ((top - bottom) * (x - left)) / (right - left);
   }
 
-  // The mean of lines: point by point where they have as many, else wherever one has a point and all have values.
-  function mean(lines) {
-    const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+  // Positions and the values of all lines there: point by point where they have as many, else wherever one has a point
+  // and all have values.
+  function together(lines) {
     if (lines.every((line) => line.length === lines[0].length)) {
-      return lines[0].map((_, index) => [0, 1].map((part) => average(lines.map((line) => line[index][part]))));
+      return lines[0].map((_, index) => [average(lines.map((line) => line[index][0])), lines.map((line) => line[index][1])]);
     }
     const positions = [...new Set(lines.flat().map(([x]) => x))].sort((a, b) => a - b);
-    const read_all = positions.map((x) => [x, lines.map((line) => read(line, x))]);
-    return read_all.filter(([, values]) => !values.includes(null)).map(([x, values]) => [x, average(values)]);
+    return positions.map((x) => [x, lines.map((line) => read(line, x))]).filter(([, values]) => !values.includes(null));
   }
+
+  // The mean of lines, and the line of their lowest and of their highest values.
+  const mean = (lines) => together(lines).map(([x, values]) => [x, average(values)]);
+  const ends = (lines) => [Math.min, Math.max].map((end) => together(lines).map(([x, values]) => [x, end(...values)]));
 
   const rung = (ladder, size) => ladder.findLast(([least]) => size >= least) ?? ladder[0];
   const trim = (number) => String(Number(number.toPrecision(3)));
@@ -73,5 +78,5 @@ const numbers = (() => {
     return axis === "flops" ? `${trim(x / size)} ${prefix}FLOP` : `${trim(x / size)}${prefix}`;
   }
 
-  return { extent, read, mean, trim, digits, ticks, powers, amount, STEPS };
+  return { extent, read, mean, ends, trim, digits, ticks, powers, amount, STEPS };
 })();

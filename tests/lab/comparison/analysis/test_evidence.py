@@ -1,0 +1,89 @@
+"""What a comparison says of numbers that cannot bear it: few seeds, no better than random weights, not separated."""
+
+import pytest
+from run_folders import Real, real_runs, write_run
+
+from mim.lab.comparison import compare
+from mim.lab.comparison.result import Comparison
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    return real_runs()
+
+
+def compared(real, folder, knn=None, random=0.2, probes=None) -> Comparison:
+    """Entries with a kNN accuracy and a probe's for each seed; `scratch` are probes of random weights."""
+    for number, (name, values) in enumerate((knn or {}).items()):
+        for seed, value in enumerate(values):
+            keys, metrics = (
+                {"SEED": seed, "MASKER.ratio": 0.75 - 0.25 * number},
+                {"knn/top1": value, "knn/top1_at_start": random},
+            )
+            write_run(folder / "pretraining" / f"{name}-seed{seed}", real.pretraining, keys, metrics)
+    for name, values in (probes or {}).items():
+        for seed, value in enumerate(values):
+            start = None if name == "scratch" else folder / "pretraining" / f"{name}-seed{seed}"
+            write_run(
+                folder / "linear-probe" / f"{name}-seed{seed}",
+                real.probe,
+                {"SEED": seed},
+                {"val/top1": value},
+                start=start,
+            )
+    return compare([folder], reconstructions=False)
+
+
+CLEAR = {"a": (0.90, 0.91, 0.92), "b": (0.80, 0.815, 0.82)}
+ONE = "One seed of each entry: no interval, and a difference may be chance."
+TWO = "Two seeds of each entry: half an interval is six times the distance of the two, and a difference may be chance."
+
+
+def test_clear_results_of_three_seeds_need_no_word(real, tmp_path):
+    result = compared(real, tmp_path, CLEAR)
+    assert result.evidence == ()
+    assert result.best["knn/top1"] == "a"
+
+
+def test_one_and_two_seeds_are_told(real, tmp_path):
+    one = compared(real, tmp_path / "one", {"a": (0.9,), "b": (0.8,)})
+    assert one.evidence == (ONE,)
+    two = compared(real, tmp_path / "two", {"a": (0.9, 0.91), "b": (0.8, 0.812)})
+    assert two.evidence == (TWO,)
+    assert "knn/top1" not in one.best  # which would be chance
+
+
+def test_entries_that_are_not_separated_are_named(real, tmp_path):
+    result = compared(real, tmp_path, {**CLEAR, "c": (0.91, 0.90, 0.925)})
+    assert result.evidence == ("kNN does not separate a and c: p is at least 0.05.",)
+    assert "knn/top1" not in result.best
+    alike = compared(real, tmp_path / "alike", dict.fromkeys("abc", (0.5, 0.6, 0.7)))
+    assert "kNN separates no two entries: p is at least 0.05 in all 3 paired tests." in alike.evidence
+
+
+def test_knn_that_is_no_better_than_that_of_random_weights_is_told(real, tmp_path):
+    result = compared(real, tmp_path, {"a": (0.21, 0.22, 0.212), "b": (0.80, 0.815, 0.82)}, random=0.23)
+    assert "kNN is no better than that of random weights: a 21.4 beside 23.0." in result.evidence
+    near = compared(real, tmp_path / "near", {"a": (0.25, 0.30, 0.22), "b": (0.80, 0.815, 0.82)}, random=0.23)
+    assert "kNN is not separated from that of random weights: a 25.7 beside 23.0." in near.evidence
+
+
+def test_knn_without_a_value_of_random_weights_says_how_to_get_one(real, tmp_path):
+    result = compared(real, tmp_path, CLEAR, random=None)
+    assert result.evidence == ("kNN of random weights is unknown in a and b: EVALUATE.at_start true measures it.",)
+
+
+def test_probes_stand_beside_those_of_random_weights(real, tmp_path):
+    probes = {"a": (0.5, 0.51, 0.52), "b": (0.7, 0.71, 0.72), "scratch": (0.6, 0.612, 0.621)}
+    result = compared(real, tmp_path, CLEAR, probes=probes)
+    assert result.evidence == ("Linear-probe is no better than that of random weights: a 51.0 beside 61.1.",)
+    assert [(entry.name, entry.random) for entry in result.entries] == [("a", False), ("b", False), ("scratch", True)]
+    assert result.best["transfer/1"] == "b"
+
+
+def test_probe_without_random_weights_says_so(real, tmp_path):
+    result = compared(real, tmp_path, CLEAR, probes={"a": (0.5, 0.51, 0.52), "b": (0.7, 0.71, 0.72)})
+    assert result.evidence == (
+        "Linear-probe has no row of random weights, which would say what pretraining added: "
+        "the same probe with an empty INIT.checkpoint gives one.",
+    )
