@@ -119,14 +119,15 @@ def test_readme_encoder_trains_from_python(tmp_path):
 def test_weights_example_loads_a_run(tmp_path, monkeypatch, capsys):
     code, output = call(tmp_path / "runs" / "mae", TINY)
     assert code == 0, output
-    program = _blocks("docs/weights.md", "python")["weights.py"]
-    (tmp_path / "weights.py").write_text(program)
+    _write(tmp_path, "docs/weights.md")
     monkeypatch.chdir(tmp_path)
-    runpy.run_path("weights.py", run_name="__main__")
+    for program in ("weights.py", "model.py"):
+        runpy.run_path(program, run_name="__main__")
     output = capsys.readouterr().out
     assert "torch.Size([2, 16])" in output
     assert "4 torch.Size([2, 16, 8, 8])" in output
     assert "attention torch.Size([2, 2, 65, 65])" in output
+    assert "torch.Size([2, 1, 32, 32])" in output
 
 
 @pytest.mark.slow

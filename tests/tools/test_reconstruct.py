@@ -35,11 +35,13 @@ def draw(*words) -> tuple[int, str]:
 
 
 def refused(*words) -> str:
-    """The one line of an error."""
+    """The error, after the notes on a foreign file."""
     code, text = draw(*words)
     assert code == 2, text
-    assert text.startswith("error: ")
-    return text
+    notes, error, message = text.partition("error: ")
+    assert error
+    assert all("not in the file, so check" in line for line in notes.splitlines())
+    return error + message
 
 
 @pytest.fixture(scope="module")
