@@ -81,10 +81,12 @@ class Reader:
         """
         for broken in [self._broken] if world is None else world.gather_objects(self._broken):
             self._broken = broken | self._broken
-        for name, reason in self._broken.items():
-            if name not in self._named:
-                LOG.warning("cannot read %s (%s); evaluations leave it out", name, reason)
-                self._named.add(name)
+        new = self._broken.keys() - self._named
+        for name in sorted(new):
+            LOG.warning("cannot read %s (%s); evaluations leave it out", name, self._broken[name])
+        if new and len(self._broken) > 1:
+            LOG.warning("evaluations leave out %d broken images", len(self._broken))
+        self._named |= new
         if self._broken and not images:
             name, reason = next(iter(self._broken.items()))
             raise DataLost(f"none of the images of an evaluation can be read, such as {name} ({reason})")
