@@ -13,7 +13,6 @@ from small_data import write_digits
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mim.data.batch import Batch
-from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ATTEMPTS, ImageDataset, Sample, collate
 from mim.data.loading.loader import _Answer, batches, in_order
 from mim.data.loading.sampler import StepSampler
