@@ -80,8 +80,8 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
         raise ValueError(f"OUT {target} is also the input: name another file")
     WeightsFormat.named(to)().check_target(target)
     weights = read(file, "IN", source_format)
-    init_weights.import_plugins(weights, tuple(weights.sections))
-    cfg = config_of(weights, overrides)
+    plugins = init_weights.import_plugins(weights, tuple(weights.sections))
+    cfg = config_of(replace(weights, sections={**weights.sections, "PLUGINS": list(plugins)}), overrides)
     with torch.device("meta"):
         matched, report = match_weights(_encoder(cfg), weights, "IN")
     others = {name: weight for name, weight in weights.state.items() if not name.startswith(ENCODER)}

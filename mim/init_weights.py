@@ -143,11 +143,12 @@ def encoder_sections(weights: ModelWeights) -> metadata.Sections:
 
 
 def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER",)) -> tuple[str, ...]:
-    """Imports the PLUGINS of a checkpoint where a part of these sections is unknown here, and returns their names.
+    """Imports the PLUGINS of a checkpoint where a part of these sections is none of this toolkit; returns their names.
 
     Raises ConfigError, with what to import, where a part is then still unknown.
     """
-    if not (unknown := _unknown_parts(weights, sections)):
+    parts = _part_names(weights, sections)
+    if all(name in catalogue.names(schema.FAMILIES[key].module) for key, name in parts.items()):
         return ()
     reasons, modules = [], []
     for module in weights.plugins:
@@ -156,7 +157,7 @@ def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER"
             modules.append(module)
         except ConfigError as error:
             reasons.append(str(error))
-    if unknown := _unknown_parts(weights, sections):
+    if unknown := [f"{key}.name {name}" for key, name in parts.items() if name not in schema.part_names(key)]:
         names = ", ".join(weights.plugins) or "which it does not name"
         why = f": {'; '.join(reasons)}" if reasons else ""
         raise ConfigError(
@@ -166,10 +167,10 @@ def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER"
     return tuple(modules)
 
 
-def _unknown_parts(weights: ModelWeights, sections: tuple[str, ...]) -> list[str]:
-    families = [name for name in sections if name in schema.FAMILIES and name in weights.sections]
-    names = {name: weights.sections[name].get("name") for name in families}
-    return [f"{key}.name {name}" for key, name in names.items() if name and name not in schema.part_names(key)]
+def _part_names(weights: ModelWeights, sections: tuple[str, ...]) -> dict[str, str]:
+    """The name of the part of each of these sections, where the file says it."""
+    contents = {key: weights.sections.get(key) for key in sections if key in schema.FAMILIES}
+    return {key: str(keys["name"]) for key, keys in contents.items() if isinstance(keys, dict) and "name" in keys}
 
 
 def _known(cfg: Config, source: str) -> Known:

@@ -14,6 +14,7 @@ METHOD = ("TASK", "MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIE
 MACHINE = ("TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic")
 TRAINING = ("AUGMENT.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
 ORDER: tuple[Group, ...] = get_args(Group)
+OF_THE_FILE = ("RECIPE", "INIT.take", "INIT.keep")  # they say where values are from, not what is trained
 ABSENT = "-"
 
 
@@ -48,7 +49,7 @@ def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:
     differences += [
         Difference(_group(key), key, as_written(ours.get(key, ABSENT)), as_written(theirs.get(key, ABSENT)))
         for key in dict.fromkeys([*ours, *theirs])
-        if key != "RECIPE" and ours.get(key) != theirs.get(key)
+        if key not in OF_THE_FILE and ours.get(key) != theirs.get(key)
     ]
     return RecipeComparison(cfg.RECIPE, tuple(sorted(differences, key=lambda each: ORDER.index(each.group))))
 
