@@ -35,6 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     classifiers=[  # the versions of Python under which the tests of `make test-oldest` or `make test-newest` were run
+        "Operating System :: POSIX :: Linux",  # others: README.md
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.13",

@@ -70,6 +70,8 @@ def prepare(file: BinaryIO, channels: int, notes: list[str]) -> tuple[BinaryIO, 
     whole = [page for page in pages if not page.partial] or pages[:1]
     _check_hidden_pages(whole)
     if len(whole) > 1:
+        if channels <= 4:  # perhaps they are pages of a document
+            notes.append(f"its {len(whole)} pages are read as the channels of one image")
         return file, _check_stack(whole, channels)
     page = whole[0]
     _check_samples(page)

@@ -151,6 +151,10 @@ def test_tiff_pages_of_colours_or_without_tags_are_refused(tmp_path: Path) -> No
         refusal = reason(write_foreign(tmp_path, "twelve pages with the tags of one"), channels)
         assert "more pages than it has tags for" in refusal
     first, second = Image.new("L", (4, 4)), Image.new("L", (5, 4))
+    first.save(tmp_path / "three.tif", save_all=True, append_images=[Image.new("L", (4, 4), level) for level in (1, 2)])
+    image, notes = read(tmp_path / "three.tif", 3)
+    assert image[0, 0].tolist() == [0, 1, 2]
+    assert notes == ["its 3 pages are read as the channels of one image"]
     first.save(tmp_path / "sizes.tif", save_all=True, append_images=[second, first])
     assert "not grey levels of one size" in reason(tmp_path / "sizes.tif", 3)
 
