@@ -103,11 +103,10 @@ def readable_images(data: ImageDataset, count: int, seed: int) -> EvaluationBatc
     """Up to `count` images that can be read, drawn by the seed. Raises DataLost where none can be read."""
     reader, parts = Reader(count, 0), []
     order = choose_samples(len(data), len(data), seed)
-    with closing(reader.read(data, order)) as batches_read:
-        for part in batches_read:
-            parts.append(part)
-            if sum(len(each.rows) for each in parts) >= count:
-                break
+    for part in reader.read(data, order):
+        parts.append(part)
+        if sum(len(each.rows) for each in parts) >= count:
+            break
     reader.settle(len(parts))
     rows = [row for part in parts for row in part.rows][:count]
     images_BCHW = torch.cat([part.batch.images_BCHW for part in parts])[:count]
