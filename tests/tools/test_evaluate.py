@@ -344,7 +344,7 @@ def test_few_labels_shrink_the_bank(runs, tmp_path):
         (("knn", "nothing"), "nothing does not exist"),
         (("knn", "pretrain", "--k", "0"), "--k is 0"),
         (("logistic", "pretrain", "--c", "0"), "--c is 0"),
-        (("knn", "pretrain", "ENCODER.width", "32"), "holds another model"),
+        (("knn", "pretrain", "ENCODER.width", "32"), "ENCODER.width"),
         (("knn", "pretrain", "DATA.nam", "x"), "DATA.nam"),
         (("features", "pretrain"), "--output"),
         (("knn", "pretrain", "--share", "2"), "LABELS.share is 2"),
