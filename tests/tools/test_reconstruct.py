@@ -180,14 +180,16 @@ def test_a_drawn_mask_hides_every_patch_that_it_touches(runs, tmp_path):
 def test_a_drawn_mask_may_be_small_grey_transparent_an_array_or_lossy(runs, tmp_path):
     images = write_digits(tmp_path / "in", 1)
     expected = hidden_by(runs, mask_file(tmp_path / "m.png", box=(8, 8, 15, 15)), images)[0]
-    half = mask_file(tmp_path / "half.png", size=(16, 16), box=(4, 4, 7, 7))
-    clear = mask_file(tmp_path / "clear.png", box=(8, 8, 15, 15), mode="RGBA")
-    lossy = mask_file(tmp_path / "lossy.jpg", box=(8, 8, 15, 15), quality=60)
+    mask_file(tmp_path / "half.png", size=(16, 16), box=(4, 4, 7, 7))
+    mask_file(tmp_path / "clear.png", box=(8, 8, 15, 15), mode="RGBA")
+    mask_file(tmp_path / "lossy.jpg", box=(8, 8, 15, 15), quality=60)
     levels = np.array(Image.open(tmp_path / "m.png"))
     Image.fromarray((levels > 0).astype(np.uint8)).save(tmp_path / "label.png")
     np.save(tmp_path / "array.npy", levels)
-    for path in (half, clear, lossy, tmp_path / "label.png", tmp_path / "array.npy"):
-        assert torch.equal(hidden_by(runs, path, images)[0], expected), path
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(levels).save(tmp_path / "grey.tif")
+    for name in ("half.png", "clear.png", "lossy.jpg", "label.png", "array.npy", "deep.png", "grey.tif"):
+        assert torch.equal(hidden_by(runs, tmp_path / name, images)[0], expected), name
 
 
 def test_a_mask_drawn_over_a_photograph_is_cropped_as_the_photograph_is(tmp_path):

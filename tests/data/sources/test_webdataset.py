@@ -91,6 +91,18 @@ def test_webdataset_reads_samples_in_order_with_labels(tmp_path: Path) -> None:
     assert images.describe(7) == f"{tmp_path}/digits-001.tar/0007.png"
 
 
+def test_webdataset_reads_the_same_where_the_system_cannot_read_at_a_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = source(write_shards(tmp_path))
+    monkeypatch.delattr(os, "pread")  # as on Windows
+    assert all(shows(images, number, number) for number in range(len(images)))
+    assert images._open == {}
+    images.shards[0].write_bytes(b"")
+    with pytest.raises(BrokenImage, match="has become shorter"):
+        images.read(0)
+
+
 def test_webdataset_indexed_again_is_the_same_and_reads_no_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
