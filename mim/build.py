@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from mim import config
 from mim.config import Config, Overrides
+from mim.config.inherit import FindKnown
 from mim.config.load import named
 from mim.config.recipes import find_file
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.augment import BatchAugment, RandomCropFlipColour
 from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.readable import check_readable
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names, match_classes
 from mim.data.sources.label_check import label_problem
+from mim.data.sources.listing import listing_once
 from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
@@ -27,6 +30,7 @@ from mim.engine import checkpoint
 from mim.engine.plan import EngineSettings
 from mim.engine.schedule import ScheduledRun
 from mim.evaluation.reading import Reader
+from mim.init_weights import find_known
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.seeding import derive_seed
@@ -42,22 +46,25 @@ LOG = logging.getLogger("mim")
 Model = MaskedImageModel | Classifier
 
 
-def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
+def load_config(path: str | Path, overrides: Overrides = (), find_known: FindKnown = find_known) -> Config:
     """The complete config of a file and overrides, frozen: `load_config("a.yaml", {"TRAIN.epochs": 2})`.
 
     Args:
         path: a YAML file, or the name of a shipped recipe, such as `mae/vit_base`.
         overrides: values by key, as a dict, as pairs, or as `KEY VALUE` words of a command line.
+        find_known: finds what is known of the model of INIT.checkpoint, from which keys that are not set are taken.
 
     Raises ConfigError for an unknown or repeated key, a value of the wrong type or range, parts that do not fit each
-    other, and a RECIPE that does not exist.
+    other, a RECIPE that does not exist, and values with which the weights of INIT.checkpoint compute something else.
     """
     path = find_file(path)
-    cfg = config.load_config(path, overrides)
+    cfg = config.load_config(path, overrides, find_known)
     try:
         check(cfg)
     except ValueError as error:
-        raise named(error, path, overrides, lambda: check(config.parse_config(path.read_text()))) from error
+        raise named(
+            error, path, overrides, lambda: check(config.parse_config(path.read_text(encoding="utf-8")))
+        ) from error
     return cfg
 
 
@@ -135,6 +142,11 @@ def check(cfg: Config) -> None:
     optimizer = cfg.OPTIMIZER.build()
     cfg.SCHEDULE.build(ScheduledRun(optimizer.base_lr, 1.0, cfg.TRAIN.epochs, 1))
     build_without_memory(cfg)
+    if cfg.TASK != "pretrain" and cfg.INIT.parts == "model":
+        raise ValueError(
+            f"INIT.parts is model, and TASK {cfg.TASK} has no head of a pretraining: leave it out, and the encoder "
+            "alone is taken. To go on with a run of this task, extend it with --extend"
+        )
     if cfg.TASK == "finetune":
         _batch_augment(cfg, classes=1)
         RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)
@@ -167,8 +179,8 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
 
 def build_sources(cfg: Config) -> tuple[Source, Source]:
     """The training images and the held-out ones, with or without labels."""
-    shared = cfg.DATA.shared
-    train, held_out = (cfg.DATA.build(split, shared) for split in ("train", "val"))
+    with listing_once():
+        train, held_out = (cfg.DATA.build(split, cfg.DATA.shared) for split in ("train", "val"))
     return train, held_out
 
 
@@ -183,12 +195,19 @@ def with_statistics(cfg: Config, train: Source) -> Config:
     """The config with DATA.mean and DATA.std as numbers, estimated from the images where it says so."""
     if cfg.DATA.mean != "estimate":
         return cfg
-    mean, std = estimate_statistics(train, cfg.SEED)
+    nodata = cfg.DATA.shared.nodata
+    mean, std = estimate_statistics(train, cfg.SEED, None if nodata == "none" else nodata)
     return cfg.replace({"DATA.mean": mean, "DATA.std": std})
 
 
 def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
-    """The task of a config. weights: false puts the model on the meta device, if all parts of plugins can do that."""
+    """The task of a config. weights: false puts the model on the meta device, if all parts of plugins can do that.
+
+    Raises ValueError where no image can be read; with weights only.
+    """
+    if weights:
+        check_readable(train, "training")
+        check_readable(held_out, "held-out")
     return (_pretrain if cfg.TASK == "pretrain" else _classify)(cfg, train, held_out, weights)
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from mim import build, init_weights
-from mim.config import Config, Overrides, parse_config
+from mim.config import Config, Overrides, change_config, parse_config
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import buffered_lines, log_to_console, log_to_file
@@ -52,9 +52,9 @@ def train(
     """
     if isinstance(config, str | Path):
         output = Path("runs") / Path(config).stem if output is None else output
-        config = build.load_config(config, overrides)
-    else:
-        config = parse_config(config.to_yaml(), overrides) if overrides else config
+        config = build.load_config(config, overrides, init_weights.find_known_in(Path(output), resume))
+    elif output is not None:
+        config = change_config(config, overrides, init_weights.find_known_in(Path(output), resume))
         build.check(config)
     if output is None:
         raise ValueError("output is missing: name the run folder of a config that is not a file")
@@ -72,14 +72,14 @@ def _run(
         with world.main_first():
             training, held_out = build.build_data(cfg)
         estimated = cfg.DATA.mean == "estimate"
-        cfg = build.with_statistics(cfg, training)
         with buffered_lines() as before:
+            cfg = build.with_statistics(cfg, training)
             path, content = _checkpoint_to_resume(folder, resume, world)
             cfg = _with_precision(cfg, content, world)
             if path is not None and content is not None:
                 record = world.from_main(lambda: FolderRecord.of(folder))
-                cfg = resumed_config(cfg, content, path, record, extend)
                 check_classes(cfg, content, path, training)
+                cfg = resumed_config(cfg, content, path, record, extend)
             elif extend is not None:
                 raise ValueError(f"--extend: {output} holds no checkpoint, so there is no run to prolong")
         _prepare(folder, cfg, world, content)
@@ -98,7 +98,7 @@ def _run(
                 trainer.resume(content, path)
                 if trainer.finished and folder.summary.exists():
                     LOG.info("finished before: %s", folder.summary)
-                    return json.loads(folder.summary.read_text())
+                    return json.loads(folder.summary.read_text(encoding="utf-8"))
                 if world.main:
                     folder.set_summary_aside(cfg.TRAIN.epochs)
             return trainer.run(lines)

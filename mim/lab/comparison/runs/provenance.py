@@ -22,6 +22,7 @@ class InitialWeights:
 
     checkpoint: str
     run: str | None = None  # the id of the run that wrote it, where it is known
+    step: int | None = None  # the optimizer steps of that run until then, where they are known
 
     @property
     def run_folder(self) -> Path:
@@ -75,8 +76,11 @@ def collect_runs(paths: Sequence[Path], studies: Studies, search: bool = True) -
     for run in runs:
         if run.task == "pretrain":
             continue
-        origin = origins.of(run.folder, start_of(run.settings, run.environment))
-        if origin is None or origin in pretraining:
+        start = start_of(run.settings, run.environment)
+        origin = origins.of(run.folder, start)
+        if origin in pretraining and (reason := _outdated(start, pretraining[origin])):
+            collection.left_out.append((run.path, reason))
+        elif origin is None or origin in pretraining:
             collection.transfers.append(Transfer(run, pretraining[origin] if origin is not None else None))
         else:
             collection.left_out.append((run.path, f"came from {display_path(origin)}, which is left out"))
@@ -91,7 +95,17 @@ def start_of(settings: Mapping[str, Any], environment: dict[str, Any]) -> Initia
     origin = environment["from"]
     if not isinstance(origin, dict):
         return None
-    return InitialWeights(str(origin.get("checkpoint") or checkpoint), id_in(origin))
+    step = origin.get("step")
+    return InitialWeights(
+        str(origin.get("checkpoint") or checkpoint), id_in(origin), step if isinstance(step, int) else None
+    )
+
+
+def _outdated(start: InitialWeights | None, origin: Run) -> str:
+    """Why what came from a run does not belong to it as it is now; empty where it does."""
+    if start is None or start.step is None or origin.extension is None or start.step > origin.extension[0]:
+        return ""
+    return f"came from step {start.step:,} of {origin.path}, before it was extended to {origin.extension[1]} epochs"
 
 
 class Origins:

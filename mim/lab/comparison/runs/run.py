@@ -47,6 +47,15 @@ class Run:
         """The id, which stays when the folder is moved; None where the run is older than ids."""
         return id_in(self.environment)
 
+    @property
+    def extension(self) -> tuple[int, int] | None:
+        """The step at which the run was last extended, and the epochs to which; None where it was not."""
+        try:
+            last = self.environment["extensions"][-1]
+            return int(last["step"]), int(last["to_epochs"])
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+
 
 class _UnusableRun(ValueError):
     """Why a folder cannot be compared."""
@@ -126,7 +135,8 @@ def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remark
         raise _UnusableRun(f"summary.json is of {content.get('epochs')} epochs, config.yaml of {cfg.TRAIN.epochs}")
     required = REQUIRED.get(cfg.TASK, (VAL_TOP1,))
     for name, value in content.items():
-        if not _is_number(value) and (isinstance(value, float) or name in required):
+        is_metric = name in required or isinstance(value, float) or (value is None and "/" in name)
+        if is_metric and not _is_number(value):
             remarks.append(f"summary.json: {name} is {value!r}, which is no finite number: compared without it")
     missing = [name for name in required if name not in content]
     if missing:
