@@ -66,12 +66,7 @@ def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict
                 f"the held-out images {no_labels(loaded)}; predict says the class of images without labels"
             )
         check_labelled(loaded, held_out)
-        names = classifier.classes or build.class_names(train)
-        if len(names) != classifier.outputs:
-            raise ValueError(
-                f"{loaded.path} holds no names of its {classifier.outputs:,} classes, and "
-                f"{train.label_origin()} have {len(names):,}: {list_names(names)}"
-            )
+        names = classifier.classes or _names_by_number(loaded, classifier.outputs, train)
         matched, note = match_classes(held_out, names, f"the data that {loaded.path} was trained on")
         if note:
             LOG.warning("%s", note)
@@ -165,6 +160,17 @@ def _classifier(loaded: LoadedCheckpoint, rate: float | None) -> LoadedClassifie
     return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, rates, layer)
 
 
+def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> tuple[str, ...]:
+    """The classes of the data. Raises ValueError where they are not as many as the outputs."""
+    names = build.class_names(train)
+    if len(names) != outputs:
+        raise ValueError(
+            f"{loaded.path} holds no names of its {outputs:,} classes, and {train.label_origin()} have "
+            f"{len(names):,}: {list_names(names)}"
+        )
+    return names
+
+
 def _predictions(
     loaded: LoadedCheckpoint, classifier: LoadedClassifier, layer: int, source: Source
 ) -> ClassPredictions:
@@ -182,6 +188,11 @@ def _predictions(
                 rows += part.rows
     rows_M = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
     probabilities_MK = world.gather(torch.cat(probabilities))[rows_M.argsort()]
+    if not probabilities_MK.isfinite().all():
+        raise ValueError(
+            f"{loaded.path} gives scores that are not finite: its training diverged, so use an earlier checkpoint; or "
+            "its products overflow in fp16, so set TRAIN.precision fp32"
+        )
     return ClassPredictions(
         names=[source.describe(row) for row in range(len(source))],
         classes=classifier.classes or numbers(classifier.outputs),

@@ -299,6 +299,23 @@ def test_prediction_mistakes_are_named(runs, words, named):
     assert named in text
 
 
+def test_predict_refuses_scores_that_are_not_finite(runs, tmp_path):
+    from small_data import write_digits
+
+    content = torch.load(runs / "finetune" / "checkpoints" / "best.pt", weights_only=True)
+    for weights in (content["model"], content["ema"]):
+        for name in weights:
+            if name.endswith("heads.0.bias"):
+                weights[name].fill_(np.nan)
+    torch.save(content, tmp_path / "diverged.pt")
+    code, text = evaluate(
+        "predict", tmp_path / "diverged.pt", *write_digits(tmp_path, 2), "--output", tmp_path / "p.csv"
+    )
+    assert code == 2
+    assert "diverged" in text
+    assert not (tmp_path / "p.csv").exists()
+
+
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
 def test_features_of_images_without_labels_have_labels_of_minus_one(runs, tmp_path, task):
     from small_data import write_digits

@@ -1,5 +1,6 @@
 """Classes: the names of a source's labels, and labels that number the classes of another list of names."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,11 @@ def class_names(source: Source) -> tuple[str, ...]:
     return source.classes or numbers(count)
 
 
+def composed(name: str) -> str:
+    """A name in the form in which accents are one character with their letter: file systems write both forms."""
+    return unicodedata.normalize("NFC", name)
+
+
 def numbers(count: int) -> tuple[str, ...]:
     """The names of classes without names: 0, 1, ..."""
     return tuple(map(str, range(count)))
@@ -68,13 +74,14 @@ def match_classes(source: Source, classes: Sequence[str], whose: str) -> tuple[S
         names = [classes[label] if label < len(classes) else str(label) for label in present.tolist()]
         unnamed = f"{source.label_origin()} have no names: number 0 is taken for {classes[0]}, and so on"
         note = f"{unnamed}; {note}" if note else unnamed
-    number_of = {name: number for number, name in enumerate(classes)} if len(set(classes)) == len(classes) else {}
-    unknown = [name for name in names if name not in number_of]
+    key = composed if len(set(map(composed, classes))) == len(classes) else str
+    number_of = {key(name): number for number, name in enumerate(classes)}
+    unknown = [name for name in names if key(name) not in number_of]
     if unknown:
         raise ValueError(
             f"{source.label_origin()} name other classes than {whose}: {list_names(unknown)} "
             f"{'is' if len(unknown) == 1 else 'are'} not among its {len(classes):,} classes, {list_names(classes)}. "
             "Name data with these classes, or rename those that differ"
         )
-    labels = np.array([number_of[name] for name in names], dtype=np.int64)[position]
+    labels = np.array([number_of[key(name)] for name in names], dtype=np.int64)[position]
     return Relabelled(source, labels, classes), note

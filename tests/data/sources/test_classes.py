@@ -44,6 +44,12 @@ def test_match_classes_follows_names_into_another_order() -> None:
     assert matched(Labelled([0, 1, 2, 0], "dog", "owl", "cat"), "cat", "dog", "owl") == ([1, 2, 0, 1], "")
 
 
+def test_match_classes_takes_both_forms_of_an_accent_for_one_name() -> None:
+    assert matched(Labelled([0, 1], "nai\u0308ve", "owl"), "owl", "na\u00efve") == ([1, 0], "")
+    both = ("nai\u0308ve", "na\u00efve")
+    assert matched(Labelled([0, 1], *reversed(both)), *both) == ([1, 0], "")
+
+
 def test_match_classes_takes_a_subset_and_says_how_many_there_are() -> None:
     note = "2 of 3 classes have images here"
     assert matched(Labelled([0, 1, 1], "dog", "owl"), "cat", "dog", "owl") == ([1, 2, 2], note)
