@@ -22,8 +22,15 @@ class ImageSpec:
     height: int
     width: int
 
-    def grid(self, cell: int, key: str) -> tuple[int, int]:
-        """Cells (high, wide) of side `cell` pixels. Raises ValueError, naming `key`, where `cell` does not fit."""
+    def grid(self, cell: int, key: str, change: str = "") -> tuple[int, int]:
+        """Cells (high, wide) of side `cell` pixels.
+
+        Args:
+            key: what a message calls `cell`.
+            change: what else a user can change, as in `another encoder`; by default another `key`.
+
+        Raises ValueError where `cell` does not fit.
+        """
         if cell < 1:
             raise ValueError(f"{key} is {cell}: it must be at least 1 pixel")
         for axis, size in (("height", self.height), ("width", self.width)):
@@ -31,13 +38,14 @@ class ImageSpec:
                 below, above = size - size % cell, size + cell - size % cell
                 sides = f"{below} or {above}" if below else f"{above}"
                 raise ValueError(
-                    f"{key} {cell} does not divide the image {axis} {size}: use a {axis} of {sides}, or another {key}"
+                    f"{key} {cell} does not divide the image {axis} {size}: use a {axis} of {sides}, or "
+                    f"{change or f'another {key}'}"
                 )
         high, wide = self.height // cell, self.width // cell
         if high * wide > MOST_CELLS:
             raise ValueError(
                 f"{key} {cell} divides the image of {self.height}x{self.width} into {high * wide:,} cells, and at most "
-                f"{MOST_CELLS:,} are allowed: use a larger {key}, or smaller images"
+                f"{MOST_CELLS:,} are allowed: use larger cells, or smaller images"
             )
         return high, wide
 

@@ -24,6 +24,15 @@ def test_image_grid_names_the_axis_that_does_not_divide_and_sizes_that_do(height
         ImageSpec(3, height, width).grid(16, "KEY")
 
 
+def test_image_grid_says_what_can_be_changed():
+    with pytest.raises(ValueError, match=r"^KEY 16 .* use a height of 32 or 48, or another KEY$"):
+        ImageSpec(3, 40, 32).grid(16, "KEY")
+    with pytest.raises(ValueError, match=r"^the stride 16 .* use a height of 32 or 48, or another encoder$"):
+        ImageSpec(3, 40, 32).grid(16, "the stride", "another encoder")
+    with pytest.raises(ValueError, match="at most 16,777,216 are allowed: use larger cells, or smaller images"):
+        ImageSpec(3, 8192, 8192).grid(1, "KEY")
+
+
 def test_image_grid_refuses_a_cell_below_one_pixel():
     with pytest.raises(ValueError, match="KEY is 0"):
         ImageSpec(3, 32, 32).grid(0, "KEY")

@@ -117,7 +117,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
             width=width,
             stride=stride,
             patch=patch,
-            grid=image.grid(stride, "the stride of ENCODER"),
+            grid=image.grid(stride, "the encoder's stride", "another encoder"),
             drops_hidden=hidden == "drop",
             num_prefix=num_prefix,
         )

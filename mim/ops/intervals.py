@@ -22,6 +22,12 @@ class Estimate:
             return None
         return max(self.mean - self.half, min(least, self.mean)), min(self.mean + self.half, max(most, self.mean))
 
+    def is_apart_from(self, other: "Estimate") -> bool:
+        """Whether both have intervals, and these do not meet."""
+        if self.half is None or other.half is None:
+            return False
+        return abs(self.mean - other.mean) > self.half + other.half
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:

@@ -95,3 +95,20 @@ def test_unequal_lengths_and_no_values_are_errors():
     for nothing in (lambda: estimate([]), lambda: paired([], [])):
         with pytest.raises(ValueError, match="at least one value"):
             nothing()
+
+
+def test_ends_of_an_interval_stay_within_what_the_metric_can_be():
+    assert Estimate(45.3, 127.1, 2).ends(0, 100) == (0, 100)
+    assert Estimate(55.0, 14.0, 2).ends(0, 100) == (41, 69)
+    assert Estimate(0.5, 0.75, 2).ends(0) == (0, 1.25)
+    assert Estimate(0.5, 0.75, 2).ends() == (-0.25, 1.25)
+    assert Estimate(-1.0, 0.5, 2).ends(0) == (-1.0, -0.5)  # the mean is never cut off
+    assert Estimate(0.5, None, 1).ends(0, 100) is None
+
+
+def test_estimates_are_apart_where_their_intervals_do_not_meet():
+    one = Estimate(90.0, 3.0, 3)
+    assert one.is_apart_from(Estimate(80.0, 6.9, 3))
+    assert not one.is_apart_from(Estimate(80.0, 7.0, 3))
+    assert not one.is_apart_from(Estimate(0.0, None, 1))
+    assert not Estimate(0.0, None, 1).is_apart_from(one)

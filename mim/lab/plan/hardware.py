@@ -119,7 +119,7 @@ class HardwareChoice:
         sources = dict.fromkeys(MEANINGS, OURS) | {"memory_gb_s": sheet, "peak_tflops": f"{sheet}, {resolved}"}
         sources["node_gb_s"] = f"assumed: two thirds of {gpu.link_gb_s:g} GB/s of {gpu.link}"
         sources |= dict.fromkeys(self.figures, "assumed: --assume")
-        return Hardware(**{**figures, **self.figures}, gpu=gpu.title, sources=sources)  # type: ignore[arg-type]
+        return Hardware(**{**figures, **self.figures}, gpu=gpu.title, sources=sources)
 
 
 def sent(payload: float, devices: int) -> float:

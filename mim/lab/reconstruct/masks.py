@@ -94,7 +94,7 @@ def sampled(masker: Masker, count: int, seed: int) -> PatchMask:
 def _drawn(path: Path, runs: Sequence[LoadedRun], count: int) -> tuple[tuple[PatchMask, ...], str]:
     hidden_HW = _hidden(path, runs[0])
     cell = math.lcm(*(loaded.patch for loaded in runs))
-    grid = runs[0].image.grid(cell, "the patch that all runs share,")
+    grid = runs[0].image.grid(cell, "the common patch of the runs", "draw them on separate sheets")
     try:
         mask = PatchMask.from_tensor(PatchMask(hidden_HW[None]).at(*grid)[0], count)
     except ValueError as error:

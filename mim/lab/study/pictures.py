@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID, BEST = "#222222", "#e3e3e3", "#c8501e"
+PERCENT = (0.0, 100.0)  # the least and the most that an accuracy can be
 SERIES = ("#1f5fa8", "#c8501e", "#2a8a57", "#7a4fa3", "#8a6d1c")  # apart also for those who see fewer colours
 TITLE_LETTER = 0.075  # inches
 Grid = Sequence[Sequence[Estimate | None]]
@@ -33,9 +35,10 @@ class Dot:
 def draw_heat_maps(
     title: str, maps: Mapping[str, Grid], down: str, rows: Sequence[str], across: str, columns: Sequence[str]
 ) -> Tensor:
-    """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale; the best cell has a frame.
+    """(H, W, 3) uint8: a map for each metric, side by side, each with its own scale.
 
-    `rows` are the values of the key `down`, `columns` those of the key `across`.
+    The best cell has a frame where its interval meets that of no other. `rows` are the values of the key `down`,
+    `columns` those of the key `across`.
     """
     from matplotlib.patches import Rectangle
 
@@ -47,10 +50,11 @@ def draw_heat_maps(
         axes.imshow(means, cmap="YlGnBu", vmin=low - 0.15 * (top - low), vmax=top, aspect="auto")
         for (row, column), mean in np.ndenumerate(means):
             cell = cells[row][column]
-            text = "–" if cell is None else f"{mean:.1f}" + (f"\n± {cell.half:.1f}" if cell.half is not None else "")
+            text = "–" if cell is None else f"{mean:.1f}\n{interval_text(cell)}".strip()
             dark = top > low and (mean - low) / (top - low) > 0.55
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
-            if mean == top:
+            others = [each for each in chain(*cells) if each is not None and each is not cell]
+            if mean == top and cell is not None and others and all(map(cell.is_apart_from, others)):
                 corner = (column - 0.47, row - 0.46)
                 axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=BEST, lw=1.8))
         axes.set_title(name, fontsize=9)
@@ -73,7 +77,8 @@ def draw_points(title: str, names: Sequence[str], metrics: Mapping[str, Sequence
     for axes, (name, estimates) in zip(plots, metrics.items(), strict=True):
         for row, each in enumerate(estimates):
             if each is not None:
-                axes.errorbar(each.mean, row, xerr=each.half or 0.0, **style)
+                down, up = _reach(each)
+                axes.errorbar(each.mean, row, xerr=[[down], [up]], **style)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.label_outer()
@@ -91,8 +96,8 @@ def draw_over(title: str, across: str, plots: Mapping[str, list[Dot]], labels: s
         for number, series in enumerate(dict.fromkeys(dot.series for dot in dots)):
             colour = SERIES[number % len(SERIES)]
             same = sorted((dot for dot in dots if dot.series == series), key=lambda dot: dot.x)
-            x, y, halves = zip(*((dot.x, dot.y.mean, dot.y.half or 0.0) for dot in same), strict=True)
-            axes.errorbar(x, y, yerr=halves, fmt="o-", ms=4.5, color=colour, capsize=2.5, lw=1.1, label=series)
+            x, y, down, up = zip(*((dot.x, dot.y.mean, *_reach(dot.y)) for dot in same), strict=True)
+            axes.errorbar(x, y, yerr=[down, up], fmt="o-", ms=4.5, color=colour, capsize=2.5, lw=1.1, label=series)
             style = {"textcoords": "offset points", "fontsize": 7, "color": colour}
             for dot in same:
                 axes.annotate(dot.label, (dot.x, dot.y.mean), xytext=(4, 4), **style)
@@ -104,6 +109,20 @@ def draw_over(title: str, across: str, plots: Mapping[str, list[Dot]], labels: s
     for axes in grid[len(plots) :]:
         axes.remove()
     return pixels(figure)
+
+
+def interval_text(percentage: Estimate) -> str:
+    """Half the interval with a sign, or both ends where one would leave 0 to 100; empty where there is none."""
+    ends = percentage.ends(*PERCENT)
+    if ends is None or percentage.half is None:
+        return ""
+    return f"± {percentage.half:.1f}" if ends == percentage.ends() else f"[{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def _reach(percentage: Estimate) -> tuple[float, float]:
+    """How far the interval goes down and up, within 0 to 100."""
+    low, high = percentage.ends(*PERCENT) or (percentage.mean, percentage.mean)
+    return percentage.mean - low, high - percentage.mean
 
 
 def _figure(title: str, width: float, height: float) -> "Figure":

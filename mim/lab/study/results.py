@@ -14,7 +14,7 @@ from mim.evaluation.avg_dist import masker_avg_dist
 from mim.io.files import write_json, write_text
 from mim.lab.layout import RESULTS, RESULTS_TABLE, slug
 from mim.lab.study.file import Study, Trial, short_names
-from mim.lab.study.pictures import Dot, draw_heat_maps, draw_over, draw_points
+from mim.lab.study.pictures import Dot, draw_heat_maps, draw_over, draw_points, interval_text
 from mim.metric_keys import KNN_TOP1, VAL_LOSS, VAL_TOP1
 from mim.ops.intervals import Estimate, estimate
 
@@ -33,8 +33,9 @@ class Metric:
     def text(self, trial: str) -> str:
         """The metric of a trial as text; a dash where there is none."""
         value = self.values.get(trial)
-        half = f" ± {value.half:.1f}" if value and self.measured and value.half is not None else ""
-        return f"{value.mean:.1f}{half}" if value else "–"
+        if value is None:
+            return "–"
+        return f"{value.mean:.1f}" + (f" {interval_text(value)}" if self.measured and value.half is not None else "")
 
 
 @dataclass

@@ -170,7 +170,10 @@ def test_study_figures_are_mean_and_interval_of_the_runs(finished):
             assert content[name]["val/top1"][protocol] == {"0": of_runs[0], "1": of_runs[1]}
             percent = 100 * np.array(of_runs)
             half = stats.t.ppf(0.975, 1) * stats.sem(percent)
-            words = f"{percent.mean():.1f} ± {half:.1f}"
+            low, high = percent.mean() - half, percent.mean() + half
+            cut = low < 0 or high > 100
+            interval = f"[{max(low, 0):.1f}, {min(high, 100):.1f}]" if cut else f"± {half:.1f}"
+            words = f"{percent.mean():.1f} {interval}"
             assert words in text
             assert words in (output / "results.md").read_text()
 

@@ -53,7 +53,7 @@ def best_estimate(estimates: Mapping[str, Estimate], better: Better) -> str:
     """The entry with the best mean, where its interval meets that of no other entry; empty where there is none."""
     name = _best(estimates, better)
     others = [estimate for other, estimate in estimates.items() if other != name]
-    return name if name and all(_intervals_apart(estimates[name], other) for other in others) else ""
+    return name if name and all(estimates[name].is_apart_from(other) for other in others) else ""
 
 
 def _best(estimates: Mapping[str, Estimate], better: Better) -> str:
@@ -71,10 +71,4 @@ def _apart(column: ColumnValues, name: str, other: str, estimates: Mapping[str, 
     if column.tested:
         test = paired_over_seeds(column.values[name], column.values[other])
         return test is not None and is_separated(test[1])
-    return _intervals_apart(estimates[name], estimates[other])
-
-
-def _intervals_apart(one: Estimate, other: Estimate) -> bool:
-    if one.half is None or other.half is None:
-        return False
-    return abs(one.mean - other.mean) > one.half + other.half
+    return estimates[name].is_apart_from(estimates[other])
