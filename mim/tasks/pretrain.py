@@ -126,7 +126,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         if loss <= baseline:
             return []
         text = f"val/loss {loss:.4f} is above val/baseline {baseline:.4f}: the model predicts worse than the mean of "
-        return [text + "the images. Try more TRAIN.epochs, or another OPTIMIZER.base_lr"]
+        return [text + "the images. Try more epochs (--extend goes on with this run), or another OPTIMIZER.base_lr"]
 
     # ---------------------------------------------------------------- evaluation
 

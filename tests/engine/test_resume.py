@@ -1,5 +1,6 @@
 """A run killed with SIGKILL in mid-epoch and resumed ends, bit for bit, where the undisturbed run ends."""
 
+import shutil
 import signal
 import time
 
@@ -35,9 +36,9 @@ DRAWING = {  # all that draws in fine-tuning
 }
 
 
-def _kill_at(warm, output, keys: dict, line: int, recipe=RECIPE) -> None:
+def _kill_at(warm, output, keys: dict, line: int, recipe=RECIPE, flags: tuple[str, ...] = ()) -> None:
     """Kills a run with SIGKILL once its metrics have that many lines."""
-    process = warm.start(arguments(output, keys, recipe), output.parent / "killed.log")
+    process = warm.start([*flags, *arguments(output, keys, recipe)], output.parent / "killed.log")
     deadline = time.monotonic() + 120
     metrics = output / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < line:
@@ -139,3 +140,25 @@ def test_resumed_classifier_forgets_no_better_epoch(tmp_path):
     assert call(tmp_path, keys, FINETUNE, ("--resume",))[0] == 0
     same(before, torch.load(best, weights_only=True))
     assert summary(tmp_path)["best/epoch"] == metrics["best/epoch"]
+
+
+@pytest.mark.slow
+def test_extension_that_was_killed_ends_where_the_undisturbed_one_ends(tmp_path, warm, undisturbed):
+    """With SIGKILL, twice; then by the command that knows of no extension."""
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        shutil.copytree(undisturbed, folder)
+    words = ("--extend", "4")
+    process = warm.start([*words, *arguments(folders[0], KEYS, RECIPE)], tmp_path / "whole.log")
+    assert process.wait() == 0, process.text
+    keys = KEYS | {"CHECKPOINT.every_minutes": 0.0005}
+    for line in (70, 78):
+        _kill_at(warm, folders[1], keys, line, flags=words)
+    assert 66 < last_state(folders[1])["step"] < 88
+    code, text = warm.run(1, folders[1], KEYS)
+    assert code == 0, text
+    whole, killed = (last_state(folder) for folder in folders)
+    for part in PARTS:
+        same(whole[part], killed[part], part)
+    assert losses(folders[0]) == losses(folders[1])
+    assert len(losses(folders[0])) == 88
