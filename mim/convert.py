@@ -79,7 +79,7 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     if target.resolve() in [path.resolve() for path in (source, file, *files)]:
         raise ValueError(f"OUT {target} is also the input: name another file")
     WeightsFormat.named(to)().check_target(target)
-    weights = read(file, "IN", source_format)
+    weights = _trusted(read(file, "IN", source_format), overrides)
     plugins = init_weights.import_plugins(weights, tuple(weights.sections))
     cfg = config_of(replace(weights, sections={**weights.sections, "PLUGINS": list(plugins)}), overrides)
     with torch.device("meta"):
@@ -132,6 +132,11 @@ def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:
     return inherit.guess_line(cfg, known, read_pairs(overrides)) if known is not None else ""
 
 
+def _trusted(weights: ModelWeights, overrides: Overrides) -> ModelWeights:
+    """The weights without the PLUGINS of their run, where the overrides say which are to be imported."""
+    return replace(weights, plugins=()) if "PLUGINS" in read_pairs(overrides) else weights
+
+
 def _encoder_weights(file: Path, overrides: Overrides) -> ModelWeights:
     """The weights of a file with the sections of its encoder; neither where the overrides name another encoder.
 
@@ -139,7 +144,7 @@ def _encoder_weights(file: Path, overrides: Overrides) -> ModelWeights:
     """
     name = read_pairs(overrides).get("ENCODER.name")
     try:
-        weights = read(file, "weights")
+        weights = _trusted(read(file, "weights"), overrides)
     except UnknownFormat:
         if name is None:
             raise

@@ -265,6 +265,24 @@ def test_list_sets_each_point_on_every_start_that_is_trained(tmp_path):
     assert study.starts == ("a", "b", "scratch")
 
 
+def test_protocols_take_the_encoder_of_their_start_without_a_word_of_it(tmp_path, monkeypatch):
+    """Before anything is trained; what a protocol sets otherwise is told at once."""
+    chains = []
+    monkeypatch.setattr("mim.lab.study.runner.run_chains", lambda each, *_: chains.extend(each))
+    text = """\
+STARTS:
+  MAE: {config: quickstart/mae_digits.yaml, set: {HEAD.width: 16, HEAD.depth: 1, HEAD.heads: 2}}
+GRID: {ENCODER.width: [16, 32]}
+PROTOCOLS: {linear probe: {config: probe/digits.yaml}}
+"""
+    study = read_study(write_study(tmp_path, text))
+    run_study(study, tmp_path, [], 1, print)
+    starts, probes = ([chain[place].config.args[0].cfg for chain in chains] for place in (0, 1))
+    assert [cfg.ENCODER.width for cfg in probes] == [cfg.ENCODER.width for cfg in starts] == [16, 32]
+    with pytest.raises(ValueError, match=r"ENCODER\.width: 16 here, 32 there"):
+        study.protocols["linear probe"].load(0, {"ENCODER.width": "16"}, {}, starts[1])
+
+
 def test_short_names_keep_what_tells_keys_apart():
     assert short_names(("MASKER.ratio", "MASKER.cell")) == {"MASKER.ratio": "ratio", "MASKER.cell": "cell"}
     assert short_names(("HEAD.width", "ENCODER.width")) == {
