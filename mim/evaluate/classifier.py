@@ -19,7 +19,16 @@ from mim.data.sources.base import Source
 from mim.data.sources.classes import match_classes, numbers
 from mim.data.sources.files import Files
 from mim.errors import DataLost
-from mim.evaluate.loading import LoadedCheckpoint, check_labelled, inference_mode, load, no_labels, origin, ready
+from mim.evaluate.loading import (
+    LoadedCheckpoint,
+    check_finite,
+    check_labelled,
+    inference_mode,
+    load,
+    no_labels,
+    origin,
+    ready,
+)
 from mim.evaluation.accuracy import TOP
 from mim.evaluation.predictions import WRITERS, ClassPredictions, read_each
 from mim.evaluation.reading import Reader, left_out_metrics
@@ -79,6 +88,7 @@ def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict
         if layer is None:
             layer = max(range(len(layers)), key=lambda number: layers[number].top1)
         counts = layers[layer]
+        check_finite(loaded, "scores", torch.tensor(counts.loss))
         top5 = {VAL_TOP5: counts.top5} if len(names) > TOP else {}
         return {
             **origin(loaded),
@@ -188,11 +198,7 @@ def _predictions(
                 rows += part.rows
     rows_M = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
     probabilities_MK = world.gather(torch.cat(probabilities))[rows_M.argsort()]
-    if not probabilities_MK.isfinite().all():
-        raise ValueError(
-            f"{loaded.path} gives scores that are not finite: its training diverged, so use an earlier checkpoint; or "
-            "its products overflow in fp16, so set TRAIN.precision fp32"
-        )
+    check_finite(loaded, "scores", probabilities_MK)
     return ClassPredictions(
         names=[source.describe(row) for row in range(len(source))],
         classes=classifier.classes or numbers(classifier.outputs),

@@ -15,7 +15,7 @@ from mim.config import Overrides
 from mim.data.sources.base import Source
 from mim.data.sources.subset import LabelSettings, few_labels
 from mim.encoders import Encoder
-from mim.evaluate.loading import LoadedCheckpoint, check_labelled, inference_mode, load, origin, ready
+from mim.evaluate.loading import LoadedCheckpoint, check_finite, check_labelled, inference_mode, load, origin, ready
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
 from mim.evaluation.reading import Reader, left_out_metrics
@@ -102,6 +102,7 @@ def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeat
     with inference_mode(loaded):
         parts = reader.read(data, range(len(data)), world.rank, world.size)
         features_ND, labels_N, rows_N = map(world.gather, features_of(encoder, pool, preprocess, parts, world.device))
+    check_finite(loaded, "features", features_ND)
     broken = reader.settle(len(rows_N), world)
     order_N = rows_N.argsort()
     names = [source.describe(row) for row in rows_N[order_N].tolist()]

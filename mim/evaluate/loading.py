@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mim import build
 from mim.config import Config, Overrides
@@ -72,3 +72,12 @@ def origin(loaded: LoadedCheckpoint) -> dict[str, Any]:
     """The checkpoint of some metrics."""
     averaged = " (moving average)" if loaded.content["ema"] else ""
     return {"checkpoint": f"{loaded.path}{averaged}", "step": loaded.content["step"]}
+
+
+def check_finite(loaded: LoadedCheckpoint, what: str, values: Tensor) -> None:
+    """Raises ValueError where a checkpoint gives features or scores that are not finite. what: which of the two."""
+    if not values.isfinite().all():
+        raise ValueError(
+            f"{loaded.path} gives {what} that are not finite: its training diverged, so use an earlier checkpoint; or "
+            "its products overflow in fp16, so set TRAIN.precision fp32"
+        )

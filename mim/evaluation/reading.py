@@ -59,12 +59,8 @@ class Reader:
                 keep = [read == samples[row] for read, row in zip(batch.indices, batch_rows, strict=True)]
                 if not all(keep):  # another image replaces each broken one
                     reasons = dict(batch.broken)
-                    names = [
-                        data.source.describe(samples[row])
-                        for row, kept in zip(batch_rows, keep, strict=True)
-                        if not kept
-                    ]
-                    self._broken.update((name, reasons[name]) for name in names)
+                    lost = [samples[row] for row, kept in zip(batch_rows, keep, strict=True) if not kept]
+                    self._broken.update((name, reasons[name]) for name in map(data.source.describe, lost))
                     batch = batch.rows(keep)
                     batch_rows = [row for row, kept in zip(batch_rows, keep, strict=True) if kept]
                 if batch_rows:

@@ -269,7 +269,7 @@ def test_predict_names_and_counts_broken_images(runs, tmp_path):
     code, text = evaluate(*words)
     assert code == 0
     assert f"cannot read {paths[1]}" in text.replace("\n", "")
-    assert json.loads((tmp_path / "figures.json").read_text())["unreadable images"] == 1
+    assert json.loads((tmp_path / "figures.json").read_text())["evaluation/left_out"] == 1
     rows = predictions(tmp_path / "p.csv")
     assert [row["path"] for row in rows] == list(map(str, paths))
     assert [bool(row["class"]) for row in rows] == [True, False, True, True]
@@ -314,6 +314,75 @@ def test_predict_refuses_scores_that_are_not_finite(runs, tmp_path):
     assert code == 2
     assert "diverged" in text
     assert not (tmp_path / "p.csv").exists()
+
+
+def arrays(root: Path, bad: str = "", leave_out: str = "") -> Path:
+    """Digits of three classes as floats, nine to train and six held out; a bad one has a NaN."""
+    from small_data import digit
+
+    for number in range(15):
+        path = root / ("train" if number < 9 else "val") / f"{number % 3}" / f"{number:02d}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array_HW = np.asarray(digit(3 * number), dtype=np.float32) / 255
+        if path.stem == bad:
+            array_HW[30, 30] = np.nan
+        if path.stem != leave_out:
+            np.save(path, array_HW)
+    return root
+
+
+@pytest.mark.parametrize("bad", ["04", "11"], ids=["training", "held-out"])
+def test_images_that_are_not_finite_are_left_out_and_named(runs, tmp_path, bad):
+    """Every evaluation gives what it gives without the file."""
+    folders = arrays(tmp_path / "bad", bad), arrays(tmp_path / "without", leave_out=bad)
+    by_command: dict[str, list[dict]] = {}
+    for folder in folders:
+        keys = ["DATA.name", "folder", "DATA.path", folder]
+        for words in (["knn", runs / "pretrain", "--k", 3], ["logistic", runs / "pretrain"]):
+            by_command.setdefault(words[0], []).append(figures(tmp_path, *words, *keys))
+        output = ["--output", tmp_path / f"{folder.name}.npz"]
+        by_command.setdefault("features", []).append(figures(tmp_path, "features", runs / "pretrain", *output, *keys))
+    for left_out, without in by_command.values():
+        (name,) = left_out.pop("evaluation/left_out_files")
+        assert f"/{bad}.npy: 1 of its 1,024 pixel values are not finite" in name
+        assert left_out.pop("evaluation/left_out") == 1
+        left_out["file"] = without.setdefault("file", None)
+        assert left_out == without
+    one, other = (np.load(tmp_path / f"{folder.name}.npz") for folder in folders)
+    for name in ("train_features", "train_labels", "val_features", "val_labels"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert [Path(name).stem for name in one["val_names"]] == [Path(name).stem for name in other["val_names"]]
+    assert not any(bad in Path(name).stem for name in (*one["train_names"], *one["val_names"]))
+
+
+def test_classify_leaves_out_images_that_are_not_finite(runs, tmp_path):
+    left_out, without = (
+        figures(tmp_path, "classify", runs / "finetune", "DATA.name", "folder", "DATA.path", folder)
+        for folder in (arrays(tmp_path / "bad", "11"), arrays(tmp_path / "without", leave_out="11"))
+    )
+    assert left_out.pop("evaluation/left_out") == 1
+    assert "/11.npy: " in left_out.pop("evaluation/left_out_files")[0]
+    assert left_out == without
+    assert without["held-out images"] == 5
+
+
+def test_evaluation_of_broken_images_alone_ends_with_three(runs, tmp_path):
+    folder = arrays(tmp_path / "images")
+    for path in (folder / "val").rglob("*.npy"):
+        np.save(path, np.full((32, 32), np.inf, np.float32))
+    code, text = evaluate("knn", runs / "pretrain", "DATA.name", "folder", "DATA.path", folder)
+    assert code == 3
+    assert ".npy (1,024 of its 1,024 pixel values are not finite" in text
+
+
+def test_features_of_a_diverged_encoder_are_refused(runs, tmp_path):
+    content = torch.load(runs / "pretrain" / "checkpoints" / "step-14.pt", weights_only=True)
+    content["model"]["encoder.backbone.norm.bias"].fill_(np.nan)
+    torch.save(content, tmp_path / "diverged.pt")
+    for words in (["knn"], ["logistic"], ["features", "--output", tmp_path / "f.npz"]):
+        code, text = evaluate(words[0], tmp_path / "diverged.pt", *words[1:])
+        assert code == 2
+        assert "gives features that are not finite: its training diverged" in text
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
