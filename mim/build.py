@@ -22,7 +22,7 @@ from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names, match_classes
 from mim.data.sources.label_check import label_problem
-from mim.data.sources.listing import listing_once
+from mim.data.sources.once import listing_once
 from mim.data.sources.subset import Subset, few_labels
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip

@@ -96,6 +96,11 @@ def quiet_decoders() -> None:
     warnings.filterwarnings("ignore", module=r"torchvision\.io\.")
 
 
+def cache_folder(kind: str) -> Path:
+    """The folder of this user for indices of a kind."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / kind
+
+
 def unreachable(path: Path) -> str:
     """Why a file or folder cannot be reached, or that a folder is empty; empty where all is well."""
     try:

@@ -14,8 +14,9 @@ from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
 from mim.data.sources.held_out import by_share, check_share
-from mim.data.sources.listing import Listing, list_images, listing_once
+from mim.data.sources.listing import Listing, list_images
 from mim.data.sources.names import Paths
+from mim.data.sources.once import listing_once
 from mim.registry import one_of
 
 LOG = logging.getLogger("mim")

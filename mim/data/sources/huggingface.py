@@ -10,6 +10,7 @@ from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.once import once
 from mim.registry import one_of
 
 VAL_SPLITS = ("validation", "val", "valid", "test")
@@ -50,7 +51,7 @@ class HuggingFace(Source, name="huggingface"):
     ):
         super().__init__(split, settings)
         check_share(val_share)
-        splits = _load(settings.path, config, revision)
+        splits = once((self.name, settings.path, config, revision), lambda: _load(settings.path, config, revision))
         train = _split(splits, "DATA.train_split", train_split)
         auto = next((name for name in VAL_SPLITS if name in splits and name != train_split), None)
         val = auto if val_split == "auto" else _split(splits, "DATA.val_split", val_split)

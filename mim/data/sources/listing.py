@@ -8,9 +8,7 @@ Shapes: F folders, N images.
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +18,11 @@ from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import printable_name
 from mim.data.sources.list_file import ListFile, read_list
 from mim.data.sources.names import ImageFiles, Names, Paths
+from mim.data.sources.once import once
 from mim.data.sources.tree import FolderTree, Walk, walk
 from mim.data.sources.tree_index import read_index, write_index
 
 LOG = logging.getLogger("mim")
-
-Contents = Walk | ListFile  # of a folder, or of a list
-_shared: ContextVar[dict[Path, Contents] | None] = ContextVar("shared", default=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +42,6 @@ class Listing:
         return Paths(self.files, np.arange(len(self)))
 
 
-@contextmanager
-def listing_once() -> Iterator[None]:
-    """Inside, a folder or a list that several sources name is listed once, for all of them."""
-    token = _shared.set({} if _shared.get() is None else _shared.get())
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
 def list_images(root: Path, key: str, labels: str, warn: bool = True, index: bool = False) -> Listing:
     """Every image with its label, in a fixed order.
 
@@ -72,7 +58,7 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True, index: boo
         raise ValueError(f"{key} {printable_name(root)} does not exist")
     root = root.absolute()  # so that a list of chosen images can be read from anywhere
     try:
-        contents = _contents(root, key, index)
+        contents = once(root, lambda: _list_folder(root, index) if root.is_dir() else read_list(root, key))
     except OSError as error:
         raise ValueError(f"{key} {printable_name(root)} cannot be listed: {printable_name(str(error))}") from error
     if isinstance(contents, Walk):
@@ -95,16 +81,6 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True, index: boo
     if warn:
         _warn_of_similar(listing.names, key)
     return listing
-
-
-def _contents(root: Path, key: str, index: bool) -> Contents:
-    shared = _shared.get()
-    if shared is not None and root in shared:
-        return shared[root]
-    contents = _list_folder(root, index) if root.is_dir() else read_list(root, key)
-    if shared is not None:
-        shared[root] = contents
-    return contents
 
 
 def _list_folder(root: Path, index: bool) -> Walk:

@@ -6,7 +6,6 @@ The cache is $XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit. A shard that h
 import hashlib
 import json
 import logging
-import os
 import posixpath
 import tarfile
 import zipfile
@@ -18,6 +17,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
+from mim.data.sources.base import cache_folder
 from mim.io.files import write_atomically
 
 LOG = logging.getLogger("mim")
@@ -77,7 +77,7 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     """
     stat = shard.stat()
     key = [VERSION, str(shard), stat.st_size, stat.st_mtime_ns, labels, json_key]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / "shards"
+    folder = cache_folder("shards")
     file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:

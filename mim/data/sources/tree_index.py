@@ -8,7 +8,6 @@ write it at once. Shapes: F folders, N images.
 
 import hashlib
 import logging
-import os
 import zipfile
 import zlib
 from dataclasses import fields
@@ -19,6 +18,7 @@ import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import encoded, printable_name
+from mim.data.sources.base import cache_folder
 from mim.data.sources.names import Names
 from mim.data.sources.tree import UNKNOWN, FolderTree
 from mim.io.files import write_atomically
@@ -29,11 +29,6 @@ LEAST = 10_000  # images from which a folder gets an index: fewer are listed in 
 VERSION = f"mim-index 1 {' '.join(sorted(EXTENSIONS))}"  # of the file, and of what is listed
 SLASH, DOT = b"/."
 DTYPES = {"stamp_FS": np.int64, "subfolder_end_F": np.int64, "image_end_F": np.int64, "hash_N": np.uint32}
-
-
-def cache_folder(kind: str) -> Path:
-    """The folder of this user for indices of a kind."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / kind
 
 
 def index_files(root: Path) -> list[Path]:

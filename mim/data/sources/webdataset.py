@@ -8,6 +8,7 @@ batches on another number of devices. Here the headers of a shard are read once,
 
 import os
 import re
+from collections.abc import Sequence
 from glob import glob
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
 from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.once import once
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
 
 OPEN = 128  # shards that a process keeps open
@@ -60,11 +62,10 @@ class WebDataset(Source, name="webdataset"):
         uses_val_path = split == "val" and bool(val_path)
         key, pattern = ("DATA.val_path", val_path) if uses_val_path else ("DATA.path", settings.path)
         self.shards, self._key = find_shards(key, pattern), key
-        indices = [index_shard(shard, labels, json_key) for shard in self.shards]
-        self._index = ShardIndex.concatenated(indices)
-        self._shards = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
+        contents = (self.name, *self.shards, labels, json_key)
+        self._index, self._shards = once(contents, lambda: _index(self.shards, labels, json_key))
         if not len(self._index):
-            raise ValueError(f"{key} {pattern}: no member of {len(indices)} shards is an image")
+            raise ValueError(f"{key} {pattern}: no member of {len(self.shards)} shards is an image")
         self._rows = np.arange(len(self._index))
         if not val_path:
             self._rows = by_share(self._index.hashes, val_share, split)
@@ -139,6 +140,13 @@ class WebDataset(Source, name="webdataset"):
         elif labels in ("cls", "json") and len(missing):
             member = "a .cls" if labels == "cls" else f"a .json with {json_key}"
             raise ValueError(f"DATA.labels {labels}: {self.describe(int(missing[0]))} has no label: it needs {member}")
+
+
+def _index(shards: Sequence[Path], labels: Labels, json_key: str) -> tuple[ShardIndex, np.ndarray]:
+    """The images of all shards, and the number of the shard of each."""
+    indices = [index_shard(shard, labels, json_key) for shard in shards]
+    counts = [len(index) for index in indices]
+    return ShardIndex.concatenated(indices), np.repeat(np.arange(len(shards), dtype=np.int32), counts)
 
 
 def find_shards(key: str, pattern: str) -> list[Path]:

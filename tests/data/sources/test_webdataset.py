@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import tarfile
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches
 from mim.data.settings import DataSettings
+from mim.data.sources import webdataset
 from mim.data.sources.base import Need
 from mim.data.sources.folder import Folder
+from mim.data.sources.once import listing_once
 from mim.data.sources.webdataset import OPEN, WebDataset, expand_braces
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 
@@ -375,3 +378,23 @@ def test_webdataset_trains_as_a_folder_of_the_same_images_does(tmp_path: Path) -
         curves.append(losses(tmp_path / name))
     assert len(curves[0]) == 4
     assert curves[0] == curves[1]
+
+
+def test_webdataset_shards_are_indexed_once_for_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, seen = write_shards(tmp_path), []
+    index = webdataset.index_shard
+    monkeypatch.setattr(webdataset, "index_shard", lambda shard, *rest: seen.append(shard.name) or index(shard, *rest))
+    with listing_once():
+        train, val = (source(pattern, split, val_share=0.3) for split in ("train", "val"))
+    assert seen == ["digits-000.tar", "digits-001.tar", "digits-002.tar"]
+    names = [images.describe(row) for images in (train, val) for row in range(len(images))]
+    everything = source(pattern)
+    assert sorted(names) == [everything.describe(row) for row in range(15)]
+
+
+def test_webdataset_has_no_python_object_an_image(tmp_path: Path) -> None:
+    counts = []
+    for each in (2, 20):
+        images = source(write_shards(tmp_path / str(each), each=each))
+        counts.append(sum(1 for _ in pickletools.genops(pickle.dumps(images))))
+    assert counts[0] == counts[1]
