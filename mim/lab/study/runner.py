@@ -62,6 +62,8 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
         run, summary, reason = by_name[result.job.name], result.summary, result.reason
         if summary is not None and run.protocol and VAL_TOP1 not in summary:
             reason = "no images are held out, so there is no accuracy to compare"
+        if summary is not None and summary["epochs"] != run.cfg.TRAIN.epochs:
+            reason = f"it was extended to {summary['epochs']} epochs, and the study has {run.cfg.TRAIN.epochs}"
         if summary is None or reason:
             results.failed[run.name] = reason
             text = f"FAILED {run.name}: {reason}"

@@ -22,6 +22,7 @@ from small_data import digit
 from mim import load_config
 from mim.lab.study import Results, read_study, run_study
 from mim.lab.study.file import short_names
+from mim.lab.study.processes import JobResult
 from mim.lab.study.results import markdown
 
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*/*.yaml"))
@@ -315,6 +316,21 @@ def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(content["trials"]) == {"calm"}
     assert set(content["failed"]) == {"pretraining, wild, seed 0", "probe, wild, seed 0"}
+
+
+def test_run_that_was_extended_does_not_stand_for_that_of_the_study(tmp_path, monkeypatch):
+    def give(chains, _, add):
+        for job in [job for chain in chains for job in chain]:
+            add(JobResult(job, {"epochs": 6 if "seed 1" in job.name else 4, "seconds": 1.0}))
+
+    monkeypatch.setattr("mim.lab.study.runner.run_chains", give)
+    text = "STARTS: {MAE: {config: quickstart/mae_digits.yaml, set: {TRAIN.epochs: 4}}}\nSEEDS: [0, 1]\n"
+    text += "GRID: {MASKER.ratio: [0.5]}\n"
+    lines = []
+    results = run_study(read_study(write_study(tmp_path, text)), tmp_path, [], 1, lines.append)
+    assert [name[2] for name in results.summaries] == [0]
+    assert list(results.failed.values()) == ["it was extended to 6 epochs, and the study has 4"]
+    assert lines[1].startswith("[2/2] FAILED")
 
 
 @pytest.mark.slow
