@@ -14,8 +14,9 @@ from mim.io.weights import DERIVED_BUFFERS
 from mim.model import MaskedImageModel
 
 ROLE = "INIT.checkpoint"
-WHOLE = ("HEAD", "TARGET")  # sections that the head was trained for
+WHOLE = ("HEAD", "TARGET")  # sections that the head was trained with
 OF_THE_LOSS = ("ENCODER.hidden", "MASKER", "LOSS")  # keys, and sections, that may be others; the loss is another then
+OWN = "mim"  # the format of which files say their TARGET; of others, it is that of the published runs
 LISTED = 3  # weights of another shape in an error
 LONGEST = 2000  # characters of the differences in an error
 
@@ -34,23 +35,20 @@ def initialise_model(
     Raises ValueError where the file lacks a weight, or was trained with another head or target; then nothing changes.
     """
     state, report = match_weights(model.encoder, weights, ROLE)
-    if report.missing or report.reshaped:
+    if report.faults():
         raise ValueError(
-            f"{ROLE} {weights.source} does not hold this whole encoder, as INIT.parts model needs it:\n"
+            f"{ROLE} {weights.source} does not hold exactly this encoder, as INIT.parts model needs it:\n"
             + "\n".join(report.lines()[1:])[:LONGEST]
             + "\nINIT.parts encoder takes what fits"
         )
     ours, theirs = behind_encoder(model), weights.without(ENCODER)
-    _check_head(
-        weights,
-        ours,
-        theirs,
-        [line for key, line in differing(weights.sections, sections, WHOLE).items() if key not in keep],
-    )
+    whole, free = (WHOLE, OF_THE_LOSS) if weights.format == OWN else (WHOLE[:1], (*WHOLE[1:], *OF_THE_LOSS))
+    unlike = differing(weights.sections, sections, whole)
+    _check_head(weights, ours, theirs, [line for key, line in unlike.items() if key not in keep])
     check_numbers(theirs, ours, f"{ROLE} {weights.source}")
     model.load_state_dict({**{ENCODER + name: weight for name, weight in state.items()}, **theirs}, strict=False)
     lines = [*report.lines(), f"  and behind the encoder: {fold_names(theirs)}; the optimizer begins anew"]
-    others = differing(weights.sections, sections, OF_THE_LOSS)
+    others = differing(weights.sections, sections, free)
     if others:
         lines.append(f"  so the loss at the start is not that of its end: {', '.join(others.values())}")
     return lines

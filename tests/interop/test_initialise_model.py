@@ -75,7 +75,8 @@ def test_model_takes_the_decoder_of_an_official_mae_file(tmp_path: Path) -> None
     path = write_mae(tmp_path / "full.pth", theirs, norm_pix_loss=True, model="mae_vit_base_patch16")
     keys = {"ENCODER.mlp_ratio": 4.0, "HEAD.mlp_ratio": 4.0, "ENCODER.positions": "learned"}
     cfg = parse_config(sample("mae").cfg.to_yaml(), keys)
-    model, _ = load(cfg, path)
+    model, lines = load(cfg.replace({"TARGET.normalize": "none"}), path)
+    assert any("so the loss at the start is not" in line and "TARGET.normalize patch there" in line for line in lines)
     ours = model.state_dict()
     for mine, official in (
         ("head.embed.weight", "decoder_embed.weight"),
@@ -214,8 +215,10 @@ def test_model_of_a_file_without_a_head_is_refused(tmp_path: Path) -> None:
 
 def test_model_without_all_of_its_encoder_is_refused(tmp_path: Path) -> None:
     source = sample("mae")
-    with pytest.raises(ValueError, match=r"does not hold this whole encoder.*\n.*missing in the file.*blocks\.2"):
+    with pytest.raises(ValueError, match=r"does not hold exactly this encoder.*\n.*missing in the file.*blocks\.2"):
         load(changed(source, ENCODER__depth=3), source.write(tmp_path / "run.pt"))
+    with pytest.raises(ValueError, match=r"does not hold exactly this encoder.*\n.*in the file only.*blocks\.1"):
+        load(changed(source, ENCODER__depth=1), tmp_path / "run.pt")
 
 
 def test_parts_are_of_pretraining_and_of_a_checkpoint(tmp_path: Path) -> None:
