@@ -17,9 +17,10 @@ changed.
 
   knn       the nearest training images vote on the class of a held-out one
   logistic  logistic regression on features of the encoder
-  classify  accuracy of a fine-tuned or probed classifier; classes are compared by their names
+  classify  accuracy of a fine-tuned or probed classifier, by names of classes
   features  writes features, labels and names of all images to a .npz file
-  predict   writes class and probabilities of any images (files, folders, .txt lists) to a .csv or .jsonl file"""
+  predict   writes class and probabilities of any images (files, folders, .txt
+            lists) to a .csv or .jsonl file; IMAGES come before KEY VALUE"""
 PATHS = ("checkpoint", "file")  # metrics that a table could break
 EXAMPLES = (
     "knn runs/mae --k 10",
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser("evaluate", TEXT, EXAMPLES)
     parser.add_argument("what", choices=["knn", "logistic", "classify", "features", "predict"], help="see above")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its best or last checkpoint) or file")
-    parser.add_pairs("keys of its config, such as DATA.path /data; predict: the images, then such keys")
+    parser.add_pairs("keys of its config, such as DATA.path /data; predict: IMAGES, then such keys")
     parser.add_argument(
         "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
     )
