@@ -148,8 +148,9 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
     if lines:
         first = "\n".join(f"  {line}" for line in lines[:8])
         more = f"\n  and {len(lines) - 8} more" if len(lines) > 8 else ""
+        count = f"{len(lines)} difference{'s' * (len(lines) > 1)}"
         raise ValueError(
-            f"checkpoint {source} holds another model ({len(lines)} differences):\n{first}{more}\n"
+            f"checkpoint {source} holds another model ({count}):\n{first}{more}\n"
             "Use the config it was trained with, or take only its encoder with INIT.checkpoint"
         )
     set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))

@@ -50,8 +50,10 @@ class BenchmarkSettings:
             raise ValueError(f"--against names a contender twice: {' '.join(self.against)}")
         if min(self.batches, default=1) < 1:
             raise ValueError(f"--batch-sizes is {' '.join(map(str, self.batches))}: each must be at least 1")
-        if self.rounds < 1 or self.steps < 0:
-            raise ValueError(f"--rounds is {self.rounds} and --steps {self.steps}: at least 1 round and 0 steps")
+        if self.rounds < 1:
+            raise ValueError(f"--rounds is {self.rounds}: it must be at least 1")
+        if self.steps < 0:
+            raise ValueError(f"--steps is {self.steps}: it must be at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

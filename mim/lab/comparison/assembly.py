@@ -23,6 +23,7 @@ from mim.lab.comparison.analysis.metrics import (
 from mim.lab.comparison.analysis.separation import ALL_PAIRS, best_of, paired_tests
 from mim.lab.comparison.formatting import display_path, first_line, join_names
 from mim.lab.comparison.result import Comparison, Entry, RunMetrics, Sheet
+from mim.lab.comparison.runs.baselines import add_baselines
 from mim.lab.comparison.runs.groups import Group, group_runs
 from mim.lab.comparison.runs.protocols import protocols_of
 from mim.lab.comparison.runs.provenance import RunCollection, collect_runs
@@ -56,6 +57,8 @@ def compare(
     """
     studies = Studies()
     collection = collect_runs([Path(run) for run in runs], studies, search)
+    if search:
+        add_baselines(collection, studies)
     groups = group_runs(collection, studies)
     if not groups:
         raise ValueError(_nothing_left(runs, collection))

@@ -28,11 +28,16 @@ def settings_text(settings: Mapping[str, Any], keys: Sequence[str], most: int) -
 
 
 def join_names(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; of many names the first few, and how many more."""
-    texts = list(names)
+    """`a`, `a and b`, `a, b and c`, `'a, b' and c`; of many names the first few, and how many more."""
+    texts = list(map(quoted, names))
     if len(texts) > MOST:
         texts = [*texts[: MOST - 1], f"{len(texts) - MOST + 1} more"]
     return " and ".join([*([", ".join(texts[:-1])] if texts[:-1] else []), *texts[-1:]])
+
+
+def quoted(name: str) -> str:
+    """A name within a list, in quotes where it holds what separates names."""
+    return f"'{name}'" if ", " in name or " and " in name or "; " in name else name
 
 
 def by_value(values: Mapping[str, str], separator: str = "; ") -> str:

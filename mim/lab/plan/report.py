@@ -97,8 +97,10 @@ def plan_run(
 
     Raises ValueError for what the user can mend.
     """
-    if devices < 1 or steps < 0:
-        raise ValueError(f"--devices is {devices} and --measure {steps}: at least 1 device, and no fewer than 0 steps")
+    if devices < 1:
+        raise ValueError(f"--devices is {devices}: it must be at least 1")
+    if steps < 0:
+        raise ValueError(f"--measure {steps}: it is a number of steps, at least 0")
     dry = dry_task(cfg, images, classes)
     task, settings, plan = dry.task, dry.engine_settings(), dry.plan(devices)
     with join_world(settings.distributed) as world:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from mim.lab.comparison.analysis.metrics import AT_START, ColumnValues, Values, by_seed
 from mim.lab.comparison.analysis.separation import LEVEL, is_separated, paired_over_seeds
-from mim.lab.comparison.formatting import MOST, join_names
+from mim.lab.comparison.formatting import MOST, join_names, quoted
 from mim.lab.comparison.result import PairedTest
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol
@@ -30,7 +30,7 @@ class _Baseline:
             for each in (values, random)
         )
         test = paired_over_seeds(values, random)
-        text = f"{name} {ours:.1f} beside {theirs:.1f}"
+        text = f"{quoted(name)} {ours:.1f} beside {theirs:.1f}"
         if ours <= theirs:
             self.no_better.append(text)
         elif test is not None and not is_separated(test[1]):
@@ -122,7 +122,7 @@ def _not_separated(tests: Sequence[PairedTest], columns: Mapping[str, ColumnValu
                 f"{title} separates no two entries: p is at least {LEVEL} in all {len(rest)} paired tests."
             )
         elif rest:
-            pairs = _listed([f"{test.first} and {test.second}" for test in rest])
+            pairs = _listed([f"{quoted(test.first)} and {quoted(test.second)}" for test in rest])
             sentences.append(f"{title} does not separate {pairs}: p is at least {LEVEL}.")
     return sentences
 

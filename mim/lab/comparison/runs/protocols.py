@@ -64,7 +64,7 @@ def protocols_of(groups: Sequence[Group], studies: Studies, left_out: LeftOut) -
     of_studies = _of_studies(members[True], studies, left_out)
     classes: dict[Hashable, list[Member]] = {}
     for group, transfer in members[False]:
-        classes.setdefault(_identity(transfer), []).append((group, transfer))
+        classes.setdefault(protocol_identity(transfer), []).append((group, transfer))
     others: dict[Hashable, Protocol] = {}
     for identity, same in classes.items():
         varying = _varying(same)
@@ -111,7 +111,7 @@ def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) 
         folders.setdefault((title, task, position.root), []).append((group, transfer))
     protocols: list[tuple[Protocol, set[Hashable]]] = []
     for (title, task, _), same in folders.items():
-        identities: set[Hashable] = {_identity(transfer) for _, transfer in same}
+        identities: set[Hashable] = {protocol_identity(transfer) for _, transfer in same}
         for protocol, others in protocols:
             if (protocol.title, protocol.task) == (title, task) and others & identities:
                 others |= identities
@@ -130,7 +130,8 @@ def _settings(transfer: Transfer, varying: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key in varying or not key.startswith(OF_THE_START)}
 
 
-def _identity(transfer: Transfer) -> Hashable:
+def protocol_identity(transfer: Transfer) -> Hashable:
+    """What transfers under one protocol share, whatever they started from."""
     return identity_of(_settings(transfer, ()))
 
 

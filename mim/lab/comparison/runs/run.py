@@ -165,7 +165,9 @@ def _rows(path: Path, remarks: list[str]) -> tuple[dict[str, float], ...]:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         remarks.append(f"metrics.jsonl: line {damaged[0]}{more} cut short or damaged: compared without")
     for name, count in not_finite.items():
-        remarks.append(f"metrics.jsonl: {name} is no finite number {count} times: compared without those")
+        remarks.append(
+            f"metrics.jsonl: {name} is no finite number in {count} line{'s' * (count > 1)}: compared without"
+        )
     return tuple(rows)
 
 

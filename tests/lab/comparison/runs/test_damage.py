@@ -60,7 +60,7 @@ PARTLY = {
     "metrics have a line of rubbish": (lambda run: _append(run / "metrics.jsonl", "\x00\x00"), "metrics.jsonl: line"),
     "metrics have numbers that are not finite": (
         lambda run: _append(run / "metrics.jsonl", '{"images_seen": 9, "val/loss": NaN, "train/loss": 1}'),
-        "val/loss is no finite number 1 times",
+        "val/loss is no finite number in 1 line: compared without",
     ),
     "environment is cut": (lambda run: cut(run / "environment.json", 30), "environment.json"),
     "environment is gone": (lambda run: (run / "environment.json").unlink(), "environment.json"),

@@ -113,3 +113,30 @@ def test_transfers_from_before_their_run_was_extended_are_left_out(real, tmp_pat
     assert titles(result) == ({"linear probe"} if taken else set())
     reasons = [reason for _, reason in result.left_out]
     assert reasons == ([] if taken else [f"came from step 14 of {run}, before it was extended to 2 epochs"])
+
+
+def test_probes_of_random_weights_beside_a_run_stand_beside_its_own(real, tmp_path):
+    """In a study by its folder, elsewhere by protocol and encoder; nothing else that lies there is taken."""
+    run = write_run(tmp_path / "mae", real.pretraining)
+    write_run(tmp_path / "probe", real.probe, start=run)
+    write_run(tmp_path / "random", real.probe, metrics={"val/top1": 0.5})
+    write_run(tmp_path / "longer", real.probe, {"TRAIN.epochs": 7})
+    write_run(tmp_path / "wider", real.probe, {"ENCODER.width": 32})
+    write_run(tmp_path / "tuned", real.finetune)
+    write_run(tmp_path / "elsewhere" / "random", real.probe)
+    origin = {"checkpoint": "/models/mae.pth"}
+    write_run(tmp_path / "file", real.probe, {"INIT.checkpoint": origin["checkpoint"]}, environment={"from": origin})
+    result = compared(run)
+    assert [(entry.name, entry.random) for entry in result.entries] == [("mae", False), ("random", True)]
+    assert values_of(result, "linear probe")["random"] == (50.0,)
+    assert [entry.name for entry in compared(run, search=False).entries] == ["mae"]
+
+
+def test_probes_of_random_weights_in_a_study_are_found_from_one_of_its_runs(real, tmp_path):
+    run = write_run(tmp_path / "pretraining" / "mae-seed0", real.pretraining)
+    write_run(tmp_path / "tuned" / "mae-seed0", real.finetune, start=run)
+    write_run(tmp_path / "tuned" / "scratch-seed0", real.finetune, {"OPTIMIZER.layer_decay": 1.0})
+    write_run(tmp_path / "other" / "scratch-seed0", real.finetune, {"TRAIN.epochs": 7})
+    result = compared(run)
+    assert [(entry.name, entry.random) for entry in result.entries] == [("mae", False), ("scratch", True)]
+    assert titles(result) == {"tuned"}

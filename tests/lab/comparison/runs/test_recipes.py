@@ -244,13 +244,13 @@ def test_protocols_of_studies_are_those_of_their_folders_whatever_their_starts_c
     result = compared(study(real, tmp_path / "out"))
     note = next(column.note for column in result.columns if column.title == "Few: labels!")
     assert "OPTIMIZER.layer_decay" in note
-    assert "TRAIN.ema is 0 in Z (first) and A, second; 0.5 in Scratch" in note
+    assert "TRAIN.ema is 0 in Z (first) and 'A, second'; 0.5 in Scratch" in note
 
 
 def test_probes_of_a_study_are_found_from_its_pretraining_runs(real, tmp_path):
     output = study(real, tmp_path / "out")
     result = compared(*(output / "pretraining" / f"z-first-seed{seed}" for seed in (0, 1)))
-    assert [entry.name for entry in result.entries] == ["Z (first)"]
+    assert [(entry.name, entry.random) for entry in result.entries] == [("Z (first)", False), ("Scratch", True)]
     assert titles(result) == {"Few: labels!", "All labels"}
 
 
