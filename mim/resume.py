@@ -17,7 +17,8 @@ from mim.io.weights import CLASSES
 LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
-    *("RECIPE", "INIT.take", "INIT.keep", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken", "DATA.retry_s", "TRAIN.compile"),
+    *("RECIPE", "INIT.take", "INIT.keep", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken"),
+    *("DATA.retry_s", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 Lengths = tuple[int, ...]  # as TrainSettings.lengths
@@ -135,6 +136,6 @@ def check_classes(cfg: Config, content: Mapping[str, Any], path: Path, training:
     if tuple(theirs) != ours:
         order = "in another order: " if sorted(theirs) == sorted(ours) else ""
         raise ValueError(
-            f"{path} was trained on {len(theirs):,} classes, {list_names(theirs)}, and {training.label_origin()} now name "
-            f"{order}{list_names(ours)}: go back to the data of that run, or name another --output"
+            f"{path} was trained on {len(theirs):,} classes, {list_names(theirs)}, and {training.label_origin()} now "
+            f"name {order}{list_names(ours)}: go back to the data of that run, or name another --output"
         )
