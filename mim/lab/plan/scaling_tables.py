@@ -71,9 +71,7 @@ def _checkpoint(scaling: Scaling) -> str:
 
 
 def _print_assumptions(hardware: Hardware, console: Console) -> None:
-    print_heading(
-        console, "Assumed, not measured", "--gpu NAME and --assume mfu=0.5 change the figures"
-    )
+    print_heading(console, "Assumed, not measured", "--gpu NAME and --assume mfu=0.5 change the figures")
     table = new_table("", hardware.gpu, "from", "", words=3)
     for name, meaning in MEANINGS.items():
         source = hardware.sources.get(name, "assumed")

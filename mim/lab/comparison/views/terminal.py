@@ -18,7 +18,7 @@ TESTS = 12  # tests that are printed; the page shows all
 UNBOUNDED = 10_000  # columns, to measure the width that a table needs
 MANY = 6  # entries above which each has a row
 BEFORE = "Before you compare"
-INTERVALS = "mean, with half of the 95% interval over seeds or its ends in brackets; bold: best beyond chance"
+INTERVALS = "mean, with its 95% interval over seeds; bold: the best beyond chance"
 SECTIONS = (("Accuracy and loss", ("accuracy", "loss")), ("Cost of pretraining", ("cost",)))
 
 
