@@ -20,6 +20,7 @@ from processes import (
     losses,
     rows,
     run,
+    summary,
 )
 from sklearn.datasets import load_digits
 from small_data import write_noise
@@ -57,6 +58,7 @@ def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(t
     assert output.count("another image replaces it") == 1
     assert re.search(r"cannot read \S*010\.jpg \(.+\)", output)
     assert [row.get("data/broken_files") for row in rows(tmp_path / "run") if "train/loss" in row][-1] == 1
+    assert summary(tmp_path / "run")["data/broken_files"] == 1
     assert len(losses(tmp_path / "run")) == 8
     assert "010.jpg" in (tmp_path / "run" / "log.txt").read_text()
 
