@@ -170,7 +170,7 @@ class Results(Iterator[Result], Generic[Result]):
             self._folder.cleanup()
 
     def __del__(self) -> None:
-        if hasattr(self, "_iterator") and not sys.is_finalizing():
+        if hasattr(self, "_iterator") and sys is not None and not sys.is_finalizing():  # at the end, modules are gone
             self.close()
 
     def _death(self, timeout_s: float) -> str:

@@ -81,7 +81,7 @@ class Folder(Source, name="folder"):
                     rows = _not_in(train, held_out)
         self.paths = Paths(listing.files, rows)
         self._set_labels(listing, rows, train.names, strict)
-        self._was_folder = self._root[0].is_dir()
+        self._was_folder, self._has_class_folders = self._root[0].is_dir(), listing.are_folders
         self._was_reachable = not self._unreachable_images()
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Folder(Source, name="folder"):
 
     def label_origin(self) -> str:
         root, key = self._root
-        kind = "class folders" if self._was_folder else "labels in the second column"
+        kind = "class folders" if self._has_class_folders else "labels in the second column"
         return f"the {kind} of {key} {printable_name(root)}"
 
     def missing(self) -> str:

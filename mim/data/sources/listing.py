@@ -33,6 +33,7 @@ class Listing:
     hash_N: np.ndarray  # uint32: CRC-32 of each path relative to the folder, or to the folder of the list
     label_N: np.ndarray  # int64: position in `names`; -1 where an image has none
     names: tuple[str, ...]  # sorted; empty where images have no labels
+    are_folders: bool = True  # whether labels are names of folders, and not written in a list
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -113,7 +114,7 @@ def _of_list(content: ListFile, labels: str) -> Listing:
     names = sorted(content.written)
     position = {name: number for number, name in enumerate(names)}
     number_of = np.array([*(position[name] for name in content.written), -1], np.int64)
-    listing = Listing(content.files, content.hash_N, number_of[content.written_N], tuple(names))
+    listing = Listing(content.files, content.hash_N, number_of[content.written_N], tuple(names), not content.written)
     if labels == "none" or content.written:
         return _without_labels(listing) if labels == "none" else listing
     folders = content.files.folders

@@ -176,6 +176,7 @@ def test_list_without_labels_takes_class_folders_as_a_folder_does(tmp_path: Path
         source = labelled(tmp_path, lines, labels=labels)
         assert source.classes == ("cat", "dog")
         assert source.labels.tolist() == [1, 0, 1]
+        assert source.label_origin() == f"the class folders of DATA.path {tmp_path / 'list.txt'}"
     assert labelled(tmp_path, lines, labels="none").labels is None
 
 
