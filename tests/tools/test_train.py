@@ -445,6 +445,10 @@ def test_finetune_of_a_swin_with_another_window_resizes_its_biases_and_says_so(t
 def test_finetune_of_too_different_a_checkpoint_is_refused_and_trains_nothing(tmp_path):
     assert call(tmp_path / "pretrained", SHORT | {"ENCODER.depth": 6})[0] == 0
     keys = KEYS | {"INIT.checkpoint": last_checkpoint(tmp_path / "pretrained")}
+    code, text = call(tmp_path / "other", keys, FINETUNE)
+    assert code == 2
+    assert "ENCODER.depth: 2 here, 6 there" in text
+    keys |= {"INIT.keep": "[ENCODER.depth]"}
     code, text = call(tmp_path / "shallow", keys, FINETUNE)
     assert code == 2
     assert re.search(r"INIT\.checkpoint .*step-5\.pt.*at least 50%", text, re.DOTALL)
