@@ -58,8 +58,8 @@ def test_convert_names_what_became_of_each_weight(tmp_path: Path) -> None:
         "backbone.{cls_token, pos_embed}, backbone.patch_embed.proj.{weight, bias}, "
     )
     assert names_by_fate == {
-        "not in the file, so check them": "DATA.mean [0.485, 0.456, 0.406] (ImageNet's), DATA.std [0.229, 0.224, 0.225] "
-        "(ImageNet's)",
+        "not in the file, so check them": "DATA.mean [0.485, 0.456, 0.406] (ImageNet's), "
+        "DATA.std [0.229, 0.224, 0.225] (ImageNet's)",
         "resized or moved": "backbone.pos_embed 1x17x24 -> 1x25x24",
         "missing in the file, kept as initialised": "backbone.blocks.0-1.norm1.bias",
         "in the file only, left out": "blocks.0-1.ls1.gamma",

@@ -193,7 +193,7 @@ def test_checkpoint_of_another_model_is_refused_and_nothing_is_lost(tmp_path):
 
     code, text = call(tmp_path / "wide", TINY | {"INIT.checkpoint": last_checkpoint(output), "ENCODER.width": 32})
     assert code == 2
-    assert "holds another encoder" in text
+    assert "ENCODER.width: 32 here, 16 there" in text
 
 
 @pytest.mark.parametrize(
