@@ -68,6 +68,7 @@ class ModelWeights:
         is_pair = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size)
         return (size[0], size[1]) if is_pair and min(size) > 0 and max(size) <= SIDE else None
 
+
 SAFETENSORS = ".safetensors"
 FILE_ENDINGS = (SAFETENSORS, ".pt", ".pth", ".bin", ".ckpt")
 
