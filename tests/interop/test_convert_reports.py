@@ -244,9 +244,10 @@ def test_convert_that_is_refused_writes_nothing(tmp_path: Path, case: str, exist
 @pytest.mark.parametrize("to", ["mae", "simmim", "transformers"])
 def test_convert_to_a_format_without_such_an_encoder_writes_nothing(tmp_path: Path, to: str) -> None:
     model = {"mae": "beit", "simmim": "mae", "transformers": "beit"}[to]
+    out = tmp_path / "out" / ("theirs" if to == "transformers" else "theirs.pth")
     with pytest.raises(ValueError, match=r"has no counterpart in .*Allowed: "):
-        convert(sample(model).write(tmp_path / "ours.pt"), tmp_path / "out" / "theirs.pth", to)
-    assert not (tmp_path / "out" / "theirs.pth").exists()
+        convert(sample(model).write(tmp_path / "ours.pt"), out, to)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_mae_parity_is_not_trivial(tmp_path: Path) -> None:
         assert_close(output.loss, expected.loss, "loss")
         losses.append(expected.loss)
     assert abs(losses[0] - losses[1]) > 1e-3
-    for pair in (["ENCODER.heads", "2"], ["HEAD.heads", "4"]):
+    for pair in (["ENCODER.heads", "2", "INIT.keep", "[ENCODER.heads]"], ["HEAD.heads", "4"]):
         other = parity.ours_of(weights, pair).double()
         other.head.positions.copy_(decoder_table(theirs, size))
         assert (other(img, mask_of(noise_BN, size)).prediction - output.prediction).abs().max() > 1e-2, pair

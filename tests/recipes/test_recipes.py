@@ -22,7 +22,7 @@ NAMES = sorted(
 CLASSIFIERS = [name for name in NAMES if name.startswith(("finetune/", "probe/"))]
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
-WHERE = {"on_device", "retry_s"}  # say where something is computed and how long is waited for it, not what
+WHERE = {"on_device", "retry_s", "index", "nodata"}  # say where and how something is read or computed, not what
 EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
 
 
