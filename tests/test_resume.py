@@ -74,6 +74,7 @@ def test_extended_run_follows_the_schedule_of_the_longer_run_from_the_step_where
     assert rates[10] > 3 * rates[9]
 
 
+@pytest.mark.slow
 def test_extended_run_equals_a_run_of_its_config_from_the_start(extended, tmp_path):
     """To the bit: weights, moving average, moments, losses. So the optimizer state was kept."""
     mim.train(extended / "config.yaml", (), tmp_path / "again", quiet=True)
@@ -108,6 +109,7 @@ def test_extended_run_is_finished_for_each_command_that_means_it(extended, tmp_p
     assert recorded(output)["extensions"] == recorded(extended)["extensions"]
 
 
+@pytest.mark.slow
 def test_extended_run_can_be_extended_again(extended, tmp_path):
     output = shutil.copytree(extended, tmp_path / "run")
     assert train(output, extend=4)["epochs"] == 4
@@ -136,6 +138,7 @@ def test_extension_that_was_killed_before_its_first_checkpoint_goes_on(copy, ext
     assert recorded(copy)["extensions"] == recorded(extended)["extensions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extend", [3, pytest.param(None, marks=pytest.mark.slow)], ids=["same command", "plain command"]
 )

@@ -127,6 +127,7 @@ def test_killed_classifier_ends_where_the_undisturbed_one_ends(tmp_path, warm, o
     assert (killed / "labelled.txt").read_text() == (undisturbed / "labelled.txt").read_text()
 
 
+@pytest.mark.slow
 def test_resumed_classifier_forgets_no_better_epoch(tmp_path):
     """Under a rate that only grows, what comes after the resume is worse, and leaves best.pt alone."""
     keys = TINY_CLASSIFIER | {"TRAIN.epochs": 6, "SCHEDULE.warmup_epochs": 6, "OPTIMIZER.base_lr": 3}

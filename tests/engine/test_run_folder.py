@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import pytest
 from processes import PROBE, TINY, TINY_CLASSIFIER, call, last_checkpoint, last_state, rows
 
 from mim.engine import checkpoint
@@ -14,6 +15,7 @@ def recorded(output) -> dict:
     return json.loads((output / "environment.json").read_text())
 
 
+@pytest.mark.slow
 def test_run_keeps_its_id_when_it_is_resumed_and_another_has_another(tmp_path):
     for name in ("one", "other"):
         assert call(tmp_path / name, TINY)[0] == 0

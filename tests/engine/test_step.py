@@ -85,6 +85,7 @@ with kept_memory(torch.device("cpu")):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_kept_memory_stays_with_the_process():
     """MiB that are free and that glibc has not given back."""

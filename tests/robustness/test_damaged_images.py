@@ -76,6 +76,7 @@ def test_damaged_files_are_refused_by_every_way_of_reading_or_by_none(images: Pa
         assert outcomes == {"refused" if path in refused else "read"}, (path, refused.get(path))
 
 
+@pytest.mark.slow
 def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
     images: Path, refused: dict[Path, str], tmp_path: Path, warm: Warm, tell: Callable[[str], None]
 ) -> None:

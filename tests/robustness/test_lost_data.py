@@ -91,7 +91,7 @@ def workers() -> list[int]:
 # -------------------------------------------------------------------- a dead worker
 
 
-@pytest.mark.parametrize("moment", ["reading", "forward"])
+@pytest.mark.parametrize("moment", [pytest.param("reading", marks=pytest.mark.slow), "forward"])
 def test_run_whose_worker_is_killed_ends_clearly_and_resumes_to_the_same_weights(
     images: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def arrays(tmp_path) -> Path:
     return write_noise(tmp_path / "arrays")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_steps_that_are_not_finite_are_skipped_up_to_the_limit(tmp_path, warm, arrays, processes):
     """One in each epoch of four steps: two are allowed in two epochs, and the third is one too many."""
     output, keys = tmp_path / "run", ARRAYS | {"DATA.path": arrays, "TRAIN.max_skipped": 2}

@@ -207,6 +207,7 @@ def test_converted_run_is_worth_as_much_as_before(tmp_path: Path, runs: Path, to
     assert metrics["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_converted_official_files_are_evaluated_as_runs_are(tmp_path: Path) -> None:
     mae = write_mae(tmp_path / "mae.pth", mae_pretrained(channels=1))
     buffers = swin_buffers(swin())

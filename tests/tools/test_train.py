@@ -370,6 +370,7 @@ def test_accumulation_keeps_the_loss_curve_of_finetuning(tmp_path):
     assert _classify(tmp_path / "four", FINETUNE, DATA__batch_size=4, **keys) == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [{"TRAIN__activation_checkpointing": True}, {"DATA__workers": 2}])
 def test_setting_of_cost_keeps_the_loss_curve_of_finetuning(tmp_path, keys):
     """Under everything that draws: drop path, mixing, erasing, RandAugment and jitter."""

@@ -86,6 +86,7 @@ def test_two_processes_evaluate_every_sample_once(runs):
     assert abs(two["knn/top1"] - one["knn/top1"]) <= 1.5 / 63
 
 
+@pytest.mark.slow
 def test_distributed_run_resumes_on_one_process(warm, tmp_path):
     """The first of two epochs on two ranks, the second on one, ends where one process ends."""
     keys = QUICK | {"TRAIN.epochs": 2}
@@ -140,6 +141,7 @@ def test_two_processes_find_the_accuracy_of_one(tuned):
     assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
     """The statistics of its BatchNorm differ from rank to rank until the next step brings those of the main one."""
     keys = {"EVALUATE.samples": 9, "CLASSIFIER.rates": "[1.0,3.0]", "CLASSIFIER.init_std": 1.0, "DATA.batch_size": 4}

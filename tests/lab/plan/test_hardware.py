@@ -97,6 +97,7 @@ def test_hardware_refuses_unknown_names_and_values(gpu, words, message):
 # ---------------------------------------------------------------- in a plan
 
 
+@pytest.mark.slow
 def test_plan_of_one_number_of_devices_has_the_time_that_it_has_among_several():
     several = planned(other_devices=[8, 64])
     alone = planned(devices=64)
@@ -116,6 +117,7 @@ def test_plan_on_a_gpu_by_name_takes_the_time_of_its_data_sheet():
     assert row.images_per_s == pytest.approx(128 / step_s)
 
 
+@pytest.mark.slow
 def test_plan_has_the_memory_and_the_precision_of_the_gpu_that_is_assumed():
     plan = planned("TRAIN.precision", "auto", hardware=HardwareChoice.read("v100"))
     fp16 = planned("TRAIN.precision", "fp16", hardware=HardwareChoice.read("v100"))

@@ -143,6 +143,7 @@ def test_plan_takes_a_share_of_the_labels_of_images_that_are_not_here():
     assert plan.lines["images"].startswith("10,000 of 100,000 labelled")
 
 
+@pytest.mark.slow
 def test_plan_images_that_are_given_stand_in_for_those_that_are_here():
     assert planned(images=3200).plan.steps_per_epoch == 100
     assert planned(FINETUNE, classes=20).parts[1].name == "20 classes"

@@ -300,6 +300,7 @@ def test_markdown_table_survives_a_bar_in_a_name():
 # -------------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.slow
 def test_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     """A rate at which the loss is not finite."""
     text = (
