@@ -124,6 +124,7 @@ def test_extended_run_can_be_extended_again(extended, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_extension_that_was_killed_before_its_first_checkpoint_goes_on(copy, extended, monkeypatch):
     def die(*_: object) -> None:
         raise MemoryError

@@ -95,6 +95,7 @@ def emulating(monkeypatch):
     return lambda name: unit.update(name=name)
 
 
+@pytest.mark.slow
 def test_run_keeps_the_precision_that_auto_chose(emulating, tmp_path):
     keys = TINY | {"TRAIN.precision": "auto", "TRAIN.epochs": 1}
     code, text = call(tmp_path / "run", keys)

@@ -401,7 +401,7 @@ def test_fuzz_weights_start_from_files_that_load(tmp_path: Path, name: str) -> N
     encoder.load_state_dict(before)
 
 
-@profile(30, 900)
+@profile(15, 900)
 def test_fuzz_weights_of_changed_files(tmp_path: Path, cases: int, explore: Explore) -> None:
     explore("weights changed", cases, cases_of(), lambda case: check_case(tmp_path / "case", case))
 

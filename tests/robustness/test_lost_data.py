@@ -325,6 +325,7 @@ def test_held_out_place_is_named_by_its_own_key(tmp_path: Path) -> None:
     assert Folder("train", settings).missing() == ""
 
 
+@pytest.mark.slow
 def test_outage_is_logged_once_though_several_workers_wait(tmp_path: Path) -> None:
     write_digits(tmp_path / "mount", 24)
     source = Folder("train", DataSettings(path=str(tmp_path / "mount"), channels=1), val_share=0)

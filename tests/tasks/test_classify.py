@@ -381,6 +381,7 @@ def test_finetune_of_the_last_block_changes_nothing_below(tmp_path, pretrained):
     assert changed == {f"encoder.backbone.blocks.1.{name}" for name in upper}
 
 
+@pytest.mark.slow
 def test_finetune_evaluates_the_moving_average(tmp_path):
     """A decay of nearly one keeps the first weights, so that the held-out loss stays at its start."""
     keys = {"EVALUATE.at_start": True, "OPTIMIZER.base_lr": 0.04, "OPTIMIZER.layer_decay": 1.0, "TRAIN.epochs": 4}

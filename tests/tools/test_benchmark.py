@@ -51,6 +51,7 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
+@pytest.mark.slow
 def test_benchmark_tool_runs_both_contenders(run, tmp_path):
     words = ["--config", RECIPE, "--against", "transformers", *FEW, *MODEL]
     code, output, errors = run(*words, "--json", tmp_path / "found.json")

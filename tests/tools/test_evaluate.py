@@ -131,6 +131,7 @@ def test_evaluating_twice_gives_the_same_figures_and_leaves_the_run_alone(runs, 
     assert state_of(runs) == before
 
 
+@pytest.mark.slow
 def test_evaluation_on_two_processes_equals_one(runs, warm, tmp_path):
     words = ["knn", str(runs / "pretrain"), "DATA.batch_size", "7", "--json", str(tmp_path / "two.json")]
     code, text = warm.run_program("evaluate", 2, words, tmp_path / "two.log")

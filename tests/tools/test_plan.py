@@ -45,6 +45,7 @@ def test_plan_tool_shows_every_section_within_the_width(show, path, width):
     assert "None" not in output
 
 
+@pytest.mark.slow
 def test_plan_tool_shows_figures_that_are_right(show):
     code, output, _ = show("--config", MAE, "--images", 1_281_167, "--devices", 8, width=120)
     assert code == 0

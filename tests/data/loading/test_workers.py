@@ -217,6 +217,7 @@ def test_workers_at_work_end_soon_when_their_results_are_dropped() -> None:
     assert time.monotonic() - start < 6
 
 
+@pytest.mark.slow
 def test_workers_leave_no_file_behind_however_they_end(temporary: Path) -> None:
     """The sockets over which they hand over tensors."""
 

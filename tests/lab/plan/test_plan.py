@@ -76,6 +76,7 @@ def test_plan_batch_and_rate_follow_from_the_engines_own_arithmetic(devices, bat
     assert plan.operations == plan.plan.images_seen * sum(part.training for part in plan.parts)
 
 
+@pytest.mark.slow
 def test_plan_tells_cells_and_parts():
     plan = planned(CONFIGS / "simmim" / "swin_base_100ep.yaml", ["ENCODER.depths", "[1, 1, 1, 1]"])
     masker = plan.lines["masker"]
@@ -90,6 +91,7 @@ def test_plan_tells_cells_and_parts():
 # ---------------------------------------------------------------- what is not here
 
 
+@pytest.mark.slow
 def test_plan_memory_is_of_the_precision_that_each_kind_of_device_chooses(monkeypatch):
     monkeypatch.setattr("mim.engine.precision.bf16_unit", lambda device: "")  # a CPU that emulates bf16
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -367,6 +369,7 @@ def test_benchmarks_of_other_hardware_are_not_used(tmp_path, tiny, monkeypatch):
     assert find_record(file, tiny, 0, CPU) is None
 
 
+@pytest.mark.slow
 def test_plan_measures_once_and_remembers(tmp_path):
     file, overrides = tmp_path / "steps.jsonl", ["ENCODER.depth", 1, "ENCODER.width", 32, "HEAD.depth", 1]
     assert planned(overrides=overrides, records=file).images_per_s is None
