@@ -140,9 +140,7 @@ def test_extension_that_was_killed_before_its_first_checkpoint_goes_on(copy, ext
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "extend", [3, pytest.param(None, marks=pytest.mark.slow)], ids=["same command", "plain command"]
-)
+@pytest.mark.parametrize("extend", [3, None], ids=["same command", "plain command"])
 def test_extension_that_was_killed_in_the_middle_goes_on(copy, extended, monkeypatch, extend):
     step = Trainer._train_step
 

@@ -80,12 +80,15 @@ def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
     model, img = assemble("random", encoder, hidden, head).train(), images(1)
     mask = sampled(model, img)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # at a constant rate the loss of Swin V2 leaps now and then, at steps that rounding decides, and one may be the last
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.025, total_iters=39)
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
         loss = model(img, mask).loss
         loss.backward()
         optimizer.step()
+        decay.step()
         losses.append(loss.item())
     assert losses[-1] < 0.93 * losses[0]  # noise: the last of it is learned by heart, and slowly
 

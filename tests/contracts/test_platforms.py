@@ -30,10 +30,10 @@ NAMES = {  # of modules that Windows has
 BEHIND_A_CHECK = {("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")}
 
 
-def unguarded(path: str, tree: ast.AST) -> list[str]:
+def posix_uses(path: str, tree: ast.AST) -> list[str]:
     """What only POSIX has, and a file uses outside `try ... except ImportError` and `getattr`."""
     wrong = []
-    guarded = {
+    guards = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.Try)
@@ -47,13 +47,13 @@ def unguarded(path: str, tree: ast.AST) -> list[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
-            known = NAMES.get(node.module or "", set())
-            wrong += [f"{path}: {node.module}.{alias.name}" for alias in node.names if alias.name in known]
+            names_of_module = NAMES.get(node.module or "", set())
+            wrong += [f"{path}: {node.module}.{alias.name}" for alias in node.names if alias.name in names_of_module]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             name = f"{node.value.id}.{node.attr}"
             if node.attr in NAMES.get(node.value.id, set()) and (path, name) not in BEHIND_A_CHECK:
                 wrong.append(f"{path}: {name}")
-        wrong += [f"{path}: import {name}" for name in names if name in MODULES and id(node) not in guarded]
+        wrong += [f"{path}: import {name}" for name in names if name in MODULES and id(node) not in guards]
     return wrong
 
 
@@ -72,7 +72,7 @@ def test_what_only_posix_has_is_optional():
     wrong = []
     for path in FILES:
         name, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
-        wrong += unguarded(name, tree) + without_encoding(name, tree)
+        wrong += posix_uses(name, tree) + without_encoding(name, tree)
     assert not wrong, "\n".join(wrong)
 
 
@@ -91,9 +91,9 @@ def test_what_only_posix_has_is_optional():
 )
 def test_what_only_posix_has_is_found(source):
     tree = ast.parse(source)
-    assert unguarded("mim/new.py", tree) + without_encoding("mim/new.py", tree)
-    guarded = ast.parse("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None\ngetattr(os, 'pread', None)")
-    assert unguarded("mim/new.py", guarded) == []
+    assert posix_uses("mim/new.py", tree) + without_encoding("mim/new.py", tree)
+    optional = ast.parse("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None\ngetattr(os, 'pread', None)")
+    assert posix_uses("mim/new.py", optional) == []
 
 
 WITHOUT_POSIX = """
@@ -113,12 +113,12 @@ WITHOUT_POSIX = """
         for name in missing:
             if hasattr(sys.modules[module], name):
                 delattr(sys.modules[module], name)
-    opened, replace = os.open, os.replace
+    open_file, replace = os.open, os.replace
 
     def open_no_folder(path, *more, **options):
         if os.path.isdir(path):
             raise PermissionError(13, "Permission denied", path)
-        return opened(path, *more, **options)
+        return open_file(path, *more, **options)
 
     def replace_no_open_file(self, target):
         # Windows refuses to rename a file that is open

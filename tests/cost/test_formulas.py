@@ -17,7 +17,7 @@ aten = torch.ops.aten
 B, H, N, M, D = 2, 3, 5, 7, 8
 
 
-def counted(run) -> int:
+def operations(run) -> int:
     with operation_counter() as counter:
         run()
     return counter.get_total_flops()
@@ -52,11 +52,11 @@ def test_convolutions_cost_as_much_for_each_gradient_as_forward(what):
     img = meta(B, 6, *(16, 17, 18)[: layer.weight.ndim - 2])
     positions = layer(img) if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else img
     once = 2 * B * prod(positions.shape[2:]) * layer.weight.numel()
-    assert counted(lambda: layer(img)) == once
-    assert counted(lambda: layer(img).sum().backward()) == 2 * once  # the first layer: its input needs no gradient
-    assert counted(lambda: layer(img.clone().requires_grad_()).sum().backward()) == 3 * once
+    assert operations(lambda: layer(img)) == once
+    assert operations(lambda: layer(img).sum().backward()) == 2 * once  # the first layer: its input needs no gradient
+    assert operations(lambda: layer(img.clone().requires_grad_()).sum().backward()) == 3 * once
     layer.weight.requires_grad_(False)  # frozen, but for its bias
-    assert counted(lambda: layer(img.clone().requires_grad_()).sum().backward()) == 2 * once
+    assert operations(lambda: layer(img.clone().requires_grad_()).sum().backward()) == 2 * once
     layer.weight.requires_grad_(True)
 
 
@@ -70,15 +70,15 @@ def test_convolutions_cost_as_much_as_the_matrix_products_that_they_are(groups):
         return (weight.repeat(B, 1, 1) @ columns).unflatten(0, (B, groups)).flatten(1, 2)
 
     torch.testing.assert_close(as_products() + layer.bias[:, None], layer(img).flatten(2))
-    assert counted(lambda: layer(img).sum().backward()) == counted(lambda: as_products().sum().backward())
+    assert operations(lambda: layer(img).sum().backward()) == operations(lambda: as_products().sum().backward())
 
 
 def test_convnext_block_costs_three_times_forward():
     width, side = 96, 16
     block, img = ConvNeXtBlock(width).to("meta"), meta(B, width, side, side, requires_grad=True)
     forward = 2 * B * side**2 * (49 * width + 8 * width**2)  # a 7 x 7 window a channel, and an MLP of ratio 4
-    assert counted(lambda: block(img)) == forward
-    assert counted(lambda: block(img).sum().backward()) == 3 * forward
+    assert operations(lambda: block(img)) == forward
+    assert operations(lambda: block(img).sum().backward()) == 3 * forward
 
 
 # ---------------------------------------------------------------- attention
@@ -99,8 +99,8 @@ def test_attention_costs_two_products_forward_and_four_backward_on_any_device(de
     def run() -> torch.Tensor:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
-    assert counted(run) == SCORES_AND_SUM
-    assert counted(lambda: run().sum().backward()) == 3 * SCORES_AND_SUM
+    assert operations(run) == SCORES_AND_SUM
+    assert operations(lambda: run().sum().backward()) == 3 * SCORES_AND_SUM
 
 
 KERNELS = {
@@ -116,14 +116,14 @@ def test_attention_costs_the_same_with_every_fused_kernel(kernel):
     """The kernels of GPUs, on the meta device, where nothing is computed."""
     function, others = KERNELS[kernel]
     query, key, value = rows(N), rows(M), rows(M)
-    assert counted(lambda: function(query, key, value, *others)) == SCORES_AND_SUM
-    assert counted(lambda: function(query, key, value, *others)[0].sum().backward()) == 3 * SCORES_AND_SUM
+    assert operations(lambda: function(query, key, value, *others)) == SCORES_AND_SUM
+    assert operations(lambda: function(query, key, value, *others)[0].sum().backward()) == 3 * SCORES_AND_SUM
 
 
 def test_attention_costs_the_same_where_heads_share_their_keys():
     query, key, value = rows(N), meta(B, 1, M, D), meta(B, 1, M, D)
-    assert counted(lambda: F.scaled_dot_product_attention(query, key, value, enable_gqa=True)) == SCORES_AND_SUM
-    assert counted(lambda: aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)) == SCORES_AND_SUM
+    assert operations(lambda: F.scaled_dot_product_attention(query, key, value, enable_gqa=True)) == SCORES_AND_SUM
+    assert operations(lambda: aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)) == SCORES_AND_SUM
 
 
 # ---------------------------------------------------------------- products
@@ -146,14 +146,16 @@ PRODUCTS = {  # of matrices (N, M) and (M, D), B times where there are several
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products_cost_two_operations_a_multiply_add(product):
     run, several = PRODUCTS[product]
-    assert counted(lambda: run(meta(N, M), meta(M, D))) == several * 2 * N * M * D
+    assert operations(lambda: run(meta(N, M), meta(M, D))) == several * 2 * N * M * D
 
 
 def test_products_of_vectors_and_of_low_precision_count_too():
     matrix, vector = meta(N, M), meta(M)
-    assert counted(lambda: matrix @ vector) == counted(lambda: torch.addmv(meta(N), matrix, vector)) == 2 * N * M
-    assert counted(lambda: vector @ vector) == counted(lambda: torch.vdot(vector, vector)) == 2 * M
+    assert operations(lambda: matrix @ vector) == operations(lambda: torch.addmv(meta(N), matrix, vector)) == 2 * N * M
+    assert operations(lambda: vector @ vector) == operations(lambda: torch.vdot(vector, vector)) == 2 * M
     eight, columns = meta(32, 16, dtype=torch.float8_e4m3fn), meta(48, 16, dtype=torch.float8_e4m3fn).t()
-    assert counted(lambda: torch._scaled_mm(eight, columns, SCALE, SCALE, out_dtype=torch.bfloat16)) == 2 * 32 * 16 * 48
+    assert (
+        operations(lambda: torch._scaled_mm(eight, columns, SCALE, SCALE, out_dtype=torch.bfloat16)) == 2 * 32 * 16 * 48
+    )
     whole = (meta(32, 16, dtype=torch.int8), meta(16, 48, dtype=torch.int8))
-    assert counted(lambda: torch._int_mm(*whole)) == 2 * 32 * 16 * 48
+    assert operations(lambda: torch._int_mm(*whole)) == 2 * 32 * 16 * 48

@@ -69,9 +69,16 @@ def test_attention_maps_times_the_values_are_what_each_block_puts_out(name):
 
 @pytest.mark.parametrize("name", ["vit", "beit"])
 def test_attention_maps_have_the_class_token_first(name):
-    (weights_BANN,) = attention_maps(make(name), images(2, dtype=torch.float64), blocks=[-1]).values()
-    assert weights_BANN.shape == (2, 2, 1 + 4 * 8, 1 + 4 * 8)
-    assert not weights_BANN.requires_grad
+    """A change of the first patch changes, on the row of the class token, only its own weight beside the others."""
+    encoder, img = make(name), images(2, dtype=torch.float64)
+    other = img.clone()
+    other[:, :, :8, :8] += 1
+    one, two = (next(iter(attention_maps(encoder, each, blocks=[0]).values())) for each in (img, other))
+    assert one.shape == (2, 2, 1 + 4 * 8, 1 + 4 * 8)
+    assert not one.requires_grad
+    ratio_BAN = (two / one)[:, :, 0]
+    changes_BAN = (ratio_BAN / ratio_BAN[..., :1] - 1).abs() > 1e-9
+    assert changes_BAN.nonzero()[:, 2].unique().tolist() == [1]
 
 
 def test_attention_maps_of_swin_are_zero_between_windows():

@@ -16,7 +16,7 @@ NAMES = ["cat", "dog, wild", "na\u00efve owl", "7", "LABEL_0"]
 assert len(NAMES) == CLASSES
 
 
-def named(tmp_path: Path, model: str, classes: object = tuple(NAMES)) -> Path:
+def write_named(tmp_path: Path, model: str, classes: object = tuple(NAMES)) -> Path:
     """A checkpoint with these names of its classes."""
     return sample(model).write(tmp_path / "ours.pt", classes=list(classes) if isinstance(classes, tuple) else classes)
 
@@ -41,14 +41,14 @@ def labels_of(folder: Path) -> tuple[dict, dict]:
     ],
 )
 def test_names_of_classes_survive_a_format_and_the_way_back(tmp_path: Path, model: str, to: str, file: str) -> None:
-    convert(named(tmp_path, model), tmp_path / file, to)
+    convert(write_named(tmp_path, model), tmp_path / file, to)
     assert read(tmp_path / file, "IN", to).classes == tuple(NAMES)
     convert(tmp_path / file, tmp_path / "back.pt", "mim")
     assert checkpoint.load(tmp_path / "back.pt")["classes"] == NAMES
 
 
 def test_transformers_has_the_names_in_both_maps(tmp_path: Path) -> None:
-    lines = convert(named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
+    lines = convert(write_named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
     assert "  5 classes: cat, dog, wild, na\u00efve owl, 7, LABEL_0" in lines
     id2label, label2id = labels_of(tmp_path / "hf")
     assert id2label == {str(number): name for number, name in enumerate(NAMES)}
@@ -58,7 +58,7 @@ def test_transformers_has_the_names_in_both_maps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [None, ("cat",) * CLASSES, ("cat", "dog"), {"cat": 1}, ("cat", "dog", "owl", 7, 8)])
 def test_transformers_has_numbered_labels_where_names_are_missing_repeat_or_do_not_fit(tmp_path: Path, classes) -> None:
-    lines = convert(named(tmp_path, "vit-class", classes), tmp_path / "hf", "transformers")
+    lines = convert(write_named(tmp_path, "vit-class", classes), tmp_path / "hf", "transformers")
     assert any("5 classes: no names in the file" in line for line in lines) == (classes != ("cat",) * CLASSES)
     assert labels_of(tmp_path / "hf")[0] == {str(number): f"LABEL_{number}" for number in range(CLASSES)}
     convert(tmp_path / "hf", tmp_path / "back.pt", "mim")
@@ -67,7 +67,7 @@ def test_transformers_has_numbered_labels_where_names_are_missing_repeat_or_do_n
 
 @pytest.mark.parametrize("labels", [["cat"], {}, {"0": 3}, {"0": {"a": []}}, 7, {str(n): n for n in range(CLASSES)}])
 def test_labels_that_are_no_names_are_left_out(tmp_path: Path, labels) -> None:
-    convert(named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
+    convert(write_named(tmp_path, "vit-class"), tmp_path / "hf", "transformers")
     file = tmp_path / "hf" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id2label": labels}))
     assert read(tmp_path / "hf", "IN").classes == ()
@@ -75,7 +75,7 @@ def test_labels_that_are_no_names_are_left_out(tmp_path: Path, labels) -> None:
 
 @pytest.mark.parametrize("text", ["[", '["cat"]', "{}", "3", "[" * 100_000, json.dumps([1, 2, 3, 4, 5])])
 def test_metadata_that_holds_no_names_is_left_out(tmp_path: Path, text: str) -> None:
-    convert(named(tmp_path, "vit-mean"), tmp_path / "out.safetensors", "timm")
+    convert(write_named(tmp_path, "vit-mean"), tmp_path / "out.safetensors", "timm")
     weights = load_file(tmp_path / "out.safetensors")
     save_file(weights, tmp_path / "other.safetensors", {"mim_classes": text})
     assert read(tmp_path / "other.safetensors", "IN", "timm").classes == ()

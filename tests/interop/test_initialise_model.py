@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from converted import MODELS, Sample, build_sample, sample
+from converted import MODELS, Sample, build_sample, loss_of, sample
 from foreign_files import mae_finetuned, mae_pretrained, simmim_pretrained, simmim_vit, swin, write_mae, write_simmim
 from small_data import FINETUNE, RECIPE, write_recipe
 from torch import Tensor, nn
@@ -20,12 +20,6 @@ from mim.interop.initialise_model import anew_line, initialise_model
 from mim.targets import Target
 
 PRETRAINED = ("mae", "mae-wide-many", "vit-replaced-decoder", "swin", "swin_v2", "beit-decoder")
-
-
-def loss_of(model: MaskedImageModel, img_BCHW: Tensor) -> Tensor:
-    mask = model.sample_mask(img_BCHW, torch.Generator().manual_seed(4))
-    with torch.no_grad():
-        return model(img_BCHW, mask).loss
 
 
 def fresh(cfg: Config) -> MaskedImageModel:
@@ -239,20 +233,21 @@ def test_encoder_alone_says_that_the_head_begins_anew_and_names_what_was_not_tak
     cfg = changed(source, INIT__checkpoint=source.write(tmp_path / "run.pt"))
     model = fresh(cfg)
     lines = initialise(cfg, SimpleNamespace(model=model))
-    assert lines[1] == (
-        "  head begins anew: in the file, and not taken: head.conv.{weight, bias}; INIT.parts model takes that, too"
-    )
+    assert lines[1].startswith("  head begins anew: ")
+    assert "not taken: head.conv.{weight, bias}" in lines[1]
+    assert "INIT.parts model" in lines[1]
     assert not torch.equal(model.head.conv.weight, source.model.head.conv.weight)
     assert torch.equal(model.encoder.mask_token, source.model.encoder.mask_token)
 
 
 def test_encoder_alone_of_a_file_that_holds_no_more_says_so() -> None:
-    assert anew_line(sample("swin").model, ["encoder.norm.weight"]) == (
-        "  head begins anew: the file holds the encoder alone"
-    )
+    line = anew_line(sample("swin").model, ["encoder.norm.weight"])
+    assert line.startswith("  head begins anew: ")
+    assert "the encoder alone" in line
+    assert "INIT.parts" not in line
 
 
 def test_encoder_alone_of_a_classifier_names_what_was_not_taken(tmp_path: Path) -> None:
-    lines = anew_line(sample("vit-mean").model, sample("mae").state)
-    assert lines.startswith("  norm and heads begin anew: in the file, and not taken: head.mask_token")
-    assert "INIT.parts" not in lines
+    line = anew_line(sample("vit-mean").model, sample("mae").state)
+    assert line.startswith("  norm and heads begin anew: in the file, and not taken: head.mask_token")
+    assert "INIT.parts" not in line

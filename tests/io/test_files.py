@@ -17,7 +17,7 @@ def system(locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if locks:
         return
     monkeypatch.setattr(files, "fcntl", None)
-    replace, unlink, opened = Path.replace, Path.unlink, os.open
+    replace, unlink, open_posix = Path.replace, Path.unlink, os.open
 
     def check_closed(path: Path) -> None:
         if os.fspath(path) in {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}:
@@ -26,7 +26,7 @@ def system(locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_file(path: str, *more: object, **options: object) -> int:
         if os.path.isdir(path):
             raise PermissionError(13, "Permission denied", path)
-        return opened(path, *more, **options)
+        return open_posix(path, *more, **options)
 
     monkeypatch.setattr(Path, "replace", lambda path, target: check_closed(path) or replace(path, target))
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: check_closed(path) or unlink(path, missing_ok))
@@ -52,13 +52,13 @@ def test_write_atomically_writes_or_leaves_the_old_file(tmp_path: Path, system: 
 
 @SYSTEMS
 def test_remove_abandoned_removes_files_of_dead_processes_alone(tmp_path: Path, system: None, locks: bool) -> None:
-    kept = tmp_path / f"new{files.PARTIAL}"
-    old = tmp_path / f"old{files.PARTIAL}"
-    for path in (kept, old):
+    """A lock tells that a process lives, whatever the age of its file; where there are no locks, its age does."""
+    alive, dead = (tmp_path / f"{name}{files.PARTIAL}" for name in ("alive", "dead"))
+    for path in (alive, dead):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * files.ABANDONED_S,) * 2)
-    with kept.open("rb") as file:
+    os.utime(alive if locks else dead, (time.time() - 2 * files.ABANDONED_S,) * 2)
+    with alive.open("rb") as file:
         if locks:
             files.fcntl.flock(file, files.fcntl.LOCK_EX)
-        assert files.remove_abandoned(tmp_path) == [old]
-    assert list(tmp_path.iterdir()) == [kept]
+        assert files.remove_abandoned(tmp_path) == [dead]
+    assert list(tmp_path.iterdir()) == [alive]

@@ -133,6 +133,13 @@ class Sample:
         return path
 
 
+def loss_of(model: MaskedImageModel, img_BCHW: Tensor) -> Tensor:
+    """Under the same mask for the same images."""
+    mask = model.sample_mask(img_BCHW, torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        return model(img_BCHW, mask).loss
+
+
 @cache
 def sample(name: str) -> Sample:
     """One of MODELS, with weights that all matter."""

@@ -28,7 +28,7 @@ class Labelled(Source):
         return Image.new("L", (1, 1), index)
 
 
-def matched(source: Source, *classes: str) -> tuple[list[int], str]:
+def match(source: Source, *classes: str) -> tuple[list[int], str]:
     result, note = match_classes(source, classes, "runs/best.pt")
     assert result.labels is not None
     assert result.classes == (classes if source.classes or result is not source else ())
@@ -41,23 +41,23 @@ def test_match_classes_of_the_same_names_in_the_same_order_changes_nothing() -> 
 
 
 def test_match_classes_follows_names_into_another_order() -> None:
-    assert matched(Labelled([0, 1, 2, 0], "dog", "owl", "cat"), "cat", "dog", "owl") == ([1, 2, 0, 1], "")
+    assert match(Labelled([0, 1, 2, 0], "dog", "owl", "cat"), "cat", "dog", "owl") == ([1, 2, 0, 1], "")
 
 
 def test_match_classes_takes_both_forms_of_an_accent_for_one_name() -> None:
-    assert matched(Labelled([0, 1], "nai\u0308ve", "owl"), "owl", "na\u00efve") == ([1, 0], "")
+    assert match(Labelled([0, 1], "nai\u0308ve", "owl"), "owl", "na\u00efve") == ([1, 0], "")
     both = ("nai\u0308ve", "na\u00efve")
-    assert matched(Labelled([0, 1], *reversed(both)), *both) == ([1, 0], "")
+    assert match(Labelled([0, 1], *reversed(both)), *both) == ([1, 0], "")
 
 
 def test_match_classes_takes_a_subset_and_says_how_many_there_are() -> None:
     note = "2 of 3 classes have images here"
-    assert matched(Labelled([0, 1, 1], "dog", "owl"), "cat", "dog", "owl") == ([1, 2, 2], note)
-    assert matched(Labelled([0, 2], "cat", "dog", "owl"), "cat", "dog", "owl") == ([0, 2], note)
+    assert match(Labelled([0, 1, 1], "dog", "owl"), "cat", "dog", "owl") == ([1, 2, 2], note)
+    assert match(Labelled([0, 2], "cat", "dog", "owl"), "cat", "dog", "owl") == ([0, 2], note)
 
 
 def test_match_classes_needs_no_name_of_a_class_without_images() -> None:
-    assert matched(Labelled([0, 0], "cat", "yak"), "cat", "dog") == ([0, 0], "1 of 2 classes have images here")
+    assert match(Labelled([0, 0], "cat", "yak"), "cat", "dog") == ([0, 0], "1 of 2 classes have images here")
 
 
 def test_match_classes_refuses_other_names_with_both_lists() -> None:
@@ -73,7 +73,7 @@ def test_match_classes_shortens_long_lists() -> None:
 
 
 def test_match_classes_compares_labels_without_names_by_number_and_says_so() -> None:
-    labels, note = matched(Labelled([2, 0]), "cat", "dog", "owl")
+    labels, note = match(Labelled([2, 0]), "cat", "dog", "owl")
     assert labels == [2, 0]
     assert "the labels of DATA.name labelled have no names: number 0 is taken for cat" in note
     with pytest.raises(ValueError, match="7 is not among its 3 classes"):
@@ -81,9 +81,9 @@ def test_match_classes_compares_labels_without_names_by_number_and_says_so() -> 
 
 
 def test_match_classes_of_a_checkpoint_without_names_are_numbers() -> None:
-    ten = tuple(map(str, range(11)))
-    assert matched(Labelled([10, 0, 10]), *ten)[0] == [10, 0, 10]
-    assert matched(Labelled([0, 1, 2], "1", "10", "2"), *ten)[0] == [1, 10, 2]  # folders in their order
+    eleven = tuple(map(str, range(11)))
+    assert match(Labelled([10, 0, 10]), *eleven)[0] == [10, 0, 10]
+    assert match(Labelled([0, 1, 2], "1", "10", "2"), *eleven)[0] == [1, 10, 2]  # folders in their order
 
 
 def test_match_classes_refuses_huge_numbers_at_once() -> None:

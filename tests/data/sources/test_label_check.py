@@ -16,8 +16,8 @@ SEVERAL, SPARSE = "labels have several parts", "they are numbers up to"
 
 
 @pytest.fixture
-def listed(tmp_path: Path):
-    """Two splits of a list file with these labels; all held-out images have the first label."""
+def splits_of(tmp_path: Path):
+    """Makes the two splits of a list file with these labels; all held-out images have the first label."""
     digit().save(tmp_path / "0.png")
 
     def write(labels: list[str]) -> tuple[Folder, Folder]:
@@ -56,13 +56,13 @@ def listed(tmp_path: Path):
         (["nan", "inf", "none"] * 5, ""),
     ],
 )
-def test_label_problem_names_measurements_identities_and_lists(listed, labels: list[str], problem: str) -> None:
-    text = label_problem(*listed(labels))
+def test_label_problem_names_measurements_identities_and_lists(splits_of, labels: list[str], problem: str) -> None:
+    text = label_problem(*splits_of(labels))
     assert (problem in text) if problem else text == ""
 
 
-def test_label_problem_names_the_file_the_column_examples_and_the_way_out(listed, tmp_path: Path) -> None:
-    text = label_problem(*listed(["3", "2", *(f"{number / 7:.4f}" for number in range(1, 7))] * 2))
+def test_label_problem_names_the_file_the_column_examples_and_the_way_out(splits_of, tmp_path: Path) -> None:
+    text = label_problem(*splits_of(["3", "2", *(f"{number / 7:.4f}" for number in range(1, 7))] * 2))
     assert text.startswith(f"the labels in the second column of DATA.path {tmp_path}/list.txt are no classes: ")
     assert f"'0.1429' of {tmp_path}/2.png" in text
     assert "16 images have 8 different labels" in text  # the held-out one too

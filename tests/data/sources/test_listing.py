@@ -138,15 +138,15 @@ def test_listing_is_made_once_for_both_splits(tmp_path: Path, monkeypatch: pytes
     scan, read = tree._scan, list_file.read_list
     monkeypatch.setattr(tree, "_scan", lambda path: seen.append(path) or scan(path))
     monkeypatch.setattr("mim.data.sources.listing.read_list", lambda *args: seen.append(str(args[0])) or read(*args))
-    for path, listed in ((tmp_path / "data", 6), (tmp_path / "data" / "train", 3), (tmp_path / "list.txt", 1)):
+    for path, count in ((tmp_path / "data", 6), (tmp_path / "data" / "train", 3), (tmp_path / "list.txt", 1)):
         seen.clear()
         cfg = parse_config(RECIPE, {"DATA.name": "folder", "DATA.path": str(path), "DATA.val_share": 0.5})
         train, val = build_data(cfg)
         assert len(train) + len(val) > 0
-        assert len(seen) == len(set(seen)) == listed
+        assert len(seen) == len(set(seen)) == count
         seen.clear()
         build_data(cfg)  # nothing stays from the time before
-        assert len(seen) == listed
+        assert len(seen) == count
 
 
 def test_listing_has_no_python_object_an_image_and_is_small_where_it_is_sent(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_listing_has_no_python_object_an_image_and_is_small_where_it_is_sent(tmp
 # -------------------------------------------------------------------- labels of lists
 
 
-def labelled(tmp_path: Path, lines: list[str], **keys: object) -> Folder:
+def list_folder(tmp_path: Path, lines: list[str], **keys: object) -> Folder:
     (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines))
     return folder(tmp_path / "list.txt", **keys)
 
@@ -173,11 +173,11 @@ def labelled(tmp_path: Path, lines: list[str], **keys: object) -> Folder:
 def test_list_without_labels_takes_class_folders_as_a_folder_does(tmp_path: Path, prefix: str) -> None:
     lines = [f"{prefix}{name}" for name in ("dog/1.png", "cat/1.png", "dog/2.png")]
     for labels in ("auto", "folders"):
-        source = labelled(tmp_path, lines, labels=labels)
+        source = list_folder(tmp_path, lines, labels=labels)
         assert source.classes == ("cat", "dog")
         assert source.labels.tolist() == [1, 0, 1]
         assert source.label_origin() == f"the class folders of DATA.path {tmp_path / 'list.txt'}"
-    assert labelled(tmp_path, lines, labels="none").labels is None
+    assert list_folder(tmp_path, lines, labels="none").labels is None
 
 
 @pytest.mark.parametrize(
@@ -191,22 +191,22 @@ def test_list_without_labels_takes_class_folders_as_a_folder_does(tmp_path: Path
     ids=["one folder", "beside them", "two above", "two depths"],
 )
 def test_list_that_is_not_one_level_of_folders_has_no_labels_under_auto(tmp_path: Path, lines: list[str]) -> None:
-    assert labelled(tmp_path, lines).labels is None
+    assert list_folder(tmp_path, lines).labels is None
 
 
 def test_list_labels_folders_takes_the_folder_that_holds_the_image(tmp_path: Path) -> None:
-    source = labelled(tmp_path, ["a/cat/1.png", "/b/dog/1.png", "c/cat/2.png"], labels="folders")
+    source = list_folder(tmp_path, ["a/cat/1.png", "/b/dog/1.png", "c/cat/2.png"], labels="folders")
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match=r"DATA\.labels folders: \S*/2\.png has no label: it needs a folder in its pa"):
-        labelled(tmp_path, ["cat/1.png", "2.png"], labels="folders")
+        list_folder(tmp_path, ["cat/1.png", "2.png"], labels="folders")
 
 
 def test_list_with_labels_takes_none_from_folders(tmp_path: Path) -> None:
-    assert labelled(tmp_path, ["cat/1.png\tx", "dog/1.png\ty"]).classes == ("x", "y")
-    assert labelled(tmp_path, ["cat/1.png\tx", "dog/1.png"]).labels is None
+    assert list_folder(tmp_path, ["cat/1.png\tx", "dog/1.png\ty"]).classes == ("x", "y")
+    assert list_folder(tmp_path, ["cat/1.png\tx", "dog/1.png"]).labels is None
     with pytest.raises(ValueError, match=r"dog/1\.png has no label: it needs a label after a tab"):
-        labelled(tmp_path, ["cat/1.png\tx", "dog/1.png"], labels="folders")
+        list_folder(tmp_path, ["cat/1.png\tx", "dog/1.png"], labels="folders")
 
 
 def test_list_of_held_out_images_takes_the_classes_of_the_training_images(tmp_path: Path) -> None:

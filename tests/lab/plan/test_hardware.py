@@ -24,7 +24,7 @@ SHEETS = {  # bf16, fp16 and fp32 TFLOP/s, dense; GB; GB/s of the memory; GB/s o
 }
 
 
-def planned(*overrides: str, **arguments):
+def plan_on(*overrides: str, **arguments):
     return plan_run(load_config(MAE, [*SHALLOW, *overrides]), images=1_281_167, **arguments)
 
 
@@ -99,16 +99,16 @@ def test_hardware_refuses_unknown_names_and_values(gpu, words, message):
 
 @pytest.mark.slow
 def test_plan_of_one_number_of_devices_has_the_time_that_it_has_among_several():
-    several = planned(other_devices=[8, 64])
-    alone = planned(devices=64)
+    several = plan_on(other_devices=[8, 64])
+    alone = plan_on(devices=64)
     assert several.scaling.rows[2] == alone.scaling.rows[0]
     assert (alone.scaling.rows[0].devices, alone.gpu) == (64, "NVIDIA H100 SXM5")
     assert alone.scaling.rows[0].images_per_s > 0
-    assert planned().scaling is None
+    assert plan_on().scaling is None
 
 
 def test_plan_on_a_gpu_by_name_takes_the_time_of_its_data_sheet():
-    plan = planned("DATA.batch_size", "64", "TRAIN.batch", "128", hardware=HardwareChoice.read("a100-80", ["mfu=0.5"]))
+    plan = plan_on("DATA.batch_size", "64", "TRAIN.batch", "128", hardware=HardwareChoice.read("a100-80", ["mfu=0.5"]))
     (row,) = plan.scaling.rows
     operations = 128 * sum(part.training for part in plan.parts)
     trained = sum(part.trained for part in plan.parts)
@@ -119,8 +119,8 @@ def test_plan_on_a_gpu_by_name_takes_the_time_of_its_data_sheet():
 
 @pytest.mark.slow
 def test_plan_has_the_memory_and_the_precision_of_the_gpu_that_is_assumed():
-    plan = planned("TRAIN.precision", "auto", hardware=HardwareChoice.read("v100"))
-    fp16 = planned("TRAIN.precision", "fp16", hardware=HardwareChoice.read("v100"))
+    plan = plan_on("TRAIN.precision", "auto", hardware=HardwareChoice.read("v100"))
+    fp16 = plan_on("TRAIN.precision", "fp16", hardware=HardwareChoice.read("v100"))
     assert (plan.precisions["gpu"], fp16.precisions["gpu"]) == ("fp32", "fp16")
     assert plan.gpu_memory == 32 * 2**30
     assert plan.memory["gpu"].activations > 1.2 * fp16.memory["gpu"].activations

@@ -367,9 +367,8 @@ def test_page_reads_values_under_the_pointer(visit):
     assert inside["x"] + inside["width"] <= 390
 
 
-def test_page_draws_lines_where_the_values_are(visit):
-    result = comparison()
-    page = visit(replace(result, curves=tuple(curve for curve in result.curves if curve.seed == 0)))
+def heights_of(page, values):
+    """Where the labels of the chart's rows put these values."""
     rows = dict(
         zip(
             (float(text) for text in page.locator("#chart .row").all_text_contents()),
@@ -378,11 +377,16 @@ def test_page_draws_lines_where_the_values_are(visit):
         )
     )
     (low, at_low), (high, at_high) = min(rows.items()), max(rows.items())
+    return [at_low + (value - low) * (at_high - at_low) / (high - low) for value in values]
+
+
+def test_page_draws_lines_where_the_values_are(visit):
+    result = comparison()
+    page = visit(replace(result, curves=tuple(curve for curve in result.curves if curve.seed == 0)))
     for name, path in zip(NAMES, paths(page), strict=True):
         heights = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", path)]
         values = next(curve.values for curve in result.curves if curve.entry == name)
-        expected = [at_low + (value - low) * (at_high - at_low) / (high - low) for value in values]
-        assert heights == pytest.approx(expected, abs=0.06)
+        assert heights == pytest.approx(heights_of(page, values), abs=0.06)
 
 
 def test_page_shows_chosen_entries_and_a_log_scale(visit):
@@ -533,14 +537,15 @@ def test_page_prints_every_section_in_light_colours_without_controls(visit):
 
 
 OVERLAPS = """() => {  // labels of ticks that touch each other, in every plot and in the chart
-  const found = [];
+  const touching = [];
   for (const group of [...document.querySelectorAll(".strip.scale svg")].map((one) => [...one.querySelectorAll("text")])
       .concat([[...document.querySelectorAll("#chart .column")]])) {
     const boxes = group.map((node) => node.getBoundingClientRect()).sort((a, b) => a.left - b.left);
     for (let index = 1; index < boxes.length; index += 1)
-      if (boxes[index].left < boxes[index - 1].right + 4) found.push(group.map((node) => node.textContent).join(" "));
+      if (boxes[index].left < boxes[index - 1].right + 4)
+        touching.push(group.map((node) => node.textContent).join(" "));
   }
-  return found;
+  return touching;
 }"""
 
 
@@ -584,19 +589,11 @@ def test_page_draws_a_band_from_the_lowest_to_the_highest_seed(visit):
     page = visit(result)
     assert page.locator("#chart .band").count() == len(NAMES)
     assert "Band: from the lowest to the highest seed." in page.locator("#curves .key").inner_text()
-    rows = dict(
-        zip(
-            (float(text) for text in page.locator("#chart .row").all_text_contents()),
-            (float(row.get_attribute("y")) - 4 for row in page.locator("#chart .row").all()),
-            strict=True,
-        )
-    )
-    (low, at_low), (high, at_high) = min(rows.items()), max(rows.items())
     outline = page.locator("#chart .band").first.get_attribute("d")
     heights = [float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", outline)]
     seeds = [each.values for each in result.curves if (each.entry, each.metric) == (NAMES[0], "knn/top1")]
     edges = [*map(max, zip(*seeds, strict=True)), *reversed([*map(min, zip(*seeds, strict=True))])]
-    assert heights == pytest.approx([at_low + (v - low) * (at_high - at_low) / (high - low) for v in edges], abs=0.06)
+    assert heights == pytest.approx(heights_of(page, edges), abs=0.06)
 
 
 def test_page_chart_ends_where_the_metric_ends(visit):
