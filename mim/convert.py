@@ -121,15 +121,15 @@ def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
         build.check(cfg)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
-    if (known := init_weights.known_of(weights, weights.source)) is not None:
-        inherit.check(cfg, known, read_pairs(overrides))
+    if (facts := init_weights.facts_of(weights, weights.source)) is not None:
+        inherit.check(cfg, facts, read_pairs(overrides))
     return cfg
 
 
 def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:
     """The keys of which a file of weights says nothing, with their values in a config; empty where there are none."""
-    known = init_weights.known_of(weights, weights.source)
-    return inherit.guess_line(cfg, known, read_pairs(overrides)) if known is not None else ""
+    facts = init_weights.facts_of(weights, weights.source)
+    return inherit.guess_line(cfg, facts, read_pairs(overrides)) if facts is not None else ""
 
 
 def _trusted(weights: ModelWeights, overrides: Overrides) -> ModelWeights:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mim.config import Config, Overrides, catalogue, inherit, parse_config, plugins, read_pairs, schema
-from mim.config.inherit import OF_THE_DATA, SIZE, FindKnown, Known
+from mim.config.inherit import OF_THE_DATA, SIZE, FindFacts, ModelFacts
 from mim.data.settings import DataSettings
 from mim.encoders import Encoder
 from mim.engine import checkpoint
@@ -58,7 +58,7 @@ def weights_file(path: Path) -> Path:
     return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 
-def find_known(initial: str) -> Known | None:
+def find_facts(initial: str) -> ModelFacts | None:
     """What is known of the model of INIT.checkpoint; None where it is empty or missing, or in no known format.
 
     Weights are not read. Raises ValueError where the file is damaged, and where its encoder is a part of a plugin that
@@ -71,17 +71,17 @@ def find_known(initial: str) -> Known | None:
     except ValueError:  # it is told when the run starts: one that is resumed needs it no more
         return None
     try:
-        return known_of(read(file, "INIT.checkpoint", lazy=True), f"INIT.checkpoint {file}")
+        return facts_of(read(file, "INIT.checkpoint", lazy=True), f"INIT.checkpoint {file}")
     except UnknownFormat:  # a state dict under the names of the encoder itself
         return None
 
 
-def find_known_in(output: Path, resume: str | Path | None) -> FindKnown:
-    """find_known for a run in a folder: one that is resumed has the values that it began with."""
+def find_facts_in(output: Path, resume: str | Path | None) -> FindFacts:
+    """find_facts for a run in a folder: one that is resumed has the values that it began with."""
 
-    def find(initial: str) -> Known | None:
+    def find(initial: str) -> ModelFacts | None:
         began = _config_of(RunFolder(output), Path(resume) if resume is not None else None) if initial else None
-        return find_known(initial) if began is None else replace(known_of_config(began, str(output)), binding=False)
+        return find_facts(initial) if began is None else replace(facts_of_config(began, str(output)), binding=False)
 
     return find
 
@@ -97,19 +97,19 @@ def _config_of(folder: RunFolder, resume: Path | None) -> Config | None:
         return None
 
 
-def known_of(weights: ModelWeights, source: str) -> Known | None:
+def facts_of(weights: ModelWeights, source: str) -> ModelFacts | None:
     """What a file of weights says or shows of its encoder and images; None where it says nothing."""
     sections = encoder_sections(weights)
     if not sections["ENCODER"]:
         return None
     modules = import_plugins(weights)
     cfg = parse_config(metadata.to_yaml(sections))
-    known = _known(cfg, source)
-    guesses = {key: value for key, value in known.values.items() if key in weights.guesses}
+    facts = _facts(cfg, source)
+    guesses = {key: value for key, value in facts.values.items() if key in weights.guesses}
     untold = dict.fromkeys(weights.unspecified, "nothing shows it")  # keys of HEAD are in no config of an encoder
     return replace(
-        known,
-        values={key: value for key, value in known.values.items() if key not in guesses},
+        facts,
+        values={key: value for key, value in facts.values.items() if key not in guesses},
         guesses=guesses,
         reasons={**weights.guesses, **untold},
         plugins=modules,
@@ -125,14 +125,14 @@ def config_of_checkpoint(text: str, overrides: Overrides, source: str) -> Config
     cfg, pairs = parse_config(text, overrides), read_pairs(overrides)
     if pairs:
         trusted = {key: value for key, value in pairs.items() if key == "PLUGINS"}  # of what may be imported, not more
-        inherit.check(cfg, known_of_config(parse_config(text, trusted), source), pairs)
+        inherit.check(cfg, facts_of_config(parse_config(text, trusted), source), pairs)
     return cfg
 
 
-def known_of_config(cfg: Config, source: str) -> Known:
+def facts_of_config(cfg: Config, source: str) -> ModelFacts:
     """What a config says of its encoder and images, for a run that starts from its weights, or for their evaluation."""
     modules = cfg.PLUGINS if cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module) else ()
-    return replace(_known(cfg, source), plugins=modules)
+    return replace(_facts(cfg, source), plugins=modules)
 
 
 def encoder_sections(weights: ModelWeights) -> metadata.Sections:
@@ -174,12 +174,12 @@ def _part_names(weights: ModelWeights, sections: tuple[str, ...]) -> dict[str, s
     return {key: str(keys["name"]) for key, keys in contents.items() if isinstance(keys, dict) and "name" in keys}
 
 
-def _known(cfg: Config, source: str) -> Known:
+def _facts(cfg: Config, source: str) -> ModelFacts:
     flat = cfg.flat()
     keys = [key for key in flat if key.startswith("ENCODER.") or key in OF_THE_DATA]
-    keys = [key for key in keys if cfg.given is None or key in cfg.given]
+    keys = [key for key in keys if cfg.set_keys is None or key in cfg.set_keys]
     encoder = Encoder.named(cfg.ENCODER.name)
-    return Known(
+    return ModelFacts(
         source,
         {key: flat[key] for key in keys if key not in OF_THE_RUN and flat[key] != "estimate"},
         free=frozenset(f"ENCODER.{key}" for key in encoder.free_keys),

@@ -18,7 +18,7 @@ LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
     *("RECIPE", "INIT.take", "INIT.keep", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken"),
-    *("DATA.retry_s", "TRAIN.compile"),
+    *("DATA.retry_s", "DATA.index", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 Lengths = tuple[int, ...]  # as TrainSettings.lengths

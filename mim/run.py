@@ -52,9 +52,9 @@ def train(
     """
     if isinstance(config, str | Path):
         output = Path("runs") / Path(config).stem if output is None else output
-        config = build.load_config(config, overrides, init_weights.find_known_in(Path(output), resume))
+        config = build.load_config(config, overrides, init_weights.find_facts_in(Path(output), resume))
     elif output is not None:
-        config = change_config(config, overrides, init_weights.find_known_in(Path(output), resume))
+        config = change_config(config, overrides, init_weights.find_facts_in(Path(output), resume))
         build.check(config)
     if output is None:
         raise ValueError("output is missing: name the run folder of a config that is not a file")

@@ -16,10 +16,10 @@ from mim.build import (
     build_task,
     build_without_memory,
     chosen_labels,
-    class_names,
     engine_settings,
     with_statistics,
 )
+from mim.data.sources.classes import class_names
 from mim.engine.optim import LARS, AdamW
 from mim.readouts.classifier import Classifier
 
@@ -300,7 +300,7 @@ def test_build_data_without_labels_is_refused_where_the_task_needs_them(tmp_path
 
 
 @pytest.fixture
-def measured(tmp_path: Path) -> list[str]:
+def measurements(tmp_path: Path) -> list[str]:
     """Overrides for thirty digits, each with a measurement as its label."""
     paths = write_digits(tmp_path / "images", 30)
     lines = [f"{path.name}\t{number / 7:.4f}" for number, path in enumerate(paths)]
@@ -309,21 +309,21 @@ def measured(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
-def test_build_data_refuses_labels_that_are_no_classes(tmp_path: Path, measured: list[str], text: str) -> None:
+def test_build_data_refuses_labels_that_are_no_classes(tmp_path: Path, measurements: list[str], text: str) -> None:
     with pytest.raises(ValueError, match=r"TASK \w+ needs classes, and the labels in the second column of .*list\.txt"):
-        build_data(load_config(write_recipe(tmp_path, text), measured))
+        build_data(load_config(write_recipe(tmp_path, text), measurements))
 
 
 def test_build_pretraining_with_labels_that_are_no_classes_has_no_knn_and_says_so(
-    tmp_path: Path, measured: list[str]
+    tmp_path: Path, measurements: list[str]
 ) -> None:
     with logged() as lines:
-        task = task_of(write_recipe(tmp_path), *measured)
+        task = task_of(write_recipe(tmp_path), *measurements)
     assert task.settings.knn == 0
     assert [line.startswith("no kNN accuracy: the labels in the second column") for line in lines] == [True]
     with logged() as lines:
-        task_of(write_recipe(tmp_path), *measured, "EVALUATE.knn", "0")
-        task_of(write_recipe(tmp_path), *measured, "DATA.labels", "none")
+        task_of(write_recipe(tmp_path), *measurements, "EVALUATE.knn", "0")
+        task_of(write_recipe(tmp_path), *measurements, "DATA.labels", "none")
     assert lines == []
 
 
@@ -332,7 +332,7 @@ def test_build_data_numbers_held_out_labels_as_the_training_images_do(tmp_path: 
     train, held_out = build_data(cfg)
     before = held_out.labels.copy()
     held_out.classes, held_out.labels = tuple("9876543210"), 9 - held_out.labels
-    monkeypatch.setattr("mim.build.build_sources", lambda cfg: (train, held_out))
+    monkeypatch.setattr("mim.build.data.build_sources", lambda cfg: (train, held_out))
     assert np.array_equal(build_data(cfg)[1].labels, before)
     train.classes = held_out.classes = ()  # numbers alone
     held_out.labels = before + 1

@@ -16,7 +16,7 @@ from mim.convert import convert
 from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.errors import ConfigError
-from mim.init_weights import find_known, initialise
+from mim.init_weights import find_facts, initialise
 from mim.readouts.classifier import Classifier
 
 NUMBERS = f"channels: 12, mean: {[0.25] * 12}, std: {[0.5] * 12}"
@@ -68,7 +68,7 @@ def start(cfg: Config, model: Classifier | None = None) -> list[str]:
 
 
 def test_checkpoint_knows_its_encoder_and_its_images(tmp_path: Path) -> None:
-    known = find_known(str(pretrained(tmp_path / "run")[0]))
+    known = find_facts(str(pretrained(tmp_path / "run")[0]))
     assert known is not None
     assert known.values["ENCODER.width"] == 16
     assert known.values["DATA.channels"] == 12
@@ -78,7 +78,7 @@ def test_checkpoint_knows_its_encoder_and_its_images(tmp_path: Path) -> None:
 
 
 def test_nothing_is_known_where_there_is_no_checkpoint(tmp_path: Path) -> None:
-    assert find_known("") is find_known(str(tmp_path / "gone")) is None
+    assert find_facts("") is find_facts(str(tmp_path / "gone")) is None
 
 
 def test_probe_trains_on_a_run_of_many_channels_without_repeating_its_keys(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def forget(name: str) -> None:
     Target._members.pop(f"{name}_target", None)
 
 
-def of_plugin(name: str, **parts: str) -> str:
+def of_plugin(name: str) -> str:
     text = RECIPE.replace("hidden: drop, patch: 8, width: 16, depth: 1, heads: 2", "hidden: replace, width: 16")
     text = text.replace("HEAD: {name: transformer, width: 16, depth: 1, heads: 2}", "HEAD: {name: pixel_shuffle}")
     return f"PLUGINS: [{name}]\n" + text.replace("name: vit", f"name: {name}")

@@ -22,7 +22,7 @@ Raw = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelFacts:
     """What is known of the model whose weights a run starts from."""
 
     source: str  # path of its file
@@ -39,10 +39,12 @@ class Known:
         return key in self.free or key in self.resizable
 
 
-FindKnown = Callable[[str], Known | None]  # takes INIT.checkpoint, which may be empty
+FindFacts = Callable[[str], ModelFacts | None]  # takes INIT.checkpoint, which may be empty
 
 
-def fill(raw: Raw, pairs: dict[str, Any], known: Known, init: Mapping[str, Any]) -> tuple[Raw, dict[str, Any], list]:
+def fill(
+    raw: Raw, pairs: dict[str, Any], facts: ModelFacts, init: Mapping[str, Any]
+) -> tuple[Raw, dict[str, Any], list]:
     """The sections of a file and the overrides, with what is known of the model; and the keys that were taken from it.
 
     Args:
@@ -51,15 +53,15 @@ def fill(raw: Raw, pairs: dict[str, Any], known: Known, init: Mapping[str, Any])
     """
     raw = {section: dict(keys) if isinstance(keys, dict) else keys for section, keys in raw.items()}
     pairs, filled = dict(pairs), []
-    offers = {**known.guesses, **known.values}
+    offers = {**facts.guesses, **facts.values}
     for key in sorted(offers, key=lambda key: key not in (NAME, CHANNELS)):  # the two decide on others
         section, _, inner = key.partition(".")
         now = pairs.get(key, raw.get(section, {}).get(inner))
-        certain = key in known.values
+        certain = key in facts.values
         unknown_here = now is None or (now == "estimate" and certain and key not in init["keep"])
-        if not unknown_here and not (certain and _is_taken(key, known, pairs, init)):
+        if not unknown_here and not (certain and _is_taken(key, facts, pairs, init)):
             continue
-        if not _belongs(key, raw, pairs, known):
+        if not _belongs(key, raw, pairs, facts):
             continue
         pairs.pop(key, None)
         raw.setdefault(section, {})[inner] = annotations.as_text(offers[key])
@@ -69,59 +71,59 @@ def fill(raw: Raw, pairs: dict[str, Any], known: Known, init: Mapping[str, Any])
     return raw, pairs, filled
 
 
-def check(cfg: Config, known: Known, overrides: Collection[str] = ()) -> None:
+def check(cfg: Config, facts: ModelFacts, overrides: Collection[str] = ()) -> None:
     """Raises ConfigError, with both values, where a config sets what the weights compute otherwise than their model.
 
     overrides: the keys of the command line.
     """
-    wrong = {key: values for key, values in differences(cfg, known).items() if not known.may_differ(key)}
+    wrong = {key: values for key, values in differences(cfg, facts).items() if not facts.may_differ(key)}
     wrong = {key: values for key, values in wrong.items() if key not in cfg.INIT.keep}
-    if known.subclasses and cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module):
+    if facts.subclasses and cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module):
         wrong.pop(NAME, None)
     if cfg.INIT.adapt_channels:
         wrong.pop(CHANNELS, None)
-    if not wrong or not known.binding:
+    if not wrong or not facts.binding:
         return
     lines = [f"  {key}: {_text(ours)} here, {_text(theirs)} there" for key, (ours, theirs) in wrong.items()]
     names = f'"[{", ".join(wrong)}]"'
     take = "" if all(key in overrides for key in wrong) else f", or replace those of the file by INIT.take {names}"
     adapt = ". INIT.adapt_channels true adapts the first layer to the channels" if CHANNELS in wrong else ""
     raise ConfigError(
-        f"{known.source} was trained with other values, with which its weights compute something else:\n"
+        f"{facts.source} was trained with other values, with which its weights compute something else:\n"
         + "\n".join(lines)
         + f"\nLeave these keys out, and they are taken from there{take}; or keep the values here with INIT.keep {names}"
         + adapt
     )
 
 
-def differences(cfg: Config, known: Known) -> dict[str, tuple[Any, Any]]:
+def differences(cfg: Config, facts: ModelFacts) -> dict[str, tuple[Any, Any]]:
     """The keys whose value in a config differs from that of the model, with both values.
 
     Where the encoders are of different names, that is the only difference; where the channels differ, so do mean and
     std, which are then left out.
     """
     flat = cfg.flat()
-    keys = [key for key in known.values if key in flat]
-    if NAME in keys and flat[NAME] != known.values[NAME]:
-        return {NAME: (flat[NAME], known.values[NAME])}
-    if CHANNELS in keys and flat[CHANNELS] != known.values[CHANNELS]:
+    keys = [key for key in facts.values if key in flat]
+    if NAME in keys and flat[NAME] != facts.values[NAME]:
+        return {NAME: (flat[NAME], facts.values[NAME])}
+    if CHANNELS in keys and flat[CHANNELS] != facts.values[CHANNELS]:
         keys = [key for key in keys if key not in STATISTICS]
-    return {key: (flat[key], known.values[key]) for key in keys if not _is_same(key, flat, known.values)}
+    return {key: (flat[key], facts.values[key]) for key in keys if not _is_same(key, flat, facts.values)}
 
 
-def lines(cfg: Config, known: Known, filled: Collection[str]) -> list[str]:
+def lines(cfg: Config, facts: ModelFacts, filled: Collection[str]) -> list[str]:
     """What a config has from the model, what differs and may, and what is guessed: for the log.
 
     filled: the keys that were taken from the model.
     """
     flat = cfg.flat()
-    taken = [f"{key} {_text(flat[key])}" for key in filled if key in known.values and key in flat]
+    taken = [f"{key} {_text(flat[key])}" for key in filled if key in facts.values and key in flat]
     other = [
         f"{key} {_text(ours)} ({_text(theirs)} there)"
-        for key, (ours, theirs) in differences(cfg, known).items()
-        if key not in known.free
+        for key, (ours, theirs) in differences(cfg, facts).items()
+        if key not in facts.free
     ]
-    guesses = guess_line(cfg, known)
+    guesses = guess_line(cfg, facts)
     return [
         *([f"  taken from there: {', '.join(taken)}"] if taken else []),
         *([f"  otherwise than there: {', '.join(other)}"] if other else []),
@@ -129,18 +131,18 @@ def lines(cfg: Config, known: Known, filled: Collection[str]) -> list[str]:
     ]
 
 
-def guess_line(cfg: Config, known: Known, overrides: Collection[str] = ()) -> str:
+def guess_line(cfg: Config, facts: ModelFacts, overrides: Collection[str] = ()) -> str:
     """The keys of which the file of a model says nothing, with their values here; empty where there are none.
 
     overrides: keys that the user has just set, which are told only where a guess differs.
     """
     flat = cfg.flat()
     parts = []
-    for key, reason in known.reasons.items():
+    for key, reason in facts.reasons.items():
         if key not in flat:
             continue
         value = "unknown" if flat[key] == "estimate" else _text(flat[key])
-        guess = known.guesses.get(key)
+        guess = facts.guesses.get(key)
         if key in overrides and guess in (None, flat[key]):
             continue
         other = "" if guess is None or guess == flat[key] else f"; {_text(guess)} would be a guess"
@@ -148,23 +150,23 @@ def guess_line(cfg: Config, known: Known, overrides: Collection[str] = ()) -> st
     return f"not in the file, so check them: {', '.join(parts)}" if parts else ""
 
 
-def _is_taken(key: str, known: Known, pairs: Collection[str], init: Mapping[str, Any]) -> bool:
+def _is_taken(key: str, facts: ModelFacts, pairs: Collection[str], init: Mapping[str, Any]) -> bool:
     """Whether INIT.take has a key of the file replaced. A section stands for its keys, but for the free ones."""
     if key in pairs or key in init["keep"]:
         return False
-    return key in init["take"] or (key.partition(".")[0] in init["take"] and key not in known.free)
+    return key in init["take"] or (key.partition(".")[0] in init["take"] and key not in facts.free)
 
 
-def _belongs(key: str, raw: Raw, pairs: Mapping[str, Any], known: Known) -> bool:
+def _belongs(key: str, raw: Raw, pairs: Mapping[str, Any], facts: ModelFacts) -> bool:
     """Whether the config has the encoder, or the channels, that a value of the model is for."""
     if key in STATISTICS:
-        return _same_text(CHANNELS, raw, pairs, known)
-    return not key.startswith(ENCODER) or key == NAME or _same_text(NAME, raw, pairs, known)
+        return _same_text(CHANNELS, raw, pairs, facts)
+    return not key.startswith(ENCODER) or key == NAME or _same_text(NAME, raw, pairs, facts)
 
 
-def _same_text(key: str, raw: Raw, pairs: Mapping[str, Any], known: Known) -> bool:
+def _same_text(key: str, raw: Raw, pairs: Mapping[str, Any], facts: ModelFacts) -> bool:
     section, _, inner = key.partition(".")
-    theirs = known.values.get(key, known.guesses.get(key))
+    theirs = facts.values.get(key, facts.guesses.get(key))
     return theirs is None or pairs.get(key, raw.get(section, {}).get(inner)) == annotations.as_text(theirs)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mim.config import annotations, inherit, migrate, plugins, schema
-from mim.config.inherit import FindKnown
+from mim.config.inherit import FindFacts
 from mim.config.recipes import find_file, recipe_names
 from mim.config.tree import Config
 from mim.config.words import pairs_of_words
@@ -27,10 +27,10 @@ Raw = dict[str, Any]
 Overrides = Mapping[str, Any] | Sequence[Any]  # {"TRAIN.epochs": 2}, [("TRAIN.epochs", 2)] or ["TRAIN.epochs", "2"]
 
 
-def load_config(path: str | Path, overrides: Overrides = (), find_known: FindKnown | None = None) -> Config:
+def load_config(path: str | Path, overrides: Overrides = (), find_facts: FindFacts | None = None) -> Config:
     """The complete config of a file, or of a shipped recipe by name, and overrides.
 
-    find_known: what is known of the model of INIT.checkpoint; None where nothing is to be taken from it.
+    find_facts: what is known of the model of INIT.checkpoint; None where nothing is to be taken from it.
 
     Whether the parts fit each other is checked by mim.build.load_config, which needs torch. Raises ConfigError for an
     unknown or repeated key, a value of the wrong type or range, and a RECIPE that does not exist.
@@ -38,7 +38,7 @@ def load_config(path: str | Path, overrides: Overrides = (), find_known: FindKno
     path = find_file(path)
     text = _text_of(path)
     try:
-        cfg = _resolve(read_mapping(text), read_pairs(overrides), LOG.warning, find_known)
+        cfg = _resolve(read_mapping(text), read_pairs(overrides), LOG.warning, find_facts)
         _check_recipe(cfg.RECIPE)  # not where the config of a run is read, whose recipe may be gone
     except ValueError as error:
         raise named(error, path, overrides, lambda: _check_recipe(parse_config(text).RECIPE)) from error
@@ -57,19 +57,19 @@ def named(error: ValueError, path: Path, overrides: Overrides, read_file: Callab
     return ConfigError(f"{printable(str(path))}: {error}")
 
 
-def parse_config(text: str, overrides: Overrides = (), find_known: FindKnown | None = None) -> Config:
+def parse_config(text: str, overrides: Overrides = (), find_facts: FindFacts | None = None) -> Config:
     """As load_config, of the text of a config file, such as a checkpoint holds; keys of 0.1.0 need no warning here."""
-    return _parse(lambda: read_mapping(text), overrides, find_known)
+    return _parse(lambda: read_mapping(text), overrides, find_facts)
 
 
-def change_config(cfg: Config, overrides: Overrides, find_known: FindKnown | None = None) -> Config:
+def change_config(cfg: Config, overrides: Overrides, find_facts: FindFacts | None = None) -> Config:
     """The config with overrides; what it took from a model is taken anew, if it still has INIT.checkpoint."""
-    return _parse(lambda: read_mapping(cfg.given_yaml()), overrides, find_known)
+    return _parse(lambda: read_mapping(cfg.set_keys_yaml()), overrides, find_facts)
 
 
-def _parse(read: Callable[[], Raw], overrides: Overrides, find_known: FindKnown | None) -> Config:
+def _parse(read: Callable[[], Raw], overrides: Overrides, find_facts: FindFacts | None) -> Config:
     try:
-        return _resolve(read(), read_pairs(overrides), LOG.debug, find_known)
+        return _resolve(read(), read_pairs(overrides), LOG.debug, find_facts)
     except ConfigError:
         raise
     except ValueError as error:
@@ -122,33 +122,33 @@ def differing(cfg: Config, other: Config) -> list[str]:
     ]
 
 
-def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_known: FindKnown | None = None) -> Config:
+def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_facts: FindFacts | None = None) -> Config:
     raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
     task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
     _check_sections(raw, pairs, task)
     for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
         plugins.import_named(module)
-    given, overridden = _given(raw, pairs), frozenset(pairs)
+    set_keys, overridden = _set_keys(raw, pairs), frozenset(pairs)
     filled: list[str] = []
     init = _section(task, "INIT", raw.get("INIT", {}), pairs, warn)
-    known = find_known(init["checkpoint"]) if find_known is not None else None
-    if known is not None:
-        raw, pairs, filled = inherit.fill(raw, pairs, known, init)
+    facts = find_facts(init["checkpoint"]) if find_facts is not None else None
+    if facts is not None:
+        raw, pairs, filled = inherit.fill(raw, pairs, facts, init)
     values = {key: _value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
     for section in schema.sections(task):
         values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
     _check_limits(values)
     if values["SEED"] < 0:
         raise ConfigError(f"SEED is {values['SEED']}: it must be at least 0")
-    if known is None:
-        return Config.of(values, given)
-    values["PLUGINS"] = tuple(dict.fromkeys([*values["PLUGINS"], *known.plugins]))
-    cfg = Config.of(values, given - set(filled))
-    inherit.check(cfg, known, overridden)
-    return replace(cfg, notes=tuple(inherit.lines(cfg, known, filled)))
+    if facts is None:
+        return Config.of(values, set_keys)
+    values["PLUGINS"] = tuple(dict.fromkeys([*values["PLUGINS"], *facts.plugins]))
+    cfg = Config.of(values, set_keys - set(filled))
+    inherit.check(cfg, facts, overridden)
+    return replace(cfg, notes=tuple(inherit.lines(cfg, facts, filled)))
 
 
-def _given(raw: Raw, pairs: Iterable[str]) -> frozenset[str]:
+def _set_keys(raw: Raw, pairs: Iterable[str]) -> frozenset[str]:
     """The keys that a file or the overrides set."""
     keys = [f"{name}.{key}" for name, content in raw.items() if isinstance(content, dict) for key in content]
     return frozenset([*keys, *(name for name, content in raw.items() if not isinstance(content, dict)), *pairs])

@@ -54,7 +54,7 @@ class Config:
     RECIPE: str
     PLUGINS: tuple[str, ...]
     sections: Mapping[str, Any]
-    given: frozenset[str] | None = field(default=None, repr=False, compare=False)  # keys that were set; None: all
+    set_keys: frozenset[str] | None = field(default=None, repr=False, compare=False)  # keys that were set; None: all
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)  # what it has from INIT.checkpoint, for a log
     DATA: PartConfig = field(init=False, repr=False, compare=False)
     LABELS: LabelSettings = field(init=False, repr=False, compare=False)
@@ -80,15 +80,15 @@ class Config:
             object.__setattr__(self, section, content)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], given: frozenset[str] | None = None) -> "Config":
+    def of(cls, values: Mapping[str, Any], set_keys: frozenset[str] | None = None) -> "Config":
         """The tree of all keys and, by section, of all keys below. Raises ValueError where a value is out of range.
 
-        given: the keys that were set, and are no defaults; None for all.
+        set_keys: the keys that were set, and are no defaults; None for all.
         """
         task = values["TASK"]
         top = {key: values[key] for key in schema.TOP}
         sections = {name: _section(task, name, values[name]) for name in schema.sections(task)}
-        return cls(**top, sections=sections, given=given)
+        return cls(**top, sections=sections, set_keys=set_keys)
 
     def values(self) -> dict[str, Any]:
         """Every key with its value, those of a section as a dict."""
@@ -116,8 +116,8 @@ class Config:
             if inner not in keys:
                 raise ValueError(f"unknown key {key}: {one_of(key, self.flat())}")
             tree.get(section, tree)[inner] = annotations.parse(key, annotations.as_text(value), keys[inner].annotation)
-        given = None if self.given is None else self.given | values.keys()
-        return dataclasses.replace(Config.of(tree, given), notes=self.notes)
+        set_keys = None if self.set_keys is None else self.set_keys | values.keys()
+        return dataclasses.replace(Config.of(tree, set_keys), notes=self.notes)
 
     def _keys(self, section: str) -> dict[str, Key]:
         """The keys of a section; for an empty text, those at the top."""
@@ -130,17 +130,17 @@ class Config:
         """The config as YAML, which load_config and yacs read back to the same values."""
         return _to_yaml(self.values())
 
-    def given_yaml(self) -> str:
+    def set_keys_yaml(self) -> str:
         """The keys that were set, as YAML; with the defaults, and what INIT.checkpoint knows, they are this config."""
-        if self.given is None:
+        if self.set_keys is None:
             return self.to_yaml()
-        set_keys: dict[str, Any] = {}
+        tree: dict[str, Any] = {}
         for name, content in self.values().items():
             if not isinstance(content, dict):
-                set_keys |= {name: content} if name in self.given else {}
-            elif keys := {key: value for key, value in content.items() if f"{name}.{key}" in self.given}:
-                set_keys[name] = keys
-        return _to_yaml(set_keys)
+                tree |= {name: content} if name in self.set_keys else {}
+            elif keys := {key: value for key, value in content.items() if f"{name}.{key}" in self.set_keys}:
+                tree[name] = keys
+        return _to_yaml(tree)
 
     def __getattr__(self, name: str) -> Any:
         if name in schema.ORDER and "sections" in vars(self):

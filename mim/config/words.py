@@ -44,5 +44,5 @@ def _check_one_value(words: Sequence[str]) -> None:
             way_out = (
                 f"Put a pattern in quotes, so that the shell leaves it as it is: {printable(key)} 'a-{{000..146}}.tar'"
             )
-        shown = " ".join(map(printable, values if len(values) <= 3 else [values[0], "...", values[-1]]))
-        raise ConfigError(f"{printable(key)} takes one value and has {len(values)}: {shown}. {way_out}")
+        text = " ".join(map(printable, values if len(values) <= 3 else [values[0], "...", values[-1]]))
+        raise ConfigError(f"{printable(key)} takes one value and has {len(values)}: {text}. {way_out}")

@@ -32,13 +32,6 @@ class Batch:
         """With tensors of its own."""
         return self._each(Tensor.clone)
 
-    def rows(self, keep: list[bool]) -> "Batch":
-        """Without the images where `keep` is False. Only of images that are cropped already."""
-        assert self.crops_B5 is None
-        indices = tuple(index for index, kept in zip(self.indices, keep, strict=True) if kept)
-        keep_B = torch.tensor(keep)
-        return replace(self, images_BCHW=self.images_BCHW[keep_B], labels_B=self.labels_B[keep_B], indices=indices)
-
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keeps memory that another stream of the device made until this stream has used it."""
         for tensor in (self.images_BCHW, self.labels_B, self.crops_B5):

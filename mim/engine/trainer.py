@@ -4,7 +4,6 @@ The step is `_train_step` and `_update`. All other methods belong to what happen
 """
 
 import logging
-import time
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +13,17 @@ import torch
 from torch import Tensor
 
 from mim import metric_keys as keys
-from mim.engine import checkpoint
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
 from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
-from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.precision import autocast, describe_precision, resolve_precision
+from mim.engine.precision import autocast, resolve_precision
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import StepContext, Task
 from mim.engine.run_folder import RunFolder
+from mim.engine.saver import Saver
 from mim.engine.signals import EndRequests, note_end_requests
+from mim.engine.start import describe_start, start_warnings
 from mim.engine.step_status import StepMonitor, StepStatus
 from mim.engine.trackers.metrics import Meter, RunLogger, RunProgress, Stopwatch, log_progress
 from mim.engine.train_state import TrainState
@@ -57,7 +56,6 @@ class Trainer:
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
         self.monitor = StepMonitor(world.device, may_overflow=self.train_state.scaler.is_enabled())
         self.requests = EndRequests()
-        self._saved, self._saved_after, self._logged = time.perf_counter(), 0, 0
 
     def resume(self, content: dict, path: Path) -> None:
         """Continues from the checkpoint of `path`. Raises ValueError where it does not fit exactly."""
@@ -90,8 +88,7 @@ class Trainer:
 
         Raises RunStopped where the run must end early, RunInterrupted where it was asked to end.
         """
-        self._saved, self._logged = time.perf_counter(), self.step
-        self.stopwatch = Stopwatch()
+        self._start()
         progress = (self.plan.steps, self.step, self._images_seen)
         logger = RunLogger(self.folder, self.settings.log, *progress, self.world.main)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
@@ -109,6 +106,11 @@ class Trainer:
                     self.logger.advance(self.step)
                     self._between_steps()
             return self._finish()
+
+    def _start(self) -> None:
+        """Starts the clocks of this process."""
+        self._logged, self.stopwatch = self.step, Stopwatch()  # the step of the newest log line
+        self.saver = Saver(self.folder, self.settings.checkpoint, self.world, self.stopwatch, self._content)
 
     # ---------------------------------------------------------------- the step
 
@@ -132,7 +134,7 @@ class Trainer:
                     self.train_state.scaler.scale(micro_loss).backward()
                 loss, indices = loss + micro_loss.detach(), indices + batch.indices
                 self.prefetcher.prefetch()
-        flags = [torch.full_like(loss, flag) for flag in (bool(self.requests.signal_name), self._save_is_due())]
+        flags = [torch.full_like(loss, flag) for flag in (bool(self.requests.signal_name), self.saver.is_due())]
         loss, end, save = self.world.sum(torch.stack([loss / self.world.size, *flags])).unbind()
         norm = self._update(step, loss)
         self.meter.add(loss)
@@ -162,10 +164,10 @@ class Trainer:
             if self.finished or (every and epochs % every == 0):
                 self._evaluate()
         interrupted = any(status.end_requested for status in statuses) and not self.finished
-        due = any(status.save_due and status.step >= self._saved_after for status in statuses)
+        due = any(status.save_due and status.step >= self.saver.step for status in statuses)
         every = self.settings.checkpoint.every_epochs
         if self.finished or interrupted or due or (left == 0 and every and epochs % every == 0):
-            self._save()
+            self.saver.save(self.step)
         if interrupted:
             raise RunInterrupted(
                 f"ended on {self.requests.signal_name or 'a signal to another rank'} after step {self.step:,} of "
@@ -209,7 +211,7 @@ class Trainer:
         if score <= self.results.get(keys.best(key), -torch.inf):
             return
         self.results.update({keys.best(key): score, keys.BEST_EPOCH: self._progress.epoch})
-        self._write(self.folder.best)
+        self.saver.write(self.folder.best)
 
     def _skip(self, status: StepStatus) -> None:
         """Counts a step that changed nothing; where it is one too many, saves the state and ends the run."""
@@ -217,29 +219,8 @@ class Trainer:
         try:
             self.skipped.add(status, self.train_state.scaler.get_scale(), files)
         except RunStopped:
-            self._write(self.folder.checkpoints / f"nonfinite-step-{status.step}.pt")
+            self.saver.write(self.folder.checkpoints / f"nonfinite-step-{status.step}.pt")
             raise
-
-    def _save_is_due(self) -> bool:
-        """By the clock of the main rank. The others get it with the sum of the losses."""
-        minutes = self.settings.checkpoint.every_minutes
-        return self.world.main and bool(minutes) and time.perf_counter() - self._saved >= 60 * minutes
-
-    def _save(self) -> None:
-        """The main rank writes. The others wait for it at the next step."""
-        self.world.set_phase(f"saving after step {self.step}")
-        self._saved, self._saved_after = time.perf_counter(), self.step
-        with self.stopwatch.time("save"):
-            content = self._content()
-            if content:
-                checkpoint.save(self.folder.checkpoints, self.step, content, self.settings.checkpoint.keep)
-
-    def _write(self, path: Path) -> None:
-        """A checkpoint from which no run is resumed."""
-        with self.stopwatch.time("save"):
-            content = self._content()
-            if content:
-                checkpoint.write(path, content)
 
     def _content(self) -> dict:
         """The state of the run, on the main rank; empty on the others, which take part in the gathering."""
@@ -299,17 +280,13 @@ class Trainer:
         """What the run is about to do, a line each."""
         stored = self.task.train_data.stored_type()
         return {
-            **self.task.describe(),
-            "stored images": str(stored).removeprefix("torch.") if stored else "unknown: the first cannot be read",
-            **self.plan.describe(self.settings),
-            "precision": describe_precision(self.settings.train.precision, self.world.device),
+            **describe_start(self.task, self.plan, self.settings, self.world.device, stored),
             "devices": self.world.describe(self.settings.distributed.strategy),
             "run folder": str(self.folder.path),
         }
 
     def _warnings(self) -> list[str]:
-        task, optimizer = self.task, self.settings.optimizer
-        warnings = [*self.schedule.warnings(), *without_effect(task.model, optimizer, task.lr_scales)]
+        warnings = start_warnings(self.task, self.plan, self.settings)
         if self.settings.distributed.strategy == "fsdp" and not self.world.grouped:
             warnings.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
         return warnings

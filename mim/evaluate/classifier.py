@@ -16,9 +16,8 @@ from mim import build
 from mim.config import Overrides
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
-from mim.data.sources.classes import match_classes, numbers
+from mim.data.sources.classes import class_names, match_classes, numbers
 from mim.data.sources.files import Files
-from mim.errors import DataLost
 from mim.evaluate.loading import (
     LoadedCheckpoint,
     check_finite,
@@ -30,7 +29,7 @@ from mim.evaluate.loading import (
     ready,
 )
 from mim.evaluation.accuracy import TOP
-from mim.evaluation.predictions import WRITERS, ClassPredictions, read_each
+from mim.evaluation.predictions import WRITERS, ClassPredictions
 from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, stored_classes
@@ -127,11 +126,6 @@ def predict(
             )
         source = Files(images, loaded.cfg.DATA.shared)
         predictions = _predictions(loaded, classifier, classifier.layer, source)
-        for row, reason in predictions.broken.items():
-            LOG.warning("cannot read %s (%s): it has no prediction", source.describe(row), reason)
-        if not len(predictions.rows_M):
-            name, reason = source.describe(0), predictions.broken[0]
-            raise DataLost(f"none of {len(source):,} images can be read, such as {name}: {reason}")
         if loaded.world.main:
             output.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[output.suffix.lower()](predictions, output)
@@ -139,7 +133,7 @@ def predict(
             **origin(loaded),
             **classifier.describe(classifier.layer),
             "images": len(predictions.rows_M),
-            **left_out_metrics({source.describe(row): reason for row, reason in predictions.broken.items()}),
+            **left_out_metrics(predictions.broken),
             "file": str(output),
             "predicted": predictions.counts(),
         }
@@ -164,15 +158,17 @@ def _classifier(loaded: LoadedCheckpoint, rate: float | None) -> LoadedClassifie
     rates = cfg.CLASSIFIER.rates if cfg.TASK == "linear_probe" else (1.0,)
     best = rate or content.get("results", {}).get(VAL_BEST_RATE)
     if rate is not None and rate not in rates:
-        given = ", ".join(f"{rate:g}" for rate in rates)
-        raise ValueError(f"--rate is {rate:g}, and the linear layers of {loaded.path} have the learning rates {given}")
+        listing = ", ".join(f"{rate:g}" for rate in rates)
+        raise ValueError(
+            f"--rate is {rate:g}, and the linear layers of {loaded.path} have the learning rates {listing}"
+        )
     layer = 0 if len(rates) == 1 else rates.index(best) if best in rates else None
     return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, rates, layer)
 
 
 def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> tuple[str, ...]:
     """The classes of the data. Raises ValueError where they are not as many as the outputs."""
-    names = build.class_names(train)
+    names = class_names(train)
     if len(names) != outputs:
         raise ValueError(
             f"{loaded.path} holds no names of its {outputs:,} classes, and {train.label_origin()} have "
@@ -185,17 +181,14 @@ def _predictions(
     loaded: LoadedCheckpoint, classifier: LoadedClassifier, layer: int, source: Source
 ) -> ClassPredictions:
     cfg, world = loaded.cfg, loaded.world
-    parts = read_each(source, build.evaluation_crop(cfg), cfg.DATA.batch_size, cfg.DATA.workers, world.rank, world.size)
+    data, reader = build.evaluation_data(cfg, source), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
     probabilities = [torch.empty(0, classifier.outputs, device=world.device)]
     rows: list[int] = []
-    broken: dict[int, str] = {}
     with inference_mode(loaded):
-        for part in parts:
-            broken |= part.broken
-            if part.images_BCHW is not None:
-                img_BCHW = classifier.preprocess(part.images_BCHW.to(world.device))
-                probabilities.append(classifier.model(img_BCHW)[layer].float().softmax(dim=1))
-                rows += part.rows
+        for part in reader.read(data, range(len(source)), world.rank, world.size, mixed=True):
+            img_BCHW = classifier.preprocess(part.batch.images_BCHW.to(world.device))
+            probabilities.append(classifier.model(img_BCHW)[layer].float().softmax(dim=1))
+            rows += part.rows
     rows_M = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
     probabilities_MK = world.gather(torch.cat(probabilities))[rows_M.argsort()]
     check_finite(loaded, "scores", probabilities_MK)
@@ -204,5 +197,5 @@ def _predictions(
         classes=classifier.classes or numbers(classifier.outputs),
         rows_M=rows_M.sort().values.cpu().numpy(),
         probabilities_MK=probabilities_MK.cpu().numpy(),
-        broken=dict(sorted(item for each in world.gather_objects(broken) for item in each.items())),
+        broken=reader.settle(len(rows_M), world),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mim import build
 from mim.config import Overrides
 from mim.data.sources.base import Source
+from mim.data.sources.classes import class_names
 from mim.data.sources.subset import LabelSettings, few_labels
 from mim.encoders import Encoder
 from mim.evaluate.loading import LoadedCheckpoint, check_finite, check_labelled, inference_mode, load, origin, ready
@@ -106,7 +107,7 @@ def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeat
     broken = reader.settle(len(rows_N), world)
     order_N = rows_N.argsort()
     names = [source.describe(row) for row in rows_N[order_N].tolist()]
-    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, build.class_names(source), broken)
+    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, class_names(source), broken)
 
 
 def _metrics(

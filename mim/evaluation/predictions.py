@@ -1,38 +1,18 @@
 """Predictions: class probabilities of images that need no labels, and the files that they are written to.
 
-Shapes: B batch, N images, M readable ones, C channels, H W pixels, K classes.
+Shapes: N images, M readable ones, K classes.
 """
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mim.data.decoding.images import BrokenImage
-from mim.data.loading.loader import Keys, Results, in_order
-from mim.data.sources.base import Source
-from mim.data.sources.retry import RetryingSource
-from mim.data.transforms import CentreCrop, to_unit
 from mim.io.files import to_json, write_atomically
-
-Rows = dict[int, str]  # the reason for each position of an image that cannot be read
-
-
-@dataclass(frozen=True, slots=True)
-class ReadImages:
-    """The images of a batch that can be read, and those that cannot: no image replaces another."""
-
-    images_BCHW: Tensor | None  # in their stored type, or in float32 scaled to [0, 1]; None where none can be read
-    rows: list[int]  # position of each of them
-    broken: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +23,7 @@ class ClassPredictions:
     classes: tuple[str, ...]
     rows_M: np.ndarray  # positions of the readable images, rising
     probabilities_MK: np.ndarray
-    broken: Rows
+    broken: Mapping[str, str]  # why an image cannot be read, by name
 
     def counts(self) -> dict[str, int]:
         """Images by predicted class, for each class that is predicted."""
@@ -55,32 +35,7 @@ class ClassPredictions:
         position_of = {row: position for position, row in enumerate(self.rows_M.tolist())}
         for row, name in enumerate(self.names):
             position = position_of.get(row)
-            yield name, None if position is None else self.probabilities_MK[position], self.broken.get(row, "")
-
-
-def read_each(
-    source: Source, crop: CentreCrop, batch_size: int, workers: int, rank: int = 0, size: int = 1
-) -> Iterator[ReadImages]:
-    """The images of this rank (rank, rank + size, ...) under the evaluation transform, each once."""
-    order = in_order(range(rank, len(source), size), batch_size)
-    make: Callable[[Keys], ReadImages] = partial(_read, RetryingSource(source), crop)
-    with closing(Results(make, order, workers if len(order) > 1 else 0, source, pin_memory=False)) as batches:
-        yield from batches
-
-
-def _read(reader: RetryingSource, crop: CentreCrop, keys: Keys) -> ReadImages:
-    images: list[Tensor] = []
-    rows: list[int] = []
-    broken: Rows = {}
-    for _, row in keys:
-        try:
-            images.append(crop(reader.read(row)))
-            rows.append(row)
-        except BrokenImage as error:
-            broken[row] = str(error)
-    if len({image.dtype for image in images}) > 1:
-        images = [to_unit(image) for image in images]
-    return ReadImages(torch.stack(images) if images else None, rows, broken)
+            yield name, None if position is None else self.probabilities_MK[position], self.broken.get(name, "")
 
 
 def write_csv(predictions: ClassPredictions, path: Path) -> None:

@@ -4,16 +4,17 @@ Shapes: B batch.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
-from mim.data.loading.loader import batches, in_order
+from mim.data.loading.loader import Results, in_order
 from mim.engine.distributed.world import World
 from mim.errors import DataLost
 from mim.metric_keys import LEFT_OUT_FILES, LEFT_OUT_NAMES
@@ -48,23 +49,22 @@ class Reader:
         self._named: set[str] = set()
 
     def read(
-        self, data: ImageDataset, samples: Sequence[int], rank: int = 0, size: int = 1
+        self, data: ImageDataset, samples: Sequence[int], rank: int = 0, size: int = 1, mixed: bool = False
     ) -> Iterator[EvaluationBatch]:
-        """The batches of this rank: samples rank, rank + size, ..., without broken files. Call `settle` behind it."""
+        """The batches of this rank: samples rank, rank + size, ..., without broken files. Call `settle` behind it.
+
+        mixed: see ImageDataset.readable.
+        """
         rows = range(rank, len(samples), size)
         order = in_order([samples[row] for row in rows], self.batch_size)
-        with closing(batches(data, order, self.workers)) as loaded:
+        make = partial(data.readable, mixed=mixed)
+        with closing(Results(make, order, self.workers, data.source, pin_memory=False)) as loaded:
             for number, batch in enumerate(loaded):
-                batch_rows = list(rows[number * self.batch_size :][: len(batch.indices)])
-                keep = [read == samples[row] for read, row in zip(batch.indices, batch_rows, strict=True)]
-                if not all(keep):  # another image replaces each broken one
-                    reasons = dict(batch.broken)
-                    lost = [samples[row] for row, kept in zip(batch_rows, keep, strict=True) if not kept]
-                    self._broken.update((name, reasons[name]) for name in map(data.source.describe, lost))
-                    batch = batch.rows(keep)
-                    batch_rows = [row for row, kept in zip(batch_rows, keep, strict=True) if kept]
-                if batch_rows:
-                    yield EvaluationBatch(batch, batch_rows)
+                self._broken.update(batch.broken)
+                indices = set(batch.indices)
+                batch_rows = rows[number * self.batch_size :][: self.batch_size]
+                if indices:
+                    yield EvaluationBatch(batch, [row for row in batch_rows if samples[row] in indices])
 
     def settle(self, images: int, world: World | None = None) -> dict[str, str]:
         """Adds up what all readings left out, over ranks, and names each file once in the log.
@@ -79,7 +79,7 @@ class Reader:
             self._broken = broken | self._broken
         new = self._broken.keys() - self._named
         for name in sorted(new):
-            LOG.warning("cannot read %s (%s); evaluations leave it out", name, self._broken[name])
+            LOG.warning("cannot read %s (%s): it is left out", name, self._broken[name])
         if new and len(self._broken) > 1:
             LOG.warning("evaluations leave out %d broken images", len(self._broken))
         self._named |= new
@@ -89,7 +89,7 @@ class Reader:
         return dict(sorted(self._broken.items()))
 
 
-def left_out_metrics(broken: dict[str, str]) -> dict[str, Any]:
+def left_out_metrics(broken: Mapping[str, str]) -> dict[str, Any]:
     """What Reader.settle returned, for a summary: how many files were left out, and at most 100 of their names."""
     names = [f"{name}: {reason}" for name, reason in broken.items()]
     return {LEFT_OUT_FILES: len(names), LEFT_OUT_NAMES: names[:NAMED]} if names else {}

@@ -62,10 +62,10 @@ class MAE(WeightsFormat, name="mae"):
         published = (
             pretraining(state) if table is PRETRAINED else {**metadata.classification_sections(state), **metadata.CROP}
         )
-        told = metadata.read_metadata(file.metadata)
-        known = metadata.merge(published, arguments, told)
-        guessed = metadata.without_told(guessed_heads, told)
-        sections, unspecified, guesses = metadata.infer_sections("vit", state, known, guessed)
+        record = metadata.read_metadata(file.metadata)
+        facts = metadata.merge(published, arguments, record)
+        guessed = metadata.without_recorded(guessed_heads, record)
+        sections, unspecified, guesses = metadata.infer_sections("vit", state, facts, guessed)
         if "head.embed.weight" in state and "heads" not in sections["HEAD"]:
             unspecified = (*unspecified, "HEAD.heads")
         if POSITIONS in names and is_fixed_table(names[POSITIONS], sections):

@@ -105,15 +105,15 @@ def merge(*layers: Sections) -> Sections:
 
 
 def infer_sections(
-    encoder: str, state: dict[str, Tensor], known: Sections, guessed: Mapping[str, str] | None = None
+    encoder: str, state: dict[str, Tensor], facts: Sections, guessed: Mapping[str, str] | None = None
 ) -> tuple[Sections, tuple[str, ...], dict[str, str]]:
     """The sections of weights under our names, the keys of ENCODER and DATA that nothing specifies, and the guesses.
 
     Args:
-        known: TASK, and what the metadata specifies, which overrides what the weights show.
-        guessed: keys in `known` that were guessed, and why.
+        facts: TASK, and what the metadata specifies, which overrides what the weights show.
+        guessed: keys in `facts` that were guessed, and why.
 
-    Returns as guesses, by key, why each was guessed: those of `guessed`, and those that neither `known` nor a weight
+    Returns as guesses, by key, why each was guessed: those of `guessed`, and those that neither `facts` nor a weight
     specifies.
     """
     weights = {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
@@ -121,24 +121,26 @@ def infer_sections(
     data: Sections = {**IMAGENET} if config.channels == 3 else {}
     data |= {} if config.channels is None else {"channels": config.channels}
     data |= {} if config.image_size is None else {"image_size": list(config.image_size)}
-    task = known["TASK"]
-    sections = merge({"TASK": task, "ENCODER": {"name": encoder, **config.keys}, "DATA": data}, known)
+    task = facts["TASK"]
+    sections = merge({"TASK": task, "ENCODER": {"name": encoder, **config.keys}, "DATA": data}, facts)
     names = ("TASK", *(PRETRAINING if task == "pretrain" else CLASSIFICATION))
     sections = {name: keys for name, keys in sections.items() if name in names}
     unspecified = [f"ENCODER.{key}" for key in config.unspecified if key not in sections["ENCODER"]]
-    told, guesses = known.get("DATA", {}), dict(guessed or {})
-    if "mean" not in told or "std" not in told:
+    data_facts, guesses = facts.get("DATA", {}), dict(guessed or {})
+    if "mean" not in data_facts or "std" not in data_facts:
         why = "ImageNet's" if config.channels == 3 else "nothing shows it"
-        guesses |= {f"DATA.{key}": why for key in ("mean", "std") if key not in told}
-    if config.image_size is not None and "image_size" not in told:
+        guesses |= {f"DATA.{key}": why for key in ("mean", "std") if key not in data_facts}
+    if config.image_size is not None and "image_size" not in data_facts:
         guesses["DATA.image_size"] = "its positions, if images are square"
     unspecified += [] if "image_size" in sections["DATA"] else ["DATA.image_size"]
     return sections, tuple(unspecified), guesses
 
 
-def without_told(guesses: Mapping[str, str], *told: Sections) -> dict[str, str]:
+def without_recorded(guesses: Mapping[str, str], *records: Sections) -> dict[str, str]:
     """The guesses, but for the keys that one of these sections specifies."""
-    specified = {f"{name}.{key}" for sections in told for name in sections if name != "TASK" for key in sections[name]}
+    specified = {
+        f"{name}.{key}" for sections in records for name in sections if name != "TASK" for key in sections[name]
+    }
     return {key: why for key, why in guesses.items() if key not in specified}
 
 

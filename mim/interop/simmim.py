@@ -56,11 +56,11 @@ class SimMIM(WeightsFormat, name="simmim"):
         state, left_out = to_ours(table(kind, pretrained), file.weights)
         published = pretraining(kind) if pretrained else {**metadata.classification_sections(state), **metadata.CROP}
         config = _from_config(file.metadata.get("config"), kind)
-        told = metadata.read_metadata(file.metadata)
+        record = metadata.read_metadata(file.metadata)
         guessed = {"ENCODER.pretrained_windows": "as in the published pretraining"}
-        guessed = metadata.without_told(guessed, config, told) if pretrained and kind == "swin_v2" else {}
-        known = metadata.merge(published, config, told)
-        sections, unspecified, guesses = metadata.infer_sections(kind, state, known, guessed)
+        guessed = metadata.without_recorded(guessed, config, record) if pretrained and kind == "swin_v2" else {}
+        facts = metadata.merge(published, config, record)
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, facts, guessed)
         return ModelWeights(state, sections, str(file.path), unspecified, tuple(left_out), guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:

@@ -44,10 +44,10 @@ class Timm(WeightsFormat, name="timm"):
         state, rest = to_ours(CLASSIFIERS[kind], file.weights)
         state.update({BACKBONE + name: file.weights[name] for name in rest})
         keys, guessed = metadata.published_heads(state) if kind == "vit" else ({}, {})
-        told = metadata.read_metadata(file.metadata)
-        known = metadata.merge(metadata.classification_sections(state), {"ENCODER": keys}, told)
-        guessed = metadata.without_told(guessed, told)
-        sections, unspecified, guesses = metadata.infer_sections(kind, state, known, guessed)
+        record = metadata.read_metadata(file.metadata)
+        facts = metadata.merge(metadata.classification_sections(state), {"ENCODER": keys}, record)
+        guessed = metadata.without_recorded(guessed, record)
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, facts, guessed)
         return ModelWeights(state, sections, str(file.path), unspecified, guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:

@@ -50,8 +50,8 @@ class Transformers(WeightsFormat, name="transformers"):
         bare = not any(name.startswith(prefix) for name in file.weights)
         state, left_out = to_ours(table_of(config["model_type"], bare), file.weights)
         layers = [_published(config, state), _from_config(config), _normalization(file.path)]
-        known = metadata.merge(*layers, metadata.read_metadata(config))
-        sections, unspecified, guesses = metadata.infer_sections(kind, state, known)
+        facts = metadata.merge(*layers, metadata.read_metadata(config))
+        sections, unspecified, guesses = metadata.infer_sections(kind, state, facts)
         if POSITIONS in left_out and mae.is_fixed_table(file.weights[POSITIONS], sections):
             left_out.remove(POSITIONS)  # a head here computes it when it is built
         square = len(set(sections["DATA"].get("image_size", ()))) < 2
@@ -80,9 +80,9 @@ class Transformers(WeightsFormat, name="transformers"):
         config = {"architectures": [model], "model_type": model_type}
         config |= {**model_config(weights.sections, model_type), **_from_weights(weights.state, weights.classes)}
         path.mkdir(parents=True, exist_ok=True)
-        told = metadata.metadata_of(weights, ours)
-        told.pop(class_names.KEY, None)  # id2label holds the names
-        write_json(path / CONFIG, {**config, **told})
+        record = metadata.metadata_of(weights, ours)
+        record.pop(class_names.KEY, None)  # id2label holds the names
+        write_json(path / CONFIG, {**config, **record})
         if weights.sections["DATA"]["channels"] == 3 and weights.sections["DATA"]["mean"] != "estimate":
             write_json(path / PROCESSOR, _processor(weights.sections["DATA"]))
         content = save(theirs, metadata={"format": "pt", **metadata.origin(weights)})

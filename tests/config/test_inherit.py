@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from mim.config import Config, change_config, parse_config
-from mim.config.inherit import Known, guess_line
+from mim.config.inherit import ModelFacts, guess_line
 from mim.errors import ConfigError
 
 VIT = {"ENCODER.name": "vit", "ENCODER.patch": 8, "ENCODER.width": 48, "ENCODER.depth": 3, "ENCODER.heads": 4}
-KNOWN = Known(
+KNOWN = ModelFacts(
     "runs/a",
     {
         **VIT,
@@ -26,11 +26,11 @@ ENCODER: {name: vit, hidden: none, patch: 4, width: 96, depth: 6, heads: 4, norm
 """
 
 
-def descend(text: str, overrides: dict | None = None, known: Known = KNOWN) -> Config:
+def descend(text: str, overrides: dict | None = None, known: ModelFacts = KNOWN) -> Config:
     return parse_config(text, {"INIT.checkpoint": "a", **(overrides or {})}, lambda initial: known if initial else None)
 
 
-def refusal(text: str, overrides: dict | None = None, known: Known = KNOWN) -> str:
+def refusal(text: str, overrides: dict | None = None, known: ModelFacts = KNOWN) -> str:
     with pytest.raises(ConfigError) as caught:
         descend(text, overrides, known)
     return str(caught.value)
@@ -108,7 +108,7 @@ def test_config_of_other_channels_keeps_its_own_mean_and_std() -> None:
     assert "INIT.adapt_channels true" in refusal(BARE, {"DATA.channels": "4"})
 
 
-SWIN = Known(
+SWIN = ModelFacts(
     "runs/swin",
     {
         "ENCODER.name": "swin",
@@ -133,7 +133,7 @@ def test_config_of_another_encoder_is_refused_by_its_name_alone() -> None:
     assert "ENCODER.width" not in message
 
 
-GUESSING = Known(
+GUESSING = ModelFacts(
     "a.pth",
     {"ENCODER.name": "vit", "ENCODER.width": 192},
     guesses={"ENCODER.heads": 3},

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_data import logged, write_digits
+from small_data import digit, logged, write_digits
 
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
@@ -115,7 +115,7 @@ def test_reader_leaves_broken_images_out_and_names_each_once(tmp_path, size):
     assert lines.pop() == "evaluations leave out 4 broken images"
     for number, line in zip((2, 5, 6, 10), lines, strict=True):  # each file once, over ranks and repetitions
         assert f"cannot read {paths[number]} (" in line
-        assert "evaluations leave it out" in line
+        assert "it is left out" in line
 
 
 def test_reader_leaves_out_what_is_not_finite(tmp_path):
@@ -191,3 +191,52 @@ def test_choice_is_different_samples_drawn_by_the_seed(most):
 
 def test_choice_of_more_than_there_are_is_each_once():
     assert sorted(choose_samples(6, 100, 0)) == list(range(6))
+
+
+# ---------------------------------------------------------------- images of several stored types
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten digits; the third is torn, the fifth an array of floats, the sixth one with a NaN."""
+    paths = write_digits(tmp_path, 10)
+    paths[2].write_bytes(paths[2].read_bytes()[:60])
+    for number, corner in ((4, 0.5), (5, np.nan)):
+        array_HW = np.asarray(digit(number)).astype(np.float32) / 255
+        array_HW[0, 0] = corner
+        paths[number].unlink()
+        np.save(paths[number].with_suffix(".npy"), array_HW)
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reader_of_mixed_images_gives_each_once_and_names_the_broken_ones(photos: Path, workers: int) -> None:
+    reader, data = Reader(4, workers), files(photos)
+    parts = list(reader.read(data, range(10), mixed=True))
+    assert [row for part in parts for row in part.rows] == [0, 1, 3, 4, 6, 7, 8, 9]
+    broken = reader.settle(8)
+    assert [Path(name).stem for name in broken] == ["digit-002", "digit-005"]
+    assert "not finite" in list(broken.values())[1]
+    assert np.array_equal(parts[2].batch.images_BCHW[1, 0], np.asarray(digit(9)))
+    scaled_BCHW = parts[1].batch.images_BCHW  # pictures beside an array
+    assert scaled_BCHW.dtype == torch.float32
+    assert np.array_equal(scaled_BCHW[1, 0], np.asarray(digit(6)).astype(np.float32) / 255)
+
+
+def test_reader_leaves_out_a_file_of_another_type_than_most(photos: Path) -> None:
+    (photos / "digit-005.npy").unlink()
+    reader, data = Reader(4, 0), files(photos)
+    parts = list(reader.read(data, range(9)))
+    assert [row for part in parts for row in part.rows] == [0, 1, 3, 5, 6, 7, 8]
+    assert {part.batch.images_BCHW.dtype for part in parts} == {torch.uint8}
+    reasons = reader.settle(7)
+    assert [Path(name).stem for name in reasons] == ["digit-002", "digit-004"]
+    assert "torch.float32" in reasons[str(photos / "digit-004.npy")]
+
+
+def test_reader_leaves_out_more_broken_files_in_a_row_than_training_tries(tmp_path: Path) -> None:
+    for path in write_digits(tmp_path, 30)[:25]:
+        truncate(path)
+    reader = Reader(4, 0)
+    assert [row for part in reader.read(files(tmp_path), range(30)) for row in part.rows] == [25, 26, 27, 28, 29]
+    assert len(reader.settle(5)) == 25

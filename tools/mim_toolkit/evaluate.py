@@ -105,8 +105,8 @@ def _check_output(what: str, output: Path | None) -> None:
     """Raises ValueError where --output is missing, or has an ending of another kind of file."""
     endings = ENDINGS.get(what, ())
     if endings and (output is None or output.suffix.lower() not in endings):
-        given = f"--output is {output}: " if output else ""
-        raise ValueError(f"{given}{what} writes a file: name it with --output FILE{' or FILE'.join(endings)}")
+        value = f"--output is {output}: " if output else ""
+        raise ValueError(f"{value}{what} writes a file: name it with --output FILE{' or FILE'.join(endings)}")
 
 
 def _images_and_pairs(words: Sequence[str]) -> tuple[list[Path], list[str]]:

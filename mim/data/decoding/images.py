@@ -9,7 +9,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from mim.data.decoding.broken import BrokenImage, say_once
+from mim.data.decoding.broken import BrokenImage, Say, say_each
 from mim.data.decoding.jpeg import decode_needed, factor, read_header
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import read_picture
@@ -28,13 +28,12 @@ from mim.data.sources.base import NeedOf, Stored, size_of
 
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"])
 EXTENSIONS = PICTURES | {".npy"}
-Say = Callable[[Iterable[str], object], None]
 READ_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
 __all__ = ["EXTENSIONS", "PICTURES", "READ_FLAGS", "BrokenImage", "decode", "decode_reduced"]
 
 
-def decode(file: Path | bytes, channels: int, say: Say = say_once) -> Stored:
+def decode(file: Path | bytes, channels: int, say: Say = say_each) -> Stored:
     """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays, deeper pictures and several TIFF pages.
 
     A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or a float type. Where the first and the last axis
@@ -43,7 +42,7 @@ def decode(file: Path | bytes, channels: int, say: Say = say_once) -> Stored:
     Args:
         file: its path or its content.
         channels: of the result.
-        say: is told what of the file is left out or added, and its path.
+        say: takes what of the file is left out or added, and the file; a source has one that says each note once.
 
     Raises BrokenImage for every error of a decoder, and where the pixels would not be those of the file.
     """
@@ -58,7 +57,9 @@ def decode(file: Path | bytes, channels: int, say: Say = say_once) -> Stored:
     return stored
 
 
-def decode_reduced(file: Path | bytes, channels: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+def decode_reduced(
+    file: Path | bytes, channels: int, need_of: NeedOf, say: Say = say_each
+) -> tuple[Stored, tuple[int, int]]:
     """As decode, perhaps smaller or without its lowest rows, and the height and width of the image in the file.
 
     The sides of a JPEG file are divided by the largest of 2, 4 and 8 that `need_of` allows. Where they are not divided,
@@ -74,7 +75,7 @@ def decode_reduced(file: Path | bytes, channels: int, need_of: NeedOf) -> tuple[
             header = read_header(content)
             stored = read_picture(BytesIO(content), channels, notes) if header is None else None
     if stored is not None:
-        say_once(notes, file)
+        say(notes, file)
         return stored, size_of(stored)
     assert header is not None
     size = header.height, header.width
@@ -84,7 +85,7 @@ def decode_reduced(file: Path | bytes, channels: int, need_of: NeedOf) -> tuple[
         if stored is None:  # Pillow may still read it, or says what is wrong
             struct.pack_into(">H", content, header.frame + 5, header.height)  # as it was
             stored = read_picture(BytesIO(content), channels, notes, factor(need))
-    say_once(notes, file)
+    say(notes, file)
     return stored, size
 
 

@@ -8,9 +8,8 @@ from torch import Tensor
 from mim.data.decoding.images import BrokenImage
 from mim.data.sources.base import Stored
 
-LARGEST = (
-    1e18  # of a pixel. Squares of much larger numbers are infinite in float32, as that of -3.4e38, a no-data value
-)
+# of a pixel: squares of much larger numbers are infinite in float32, as that of -3.4e38, a common no-data value
+LARGEST = 1e18
 
 
 def check_values(stored: Stored) -> Stored:

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W pixels.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from mim.data.decoding.images import BrokenImage
 from mim.data.loading.sampler import SampleKey
 from mim.data.sources.base import Need, Source, Stored, size_of
 from mim.data.sources.retry import RetryingSource
-from mim.data.transforms import Crop, DeviceCropFlip, RandomCropFlip, to_tensor
+from mim.data.transforms import Crop, DeviceCropFlip, RandomCropFlip, to_tensor, to_unit
 from mim.errors import DataLost
 from mim.ops.seeding import derive_seed
 
@@ -79,6 +79,32 @@ class ImageDataset(Dataset[Sample]):
             self._check_sizes((sample.index, size_of(sample.image_CHW)) for sample in rows)
         return collate(rows)
 
+    def readable(self, keys: list[SampleKey], mixed: bool = False) -> Batch:
+        """Those of some images that can be read, once each; the others are named, and none replaces another.
+
+        mixed: where images are of several stored types, all become float32, scaled to [0, 1].
+        """
+        samples: list[Sample] = []
+        broken: list[tuple[str, str]] = []
+        dtype: torch.dtype | None = None
+        for epoch, index in keys:
+            try:
+                samples.append(self._sample(index, self._seeds(epoch, index, 1))[0])
+            except BrokenImage as error:
+                broken.append((self.source.describe(index), str(error)))
+        if len({sample.image_CHW.dtype for sample in samples}) > 1:
+            if mixed:
+                samples = [replace(sample, image_CHW=to_unit(sample.image_CHW)) for sample in samples]
+            elif (dtype := self._usual_dtype()) is not None:
+                broken += [
+                    (self.source.describe(sample.index), _other_type(sample.image_CHW.dtype, dtype))
+                    for sample in samples
+                    if sample.image_CHW.dtype != dtype
+                ]
+                samples = [sample for sample in samples if sample.image_CHW.dtype == dtype]
+        batch = collate(samples) if samples else Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), ())
+        return replace(batch, broken=tuple(broken))
+
     def check_sizes(self, images: int = 8) -> None:
         """Raises ValueError where AUGMENT.on_device needs images of one size and some, evenly spread, are not."""
         if isinstance(self.transform, DeviceCropFlip):
@@ -101,22 +127,23 @@ class ImageDataset(Dataset[Sample]):
         broken: list[tuple[str, str]] = []
         for index in self._candidates(*key):
             try:
-                crops_of = self._crops(index, self._seeds(key[0], index, len(seeds)) if broken else seeds)
-                if dtype is not None and (stored := crops_of[0][0].dtype) != dtype:
-                    raise BrokenImage(f"it is stored as {stored}, and the others as {dtype}")
+                first, *others = self._sample(index, self._seeds(key[0], index, len(seeds)) if broken else seeds)
+                if dtype is not None and first.image_CHW.dtype != dtype:
+                    raise BrokenImage(_other_type(first.image_CHW.dtype, dtype))
             except BrokenImage as error:
                 broken.append((self.source.describe(index), str(error)))
                 continue
-            label = -1 if self.source.labels is None else int(self.source.labels[index])
-            return [
-                Sample(image_CHW, label, index, () if repeat else tuple(broken), crops)
-                for repeat, (image_CHW, crops) in enumerate(crops_of)
-            ]
+            return [replace(first, broken=tuple(broken)), *others]
         names = "; ".join(f"{name} ({reason})" for name, reason in broken[:3])
         raise DataLost(
             f"{len(broken)} images in a row cannot be read, one and those drawn to replace it, such as {names}: check "
             "that DATA.path names images, and leave out those that cannot be read"
         )
+
+    def _sample(self, index: int, seeds: list[int]) -> list[Sample]:
+        """The crops of this image. Raises BrokenImage where it cannot be read."""
+        label = -1 if self.source.labels is None else int(self.source.labels[index])
+        return [Sample(image_CHW, label, index, (), crops) for image_CHW, crops in self._crops(index, seeds)]
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The image itself, then images to replace it, each once: all of the data set are equally likely."""
@@ -193,6 +220,10 @@ def collate(samples: list[Sample]) -> Batch:
         tuple(file for sample in samples for file in sample.broken),
         torch.tensor(crops, dtype=torch.int32) if crops else None,
     )
+
+
+def _other_type(dtype: torch.dtype, usual: torch.dtype) -> str:
+    return f"it is stored as {dtype}, and the others as {usual}"
 
 
 def _uncropped(height: int, width: int) -> Need:

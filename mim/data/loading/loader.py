@@ -27,7 +27,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mim.data.batch import Batch
-from mim.data.decoding.broken import is_news
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.sampler import SampleKey
 from mim.data.sources.base import Source, quiet_decoders
@@ -88,7 +87,7 @@ class Results(Iterator[Result], Generic[Result]):
         make: a function that can be pickled.
         order: the samples of each batch.
         workers: processes; 0 makes each batch in this process.
-        source: names the samples in an error.
+        source: names the samples in an error, and knows which notes on its files were said.
         pin_memory: copy results to pinned memory by their method pin_memory.
 
     Raises DataLost where a worker dies, with the cause and the samples that it was reading.
@@ -194,7 +193,7 @@ class Results(Iterator[Result], Generic[Result]):
         """Logs what a worker logged; an outage of the storage and a note about a kind of files once for all workers."""
         for record in records:
             began, ended = getattr(record, "outage", (math.inf, 0.0))
-            if began > self._outage_end and is_news(record):
+            if began > self._outage_end and self._source.say.is_news(record):
                 LOG.handle(record)
             self._outage_end = max(self._outage_end, ended)
 

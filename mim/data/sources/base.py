@@ -7,8 +7,9 @@ import os
 import stat
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +17,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mim.data.decoding.broken import Notes
 from mim.data.settings import DataSettings
 from mim.registry import Component
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
+PROBED = 8  # paths that are looked for after one could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,11 @@ class Source(Component, ABC, section="DATA"):
         """Where the labels come from, as the subject of a sentence: `the labels of ...`."""
         return f"the labels of DATA.name {self.name}"
 
+    @cached_property
+    def say(self) -> Notes:
+        """Says each note on its files once, in this process and the workers that read for it."""
+        return Notes()
+
     def missing(self) -> str:
         """Why no image can be reached now, with the key of the path; empty where there is no reason.
 
@@ -115,3 +123,10 @@ def unreachable(path: Path) -> str:
 def size_of(image: Stored) -> tuple[int, int]:
     """Height and width."""
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[-2], image.shape[-1])
+
+
+def none_reachable(paths: Sequence[Path]) -> tuple[list[Path], str]:
+    """Some of these paths, evenly spread, and why none of them can be reached; an empty reason where one can."""
+    probed = list(paths[:: max(1, len(paths) // PROBED)][:PROBED])
+    reasons = [reason for path in probed if (reason := unreachable(path))]
+    return probed, reasons[0] if probed and len(reasons) == len(probed) else ""

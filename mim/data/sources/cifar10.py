@@ -4,7 +4,6 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
-from mim.data.decoding.broken import say_once
 from mim.data.decoding.pictures import check_channels, to_mode
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split
@@ -39,5 +38,5 @@ class CIFAR10(Source, name="cifar10"):
     def read(self, index: int) -> Image.Image:
         notes: list[str] = []
         image = to_mode(Image.fromarray(self.images_BHWC[index]), self.settings.channels, notes)
-        say_once(notes, "CIFAR-10")
+        self.say(notes, "CIFAR-10")
         return image

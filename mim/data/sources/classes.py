@@ -5,34 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mim.data.sources.base import NeedOf, Source, Stored
+from mim.data.sources.base import Source
+from mim.data.sources.view import View
 from mim.io.formatting import list_names
 
 
-class Relabelled(Source):
+class Relabelled(View):
     """The images of a source with other labels."""
 
     def __init__(self, source: Source, labels: np.ndarray, classes: tuple[str, ...]):
-        super().__init__(source.split, source.settings)
-        self.source, self.labels, self.classes = source, labels, classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int) -> Stored:
-        return self.source.read(index)
-
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return self.source.read_reduced(index, need_of)
-
-    def describe(self, index: int) -> str:
-        return self.source.describe(index)
-
-    def label_origin(self) -> str:
-        return self.source.label_origin()
-
-    def missing(self) -> str:
-        return self.source.missing()
+        super().__init__(source)
+        self.labels, self.classes = labels, classes
 
 
 def class_names(source: Source) -> tuple[str, ...]:

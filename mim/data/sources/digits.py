@@ -3,7 +3,6 @@
 import numpy as np
 from PIL import Image
 
-from mim.data.decoding.broken import say_once
 from mim.data.decoding.pictures import check_channels, to_mode
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split
@@ -41,5 +40,5 @@ class Digits(Source, name="digits"):
         small = Image.fromarray((levels_HW * (255 / 16)).round().astype(np.uint8))
         notes: list[str] = []
         image = to_mode(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), self.settings.channels, notes)
-        say_once(notes, "digits")
+        self.say(notes, "digits")
         return image

@@ -7,11 +7,10 @@ from pathlib import Path
 from mim.data.decoding.images import decode
 from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Source, Stored, unreachable
+from mim.data.sources.base import Source, Stored, none_reachable
 from mim.data.sources.listing import list_images
 
 LIST = ".txt"  # the ending of a list file
-PROBED = 8  # images that are looked for after one could not be read
 
 
 class Files(Source):
@@ -33,7 +32,7 @@ class Files(Source):
         return len(self.paths)
 
     def read(self, index: int) -> Stored:
-        return decode(Path(self.paths[index]), self.settings.channels)
+        return decode(Path(self.paths[index]), self.settings.channels, self.say)
 
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])
@@ -43,9 +42,8 @@ class Files(Source):
         return self._reason() if self._was_reachable else ""
 
     def _reason(self) -> str:
-        probed = self.paths[:: max(1, len(self.paths) // PROBED)][:PROBED]
-        reasons = [reason for path in probed if (reason := unreachable(Path(path)))]
-        return f"none of {len(probed)} images tried is there ({reasons[0]})" if len(reasons) == len(probed) else ""
+        probed, reason = none_reachable([Path(path) for path in self.paths])
+        return reason and f"none of {len(probed)} images tried is there ({reason})"
 
 
 def _images_of(name: Path) -> Iterator[str]:

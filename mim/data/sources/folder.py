@@ -12,7 +12,7 @@ import numpy as np
 from mim.data.decoding.images import decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
+from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable, unreachable
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.listing import Listing, list_images
 from mim.data.sources.names import Paths
@@ -20,8 +20,6 @@ from mim.data.sources.once import listing_once
 from mim.registry import one_of
 
 LOG = logging.getLogger("mim")
-
-PROBED = 8  # images that are looked for after one could not be read
 
 
 class Folder(Source, name="folder"):
@@ -88,10 +86,10 @@ class Folder(Source, name="folder"):
         return len(self.paths)
 
     def read(self, index: int) -> Stored:
-        return decode(self.paths[index], self.settings.channels)
+        return decode(self.paths[index], self.settings.channels, self.say)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self.paths[index], self.settings.channels, need_of)
+        return decode_reduced(self.paths[index], self.settings.channels, need_of, self.say)
 
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])
@@ -111,11 +109,8 @@ class Folder(Source, name="folder"):
 
     def _unreachable_images(self) -> str:
         """Why none of some images, evenly spread, can be reached; empty where one can."""
-        probed = self.paths[:: max(1, len(self.paths) // PROBED)][:PROBED]
-        reasons = [reason for path in probed if (reason := unreachable(path))]
-        if not probed or len(reasons) < len(probed):
-            return ""
-        return f"none of {len(probed)} images tried is there ({reasons[0]})"
+        probed, reason = none_reachable(self.paths)
+        return reason and f"none of {len(probed)} images tried is there ({reason})"
 
     def _set_labels(self, listing: Listing, rows: np.ndarray, classes: tuple[str, ...], strict: bool) -> None:
         label_N = listing.label_N[rows]

@@ -70,10 +70,10 @@ class HuggingFace(Source, name="huggingface"):
         return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels)
+        return decode(self._content(index), self.settings.channels, self.say)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of)
+        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say)
 
     def describe(self, index: int) -> str:
         return f"{self.settings.path} {self.split_name} row {self._rows[index]}"

@@ -213,7 +213,7 @@ class Packed(Source, name="packed"):
     def read(self, index: int) -> Stored:
         content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
-            return decode(content_N.numpy().tobytes(), self.settings.channels)
+            return decode(content_N.numpy().tobytes(), self.settings.channels, self.say)
         pixels_HWC = self._pixels(content_N, size)
         if not self.header.pictures:
             return pixels_HWC.permute(2, 0, 1)
@@ -222,7 +222,7 @@ class Packed(Source, name="packed"):
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
-            return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, need_of)
+            return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, need_of, self.say)
         return self._pixels(content_N, size).permute(2, 0, 1), size
 
     def describe(self, index: int) -> str:

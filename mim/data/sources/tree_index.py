@@ -78,6 +78,7 @@ class _OtherVersion(Exception):
     """The file is of another version of this toolkit."""
 
 
+# what numpy and zipfile raise for a damaged npz file; the last for a compression that zipfile does not know
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 

@@ -19,13 +19,12 @@ import numpy as np
 from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
+from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.once import once
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
 
 OPEN = 128  # shards that a process keeps open
-PROBED = 8  # shards that are looked for after an image could not be read
 
 
 class WebDataset(Source, name="webdataset"):
@@ -77,10 +76,10 @@ class WebDataset(Source, name="webdataset"):
         return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels)
+        return decode(self._content(index), self.settings.channels, self.say)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of)
+        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say)
 
     def describe(self, index: int) -> str:
         row = int(self._rows[index])
@@ -91,12 +90,9 @@ class WebDataset(Source, name="webdataset"):
 
     def missing(self) -> str:
         """Looks at some shards, evenly spread."""
-        probed = self.shards[:: max(1, len(self.shards) // PROBED)][:PROBED]
-        reasons = [reason for shard in probed if (reason := unreachable(shard))]
-        if len(reasons) < len(probed):
-            return ""
+        probed, reason = none_reachable(self.shards)
         tried = f"{len(probed)} of {len(self.shards)} shards were tried"
-        return f"{self._key} {printable_name(probed[0])}: {reasons[0]} ({tried})"
+        return reason and f"{self._key} {printable_name(probed[0])}: {reason} ({tried})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

@@ -82,7 +82,7 @@ class BenchmarkResult:
 
     def best_of(self, name: str) -> ContenderMetrics | None:
         """A contender at the batch at which it was fastest; None where it always ran out of memory."""
-        metrics = [found for result in self.results if (found := result.of(name)) is not None]
+        metrics = [metric for result in self.results if (metric := result.of(name)) is not None]
         return max(metrics, key=lambda metrics: metrics.images_per_s, default=None)
 
     def best_ratios(self) -> list[Ratio]:

@@ -11,6 +11,7 @@ from mim.config import Config
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split, Stored
+from mim.data.sources.classes import class_names
 from mim.engine.distributed.world import device_of
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import resolve_precision
@@ -113,7 +114,7 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
         except ValueError as error:
             missing = [f"{error}. Unknown without the images: {'; '.join(unknown)}"]
     if sources is not None:
-        actual_classes = 0 if pretraining else len(build.class_names(sources[0]))
+        actual_classes = 0 if pretraining else len(class_names(sources[0]))
         if images is None and classes in (None, actual_classes):
             task = _task(cfg, *sources)
             counts = {"images": len(task.train_data), "held_out": len(sources[1]), "classes": actual_classes}

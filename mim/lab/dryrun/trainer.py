@@ -16,7 +16,6 @@ from mim.engine.plan import EngineSettings, Plan
 from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
-from mim.engine.trackers.metrics import Stopwatch
 from mim.engine.trainer import Trainer
 from mim.structures import ImageSpec
 
@@ -95,7 +94,8 @@ class DryTrainer(Trainer):
         if workers is not None:
             real = Prefetcher(task.train_data, replace(plan, epochs=ENDLESS), self.world, 0, workers, self.broken)
         self.prefetcher = DryPrefetcher(noise, plan.micro_batch, device, on_phase, real)
-        self.on_phase, self.stopwatch = on_phase, Stopwatch()
+        self.on_phase = on_phase
+        self._start()
         self.model = self.train_state.wrap()
         self.buckets: dict[Tensor, Tensor] = {}  # of DistributedDataParallel: gradients as they are exchanged
         if plan.world_size > 1 and not self.world.grouped:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from mim.engine.precision import Precision
-from mim.lab.plan.gpus import DEFAULT, Gpu, gpu_named
+from mim.lab.plan.gpus import DEFAULT, GPUS, Gpu, gpu_named
 from mim.registry import one_of
 
 GIGA = 1e9
 LINK_SHARE = 2 / 3  # of the link's data sheet, that a collective reaches
+H100 = GPUS[DEFAULT]
 OURS = "assumed: a round number of ours"
 MEANINGS = {  # of each figure, with its unit
     "peak_tflops": "TFLOP/s of a device's matrix products, dense",
@@ -35,11 +36,11 @@ class Hardware:
     The defaults are those of an H100 in bf16, and round numbers for a network of one 400 Gb/s adapter per node.
     """
 
-    peak_tflops: float = 989.0
+    peak_tflops: float = H100.bf16 or 0.0
     mfu: float = 0.4
-    memory_gb_s: float = 3350.0
+    memory_gb_s: float = H100.memory_gb_s
     node: float = 8
-    node_gb_s: float = 300.0
+    node_gb_s: float = round(LINK_SHARE * H100.link_gb_s, 1)
     network_gb_s: float = 50.0
     node_us: float = 2.0
     network_us: float = 8.0

@@ -13,9 +13,9 @@ from mim.config import Config
 from mim.cost.memory import Memory
 from mim.cost.model_summary import Boundary, ModelSummary
 from mim.engine.distributed.world import World, join_world
-from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
-from mim.engine.precision import Precision, describe_precision, resolve_precision
+from mim.engine.precision import Precision, resolve_precision
+from mim.engine.start import describe_start, start_warnings
 from mim.lab.dryrun.measure import measure_steps
 from mim.lab.dryrun.memory import estimate_memory
 from mim.lab.dryrun.records import StepRecord, add_record, find_record
@@ -97,27 +97,18 @@ def plan_run(
 
     Raises ValueError for what the user can mend.
     """
-    if devices < 1:
-        raise ValueError(f"--devices is {devices}: it must be at least 1")
-    if steps < 0:
-        raise ValueError(f"--measure {steps}: it is a number of steps, at least 0")
+    _check_counts(devices, steps)
+    counts = [devices, *other_devices]
+    if hardware is None and counts != [1]:
+        hardware = HardwareChoice.read()
     dry = dry_task(cfg, images, classes)
     task, settings, plan = dry.task, dry.engine_settings(), dry.plan(devices)
     with join_world(settings.distributed) as world:
         speed = _speed(dry, plan, steps, world.device, records)
         lines = _lines(dry, plan, settings, world)
-    missing = list(dry.missing)
-    precisions = {kind: _precision_on(kind, cfg.TRAIN.precision) for kind in ("cpu", "gpu")}
-    counts = [devices, *other_devices]
-    if hardware is None and counts != [1]:
-        hardware = HardwareChoice.read()
-    if hardware is not None:
-        precisions["gpu"] = hardware.precision(cfg.TRAIN.precision)
+    precisions = _precisions(cfg.TRAIN.precision, hardware)
+    missing = [*dry.missing, *_missing_weights(cfg)]
     memory = _memory(dry, plan, precisions, missing)
-    try:
-        init_weights.init_file(cfg)
-    except ValueError as error:
-        missing.append(str(error))
     rate = plan.batch / speed.seconds(plan.accumulation) if speed else None
     counted, flops = dry.images is not None, task.model_summary.flops
     return PlanReport(
@@ -146,6 +137,22 @@ def plan_run(
     )
 
 
+def _check_counts(devices: int, steps: int) -> None:
+    if devices < 1:
+        raise ValueError(f"--devices is {devices}: it must be at least 1")
+    if steps < 0:
+        raise ValueError(f"--measure {steps}: it is a number of steps, at least 0")
+
+
+def _missing_weights(cfg: Config) -> list[str]:
+    """Why the run could not start from INIT.checkpoint; empty where it can, or needs none."""
+    try:
+        init_weights.init_file(cfg)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
 def _speed(dry: DryTask, plan: Plan, steps: int, device: torch.device, records: Path) -> StepRecord | None:
     if not steps:
         return find_record(records, dry.cfg, dry.classes, device)
@@ -165,11 +172,15 @@ def _scaling(
     return scale(sizes, assumed, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
 
 
-def _precision_on(kind: str, precision: str) -> Precision:
-    """TRAIN.precision on a `cpu` or `gpu`. Where this machine has no GPU, `auto` assumes one with bf16 products."""
-    if kind == "gpu" and precision == "auto" and not torch.cuda.is_available():
-        return "bf16"
-    return resolve_precision(precision, torch.device("cuda" if kind == "gpu" else "cpu"))
+def _precisions(precision: str, hardware: HardwareChoice | None) -> dict[str, Precision]:
+    """TRAIN.precision on a `cpu`, and on a `gpu`: the assumed one, this machine's, or else one with bf16 products."""
+    if hardware is not None:
+        on_gpu = hardware.precision(precision)
+    elif precision == "auto" and not torch.cuda.is_available():
+        on_gpu = "bf16"
+    else:
+        on_gpu = resolve_precision(precision, torch.device("cuda"))
+    return {"cpu": resolve_precision(precision, torch.device("cpu")), "gpu": on_gpu}
 
 
 def _memory(dry: DryTask, plan: Plan, precisions: dict[str, Precision], missing: list[str]) -> dict[str, Memory]:
@@ -186,9 +197,10 @@ def _memory(dry: DryTask, plan: Plan, precisions: dict[str, Precision], missing:
 def _lines(dry: DryTask, plan: Plan, settings: EngineSettings, world: World) -> dict[str, str]:
     """What the run prints at its start, without what is unknown."""
     device = world.device
-    precision = describe_precision(resolve_precision(settings.train.precision, device), device)
-    stored = str(dry.stored).removeprefix("torch.") if dry.stored else "unknown, uint8 is assumed"
-    lines = {**dry.task.describe(), "stored images": stored, **plan.describe(settings), "precision": precision}
+    train = replace(settings.train, precision=resolve_precision(settings.train.precision, device))
+    lines = describe_start(dry.task, plan, replace(settings, train=train), device, dry.stored)
+    if dry.stored is None:
+        lines["stored images"] = "unknown, uint8 is assumed"
     if plan.world_size == world.size:
         lines["devices"] = world.describe(settings.distributed.strategy)
     if dry.held_out is None:
@@ -233,7 +245,7 @@ def _parts(dry: DryTask) -> tuple[Part, ...]:
 
 def _warnings(dry: DryTask, plan: Plan) -> tuple[str, ...]:
     task, settings = dry.task, build.engine_settings(dry.cfg)
-    warnings = [*plan.schedule(settings).warnings(), *without_effect(task.model, settings.optimizer, task.lr_scales)]
+    warnings = start_warnings(task, plan, settings)
     if settings.train.activation_checkpointing and not task.blocks():
         warnings.append("TRAIN.activation_checkpointing has no effect: no part of this model names its blocks")
     return tuple(warnings)

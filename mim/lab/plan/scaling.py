@@ -94,7 +94,7 @@ class StepCost:
     """Cost of a step under one strategy, per device."""
 
     sent: int  # bytes that it sends
-    held: int  # bytes of weights, gradients and optimizer state, with what fsdp gathers at a time
+    state_bytes: int  # bytes of weights, gradients and optimizer state, with what fsdp gathers at a time
     waits_s: float | None  # seconds of exchange that computing does not hide; None where operations were not counted
     step_s: float | None  # seconds of the step; None where operations were not counted
 
@@ -166,11 +166,11 @@ def cost(
 ) -> StepCost:
     """The cost of a step of `accumulation` micro-batches on each device."""
     if devices == 1 or strategy == "ddp":
-        sent_bytes, held = replica_bytes(sizes, devices)
+        sent_bytes, state_bytes = replica_bytes(sizes, devices)
     else:
-        sent_bytes, held = shard_bytes(sizes, devices, accumulation)
+        sent_bytes, state_bytes = shard_bytes(sizes, devices, accumulation)
     if sizes.work is None:
-        return StepCost(sent=sent_bytes, held=held, waits_s=None, step_s=None)
+        return StepCost(sent=sent_bytes, state_bytes=state_bytes, waits_s=None, step_s=None)
     speed = TERA * hardware.peak_tflops * hardware.mfu
     forward_s = micro_batch * sizes.work.forward / speed
     backward_s = micro_batch * sizes.work.training / speed - (0 if sizes.recomputed else forward_s)
@@ -180,14 +180,16 @@ def cost(
     bytes_moved = elements * FP32 * (4 + 2 * sizes.moments)  # gradients are read twice, the rest is read and written
     update_s = bytes_moved / (GIGA * hardware.memory_gb_s)
     step_s = accumulation * (forward_s + backward_s) + waits_s + update_s
-    return StepCost(sent=sent_bytes, held=held, waits_s=waits_s, step_s=step_s)
+    return StepCost(sent=sent_bytes, state_bytes=state_bytes, waits_s=waits_s, step_s=step_s)
 
 
 def replica_bytes(sizes: ModelSizes, devices: int) -> tuple[int, int]:
     """Bytes that each device sends in a step under ddp, and bytes that it holds: one all-reduce of fp32 gradients."""
     gradients = FP32 * sizes.weights(trained=True)
-    held = gradients * (1 + sizes.moments) + (FP32 * sizes.weights() + sizes.buffers) * (2 if sizes.average else 1)
-    return round(2 * sent(gradients, devices)), held
+    state_bytes = gradients * (1 + sizes.moments) + (FP32 * sizes.weights() + sizes.buffers) * (
+        2 if sizes.average else 1
+    )
+    return round(2 * sent(gradients, devices)), state_bytes
 
 
 def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int, int]:
@@ -205,8 +207,8 @@ def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int
     gathered = (3 * sizes.product + FP32) * largest + FP32 * (sizes.rest.elements() + sizes.rest.elements(trained=True))
     if accumulation > 1:
         gathered += FP32 * sum(block.elements(trained=True) for block in sizes.blocks)
-    held = shards + gathered + sizes.buffers * (2 if sizes.average else 1)
-    return round(sent(payload, devices)), round(held)
+    state_bytes = shards + gathered + sizes.buffers * (2 if sizes.average else 1)
+    return round(sent(payload, devices)), round(state_bytes)
 
 
 def _replica_waits(

@@ -25,8 +25,11 @@ def show_scaling(scaling: Scaling, console: Console) -> None:
     for row in scaling.rows:
         costs = [row.costs[name] for name in STRATEGIES]
         counts = f"{row.devices:,}", f"{row.batch:,}", str(row.micro_batch), str(row.accumulation)
-        sent, held = [f"{cost.sent / GIGA:.2f}" for cost in costs], [f"{cost.held / GIB:.2f}" for cost in costs]
-        sizes.add_row(*counts, *sent, *held)
+        sent, state_gib = (
+            [f"{cost.sent / GIGA:.2f}" for cost in costs],
+            [f"{cost.state_bytes / GIB:.2f}" for cost in costs],
+        )
+        sizes.add_row(*counts, *sent, *state_gib)
     console.print(sizes)
     if all(row.costs["ddp"].step_s for row in scaling.rows):
         print_heading(console, "Time of a step", "on paper, from the assumptions below")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mim import build
+from mim.data.decoding.broken import Notes
 from mim.data.decoding.images import EXTENSIONS, BrokenImage, decode
 from mim.data.decoding.values import check_values
 from mim.evaluation.reading import readable_images
@@ -35,9 +36,10 @@ def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
         raise ValueError(f"{len(files)} images are named, and a sheet holds at most {MOST}: name fewer")
     crop = build.evaluation_crop(loaded.cfg)
     images: list[Tensor] = []
+    say = Notes()
     for file in files:
         try:
-            images.append(crop(check_values(decode(file, loaded.image.channels))))
+            images.append(crop(check_values(decode(file, loaded.image.channels, say))))
         except BrokenImage as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:

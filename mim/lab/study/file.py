@@ -20,7 +20,7 @@ from typing import Any
 
 from mim import build, config
 from mim.config import Config, schema
-from mim.init_weights import find_known, known_of_config
+from mim.init_weights import facts_of_config, find_facts
 from mim.registry import one_of
 
 KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
@@ -44,8 +44,8 @@ class Recipe:
         sections = schema.sections(config.load_config(self.file).TASK)
         of_task = {key: value for key, value in overrides.items() if key.partition(".")[0] in sections}
         pairs = {**self.pairs, **point, **of_task, "SEED": str(seed)}
-        known = None if start is None else known_of_config(start, "its pretraining")
-        return build.load_config(self.file, pairs, lambda initial: find_known(initial) if initial else known)
+        facts = None if start is None else facts_of_config(start, "its pretraining")
+        return build.load_config(self.file, pairs, lambda initial: find_facts(initial) if initial else facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,8 @@ from mim.lab.comparison.runs.run import Run
 
 Settings = dict[str, Any]
 WITHOUT_EFFECT = (  # keys, and sections with a dot, that change neither what is learned nor how it is evaluated
-    *(
-        "RECIPE",
-        "PLUGINS",
-        "INIT.take",
-        "INIT.keep",
-        "DATA.workers",
-        "DATA.max_broken",
-        "DATA.retry_s",
-        "CHECKPOINT.",
-        "LOG.",
-        "DISTRIBUTED.",
-    ),
+    *("RECIPE", "PLUGINS", "INIT.take", "INIT.keep", "DATA.workers", "DATA.max_broken", "DATA.retry_s", "DATA.index"),
+    *("CHECKPOINT.", "LOG.", "DISTRIBUTED."),
     *("EVALUATE.every_epochs", "EVALUATE.at_start", "EVALUATE.reconstructions", "EVALUATE.confusion"),
 )
 STATISTICS = ("DATA.mean", "DATA.std")

@@ -1,0 +1,33 @@
+"""Building: from a config to its model, its images and its task."""
+
+from mim.build.configs import check, load_config
+from mim.build.data import (
+    build_data,
+    build_sources,
+    check_classes,
+    evaluation_crop,
+    evaluation_data,
+    with_statistics,
+)
+from mim.build.models import Model, build_classifier, build_model, build_without_memory, image_spec, ready
+from mim.build.tasks import build_task, chosen_labels, engine_settings
+
+__all__ = [
+    "Model",
+    "build_classifier",
+    "build_data",
+    "build_model",
+    "build_sources",
+    "build_task",
+    "build_without_memory",
+    "check",
+    "check_classes",
+    "chosen_labels",
+    "engine_settings",
+    "evaluation_crop",
+    "evaluation_data",
+    "image_spec",
+    "load_config",
+    "ready",
+    "with_statistics",
+]

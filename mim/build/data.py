@@ -1,0 +1,83 @@
+"""From a config to its images: sources, labels, and data sets under their transforms."""
+
+from mim.config import Config
+from mim.data.augment import RandomCropFlipColour
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
+from mim.data.sources.base import Source
+from mim.data.sources.classes import class_names, match_classes
+from mim.data.sources.label_check import label_problem
+from mim.data.sources.once import listing_once
+from mim.data.statistics import estimate_statistics
+from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
+
+
+def build_data(cfg: Config) -> tuple[Source, Source]:
+    """The training images and the held-out ones, which may be none; as the task needs them.
+
+    Raises ValueError where the task needs classes and the images have no labels, or labels that are no classes, or
+    held-out images have a class without training images.
+    """
+    train, held_out = build_sources(cfg)
+    if cfg.TASK == "pretrain":
+        return train, held_out
+    for images, which in ((train, "training"), (held_out, "held-out")):
+        if len(images) and images.labels is None:
+            raise ValueError(
+                f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
+                "name a data set of class folders, or a list with a label after each path"
+            )
+    check_classes(train, held_out, f"TASK {cfg.TASK}")
+    if held_out.labels is not None:
+        held_out, _ = match_classes(held_out, class_names(train), "the training images")
+    return train, held_out
+
+
+def build_sources(cfg: Config) -> tuple[Source, Source]:
+    """The training images and the held-out ones, with or without labels."""
+    with listing_once():
+        train, held_out = (cfg.DATA.build(split, cfg.DATA.shared) for split in ("train", "val"))
+    return train, held_out
+
+
+def check_classes(train: Source, held_out: Source, use: str) -> None:
+    """Raises ValueError where the labels of a data set are no classes. use: what needs classes."""
+    problem = label_problem(train, held_out)
+    if problem:
+        raise ValueError(f"{use} needs classes, and {problem}")
+
+
+def with_statistics(cfg: Config, train: Source) -> Config:
+    """The config with DATA.mean and DATA.std as numbers, estimated from the images where it says so."""
+    if cfg.DATA.mean != "estimate":
+        return cfg
+    nodata = cfg.DATA.shared.nodata
+    mean, std = estimate_statistics(train, cfg.SEED, None if nodata == "none" else nodata)
+    return cfg.replace({"DATA.mean": mean, "DATA.std": std})
+
+
+def evaluation_data(cfg: Config, source: Source) -> ImageDataset:
+    """Images under the evaluation transform."""
+    return ImageDataset(source, evaluation_crop(cfg), cfg.SEED)
+
+
+def evaluation_crop(cfg: Config) -> CentreCrop:
+    """The evaluation transform."""
+    return CentreCrop(cfg.AUGMENT, cfg.DATA.image_size, cfg.EVALUATE.crop_pct)
+
+
+def training_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
+    """Images under the training transform. compare: check on a few images that they have one size, if they must."""
+    data, augment = cfg.DATA.shared, cfg.AUGMENT
+    crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
+    if cfg.TASK == "finetune" and not augment.on_device:
+        crop = RandomCropFlipColour(augment, data)
+    images = ImageDataset(source, crop, cfg.SEED, data.repeats)
+    if compare:
+        images.check_sizes()
+    return images
+
+
+def training_preprocess(cfg: Config) -> Preprocess:
+    """The normalisation of images, and their crops where they are cut on the device."""
+    return Preprocess(cfg.DATA.mean, cfg.DATA.std, cfg.AUGMENT, cfg.DATA.image_size)

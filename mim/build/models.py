@@ -1,0 +1,111 @@
+"""From a config to its model, with or without weights.
+
+Shapes are checked here: parts that do not fit each other raise ValueError.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mim.config import Config
+from mim.cost.model_summary import ModelSummary, summarise_model
+from mim.data.preprocess import Preprocess
+from mim.engine import checkpoint
+from mim.model import MaskedImageModel
+from mim.ops.attention import choose_attention
+from mim.ops.seeding import derive_seed
+from mim.readouts.classifier import Classifier, finetune_classifier, probe_classifier
+from mim.structures import ImageSpec
+
+Model = MaskedImageModel | Classifier
+
+
+def image_spec(cfg: Config) -> ImageSpec:
+    """The images that a config's encoder is built for."""
+    return ImageSpec(cfg.DATA.channels, *cfg.DATA.image_size)
+
+
+def build_model(cfg: Config) -> MaskedImageModel:
+    """Masker, encoder, head, target and loss of a pretraining config, with weights drawn from its SEED.
+
+    Raises ValueError where two parts do not fit each other, naming the way out.
+    """
+    if cfg.TASK != "pretrain":
+        raise ValueError(f"TASK is {cfg.TASK}: it has a classifier, see build_classifier")
+    image = image_spec(cfg)
+    with _seeded(cfg):
+        masker = cfg.MASKER.build(image)
+        encoder = cfg.ENCODER.build(image)
+        target = cfg.TARGET.build(image, encoder.spec)
+        head = cfg.HEAD.build(encoder.spec, target.spec)
+        return MaskedImageModel(masker, encoder, head, target, cfg.LOSS.build())
+
+
+def build_classifier(cfg: Config, classes: int) -> Classifier:
+    """Encoder and classifier of a config of fine-tuning or of a linear probe, with weights drawn from its SEED.
+
+    Raises ValueError where the two do not fit each other, naming the way out.
+    """
+    head = cfg.CLASSIFIER
+    with _seeded(cfg):
+        encoder = cfg.ENCODER.build(image_spec(cfg))
+        if cfg.TASK == "linear_probe":
+            return probe_classifier(encoder, classes, head)
+        return finetune_classifier(encoder, classes, head, cfg.FREEZE)
+
+
+def ready(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path, cfg: Config, device: torch.device
+) -> Preprocess:
+    """Loads all weights of a model, or of a part of it, and returns the preprocessing; both are then on the device.
+
+    source: the file of the state dict, for messages. The module is put into eval mode.
+
+    Raises ValueError where the state dict is of another model.
+    """
+    checkpoint.load_strict(module, state, source)
+    module.to(device).eval()
+    choose_attention(module, device)
+    data = cfg.DATA.shared
+    return Preprocess(data.mean, data.std).to(device)
+
+
+def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
+    """The model on the meta device: shapes and checks, no weights. None where a part of a plugin cannot do that.
+
+    Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
+    """
+    try:
+        with torch.device("meta"):
+            return build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, classes)
+    except (RuntimeError, TypeError, OverflowError) as error:  # TypeError: numpy() of a meta tensor
+        if "overflow" in str(error).lower() or isinstance(error, OverflowError):
+            raise ValueError(
+                f"a weight of this model would be too large: lower its widths, patches or depths "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        if "meta" in str(error).lower():
+            return None
+        raise
+
+
+def model_summary(shape: Model | None, model: Model, image: ImageSpec) -> ModelSummary:
+    """The summary of the model without weights, or of the other where a part of a plugin needs values."""
+    if shape is not None:
+        try:
+            return summarise_model(shape, image)
+        except (RuntimeError, TypeError) as error:  # as in build_without_memory
+            if "meta" not in str(error).lower():
+                raise
+    return summarise_model(model, image)
+
+
+@contextmanager
+def _seeded(cfg: Config) -> Iterator[None]:
+    """Inside, weights are drawn from SEED."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(cfg.SEED, "weights"))
+        yield

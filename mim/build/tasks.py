@@ -1,0 +1,110 @@
+"""From a config to what the engine trains: its task and its settings."""
+
+import logging
+from dataclasses import replace
+
+from mim.build.data import evaluation_data, training_data, training_preprocess
+from mim.build.models import build_classifier, build_model, build_without_memory, image_spec, model_summary
+from mim.config import Config
+from mim.data.augment import BatchAugment
+from mim.data.loading.readable import check_readable
+from mim.data.sources.base import Source
+from mim.data.sources.classes import class_names
+from mim.data.sources.label_check import label_problem
+from mim.data.sources.subset import Subset, few_labels
+from mim.engine.plan import EngineSettings
+from mim.evaluation.reading import Reader
+from mim.model import MaskedImageModel
+from mim.tasks.classify import Classify
+from mim.tasks.finetune import Finetune
+from mim.tasks.linear_probe import LinearProbe
+from mim.tasks.pretrain import Pretrain
+
+LOG = logging.getLogger("mim")
+
+
+def build_task(cfg: Config, train: Source, held_out: Source, weights: bool = True) -> Pretrain | Classify:
+    """The task of a config. weights: false puts the model on the meta device, if all parts of plugins can do that.
+
+    Raises ValueError where no image can be read; with weights only.
+    """
+    if weights:
+        check_readable(train, "training")
+        check_readable(held_out, "held-out")
+    return (_pretrain if cfg.TASK == "pretrain" else _classify)(cfg, train, held_out, weights)
+
+
+def chosen_labels(task: Pretrain | Classify) -> str | None:
+    """The labelled images of a run that trains on some of them, as a list file; None where it trains on all."""
+    source = task.train_data.source
+    return source.listing() if isinstance(source, Subset) else None
+
+
+def engine_settings(cfg: Config) -> EngineSettings:
+    """All that the engine needs of a config."""
+    data, evaluate = cfg.DATA.shared, cfg.EVALUATE
+    return EngineSettings(
+        seed=cfg.SEED,
+        batch_size=data.batch_size,
+        repeats=data.repeats,
+        workers=data.workers,
+        max_broken=data.max_broken,
+        evaluate_every_epochs=evaluate.every_epochs,
+        evaluate_at_start=evaluate.at_start,
+        train=cfg.TRAIN,
+        optimizer=cfg.OPTIMIZER.build(),
+        schedule=cfg.SCHEDULE.build,
+        checkpoint=cfg.CHECKPOINT,
+        log=cfg.LOG,
+        distributed=cfg.DISTRIBUTED,
+    )
+
+
+def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pretrain:
+    data, settings = cfg.DATA.shared, cfg.EVALUATE
+    problem = label_problem(train, held_out) if settings.knn else ""
+    if problem:
+        LOG.warning("no kNN accuracy: %s; or turn it off with EVALUATE.knn 0", problem)
+        settings = replace(settings, knn=0)
+    shape = build_without_memory(cfg)
+    model = build_model(cfg) if weights or shape is None else shape
+    assert isinstance(model, MaskedImageModel)
+    return Pretrain(
+        model=model,
+        preprocess=training_preprocess(cfg),
+        train_data=training_data(cfg, train, compare=weights),
+        bank=evaluation_data(cfg, train),
+        held_out=evaluation_data(cfg, held_out),
+        settings=settings,
+        seed=cfg.SEED,
+        model_summary=model_summary(shape, model, image_spec(cfg)),
+        reader=Reader(data.batch_size, data.workers),
+    )
+
+
+def _classify(cfg: Config, train: Source, held_out: Source, weights: bool) -> Classify:
+    data, classes = cfg.DATA.shared, class_names(train)
+    labelled = few_labels(train, cfg.LABELS)
+    shape = build_without_memory(cfg, len(classes))
+    model = build_classifier(cfg, len(classes)) if weights or shape is None else shape
+    few = "" if labelled is train else f" of {len(train):,}"
+    shared = {
+        "model": model,
+        "preprocess": training_preprocess(cfg),
+        "held_out": evaluation_data(cfg, held_out),
+        "classes": classes,
+        "settings": cfg.EVALUATE,
+        "labels": f"{len(labelled):,}{few} labelled",
+        "model_summary": model_summary(shape, model, image_spec(cfg)),
+        "reader": Reader(data.batch_size, data.workers),
+    }
+    crops = training_data(cfg, labelled, compare=weights)
+    if cfg.TASK == "linear_probe":
+        return LinearProbe(train_data=crops, rates=cfg.CLASSIFIER.rates, **shared)
+    mixing = batch_augment(cfg, len(classes))
+    return Finetune(train_data=crops, augment=mixing, smoothing=cfg.AUGMENT.smoothing, **shared)
+
+
+def batch_augment(cfg: Config, classes: int) -> BatchAugment:
+    """The erasing and mixing of a fine-tuning."""
+    return BatchAugment(cfg.AUGMENT, classes, cfg.DATA.batch_size)

@@ -1,0 +1,54 @@
+"""Saver: when the state of a run is written, and where."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from mim.engine import checkpoint
+from mim.engine.distributed.world import World
+from mim.engine.run_folder import RunFolder
+from mim.engine.settings import CheckpointSettings
+from mim.engine.trackers.metrics import Stopwatch
+
+
+class Saver:
+    """Writes the checkpoints of a run. Every rank calls it; the main rank writes.
+
+    Args:
+        gather: returns the state of the run on the main rank, and nothing on the others, which take part in it.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: CheckpointSettings,
+        world: World,
+        stopwatch: Stopwatch,
+        gather: Callable[[], dict],
+    ):
+        self.folder, self.settings, self.world, self.stopwatch = folder, settings, world, stopwatch
+        self.gather = gather
+        self.step = 0  # of the newest checkpoint of this process
+        self._time = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """By the clock of the main rank. The others get it with the sum of the losses."""
+        minutes = self.settings.every_minutes
+        return self.world.main and bool(minutes) and time.perf_counter() - self._time >= 60 * minutes
+
+    def save(self, step: int) -> None:
+        """A checkpoint to resume from. The other ranks wait for the main one at the next step."""
+        self.world.set_phase(f"saving after step {step}")
+        self.step, self._time = step, time.perf_counter()
+        self._write(partial(checkpoint.save, self.folder.checkpoints, step, keep=self.settings.keep))
+
+    def write(self, path: Path) -> None:
+        """A checkpoint from which no run is resumed."""
+        self._write(partial(checkpoint.write, path))
+
+    def _write(self, write: Callable[[dict], object]) -> None:
+        with self.stopwatch.time("save"):
+            content = self.gather()
+            if content:
+                write(content)

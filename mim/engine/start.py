@@ -1,0 +1,30 @@
+"""What a run says before its first step."""
+
+import torch
+
+from mim.engine.optim import without_effect
+from mim.engine.plan import EngineSettings, Plan
+from mim.engine.precision import describe_precision
+from mim.engine.protocol import Task
+
+
+def describe_start(
+    task: Task, plan: Plan, settings: EngineSettings, device: torch.device, stored: torch.dtype | None
+) -> dict[str, str]:
+    """What a run is about to do, a line each.
+
+    Args:
+        settings: with a TRAIN.precision that is not `auto`.
+        stored: number type of the stored images; None where it is unknown.
+    """
+    return {
+        **task.describe(),
+        "stored images": str(stored).removeprefix("torch.") if stored else "unknown: the first cannot be read",
+        **plan.describe(settings),
+        "precision": describe_precision(settings.train.precision, device),
+    }
+
+
+def start_warnings(task: Task, plan: Plan, settings: EngineSettings) -> list[str]:
+    """Settings of a run that have no effect, or not the one that they seem to have, a sentence each."""
+    return [*plan.schedule(settings).warnings(), *without_effect(task.model, settings.optimizer, task.lr_scales)]
