@@ -105,7 +105,7 @@ def test_load_encoder_trains_when_it_is_told_to(tmp_path: Path) -> None:
 def test_load_encoder_leaves_the_random_state_of_its_caller_alone(tmp_path: Path) -> None:
     """What it draws for a moment and then overwrites must not show."""
     path = sample("mae").write(tmp_path / "run.pt")
-    before = torch.get_rng_state()
+    before = torch.manual_seed(5).get_state()  # of a seed that nothing here draws from
     load_encoder(path)
     assert torch.equal(torch.get_rng_state(), before)
 
