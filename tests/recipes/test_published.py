@@ -25,6 +25,8 @@ from torch import nn
 from torchvision import transforms
 
 from mim import build, load_config
+from mim.build import tasks
+from mim.cost.model_summary import ModelSummary
 from mim.data.sources.base import Source
 from mim.engine.optim import parameter_groups
 from mim.engine.plan import EngineSettings, Plan
@@ -80,8 +82,8 @@ def recipe(path: str):
 def task(path: str):
     """The task of a recipe without its weights; its operations are not counted, for which it would be built again."""
     source = Photographs(recipe(path).DATA.shared)
-    uncounted = mock.patch.object(build, "summarise_model", return_value=build.ModelSummary((), None))
-    with torch.device("meta"), uncounted, mock.patch.object(build, "build_without_memory", return_value=None):
+    uncounted = mock.patch.object(tasks, "model_summary", return_value=ModelSummary((), None))
+    with torch.device("meta"), uncounted, mock.patch.object(tasks, "build_without_memory", return_value=None):
         return build.build_task(recipe(path), source, source)
 
 
