@@ -5,7 +5,10 @@ Shapes: C channels, H W pixels.
 
 import os
 import stat
+import tempfile
 import warnings
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from mim.registry import Component
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
+# what numpy and zipfile raise for a damaged npz file; the last for a compression that zipfile does not know
+DAMAGED_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 PROBED = 8  # paths that are looked for after one could not be read
 
 
@@ -105,8 +110,14 @@ def quiet_decoders() -> None:
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder of this user for indices of a kind."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mim-toolkit" / kind
+    """The folder of this user for indices of a kind. It lies in the temporary folder for a user without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if not cache:
+        try:
+            cache = str(Path.home() / ".cache")
+        except RuntimeError:  # a number without a name, as in containers
+            cache = os.path.join(tempfile.gettempdir(), f"cache-{os.getuid()}")
+    return Path(cache) / "mim-toolkit" / kind
 
 
 def unreachable(path: Path) -> str:

@@ -8,7 +8,6 @@ import json
 import logging
 import posixpath
 import tarfile
-import zipfile
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
-from mim.data.sources.base import cache_folder
+from mim.data.sources.base import DAMAGED_INDEX, cache_folder
 from mim.io.files import write_atomically
 
 LOG = logging.getLogger("mim")
@@ -82,7 +81,7 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return ShardIndex(**{field.name: arrays[field.name] for field in fields(ShardIndex)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGED_INDEX:
         pass  # not there, or damaged
     LOG.info("indexing %s", shard)
     index = _read_shard(shard, labels, json_key)

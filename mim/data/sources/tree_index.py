@@ -1,15 +1,16 @@
 """The index of a folder: a file that keeps its FolderTree from one run to the next.
 
 It lies beside the folder, as `.NAME.mim-index.npz`, or, where nothing can be written there, in the cache folder
-($XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit). It only saves time: whether each folder is as it was is checked
+($XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit). Of two, the newer is read. It only saves time: whether each folder is as it was is checked
 when it is walked (mim/data/sources/tree.py), and a file that is damaged is not used. Several processes may read and
 write it at once. Shapes: F folders, N images.
 """
 
+import errno
 import hashlib
 import logging
-import zipfile
-import zlib
+import os
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import encoded, printable_name
-from mim.data.sources.base import cache_folder
+from mim.data.sources.base import DAMAGED_INDEX, cache_folder
 from mim.data.sources.names import Names
 from mim.data.sources.tree import UNKNOWN, FolderTree
 from mim.io.files import write_atomically
@@ -27,6 +28,8 @@ LOG = logging.getLogger("mim")
 
 LEAST = 10_000  # images from which a folder gets an index: fewer are listed in a moment
 VERSION = f"mim-index 1 {' '.join(sorted(EXTENSIONS))}"  # of the file, and of what is listed
+# errors of a place without an index, or with one of another user's
+ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 SLASH, DOT = b"/."
 DTYPES = {"stamp_FS": np.int64, "subfolder_end_F": np.int64, "image_end_F": np.int64, "hash_N": np.uint32}
 
@@ -39,12 +42,14 @@ def index_files(root: Path) -> list[Path]:
 
 def read_index(root: Path) -> FolderTree | None:
     """The tree that a folder had; None where there is no index. Warns of one that is damaged."""
-    for file in index_files(root):
+    for file in sorted(index_files(root), key=_written, reverse=True):
         try:
             return _read(file)
-        except (FileNotFoundError, PermissionError, NotADirectoryError, _OtherVersion):
+        except _OtherVersion:
             continue
-        except _DAMAGE as error:
+        except DAMAGED_INDEX as error:
+            if isinstance(error, OSError) and error.errno in ABSENT:
+                continue
             reason = printable_name(str(error))
             LOG.warning("the index %s is damaged (%s): the folder is listed anew", printable_name(file), reason)
     return None
@@ -78,12 +83,15 @@ class _OtherVersion(Exception):
     """The file is of another version of this toolkit."""
 
 
-# what numpy and zipfile raise for a damaged npz file; the last for a compression that zipfile does not know
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+def _written(file: Path) -> int:
+    """The time at which it was written; 0 where it is not there."""
+    with suppress(OSError):
+        return os.stat(file).st_mtime_ns
+    return 0
 
 
 def _read(file: Path) -> FolderTree:
-    """Raises one of _DAMAGE where it is damaged; the parts of an npz file have checksums."""
+    """Raises one of DAMAGED_INDEX where it is damaged; the parts of an npz file have checksums."""
     with np.load(file, allow_pickle=False) as arrays:
         if arrays["version"].tobytes() != VERSION.encode():
             raise _OtherVersion

@@ -137,6 +137,10 @@ def test_webdataset_cache_that_is_damaged_or_cannot_be_written_costs_only_time(
     files[0].write_bytes(b"half")
     files[1].write_bytes(files[1].read_bytes()[:-30])
     assert shows(source(pattern), 9, 9)
+    content = bytearray(files[2].read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 10] = 99  # a compression that nobody knows
+    files[2].write_bytes(content)
+    assert shows(source(pattern), 9, 9)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with logged() as lines:
