@@ -1,9 +1,9 @@
 """The index of a folder: a file that keeps its FolderTree from one run to the next.
 
 It lies beside the folder, as `.NAME.mim-index.npz`, or, where nothing can be written there, in the cache folder
-($XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit). Of two, the newer is read. It only saves time: whether each folder is as it was is checked
-when it is walked (mim/data/sources/tree.py), and a file that is damaged is not used. Several processes may read and
-write it at once. Shapes: F folders, N images.
+($XDG_CACHE_HOME/mim-toolkit or ~/.cache/mim-toolkit). Of two, the newer is read. It only saves time: whether each
+folder is as it was is checked when it is walked (mim/data/sources/tree.py), and a file that is damaged is not used.
+Several processes may read and write it at once. Shapes: F folders, N images.
 """
 
 import errno
