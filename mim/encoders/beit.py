@@ -27,7 +27,7 @@ FIRST_BLOCK = "backbone.blocks.0."
 class Beit(Plain, name="beit"):
     """timm's Beit, which replaces hidden patches. It has no absolute positions.
 
-    Source: SimMIM, models/simmim.py and models/vision_transformer.py (LayerNorm eps 1e-6; all weights truncated normal
+    Source: SimMIM, models/simmim.py and models/vision_transformer.py (all weights truncated normal
     with std .02, in pretraining cut at one std; in block i, from 1, the last layer of each branch over sqrt(2 i)).
 
     Args:

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
-from mim.io.checks import at_least
+from mim.io.checks import above_zero, at_least
 from mim.io.weights import depth_of
 from mim.structures import ImageSpec
 
@@ -23,13 +23,16 @@ class Plain(Encoder):
     Args:
         backbone: builds the transformer from the arguments of timm's VisionTransformer.
         num_prefix: class token and registers ahead of the patch tokens.
+        wide_heads: whether the heads have a width of their own, so that they need not divide the width.
         patch: side of a patch in pixels.
         width: channels of a token.
         depth: number of transformer blocks.
-        heads: attention heads of a block; they must divide the width.
+        heads: attention heads of a block; they must divide the width, unless they have a width of their own.
         mlp_ratio: hidden channels of a block's MLP, as a multiple of the width.
         norm: whether a LayerNorm follows the last block. Fine-tuning on the mean of the tokens needs false: its
             classifier has a norm of its own behind the mean.
+        norm_eps: eps of every LayerNorm, above 0. MAE and SimMIM: 1e-6; vit-pytorch and IcarusWizard/MAE have
+            PyTorch's default, 1e-5.
         drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
     """
 
@@ -42,6 +45,7 @@ class Plain(Encoder):
         image: ImageSpec,
         backbone: Callable[..., VisionTransformer | Beit],
         num_prefix: int,
+        wide_heads: bool = False,
         *,
         hidden: Hidden = "replace",
         patch: int = 16,
@@ -50,14 +54,17 @@ class Plain(Encoder):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         norm: bool = True,
+        norm_eps: float = 1e-6,
         drop_path: float = 0.0,
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
         shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
         super().__init__(image, hidden, width=width, patch=patch, num_prefix=num_prefix)
-        if width % heads:
+        above_zero("ENCODER", norm_eps=norm_eps)
+        if width % heads and not wide_heads:
             raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
-        self.backbone = backbone(**shared, depth=depth, num_heads=heads, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        self.norm_layer = partial(nn.LayerNorm, eps=norm_eps)
+        self.backbone = backbone(**shared, depth=depth, num_heads=heads, norm_layer=self.norm_layer)
         if not norm:
             self.backbone.norm = nn.Identity()
 

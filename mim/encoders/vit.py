@@ -15,25 +15,40 @@ from torch import Tensor, nn
 
 from mim.encoders.base import Hidden, InferredConfig, square_side
 from mim.encoders.plain import Plain
+from mim.io.checks import above_zero, at_least
+from mim.ops.attention import attention_layer
+from mim.ops.initial import LinearInit, initialise_linear
 from mim.ops.positions import resize_positions, sincos_table
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
+
+FIRST_ATTENTION = "backbone.blocks.0.attn"
 
 
 class ViT(Plain, name="vit"):
     """timm's VisionTransformer, which leaves hidden patches out or replaces them.
 
-    Source: MAE, models_mae.py (LayerNorm eps 1e-6; linear layers xavier-uniform with zero bias, the patch projection
-    xavier-uniform as a matrix, class and mask token normal with std .02).
+    Source: MAE, models_mae.py; with other values of the last keys vit-pytorch, vit.py and mae.py, and
+    IcarusWizard/MAE, model.py.
 
     Args:
         positions: `sincos` (fixed, added before hidden patches are dropped) or `learned`.
         class_token: whether a class token stands ahead of the patch tokens.
+        class_position: whether the class token has a position too. IcarusWizard/MAE: false.
+        qkv_bias: whether queries, keys and values have a bias. vit-pytorch and IcarusWizard/MAE: false.
+        head_width: channels of an attention head; 0: width / heads. vit-pytorch: 64.
+        patch_norm: whether a LayerNorm stands before the projection of a patch, over its pixels, and another one behind
+            it. vit-pytorch: true.
+        linear_init: how weights begin: `xavier` (MAE: linear layers xavier-uniform with zero bias, the patch
+            projection xavier-uniform as a matrix), or `pytorch` (each layer as PyTorch makes it).
+        init_std: standard deviation with which class token, mask token and learned positions begin, above 0.
+            MAE: 0.02; vit-pytorch: 1.
     """
 
     can_drop = True
-    free_keys: ClassVar[tuple[str, ...]] = (*Plain.free_keys, "positions")
+    free_keys: ClassVar[tuple[str, ...]] = (*Plain.free_keys, "positions", "linear_init", "init_std")
     backbone: VisionTransformer
+    pixel_norm: nn.Module | None
 
     def __init__(
         self,
@@ -42,11 +57,31 @@ class ViT(Plain, name="vit"):
         hidden: Hidden = "drop",
         positions: Literal["sincos", "learned"] = "sincos",
         class_token: bool = True,
+        class_position: bool = True,
+        qkv_bias: bool = True,
+        head_width: int = 0,
+        patch_norm: bool = False,
+        linear_init: LinearInit = "xavier",
+        init_std: float = 0.02,
         **shared: Any,
     ):
-        backbone = partial(VisionTransformer, class_token=class_token, weight_init="skip")
-        super().__init__(image, backbone, int(class_token), hidden=hidden, **shared)
-        self._initialise(positions)
+        at_least("ENCODER", 0, head_width=head_width)
+        above_zero("ENCODER", init_std=init_std)
+        backbone = partial(
+            VisionTransformer,
+            class_token=class_token,
+            no_embed_class=not class_position,
+            qkv_bias=qkv_bias,
+            attn_layer=attention_layer(head_width),
+            weight_init="skip",
+        )
+        super().__init__(image, backbone, int(class_token), head_width > 0, hidden=hidden, **shared)
+        self.num_placed = int(class_token and class_position)  # prefix tokens with a position
+        self.pixel_norm = None
+        if patch_norm:
+            self.pixel_norm = self.norm_layer(image.channels * self.spec.patch**2)
+            self.backbone.patch_embed.norm = self.norm_layer(self.spec.width)
+        self._initialise(positions, linear_init, init_std)
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
@@ -54,38 +89,56 @@ class ViT(Plain, name="vit"):
         config = super().infer_config(state)
         width, patch = config.keys["width"], config.keys["patch"]
         table_1ND, class_token = state["backbone.pos_embed"], "backbone.cls_token" in state
-        side = square_side(table_1ND.shape[1] - class_token)
+        rows = table_1ND.shape[1]
+        class_position = not class_token or square_side(rows - 1) > 0 or not square_side(rows)
+        placed = int(class_token and class_position)
+        side = square_side(rows - placed)
         fixed = (
             side
             and width % 4 == 0
             and table_1ND.shape[2] == width
-            and torch.allclose(table_1ND.float(), sincos_table((side, side), width, int(class_token)), atol=1e-5)
+            and torch.allclose(table_1ND.float(), sincos_table((side, side), width, placed), atol=1e-5)
         )
-        keys = {**config.keys, "positions": "sincos" if fixed else "learned", "class_token": class_token}
+        keys = {
+            **config.keys,
+            "positions": "sincos" if fixed else "learned",
+            "class_token": class_token,
+            "class_position": class_position,
+            "qkv_bias": f"{FIRST_ATTENTION}.qkv.bias" in state,
+            "patch_norm": "pixel_norm.weight" in state,
+        }
         size = (side * patch, side * patch) if side else None
-        return InferredConfig(keys, config.channels, size, unspecified=("heads",))
+        wide = state[f"{FIRST_ATTENTION}.proj.weight"].shape[1] != width
+        return InferredConfig(keys, config.channels, size, unspecified=("heads", *(["head_width"] if wide else [])))
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        stem, *blocks = super().layer_parameters()
+        return [[*stem, *([] if self.pixel_norm is None else self.pixel_norm.parameters())], *blocks]
 
     def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         if name != "backbone.pos_embed" or weight.ndim != 3 or weight.shape[2] != self.spec.width:
             return weight
-        return resize_positions(weight, self.spec.grid, image_size, self.spec.num_prefix)
+        return resize_positions(weight, self.spec.grid, image_size, self.num_placed)
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
         backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix
         assert positions_1ND is not None
-        patch_positions_1ND, kept_BN, draw_B = positions_1ND[:, prefix:], None, None
+        patch_positions_1ND, kept_BN, draw_B = positions_1ND[:, self.num_placed :], None, None
         if mask is not None and self.hidden == "drop":
             kept_BN, draw_B = mask.kept_indices(*self.spec.grid), mask.draw_B
-            tokens_BND = self._embed_kept(img_BCHW, kept_BN)
+            patches_BNP = self._patches(img_BCHW)
+            tokens_BND = self._embed(patches_BNP.gather(1, _row_indices(kept_BN, patches_BNP.shape[2])))
             rows_BND = patch_positions_1ND.expand(kept_BN.shape[0], -1, -1)
             patch_positions_1ND = rows_BND.gather(1, _row_indices(kept_BN, self.spec.width))
+        elif self.pixel_norm is not None:
+            tokens_BND = self._embed(self._patches(img_BCHW))
         else:
             tokens_BND = backbone.patch_embed(img_BCHW)
         if self.hidden != "drop":
             tokens_BND = self.replace_hidden(tokens_BND, mask)
         tokens_BND = tokens_BND + patch_positions_1ND
         if backbone.cls_token is not None:
-            class_1KD = backbone.cls_token + positions_1ND[:, :prefix]
+            class_1KD = backbone.cls_token + positions_1ND[:, :prefix] if self.num_placed else backbone.cls_token
             tokens_BND = torch.cat([class_1KD.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         for block in backbone.blocks:
             tokens_BND = block(tokens_BND)
@@ -93,30 +146,32 @@ class ViT(Plain, name="vit"):
         prefix_BKD = tokens_BND[:, :prefix] if prefix else None
         return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B)
 
-    def _embed_kept(self, img_BCHW: Tensor, kept_BN: Tensor) -> Tensor:
-        """The embedding of the kept patches only, so that the others cost nothing."""
-        embed, patch = self.backbone.patch_embed, self.spec.patch
-        patches_BNP = rearrange(img_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
-        kept_BNP = patches_BNP.gather(1, _row_indices(kept_BN, patches_BNP.shape[2]))
-        matrix_DP = rearrange(embed.proj.weight, "d c p q -> d (c p q)")
-        return embed.norm(F.linear(kept_BNP, matrix_DP, embed.proj.bias))
+    def _patches(self, img_BCHW: Tensor) -> Tensor:
+        """The pixels of each patch, (B, N, P)."""
+        return rearrange(img_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=self.spec.patch, q=self.spec.patch)
 
-    def _initialise(self, positions: str) -> None:
+    def _embed(self, patches_BNP: Tensor) -> Tensor:
+        """The embedding of these patches only, so that others cost nothing."""
+        embed = self.backbone.patch_embed
+        if self.pixel_norm is not None:
+            patches_BNP = self.pixel_norm(patches_BNP)
+        matrix_DP = rearrange(embed.proj.weight, "d c p q -> d (c p q)")
+        return embed.norm(F.linear(patches_BNP, matrix_DP, embed.proj.bias))
+
+    def _initialise(self, positions: str, linear_init: LinearInit, std: float) -> None:
         backbone = self.backbone
-        for module in backbone.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            projection = backbone.patch_embed.proj.weight
-            matrix = torch.empty_like(rearrange(projection, "d c p q -> d (c p q)"))
-            projection.copy_(nn.init.xavier_uniform_(matrix).view_as(projection))
+        initialise_linear(backbone, linear_init)
+        if linear_init == "xavier":
+            with torch.no_grad():
+                projection = backbone.patch_embed.proj.weight
+                matrix = torch.empty_like(rearrange(projection, "d c p q -> d (c p q)"))
+                projection.copy_(nn.init.xavier_uniform_(matrix).view_as(projection))
         for token in (backbone.cls_token, self.mask_token):
             if token is not None:
-                nn.init.normal_(token, std=0.02)
-        table = sincos_table(self.spec.grid, self.spec.width, self.spec.num_prefix)
+                nn.init.normal_(token, std=std)
+        table = sincos_table(self.spec.grid, self.spec.width, self.num_placed)
         if positions == "learned":
-            table = trunc_normal_(table, 0.02)
+            table = trunc_normal_(table, std, 100 * std)
         backbone.pos_embed = nn.Parameter(table, requires_grad=positions == "learned")
 
 

@@ -156,6 +156,33 @@ class MultiStep(Schedule, name="multistep"):
         return super().warnings() + [f"SCHEDULE.milestones {epoch:g} lies beyond the end of the run" for epoch in late]
 
 
+class MinCosine(Schedule, name="min_cosine"):
+    """The smaller of a linear warmup and half a cosine that begins with the run; both move once an epoch.
+
+    In epoch 0, 1, ... the warmup is (epoch + 1) / warmup_epochs of its rise, so the first epoch is not at warmup_lr,
+    and the rate falls below the peak before the warmup ends. Source: IcarusWizard/MAE, mae_pretrain.py and
+    train_classifier.py.
+
+    Args:
+        min_lr: learning rate at the end of the cosine.
+    """
+
+    def __init__(self, run: ScheduledRun, *, min_lr: float = 0.0, **shared: Any):
+        super().__init__(run, **shared)
+        at_least("SCHEDULE", 0, min_lr=min_lr)
+        self.min_lr = self.scaled(min_lr)
+
+    def _at(self, step: int, peak: float) -> float:
+        epoch = max(step - self.lag, 0) // self.run.steps_per_epoch
+        falling = self.after_warmup(epoch * self.run.steps_per_epoch, peak)
+        if epoch + 1 >= self.warmup_epochs:
+            return min(peak, falling)
+        return min(self.warmup_lr + (peak - self.warmup_lr) * (epoch + 1) / self.warmup_epochs, falling)
+
+    def after_warmup(self, step: int, peak: float) -> float:
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
 class WSD(Schedule, name="wsd"):
     """Warmup, stable, decay: the peak until the last decay_epochs, in which the rate falls to min_lr.
 

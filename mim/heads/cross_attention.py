@@ -12,7 +12,7 @@ from einops import rearrange
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from mim.heads.decoder import NORM, Decoder
+from mim.heads.decoder import Decoder, Norm
 from mim.io.checks import shares
 from mim.ops.patches import unpatchify
 from mim.ops.seeding import scores
@@ -43,10 +43,10 @@ class Attention(nn.Module):
 class CrossBlock(nn.Module):
     """Cross-attention, then an MLP, each with a norm before it and a residual connection. Queries never mix."""
 
-    def __init__(self, width: int, source: int, heads: int, mlp_ratio: float):
+    def __init__(self, width: int, source: int, heads: int, mlp_ratio: float, norm: Norm):
         super().__init__()
-        self.norm1, self.attn = NORM(width), Attention(width, source, heads)
-        self.norm2, self.mlp = NORM(width), Mlp(width, int(width * mlp_ratio))
+        self.norm1, self.attn = norm(width), Attention(width, source, heads)
+        self.norm2, self.mlp = norm(width), Mlp(width, int(width * mlp_ratio))
 
     def forward(self, queries_BMD: Tensor, tokens_BKD: Tensor) -> Tensor:
         queries_BMD = queries_BMD + self.attn(self.norm1(queries_BMD), tokens_BKD)
@@ -74,8 +74,8 @@ class CrossAttention(Decoder, name="cross_attention"):
     def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, share: float = 1.0, **shared: Any):
         shares("HEAD", share=share)
 
-        def block(width: int, heads: int, mlp_ratio: float) -> CrossBlock:
-            return CrossBlock(width, encoder.width, heads, mlp_ratio)
+        def block(width: int, heads: int, mlp_ratio: float, norm: Norm) -> CrossBlock:
+            return CrossBlock(width, encoder.width, heads, mlp_ratio, norm)
 
         super().__init__(encoder, target, block, False, 0, **shared)
         self.share = share

@@ -1,33 +1,44 @@
 """Decoder: what the heads made of transformer blocks share; weights start as in MAE's decoder."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mim.heads.base import Head
-from mim.io.checks import at_least
+from mim.io.checks import above_zero, at_least
+from mim.ops.initial import LinearInit, initialise_linear
 from mim.ops.positions import sincos_table
 from mim.structures import EncoderSpec, TargetSpec
 
-NORM = partial(nn.LayerNorm, eps=1e-6)
+Norm = Callable[[int], nn.LayerNorm]
 
 
 class Decoder(Head):
-    """Transformer blocks with fixed sine-cosine positions, a last norm and a linear map to the target.
+    """Transformer blocks with positions, a last norm and a linear map to the target.
 
-    Source: MAE, models_mae.py, forward_decoder (LayerNorm eps 1e-6, mask token normal with std .02, linear layers
-    xavier-uniform with zero bias).
+    Source: MAE, models_mae.py, forward_decoder.
 
     Args:
-        block: builds one block from (width, heads, mlp_ratio).
+        block: builds one block from (width, heads, mlp_ratio, norm).
         embed: whether a linear layer maps the encoder's tokens to `width` channels.
-        num_prefix: prefix tokens that pass through the blocks; they have zeros as positions.
-        width: channels of a token in the decoder, a multiple of 4.
+        num_prefix: prefix tokens with a position; where it is fixed, it is zero.
+        wide_heads: whether the heads have a width of their own, so that they need not divide the width.
+        width: channels of a token in the decoder; a multiple of 4 where positions are sincos.
         depth: number of transformer blocks.
-        heads: attention heads of a block; they must divide the width.
+        heads: attention heads of a block; they must divide the width, unless they have a width of their own.
         mlp_ratio: hidden channels of a block's MLP, as a multiple of the width.
+        norm: whether a LayerNorm follows the last block. IcarusWizard/MAE: false.
+        norm_eps: eps of every LayerNorm, above 0. MAE: 1e-6; vit-pytorch and IcarusWizard/MAE have PyTorch's default,
+            1e-5.
+        positions: `sincos` (fixed) or `learned` (vit-pytorch, IcarusWizard/MAE).
+        linear_init: how linear layers begin: `xavier` (MAE: xavier-uniform with zero bias), or `pytorch` (as PyTorch
+            makes them).
+        init_std: standard deviation with which mask token and learned positions begin, which are normal, above 0.
+            MAE: 0.02; vit-pytorch: 1.
     """
 
     fills_dropped = True
@@ -38,33 +49,41 @@ class Decoder(Head):
         self,
         encoder: EncoderSpec,
         target: TargetSpec,
-        block: Callable[[int, int, float], nn.Module],
+        block: Callable[[int, int, float, Norm], nn.Module],
         embed: bool,
         num_prefix: int,
+        wide_heads: bool = False,
         *,
         width: int = 512,
         depth: int = 8,
         heads: int = 16,
         mlp_ratio: float = 4.0,
+        norm: bool = True,
+        norm_eps: float = 1e-6,
+        positions: Literal["sincos", "learned"] = "sincos",
+        linear_init: LinearInit = "xavier",
+        init_std: float = 0.02,
     ):
         super().__init__(encoder, target)
         at_least("HEAD", 1, width=width, depth=depth, heads=heads)
         at_least("HEAD", 1 / width, mlp_ratio=mlp_ratio)
-        if width % heads:
+        above_zero("HEAD", norm_eps=norm_eps, init_std=init_std)
+        if width % heads and not wide_heads:
             raise ValueError(f"HEAD.heads {heads} does not divide HEAD.width {width}")
-        if embed:
-            self.embed = nn.Linear(encoder.width, width)
+        self.embed = nn.Linear(encoder.width, width) if embed else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if encoder.drops_hidden else None
-        self.layers = nn.ModuleList(block(width, heads, mlp_ratio) for _ in range(depth))
-        self.norm = NORM(width)
+        layer_norm = partial(nn.LayerNorm, eps=norm_eps)
+        self.layers = nn.ModuleList(block(width, heads, mlp_ratio, layer_norm) for _ in range(depth))
+        self.norm = layer_norm(width) if norm else nn.Identity()
         self.predict = nn.Linear(width, self.entries_per_side**2 * target.channels)
-        self.register_buffer("positions", sincos_table(encoder.grid, width, num_prefix), persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        if self.mask_token is not None:
-            nn.init.normal_(self.mask_token, std=0.02)
+        if positions == "learned":
+            self.positions = nn.Parameter(torch.empty(1, num_prefix + math.prod(encoder.grid), width))
+        else:
+            self.register_buffer("positions", sincos_table(encoder.grid, width, num_prefix), persistent=False)
+        initialise_linear(self, linear_init)
+        for weight in (self.mask_token, self.positions if positions == "learned" else None):
+            if weight is not None:
+                nn.init.normal_(weight, std=init_std)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mim.registry import Component
 from mim.structures import ImageSpec, PatchMask
 
-Rounding = Literal["floor_visible", "ceil_hidden"]
+Rounding = Literal["floor_visible", "ceil_hidden", "floor_hidden"]
 
 
 class Masker(Component, ABC, section="MASKER"):
@@ -55,12 +55,16 @@ def visible_cells(cells: int, ratio: float, rounding: Rounding) -> int:
     """The number of `cells` that stay visible at a masking ratio.
 
     Raises ValueError where the ratio is not between 0 and 1, and where every cell or no cell would be hidden.
-    Source: MAE, models_mae.py, random_masking (floor_visible); SimMIM, data_simmim.py, MaskGenerator (ceil_hidden).
-    The two differ only by floating point: of 100 cells at ratio .9, floor_visible keeps 9 and ceil_hidden 10.
+    Source: MAE, models_mae.py, random_masking (floor_visible); SimMIM, data_simmim.py, MaskGenerator (ceil_hidden);
+    vit-pytorch, mae.py (floor_hidden). The first two differ only by floating point: of 100 cells at ratio .9,
+    floor_visible keeps 9 and ceil_hidden 10. Where cells * ratio is no whole number, floor_hidden hides one cell less.
     """
     if not 0 < ratio < 1:
         raise ValueError(f"MASKER.ratio is {ratio}: it must lie between 0 and 1, both excluded")
-    visible = int(cells * (1 - ratio)) if rounding == "floor_visible" else cells - math.ceil(cells * ratio)
+    if rounding == "floor_visible":
+        visible = int(cells * (1 - ratio))
+    else:
+        visible = cells - (math.ceil(cells * ratio) if rounding == "ceil_hidden" else int(ratio * cells))
     if not 0 < visible < cells:
         raise ValueError(
             f"MASKER.ratio {ratio} of {cells} cells leaves {visible} visible: at least one cell must be visible and "

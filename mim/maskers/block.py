@@ -27,7 +27,8 @@ class Block(Masker, name="block"):
 
     Args:
         ratio: share of hidden cells, between 0 and 1, both excluded.
-        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells; `ceil_hidden` hides ceil(cells * ratio) cells.
+        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells; `ceil_hidden` hides ceil(cells * ratio) cells;
+            `floor_hidden` hides int(ratio * cells) cells.
         min_cells: smallest area of a rectangle in cells, at least 1. BEiT: 16.
         max_aspect: largest height / width, at least 1; the ratio is drawn log-uniformly from 1 / max_aspect to
             max_aspect. BEiT: 1 / 0.3.

@@ -19,7 +19,7 @@ class Random(Masker, name="random"):
     Args:
         ratio: share of hidden cells, between 0 and 1, both excluded. MAE section 3: 0.75; SimMIM section 3.2: 0.6.
         rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells (MAE); `ceil_hidden` hides ceil(cells * ratio)
-            cells (SimMIM).
+            cells (SimMIM); `floor_hidden` hides int(ratio * cells) cells (vit-pytorch).
     """
 
     def __init__(
