@@ -49,7 +49,8 @@ class MaskedImageModel(nn.Module):
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
-        features = self.encoder(img_BCHW, mask)
+        stages = (self.head.stages,) if self.head.stages else ()  # most encoders have no such argument
+        features = self.encoder(img_BCHW, mask, *stages)
         prediction = self.head(features)
         return Output(self.loss(prediction, self.target(img_BCHW), mask), prediction.map_BCHW, mask)
 

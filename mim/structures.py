@@ -51,6 +51,14 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A feature map of an encoder: its channels, and pixels of the image side for one entry."""
+
+    width: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """All that a head or a target knows of an encoder."""
 
@@ -60,6 +68,7 @@ class EncoderSpec:
     grid: tuple[int, int]  # tokens high and wide
     drops_hidden: bool  # whether only visible tokens come out
     num_prefix: int = 0  # class token and registers ahead of the patch tokens
+    stages: tuple[StageSpec, ...] = ()  # the maps that a head can ask for, the finest first; none by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +156,7 @@ class Features:
     kept_BN: Tensor | None = None  # indices of the kept tokens in the grid; None where tokens_BND has all of them
     prefix_BKD: Tensor | None = None  # class token and registers
     draw_B: Tensor | None = None  # that of the mask, for a head that chooses among dropped tokens
+    stages_BDhw: tuple[Tensor, ...] = ()  # the maps that the head asked for, in its order; 0 where hidden and dropped
 
     def pooled(self, pool: Pool) -> Tensor:
         """One vector an image: the `mean` of the patch tokens (B, D), the `class` token (B, D), or `both` (B, 2 D).

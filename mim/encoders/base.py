@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from mim.io.checks import at_least
 from mim.registry import Component, one_of
-from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask
+from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask, StageSpec
 
 Hidden = Literal["drop", "replace", "none"]
+Hiding = Literal["drop", "replace", "sparse", "none"]
 STRIDES = (4, 8, 16, 32)
 
 
@@ -82,8 +83,11 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         width: channels of an output token.
         patch: side of an embedded patch in pixels; the cells of the masker must be a multiple of it.
         stride: pixels of the image side for one output token; `patch` unless the encoder merges patches.
-        embed_width: channels of an embedded patch, where the mask token replaces it; `width` unless the encoder widens.
+        embed_width: channels of an embedded patch, where the mask token replaces it; `width` unless the encoder widens,
+            and 0 for no mask token.
         num_prefix: class token and registers ahead of the patch tokens.
+        stages: the maps that `forward` returns by its argument `stages`, the finest first; none where it has no such
+            argument.
 
     Raises ValueError where the encoder cannot drop, or `patch` or `stride` does not divide the image.
     """
@@ -96,12 +100,13 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     def __init__(
         self,
         image: ImageSpec,
-        hidden: Hidden,
+        hidden: Hiding,
         width: int,
         patch: int,
         stride: int | None = None,
         embed_width: int | None = None,
         num_prefix: int = 0,
+        stages: tuple[StageSpec, ...] = (),
     ):
         super().__init__()
         if hidden == "drop" and not self.can_drop:
@@ -118,12 +123,12 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
             stride=stride,
             patch=patch,
             grid=image.grid(stride, "the encoder's stride", "another encoder"),
-            drops_hidden=hidden == "drop",
+            drops_hidden=hidden in ("drop", "sparse"),
             num_prefix=num_prefix,
+            stages=stages,
         )
-        self.mask_token = None
-        if hidden == "replace":
-            self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_width or width))
+        embed_width = width if embed_width is None else embed_width
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_width)) if hidden == "replace" and embed_width else None
 
     @abstractmethod
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:

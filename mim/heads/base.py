@@ -15,12 +15,16 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
     A subclass with `fills_dropped = True` also predicts the tokens that an encoder dropped. One with
     `hidden_only = True` predicts hidden tokens only, so it needs an encoder that drops them.
 
+    `stages` are the maps of the encoder, by number in EncoderSpec.stages, that come as Features.stages_BDhw; a subclass
+    that reads some sets it.
+
     Raises ValueError where the target's stride does not divide the encoder's, and where the encoder's way of hiding
     does not fit the head.
     """
 
     fills_dropped: ClassVar[bool] = False
     hidden_only: ClassVar[bool] = False
+    stages: tuple[int, ...] = ()
 
     def __init__(self, encoder: EncoderSpec, target: TargetSpec):
         super().__init__()

@@ -27,6 +27,7 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
         "": {"patch": 8, "width": 16, "depth": 2, "heads": 2},
         "swin": SWIN,
         "swin_v2": SWIN,
+        "timm": {"model": "test_vit", "options": ("patch_size=8", "embed_dim=16", "depth=2", "num_heads=2")},
     },
     "HEAD": {
         "": {"width": 16, "depth": 1, "heads": 2},

@@ -1,0 +1,35 @@
+"""Which way of hiding works for a backbone."""
+
+from torch import nn
+
+from mim.encoders.base import Hiding
+from mim.encoders.hiding.base import Way
+from mim.encoders.hiding.drop_tokens import DropTokens
+from mim.encoders.hiding.layout import Layout
+from mim.encoders.hiding.replace import Replace
+
+WAYS: tuple[type[Way], ...] = (DropTokens, Replace)
+
+
+def find_way(backbone: nn.Module, layout: Layout, hiding: Hiding, replace_at: int) -> Way:
+    """The way for a value of ENCODER.hidden, prepared for a backbone.
+
+    Raises ValueError where the architecture cannot do it, with the reason and what it can do.
+    """
+    if replace_at and hiding != "replace":
+        raise ValueError(f"ENCODER.replace_at {replace_at} has a meaning for ENCODER.hidden replace only, not {hiding}")
+    objections = []
+    for way in WAYS:
+        if way.hiding == hiding and not (objection := way.objection(backbone)):
+            return way(backbone, layout, replace_at) if way is Replace else way(backbone, layout)
+        if way.hiding == hiding:
+            objections.append(objection)
+    raise ValueError(
+        f"ENCODER.hidden {hiding} is not possible with {type(backbone).__name__} of timm: {'; '.join(objections)}. Use "
+        f"{' or '.join(possible_ways(backbone))}"
+    )
+
+
+def possible_ways(backbone: nn.Module) -> list[Hiding]:
+    """The values of ENCODER.hidden that hide something and that an architecture can do."""
+    return list(dict.fromkeys(way.hiding for way in WAYS if not way.objection(backbone)))

@@ -1,0 +1,57 @@
+"""Stem: the first layer of a backbone of timm, and whether its patches overlap."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+BESIDE_PROJECTION = (nn.Identity, nn.Flatten, nn.Dropout)
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """The first layer of a backbone.
+
+    Args:
+        module: the outermost module whose output at a place depends on one patch of the image only; None where patches
+            overlap, so that every layer mixes them.
+        patch: side of a patch in pixels; 0 where patches overlap.
+        width: channels of an embedded patch; 0 where patches overlap.
+    """
+
+    module: nn.Module | None
+    patch: int = 0
+    width: int = 0
+
+
+def stem_of(backbone: nn.Module) -> Stem:
+    """The stem of a backbone, which timm's `first_conv` names."""
+    names = backbone.pretrained_cfg.get("first_conv")  # type: ignore[union-attr, operator]
+    if not isinstance(names, str):  # several layers read the image
+        return Stem(None)
+    try:
+        first: Any = backbone.get_submodule(names)
+    except AttributeError:
+        return Stem(None)
+    if isinstance(first, nn.Conv2d):
+        patch, width = first.kernel_size[0], first.out_channels
+        apart = first.kernel_size == first.stride == (patch, patch) and first.dilation == (1, 1)
+        if not apart or first.padding not in ((0, 0), "valid"):
+            return Stem(None)
+    elif isinstance(first, nn.Linear):
+        patch, width = math.isqrt(first.in_features // int(backbone.in_chans)), first.out_features  # type: ignore[arg-type]
+        if patch**2 * int(backbone.in_chans) != first.in_features:  # type: ignore[arg-type]
+            return Stem(None)
+    else:
+        return Stem(None)
+    parent = backbone.get_submodule(names.rpartition(".")[0])
+    beside = [child for child in parent.children() if child is not first]
+    if parent is backbone or not all(isinstance(each, BESIDE_PROJECTION) or _is_norm(each) for each in beside):
+        return Stem(first, patch, width)
+    return Stem(parent, patch, width)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises each place alone."""
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or type(module).__name__ in ("LayerNorm2d", "RmsNorm2d")

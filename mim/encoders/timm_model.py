@@ -1,0 +1,129 @@
+"""Timm: any backbone of timm, by its name, with the ways of hiding that its architecture allows.
+
+Shapes: B batch, C channels, H W pixels, h w entries high and wide, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from mim.encoders.base import Encoder
+from mim.encoders.hiding import find_way
+from mim.encoders.hiding.backbone import BackboneSettings
+from mim.encoders.hiding.base import whole
+from mim.encoders.hiding.layout import measure
+from mim.ops.truncated_normal import trunc_normal_
+from mim.structures import Features, ImageSpec, PatchMask
+
+
+class Timm(Encoder, name="timm"):
+    """A model of timm under timm's parameter names in `backbone`, with masking around it (mim/encoders/hiding/).
+
+    Without a mask it is timm's model: its features are those of timm's forward_features. The classifier is left out;
+    parameters that only the classifier reads, such as its norm, are not trained.
+
+    Args:
+        model: a name of timm.list_models(), with or without the tag of its weights.
+        hidden: what happens to hidden cells: `drop` leaves their tokens out, `replace` puts a learned mask token in
+            their place, `sparse` masks the features of a convolutional net anew after each layer, `none` is the plain
+            backbone. docs/backbones.md says which model can do which.
+        pretrained: whether the weights start as timm's pretrained ones, which timm downloads.
+        options: further arguments of timm.create_model, each as `key=value`, such as `patch_size=8`.
+        drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
+        replace_at: with `replace`, the number of the stage behind which the mask token stands, counted from 1 over
+            the strides of at least 4 pixels; 0 is behind the stem where its patches do not overlap, and behind stage 3
+            where they do, with a learned colour in hidden pixels.
+
+    Raises ValueError where timm has no such model, the model cannot have such images or options, or its architecture
+    cannot hide cells in this way.
+    """
+
+    can_drop = True
+    free_keys: ClassVar[tuple[str, ...]] = (*Encoder.free_keys, "pretrained", "replace_at")
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        model: str = "vit_small_patch16_224",
+        hidden: Literal["drop", "replace", "sparse", "none"] = "replace",
+        pretrained: bool = False,
+        options: tuple[str, ...] = (),
+        drop_path: float = 0.0,
+        replace_at: int = 0,
+    ):
+        settings = BackboneSettings(model, options, drop_path)
+        layout = measure(settings, image)
+        backbone = settings.build(image, pretrained and torch.get_default_device().type != "meta")
+        way = None if hidden == "none" else find_way(backbone, layout, hidden, replace_at)
+        super().__init__(
+            image,
+            hidden,
+            width=layout.width,
+            patch=layout.stride if way is None else way.cell,
+            stride=layout.stride,
+            num_prefix=layout.num_prefix if layout.has_class else 0,
+            embed_width=0 if way is None else way.token_width,
+            stages=layout.stages,
+        )
+        self.layout, self.backbone, self.way = layout, backbone, way
+        if self.mask_token is not None:
+            trunc_normal_(self.mask_token, 0.02)
+        for name, parameter in backbone.named_parameters():
+            if name in layout.unused:
+                parameter.requires_grad_(False)
+
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
+        if mask is None:
+            return whole(self.backbone, self.layout, img_BCHW, stages)
+        if self.way is None:
+            raise ValueError("an encoder with hidden: none cannot hide what a mask hides")
+        return self.way(self.backbone, img_BCHW, mask, self.mask_token, stages)
+
+    def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
+        """The last map of each stride, (B, D, h, w); that of the last stride is the output."""
+        numbers = list({stage.stride: number for number, stage in enumerate(self.layout.stages)}.values())
+        features = whole(self.backbone, self.layout, img_BCHW, numbers)
+        maps = {
+            self.layout.stages[number].stride: map_BDhw
+            for number, map_BDhw in zip(numbers, features.stages_BDhw, strict=True)
+        }
+        return {**maps, self.spec.stride: rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=self.spec.grid[0])}
+
+    def blocks(self) -> list[nn.Module]:
+        """The largest module of each layer of timm's group_matcher, where it is most of the layer; without the stem."""
+        return [module for module in map(self._module_of, self._layers()[1:]) if module is not None]
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        parameters = dict(self.backbone.named_parameters())
+        layers = [[parameters[name] for name in names] for names in self._layers()]
+        stem = [parameter for name, parameter in self.named_parameters() if not name.startswith("backbone.")]
+        return [[*stem, *layers[0]], *layers[1:]]
+
+    def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
+        """The MLP, its norm and its scale, under the names that most of timm's blocks give them."""
+        if not hasattr(block, "norm2") or not hasattr(block, "mlp"):
+            return []
+        parts = [getattr(block, name, None) for name in ("norm2", "mlp", "ls2", "gamma_2")]
+        return [part for part in parts if isinstance(part, (nn.Module, nn.Parameter))]
+
+    def _layers(self) -> list[list[str]]:
+        """The names of the backbone's parameters by layer, stem first, from timm's group_matcher."""
+        backbone: Any = self.backbone
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=False))
+        return [list(groups[number]) for number in sorted(groups)]
+
+    def _module_of(self, names: list[str]) -> nn.Module | None:
+        """The largest module with none but parameters of this layer; None where it has less than half of them."""
+        sizes = {name: parameter.numel() for name, parameter in self.backbone.named_parameters() if name in names}
+        best, largest = None, sum(sizes.values()) / 2
+        for path, module in self.backbone.named_modules():
+            inside = {f"{path}.{name}" for name, _ in module.named_parameters()}
+            size = sum(sizes.get(name, 0) for name in inside)
+            if size > largest and inside <= set(names) and not isinstance(module, nn.ModuleList):
+                best, largest = module, size  # of nested ones of one size the outermost
+        return best
