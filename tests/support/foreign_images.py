@@ -219,6 +219,24 @@ TIFFS = {
         "HUG#<VT;(N<!3%hJEV54zw%SrBX`pFJ8aqkrL*=w;WLh?U3C17m~}$ys`FpuoHKeiU1wDDE||LOKBr!A#oR;B1<j%xmY#YqX_wpq"
         "05t(bmj"
     ),
+    "lab": (
+        "c-r&y)MDUZU|`^5U|?inU<9&QftV4>W&>g-MrH<PAiWKUnSpGOI9LwK2I&@rs(%2)qEK;=9x)_y#G&jcAeLfe1+(`6u{4x@1c+sj"
+        "%-29-8!|F6@BryE3=qHphA>$eF3C(wOUukj)hnoEfCE*p{3$!{ap(q>&pG%^z%;6U$;o#Twn^=4E`C#R&FbHBlUc*JX!@Rq+y<dl"
+        "^N+j~wuo(7e&(aJLu%LhD?gPzawl!S!=@cjI&1$EKI4emMaSQWStqovI{!ru0ODgdkp"
+    ),
+    "lab, planes": (
+        "c-r&y)MDUZU|`^5U|?inU<9&QftV4>W&>g-MrH<PAiWKUnSpGOI9LwK2I&?Ast2jr1H__GaS&e&$sBR0IVXTvijfs8eh!GGq3mlw"
+        "ECbcc1jHIhb{R4<G4KHCdkhf30frwy?gmQh0I?hx!qmfXNoHDFT4qkFUO^>PCqw?dpo6AMB-+1a-SpjKFkiUoW9k);?b@^WYTqQB"
+        "SDnI9{w(UG?HYxC=Awt8M=X|0cm2%06R_WSkyz^&ubsMc1nS=<U3A@|F`c{WW$YP;^~#gjN}og=w_YU&0K;H7n*"
+    ),
+    "predicted, packed bits": (
+        "c-r&y)MDUZU|`^5U|?inU<9&QftV4>W&>g-MrJS@q>35JW^Dk<LD?WI2vz?8h((da#gNPqhqC2?Sc;Jq%-#mX(opt3Al5+AYskpN"
+        "zyqX@0kJJqoQVMf7}0P^W?EWWW=^VJK_vq^_^ZmaQ&sD~DoeSls;U-)>0edGcUu2cS=In~ssK6}6V?"
+    ),
+    "predicted, deflated": (
+        "c-r&y)MDUZU|`^5U|?inU<9&QftV4>W&>g-MrJS@q>34d%?4$Iupm_Z10WVf5*I@<M;yx51Y#*hRxo=T5KBYZ`+!&jNv|Oz69W&B"
+        "J_f|LP;n*(2w+6RC7EeyX_+~xdIgmXsGwpFqa4G-{|u@?uv1k_Rka+*&@u&a-vN25Yk)k}1P8Vr0H2r?^8"
+    ),
     "between smaller copies": (
         "c-r&y)MDUZU|`^9_{YG)zzAf4Faslm%?x59v6&c|!So>zAIOHOXM?htfLIW!{sRz;Ld8LP#E{Gphq9%CSc;Jq%sv6)L)jOASO&>_"
         "4J5W9BNGD;kiG%LJU{^sFoem%a7kubT3TjKs$M}Q0}4>}y2qh=@R>kX{}$h(=?0-ySAHsQzr!|b{}Tp2xW8GE{LO~s?_G?9{r!Lu"

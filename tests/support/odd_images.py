@@ -8,23 +8,24 @@ import numpy as np
 from PIL import Image
 
 
-def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
-    """A PNG of that header, whatever its rows (each with its filter byte) hold."""
+def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b"") -> Path:
+    """A PNG of that header, whatever its rows (each with its filter byte) hold. transparent: the content of tRNS."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    alpha = chunk(b"tRNS", transparent) if transparent else b""
+    chunks = chunk(b"IHDR", header) + alpha + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
     return path
 
 
-def png_of_16_bits(path: Path, colours_HWC: np.ndarray) -> Path:
-    """RGB of 16 bits."""
+def png_of_16_bits(path: Path, colours_HWC: np.ndarray, transparent: tuple[int, ...] = ()) -> Path:
+    """RGB of 16 bits. transparent: a colour."""
     height, width, _ = colours_HWC.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours_HWC)
-    return png(path, width, height, 16, 2, rows)
+    return png(path, width, height, 16, 2, rows, struct.pack(f">{len(transparent)}H", *transparent))
 
 
 def tiff(path: Path, width: int, height: int, bits: tuple[int, ...], content: bytes) -> Path:

@@ -138,6 +138,8 @@ def _array(file: Path | bytes, channels: int, notes: list[str]) -> Tensor:
 def _channels_first(array: np.ndarray, channels: int, notes: list[str]) -> np.ndarray:
     """(C, H, W). Raises BrokenImage where no axis at an end has the channels."""
     shape = array.shape
+    if not array.size:
+        raise BrokenImage(f"an array of shape {shape} is empty")
     if array.ndim == 2 and channels == 1:
         return array[None]
     if array.ndim == 3 and shape[-1] == channels:

@@ -47,12 +47,12 @@ def read_picture(file: BinaryIO, channels: int, notes: list[str], by: int = 1) -
         if by > 1:
             picture.draft(None, (picture.width // by, picture.height // by))
         if picture.format == "PNG" and head[PNG_DEPTH] == 16 and head[PNG_COLOUR] != PNG_GREY:
-            return _png_of_16_bits(file, channels, notes)
+            return _png_of_16_bits(file, channels, notes, picture.has_transparency_data)
         if len(pages) > 1:
             return torch.from_numpy(np.stack([_page_HW(picture, page) for page in pages]))
         if pages[0]:
             picture.seek(pages[0])
-        shift = _surplus_bits(picture, file)
+        shift = _surplus_bits(picture, file, channels)
         picture.load()
         if picture.format in ANIMATED and _frames(picture) > 1:
             notes.append("of several frames the first is read")
@@ -77,13 +77,11 @@ def to_mode(picture: Image.Image, channels: int, notes: list[str] | None = None)
     """
     if channels not in MODES:
         raise BrokenImage(f"a picture has 1, 3 or 4 channels and DATA.channels is {channels}: use .npy arrays")
-    if picture.mode == MODES[channels]:
-        return picture
     if picture.mode == "CMYK" and channels == 4:
         raise BrokenImage("a picture of CMYK, and DATA.channels is 4: DATA.channels 3 reads its colours as RGB")
     if notes is not None:
         notes += _conversions(picture, channels)
-    return picture.convert(MODES[channels])
+    return picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
 
 
 def _conversions(picture: Image.Image, channels: int) -> list[str]:
@@ -144,8 +142,8 @@ def _repeated(grey_HW: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(np.repeat(grey_HW[None], channels, axis=0))
 
 
-def _png_of_16_bits(file: BinaryIO, channels: int, notes: list[str]) -> Tensor:
-    """A PNG of 16 bits with colours or alpha."""
+def _png_of_16_bits(file: BinaryIO, channels: int, notes: list[str], transparent: bool) -> Tensor:
+    """A PNG of 16 bits with colours or alpha. transparent: whether it has alpha, or a transparent colour."""
     decode_png = getattr(torchvision.io, "decode_png", None)  # deprecated since 0.29
     if decode_png is None:
         raise BrokenImage(f"a PNG with colours of 16 bits, which this torchvision does not read: {AS_ARRAYS}")
@@ -163,17 +161,21 @@ def _png_of_16_bits(file: BinaryIO, channels: int, notes: list[str]) -> Tensor:
         )
     if channels == 4:
         return pixels_CHW
-    if has_alpha:
+    if transparent:
         notes.append(NO_ALPHA.format(channels))
     return colours_CHW.repeat(channels, 1, 1) if len(colours_CHW) < channels else colours_CHW.contiguous()
 
 
-def _surplus_bits(picture: Image.Image, file: BinaryIO) -> int:
-    """The bits by which Pillow shifts grey levels up. Raises BrokenImage where it would cut bits off."""
-    if isinstance(picture, PpmImageFile) and picture.mode == "RGB":
-        args = picture.tile[0][3]
-        if isinstance(args, tuple) and args[-1] > 255:
-            raise BrokenImage(f"a PPM of colours up to {args[-1]}: up to 255 are read; {AS_ARRAYS}")
+def _surplus_bits(picture: Image.Image, file: BinaryIO, channels: int) -> int:
+    """The bits by which Pillow shifts grey levels up. Raises BrokenImage where it would lose bits or a band."""
+    args = picture.tile[0][3] if picture.tile else None
+    if isinstance(picture, PpmImageFile) and picture.mode == "RGB" and isinstance(args, tuple) and args[-1] > 255:
+        raise BrokenImage(f"a PPM of colours up to {args[-1]}: up to 255 are read; {AS_ARRAYS}")
+    if picture.format in ("BMP", "DIB") and channels == 4 and isinstance(args, tuple) and "X" in str(args[0]):
+        raise BrokenImage(
+            "a BMP of 32 bits that does not call its fourth byte alpha, and DATA.channels is 4: set it to 3, or save "
+            "it as PNG"
+        )
     if picture.format == "AVIF" and _avif_is_deep(file):
         raise BrokenImage(f"an AVIF of more than 8 bits: 8 are read; {AS_ARRAYS}")
     if picture.format == "JPEG2000":

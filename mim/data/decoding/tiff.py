@@ -17,8 +17,9 @@ from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
 from mim.data.decoding.broken import BrokenImage
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 254, 256, 257, 258, 259, 262, 270
-SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 277, 338, 339
+SAMPLES, PLANAR, PREDICTOR, EXTRA_SAMPLES, SAMPLE_FORMAT = 277, 284, 317, 338, 339
 OLD_JPEG, JPEG = 6, 7  # compressions
+PREDICTED = (5, 8, 32946, 34925, 50000)  # those whose predictor is undone: LZW, Deflate twice, LZMA, Zstandard
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8  # photometric interpretations
 COLOURS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3}  # samples that are colours; 1 in others
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # sample formats
@@ -42,6 +43,8 @@ class Page:
     extra: tuple[int, ...]  # meaning of the samples behind the colours; empty also where the file does not say
     partial: bool  # a smaller copy of another page, or its mask
     swapped: bool  # whether Pillow gives the bytes of each level in the wrong order
+    planar: bool  # whether samples lie one after the other, each as a plane
+    predicted: bool  # whether it has a predictor that Pillow leaves as it is
     description: str
 
     @property
@@ -118,6 +121,8 @@ def _page(tags: ImageFileDirectory_v2, position: int, offset: int) -> Page:
         _tuple(tags.get(EXTRA_SAMPLES, ())),
         bool(tags.get(SUBFILE, 0) & NOT_A_PAGE),
         tags.prefix == b"MM" and bits[0] > 8 and (unsigned_of == 32 or (compressed and unsigned_of != 16)),
+        tags.get(PLANAR, 1) == 2,
+        tags.get(PREDICTOR, 1) > 1 and compression not in PREDICTED,
         str(tags.get(DESCRIPTION, "")),
     )
 
@@ -161,6 +166,10 @@ def _check_samples(page: Page) -> None:
         raise BrokenImage(f"a TIFF of {page.words()}: of signed levels, 16 and 32 bits are read; {AS_ARRAYS}")
     if page.swapped:
         raise BrokenImage(f"a TIFF of {page.words()}, in big-endian order: Pillow reads other numbers; {AS_ARRAYS}")
+    if page.predicted:
+        raise BrokenImage(f"a TIFF of {page.words()}, with a predictor that its compression does not know: {AS_ARRAYS}")
+    if page.planar and page.photometric == LAB:
+        raise BrokenImage(f"a TIFF of {page.words()}, L*a*b* in planes: Pillow reads other colours; {AS_ARRAYS}")
     if page.photometric == WHITE_IS_ZERO and max(bits) > 8:
         raise BrokenImage(f"a TIFF of {page.words()}, in which 0 is white: of those, 8 bits are read; {AS_ARRAYS}")
     if count > colours and page.photometric not in COLOURS and not (count == 2 and page.extra == (ALPHA,)):

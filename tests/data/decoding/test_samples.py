@@ -103,6 +103,8 @@ def test_tiff_bands_beside_the_colours_are_left_out_with_a_word(tmp_path: Path) 
         ("signed of 8 bits", 1, "1 sample a pixel of 8 bits, signed"),
         ("floats, big-endian, compressed", 1, "1 sample a pixel of 32 bits, float, in big-endian order"),
         ("white is zero", 1, "in which 0 is white"),
+        ("lab, planes", 3, "3 samples a pixel of 8 bits, unsigned, L*a*b* in planes"),
+        ("predicted, packed bits", 1, "1 sample a pixel of 8 bits, unsigned, with a predictor"),
         ("cmyk", 4, "4 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3"),
         ("floats", 12, "and DATA.channels is 12: set it to 1 or 3"),
         ("rgb and alpha", 12, "and DATA.channels is 12: set it to 1 or 3 or 4"),
@@ -132,6 +134,12 @@ def test_tiff_of_one_sample_keeps_its_levels(tmp_path: Path, name: str, dtype: s
         assert np.array_equal(image, np.repeat(levels(dtype, *SIZE)[..., None], channels, axis=2))
         assert notes == []
     assert "DATA.channels is 4" in reason(path, 4)
+
+
+def test_tiff_of_lab_and_of_a_predictor_is_read_where_pillow_reads_it(tmp_path: Path) -> None:
+    assert np.array_equal(read(write_foreign(tmp_path, "predicted, deflated"), 1)[0][..., 0], levels("uint8", *SIZE))
+    path = write_foreign(tmp_path, "lab")
+    assert np.array_equal(read(path, 3)[0], np.asarray(Image.open(path).convert("RGB")))
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), [("", "uint16"), (" of 8 bits", "uint8"), (" of floats", "float32")])
@@ -252,6 +260,15 @@ def test_picture_formats_with_more_bits_keep_their_levels(tmp_path: Path) -> Non
     assert np.array_equal(read(tmp_path / "a.pgm", 1)[0][..., 0], colours[..., 0])
 
 
+def test_bmp_of_32_bits_has_colours_and_no_constant_alpha(tmp_path: Path) -> None:
+    values = levels("uint8", *SIZE, 4)
+    Image.fromarray(values).save(tmp_path / "a.bmp")
+    assert np.array_equal(read(tmp_path / "a.bmp", 3)[0], values[..., :3])
+    assert "a BMP of 32 bits that does not call its fourth byte alpha" in reason(tmp_path / "a.bmp", 4)
+    Image.fromarray(values[..., :3]).save(tmp_path / "b.bmp")
+    assert read(tmp_path / "b.bmp", 4)[0][..., 3].tolist() == [[255] * WIDTH] * HEIGHT
+
+
 def test_cmyk_is_no_picture_of_four_channels(tmp_path: Path) -> None:
     photograph().convert("CMYK").save(tmp_path / "a.jpg")
     assert "a picture of CMYK, and DATA.channels is 4: DATA.channels 3 reads its colours" in reason(
@@ -302,7 +319,31 @@ def test_transparent_colour_of_a_palette_or_of_grey_levels_is_alpha(tmp_path: Pa
         assert notes == []
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_transparent_colour_is_said_to_be_left_out_where_no_mode_changes(
+    tmp_path: Path, mode: str, channels: int
+) -> None:
+    picture = photograph().convert(mode)
+    picture.save(tmp_path / "a.png", transparency=picture.getpixel((0, 0)))
+    assert read(tmp_path / "a.png", channels)[1] == [
+        f"its alpha channel is left out by DATA.channels {channels}, and not blended"
+    ]
+
+
+def test_transparent_colour_of_16_bits_is_said_to_be_left_out(tmp_path: Path) -> None:
+    path = png_of_16_bits(tmp_path / "a.png", levels("uint16", *SIZE, 3), transparent=(0, 997, 1994))
+    image, notes = read(path, 3)
+    assert np.array_equal(image, levels("uint16", *SIZE, 3))
+    assert notes == ["its alpha channel is left out by DATA.channels 3, and not blended"]
+
+
 # -------------------------------------------------------------------- arrays
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (3, 0, 5), (0, 5)])
+def test_array_without_a_pixel_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    assert reason(tmp_path / "a.npy", 3 if len(shape) == 3 else 1) == f"an array of shape {shape} is empty"
 
 
 def test_array_of_two_axes_is_grey_and_nothing_else(tmp_path: Path) -> None:
