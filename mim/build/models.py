@@ -16,6 +16,7 @@ from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
+from mim.ops.initial import Undrawn
 from mim.ops.seeding import derive_seed
 from mim.readouts.classifier import Classifier, finetune_classifier, probe_classifier
 from mim.structures import ImageSpec
@@ -79,7 +80,7 @@ def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
     Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             return build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, classes)
     except (RuntimeError, TypeError, OverflowError) as error:  # TypeError: numpy() of a meta tensor
         if "overflow" in str(error).lower() or isinstance(error, OverflowError):

@@ -175,13 +175,14 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
 
         Source: MAE, util/lr_decay.py, get_layer_id_for_vit; SimMIM, optimizer.py, get_vit_layer and get_swin_layer.
         """
-        ids = {id(parameter): number for number, layer in enumerate(self.layer_parameters()) for parameter in layer}
-        return {name: ids.get(id(parameter), self.top_layer) for name, parameter in self.named_parameters()}
+        layers = self.layer_parameters()
+        ids = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer}
+        return {name: ids.get(id(parameter), len(layers)) for name, parameter in self.named_parameters()}
 
     def above_blocks(self) -> list[nn.Parameter]:
         """The parameters after the last block, such as the last norm; partial fine-tuning always trains them."""
-        ids = self.layer_ids()
-        return [parameter for name, parameter in self.named_parameters() if ids[name] == self.top_layer]
+        ids, top = self.layer_ids(), self.top_layer
+        return [parameter for name, parameter in self.named_parameters() if ids[name] == top]
 
     @property
     def top_layer(self) -> int:
@@ -190,7 +191,8 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
 
     def lr_scales(self, decay: float) -> dict[str, float]:
         """Layer decay: the factor on the learning rate of each parameter, by name, is decay ** (top_layer - layer)."""
-        return {name: decay ** (self.top_layer - layer) for name, layer in self.layer_ids().items()}
+        top = self.top_layer
+        return {name: decay ** (top - layer) for name, layer in self.layer_ids().items()}
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         """The MLP of a block with its norm, which partial fine-tuning trains as half a block; empty where unknown."""
