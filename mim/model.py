@@ -10,7 +10,7 @@ from mim.encoders import Encoder
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
-from mim.structures import Output, PatchMask
+from mim.structures import Features, Output, PatchMask
 from mim.targets import Target
 
 
@@ -49,10 +49,13 @@ class MaskedImageModel(nn.Module):
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
-        stages = (self.head.stages,) if self.head.stages else ()  # most encoders have no such argument
-        features = self.encoder(img_BCHW, mask, *stages)
-        prediction = self.head(features)
+        prediction = self.head(self.encode(img_BCHW, mask))
         return Output(self.loss(prediction, self.target(img_BCHW), mask), prediction.map_BCHW, mask)
+
+    def encode(self, img_BCHW: Tensor, mask: PatchMask) -> Features:
+        """The features that the head needs of images under a mask."""
+        stages = (self.head.stages,) if self.head.stages else ()  # not every encoder has such an argument
+        return self.encoder(img_BCHW, mask, *stages)
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of encoder and head: the units of activation checkpointing."""

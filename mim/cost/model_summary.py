@@ -100,7 +100,7 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
     if isinstance(model, MaskedImageModel):
         assert mask is not None
         return [
-            ("encoder", lambda img: model.encoder(img, mask)),
+            ("encoder", lambda img: model.encode(img, mask)),
             ("head", model.head),
             ("rest", lambda prediction: model.loss(prediction, model.target(img_BCHW), mask)),
         ]

@@ -4,7 +4,7 @@ Shapes: B batch, C channels, H W pixels, N tokens, D width, L rows of a bias tab
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -93,15 +93,13 @@ class Beit(Plain, name="beit"):
         resized = resize_bias_table(patches, self.spec.grid, grid)
         return weight if resized is patches else torch.cat([resized, prefix])
 
-    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
         backbone = self.backbone
         tokens_BND = self.replace_hidden(backbone.patch_embed(img_BCHW), mask)
         tokens_BND = torch.cat([backbone.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         shared = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias()
-        for block in backbone.blocks:
-            tokens_BND = block(tokens_BND, shared_rel_pos_bias=shared)
-        tokens_BND = backbone.norm(tokens_BND)
-        return Features(tokens_BND[:, 1:], self.spec.grid, prefix_BKD=tokens_BND[:, :1])
+        tokens_BND, maps = self.run_blocks(tokens_BND, stages, shared_rel_pos_bias=shared)
+        return Features(tokens_BND[:, 1:], self.spec.grid, prefix_BKD=tokens_BND[:, :1], stages_BDhw=maps)
 
     def _initialise(self, cut: float) -> None:
         def draw(weight: Tensor) -> None:

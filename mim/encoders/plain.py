@@ -1,20 +1,22 @@
 """Plain: what ViT and Beit share, timm's transformer blocks of one width, with masking around them.
 
-Shapes: D width.
+Shapes: B batch, N tokens, h w tokens high and wide, D width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from einops import rearrange
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
+from mim.encoders.hiding.base import map_of_kept
 from mim.io.checks import above_zero, at_least
 from mim.io.weights import depth_of
-from mim.structures import ImageSpec
+from mim.structures import ImageSpec, StageSpec
 
 
 class Plain(Encoder):
@@ -59,7 +61,8 @@ class Plain(Encoder):
     ):
         at_least("ENCODER", 1, width=width, depth=depth, heads=heads)
         shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
-        super().__init__(image, hidden, width=width, patch=patch, num_prefix=num_prefix)
+        stages = (StageSpec(width, patch),) * depth
+        super().__init__(image, hidden, width=width, patch=patch, num_prefix=num_prefix, stages=stages)
         above_zero("ENCODER", norm_eps=norm_eps)
         if width % heads and not wide_heads:
             raise ValueError(f"ENCODER.heads {heads} does not divide ENCODER.width {width}")
@@ -91,3 +94,24 @@ class Plain(Encoder):
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:
         return [block.norm2, block.mlp]  # type: ignore[list-item]
+
+    def run_blocks(
+        self, tokens_BND: Tensor, stages: Sequence[int], kept_BN: Tensor | None = None, **shared: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The tokens after the last norm, and the maps (B, D, h, w) after the blocks of these numbers.
+
+        Args:
+            tokens_BND: prefix tokens and all patch tokens, or the kept ones.
+            kept_BN: indices of the kept ones in the grid; elsewhere maps are 0.
+            shared: further arguments of each block.
+        """
+        maps: dict[int, Tensor] = {}
+        for number, block in enumerate(self.backbone.blocks):
+            tokens_BND = block(tokens_BND, **shared)
+            if number in stages:
+                patches_BND = tokens_BND[:, self.spec.num_prefix :]
+                if kept_BN is None:
+                    maps[number] = rearrange(patches_BND, "b (h w) d -> b d h w", h=self.spec.grid[0])
+                else:
+                    maps[number] = map_of_kept(patches_BND, kept_BN, self.spec.grid)
+        return self.backbone.norm(tokens_BND), tuple(maps[stage] for stage in stages)

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H W pixels, N tokens, K prefix tokens, D width, P pixel values of a patch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -108,7 +108,8 @@ class ViT(Plain, name="vit"):
             "patch_norm": "pixel_norm.weight" in state,
         }
         size = (side * patch, side * patch) if side else None
-        wide = state[f"{FIRST_ATTENTION}.proj.weight"].shape[1] != width
+        projection = state.get(f"{FIRST_ATTENTION}.proj.weight")
+        wide = projection is not None and len(projection) == width != projection.shape[-1]
         return InferredConfig(keys, config.channels, size, unspecified=("heads", *(["head_width"] if wide else [])))
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
@@ -120,7 +121,7 @@ class ViT(Plain, name="vit"):
             return weight
         return resize_positions(weight, self.spec.grid, image_size, self.num_placed)
 
-    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
         backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix
         assert positions_1ND is not None
         patch_positions_1ND, kept_BN, draw_B = positions_1ND[:, self.num_placed :], None, None
@@ -140,11 +141,9 @@ class ViT(Plain, name="vit"):
         if backbone.cls_token is not None:
             class_1KD = backbone.cls_token + positions_1ND[:, :prefix] if self.num_placed else backbone.cls_token
             tokens_BND = torch.cat([class_1KD.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
-        for block in backbone.blocks:
-            tokens_BND = block(tokens_BND)
-        tokens_BND = backbone.norm(tokens_BND)
+        tokens_BND, maps = self.run_blocks(tokens_BND, stages, kept_BN)
         prefix_BKD = tokens_BND[:, :prefix] if prefix else None
-        return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B)
+        return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B, maps)
 
     def _patches(self, img_BCHW: Tensor) -> Tensor:
         """The pixels of each patch, (B, N, P)."""

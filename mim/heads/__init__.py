@@ -5,5 +5,6 @@ from mim.heads.cross_attention import CrossAttention
 from mim.heads.mlp import MLP
 from mim.heads.pixel_shuffle import PixelShuffle
 from mim.heads.transformer import Transformer
+from mim.heads.unet import UNet
 
-__all__ = ["MLP", "CrossAttention", "Head", "PixelShuffle", "Transformer"]
+__all__ = ["MLP", "CrossAttention", "Head", "PixelShuffle", "Transformer", "UNet"]

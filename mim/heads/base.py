@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from mim.heads.fusion import Fusion, fused_stages
 from mim.registry import Component
 from mim.structures import EncoderSpec, Features, Prediction, TargetSpec
 
@@ -15,18 +16,24 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
     A subclass with `fills_dropped = True` also predicts the tokens that an encoder dropped. One with
     `hidden_only = True` predicts hidden tokens only, so it needs an encoder that drops them.
 
-    `stages` are the maps of the encoder, by number in EncoderSpec.stages, that come as Features.stages_BDhw; a subclass
-    that reads some sets it.
+    The attribute `stages` names the maps of the encoder, by number in EncoderSpec.stages, that come as
+    Features.stages_BDhw. A subclass that reads some sets it. One that reads one map passes on the argument `stages` and
+    reads `self.fused(features)`.
 
-    Raises ValueError where the target's stride does not divide the encoder's, and where the encoder's way of hiding
-    does not fit the head.
+    Args:
+        stages: numbers of stages that are fused with the encoder's last tokens (MFF), from 0 for the first, or from the
+            end with -1 for the last, which is always in; `[]` reads the last tokens alone. An encoder of blocks of one
+            width has a stage for each block.
+
+    Raises ValueError where the target's stride does not divide the encoder's, where the encoder's way of hiding does
+    not fit the head, and for stages that the encoder does not have.
     """
 
     fills_dropped: ClassVar[bool] = False
     hidden_only: ClassVar[bool] = False
     stages: tuple[int, ...] = ()
 
-    def __init__(self, encoder: EncoderSpec, target: TargetSpec):
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, stages: tuple[int, ...] = ()):
         super().__init__()
         heads = sorted(Head.members().items())
         if encoder.drops_hidden and not self.fills_dropped:
@@ -47,10 +54,16 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
             )
         self.encoder, self.target = encoder, target
         self.entries_per_side = encoder.stride // target.stride
+        self.stages = fused_stages(encoder, stages)
+        self.fusion = Fusion(encoder, self.stages) if self.stages else None
 
     @abstractmethod
     def forward(self, features: Features) -> Prediction:
         """The predicted map, (B, channels, height / stride, width / stride)."""
+
+    def fused(self, features: Features) -> Features:
+        """The features with the stages of `stages` fused into their tokens."""
+        return features if self.fusion is None else self.fusion(features)
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks, first block first: the units of activation checkpointing."""

@@ -81,6 +81,7 @@ class CrossAttention(Decoder, name="cross_attention"):
         self.share = share
 
     def forward(self, features: Features) -> Prediction:
+        features = self.fused(features)
         tokens_BKD, decoded_BM = features.tokens_BND, self._decoded(features)
         if features.prefix_BKD is not None:
             tokens_BKD = torch.cat([features.prefix_BKD, tokens_BKD], dim=1)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,9 @@ class Decoder(Head):
         positions: Literal["sincos", "learned"] = "sincos",
         linear_init: LinearInit = "xavier",
         init_std: float = 0.02,
+        **shared: Any,
     ):
-        super().__init__(encoder, target)
+        super().__init__(encoder, target, **shared)
         at_least("HEAD", 1, width=width, depth=depth, heads=heads)
         at_least("HEAD", 1 / width, mlp_ratio=mlp_ratio)
         above_zero("HEAD", norm_eps=norm_eps, init_std=init_std)

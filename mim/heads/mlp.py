@@ -4,6 +4,7 @@ Shapes: B batch, N tokens, D width, P target entries of one token.
 """
 
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -21,8 +22,8 @@ class MLP(Head, name="mlp"):
         depth: number of hidden layers.
     """
 
-    def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, width: int = 512, depth: int = 1):
-        super().__init__(encoder, target)
+    def __init__(self, encoder: EncoderSpec, target: TargetSpec, *, width: int = 512, depth: int = 1, **shared: Any):
+        super().__init__(encoder, target, **shared)
         at_least("HEAD", 1, width=width, depth=depth)
         widths = [encoder.width] + [width] * depth
         layers: list[nn.Module] = []
@@ -31,4 +32,5 @@ class MLP(Head, name="mlp"):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], self.entries_per_side**2 * target.channels))
 
     def forward(self, features: Features) -> Prediction:
-        return Prediction(unpatchify(self.layers(features.tokens_BND), self.entries_per_side, features.grid))
+        patches_BNP = self.layers(self.fused(features).tokens_BND)
+        return Prediction(unpatchify(patches_BNP, self.entries_per_side, features.grid))

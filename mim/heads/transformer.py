@@ -75,7 +75,7 @@ class Transformer(Decoder, name="transformer"):
         return {"width": width, "depth": depth_of(state, "layers."), "mlp_ratio": ratio}
 
     def forward(self, features: Features) -> Prediction:
-        prefix = self.encoder.num_prefix
+        features, prefix = self.fused(features), self.encoder.num_prefix
         tokens_BND = self._fill(self._embedded(features.tokens_BND), features.kept_BN)
         if features.prefix_BKD is not None:
             tokens_BND = torch.cat([self._embedded(features.prefix_BKD), tokens_BND], dim=1)

@@ -46,7 +46,7 @@ def test_head_refuses_a_target_stride_that_does_not_divide_its_tokens(name, stri
 
 @pytest.mark.parametrize("part", [PixelShuffle, MLP])
 def test_head_that_predicts_each_token_alone_refuses_dropped_features(part):
-    way_out = r"use HEAD\.name .*transformer, or ENCODER\.hidden replace"
+    way_out = r"use HEAD\.name .*transformer.*, or ENCODER\.hidden replace"
     with pytest.raises(ValueError, match=rf"HEAD\.name {part.name} .*was dropped: {way_out}"):
         build_head(part, DROPPED)
 
