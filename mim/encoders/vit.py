@@ -85,25 +85,21 @@ class ViT(Plain, name="vit"):
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
-        """The image size is that of square images, where the table of positions fits one."""
+        """The image size is that of square images, where the table of positions fits one with the class token's."""
         config = super().infer_config(state)
         width, patch = config.keys["width"], config.keys["patch"]
         table_1ND, class_token = state["backbone.pos_embed"], "backbone.cls_token" in state
-        rows = table_1ND.shape[1]
-        class_position = not class_token or square_side(rows - 1) > 0 or not square_side(rows)
-        placed = int(class_token and class_position)
-        side = square_side(rows - placed)
+        side = square_side(table_1ND.shape[1] - class_token)
         fixed = (
             side
             and width % 4 == 0
             and table_1ND.shape[2] == width
-            and torch.allclose(table_1ND.float(), sincos_table((side, side), width, placed), atol=1e-5)
+            and torch.allclose(table_1ND.float(), sincos_table((side, side), width, int(class_token)), atol=1e-5)
         )
         keys = {
             **config.keys,
             "positions": "sincos" if fixed else "learned",
             "class_token": class_token,
-            "class_position": class_position,
             "qkv_bias": f"{FIRST_ATTENTION}.qkv.bias" in state,
             "patch_norm": "pixel_norm.weight" in state,
         }

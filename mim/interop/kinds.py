@@ -1,7 +1,7 @@
 """Which encoder weights belong to, and with which classifier."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from mim.interop.formats import ModelWeights, Sections
 from mim.registry import one_of
@@ -28,6 +28,21 @@ def check_encoder(sections: Sections, encoders: Iterable[str], code_base: str) -
     if name not in encoders:
         raise ValueError(f"ENCODER.name {name} has no counterpart in {code_base}: {one_of('', encoders)}")
     return name
+
+
+def check_keys(sections: Sections, code_base: str, **only: Any) -> None:
+    """Raises ValueError where a key of ENCODER has another value than the only one that a code base computes."""
+    for key, value in only.items():
+        ours = sections["ENCODER"].get(key, value)
+        if ours != value:
+            raise ValueError(
+                f"ENCODER.{key} is {as_text(ours)}: {code_base} has no such encoder, only {as_text(value)}"
+            )
+
+
+def as_text(value: Any) -> str:
+    """A value as a config has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def encoder_kind(names: Iterable[str]) -> EncoderKind | None:

@@ -4,6 +4,7 @@ Shapes: K prefix tokens, N patch tokens, D width.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mim.heads import Transformer
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
-from mim.interop.kinds import check_encoder, encoder_kind, has_classifier
+from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
 from mim.io.limits import SIDE
@@ -42,6 +43,8 @@ PROBED = (
     *rows(("heads.0", "head.1")),
 )
 POSITIONS = "decoder_pos_embed"
+TABLE = f"{BACKBONE}pos_embed"
+MAE_DECODER = {"embed": True, "norm": True, "positions": "sincos", "positions_of": "all", "head_width": 0}
 PUBLISHED_DECODER_HEADS = {512: 16}
 PUBLISHED_MODEL = re.compile(r"(?:mae_)?vit_(base|large|huge)_patch\d+\w*")
 HEADS_OF = {"base": 12, "large": 16, "huge": 16}
@@ -74,6 +77,9 @@ class MAE(WeightsFormat, name="mae"):
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         check_encoder(weights.sections, ["vit"], "facebookresearch/mae")
+        only = {"qkv_bias": True, "norm_eps": 1e-6, "head_width": 0, "patch_norm": False}
+        check_keys(weights.sections, "facebookresearch/mae", **only)
+        weights = with_class_position(weights)
         task, encoder = weights.sections["TASK"], weights.sections["ENCODER"]
         table, ours = FINETUNED, weights.without(f"{ENCODER}mask_token", "head.", "heads.", "norm.")
         if task == "pretrain":
@@ -131,8 +137,23 @@ def is_fixed_table(table_1ND: Tensor, sections: Sections) -> bool:
 
 
 def has_mae_decoder(weights: ModelWeights) -> bool:
-    """Whether the head is MAE's decoder, which fills in what the encoder dropped."""
-    return weights.sections["HEAD"]["name"] == "transformer" and weights.sections["ENCODER"]["hidden"] == "drop"
+    """Whether the head is MAE's decoder, which fills in what the encoder dropped, with blocks like the encoder's."""
+    head, encoder = weights.sections["HEAD"], weights.sections["ENCODER"]
+    if head["name"] != "transformer" or encoder["hidden"] != "drop":
+        return False
+    alike = all(head[key] == encoder[key] for key in ("qkv_bias", "norm_eps"))
+    return alike and all(head[key] == value for key, value in MAE_DECODER.items())
+
+
+def with_class_position(weights: ModelWeights) -> ModelWeights:
+    """The same model with a position of the class token, of zeros where it has none: other code bases need one."""
+    encoder = weights.sections["ENCODER"]
+    if encoder["class_position"] or not encoder["class_token"]:
+        return weights
+    table_1ND = weights.state[TABLE]
+    state = {**weights.state, TABLE: torch.cat([torch.zeros_like(table_1ND[:, :1]), table_1ND], dim=1)}
+    sections = {**weights.sections, "ENCODER": {**encoder, "class_position": True}}
+    return replace(weights, state=state, sections=sections)
 
 
 def _from_arguments(arguments: Any, state: dict[str, Tensor]) -> tuple[Sections, dict[str, str]]:

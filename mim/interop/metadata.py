@@ -156,6 +156,9 @@ def classification_sections(state: dict[str, Tensor]) -> Sections:
 def published_heads(state: dict[str, Tensor]) -> tuple[Sections, dict[str, str]]:
     """ENCODER.heads of the published ViT of this width, and why it was guessed; empty where there is none."""
     width = len(state.get(f"{BACKBONE}norm.weight", state.get(f"{BACKBONE}patch_embed.proj.bias", ())))
+    projection = state.get(f"{BACKBONE}blocks.0.attn.proj.weight")
+    if projection is not None and len(projection) == width != projection.shape[-1]:  # heads of a width of their own
+        return {}, {}
     heads = PUBLISHED_HEADS.get(width)
     reason = f"the published ViT of width {width} has {heads} heads"
     return ({"heads": heads}, {"ENCODER.heads": reason}) if heads else ({}, {})

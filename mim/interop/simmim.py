@@ -8,7 +8,7 @@ import torch
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
-from mim.interop.kinds import check_encoder, encoder_kind, has_classifier
+from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import Row, add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
 from mim.io.limits import SIDE
@@ -65,6 +65,7 @@ class SimMIM(WeightsFormat, name="simmim"):
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = check_encoder(weights.sections, TABLES, "microsoft/SimMIM")
+        check_keys(weights.sections, "microsoft/SimMIM", norm_eps=1e-6)
         pretrained = weights.sections["TASK"] == "pretrain"
         ours = weights.without("head.", "heads.", "norm.")
         if pretrained and has_simmim_head(weights):

@@ -1,5 +1,6 @@
 """timm: state dicts of its ViT, Beit, Swin and Swin V2, as .pth or .safetensors."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.torch import save
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
-from mim.interop.kinds import check_encoder, encoder_kind, has_classifier
+from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import rows, to_ours, to_theirs
 from mim.io.files import write_atomically
 
@@ -20,6 +21,7 @@ MODELS = {  # a model of timm for each encoder; create_arguments turns it into t
     "swin_v2": "swinv2_base_window8_256",
 }
 PLAIN_CLASSIFIER, SWIN_CLASSIFIER = rows(("norm", "fc_norm"), ("heads.0", "head")), rows(("heads.0", "head.fc"))
+TIMM_EPS = 1e-6  # of the LayerNorm of its ViT and Beit
 CLASSIFIERS = {"vit": PLAIN_CLASSIFIER, "beit": PLAIN_CLASSIFIER, "swin": SWIN_CLASSIFIER, "swin_v2": SWIN_CLASSIFIER}
 POOLS = {
     "vit": ("class", "mean", "mean, norm"),
@@ -52,6 +54,7 @@ class Timm(WeightsFormat, name="timm"):
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = check_encoder(weights.sections, MODELS, "timm")
+        check_keys(weights.sections, "timm's create_model", head_width=0, patch_norm=False)
         classifier = has_classifier(weights, POOLS[kind])
         if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
             raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")
@@ -65,7 +68,7 @@ class Timm(WeightsFormat, name="timm"):
             write_atomically(path, lambda file: torch.save({"state_dict": theirs, **extra}, file))
         classes = len(weights.state["heads.0.bias"]) if classifier else 0
         keywords = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
-        arguments = ", ".join(f"{name}={value!r}" for name, value in keywords.items())
+        arguments = ", ".join(f"{name}={_code(value)}" for name, value in keywords.items())
         left_out = [name for name in weights.state if name not in ours]
         return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {arguments})")
 
@@ -94,9 +97,22 @@ def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
     pooled = sections["CLASSIFIER"] if classes else {"pool": "class", "norm": False}
     token = encoder.get("class_token", True) and pooled["pool"] == "class"
     arguments |= {"depth": encoder["depth"], "num_heads": encoder["heads"], "global_pool": "token" if token else "avg"}
+    if encoder.get("norm_eps", TIMM_EPS) != TIMM_EPS:
+        arguments["norm_layer"] = partial(torch.nn.LayerNorm, eps=encoder["norm_eps"])
     if encoder["name"] == "vit":
         norm = {"fc_norm": pooled["norm"], "final_norm": encoder["norm"] or pooled["norm"]}
-        return {**arguments, "class_token": encoder["class_token"], **norm}
+        bias = {} if encoder.get("qkv_bias", True) else {"qkv_bias": False}
+        position = {} if encoder.get("class_position", True) else {"no_embed_class": True}
+        return {**arguments, "class_token": encoder["class_token"], **norm, **bias, **position}
     shared = encoder["bias"] == "shared"
     arguments |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
     return {**arguments, "init_values": encoder["layer_scale"]}
+
+
+def _code(value: Any) -> str:
+    """A value as Python writes it."""
+    return (
+        f"functools.partial(torch.nn.LayerNorm, eps={value.keywords['eps']})"
+        if isinstance(value, partial)
+        else repr(value)
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from mim.interop import class_names, mae, metadata, simmim
 from mim.interop.files import CONFIG, WeightsFile, read_json
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
-from mim.interop.kinds import check_encoder, has_classifier
+from mim.interop.kinds import check_encoder, check_keys, has_classifier
 from mim.interop.names import fold_names, to_ours, to_theirs
 from mim.interop.transformers_names import ENCODERS, POOLER, POSITIONS, table_of
 from mim.io.files import write_atomically, write_json
@@ -30,7 +30,8 @@ NUMBERS = (  # keys of config.json, whether each may be a list, and its largest 
     ("mask_ratio", False, 1),
     ("layer_norm_eps", False, 1),
 )
-REQUIRED: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
+REQUIRED: dict[str, Any] = {"hidden_act": "gelu", "use_absolute_embeddings": False}
+REQUIRED_OF_SWIN: dict[str, Any] = {**REQUIRED, "qkv_bias": True}
 
 
 class Transformers(WeightsFormat, name="transformers"):
@@ -60,7 +61,7 @@ class Transformers(WeightsFormat, name="transformers"):
         pooler = [name for name in left_out if name.removeprefix(prefix).startswith(POOLER)]
         notes = [f"{fold_names(pooler)}: behind the features, left out"] if pooler else []
         epsilon = config.get("layer_norm_eps")
-        if epsilon not in (None, LAYER_NORM_EPS[kind]):
+        if kind != "vit" and epsilon not in (None, LAYER_NORM_EPS[kind]):
             notes.append(f"layer_norm_eps is {epsilon:g} there and {LAYER_NORM_EPS[kind]:g} here")
         left_out = [name for name in left_out if name not in pooler]
         return ModelWeights(
@@ -68,7 +69,10 @@ class Transformers(WeightsFormat, name="transformers"):
         )
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
-        check_encoder(weights.sections, MODEL_TYPES, "transformers")
+        kind = check_encoder(weights.sections, MODEL_TYPES, "transformers")
+        if kind == "vit":
+            check_keys(weights.sections, "transformers", head_width=0, patch_norm=False)
+            weights = mae.with_class_position(weights)
         reason = incompatibility(weights.sections)
         if reason:
             raise ValueError(f"{reason}. Convert to timm, which does")
@@ -93,7 +97,7 @@ class Transformers(WeightsFormat, name="transformers"):
         return WriteReport(left_out, f"{call}, or AutoModel for its encoder")
 
 
-LAYER_NORM_EPS = {"vit": 1e-6, "swin": 1e-5, "swin_v2": 1e-5}
+LAYER_NORM_EPS = {"swin": 1e-5, "swin_v2": 1e-5}
 
 
 def _published(config: Sections, state: dict[str, Tensor]) -> Sections:
@@ -120,7 +124,7 @@ def _check_config(config: Sections) -> None:
     size = config.get("image_size")
     if isinstance(size, float) or (isinstance(size, list) and list(map(type, size)) != [int, int]):
         raise ValueError(f"image_size is {short_repr(size)}: it must be one integer, or height and width")
-    for key, only in REQUIRED.items():
+    for key, only in (REQUIRED if ENCODERS[config["model_type"]][0] == "vit" else REQUIRED_OF_SWIN).items():
         if config.get(key, only) != only:
             raise ValueError(f"{key} is {config[key]!r}: encoders here compute {only!r} only")
 
@@ -134,6 +138,8 @@ def _from_config(config: Sections) -> Sections:
     """The sections that config.json specifies."""
     size, heads = _image_size(config), config.get("num_attention_heads", config.get("num_heads"))
     encoder: Sections = {"heads": heads} if heads else {}
+    of_blocks = _of_blocks(config)
+    encoder |= of_blocks
     if config.get("window_size"):
         encoder["window"] = config["window_size"]
     if config["model_type"] == "swinv2":
@@ -142,9 +148,17 @@ def _from_config(config: Sections) -> Sections:
     sections: Sections = {"ENCODER": encoder, **({"DATA": {"image_size": size}} if size else {})}
     if config["model_type"] == "vit_mae":
         sections["MASKER"] = {"ratio": config.get("mask_ratio", 0.75)}
-        sections["HEAD"] = {"heads": config.get("decoder_num_attention_heads", 16)}
+        sections["HEAD"] = {"heads": config.get("decoder_num_attention_heads", 16), **of_blocks}
         sections["TARGET"] = {"normalize": "patch" if config.get("norm_pix_loss") else "none"}
     return sections
+
+
+def _of_blocks(config: Sections) -> Sections:
+    """The keys of the blocks of a ViT, in encoder and decoder, that config.json specifies."""
+    if ENCODERS[config["model_type"]][0] != "vit":
+        return {}
+    keys = {"norm_eps": config.get("layer_norm_eps"), "qkv_bias": config.get("qkv_bias")}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def _normalization(folder: Path) -> Sections:
@@ -218,9 +232,9 @@ def model_config(sections: Sections, model_type: str) -> Sections:
         "image_size": height if height == width else [height, width],
         "patch_size": encoder["patch"],
         "num_channels": data["channels"],
-        "qkv_bias": True,
+        "qkv_bias": encoder.get("qkv_bias", True),
         "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPS[encoder["name"]],
+        "layer_norm_eps": encoder.get("norm_eps") or LAYER_NORM_EPS[encoder["name"]],
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }

@@ -21,6 +21,7 @@ LARGEST: dict[str, int] = {  # by the key of a config, in any section; in a list
     "pretrained_windows": SIDE,
     "channels": 2**12,
     "width": WIDTH,
+    "head_width": WIDTH,
     "mlp_ratio": 2**10,
     "depth": BLOCKS,
     "depths": BLOCKS,  # also their sum

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("mae", "simmim", "finetune", "probe", "cross")
 RECIPES = sorted(str(path.relative_to(ROOT)) for name in FOLDERS for path in (ROOT / "configs" / name).glob("*.yaml"))
 CIFAR10 = "configs/finetune/cifar10_vit_tiny.yaml"  # IcarusWizard/MAE; it has tests of its own below
+VIT_PYTORCH = "configs/mae/vit_pytorch.yaml"  # published as a model: tests/parity/test_seeds.py
 CIFAR10_MAE, CIFAR10_SIMMIM, CIFAR10_SWIN = (
     f"configs/cifar10/{name}.yaml" for name in ("mae_vit_tiny", "simmim_vit_tiny", "simmim_swin_tiny")
 )
@@ -132,7 +133,7 @@ def numbers(value) -> list:
 
 
 def test_every_recipe_has_a_published_run_or_is_said_to_be_ours():
-    assert sorted([*PUBLISHED, *OURS, CIFAR10]) == RECIPES, (
+    assert sorted([*PUBLISHED, *OURS, CIFAR10, VIT_PYTORCH]) == RECIPES, (
         "enter a new recipe's original in published.py, or why there is none in OURS"
     )
     for path in OURS:
