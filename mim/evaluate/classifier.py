@@ -1,11 +1,12 @@
 """Answers of a classifier: accuracy on labelled images, and predictions for images without labels.
 
-Every sample is counted once, on one process or under torchrun. Shapes: B batch, C channels, H W pixels, M readable
-images, K classes.
+Every sample is counted once, on one process or under torchrun. Shapes: B batch, C channels, H W pixels, K classes.
 """
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from mim.evaluate.loading import (
     ready,
 )
 from mim.evaluation.accuracy import TOP
-from mim.evaluation.predictions import WRITERS, ClassPredictions
+from mim.evaluation.predictions import WRITERS, ClassPrediction, PredictionCounts
 from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, stored_classes
@@ -125,17 +126,21 @@ def predict(
                 f"best: name one with --rate, {', '.join(f'{rate:g}' for rate in classifier.rates)}"
             )
         source = Files(images, loaded.cfg.DATA.shared)
-        predictions = _predictions(loaded, classifier, classifier.layer, source)
-        if loaded.world.main:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[output.suffix.lower()](predictions, output)
+        names = classifier.classes or numbers(classifier.outputs)
+        reader, counts = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers), PredictionCounts(names)
+        with inference_mode(loaded), closing(_answers(loaded, classifier, source, reader)) as answers:
+            if loaded.world.main:
+                output.parent.mkdir(parents=True, exist_ok=True)
+                WRITERS[output.suffix.lower()](counts.of(answers), names, output)
+            else:
+                deque(counts.of(answers), maxlen=0)
         return {
             **origin(loaded),
             **classifier.describe(classifier.layer),
-            "images": len(predictions.rows_M),
-            **left_out_metrics(predictions.broken),
+            "images": counts.images,
+            **left_out_metrics(reader.left_out(loaded.world)),
             "file": str(output),
-            "predicted": predictions.counts(),
+            "predicted": counts.by_class(),
         }
 
 
@@ -177,25 +182,32 @@ def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> t
     return names
 
 
-def _predictions(
-    loaded: LoadedCheckpoint, classifier: LoadedClassifier, layer: int, source: Source
-) -> ClassPredictions:
-    cfg, world = loaded.cfg, loaded.world
-    data, reader = build.evaluation_data(cfg, source), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
-    probabilities = [torch.empty(0, classifier.outputs, device=world.device)]
-    rows: list[int] = []
-    with inference_mode(loaded):
-        for part in reader.read(data, range(len(source)), world.rank, world.size, mixed=True):
-            img_BCHW = classifier.preprocess(part.batch.images_BCHW.to(world.device))
-            probabilities.append(classifier.model(img_BCHW)[layer].float().softmax(dim=1))
-            rows += part.rows
-    rows_M = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
-    probabilities_MK = world.gather(torch.cat(probabilities))[rows_M.argsort()]
-    check_finite(loaded, "scores", probabilities_MK)
-    return ClassPredictions(
-        names=[source.describe(row) for row in range(len(source))],
-        classes=classifier.classes or numbers(classifier.outputs),
-        rows_M=rows_M.sort().values.cpu().numpy(),
-        probabilities_MK=probabilities_MK.cpu().numpy(),
-        broken=reader.settle(len(rows_M), world),
-    )
+def _answers(
+    loaded: LoadedCheckpoint, classifier: LoadedClassifier, source: Files, reader: Reader
+) -> Iterator[ClassPrediction]:
+    """Each image in order, on every rank; a batch of each rank is in memory.
+
+    Raises DataLost at the end where none can be read.
+    """
+    world, images, layer = loaded.world, 0, classifier.layer
+    assert layer is not None
+    data = build.evaluation_data(loaded.cfg, source)
+    shared = reader.batch_size * world.size  # rows of a batch of all ranks
+    with closing(reader.read(data, range(len(source)), world.rank, world.size, mixed=True)) as parts:
+        part = next(parts, None)
+        for start in range(0, len(source), shared):
+            rows, probabilities_BK = list[int](), torch.empty(0, classifier.outputs, device=world.device)
+            if part is not None and part.rows[0] < start + shared:  # else this rank's batch is broken, or empty
+                img_BCHW = classifier.preprocess(part.batch.images_BCHW.to(world.device))
+                rows, probabilities_BK = part.rows, classifier.model(img_BCHW)[layer].float().softmax(dim=1)
+                part = next(parts, None)
+            rows_B = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
+            probabilities_BK = world.gather(probabilities_BK)
+            check_finite(loaded, "scores", probabilities_BK)
+            of_row = dict(zip(rows_B.tolist(), probabilities_BK.cpu().numpy(), strict=True))
+            images += len(of_row)
+            expected = range(start, min(start + shared, len(source)))
+            broken = reader.left_out(world) if len(of_row) < len(expected) else {}
+            for row in expected:
+                yield ClassPrediction(source.paths[row], of_row.get(row), broken.get(source.describe(row), ""))
+    reader.settle(images, world)

@@ -66,6 +66,12 @@ class Reader:
                 if indices:
                     yield EvaluationBatch(batch, [row for row in batch_rows if samples[row] in indices])
 
+    def left_out(self, world: World | None = None) -> dict[str, str]:
+        """Why each file was left out so far, over ranks, by name."""
+        for broken in [self._broken] if world is None else world.gather_objects(self._broken):
+            self._broken = broken | self._broken
+        return dict(sorted(self._broken.items()))
+
     def settle(self, images: int, world: World | None = None) -> dict[str, str]:
         """Adds up what all readings left out, over ranks, and names each file once in the log.
 
@@ -75,8 +81,7 @@ class Reader:
 
         Returns the reason for each file. Raises DataLost, on all ranks, where files were left out and no image is left.
         """
-        for broken in [self._broken] if world is None else world.gather_objects(self._broken):
-            self._broken = broken | self._broken
+        self.left_out(world)
         new = self._broken.keys() - self._named
         for name in sorted(new):
             LOG.warning("cannot read %s (%s): it is left out", name, self._broken[name])

@@ -2,39 +2,40 @@
 
 import csv
 import json
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mim.data.settings import AugmentSettings
 from mim.data.transforms import CentreCrop
-from mim.evaluation.predictions import ClassPredictions, write_csv, write_json_lines
+from mim.evaluation.predictions import ClassPrediction, PredictionCounts, write_csv, write_json_lines
 
 CROP = CentreCrop(AugmentSettings(), (32, 32))
 CLASSES = ("cat", "dog, wild", "owl")
-PREDICTIONS = ClassPredictions(
-    names=["a.png", "broken.png", 'c "1",\u00e9.png'],
-    classes=CLASSES,
-    rows_M=np.array([0, 2]),
-    probabilities_MK=np.array([[0.25, 0.5, 0.25], [1e-9, 0.125, 0.875]], np.float32),
-    broken={"broken.png": "it is torn"},
+PREDICTIONS = (
+    ClassPrediction("a.png", np.array([0.25, 0.5, 0.25], np.float32)),
+    ClassPrediction("broken.png", None, "it is torn"),
+    ClassPrediction('c "1",\u00e9\n.png', np.array([1e-9, 0.125, 0.875], np.float32)),
 )
 
 
 def test_csv_has_a_row_for_each_image_and_empty_cells_for_a_broken_one(tmp_path: Path) -> None:
-    write_csv(PREDICTIONS, tmp_path / "p.csv")
+    write_csv(PREDICTIONS, CLASSES, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "class", "probability", "cat", "dog, wild", "owl"]
     assert rows == [
         ["a.png", "dog, wild", "0.5", "0.25", "0.5", "0.25"],
         ["broken.png", "", "", "", "", ""],
-        ['c "1",\u00e9.png', "owl", "0.875", "1e-09", "0.125", "0.875"],
+        ['c "1",\u00e9\n.png', "owl", "0.875", "1e-09", "0.125", "0.875"],
     ]
 
 
 def test_json_lines_have_the_same_and_the_reason_of_a_broken_image(tmp_path: Path) -> None:
-    write_json_lines(PREDICTIONS, tmp_path / "p.jsonl")
+    write_json_lines(PREDICTIONS, CLASSES, tmp_path / "p.jsonl")
     first, broken, last = map(json.loads, (tmp_path / "p.jsonl").read_text().splitlines())
     assert first["path"] == "a.png"
     assert (first["class"], first["probability"]) == ("dog, wild", 0.5)
@@ -42,5 +43,33 @@ def test_json_lines_have_the_same_and_the_reason_of_a_broken_image(tmp_path: Pat
     assert last["probabilities"] == {"cat": 1e-9, "dog, wild": 0.125, "owl": 0.875}
 
 
+@pytest.mark.parametrize("name", ["path", "class", "probability"])
+def test_csv_has_no_column_twice_where_a_class_is_called_like_another_column(tmp_path: Path, name: str) -> None:
+    write_csv(PREDICTIONS, ("cat", name, "owl"), tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["path"], first["class"], first["probability"]) == ("a.png", name, "0.5")
+    assert [first[f"probability of {each}"] for each in ("cat", name, "owl")] == ["0.25", "0.5", "0.25"]
+
+
+@pytest.mark.parametrize("write", [write_csv, write_json_lines])
+def test_predictions_are_written_as_they_come(tmp_path: Path, write: Callable) -> None:
+    seen, alive = 0, []
+
+    def predictions() -> Iterator[ClassPrediction]:
+        nonlocal seen
+        for number in range(100):
+            prediction = ClassPrediction(f"{number}.png", np.array([0.75, 0.25, 0.0], np.float32))
+            alive.append(weakref.ref(prediction.probabilities_K))
+            seen = max(seen, sum(each() is not None for each in alive))
+            yield prediction
+
+    write(predictions(), CLASSES, tmp_path / "p")
+    assert len(alive) == 100
+    assert seen <= 3
+
+
 def test_predictions_count_images_by_class() -> None:
-    assert PREDICTIONS.counts() == {"dog, wild": 1, "owl": 1}
+    counts = PredictionCounts(CLASSES)
+    assert tuple(counts.of(PREDICTIONS)) == PREDICTIONS
+    assert (counts.images, counts.by_class()) == (2, {"dog, wild": 1, "owl": 1})

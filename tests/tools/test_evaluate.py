@@ -266,6 +266,7 @@ def test_predict_names_and_counts_broken_images(runs, tmp_path):
 
     paths = write_digits(tmp_path, 4)
     paths[1].write_bytes(paths[1].read_bytes()[:50])
+    paths[2] = paths[2].rename(tmp_path / "two\nlines, one name.png")
     words = ["predict", runs / "finetune", *paths, "--output", tmp_path / "p.csv", "--json", tmp_path / "figures.json"]
     code, text = evaluate(*words)
     assert code == 0
