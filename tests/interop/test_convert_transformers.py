@@ -178,8 +178,10 @@ def test_load_encoder_says_what_lies_behind_the_features(tmp_path: Path) -> None
 
 
 def test_convert_says_where_the_norms_differ(tmp_path: Path) -> None:
-    write_model(tmp_path, "ViTModel", transformers.ViTConfig(**{**SMALL_VIT, "layer_norm_eps": 1e-3}))
-    assert "  layer_norm_eps is 0.001 there and 1e-06 here" in convert(tmp_path, tmp_path / "ours.pt", "mim")
+    """Of a Swin, which has no key for it; a ViT takes it as ENCODER.norm_eps."""
+    keys = {"image_size": 32, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
+    write_model(tmp_path, "SwinModel", transformers.SwinConfig(**keys, layer_norm_eps=1e-3))
+    assert "  layer_norm_eps is 0.001 there and 1e-05 here" in convert(tmp_path, tmp_path / "ours.pt", "mim")
 
 
 def test_load_encoder_of_a_folder_for_another_size_resizes_its_positions(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def folder(path: Path, config: Any, weights: dict[str, Tensor] | None = None) ->
         ({"model_type": "dinov2"}, "transformers", r"model_type is 'dinov2'.*swin, swinv2, vit, vit_mae"),
         ({"model_type": "vit", "hidden_act": "relu"}, "", "hidden_act is 'relu': encoders here compute 'gelu' only"),
         ({"model_type": "swin", "use_absolute_embeddings": True}, "", "use_absolute_embeddings is True"),
-        ({"model_type": "vit", "qkv_bias": False}, "", "qkv_bias is False"),
+        ({"model_type": "swin", "qkv_bias": False}, "", "qkv_bias is False"),
         ({"model_type": "vit"}, "", "it lacks 'backbone.patch_embed.proj.weight'"),
         ({"model_type": ["vit"]}, "", "holds no encoder in a known format"),
         ([1, 2], "", "must be a mapping, not list"),
