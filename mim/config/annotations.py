@@ -19,7 +19,9 @@ def parse(key: str, value: Any, annotation: Any) -> Any:
     try:
         return _parse(value, annotation)
     except REFUSALS:
-        raise ValueError(f"{printable(key)} is {short_repr(value)}: it must be {allowed(annotation)}") from None
+        raise ValueError(
+            f"{printable(key)} is {short_repr(value)}: it must be {allowed(annotation)}{_as_list(value, annotation)}"
+        ) from None
 
 
 def from_command_line(key: str, text: Any, annotation: Any) -> Any:
@@ -52,6 +54,17 @@ def unknown(annotation: Any) -> Iterator[Any]:
             yield from unknown(kind) if kind is not ... else ()
     elif origin is not Literal and annotation not in SCALARS:
         yield annotation
+
+
+def _as_list(value: Any, annotation: Any) -> str:
+    """How a list of one value is written, where a key takes a list and has its value; else empty."""
+    if get_origin(annotation) is not tuple or not isinstance(value, str):
+        return ""
+    try:
+        _parse([value], annotation)
+    except REFUSALS:
+        return ""
+    return f', as in "[{printable(value)}]"'
 
 
 def _parse(value: Any, annotation: Any) -> Any:

@@ -138,6 +138,7 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_facts: Fi
     for section in schema.sections(task):
         values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
     _check_limits(values)
+    _check_init(values)
     if values["SEED"] < 0:
         raise ConfigError(f"SEED is {values['SEED']}: it must be at least 0")
     if facts is None:
@@ -183,15 +184,30 @@ def _without_keys_of_another_part(section: str, raw: Raw, name: str, name_in_fil
     if name_in_file == name:
         return raw
     try:
-        foreign = set(schema.part_keys(section, name_in_file)) - set(schema.part_keys(section, name))
+        theirs, ours = schema.part_keys(section, name_in_file), schema.part_keys(section, name)
     except ValueError:  # one of the two does not exist
         return raw
-    for key in foreign & set(raw):
+    foreign = {
+        key
+        for key in theirs
+        if key in raw
+        and (key not in ours or (_is_allowed(raw[key], theirs[key]) and not _is_allowed(raw[key], ours[key])))
+    }
+    for key in foreign:
         LOG.warning(
-            "%s.%s of the file has no effect: it is a key of %s, and %s.name is now %s",
-            *(section, key, name_in_file, section, name),
+            "%s.%s of the file has no effect: %s of %s, and %s.name is now %s",
+            *(section, key, f"{short_repr(raw[key])} is a value" if key in ours else "it is a key"),
+            *(name_in_file, section, name),
         )
     return {key: value for key, value in raw.items() if key not in foreign}
+
+
+def _is_allowed(value: Any, kind: Key) -> bool:
+    try:
+        annotations.parse("", value, kind.annotation)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
@@ -210,6 +226,16 @@ def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
     for key in pairs:
         if key.partition(".")[0] in schema.TOP and "." in key:
             raise ConfigError(f"unknown key {printable(key)}: {key.partition('.')[0]} has no keys below it")
+
+
+def _check_init(values: Raw) -> None:
+    """Raises ConfigError where INIT.take or INIT.keep names a key that a section does not have."""
+    for name in ("take", "keep"):
+        for key in values["INIT"][name]:
+            section, _, inner = key.partition(".")
+            if inner and section in values and inner not in values[section]:
+                part = f"{section}.name {values[section]['name']} has no such key"
+                raise ConfigError(f"INIT.{name} names {printable(key)}: {part}. {one_of(inner, list(values[section]))}")
 
 
 def _check_limits(values: Raw) -> None:

@@ -5,7 +5,7 @@ Every sample is counted once, on one process or under torchrun. Shapes: B batch,
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,7 @@ def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> t
 
 def _answers(
     loaded: LoadedCheckpoint, classifier: LoadedClassifier, source: Files, reader: Reader
-) -> Iterator[ClassPrediction]:
+) -> Generator[ClassPrediction, None, None]:
     """Each image in order, on every rank; a batch of each rank is in memory.
 
     Raises DataLost at the end where none can be read.

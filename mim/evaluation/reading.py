@@ -4,7 +4,7 @@ Shapes: B batch.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,7 +50,7 @@ class Reader:
 
     def read(
         self, data: ImageDataset, samples: Sequence[int], rank: int = 0, size: int = 1, mixed: bool = False
-    ) -> Iterator[EvaluationBatch]:
+    ) -> Generator[EvaluationBatch, None, None]:
         """The batches of this rank: samples rank, rank + size, ..., without broken files. Call `settle` behind it.
 
         mixed: see ImageDataset.readable.

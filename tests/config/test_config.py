@@ -361,6 +361,28 @@ def test_config_other_part_by_override_drops_the_files_foreign_keys_with_a_warni
     assert "grid" in lines[0]
 
 
+@pytest.mark.parametrize("labels", ["folders", "auto"])
+def test_config_other_part_by_override_keeps_no_value_that_it_does_not_allow(recipe: Path, labels: str) -> None:
+    recipe.write_text(with_sections(DATA=f"{{name: folder, path: images, labels: {labels}, val_share: 0.25}}"))
+    with logged() as lines:
+        cfg = load_config(recipe, ["DATA.name", "webdataset", "DATA.path", "a-{0..3}.tar"])
+    assert (cfg.DATA.values()["labels"], cfg.DATA.values()["val_share"]) == ("auto", 0.25)
+    assert ("DATA.labels of the file has no effect: 'folders' is a value of folder" in "".join(lines)) == (
+        labels == "folders"
+    )
+
+
+def test_config_other_part_by_override_still_refuses_a_value_that_no_part_allows(recipe: Path) -> None:
+    recipe.write_text(with_sections(DATA="{name: folder, path: images, labels: folder}"))
+    with pytest.raises(ConfigError, match=r"DATA\.labels is 'folder': it must be one of auto, cls"):
+        load_config(recipe, ["DATA.name", "webdataset", "DATA.path", "a-{0..3}.tar"])
+
+
+def test_config_one_value_for_a_list_is_refused_with_the_list(refuse: Refuse) -> None:
+    assert "INIT.take is 'ENCODER': it must be a list of texts, as in \"[ENCODER]\"" in refuse("INIT.take", "ENCODER")
+    assert "as in" not in refuse("DATA.image_size", "32")
+
+
 def test_config_other_part_by_override_keeps_the_keys_that_both_have(recipe: Path) -> None:
     with logged() as lines:
         cfg = load_config(recipe, ["MASKER.name", "block"])

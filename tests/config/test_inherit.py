@@ -180,3 +180,10 @@ def test_config_that_is_changed_without_a_checkpoint_stays_as_it_is() -> None:
 def test_config_refuses_keys_that_are_not_inherited(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"INIT\.{key} names {value}"):
         parse_config(BARE, {f"INIT.{key}": f"[{value}]"})
+
+
+@pytest.mark.parametrize("key", ["take", "keep"])
+def test_config_refuses_inherited_keys_that_its_encoder_does_not_have(key: str) -> None:
+    message = rf"INIT\.{key} names ENCODER\.wdth: ENCODER\.name vit has no such key\. did you mean 'width'\?"
+    with pytest.raises(ConfigError, match=message):
+        parse_config(f"{{ENCODER: {{name: vit}}, INIT: {{{key}: [ENCODER.wdth]}}}}")
