@@ -3,12 +3,14 @@
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils import deterministic as memory
 from torch.utils.checkpoint import checkpoint
 
@@ -25,9 +27,33 @@ LARGEST_KEPT = 2**25  # bytes, the most that glibc allows: larger blocks always 
 
 
 def recompute_activations(blocks: list[nn.Module]) -> None:
-    """Each block drops its activations and computes them again in the backward pass."""
+    """Each block drops its activations and computes them again in the backward pass.
+
+    Batch normalisation counts each batch once: its running statistics stay as they are the second time.
+    """
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        norms = [norm for norm in block.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
+        run = partial(_run_twice, block.forward, norms) if norms else partial(checkpoint, block.forward)
+        block.forward = partial(run, use_reentrant=False)
+
+
+def _run_twice(forward: Callable[..., Any], norms: Sequence[Any], *inputs: Any, **keys: Any) -> Any:
+    if torch.compiler.is_compiling():  # a graph holds each change of a statistic once
+        return checkpoint(forward, *inputs, **keys)
+    return checkpoint(forward, *inputs, context_fn=lambda: (nullcontext(), _kept_statistics(norms)), **keys)
+
+
+@contextmanager
+def _kept_statistics(norms: Sequence[Any]) -> Iterator[None]:
+    """Inside, batch normalisation uses the statistics of the batch and does not add them to the running ones."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @contextmanager

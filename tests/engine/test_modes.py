@@ -1,0 +1,28 @@
+import pytest
+import torch
+from torch import nn
+
+from mim.engine.modes import recompute_activations
+
+
+def block(recomputed: bool) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    if recomputed:
+        recompute_activations([net])
+    return net
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recomputed_batch_normalisation_counts_each_batch_once(training):
+    img, nets = torch.randn(4, 3, 8, 8), [block(recomputed).train(training) for recomputed in (False, True)]
+    for net in nets:
+        for _ in range(3):
+            net(img).square().sum().backward()
+    plain, recomputing = nets
+    assert plain[1].num_batches_tracked.item() == (3 if training else 0)
+    for (name, expected), buffer in zip(plain.named_buffers(), recomputing.buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+    for expected, parameter in zip(plain.parameters(), recomputing.parameters(), strict=True):
+        assert torch.equal(parameter.grad, expected.grad)
+    assert recomputing[4].momentum == 0.1
