@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 
 COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
     *("train", "plan", "masks", "reconstruct", "evaluate", "compare"),
-    *("sweep", "convert", "pack", "benchmark", "quickstart"),
+    *("sweep", "convert", "backbones", "pack", "benchmark", "quickstart"),
 )
 HUGGINGFACE = ["datasets>=3.0"]
 DOCS = [

@@ -95,6 +95,7 @@ def test_attention_maps_of_swin_are_zero_between_windows():
 def test_attention_maps_leave_the_encoder_as_it_was(name):
     encoder, img = make(name, hidden="replace"), images(2, dtype=torch.float64)
     encoder.blocks()[0].eval()
+    hooks = [list(module._forward_pre_hooks) + list(module._forward_hooks) for module in encoder.modules()]
     for fused in (True, False):
         for module in encoder.modules():
             if "fused_attn" in vars(module):
@@ -105,7 +106,7 @@ def test_attention_maps_leave_the_encoder_as_it_was(name):
         assert torch.equal(encoder(img).tokens_BND, before)
         assert switches == [(module.training, vars(module).get("fused_attn")) for module in encoder.modules()]
         assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in encoder.modules())
+    assert hooks == [list(module._forward_pre_hooks) + list(module._forward_hooks) for module in encoder.modules()]
 
 
 def test_attention_maps_leave_the_encoder_as_it_was_when_it_fails():

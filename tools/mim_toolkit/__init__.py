@@ -18,6 +18,7 @@ COMMANDS = {  # name: purpose
     "compare": "compares runs in tables and on one HTML page",
     "sweep": "trains a study: many settings, protocols and seeds",
     "convert": "converts weights to and from other code bases",
+    "backbones": "tells which models of timm can be pretrained, in which ways",
     "pack": "turns images into a packed data set, resized",
     "benchmark": "measures the speed of a config on this machine",
     "quickstart": "pretrains MAE and SimMIM on digits and compares them",

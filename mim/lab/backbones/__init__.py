@@ -1,0 +1,1 @@
+"""Backbones: what each model of timm can do as an encoder of masked pretraining."""
