@@ -14,6 +14,7 @@ from small_models import generator, images, members
 from torch import Tensor, nn
 
 from mim.encoders import Encoder
+from mim.ops.initial import Undrawn
 from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
 from mim.structures import ImageSpec
 
@@ -154,12 +155,12 @@ def tokens_of_timm(model: nn.Module, img_BCHW: Tensor) -> Tensor:
 
 def test_every_encoder_has_twins():
     for twins in (PUBLISHED, SHALLOW, SCORED):
-        assert {twin.encoder for twin in twins} == {*members(Encoder)}
+        assert {twin.encoder for twin in twins} == {*members(Encoder)} - {"timm"}  # which is timm's own
 
 
 @pytest.mark.parametrize("twin", PUBLISHED, ids=str)
 def test_encoder_of_published_size_has_the_parts_of_timms(twin):
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         ours, theirs = twin.ours(drop_path=0.1).backbone, twin.theirs(drop_path=0.1)
     assert shapes(ours) == shapes(theirs)
     actual, expected = settings(ours), settings(theirs)
@@ -169,12 +170,12 @@ def test_encoder_of_published_size_has_the_parts_of_timms(twin):
 
 
 def sized(twin: Twin):
-    """What is wider than the tiny models, but for one ViT, is a slow test."""
-    large = re.search("swin.*_base|large|huge", twin.name)
+    """Slow is what is wider than the tiny models, but for one ViT, and a whole Swin: two blocks shift windows."""
+    large = re.search("swin.*_base|large|huge", twin.name) or twin.keys.get("depths") == T
     return pytest.param(twin, marks=pytest.mark.slow) if large else twin
 
 
-@pytest.mark.parametrize("twin", map(sized, SHALLOW), ids=str)
+@pytest.mark.parametrize("twin", list(map(sized, SHALLOW)), ids=str)
 @torch.no_grad()
 def test_encoder_features_are_timms(twin):
     """With timm's weights in ours in float64, then with ours in timm's in float32."""

@@ -4,6 +4,7 @@ What the originals compute is in tests/support/published.py. What we compute com
 schedule that the engine would use (on the meta device).
 """
 
+import ast
 import dataclasses
 import math
 from functools import cache
@@ -31,6 +32,7 @@ from mim.data.sources.base import Source
 from mim.engine.optim import parameter_groups
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.schedule import Schedule
+from mim.ops.initial import Undrawn
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("mae", "simmim", "finetune", "probe", "cross")
@@ -84,7 +86,8 @@ def task(path: str):
     """The task of a recipe without its weights; its operations are not counted, for which it would be built again."""
     source = Photographs(recipe(path).DATA.shared)
     uncounted = mock.patch.object(tasks, "model_summary", return_value=ModelSummary((), None))
-    with torch.device("meta"), uncounted, mock.patch.object(tasks, "build_without_memory", return_value=None):
+    built_once = mock.patch.object(tasks, "build_without_memory", return_value=None)
+    with torch.device("meta"), Undrawn(), uncounted, built_once:
         return build.build_task(recipe(path), source, source)
 
 
@@ -144,6 +147,13 @@ def test_every_recipe_has_a_published_run_or_is_said_to_be_ours():
 # ---------------------------------------------------------------- models
 
 
+@cache
+def timms(name: str, classes: int, options: str) -> nn.Module:
+    """A model of timm's without weights. options: of timm.create_model, as Python would write them."""
+    with torch.device("meta"), Undrawn():
+        return timm.create_model(name, num_classes=classes, **ast.literal_eval(options))
+
+
 def our_name(name: str, classifies: bool) -> str:
     """Our name of one of timm's parameters."""
     for theirs, ours in (("head.fc.", "heads.0."), ("head.", "heads.0."), ("fc_norm.", "norm.")):
@@ -156,8 +166,7 @@ def our_name(name: str, classifies: bool) -> str:
 def test_recipe_model_is_the_one_of_timm(path):
     run, model = PUBLISHED[path], task(path).model
     classifies = run.task != "pretrain"
-    with torch.device("meta"):
-        theirs = timm.create_model(run.model, num_classes=1000 if classifies else 0, **run.options)
+    theirs = timms(run.model, classes=1000 if classifies else 0, options=repr(run.options))
     expected = {our_name(name, classifies): parameter.shape for name, parameter in theirs.named_parameters()}
     shapes = {name: parameter.shape for name, parameter in model.named_parameters() if not name.startswith("head.")}
     mask_token = shapes.pop("encoder.mask_token", None)
