@@ -11,7 +11,7 @@ from mim.io.formatting import printable
 
 FEW = 10  # classes that may have one image each
 SPARSE = 10  # numbers up to this many times the classes may be in use
-SEPARATOR = re.compile(r"[,;|]")
+SEPARATOR, BRACKETS = re.compile(r"[,;|]"), " \t[](){}\"'"
 Problem = tuple[str, str]  # why labels are no classes, and the way out
 
 
@@ -62,8 +62,11 @@ def _number(name: str) -> float | None:
 
 
 def _several(names: Sequence[str]) -> Problem | None:
-    """Several labels in one, such as `cat,dog`: their parts return in other labels. A name may well have a comma."""
-    split = {name: [part.strip() for part in SEPARATOR.split(name)] for name in names}
+    """Several labels in one, such as `cat,dog` and `["cat", "dog"]`: their parts return in other labels.
+
+    A name may well have a comma.
+    """
+    split = {name: [part.strip(BRACKETS) for part in SEPARATOR.split(name)] for name in names}
     labels_with = Counter(part for parts in split.values() for part in set(parts))
     compound = {name: parts for name, parts in split.items() if len(parts) > 1}
     returning = 0

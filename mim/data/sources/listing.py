@@ -80,6 +80,8 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True, index: boo
         path = printable_name(listing.files.path(int(unlabelled_N[0])))
         raise ValueError(f"DATA.labels folders: {path} has no label: it needs {way_out}")
     if warn:
+        if listing.names and not listing.are_folders:
+            _warn_of_unlabelled(listing, key)
         _warn_of_similar(listing.names, key)
     return listing
 
@@ -144,10 +146,18 @@ def _warn_of(paths: list[str], what: str) -> None:
         LOG.warning("%s %s, such as %s", f"{len(paths):,}", what, printable_name(paths[0]))
 
 
+def _warn_of_unlabelled(listing: Listing, key: str) -> None:
+    rows = np.flatnonzero(listing.label_N < 0)
+    if len(rows):
+        counts, path = f"{len(rows):,} of {len(listing):,}", printable_name(listing.files.path(int(rows[0])))
+        message = "%s: %s images have no label, such as %s: a split that holds one is read without labels"
+        LOG.warning(message, key, counts, path)
+
+
 def _warn_of_similar(names: Iterable[str], key: str) -> None:
     first: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = first.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), name)
         if other != name:
             pair = printable_name(other), printable_name(name)
             LOG.warning("%s: the labels %r and %r look alike and are two classes", key, *pair)

@@ -48,6 +48,9 @@ def splits_of(tmp_path: Path):
         (list("abcdefgh"), ""),  # a handful
         (["cat", "dog", "cat,dog"] * 5, SEVERAL),
         (["cat", "dog", "cat, dog"] * 5, SEVERAL),
+        (['["cat"]', '["dog"]', '["cat","dog"]'] * 5, SEVERAL),
+        (["['cat']", "['dog']", "['cat', 'dog']"] * 5, SEVERAL),
+        (["crane (bird)", "crane (machine)", "[none]"] * 5, ""),
         (["Edema|Mass", "Mass", "Edema|Nodule", "Nodule"] * 5, SEVERAL),
         (["0,73", "0,12", "0,5"] * 5, SEVERAL),
         (["tench, Tinca tinca", "goldfish, Carassius auratus", "crane", "missile", "projectile, missile"] * 5, ""),

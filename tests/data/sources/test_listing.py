@@ -209,6 +209,28 @@ def test_list_with_labels_takes_none_from_folders(tmp_path: Path) -> None:
         list_folder(tmp_path, ["cat/1.png\tx", "dog/1.png"], labels="folders")
 
 
+def test_list_with_labels_for_some_images_names_one_without(tmp_path: Path) -> None:
+    lines = [*(f"{number}.png\t{number % 2}" for number in range(8)), "lost.png", "8.png\t"]
+    with logged() as said:
+        assert list_folder(tmp_path, lines).labels is None
+        list_folder(tmp_path, lines, split="val")
+    path = tmp_path / "lost.png"
+    assert said == [
+        f"DATA.path: 2 of 10 images have no label, such as {path}: a split that holds one is read without labels"
+    ]
+    with logged() as said:
+        list_folder(tmp_path, lines, labels="none")
+        list_folder(tmp_path, ["1.png", "2.png"])
+    assert said == []
+
+
+def test_list_with_spaces_at_the_end_of_labels_says_that_two_look_alike(tmp_path: Path) -> None:
+    with logged() as said:
+        source = list_folder(tmp_path, ["1.png\tcat", "2.png\tcat ", "3.png\tdog", "4.png\tdog"])
+    assert source.classes == ("cat", "cat ", "dog")
+    assert said == ["DATA.path: the labels 'cat' and 'cat ' look alike and are two classes"]
+
+
 def test_list_of_held_out_images_takes_the_classes_of_the_training_images(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write_digits(tmp_path / "train" / name, 2)
