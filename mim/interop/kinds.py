@@ -35,9 +35,7 @@ def check_keys(sections: Sections, code_base: str, **only: Any) -> None:
     for key, value in only.items():
         ours = sections["ENCODER"].get(key, value)
         if ours != value:
-            raise ValueError(
-                f"ENCODER.{key} is {as_text(ours)}: {code_base} has no such encoder, only {as_text(value)}"
-            )
+            raise ValueError(f"ENCODER.{key} is {as_text(ours)}: encoders of {code_base} have {as_text(value)} only")
 
 
 def as_text(value: Any) -> str:

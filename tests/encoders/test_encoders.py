@@ -140,8 +140,10 @@ def test_encoder_without_drop_path_is_deterministic_in_training_mode(name):
     assert torch.equal(encoder(images()).tokens_BND, encoder(images()).tokens_BND)
 
 
+SEEDS = {"positions": "learned", "class_position": False, "qkv_bias": False, "head_width": 3, "patch_norm": True}
 VARIANTS = {
     "plain": {},
+    "seeds": SEEDS,
     "no-norm": {"norm": False},
     "learned": {"positions": "learned"},
     "no-class-token": {"class_token": False, "norm": False, "positions": "learned"},
@@ -467,6 +469,61 @@ def test_vit_starts_as_mae_does():
             assert (norm.weight == 1).all()
             assert not norm.bias.any()
     assert backbone.norm.eps == 1e-6
+
+
+def test_vit_starts_as_pytorch_makes_it_where_asked():
+    """vit-pytorch fills nothing but tokens and positions, which are normal with a standard deviation of 1."""
+    torch.manual_seed(0)
+    keys = {"patch": 16, "width": 768, "depth": 1, "heads": 12, "qkv_bias": False, "positions": "learned"}
+    encoder = ViT(ImageSpec(3, 32, 64), hidden="replace", linear_init="pytorch", init_std=1.0, **keys)
+    backbone = encoder.backbone
+    for weight in (backbone.cls_token, backbone.pos_embed, encoder.mask_token):
+        assert weight.std().item() == pytest.approx(1, rel=0.1)
+        assert weight.abs().max() > 2.2
+    block = backbone.blocks[0]
+    assert block.attn.qkv.bias is None
+    for layer in (backbone.patch_embed.proj, block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+        bound = layer.weight[0].numel() ** -0.5
+        assert 0.999 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias is None or 0.9 * bound < layer.bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("hidden", ["drop", "replace", "none"])
+@torch.no_grad()
+def test_vit_with_norms_around_its_patches_embeds_each_patch_by_itself(hidden):
+    encoder, img = make("vit", hidden=hidden, patch_norm=True, norm_eps=1e-3), images(2)
+    projection, (before, after) = (
+        encoder.backbone.patch_embed.proj,
+        (encoder.pixel_norm, encoder.backbone.patch_embed.norm),
+    )
+    assert (before.eps, after.eps, encoder.backbone.norm.eps) == (1e-3,) * 3
+    tokens = torch.empty(2, 32, 16)
+    for token in range(32):
+        top, left = token // 8 * 8, token % 8 * 8
+        pixels = before(img[:, :, top : top + 8, left : left + 8].flatten(1))
+        tokens[:, token] = after(pixels @ projection.weight.flatten(1).T + projection.bias)
+    tokens = torch.cat([encoder.backbone.cls_token.expand(2, -1, -1), tokens], dim=1) + encoder.backbone.pos_embed
+    expected = encoder.backbone.norm(encoder.backbone.blocks(tokens))[:, 1:]
+    torch.testing.assert_close(encoder(img).tokens_BND, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"norm_eps": 0.0}, r"ENCODER\.norm_eps is 0\.0: it must be above 0"),
+        ({"init_std": 0.0}, r"ENCODER\.init_std is 0\.0: it must be above 0"),
+        ({"head_width": -1}, r"ENCODER\.head_width is -1: it must be at least 0"),
+    ],
+)
+def test_vit_refuses_numbers_that_make_no_model(keys, message):
+    with pytest.raises(ValueError, match=message):
+        make("vit", **keys)
+
+
+def test_vit_with_heads_of_their_own_width_needs_no_divisor():
+    attention = make("vit", heads=3, head_width=5).backbone.blocks[1].attn
+    assert (attention.qkv.weight.shape, attention.proj.weight.shape) == ((45, 16), (16, 15))
+    assert attention.scale == 5**-0.5
 
 
 def test_vit_refuses_heads_that_do_not_divide_its_width():

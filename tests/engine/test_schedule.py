@@ -214,6 +214,28 @@ def test_schedule_factor_of_one_is_none(keys: dict, lr_scale_on: str) -> None:
     assert [scaled.at(step, 1.0) for step in range(STEPS)] == [scaled.at(step) for step in range(STEPS)] == rates
 
 
+# -------------------------------------------------------------------- the smaller of warmup and cosine
+
+
+@pytest.mark.parametrize("warmup", [0, 5, 2.5, 12])
+def test_schedule_min_cosine_equals_the_formula_of_icarus(warmup: float) -> None:
+    """IcarusWizard/MAE, mae_pretrain.py: a factor on the peak by the number of whole epochs."""
+    rates = schedule("min_cosine", warmup_epochs=warmup)
+    for step in range(STEPS):
+        epoch = step // PER_EPOCH
+        factor = min((epoch + 1) / (warmup + 1e-8), 0.5 * (math.cos(epoch / EPOCHS * math.pi) + 1))
+        assert rates.at(step) == pytest.approx(2e-3 * factor, rel=1e-8)
+    assert warmup != 12 or rates.at(8 * PER_EPOCH) < 2e-3 * 9 / 12  # the cosine takes over within the warmup
+
+
+def test_schedule_min_cosine_has_its_ends_and_its_lag() -> None:
+    rates = schedule("min_cosine", warmup_epochs=4, warmup_lr=1e-4, min_lr=1e-5, lag=1)
+    assert rates.at(0) == rates.at(PER_EPOCH) == pytest.approx(1e-4 + (2e-3 - 1e-4) / 4)
+    assert rates.at(PER_EPOCH + 1) == pytest.approx(1e-4 + (2e-3 - 1e-4) / 2)
+    assert rates.at(STEPS) == pytest.approx(1e-5 + (2e-3 - 1e-5) * 0.5 * (1 + math.cos(math.pi * 11 / 12)))
+    assert rates.at(PER_EPOCH, 0.5) == rates.at(PER_EPOCH) / 2
+
+
 # -------------------------------------------------------------------- warmup, stable, decay
 
 
@@ -314,8 +336,9 @@ def extended(name: str, lengths: tuple[int, ...], **keys) -> Extended:
         ("cosine", {"warmup_epochs": 2, "cosine_from": "start", "lag": 1, "scale_all": True, "lr_scale_on": "peak"}),
         ("multistep", {"warmup_epochs": 2, "milestones": (5.0, 14.0), "gamma": 0.3}),
         ("wsd", {"warmup_epochs": 2, "decay_epochs": 4, "min_lr": 1e-5}),
+        ("min_cosine", {"warmup_epochs": 6, "min_lr": 1e-5}),
     ],
-    ids=["mae", "simmim", "multistep", "wsd"],
+    ids=["mae", "simmim", "multistep", "wsd", "min_cosine"],
 )
 def test_extended_schedule_is_that_of_each_length_up_to_its_end(name: str, keys: dict, lr_scale: float) -> None:
     rates = extended(name, (8, 12, 16), **keys)

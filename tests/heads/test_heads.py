@@ -182,6 +182,65 @@ def test_transformer_starts_as_mae_does():
     assert "positions" not in head.state_dict()
 
 
+@torch.no_grad()
+def test_transformer_adds_positions_to_hidden_tokens_alone_where_asked():
+    """Then it is the decoder without positions whose mask token is another one in each place."""
+    keys = {"positions": "learned", "positions_of": "hidden"}
+    head, plain, inputs = build_head(Transformer, DROPPED, **keys), build_head(Transformer, DROPPED), features()
+    assert head.positions.shape == (1, 12, 16)  # none for prefix tokens, which would never be trained
+    plain.load_state_dict({name: weight for name, weight in head.state_dict().items() if name != "positions"})
+    plain.positions.zero_()
+    kept = torch.tensor([[0, 2, 5], [1, 7, 11]])
+    dropped = Features(inputs.tokens_BND[:, :3], (3, 4), kept, inputs.prefix_BKD)
+    filled = (head.mask_token + head.positions).expand(2, -1, -1).clone()
+    for sample in range(2):
+        filled[sample, kept[sample]] = head.embed(dropped.tokens_BND[sample])
+    plain._fill = lambda tokens_BND, kept_BN: filled
+    torch.testing.assert_close(head(dropped).map_BCHW, plain(dropped).map_BCHW, rtol=0, atol=1e-12)
+
+
+def test_transformer_without_embedding_takes_tokens_of_its_own_width():
+    head = build_head(Transformer, replace(DROPPED, width=16), embed=False)
+    assert [name for name, _ in head.named_parameters() if name.startswith("embed")] == []
+    with pytest.raises(ValueError, match=r"HEAD\.embed false: HEAD\.width 16 must be the width .* tokens, 12"):
+        build_head(Transformer, DROPPED, embed=False)
+
+
+def test_transformer_refuses_positions_of_hidden_tokens_where_none_is_dropped():
+    with pytest.raises(
+        ValueError, match=r"HEAD\.positions_of hidden needs .*ENCODER\.hidden drop, or HEAD\.positions_of all"
+    ):
+        build_head(Transformer, DENSE, positions_of="hidden")
+
+
+SEEDS = {"norm": False, "norm_eps": 1e-3, "positions": "learned", "linear_init": "pytorch", "init_std": 1.0}
+
+
+@pytest.mark.parametrize("name", ["transformer", "cross_attention"])
+def test_decoder_has_the_positions_norms_and_initial_weights_that_are_asked_for(name):
+    head = build_head(Head.named(name), DROPPED, width=64, **SEEDS)
+    prefix = DROPPED.num_prefix if name == "transformer" else 0
+    assert head.state_dict()["positions"].shape == (1, prefix + 12, 64)
+    for weight in (head.positions, head.mask_token):
+        assert weight.std().item() == pytest.approx(1, rel=0.25)
+    norms = [module.eps for module in head.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert norms == [1e-3] * 2  # of its one block
+    for linear in (module for module in head.modules() if isinstance(module, torch.nn.Linear)):
+        bound = linear.in_features**-0.5
+        assert 0.95 * bound < linear.weight.abs().max() <= bound
+        assert linear.bias.any()
+
+
+@pytest.mark.parametrize("name", ["transformer", "cross_attention"])
+def test_decoder_with_learned_positions_trains_each_parameter(name):
+    head = build_head(Head.named(name), DROPPED, **SEEDS)
+    kept = torch.tensor([[0, 2, 5], [1, 7, 11]])
+    inputs = features()
+    output = head(Features(inputs.tokens_BND[:, :3], (3, 4), kept, inputs.prefix_BKD)).map_BCHW
+    (output * torch.randn_like(output)).sum().backward()
+    assert [name for name, weight in head.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
 def test_transformer_refuses_heads_that_do_not_divide_its_width():
     with pytest.raises(ValueError, match=r"HEAD\.heads 5 does not divide HEAD\.width 16"):
         build_head(Transformer, heads=5)

@@ -105,14 +105,14 @@ def test_mae_gets_zeros_for_a_class_token_without_position(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("to", "keys", "message"),
     [
-        ("mae", {"qkv_bias": False}, "ENCODER.qkv_bias is false: facebookresearch/mae has no such encoder, only true"),
-        ("mae", EPS, "ENCODER.norm_eps is 0.001: facebookresearch/mae"),
-        ("mae", WIDE, "ENCODER.head_width is 6: facebookresearch/mae"),
-        ("mae", NORMED, "ENCODER.patch_norm is true: facebookresearch/mae"),
-        ("timm", WIDE, "ENCODER.head_width is 6: timm"),
-        ("timm", NORMED, "ENCODER.patch_norm is true: timm"),
-        ("transformers", WIDE, "ENCODER.head_width is 6: transformers"),
-        ("transformers", NORMED, "ENCODER.patch_norm is true: transformers"),
+        ("mae", {"qkv_bias": False}, "ENCODER.qkv_bias is false: encoders of facebookresearch/mae have true only"),
+        ("mae", EPS, "ENCODER.norm_eps is 0.001: encoders of facebookresearch/mae"),
+        ("mae", WIDE, "ENCODER.head_width is 6: encoders of facebookresearch/mae"),
+        ("mae", NORMED, "ENCODER.patch_norm is true: encoders of facebookresearch/mae"),
+        ("timm", WIDE, "ENCODER.head_width is 6: encoders of timm"),
+        ("timm", NORMED, "ENCODER.patch_norm is true: encoders of timm"),
+        ("transformers", WIDE, "ENCODER.head_width is 6: encoders of transformers"),
+        ("transformers", NORMED, "ENCODER.patch_norm is true: encoders of transformers"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, to: str, keys: dict[str, Any], message: str) -> None:

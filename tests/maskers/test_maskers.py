@@ -83,7 +83,8 @@ def test_masker_refuses_a_ratio_outside_zero_to_one(name, ratio):
 
 @pytest.mark.parametrize("name", WITH_RATIO)
 @pytest.mark.parametrize(
-    ("ratio", "rounding", "visible"), [(0.9, "floor_visible", 0), (0.95, "ceil_hidden", 0), (1e-17, "floor_visible", 4)]
+    ("ratio", "rounding", "visible"),
+    [(0.9, "floor_visible", 0), (0.95, "ceil_hidden", 0), (1e-17, "floor_visible", 4), (0.2, "floor_hidden", 4)],
 )
 def test_masker_refuses_a_ratio_that_rounds_to_nothing(name, ratio, rounding, visible):
     with pytest.raises(ValueError, match=rf"of 4 cells leaves {visible} visible.*MASKER\.cell"):
@@ -105,6 +106,12 @@ def test_visible_cells_round_as_mae_and_as_simmim():
                 assert visible_cells(cells, ratio, "ceil_hidden") == cells - hidden
             differ += visible != cells - hidden
     assert differ > 0
+
+
+@pytest.mark.parametrize(("cells", "ratio", "hidden"), [(9, 0.75, 6), (64, 0.75, 48), (100, 0.29, 28), (7, 0.5, 3)])
+def test_visible_cells_of_floor_hidden_hide_as_vit_pytorch(cells, ratio, hidden):
+    """mae.py: int(ratio * cells); .29 of 100 is 28.999999999999996."""
+    assert visible_cells(cells, ratio, "floor_hidden") == cells - hidden == cells - int(ratio * cells)
 
 
 @pytest.mark.parametrize("part", [Random, Block])
