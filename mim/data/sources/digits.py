@@ -1,5 +1,7 @@
 """Digits: the 1,797 handwritten digits of scikit-learn, a data set that needs no download."""
 
+from functools import cache
+
 import numpy as np
 from PIL import Image
 
@@ -19,16 +21,15 @@ class Digits(Source, name="digits"):
     classes = tuple("0123456789")
 
     def __init__(self, split: Split, settings: DataSettings):
-        from sklearn.datasets import load_digits  # a second to import, and only this source needs it
         from sklearn.model_selection import train_test_split
 
         super().__init__(split, settings)
         check_channels(settings.channels)
-        digits = load_digits()
-        parts = train_test_split(np.arange(len(digits.target)), test_size=360, random_state=0, stratify=digits.target)
+        pictures, labels = _digits()
+        parts = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
         chosen = parts[0 if split == "train" else 1]
-        self.labels = digits.target[chosen].astype(np.int64)
-        self.pictures = [self._picture(digits.images[index]) for index in chosen]
+        self.labels = labels[chosen]
+        self.pictures = [self._in_mode(pictures[index]) for index in chosen]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -36,9 +37,19 @@ class Digits(Source, name="digits"):
     def read(self, index: int) -> Image.Image:
         return self.pictures[index]
 
-    def _picture(self, levels_HW: np.ndarray) -> Image.Image:
-        small = Image.fromarray((levels_HW * (255 / 16)).round().astype(np.uint8))
+    def _in_mode(self, picture: Image.Image) -> Image.Image:
         notes: list[str] = []
-        image = to_mode(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), self.settings.channels, notes)
+        image = to_mode(picture, self.settings.channels, notes)
         self.say(notes, "digits")
         return image
+
+
+@cache
+def _digits() -> tuple[list[Image.Image], np.ndarray]:
+    """All digits, grey and scaled up, and their labels."""
+    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+
+    digits = load_digits()
+    levels_NHW = (digits.images * (255 / 16)).round().astype(np.uint8)
+    pictures = [Image.fromarray(levels_HW).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for levels_HW in levels_NHW]
+    return pictures, digits.target.astype(np.int64)
