@@ -29,7 +29,7 @@ class Plain(Encoder):
         patch: side of a patch in pixels.
         width: channels of a token.
         depth: number of transformer blocks.
-        heads: attention heads of a block; they must divide the width, unless they have a width of their own.
+        heads: attention heads of a block; they must divide the width.
         mlp_ratio: hidden channels of a block's MLP, as a multiple of the width.
         norm: whether a LayerNorm follows the last block. Fine-tuning on the mean of the tokens needs false: its
             classifier has a norm of its own behind the mean.

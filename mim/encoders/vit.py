@@ -36,7 +36,8 @@ class ViT(Plain, name="vit"):
         class_token: whether a class token stands ahead of the patch tokens.
         class_position: whether the class token has a position too. IcarusWizard/MAE: false.
         qkv_bias: whether queries, keys and values have a bias. vit-pytorch and IcarusWizard/MAE: false.
-        head_width: channels of an attention head; 0: width / heads. vit-pytorch: 64.
+        head_width: channels of an attention head, for which heads need not divide the width; 0: width / heads.
+            vit-pytorch: 64.
         patch_norm: whether a LayerNorm stands before the projection of a patch, over its pixels, and another one behind
             it. vit-pytorch: true.
         linear_init: how weights begin: `xavier` (MAE: linear layers xavier-uniform with zero bias, the patch

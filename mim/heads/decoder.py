@@ -29,7 +29,7 @@ class Decoder(Head):
         wide_heads: whether the heads have a width of their own, so that they need not divide the width.
         width: channels of a token in the decoder; a multiple of 4 where positions are sincos.
         depth: number of transformer blocks.
-        heads: attention heads of a block; they must divide the width, unless they have a width of their own.
+        heads: attention heads of a block; they must divide the width.
         mlp_ratio: hidden channels of a block's MLP, as a multiple of the width.
         norm: whether a LayerNorm follows the last block. IcarusWizard/MAE: false.
         norm_eps: eps of every LayerNorm, above 0. MAE: 1e-6; vit-pytorch and IcarusWizard/MAE have PyTorch's default,

@@ -31,7 +31,8 @@ class Transformer(Decoder, name="transformer"):
         positions_of: the tokens that positions are added to: `all`, or `hidden`, the mask tokens alone, which needs an
             encoder that drops hidden tokens. vit-pytorch: `all`, in some older versions `hidden`.
         qkv_bias: whether queries, keys and values have a bias. vit-pytorch and IcarusWizard/MAE: false.
-        head_width: channels of an attention head; 0: width / heads. vit-pytorch: 64.
+        head_width: channels of an attention head, for which heads need not divide the width; 0: width / heads.
+            vit-pytorch: 64.
 
     Raises ValueError where the widths differ without `embed`, and for positions of hidden tokens that nothing drops.
     """
