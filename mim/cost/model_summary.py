@@ -113,7 +113,7 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
 
 
 def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, outcomes: list[Any]) -> list[Boundary]:
-    encoder, features = model.encoder.name, outcomes[0]
+    encoder, features = model.encoder.title, outcomes[0]
     rows = [("image", "data", img_BCHW, "channels x height x width")]
     if isinstance(model, MaskedImageModel) and mask is not None:
         rows.append(("mask", model.masker.name, mask.hidden_BHW, "cells high x wide"))

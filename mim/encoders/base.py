@@ -21,6 +21,7 @@ from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask, StageSpe
 Hidden = Literal["drop", "replace", "none"]
 Hiding = Literal["drop", "replace", "sparse", "none"]
 STRIDES = (4, 8, 16, 32)
+FOR_HIDDEN = ("mask_token", "way.")  # how the names of weights begin that stand for hidden cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,11 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
                 map_BDhw = F.interpolate(map_BDhw, size=size, mode="bilinear", align_corners=False, antialias=True)
             maps[stride] = map_BDhw
         return maps
+
+    @property
+    def title(self) -> str:
+        """What reports call the encoder."""
+        return self.name
 
     @classmethod
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:

@@ -57,7 +57,7 @@ class Classify(BuiltTask[Classifier], ABC):
         trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         of_encoder = f"{sum(p.numel() for p in trained):,} of {sum(p.numel() for p in encoder.parameters()):,}"
         return {
-            "encoder": f"{encoder.name}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
+            "encoder": f"{encoder.title}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
             f"{encoder.spec.width}; {of_encoder} parameters are trained",
             "classifier": f"{model.pool} pooling, {len(self.classes)} classes"
             + (f", {len(model.heads)} linear layers side by side" if len(model.heads) > 1 else ""),

@@ -102,7 +102,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         lines = {
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
             f"({masker.ratio:.1%} hidden), AvgDist {distance:.1f} px",
-            "encoder": f"{model.encoder.name}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
+            "encoder": f"{model.encoder.title}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
             "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
@@ -186,7 +186,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks)
         if reconstruction is None:
             return {}
-        title = f"{model.masker.name} masker, {model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
+        title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
         return {"reconstructions": draw_sheet(reconstruction, title)}
 
 

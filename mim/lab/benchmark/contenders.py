@@ -39,7 +39,7 @@ def ours(dry: DryTask, plan: Plan, world: World, *, real: bool, compiled: bool =
     if not compiled and not dry.engine_settings().train.compile:
         raise ValueError("--against eager: TRAIN.compile is false, so ours is eager already; add --compile")
     model, settings = dry.task.model, dry.engine_settings(compiled)
-    parts = [str(model.encoder.name)]
+    parts = [model.encoder.title]
     if isinstance(model, MaskedImageModel):
         parts += [model.head.name, model.target.name, model.loss.name]
     mode = "compiled" if settings.train.compile else "eager"

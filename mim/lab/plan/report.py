@@ -225,7 +225,7 @@ def _model_summary(dry: DryTask) -> ModelSummary:
 
 def _parts(dry: DryTask) -> tuple[Part, ...]:
     model, work = dry.task.model, dry.task.model_summary.work or {}
-    modules: dict[str, tuple[str, list[nn.Module]]] = {"encoder": (model.encoder.name, [model.encoder])}
+    modules: dict[str, tuple[str, list[nn.Module]]] = {"encoder": (model.encoder.title, [model.encoder])}
     if isinstance(model, MaskedImageModel):
         modules["head"] = (model.head.name, [model.head])
         modules["rest"] = (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])

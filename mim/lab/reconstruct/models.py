@@ -52,7 +52,7 @@ class LoadedRun:
     @property
     def description(self) -> str:  # the model and its training, for a footnote
         model = self.model
-        parts = f"{model.encoder.name} ({model.encoder.hidden}), {model.head.name} head"
+        parts = f"{model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
         steps = f", {self.source.step:,} steps" if self.source.step else ""
         return f"{parts}{steps}{', moving average' if self.source.averaged else ''}"
 

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from mim.build import Model, build_without_memory
 from mim.config import schema
+from mim.encoders.base import FOR_HIDDEN
 from mim.lab.comparison.formatting import settings_text
 from mim.lab.comparison.runs.provenance import RunCollection, Transfer, start_of
 from mim.lab.comparison.runs.recipes import differing_keys, images_per_epoch, recipe_of
@@ -83,13 +84,14 @@ def _group(runs: list[Run], transfers: list[Transfer]) -> Group:
     model, encoder = build_without_memory(example.cfg), None
     if model is not None:
         spec = model.encoder.spec
-        encoder = EncoderSize(model.encoder.name, _parameters(model), spec.grid, spec.stride)
+        encoder = EncoderSize(model.encoder.title, _parameters(model), spec.grid, spec.stride)
     return Group("", _method(example, model), tuple(runs), tuple(transfers), encoder)
 
 
 def _parameters(model: Model) -> int:
-    """Parameters of the encoder, without a mask token: it is what a method does with hidden cells."""
-    return sum(weight.numel() for name, weight in model.encoder.named_parameters() if name != "mask_token")
+    """Parameters of the encoder, without those that stand for hidden cells: they are the method's."""
+    parameters = model.encoder.named_parameters()
+    return sum(weight.numel() for name, weight in parameters if not name.startswith(FOR_HIDDEN))
 
 
 def _by_recipe(runs: Iterable[Run]) -> list[list[Run]]:
@@ -181,7 +183,7 @@ def _method(run: Run, model: Model | None) -> str:
     masker, encoder = model.masker, model.encoder
     over = "" if model.loss.over == "hidden" else f" over {model.loss.over} cells"
     masks = f"{masker.name} {100 * masker.ratio:.3g}% of {masker.cell} px"
-    size = f"{encoder.name} {encoder.spec.width} wide, {encoder.hidden}"
+    size = f"{encoder.title} {encoder.spec.width} wide, {encoder.hidden}"
     return " · ".join((masks, size, _part(run, "HEAD"), _part(run, "TARGET"), f"{model.loss.name}{over}"))
 
 
