@@ -111,8 +111,8 @@ class UNet(Head, name="unet"):
         most = (self.entries_per_side & -self.entries_per_side).bit_length() - 1  # how often it is divisible by 2
         if depth > most:
             raise ValueError(
-                f"HEAD.depth is {depth}: each block halves the stride, and the encoder's stride of {encoder.stride} can be "
-                f"halved at most {most} times on the way to TARGET.stride {target.stride}"
+                f"HEAD.depth is {depth}: each block halves the stride, and the encoder's stride of {encoder.stride} "
+                f"can be halved at most {most} times on the way to TARGET.stride {target.stride}"
             )
         depth = depth or most
         if width % 2**depth:

@@ -50,8 +50,8 @@ def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hi
     work = on_meta(make).work
     flops = counted(lambda: model(img, mask).loss.backward()) / 2
     assert sum(part.training for part in work.values()) == pytest.approx(flops, rel=0.01)
-    assert work["encoder"].forward == pytest.approx(counted(lambda: model.encoder(img, mask)) / 2, rel=0.01)
-    features = model.encoder(img, mask)
+    assert work["encoder"].forward == pytest.approx(counted(lambda: model.encode(img, mask)) / 2, rel=0.01)
+    features = model.encode(img, mask)
     assert work["head"].forward == pytest.approx(counted(lambda: model.head(features)) / 2, rel=0.01)
     assert 0 < work["head"].forward < work["head"].training
     assert work["rest"].training == 0  # raw pixels and an elementwise loss

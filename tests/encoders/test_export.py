@@ -127,12 +127,18 @@ class Predicting(nn.Module):
 
     def forward(self, img_BCHW: Tensor, hidden_BHW: Tensor) -> tuple[Tensor]:
         mask = PatchMask(hidden_BHW, visible=16)
-        return (self.model.head(self.model.encoder(img_BCHW, mask)).map_BCHW,)
+        return (self.model.head(self.model.encode(img_BCHW, mask)).map_BCHW,)
 
 
 @pytest.mark.parametrize(
     "parts",
-    [("vit", "drop", "transformer"), ("vit", "drop", "cross_attention"), ("beit", "replace", "transformer")],
+    [
+        ("vit", "drop", "transformer"),
+        ("vit", "drop", "cross_attention"),
+        ("beit", "replace", "transformer"),
+        ("swin", "replace", "unet"),
+        ("vit", "drop", "unet"),
+    ],
 )
 @torch.no_grad()
 def test_export_under_a_mask_takes_any_batch(parts):
