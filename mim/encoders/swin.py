@@ -1,4 +1,4 @@
-"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches (SimMIM)."""
+"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches (SimMIM) or drops them (GreenMIM)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from mim.structures import ImageSpec
 
 
 class Swin(Windowed, name="swin"):
-    """timm's SwinTransformer, which replaces hidden patches.
+    """timm's SwinTransformer, which replaces hidden patches or leaves them out.
 
     INIT.checkpoint resizes the tables of relative-position biases of another window.
     Source: SimMIM, models/simmim.py, SwinTransformerForSimMIM.
@@ -43,5 +43,5 @@ class Swin(Windowed, name="swin"):
         grid = None
         if image_size is not None:
             stage = int(name.split(".")[2])  # backbone.layers.<stage>.blocks...
-            grid = tuple(side // (self.spec.patch * 2**stage) for side in image_size)
+            grid = tuple(side // self.spec.stages[stage].stride for side in image_size)
         return resize_bias_table(weight, attention.window_size, grid)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from mim.structures import ImageSpec
 
 
 class SwinV2(Windowed, name="swin_v2"):
-    """timm's SwinTransformerV2, which replaces hidden patches.
+    """timm's SwinTransformerV2, which replaces hidden patches or leaves them out.
 
     The norm at the end of each branch starts at zero, as published. So in the first step of a training from scratch no
     token attends to another, and the weights inside a branch have no gradient.

@@ -6,7 +6,7 @@ A attention heads, V windows of an image, T tokens of a window.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -16,10 +16,11 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
+from mim.encoders.visible_windows import accept_plans, map_of_visible, visible_stages
 from mim.io.checks import at_least
 from mim.io.weights import depth_of
 from mim.ops.truncated_normal import redraw_clamped_, trunc_normal_
-from mim.structures import Features, ImageSpec, PatchMask
+from mim.structures import Features, ImageSpec, PatchMask, StageSpec
 
 BIAS_TABLE = "relative_position_bias_table"
 STD = 0.02  # of the initial weights that timm and this file draw from the truncated normal distribution
@@ -28,8 +29,10 @@ STD = 0.02  # of the initial weights that timm and this file draw from the trunc
 class Windowed(Encoder):
     """A transformer of timm's with shifted windows, under timm's parameter names in `backbone`.
 
-    Each stage after the first halves the height and width of the grid and doubles the channels.
-    Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, inserted after the patch embedding's norm).
+    Each stage after the first halves the height and width of the grid and doubles the channels. With `hidden: drop` only
+    the visible tokens are computed, and a cell is at least one token of the last stage.
+    Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, inserted after the patch embedding's norm);
+    GreenMIM, arXiv:2205.13515 (dropping).
 
     Args:
         backbone: builds the transformer from the arguments of timm's SwinTransformer.
@@ -44,6 +47,7 @@ class Windowed(Encoder):
     Raises ValueError, naming stage and axis, where the window does not tile a stage's grid (timm pads silently).
     """
 
+    can_drop = True
     resizable_keys: ClassVar[tuple[str, ...]] = ("window",)
     stem_weight = "backbone.patch_embed.proj.weight"
 
@@ -68,12 +72,24 @@ class Windowed(Encoder):
         at_least("ENCODER", 1, depths=min(depths, default=0), heads=min(heads, default=0), width=width, window=window)
         shared = timm_arguments(image, patch, width, mlp_ratio, drop_path)
         halvings = 2 ** (len(depths) - 1)
-        super().__init__(image, hidden, width=width * halvings, patch=patch, stride=patch * halvings, embed_width=width)
+        patch_grid = image.grid(patch, "ENCODER.patch")
+        image.grid(patch * halvings, "the encoder's stride", "another encoder")
+        super().__init__(
+            image,
+            hidden,
+            width=width * halvings,
+            patch=patch * halvings if hidden == "drop" else patch,  # cells that patch merging stays inside
+            stride=patch * halvings,
+            embed_width=width,
+            stages=tuple(StageSpec(width * 2**stage, patch * 2**stage) for stage in range(len(depths))),
+        )
         for stage, count in enumerate(heads):
             if width * 2**stage % count:
                 raise ValueError(f"ENCODER.heads {count} does not divide the width {width * 2**stage} of stage {stage}")
-        self._check_window(window, stages=len(depths))
+        _check_window(window, patch_grid, stages=len(depths))
         self.backbone = backbone(**shared, depths=depths, num_heads=heads, window_size=window)
+        if hidden == "drop":
+            accept_plans(self.backbone)
         redraw_clamped_(_drawn_by_timm(self.backbone), STD)
         if self.mask_token is not None:
             trunc_normal_(self.mask_token, STD)
@@ -122,35 +138,50 @@ class Windowed(Encoder):
         whole_BANN[..., number_VT[:, :, None], number_VT[:, None, :]] = weights_BAVTT
         return whole_BANN
 
-    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None) -> Features:
-        tokens_BhwD = self._stages(img_BCHW, mask)[-1]
-        return Features(rearrange(tokens_BhwD, "b h w d -> b (h w) d"), self.spec.grid)
+    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
+        if mask is not None and self.hidden == "drop":
+            return self._visible(img_BCHW, mask, stages)
+        outputs = self._stages(img_BCHW, mask)
+        maps = tuple(rearrange(outputs[stage], "b h w d -> b d h w") for stage in stages)
+        return Features(rearrange(outputs[-1], "b h w d -> b (h w) d"), self.spec.grid, stages_BDhw=maps)
 
     def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
         """The output of each stage, (B, D, h, w), by its stride; the last stage's after the last norm."""
         stages = self._stages(img_BCHW, None)
-        return {self.spec.patch * 2**i: rearrange(stage, "b h w d -> b d h w") for i, stage in enumerate(stages)}
+        maps = [rearrange(stage, "b h w d -> b d h w") for stage in stages]
+        return {spec.stride: map_BDhw for spec, map_BDhw in zip(self.spec.stages, maps, strict=True)}
+
+    def _visible(self, img_BCHW: Tensor, mask: PatchMask, stages: Sequence[int]) -> Features:
+        """Features of the visible tokens, computed without the hidden ones."""
+        grid = self.spec.grid
+        kept_BN = mask.kept_indices(*grid)
+        outputs = list(visible_stages(self.backbone, img_BCHW, kept_BN, grid))
+        outputs[-1] = self.backbone.norm(outputs[-1])
+        tokens_BND = rearrange(outputs[-1], "b h w d -> b (h w) d")
+        maps = tuple(map_of_visible(outputs[stage], kept_BN, grid) for stage in stages)
+        return Features(tokens_BND, grid, kept_BN, draw_B=mask.draw_B, stages_BDhw=maps)
 
     def _stages(self, img_BCHW: Tensor, mask: PatchMask | None) -> list[Tensor]:
         """The tokens (B, h, w, D) after each stage; the last stage's after the last norm."""
         patches_BhwD = self.backbone.patch_embed(img_BCHW)
         patches_BND = self.replace_hidden(rearrange(patches_BhwD, "b h w d -> b (h w) d"), mask)
-        tokens_BhwD = rearrange(patches_BND, "b (h w) d -> b h w d", h=self.patch_grid[0])
+        tokens_BhwD = rearrange(patches_BND, "b (h w) d -> b h w d", h=patches_BhwD.shape[1])
         stages = []
         for stage in self.backbone.layers:
             tokens_BhwD = stage(tokens_BhwD)
             stages.append(tokens_BhwD)
         return [*stages[:-1], self.backbone.norm(tokens_BhwD)]
 
-    def _check_window(self, window: int, stages: int) -> None:
-        for stage in range(stages):
-            for axis, side in zip(("height", "width"), self.patch_grid, strict=True):
-                tokens = side // 2**stage
-                if tokens > window and tokens % window:
-                    raise ValueError(
-                        f"ENCODER.window {window} does not divide the {axis} of stage {stage}, {tokens} tokens: "
-                        f"change ENCODER.window or that side of DATA.image_size"
-                    )
+
+def _check_window(window: int, patch_grid: tuple[int, int], stages: int) -> None:
+    for stage in range(stages):
+        for axis, side in zip(("height", "width"), patch_grid, strict=True):
+            tokens = side // 2**stage
+            if tokens > window and tokens % window:
+                raise ValueError(
+                    f"ENCODER.window {window} does not divide the {axis} of stage {stage}, {tokens} tokens: "
+                    f"change ENCODER.window or that side of DATA.image_size"
+                )
 
 
 def _drawn_by_timm(backbone: nn.Module) -> list[Tensor]:

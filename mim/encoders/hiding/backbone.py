@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import yaml
+from timm.layers import DropPath
 from torch import nn
 
 from mim.registry import one_of
@@ -30,10 +31,7 @@ class BackboneSettings:
 
         Raises ValueError for an unknown model, an option that it does not take, and a size that it cannot have.
         """
-        if not timm.is_model(self.model):
-            raise ValueError(
-                f"ENCODER.model {self.model!r} is no model of timm: {one_of(self.model, timm.list_models())}"
-            )
+        self.check()
         chosen = self._options()
         automatic: dict[str, Any] = {"img_size": (image.height, image.width)}
         if self.drop_path:
@@ -41,13 +39,20 @@ class BackboneSettings:
         shared: dict[str, Any] = {"pretrained": pretrained, "in_chans": image.channels, "num_classes": 0}
         while True:
             try:
-                return timm.create_model(self.model, **shared, **{**automatic, **chosen})
+                backbone = timm.create_model(self.model, **shared, **{**automatic, **chosen})
+                return backbone if self.drop_path or "drop_path_rate" in chosen else _without_drop_path(backbone)
             except TypeError as error:
                 if "img_size" not in chosen and automatic.pop("img_size", None) and "img_size" in str(error):
                     continue  # a convolutional net takes any size
                 raise ValueError(f"ENCODER.model {self.model}: {error} (see ENCODER.options and drop_path)") from error
             except (AssertionError, RuntimeError, ValueError, IndexError) as error:
                 raise ValueError(f"ENCODER.model {self.model} cannot be built for {image}: {error}") from error
+
+    def check(self) -> None:
+        """Raises ValueError where timm has no such model."""
+        if not timm.is_model(self.model):
+            names = one_of(self.model, timm.list_models())
+            raise ValueError(f"ENCODER.model {self.model!r} is no model of timm: {names}")
 
     def _options(self) -> dict[str, Any]:
         options = {}
@@ -60,3 +65,11 @@ class BackboneSettings:
             parsed = yaml.safe_load(value)
             options[key] = tuple(parsed) if isinstance(parsed, list) else parsed
         return options
+
+
+def _without_drop_path(backbone: nn.Module) -> nn.Module:
+    """The model without stochastic depth, which some models of timm have by default."""
+    for module in backbone.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return backbone
