@@ -1,17 +1,20 @@
 """Whole pretraining models: of a run, of its checkpoint, or of a file of MAE or SimMIM that holds its decoder."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from mim import build, init_weights, interop
-from mim.config import Config, Overrides
+from mim.config import Config, Overrides, parse_config, read_pairs
 from mim.convert import config_of, guess_line
 from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
+from mim.errors import ConfigError
+from mim.interop import metadata
+from mim.interop.initialise_model import WHOLE, differing
 from mim.interop.names import fold_names
 from mim.io.weights import CHECKPOINT_FORMAT, read_weights
 from mim.model import MaskedImageModel
@@ -64,6 +67,8 @@ def read_pretrained(path: Path, overrides: Overrides, role: str) -> Pretrained:
     content = _checkpoint(file, role)
     if content is not None:
         cfg = init_weights.config_of_checkpoint(content["config"], overrides, str(file))
+        if read_pairs(overrides):
+            _check_head(file, parse_config(content["config"]).values(), cfg, WHOLE)
         source = Pretrained(file, cfg, checkpoint.evaluated(content), content["step"], bool(content["ema"]))
         if cfg.TASK != "pretrain":
             raise _headless(file, f"it is of TASK {cfg.TASK}")
@@ -72,6 +77,7 @@ def read_pretrained(path: Path, overrides: Overrides, role: str) -> Pretrained:
         if not any(name.startswith(HEAD) for name in weights.state):
             raise _headless(file, f"format {weights.format}")
         cfg = config_of(weights, overrides)
+        _check_head(file, weights.sections, cfg, WHOLE[:1], weights.guesses)  # TARGET is that of the published runs
         for note in (*weights.notes, guess_line(cfg, weights, overrides)):
             if note:
                 LOG.info("%s: %s", file, note)
@@ -86,6 +92,20 @@ def read_pretrained(path: Path, overrides: Overrides, role: str) -> Pretrained:
             '"[0.5]" (after --set, or in Python as overrides)'
         )
     return source
+
+
+def _check_head(
+    file: Path, theirs: metadata.Sections, cfg: Config, sections: Collection[str], guesses: Collection[str] = ()
+) -> None:
+    """Raises ConfigError, with both values, where overrides change what the weights of the head predict."""
+    unlike = differing(theirs, cfg.values(), sections)
+    wrong = {key: line for key, line in unlike.items() if key not in cfg.INIT.keep and key not in guesses}
+    if wrong:
+        raise ConfigError(
+            f"{file} was trained with other values, with which its head predicts something else: "
+            f"{', '.join(wrong.values())}. Leave these keys out; or keep the values here with INIT.keep "
+            f'"[{", ".join(wrong)}]"'
+        )
 
 
 def _checkpoint(file: Path, role: str) -> dict | None:

@@ -81,7 +81,9 @@ def _run(
                 check_classes(cfg, content, path, training)
                 cfg = resumed_config(cfg, content, path, record, extend)
             elif extend is not None:
-                raise ValueError(f"--extend: {output} holds no checkpoint, so there is no run to prolong")
+                raise ValueError(
+                    f"--extend: {output} holds no last checkpoint to prolong its run from{_way_out_of_best(folder)}"
+                )
         _prepare(folder, cfg, world, content)
         with log_to_file(folder.log, world.main, before):
             task = _as_subclass(build.build_task(cfg, training, held_out), own)
@@ -130,6 +132,16 @@ def _checkpoint_to_resume(folder: RunFolder, resume: Path | None, world: World) 
     content = contents[path] if path in contents else checkpoint.load(path)
     checkpoint.check(content, path)
     return path, content
+
+
+def _way_out_of_best(folder: RunFolder) -> str:
+    """How a run goes on whose last checkpoints were deleted; empty where its best one is gone, too."""
+    if not folder.best.exists():
+        return ""
+    step = checkpoint.load(folder.best)["step"]
+    return (
+        f": copy {folder.best} to {folder.checkpoints / f'step-{step}.pt'}, and run the same command without --extend"
+    )
 
 
 def _with_precision(cfg: Config, content: dict | None, world: World) -> Config:

@@ -227,7 +227,9 @@ def test_frozen_encoder_leaves_out_what_init_leave_out_names(tmp_path: Path) -> 
     keys = {"INIT.checkpoint": file}
     with pytest.raises(ValueError, match=r"extra\.weight"):
         start(load_config(write_recipe(tmp_path, PROBE), keys))
-    start(load_config(write_recipe(tmp_path, PROBE), {**keys, "INIT.leave_out": ["backbone.extra"]}))
+    cfg = load_config(write_recipe(tmp_path, PROBE), {**keys, "INIT.leave_out": ["backbone.extra", "backbone.exta"]})
+    notes = [line for line in start(cfg) if "leave_out" in line]
+    assert notes == ["  INIT.leave_out backbone.exta: no name in the file begins so"]
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -353,7 +355,7 @@ def test_state_dict_under_the_names_of_ones_own_encoder_starts_it(tmp_path: Path
     torch.save({**state, **({"head.weight": torch.zeros(2)} if prefix else {})}, tmp_path / "own.pth")
     own = cfg.replace({"INIT.checkpoint": str(tmp_path / "own.pth"), "DATA.image_size": [32, 32]})
     model = build.build_classifier(own, 2)
-    start(own, model)
+    assert any("check what no shape of a weight shows, such as heads" in line for line in start(own, model))
     assert all(torch.equal(weight, source.state_dict()[name]) for name, weight in model.encoder.state_dict().items())
     loaded = load_encoder(tmp_path / "own.pth", {**keys, "DATA.channels": 1, "DATA.image_size": [32, 32]})
     assert all(torch.equal(weight, source.state_dict()[name]) for name, weight in loaded.state_dict().items())

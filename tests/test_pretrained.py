@@ -88,6 +88,22 @@ def test_load_model_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     assert preprocess.std_C11.flatten().tolist() == [0.25] * 3
 
 
+@pytest.mark.parametrize("to", ["", "mae"])
+def test_load_model_refuses_a_head_that_predicts_something_else(tmp_path: Path, to: str) -> None:
+    path = sample("mae").write(tmp_path / "run.pt")
+    if to:
+        convert(path, tmp_path / "full.pth", to)
+        path = tmp_path / "full.pth"
+    there = sample("mae").cfg.HEAD.values()["heads"]
+    here = there // 2
+    text = rf"HEAD\.heads {there} there, {here} here.*INIT\.keep \"\[HEAD\.heads\]\""
+    with pytest.raises(mim.ConfigError, match=text):
+        load_model(path, {"HEAD.heads": here})
+    model, _ = load_model(path, {"HEAD.heads": here, "INIT.keep": ["HEAD.heads"]})
+    assert model.head.layers[0].attn.num_heads == here
+    load_model(path, {"HEAD.heads": there})
+
+
 def test_load_model_is_a_public_name() -> None:
     assert mim.load_model is load_model
     assert "load_model" in mim.__all__

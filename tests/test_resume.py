@@ -175,9 +175,12 @@ def test_extend_says_what_cannot_be_and_what_to_do_instead(copy, tmp_path):
         with pytest.raises(ValueError, match=message):
             train(copy, keys, **arguments)
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != "log.txt"}
-    with pytest.raises(ValueError, match=r"--extend: .* holds no checkpoint"):
+    with pytest.raises(ValueError, match=r"--extend: .* holds no last checkpoint .* from$"):
         train(tmp_path / "new", extend=3)
     assert not (tmp_path / "new").exists()
+    (copy / "checkpoints" / "step-10.pt").rename(copy / "checkpoints" / "best.pt")
+    with pytest.raises(ValueError, match=r"no last checkpoint .*: copy .*best\.pt to .*step-10\.pt, and run the same"):
+        train(copy, extend=3)
 
 
 def test_extend_is_a_word_of_the_command(copy):

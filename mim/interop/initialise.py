@@ -122,11 +122,13 @@ def match_weights(
     half of the file's encoder fits, or a weight has no usable numbers.
     """
     theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
+    names = (*theirs, *weights.left_out, *weights.without(ENCODER))
+    unused = [part for part in leave_out if not any(name.startswith(part) for name in names)]
     if leave_out:
         theirs = {name: weight for name, weight in theirs.items() if not name.startswith(tuple(leave_out))}
         left_out = tuple(name for name in weights.left_out if not name.startswith(tuple(leave_out)))
         weights = replace(weights, left_out=left_out, left_entries=0)
-    notes = weights.notes
+    notes = (*weights.notes, *(f"INIT.leave_out {printable(part)}: no name in the file begins so" for part in unused))
     if adapt:
         theirs, note = _adapted(encoder, theirs, role)
         notes = (*notes, *([note] if note else []))

@@ -7,6 +7,11 @@ from mim.interop.files import WeightsFile
 from mim.interop.formats import ENCODER, ModelWeights
 from mim.interop.names import fold_names
 
+UNTOLD = (
+    "weights under the names of this config, without one of their own: check what no shape of a weight shows, such as "
+    "heads, window, DATA.mean and DATA.std"
+)
+
 
 def own_weights(encoder: Encoder, file: WeightsFile) -> ModelWeights | None:
     """The weights of a file whose names are those of the encoder's state dict; None where none has such a name.
@@ -27,8 +32,8 @@ def own_weights(encoder: Encoder, file: WeightsFile) -> ModelWeights | None:
     beside = {name: each for name, each in file.weights.items() if not name.startswith(parent)}
     state = {ENCODER + name: each for name, each in state.items()}
     if parent + module == ENCODER:  # a whole model of this toolkit
-        return ModelWeights({**state, **beside}, {}, str(file.path))
-    notes = (f"beside the encoder, left out: {fold_names(beside)}",) if beside else ()
+        return ModelWeights({**state, **beside}, {}, str(file.path), notes=(UNTOLD,))
+    notes = (UNTOLD, *([f"beside the encoder, left out: {fold_names(beside)}"] if beside else []))
     return ModelWeights(state, {}, str(file.path), notes=notes)
 
 
