@@ -23,7 +23,7 @@ from processes import (
 )
 
 # drop path, EMA and accumulation are on: each would show a generator or a state that is not restored
-KEYS = TINY | {"TRAIN.epochs": 3, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2}
+KEYS = TINY | {"TRAIN.epochs": 2, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2}
 KEYS |= {"TRAIN.batch": 64, "DATA.batch_size": 32}  # 22 steps an epoch, 2 micro-batches a step
 CLASSIFYING = TINY_CLASSIFIER | {"LABELS.per_class": 16, "TRAIN.epochs": 4, "DATA.batch_size": 8, "TRAIN.ema": 0.9}
 DRAWING = {  # all that draws in fine-tuning
@@ -62,7 +62,7 @@ def undisturbed(tmp_path_factory, warm):
 def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, undisturbed, workers):
     output = tmp_path / "run"
     keys = KEYS | {"DATA.workers": workers, "CHECKPOINT.every_minutes": 0.0005}  # checkpoints in mid-epoch, too
-    for line in (9, 40):
+    for line in (9, 30):
         _kill_at(warm, output, keys, line)
     assert last_state(output)["step"] % 22 != 0
     code, text = warm.run(1, output, keys)
@@ -149,17 +149,17 @@ def test_extension_that_was_killed_ends_where_the_undisturbed_one_ends(tmp_path,
     folders = [tmp_path / name for name in ("whole", "killed")]
     for folder in folders:
         shutil.copytree(undisturbed, folder)
-    words = ("--extend", "4")
+    words = ("--extend", "3")
     process = warm.start([*words, *arguments(folders[0], KEYS, RECIPE)], tmp_path / "whole.log")
     assert process.wait() == 0, process.text
     keys = KEYS | {"CHECKPOINT.every_minutes": 0.0005}
-    for line in (70, 78):
+    for line in (48, 56):
         _kill_at(warm, folders[1], keys, line, flags=words)
-    assert 66 < last_state(folders[1])["step"] < 88
+    assert 44 < last_state(folders[1])["step"] < 66
     code, text = warm.run(1, folders[1], KEYS)
     assert code == 0, text
     whole, killed = (last_state(folder) for folder in folders)
     for part in PARTS:
         same(whole[part], killed[part], part)
     assert losses(folders[0]) == losses(folders[1])
-    assert len(losses(folders[0])) == 88
+    assert len(losses(folders[0])) == 66

@@ -34,7 +34,7 @@ from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.errors import DataLost
 from mim.model import MaskedImageModel
 
-RUN = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16, "TRAIN.epochs": 12}
+RUN = TINY | {"DATA.name": "folder", "DATA.val_share": 0, "DATA.batch_size": 8, "TRAIN.batch": 16, "TRAIN.epochs": 6}
 
 
 def weights(run_folder: Path) -> dict[str, torch.Tensor]:
@@ -102,7 +102,7 @@ def test_run_whose_worker_is_killed_ends_clearly_and_resumes_to_the_same_weights
 
         def killing(self: MaskedImageModel, *args: object, **kwargs: object) -> object:
             calls.append(None)
-            if self.training and len(calls) == 40:
+            if self.training and len(calls) == 20:
                 (victim, _) = workers()
                 os.kill(victim, signal.SIGKILL)
                 while Path(f"/proc/{victim}/cmdline").read_bytes():
@@ -173,7 +173,7 @@ def test_run_whose_images_vanish_and_come_back_ends_with_the_same_weights(
     assert same(weights(tmp_path / "run"), undisturbed)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_run_whose_images_stay_away_says_so_and_ends(images: Path, tmp_path: Path, workers: int) -> None:
     here = tmp_path / "mount"
     shutil.copytree(images, here)

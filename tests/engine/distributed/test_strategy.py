@@ -64,13 +64,20 @@ def test_step_that_is_not_finite_changes_no_shard(compared, case):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, warm):
-    """Two epochs on one process, and on two as replicas and in shards; each keeps the checkpoint of the first epoch."""
+    """Two epochs on one process, and on two in shards; each keeps the checkpoint of the first epoch."""
     base = tmp_path_factory.mktemp("runs")
     assert call(base / "one", KEYS)[0] == 0
-    for name, keys in (("ddp", KEYS), ("fsdp", FSDP)):
-        code, text = warm.run(2, base / name, keys)
-        assert code == 0, text
+    code, text = warm.run(2, base / "fsdp", FSDP)
+    assert code == 0, text
     return base
+
+
+@pytest.fixture(scope="module")
+def replicas(runs, warm):
+    """The same as replicas."""
+    code, text = warm.run(2, runs / "ddp", KEYS)
+    assert code == 0, text
+    return runs
 
 
 def _near(output, reference) -> None:
@@ -90,9 +97,13 @@ def _near(output, reference) -> None:
     assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(runs, name):
-    _near(runs / name, runs / "one")
+def test_two_processes_train_in_shards_as_one(runs):
+    _near(runs / "fsdp", runs / "one")
+
+
+@pytest.mark.slow  # test_distributed.py has it among the fast tests, for one epoch
+def test_two_processes_train_as_replicas_as_one(replicas):
+    _near(replicas / "ddp", replicas / "one")
 
 
 def _from_half(output, source):
@@ -113,12 +124,12 @@ def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["one", "ddp"])
-def test_run_of_one_or_of_replicas_resumes_in_shards(runs, warm, tmp_path, source):
-    output = _from_half(tmp_path / "run", runs / source)
+def test_run_of_one_or_of_replicas_resumes_in_shards(replicas, warm, tmp_path, source):
+    output = _from_half(tmp_path / "run", replicas / source)
     code, text = warm.run(2, output, FSDP)
     assert code == 0, text
     assert f"at step {HALF} of 10" in text
-    _near(output, runs / "one")
+    _near(output, replicas / "one")
 
 
 @pytest.mark.slow
