@@ -193,6 +193,6 @@ def _part(run: Run, section: str) -> str:
     keys = {
         key: part.arguments[key]
         for key, kind in schema.part_keys(section, part.name).items()
-        if part.arguments[key] != kind.default or (section == "HEAD" and kind.annotation is int)
+        if part.arguments[key] != kind.default or (section == "HEAD" and kind.annotation is int and kind.default)
     }
     return f"{part.name} {settings_text(keys, list(keys), most=4)}".strip()
