@@ -138,10 +138,8 @@ def _way_out_of_best(folder: RunFolder) -> str:
     """How a run goes on whose last checkpoints were deleted; empty where its best one is gone, too."""
     if not folder.best.exists():
         return ""
-    step = checkpoint.load(folder.best)["step"]
-    return (
-        f": copy {folder.best} to {folder.checkpoints / f'step-{step}.pt'}, and run the same command without --extend"
-    )
+    last = folder.checkpoints / f"step-{checkpoint.load(folder.best)['step']}.pt"
+    return f": first copy {folder.best} to {last}, with which the same command goes on"
 
 
 def _with_precision(cfg: Config, content: dict | None, world: World) -> Config:

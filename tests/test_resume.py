@@ -179,7 +179,8 @@ def test_extend_says_what_cannot_be_and_what_to_do_instead(copy, tmp_path):
         train(tmp_path / "new", extend=3)
     assert not (tmp_path / "new").exists()
     (copy / "checkpoints" / "step-10.pt").rename(copy / "checkpoints" / "best.pt")
-    with pytest.raises(ValueError, match=r"no last checkpoint .*: copy .*best\.pt to .*step-10\.pt, and run the same"):
+    (copy / "checkpoints" / "last").unlink()
+    with pytest.raises(ValueError, match=r"no last checkpoint .*: first copy .*best\.pt to .*step-10\.pt, with which"):
         train(copy, extend=3)
 
 
