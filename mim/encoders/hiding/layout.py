@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 from einops import parse_shape, rearrange
+from timm.models.gemma4_vit import Gemma4VitClassifier, Gemma4VitEncoder
+from timm.models.hiera import Hiera
 from torch import Tensor
 
 from mim.encoders.hiding.backbone import BackboneSettings
@@ -54,6 +56,7 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
+@torch.enable_grad()
 def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
     """The layout of a backbone for images of one size, from a forward and a backward pass on the meta device.
 
@@ -64,8 +67,9 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
         img_BCHW = torch.empty(2, image.channels, image.height, image.width)
     try:
         output = backbone.forward_features(img_BCHW)
-        maps = backbone.forward_intermediates(img_BCHW, intermediates_only=True)
+        maps = _maps(backbone, img_BCHW)
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        image.grid(max(info["reduction"] for info in backbone.feature_info), "the encoder's stride", "another encoder")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ENCODER.model {settings.model} does not take images of {image}: {reason}") from error
     stages = tuple(StageSpec(each.shape[1], _stride(settings, image, tuple(each.shape[2:]))) for each in maps)
@@ -76,7 +80,9 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
         axes = "b d h w" if order == "BDhw" else "b h w d"
         shape = parse_shape(output, axes)
         width, grid = shape["d"], (shape["h"], shape["w"])
-    elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] >= math.prod(grid):
+    elif (
+        isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] >= math.prod(grid) and _row_major(backbone)
+    ):
         order, prefix, width = "tokens", output.shape[1] - math.prod(grid), output.shape[2]
     (maps[-1] if order == "stage" else output).float().sum().backward()
     return Layout(
@@ -86,9 +92,23 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
         grid=grid,
         order=order,
         num_prefix=prefix,
-        has_class=prefix > 0 and getattr(backbone, "cls_token", None) is not None,
+        has_class=prefix > 0 and any(name.endswith("cls_token") for name, _ in backbone.named_parameters()),
         unused=frozenset(name for name, parameter in backbone.named_parameters() if parameter.grad is None),
     )
+
+
+def _maps(backbone: Any, img_BCHW: Tensor) -> list[Tensor]:
+    """timm's maps (B, D, h, w). That of Gemma 4 looks at values for their grid, which the meta device has not."""
+    if not isinstance(backbone, (Gemma4VitEncoder, Gemma4VitClassifier)):
+        return backbone.forward_intermediates(img_BCHW, intermediates_only=True)  # type: ignore[no-any-return]
+    patch_high, _ = backbone.get_patch_size()
+    outputs = backbone.forward_intermediates(img_BCHW, output_fmt="NLC", intermediates_only=True)
+    return [rearrange(output, "b (h w) d -> b d h w", h=img_BCHW.shape[2] // patch_high) for output in outputs]
+
+
+def _row_major(backbone: Any) -> bool:
+    """Whether tokens come out row by row: those of Hiera do not where it pools less often than it takes units apart."""
+    return not isinstance(backbone, Hiera) or backbone.q_pool == len(backbone.stage_ends) - 1
 
 
 def _stride(settings: BackboneSettings, image: ImageSpec, grid: tuple[int, int]) -> int:
