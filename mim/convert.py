@@ -123,6 +123,7 @@ def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
         raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
     if (facts := init_weights.facts_of(weights, weights.source)) is not None:
         inherit.check(cfg, facts, read_pairs(overrides))
+        cfg = inherit.resized(cfg, facts, read_pairs(overrides))
     return cfg
 
 

@@ -125,7 +125,9 @@ def config_of_checkpoint(text: str, overrides: Overrides, source: str) -> Config
     cfg, pairs = parse_config(text, overrides), read_pairs(overrides)
     if pairs:
         trusted = {key: value for key, value in pairs.items() if key == "PLUGINS"}  # of what may be imported, not more
-        inherit.check(cfg, facts_of_config(parse_config(text, trusted), source), pairs)
+        facts = facts_of_config(parse_config(text, trusted), source)
+        inherit.check(cfg, facts, pairs)
+        cfg = inherit.resized(cfg, facts, pairs)
     return cfg
 
 
@@ -179,9 +181,15 @@ def _facts(cfg: Config, source: str) -> ModelFacts:
     keys = [key for key in flat if key.startswith("ENCODER.") or key in OF_THE_DATA]
     keys = [key for key in keys if cfg.set_keys is None or key in cfg.set_keys]
     encoder = Encoder.named(cfg.ENCODER.name)
+    at_another_size = getattr(encoder, "keys_at_another_size", None)
+    keys_of_size = (SIZE, *(f"ENCODER.{key}" for key in encoder.resizable_keys))
+    others = (
+        at_another_size(cfg.ENCODER.values(), flat[SIZE]) if at_another_size and set(keys_of_size) <= set(keys) else {}
+    )
     return ModelFacts(
         source,
         {key: flat[key] for key in keys if key not in OF_THE_RUN and flat[key] != "estimate"},
         free=frozenset(f"ENCODER.{key}" for key in encoder.free_keys),
-        resizable=frozenset((SIZE, *(f"ENCODER.{key}" for key in encoder.resizable_keys))),
+        resizable=frozenset(keys_of_size),
+        at_another_size={f"ENCODER.{key}": value for key, value in others.items()},
     )

@@ -12,15 +12,23 @@ from small_data import FINETUNE, PROBE, RECIPE, logged, write_recipe
 
 from mim import build, build_model, load_config, load_encoder, train
 from mim.config import Config
-from mim.convert import convert
+from mim.convert import config_of, convert
 from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.errors import ConfigError
-from mim.init_weights import find_facts, initialise
+from mim.init_weights import config_of_checkpoint, find_facts, initialise, weights_file
+from mim.interop import read
 from mim.readouts.classifier import Classifier
 
 NUMBERS = f"channels: 12, mean: {[0.25] * 12}, std: {[0.5] * 12}"
 TWELVE = RECIPE.replace("channels: 1", NUMBERS).replace("[32, 32]", "[64, 64]")
+SWIN_V2 = """\
+TASK: pretrain
+DATA: {name: digits, image_size: [32, 32], channels: 1, mean: [0.5], std: [0.5]}
+MASKER: {name: random, cell: 8, ratio: 0.75}
+ENCODER: {name: swin_v2, hidden: replace, patch: 4, width: 16, depths: [1, 1], heads: [1, 2], window: 4}
+HEAD: {name: pixel_shuffle}
+"""
 BARE_PROBE = """\
 TASK: linear_probe
 DATA: {name: folder, batch_size: 4, workers: 0, val_share: 0.5}
@@ -65,6 +73,26 @@ def start(cfg: Config, model: Classifier | None = None) -> list[str]:
 
 
 # ------------------------------------------------------------- what is taken
+
+
+@pytest.mark.parametrize(
+    ("keys", "windows"),
+    [
+        ({}, ()),
+        ({"ENCODER.window": 8, "DATA.image_size": [64, 64]}, (4, 4)),
+        ({"DATA.image_size": [64, 64]}, (4, 4)),
+        ({"ENCODER.window": 8, "DATA.image_size": [64, 64], "ENCODER.pretrained_windows": []}, ()),
+    ],
+    ids=["as there", "window", "size", "set"],
+)
+def test_swin_v2_keeps_the_unit_of_its_distances_at_another_window_by_every_door(
+    tmp_path: Path, keys: dict, windows: tuple[int, ...]
+) -> None:
+    run, cfg = pretrained(tmp_path / "run", SWIN_V2)
+    probe = load_config(write_recipe(tmp_path, BARE_PROBE), {**keys, "INIT.checkpoint": run})
+    assert probe.ENCODER.pretrained_windows == windows
+    assert config_of_checkpoint(cfg.to_yaml(), keys, "run").ENCODER.pretrained_windows == windows
+    assert config_of(read(weights_file(run), "weights"), keys).ENCODER.pretrained_windows == windows
 
 
 def test_checkpoint_knows_its_encoder_and_its_images(tmp_path: Path) -> None:

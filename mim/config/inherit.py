@@ -5,7 +5,7 @@ names it, or the weights are resized for it, or they compute the same.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mim.config import annotations, catalogue, schema
@@ -32,6 +32,7 @@ class ModelFacts:
     reasons: Mapping[str, str] = field(default_factory=dict)  # of each guess, and of keys without even a guess
     free: Collection[str] = ()  # keys of ENCODER that may differ, since the weights compute the same
     resizable: Collection[str] = (SIZE,)  # keys that may differ, since weights are resized for them
+    at_another_size: Mapping[str, Any] = field(default_factory=dict)  # values to take where one of those differs
     plugins: tuple[str, ...] = ()  # Python modules with its parts
     subclasses: bool = False  # whether the name of the encoder may be another one, of a plugin
     binding: bool = True  # whether other values are an error
@@ -70,6 +71,19 @@ def fill(
             raw[section] = _keys_of_part(raw[section])
         filled.append(key)
     return raw, pairs, filled
+
+
+def resized(cfg: Config, facts: ModelFacts, own: Collection[str]) -> Config:
+    """The config with what the weights need at another size than that of their model, unless the user set it.
+
+    own: the keys that the user set.
+    """
+    flat = cfg.flat()
+    keys = {key: value for key, value in facts.at_another_size.items() if key in flat and key not in own}
+    sizes = [key for key in facts.resizable if key not in facts.at_another_size and key in flat and key in facts.values]
+    if not keys or all(flat[key] == facts.values[key] for key in sizes):
+        return cfg
+    return replace(cfg.replace(keys), set_keys=cfg.set_keys)
 
 
 def check(cfg: Config, facts: ModelFacts, overrides: Collection[str] = ()) -> None:
@@ -122,7 +136,7 @@ def lines(cfg: Config, facts: ModelFacts, filled: Collection[str]) -> list[str]:
     other = [
         f"{key} {_text(ours)} ({_text(theirs)} there)"
         for key, (ours, theirs) in differences(cfg, facts).items()
-        if key not in facts.free
+        if key not in facts.free and key not in filled
     ]
     guesses = guess_line(cfg, facts)
     return [

@@ -144,7 +144,7 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_facts: Fi
     if facts is None:
         return Config.of(values, set_keys)
     values["PLUGINS"] = tuple(dict.fromkeys([*values["PLUGINS"], *facts.plugins]))
-    cfg = Config.of(values, set_keys - set(filled))
+    cfg = inherit.resized(Config.of(values, set_keys - set(filled)), facts, set_keys - set(filled))
     inherit.check(cfg, facts, overridden)
     return replace(cfg, notes=tuple(inherit.lines(cfg, facts, filled)))
 

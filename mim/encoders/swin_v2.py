@@ -1,6 +1,6 @@
 """Swin V2: Swin with cosine attention, a norm at the end of each branch, and biases that a small MLP computes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ class SwinV2(Windowed, name="swin_v2"):
 
     Args:
         pretrained_windows: for fine-tuning at another window: for each stage the side, in tokens, of the window of
-            pretraining, which is the unit of distances. 0, or an empty list, means the stage's own window.
+            pretraining, which is the unit of distances. 0, or an empty list, means the stage's own window. Where it is
+            not set, weights of a checkpoint at another window or image size have the windows of that checkpoint.
     """
 
     resizable_keys = (*Windowed.resizable_keys, "pretrained_windows")
@@ -35,6 +36,19 @@ class SwinV2(Windowed, name="swin_v2"):
     def infer_config(cls, state: Mapping[str, Tensor]) -> InferredConfig:
         config = super().infer_config(state)
         return replace(config, unspecified=(*config.unspecified, "pretrained_windows"))
+
+    @staticmethod
+    def keys_at_another_size(keys: Mapping[str, Any], image_size: Sequence[int]) -> dict[str, Any]:
+        """What weights of a model with these keys need at another window or image size: the windows of its stages.
+
+        Of a stage with a window that is not square, the unit cannot be kept, and it stays 0.
+        """
+        windows, stated = [], tuple(keys["pretrained_windows"]) or (0,) * len(keys["depths"])
+        for stage, side in enumerate(stated):
+            sides = {min(keys["window"], size // keys["patch"] // 2**stage) for size in image_size}
+            own = sides.pop() if len(sides) == 1 and 1 not in sides else 0
+            windows.append(side or own)
+        return {"pretrained_windows": tuple(windows)}
 
     @staticmethod
     def heads_of(state: Mapping[str, Tensor], attention: str) -> int:
