@@ -533,6 +533,8 @@ def test_page_prints_every_section_in_light_colours_without_controls(visit):
         assert not page.locator(control).first.is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator(".scroll").first.evaluate("(box) => getComputedStyle(box).overflowX") == "visible"
+    notes = "(list) => [getComputedStyle(list).breakBefore, getComputedStyle(list).breakInside]"
+    assert page.locator("ol.notes").first.evaluate(notes) == ["avoid", "avoid"]  # notes stay with their table
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
