@@ -82,12 +82,16 @@ class UNet(Head, name="unet"):
     one, is added. A linear map then predicts the target. Where the encoder replaces hidden cells, nothing is filled.
 
     Source: SparK (Tian et al., arXiv:2301.03580), pretrain/spark.py and pretrain/decoder.py. Differs from: statistics
-    of BatchNorm are those of the images in one forward pass on one device, where SparK's runs on several devices share
-    them (SyncBatchNorm); the coarsest map is the encoder's output, behind its last norm where it has one.
+    of BatchNorm are those of the DATA.batch_size images of one forward pass, whatever the number of devices, where
+    SparK's devices share them (SyncBatchNorm); the coarsest map is the encoder's output, behind its last norm where it
+    has one.
 
     Args:
         width: channels of the coarsest map in the decoder, a multiple of 2 ** depth.
-        depth: number of blocks; 0 means as many as lead to TARGET.stride, as published.
+        depth: number of blocks; 0 means as many as lead to TARGET.stride, as published. After fewer the linear map
+            predicts several entries for each place (PixelShuffle).
+        finest_stride: stride, in pixels, of the finest map of the encoder that is added, at least 1. SparK: 4, without
+            the stem of a ResNet.
         densify_norm: norm of the encoder's maps, over visible places: `layer` (SparK for ConvNeXt), `batch` (SparK for
             ResNet), or `none`.
 
@@ -103,25 +107,13 @@ class UNet(Head, name="unet"):
         *,
         width: int = 768,
         depth: int = 0,
+        finest_stride: int = 4,
         densify_norm: DensifyNorm = "layer",
     ):
         super().__init__(encoder, target)
-        at_least("HEAD", 0, depth=depth)
-        at_least("HEAD", 1, width=width)
-        most = (self.entries_per_side & -self.entries_per_side).bit_length() - 1  # how often it is divisible by 2
-        if depth > most:
-            raise ValueError(
-                f"HEAD.depth is {depth}: each block halves the stride, and the encoder's stride of {encoder.stride} "
-                f"can be halved at most {most} times on the way to TARGET.stride {target.stride}"
-            )
-        depth = depth or most
-        if width % 2**depth:
-            raise ValueError(
-                f"HEAD.width is {width}: each of {depth} blocks halves it, so use a multiple of {2**depth}"
-            )
-        numbers = {stage.stride: number for number, stage in enumerate(encoder.stages)}  # the last of a stride
-        halvings = {level: encoder.stride / 2**level for level in range(1, depth)}
-        self.skips = {level: numbers[stride] for level, stride in halvings.items() if stride in numbers}
+        at_least("HEAD", 1, width=width, finest_stride=finest_stride)
+        depth = self._blocks_of(depth, width)
+        self.skips = _added_stages(encoder, depth, finest_stride)
         self.stages = tuple(self.skips.values())
         sources = {0: encoder.width, **{level: encoder.stages[stage].width for level, stage in self.skips.items()}}
         self.densify = nn.ModuleDict(
@@ -135,6 +127,23 @@ class UNet(Head, name="unet"):
         self.predict = nn.Conv2d(width // 2**depth, side**2 * target.channels, kernel_size=1)
         self.shuffle = nn.PixelShuffle(side)
         self._initialise()
+
+    def _blocks_of(self, depth: int, width: int) -> int:
+        """The number of blocks for HEAD.depth."""
+        at_least("HEAD", 0, depth=depth)
+        stride, side = self.encoder.stride, self.entries_per_side
+        most = (side & -side).bit_length() - 1  # how often it can be divided by 2
+        if depth > most:
+            raise ValueError(
+                f"HEAD.depth is {depth}: each block halves the stride, and the encoder's stride of {stride} can be "
+                f"halved at most {most} times on the way to TARGET.stride {self.target.stride}"
+            )
+        depth = depth or most
+        if width % 2**depth:
+            raise ValueError(
+                f"HEAD.width is {width}: each of {depth} blocks halves it, so use a multiple of {2**depth}"
+            )
+        return depth
 
     def forward(self, features: Features) -> Prediction:
         maps = dict(zip(self.skips, features.stages_BDhw, strict=True))
@@ -165,6 +174,13 @@ class UNet(Head, name="unet"):
                 trunc_normal_(layer.weight, 0.02)
             if isinstance(layer, (nn.ConvTranspose2d, nn.Conv2d)) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def _added_stages(encoder: EncoderSpec, depth: int, finest_stride: int) -> dict[int, int]:
+    """The stage that is added before a block, by the number of the block: the last one of its stride."""
+    last = {stage.stride: number for number, stage in enumerate(encoder.stages) if stage.stride >= finest_stride}
+    strides = {level: encoder.stride / 2**level for level in range(1, depth)}
+    return {level: last[stride] for level, stride in strides.items() if stride in last}
 
 
 def _finer(kept_BN: Tensor, wide: int, factor: int) -> Tensor:

@@ -27,7 +27,7 @@ KEPT = torch.tensor([[0, 2, 4], [1, 4, 5]])
 
 def build(spec=DROPPED, target=PIXELS, **keys) -> UNet:
     torch.manual_seed(1)
-    head = small(UNet, spec, target, **{"width": 16, **keys}).double()
+    head = small(UNet, spec, target, **{"width": 16, "finest_stride": 2, **keys}).double()
     with torch.no_grad():  # norms, embeddings and biases have an effect
         for parameter in head.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(2), dtype=torch.float64))
@@ -43,7 +43,7 @@ def features(spec=DROPPED, beneath: float = 0.0) -> Features:
 
     kept = KEPT if spec.drops_hidden else None
     maps = [noise(2, spec.stages[stage].width, 16 // spec.stages[stage].stride, 24 // spec.stages[stage].stride)
-            for stage in UNet(spec, PIXELS, width=16).stages]  # fmt: skip
+            for stage in UNet(spec, PIXELS, width=16, finest_stride=2).stages]  # fmt: skip
     if kept is not None:
         maps = [torch.where(seen(map_BDhw.shape[2] // 2), map_BDhw, beneath) for map_BDhw in maps]
     return Features(noise(2, 3 if kept is not None else 6, spec.width), spec.grid, kept, stages_BDhw=tuple(maps))
@@ -169,6 +169,12 @@ def test_unet_is_sized_as_published():
     assert [part.mask_token.numel() for part in fills] == [2048, 1024, 512, 256]
     shapes = [(768, 2048, 1, 1), (384, 1024, 3, 3), (192, 512, 3, 3), (96, 256, 3, 3)]
     assert [tuple(part.proj.weight.shape) for part in fills] == shapes
+
+
+def test_unet_leaves_maps_of_the_stem_out():
+    assert build(finest_stride=2).stages == (2, 0)
+    assert UNet(DROPPED, PIXELS, width=16).stages == (2,)  # as published, of stride 4 and coarser
+    assert build(finest_stride=5).stages == ()
 
 
 def test_unet_begins_as_published():
