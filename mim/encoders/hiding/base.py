@@ -57,6 +57,10 @@ class Way(nn.Module, ABC):
             stages: of layout.stages, those to return as maps.
         """
 
+    def forget(self) -> None:
+        """Drops what layers keep of the last masked images for the backward pass, because whole images come next."""
+        return None
+
 
 def whole(backbone: Any, layout: Layout, img_BCHW: Tensor, stages: Sequence[int] = ()) -> Features:
     """Features of whole images, as timm computes them."""
