@@ -8,6 +8,9 @@ from mim.io.checks import at_least, shares
 
 RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
 
+# of a pixel: squares of much larger numbers are infinite in float32, as that of -3.4e38, a common no-data value
+LARGEST_PIXEL = 1e18
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -57,6 +60,11 @@ class DataSettings:
             raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
         if not 0 <= self.retry_s < float("inf"):
             raise ValueError(f"DATA.retry_s is {self.retry_s}: it is a number of seconds, 0 for none")
+        if self.nodata != "none" and not abs(self.nodata) <= LARGEST_PIXEL:
+            raise ValueError(
+                f"DATA.nodata is {self.nodata:g}: an image with such a pixel counts as broken, because no model can "
+                "compute with it; write a number such as -9999, or better a plausible one, into the files"
+            )
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values != "estimate" and len(values) != self.channels:
                 raise ValueError(

@@ -125,6 +125,12 @@ def test_statistics_leave_out_broken_images_and_name_one() -> None:
         estimate_statistics(Measurements([broken]), 0)
 
 
+@pytest.mark.parametrize("nodata", [float("nan"), float("-inf"), -3.4028234663852886e38])
+def test_nodata_that_no_model_can_compute_with_is_refused(nodata: float) -> None:
+    with pytest.raises(ValueError, match=r"DATA\.nodata is .*: an image with such a pixel counts as broken"):
+        DataSettings(nodata=nodata)
+
+
 def test_nodata_of_the_config_is_left_out(tmp_path) -> None:
     for number, image in enumerate(heights(-9999, 3)):
         (tmp_path / "train").mkdir(exist_ok=True)

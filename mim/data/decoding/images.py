@@ -131,7 +131,8 @@ def _array(file: Path | bytes, channels: int, notes: list[str]) -> Tensor:
             raise BrokenImage(
                 f"an array of {array.dtype}: uint8, uint16 and floats are read; save array.astype(numpy.float32)"
             )
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite counts as broken
+            array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(_channels_first(array, channels, notes)))
 
 

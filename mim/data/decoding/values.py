@@ -6,10 +6,8 @@ Shapes: C channels, H W pixels.
 from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage
+from mim.data.settings import LARGEST_PIXEL
 from mim.data.sources.base import Stored
-
-# of a pixel: squares of much larger numbers are infinite in float32, as that of -3.4e38, a common no-data value
-LARGEST = 1e18
 
 
 def check_values(stored: Stored) -> Stored:
@@ -17,7 +15,7 @@ def check_values(stored: Stored) -> Stored:
     if not isinstance(stored, Tensor) or not stored.is_floating_point() or not stored.numel():
         return stored
     low, high = (float(value) for value in stored.aminmax())
-    if low >= -LARGEST and high <= LARGEST:  # false for NaN, which aminmax passes on
+    if low >= -LARGEST_PIXEL and high <= LARGEST_PIXEL:  # false for NaN, which aminmax passes on
         return stored
     count = stored.numel() - int(stored.isfinite().sum())
     if count:

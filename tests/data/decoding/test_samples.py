@@ -340,6 +340,12 @@ def test_transparent_colour_of_16_bits_is_said_to_be_left_out(tmp_path: Path) ->
 # -------------------------------------------------------------------- arrays
 
 
+@pytest.mark.filterwarnings("error")
+def test_array_of_float64_beyond_float32_becomes_infinite_without_a_warning_of_numpy(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1e300, 2.0]]))
+    assert read(tmp_path / "a.npy", 1)[0].tolist() == [[[np.inf], [2.0]]]
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (3, 0, 5), (0, 5)])
 def test_array_without_a_pixel_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))

@@ -52,3 +52,9 @@ def test_files_are_missing_where_all_that_were_there_are_gone(tmp_path: Path) ->
     assert "none of 4 images tried is there" in source.missing()
     digit().save(paths[0])
     assert Files([tmp_path], SETTINGS).missing() == ""
+
+
+def test_files_says_of_an_empty_list_what_a_list_has(tmp_path: Path) -> None:
+    (tmp_path / "images.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"images\.txt holds no images: a list has the path of an image in each line"):
+        Files([tmp_path / "images.txt"], DataSettings())
