@@ -48,7 +48,8 @@ class DropAtBlocks(Way):
 
     def tokens(self, backbone: Any, img_BCHW: Tensor) -> Tensor:
         """The last tokens (B, K + M, D) of images without hidden pixels."""
-        return backbone.forward_features(img_BCHW)  # type: ignore[no-any-return]
+        tokens_BND: Tensor = backbone.forward_features(img_BCHW)
+        return tokens_BND
 
     def forward(
         self, backbone: Any, img_BCHW: Tensor, mask: PatchMask, token_11D: Tensor | None, stages: Sequence[int]
@@ -68,7 +69,8 @@ class DropAtBlocks(Way):
 
     def tokens_of(self, output: Any) -> Tensor:
         """The tokens in the output of a block, patch tokens last."""
-        return output  # type: ignore[no-any-return]
+        tokens_BND: Tensor = output
+        return tokens_BND
 
     def num_prefix(self, tokens_BND: Tensor) -> int:
         """How many tokens are ahead of those of the whole grid."""
@@ -88,7 +90,8 @@ class DropPixelTokens(DropAtBlocks):
     families = (TNT,)
 
     def tokens_of(self, output: Any) -> Tensor:
-        return output[1]  # type: ignore[no-any-return]
+        tokens_BND: Tensor = output[1]
+        return tokens_BND
 
     def _keep_tokens(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._kept_BM is None:

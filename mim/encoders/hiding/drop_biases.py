@@ -35,7 +35,7 @@ class OffsetsFromArgument(convit.Block):
         if self.use_gpsa:
             attention = self.attn
             attention.rel_indices = attention.get_rel_indices(x.shape[1]) if offsets_BNN3 is None else offsets_BNN3
-        return super().forward(x)  # type: ignore[no-any-return]
+        return super().forward(x)
 
 
 class DropBiases(DropAtBlocks):
@@ -59,10 +59,10 @@ class DropBiases(DropAtBlocks):
     def _pass_bias(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         """A hook: the arguments of a block, with the bias between its tokens."""
         (name, shared_HNN), *_ = kwargs.items()
-        biases = [bias for bias in (shared_HNN, own_bias(block.attn)) if bias is not None]
+        biases = [bias.flatten(0, -3) for bias in (shared_HNN, own_bias(block.attn)) if bias is not None]
         if not biases:
             return args, kwargs
-        bias_HNN = sum(bias.flatten(0, -3) for bias in biases)
+        bias_HNN = biases[0] if len(biases) == 1 else biases[0] + biases[1]
         high, wide = self.layout.grid
         if self._kept_BM is None:
             return args, {name: bias_HNN[None]}

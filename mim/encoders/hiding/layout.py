@@ -97,13 +97,13 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
     )
 
 
-def _maps(backbone: Any, img_BCHW: Tensor) -> list[Tensor]:
+def _maps(backbone: Any, img_BCHW: Tensor) -> Any:
     """timm's maps (B, D, h, w). That of Gemma 4 looks at values for their grid, which the meta device has not."""
     if not isinstance(backbone, (Gemma4VitEncoder, Gemma4VitClassifier)):
-        return backbone.forward_intermediates(img_BCHW, intermediates_only=True)  # type: ignore[no-any-return]
-    patch_high, _ = backbone.get_patch_size()
-    outputs = backbone.forward_intermediates(img_BCHW, output_fmt="NLC", intermediates_only=True)
-    return [rearrange(output, "b (h w) d -> b d h w", h=img_BCHW.shape[2] // patch_high) for output in outputs]
+        return backbone.forward_intermediates(img_BCHW, intermediates_only=True)
+    high = img_BCHW.shape[2] // backbone.get_patch_size()[0]
+    outputs: Any = backbone.forward_intermediates(img_BCHW, output_fmt="NLC", intermediates_only=True)
+    return [rearrange(output, "b (h w) d -> b d h w", h=high) for output in outputs]
 
 
 def _row_major(backbone: Any) -> bool:
