@@ -1,4 +1,4 @@
-"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches (SimMIM) or drops them (GreenMIM)."""
+"""Swin: a hierarchical transformer with shifted windows that replaces hidden patches or drops them."""
 
 from collections.abc import Mapping
 from typing import Any

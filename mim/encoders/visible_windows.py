@@ -16,25 +16,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
-from torch import Tensor, nn
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from torch import Tensor
 
 from mim.ops.windows import AttentionPlan, WindowGrid, plan_attention
 
 LARGEST_LOGIT_SCALE = math.log(100)  # Swin V2's
 
 
-def accept_plans(backbone: SwinTransformer | SwinTransformerV2) -> None:
-    """Lets the blocks take a plan of attention beside the tokens. Without one they are timm's."""
+def accept_plans(backbone: Any) -> None:
+    """Lets the blocks of a Swin or Swin V2 take a plan of attention beside the tokens. Without one they are timm's."""
     for stage in backbone.layers:
-        for block in stage.blocks:  # type: ignore[union-attr]
-            block.forward = partial(_forward, block)  # type: ignore[union-attr]
+        for block in stage.blocks:
+            block.forward = partial(_forward, block)
 
 
-def visible_stages(
-    backbone: SwinTransformer | SwinTransformerV2, img_BCHW: Tensor, kept_BK: Tensor, cells: tuple[int, int]
-) -> Iterator[Tensor]:
+def visible_stages(backbone: Any, img_BCHW: Tensor, kept_BK: Tensor, cells: tuple[int, int]) -> Iterator[Tensor]:
     """The visible tokens (B, K t, t, D) after each stage, as if hidden tokens were no keys.
 
     Source: GreenMIM (arXiv:2205.13515), modeling/green_swin_models.py. Differs from it: each image has a mask of its
@@ -47,13 +44,13 @@ def visible_stages(
     """
     tokens_BhwD = _embed(backbone.patch_embed, img_BCHW, kept_BK, cells)
     for stage in backbone.layers:
-        tokens_BhwD = stage.downsample(tokens_BhwD)  # type: ignore[union-attr, operator]
+        tokens_BhwD = stage.downsample(tokens_BhwD)
         plans: dict[WindowGrid, AttentionPlan] = {}
-        for block in stage.blocks:  # type: ignore[union-attr]
-            windows = WindowGrid(*(tuple(each) for each in (block.input_resolution, block.window_size, block.shift_size)))  # type: ignore[union-attr]
+        for block in stage.blocks:
+            windows = WindowGrid(tuple(block.input_resolution), tuple(block.window_size), tuple(block.shift_size))
             if windows not in plans:
                 plans[windows] = plan_attention(kept_BK, cells, windows)
-            tokens_BhwD = block(tokens_BhwD, plans[windows])  # type: ignore[operator]
+            tokens_BhwD = block(tokens_BhwD, plans[windows])
         yield tokens_BhwD
 
 

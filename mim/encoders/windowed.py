@@ -29,8 +29,8 @@ STD = 0.02  # of the initial weights that timm and this file draw from the trunc
 class Windowed(Encoder):
     """A transformer of timm's with shifted windows, under timm's parameter names in `backbone`.
 
-    Each stage after the first halves the height and width of the grid and doubles the channels. With `hidden: drop` only
-    the visible tokens are computed, and a cell is at least one token of the last stage.
+    Each stage after the first halves the height and width of the grid and doubles the channels. With `hidden: drop`
+    only the visible tokens are computed, and a cell is at least one token of the last stage.
     Source: SimMIM, models/simmim.py (mask token truncated normal, std .02, inserted after the patch embedding's norm);
     GreenMIM, arXiv:2205.13515 (dropping).
 

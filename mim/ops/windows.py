@@ -46,6 +46,12 @@ class WindowGrid:
         each = sorted((high * wide for high in rows for wide in columns), reverse=True)
         return min(math.prod(self.counts), sum(each[:visible]))
 
+    def regions(self, at: Tensor, axis: int) -> Tensor:
+        """The regions of rows or columns of the rolled grid: before the last window, and in it before and after the
+        edge of the image."""
+        end = self.window[axis] * self.counts[axis]
+        return (at >= end - self.window[axis]).long() + (at >= end - self.shift[axis]).long()
+
     def _touched(self, axis: int, cells: int) -> list[int]:
         """Windows along an axis that each of the cells touches."""
         side, window, shift = self.grid[axis], self.window[axis], self.shift[axis]
@@ -111,7 +117,7 @@ def plan_attention(kept_BK: Tensor, cells: tuple[int, int], windows: WindowGrid)
         kept_BK: indices of the kept cells.
         cells: cells high and wide; each has the same number of tokens of the grid.
     """
-    batch, visible = kept_BK.shape
+    visible = kept_BK.shape[1]
     groups = windows.most_windows(cells, visible)
     tokens = visible * math.prod(windows.grid) // math.prod(cells)
     places = _Places.of_kept(kept_BK, cells, windows)
@@ -147,12 +153,9 @@ class _Places:
     def of_rolled(cls, row: Tensor, column: Tensor, windows: WindowGrid) -> "_Places":
         """From rows and columns of the rolled grid."""
         high, wide = windows.window
-        regions = [
-            (at >= window * (count - 1)).long() + (at >= window * count - shift)
-            for at, window, count, shift in zip((row, column), windows.window, windows.counts, windows.shift, strict=True)
-        ]
         number = row // high * windows.counts[1] + column // wide
-        return cls(number, row % high, column % wide, 3 * regions[0] + regions[1])
+        region = 3 * windows.regions(row, 0) + windows.regions(column, 1)
+        return cls(number, row % high, column % wide, region)
 
 
 def _in_one_group(places: _Places, windows: WindowGrid) -> AttentionPlan:
@@ -224,7 +227,8 @@ class _Move(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return _select(gradients[0], *ctx.saved_tensors, ctx.fills), None, None, None
+        (back,) = ctx.saved_tensors
+        return _select(gradients[0], back, ctx.fills), None, None, None
 
 
 def _select(rows_MD: Tensor, source: Tensor, fills: bool) -> Tensor:

@@ -37,11 +37,9 @@ class DropWindows(Way):
             return "its layers need every token of the grid"
         if stem_of(backbone).module is not backbone.patch_embed:
             return "its patches overlap"
-        high, wide = backbone.layers[-1].output_resolution  # type: ignore[misc]
-        for halvings, stage in enumerate(reversed(backbone.layers)):
-            if tuple(stage.output_resolution) != (high * 2**halvings, wide * 2**halvings):  # type: ignore[operator]
-                return "a stage has an odd number of tokens, so that patch merging pads the grid: use an image size \
-that the last stride divides"
+        grids: list[Any] = [stage.output_resolution for stage in backbone.layers]
+        if any(side % 2 for grid in grids[:-1] for side in grid):
+            return "a stage has an odd number of tokens, which patch merging pads"
         return ""
 
     def forward(
