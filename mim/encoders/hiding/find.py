@@ -4,11 +4,31 @@ from torch import nn
 
 from mim.encoders.base import Hiding
 from mim.encoders.hiding.base import Way
+from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, DropPixelTokens
+from mim.encoders.hiding.drop_biases import DropBiases, DropOffsets
+from mim.encoders.hiding.drop_hiera import DropHiera
+from mim.encoders.hiding.drop_language import DropGemma, DropLanguage
+from mim.encoders.hiding.drop_naflex import DropNaFlex
 from mim.encoders.hiding.drop_tokens import DropTokens
+from mim.encoders.hiding.drop_windows import DropWindows
 from mim.encoders.hiding.layout import Layout
 from mim.encoders.hiding.replace import Replace
+from mim.encoders.hiding.sparse import Sparse
 
-WAYS: tuple[type[Way], ...] = (DropTokens, Replace)
+WAYS: tuple[type[Way], ...] = (
+    DropTokens,
+    DropBiases,
+    DropOffsets,
+    DropNaFlex,
+    DropLanguage,
+    DropGemma,
+    DropAtBlocks,
+    DropPixelTokens,
+    DropHiera,
+    DropWindows,
+    Replace,
+    Sparse,
+)
 
 
 def find_way(backbone: nn.Module, layout: Layout, hiding: Hiding, replace_at: int) -> Way:
@@ -24,8 +44,9 @@ def find_way(backbone: nn.Module, layout: Layout, hiding: Hiding, replace_at: in
             return way(backbone, layout, replace_at) if way is Replace else way(backbone, layout)
         if way.hiding == hiding:
             objections.append(objection)
+    reasons = "; ".join(dict.fromkeys(objections))
     raise ValueError(
-        f"ENCODER.hidden {hiding} is not possible with {type(backbone).__name__} of timm: {'; '.join(objections)}. Use "
+        f"ENCODER.hidden {hiding} is not possible with {type(backbone).__name__} of timm: {reasons}. Use "
         f"{' or '.join(possible_ways(backbone))}"
     )
 
