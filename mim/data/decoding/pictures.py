@@ -168,7 +168,8 @@ def _png_of_16_bits(file: BinaryIO, channels: int, notes: list[str], transparent
 
 def _surplus_bits(picture: Image.Image, file: BinaryIO, channels: int) -> int:
     """The bits by which Pillow shifts grey levels up. Raises BrokenImage where it would lose bits or a band."""
-    args = picture.tile[0][3] if picture.tile else None
+    tiles = getattr(picture, "tile", ())  # how a file is to be decoded; gone once it is
+    args = tiles[0][3] if tiles else None
     if isinstance(picture, PpmImageFile) and picture.mode == "RGB" and isinstance(args, tuple) and args[-1] > 255:
         raise BrokenImage(f"a PPM of colours up to {args[-1]}: up to 255 are read; {AS_ARRAYS}")
     if picture.format in ("BMP", "DIB") and channels == 4 and isinstance(args, tuple) and "X" in str(args[0]):
