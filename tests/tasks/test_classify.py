@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import FINETUNE, PROBE, TINY, call, last_checkpoint, last_state, losses, summary
+from processes import DIGITS, FINETUNE, PROBE, TINY, call, last_checkpoint, last_state, losses, summary
 from sklearn.datasets import load_digits
 from small_data import logged
 from timm.data import Mixup
@@ -27,6 +27,7 @@ from mim.tasks.classify import Classify
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {
+    **DIGITS,
     **{"ENCODER.width": 16, "ENCODER.depth": 2, "ENCODER.heads": 2},
     **{"LABELS.per_class": 10, "LOG.tensorboard": False, "LOG.every_steps": 1, "EVALUATE.confusion": False},
     **{"TRAIN.precision": "fp32", "TRAIN.epochs": 2, "EVALUATE.every_epochs": 1, "CHECKPOINT.every_epochs": 0},

@@ -32,8 +32,17 @@ def flat(output: str) -> str:
     return re.sub(r"\s+", " ", output)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("path", ["quickstart/mae_digits", "finetune/digits", "probe/digits"])
+@pytest.mark.parametrize(
+    ("path", "width"),
+    [
+        ("quickstart/mae_digits", 80),
+        pytest.param("quickstart/mae_digits", 120, marks=pytest.mark.slow),
+        pytest.param("finetune/digits", 80, marks=pytest.mark.slow),
+        ("finetune/digits", 120),
+        ("probe/digits", 80),
+        pytest.param("probe/digits", 120, marks=pytest.mark.slow),
+    ],
+)
 def test_plan_tool_shows_every_section_within_the_width(show, path, width):
     code, output, errors = show("--config", ROOT / "configs" / f"{path}.yaml", "ENCODER.depth", "1", width=width)
     assert (code, errors) == (0, "")

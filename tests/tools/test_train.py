@@ -240,19 +240,25 @@ def test_ema_is_what_evaluations_judge(tmp_path):
     assert metrics[0]["val/loss"] < 0.95 * metrics[0]["val/loss_at_start"]
 
 
-def test_finished_run_is_left_alone(tmp_path):
-    assert call(tmp_path, TINY)[0] == 0
-    before = (tmp_path / "summary.json").read_bytes()
-    code, output = call(tmp_path, TINY)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The run folder of TINY."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert call(folder, TINY)[0] == 0
+    return folder
+
+
+def test_finished_run_is_left_alone(finished):
+    before = (finished / "summary.json").read_bytes()
+    code, output = call(finished, TINY)
     assert code == 0
     assert "finished before" in output
-    assert (tmp_path / "summary.json").read_bytes() == before
+    assert (finished / "summary.json").read_bytes() == before
 
 
-def test_checkpoint_holds_plain_values_and_the_config(tmp_path):
-    assert call(tmp_path, TINY)[0] == 0
-    content = last_state(tmp_path)  # loads with weights_only
-    assert content["config"] == (tmp_path / "config.yaml").read_text()
+def test_checkpoint_holds_plain_values_and_the_config(finished):
+    content = last_state(finished)  # loads with weights_only
+    assert content["config"] == (finished / "config.yaml").read_text()
     assert content["model"]["encoder.backbone.blocks.0.attn.qkv.weight"].shape == (48, 16)
 
 
