@@ -70,8 +70,9 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True, index: boo
     else:
         listing = _of_list(contents, labels)
     if not len(listing):
-        endings = " ".join(sorted(EXTENSIONS))
-        raise ValueError(f"{key} {printable_name(root)} holds no images: looked in it and below for {endings}")
+        looked = f"looked in it and below for {' '.join(sorted(EXTENSIONS))}"
+        why = "a list has the path of an image in each line" if isinstance(contents, ListFile) else looked
+        raise ValueError(f"{key} {printable_name(root)} holds no images: {why}")
     unlabelled_N = np.flatnonzero(listing.label_N < 0)
     if labels == "folders" and len(unlabelled_N):
         way_out = f"a folder below {printable_name(root)}"

@@ -57,4 +57,4 @@ def test_files_are_missing_where_all_that_were_there_are_gone(tmp_path: Path) ->
 def test_files_says_of_an_empty_list_what_a_list_has(tmp_path: Path) -> None:
     (tmp_path / "images.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"images\.txt holds no images: a list has the path of an image in each line"):
-        Files([tmp_path / "images.txt"], DataSettings())
+        Files([tmp_path / "images.txt"], SETTINGS)
