@@ -19,6 +19,7 @@ from mim.registry import Component, one_of
 
 ENCODER = "encoder."
 BACKBONE = f"{ENCODER}backbone."
+FUSION = "head.fusion."  # of the stages of an encoder; no other code base has it
 AXES = {  # of the weights from which a config is inferred, by how their names end in any format
     "patch_embed.proj.weight": 4,
     "patch_embeddings.projection.weight": 4,

@@ -14,7 +14,7 @@ from torch import Tensor
 from mim.heads import Transformer
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
-from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
+from mim.interop.formats import BACKBONE, ENCODER, FUSION, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
@@ -139,7 +139,7 @@ def is_fixed_table(table_1ND: Tensor, sections: Sections) -> bool:
 def has_mae_decoder(weights: ModelWeights) -> bool:
     """Whether the head is MAE's decoder, which fills in what the encoder dropped, with blocks like the encoder's."""
     head, encoder = weights.sections["HEAD"], weights.sections["ENCODER"]
-    if head["name"] != "transformer" or encoder["hidden"] != "drop":
+    if head["name"] != "transformer" or encoder["hidden"] != "drop" or weights.select(FUSION):
         return False
     alike = all(head[key] == encoder[key] for key in ("qkv_bias", "norm_eps"))
     return alike and all(head[key] == value for key, value in MAE_DECODER.items())

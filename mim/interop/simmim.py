@@ -7,7 +7,7 @@ import torch
 
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
-from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
+from mim.interop.formats import BACKBONE, ENCODER, FUSION, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import Row, add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
@@ -107,7 +107,7 @@ def pretraining(kind: str) -> Sections:
 
 def has_simmim_head(weights: ModelWeights) -> bool:
     """Whether the head is SimMIM's; its files have no names for another one."""
-    return weights.sections["HEAD"]["name"] == "pixel_shuffle"
+    return weights.sections["HEAD"]["name"] == "pixel_shuffle" and not weights.select(FUSION)
 
 
 def _from_config(config: Any, kind: str) -> Sections:

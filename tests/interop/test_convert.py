@@ -65,7 +65,8 @@ def simmim_model(lines: list[str], cfg, classes: int) -> nn.Module:
     pretraining = cfg.TASK == "pretrain"
     encoder = convolved(weights, "encoder." if pretraining else "")
     if pretraining:
-        heads = {"decoder.0.weight", "decoder.0.bias"} if cfg.HEAD.name == "pixel_shuffle" else set()
+        shuffle = cfg.HEAD.name == "pixel_shuffle" and not cfg.HEAD.stages
+        heads = {"decoder.0.weight", "decoder.0.bias"} if shuffle else set()
         assert {name for name in weights if not name.startswith("encoder.")} == heads
         assert "encoder.mask_token" in weights
     keys = cfg.ENCODER
@@ -116,11 +117,11 @@ THEIRS = {"mae": mae_model, "simmim": simmim_model, "timm": timm_model}
 HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("norm.", "heads.")
 CASES = [  # format, model, and what of the model the format has no place for
     *(("mae", name, ()) for name in ("mae", "mae-tall-grey", "mae-wide-many")),
-    *(("mae", name, MASKING) for name in ("vit-replaced", "vit-replaced-decoder")),
+    *(("mae", name, MASKING) for name in ("vit-replaced", "vit-replaced-decoder", "mae-fused")),
     *(("mae", name, ()) for name in ("vit-mean", "vit-mean-grey", "vit-class", "vit-class-many", "vit-probe")),
     *(("mae", name, CLASSIFIER) for name in ("vit-mean-of-normed", "vit-two-norms", "vit-probe-mean")),
     *(("simmim", name, ()) for name in ("swin", "swin-wide-many", "swin-one-window", "swin-mean", "swin-mean-many")),
-    *(("simmim", name, HEAD) for name in ("swin-decoder", "beit-decoder")),
+    *(("simmim", name, HEAD) for name in ("swin-decoder", "beit-decoder", "swin-fused")),
     *(("simmim", name, ()) for name in ("swin_v2", "swin_v2-wide-grey", "swin_v2-mean")),
     *(("simmim", name, ()) for name in ("beit", "beit-wide-many", "beit-mean", "beit-class")),
     ("simmim", "swin-two-norms", CLASSIFIER),
