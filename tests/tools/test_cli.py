@@ -375,3 +375,10 @@ def test_commands_that_write_a_folder_refuse_the_name_of_a_file(tmp_path, capsys
     assert tool(words[0]).main([word.format(tmp_path) for word in words[1:]]) == 2
     assert "files are written into a folder, so name one without ." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_check_of_a_config_leaves_keys_of_an_encoder_that_a_checkpoint_brings() -> None:
+    cli.check_config("finetune/digits", ["INIT.checkpoint", "runs/swin", "ENCODER.window", "4"])
+    for words in (["ENCODER.window", "4"], ["INIT.checkpoint", "runs/swin", "TRAIN.window", "4"]):
+        with pytest.raises(ConfigError, match=r"unknown key \w+\.window"):
+            cli.check_config("finetune/digits", words)
