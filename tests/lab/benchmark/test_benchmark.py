@@ -252,6 +252,7 @@ def test_peer_trains(tmp_path, name):
     [
         (f"name: vit, hidden: drop, {PLAIN}", DECODER, ["TARGET.stride", "2"], "TARGET.stride 1"),
         (f"name: vit, hidden: replace, {PLAIN}", DECODER, [], "HEAD.name transformer has no peer"),
+        (f"name: vit, hidden: drop, {PLAIN}", DECODER, ["HEAD.stages", "[0]"], r"HEAD.stages \[0\] has no peer"),
         (f"name: vit, hidden: replace, {PLAIN}", PIXELS, ["TARGET.normalize", "patch"], "TARGET.normalize patch"),
         (f"name: vit, hidden: drop, class_token: false, {PLAIN}", DECODER, [], "ENCODER.class_token is false"),
         (SWIN, PIXELS, ["DATA.image_size", "[64, 32]"], "DATA.image_size is"),
