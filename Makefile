@@ -17,8 +17,10 @@ OLDEST ?= .venv-oldest
 NEWEST ?= .venv-newest
 JOBS ?= 2
 PIP := -m pip --disable-pip-version-check
-# worksteal keeps the tests of a file together, which share what they trained
-SHARE := -n $(JOBS) --dist worksteal
+# worksteal keeps the tests of a file together, which share what they trained; no other plugin is needed, and loading
+# them all takes each process a second
+SHARE := -p xdist -n $(JOBS) --dist worksteal
+TESTS := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 # tests that guard what depends on versions: parts, parity, weights, the engine, the loader, runs
 ACROSS ?= tests/contracts tests/parity tests/interop tests/io tests/encoders tests/heads tests/engine tests/data \
 	tests/evaluation tests/lab/plan tests/lab/benchmark tests/test_docs.py
@@ -43,10 +45,10 @@ compare: $(STAMP)
 	$(BIN)/python tools/sweep.py configs/studies/digits/compare.yaml --output runs/compare --jobs 2
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARE) -m 'not slow'
+	$(TESTS) $(BIN)/python -m pytest $(SHARE) -m 'not slow'
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARE) -m slow
+	$(TESTS) $(BIN)/python -m pytest $(SHARE) -m slow
 
 test-oldest: $(OLDEST)/.installed
 	$(call across,$(OLDEST))
@@ -67,7 +69,7 @@ newest:
 define across
 	@$(1)/bin/python --version
 	@$(1)/bin/python $(PIP) freeze --exclude-editable --requirement tests/oldest.txt | sed '/^## /,$$d; /^#/d'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest $(SHARE) -m 'not slow' $(ACROSS)
+	$(TESTS) $(1)/bin/python -m pytest $(SHARE) -m 'not slow' $(ACROSS)
 endef
 
 lint: $(STAMP)
