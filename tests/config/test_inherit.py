@@ -64,6 +64,13 @@ def test_config_of_another_mean_and_std_is_refused() -> None:
     assert "DATA.std" not in message.partition("there\n")[2].partition("Leave")[0]
 
 
+def test_config_with_another_small_eps_is_not_refused() -> None:
+    """transformers writes 1e-12 where MAE had 1e-6; PyTorch's 1e-5 changes features in digits that fp32 shows."""
+    known = replace(KNOWN, values={**KNOWN.values, "ENCODER.norm_eps": 1e-12})
+    assert descend(BARE, {"ENCODER.norm_eps": "1e-6"}, known).ENCODER.norm_eps == 1e-6
+    assert "ENCODER.norm_eps: 1e-05 here, 1e-12 there" in refusal(BARE, {"ENCODER.norm_eps": "1e-5"}, known)
+
+
 def test_config_with_a_rounded_mean_and_mlp_ratio_is_not_refused() -> None:
     known = replace(KNOWN, values={**KNOWN.values, "ENCODER.mlp_ratio": 129 / 48})
     numbers = {"DATA.mean": "[0.102, 0.2]", "DATA.std": "[0.3, 0.398]", "ENCODER.mlp_ratio": "2.7"}

@@ -9,7 +9,7 @@ from small_models import CPU, IMAGE, generator, images
 from timm.layers import Attention
 
 from mim.encoders import Swin, ViT
-from mim.io.checks import at_least, shares
+from mim.io.checks import above_zero, at_least, shares
 from mim.ops.attention import choose_attention
 from mim.ops.patches import patchify, unpatchify
 from mim.ops.positions import resize_bias_table, resize_positions, sincos_table
@@ -347,6 +347,13 @@ def test_at_least_names_the_first_key_below_the_limit():
     at_least("TRAIN", 1, epochs=1, steps=5)
     with pytest.raises(ValueError, match=r"TRAIN\.steps is 0: it must be at least 1"):
         at_least("TRAIN", 1, epochs=1, steps=0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-6, float("nan")])
+def test_above_zero_names_the_first_key_that_is_not(value):
+    above_zero("ENCODER", norm_eps=1e-12)
+    with pytest.raises(ValueError, match=rf"ENCODER\.init_std is {value}: it must be above 0"):
+        above_zero("ENCODER", norm_eps=1e-6, init_std=value)
 
 
 def test_shares_names_the_first_key_that_is_none():
