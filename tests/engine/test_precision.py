@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from processes import TINY, call
+from processes import ESTIMATED, TINY, call
 
 from mim.engine import cpu, precision
 from mim.engine.precision import bf16_unit, describe_precision, product_dtype, resolve_precision
@@ -115,7 +115,7 @@ def test_run_keeps_the_precision_that_auto_chose(emulating, tmp_path):
 
 
 def test_run_says_at_its_start_what_it_computes_with(tmp_path):
-    code, text = call(tmp_path, TINY | {"DATA.mean": "estimate", "DATA.std": "estimate"})
+    code, text = call(tmp_path, TINY | ESTIMATED)
     assert code == 0, text
     lines = {line.split("  ")[1]: line for line in text.splitlines() if line.startswith("  ")}
     assert "fp32" in lines["precision"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from damage import FORMATS, write_damaged, write_intact
 from PIL import Image
-from processes import TINY, rows
+from processes import ESTIMATED, TINY, rows
 from warm import Warm
 
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
@@ -80,7 +80,8 @@ def test_damaged_files_are_refused_by_every_way_of_reading_or_by_none(images: Pa
 def test_damaged_files_end_no_run_and_each_that_is_refused_is_counted(
     images: Path, refused: dict[Path, str], tmp_path: Path, warm: Warm, tell: Callable[[str], None]
 ) -> None:
-    keys = TINY | {"DATA.name": "folder", "DATA.path": images, "DATA.val_share": 0, "DATA.channels": 3}
+    keys = TINY | ESTIMATED
+    keys |= {"DATA.name": "folder", "DATA.path": images, "DATA.val_share": 0, "DATA.channels": 3}
     keys |= {"DATA.workers": 2, "DATA.max_broken": 1.0, "DATA.batch_size": BATCH, "TRAIN.batch": BATCH}
     code, output = warm.run(1, tmp_path / "run", keys)  # an epoch is 20 batches, which are all of the images
     assert code == 0, output

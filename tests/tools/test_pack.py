@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import TINY, call, losses, tool
+from processes import ESTIMATED, TINY, call, losses, tool
 from small_data import digit, photograph, write_digits
 from warm import Warm
 
@@ -74,7 +74,8 @@ def test_pack_tool_makes_of_photographs_what_on_device_needs(store: str, main, t
     (tmp_path / "images").mkdir()
     for number in range(20):
         photograph(30 + 5 * number, 90 - 3 * number).save(tmp_path / "images" / f"{number:02d}.jpg")
-    shared = {**TINY, "AUGMENT.on_device": True, "DATA.batch_size": 8, "TRAIN.batch": 8, "DATA.val_share": 0.1}
+    shared = {**TINY, **ESTIMATED, "DATA.batch_size": 8, "TRAIN.batch": 8, "DATA.val_share": 0.1}
+    shared["AUGMENT.on_device"] = True
     files = {"DATA.name": "folder", "DATA.path": str(tmp_path / "images"), "DATA.channels": 3}
     code, text = call(tmp_path / "files", {**shared, **files})
     assert code == 2
