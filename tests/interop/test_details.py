@@ -59,6 +59,17 @@ def test_timm_computes_the_same_and_comes_back(tmp_path: Path, keys: dict[str, A
     assert all(torch.equal(weight, source.state[name]) for name, weight in state.items())
 
 
+def test_bare_weights_show_their_biases_and_ask_for_heads_of_their_own_width(tmp_path: Path) -> None:
+    source, file = pretraining({"qkv_bias": False, **WIDE}), tmp_path / "bare.pth"
+    torch.save(source.model.encoder.backbone.state_dict(), file)
+    with pytest.raises(ValueError, match=r"does not hold ENCODER\.heads and ENCODER\.head_width: give each"):
+        load_encoder(file)
+    encoder = load_encoder(file, {f"ENCODER.{key}": value for key, value in WIDE.items()})
+    with torch.no_grad():
+        tokens = tokens_of(encoder, source.images())
+    torch.testing.assert_close(tokens, source.features(source.images()), rtol=0, atol=1e-5)
+
+
 def test_timm_computes_a_beit_of_another_eps(tmp_path: Path) -> None:
     beit = {"name": "beit", "patch": 8, "width": 16, "depth": 2, "heads": 2, "bias": "block", **EPS}
     source = build_sample(tuned(beit, "class", False, SQUARE))
