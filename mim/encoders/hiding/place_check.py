@@ -155,12 +155,14 @@ def objection_to(backbone: nn.Module) -> str:
         places_BCN1 = check.know(visible.gather(img_BCHW))
         try:
             with check:
-                outputs = tree_leaves((copied.forward_features(places_BCN1), copied.forward_intermediates(places_BCN1)))
+                output = copied.forward_features(places_BCN1)
+                _, maps = copied.forward_intermediates(places_BCN1)
         except (PlaceCheckError, CellsError) as error:
             return f"{_names(check.inside)} {error}"
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError):
             return f"{_names(check.inside)} needs all places of the map, in their order"
-    if not all(_places(each.shape) for each in outputs if isinstance(each, Tensor)):
+    returned = [*maps, output] if isinstance(output, Tensor) else maps
+    if not all(_places(each.shape) for each in returned):
         return f"{type(backbone).__name__} returns no map"
     return ""
 

@@ -217,6 +217,49 @@ def test_layer_sees_hidden_places_as_it_sees_the_border(name):
     torch.testing.assert_close(hooked, visible.gather(expected))
 
 
+class Shuffled(VisiblePlaces):
+    """Visible places in a random order."""
+
+    @staticmethod
+    def order(count: int) -> torch.Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(count))
+
+    def gather(self, map_BDhw):
+        places_BDN1 = super().gather(map_BDhw)
+        return places_BDN1[:, :, self.order(places_BDN1.shape[2])]
+
+    def together(self, cells):
+        places_BDN1 = super().together(cells)
+        return places_BDN1[:, :, self.order(places_BDN1.shape[2])]
+
+    def scatter(self, places_BDN1, fill=0.0):
+        return super().scatter(places_BDN1[:, :, self.order(places_BDN1.shape[2]).argsort()], fill)
+
+    def apart(self, places_BDN1):
+        return super().apart(places_BDN1[:, :, self.order(places_BDN1.shape[2]).argsort()])
+
+
+ANY_ORDER = ["test_efficientnet_evos", "test_nfnet"]
+ANY_ORDER_SLOW = ["fastvit_t8", "swiftformer_xs", "iformer_t", "lowformer_b0", "skresnet18", "gcresnet33ts"]
+
+
+@pytest.mark.parametrize(
+    "model", [*ANY_ORDER, *(pytest.param(name, marks=pytest.mark.slow) for name in ANY_ORDER_SLOW)]
+)
+def test_between_layers_that_see_the_map_the_order_of_places_has_no_effect(model):
+    torch.manual_seed(0)
+    backbone = timm.create_model(model, num_classes=0).double()
+    for name, parameter in backbone.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, float(name.endswith("weight")), 0.2)
+    layers, results = SparseLayers(backbone), []
+    for places in (VisiblePlaces, Shuffled):
+        layers.visible = visible = places(mask(), GRID, 32)
+        _, maps = backbone.forward_intermediates(visible.gather(images()))
+        results.append([visible.scatter(each) for each in maps])
+    torch.testing.assert_close(results[0], results[1])
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
