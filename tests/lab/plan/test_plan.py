@@ -64,7 +64,7 @@ def test_plan_says_what_the_run_says_at_its_start(tmp_path, path):
     assert plan.missing == ()
 
 
-@pytest.mark.parametrize(("devices", "batch"), [(1, 4096), (8, 4096), (4, 0)])
+@pytest.mark.parametrize(("devices", "batch"), [pytest.param(1, 4096, marks=pytest.mark.slow), (8, 4096), (4, 0)])
 def test_plan_batch_and_rate_follow_from_the_engines_own_arithmetic(devices, batch):
     overrides = ["TRAIN.batch", batch, "ENCODER.depth", 1, "HEAD.depth", 1, "OPTIMIZER.base_lr", 1e-4]
     plan = planned(CONFIGS / "mae" / "vit_base.yaml", overrides, devices=devices, images=IMAGENET)
@@ -152,7 +152,7 @@ def test_plan_images_that_are_given_stand_in_for_those_that_are_here():
 
 
 def test_plan_names_weights_that_are_not_there(tmp_path):
-    plan = planned(FINETUNE, ["INIT.checkpoint", tmp_path / "nowhere"])
+    plan = planned(FINETUNE, ["INIT.checkpoint", tmp_path / "nowhere", "ENCODER.depth", 1])
     assert any("INIT.checkpoint" in line and "nowhere" in line for line in plan.missing)
 
 
@@ -408,7 +408,7 @@ def test_plan_measures_classifiers(tmp_path, path):
 
 
 def test_plan_figures_are_plain_values():
-    figures = planned(devices=1).to_json()
+    figures = planned(overrides=["ENCODER.depth", 1, "HEAD.depth", 1], devices=1).to_json()
     parsed = json.loads(json.dumps(figures))
     assert parsed["memory"]["gpu"]["total"] == sum(
         value for key, value in parsed["memory"]["gpu"].items() if key != "total"
