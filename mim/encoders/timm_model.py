@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, h w entries high and wide, D width.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,8 @@ from mim.encoders.hiding.base import whole
 from mim.encoders.hiding.layout import measure
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
+
+BACKBONE = "backbone."  # of timm's names in the encoder's
 
 
 class Timm(Encoder, name="timm"):
@@ -70,7 +73,7 @@ class Timm(Encoder, name="timm"):
             embed_width=0 if way is None else way.token_width,
             stages=layout.stages,
         )
-        self.layout, self.backbone, self.way = layout, backbone, way
+        self.model, self.layout, self.backbone, self.way = model, layout, backbone, way
         if self.mask_token is not None:
             trunc_normal_(self.mask_token, 0.02)
         for name, parameter in backbone.named_parameters():
@@ -79,15 +82,46 @@ class Timm(Encoder, name="timm"):
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
         if mask is None:
-            return whole(self.backbone, self.layout, img_BCHW, stages)
+            return self._whole(img_BCHW, stages)
         if self.way is None:
-            raise ValueError("an encoder with hidden: none cannot hide what a mask hides")
+            raise ValueError("an encoder with hidden: none cannot replace what a mask hides")
         return self.way(self.backbone, img_BCHW, mask, self.mask_token, stages)
+
+    @property
+    def title(self) -> str:
+        return f"timm {self.model}"
+
+    def behind(self, name: str) -> bool:
+        classifier = self.backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+        paths = (classifier,) if isinstance(classifier, str) else classifier
+        return name.startswith(tuple(f"{BACKBONE}{path}." for path in paths))
+
+    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By timm's own filter for the files of this architecture, which also resizes positions."""
+        ours = self.state_dict()
+        convert = getattr(sys.modules[type(self.backbone).__module__], "checkpoint_filter_fn", None)
+        fits = all(name in state and state[name].shape == weight.shape for name, weight in ours.items())
+        if fits or convert is None:
+            return state
+        inside = {name.removeprefix(BACKBONE): each for name, each in state.items() if name.startswith(BACKBONE)}
+        beside = {name: each for name, each in state.items() if not name.startswith(BACKBONE)}
+        try:
+            converted = convert(inside, self.backbone)
+        except (
+            KeyError,
+            RuntimeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+            TypeError,
+        ):  # another architecture's file
+            return state
+        return {**beside, **{BACKBONE + name: each for name, each in converted.items()}}
 
     def stage_maps(self, img_BCHW: Tensor) -> dict[int, Tensor]:
         """The last map of each stride, (B, D, h, w); that of the last stride is the output."""
         numbers = list({stage.stride: number for number, stage in enumerate(self.layout.stages)}.values())
-        features = whole(self.backbone, self.layout, img_BCHW, numbers)
+        features = self._whole(img_BCHW, numbers)
         maps = {
             self.layout.stages[number].stride: map_BDhw
             for number, map_BDhw in zip(numbers, features.stages_BDhw, strict=True)
@@ -110,6 +144,11 @@ class Timm(Encoder, name="timm"):
             return []
         parts = [getattr(block, name, None) for name in ("norm2", "mlp", "ls2", "gamma_2")]
         return [part for part in parts if isinstance(part, (nn.Module, nn.Parameter))]
+
+    def _whole(self, img_BCHW: Tensor, stages: Sequence[int]) -> Features:
+        if self.way is not None:
+            self.way.forget()
+        return whole(self.backbone, self.layout, img_BCHW, stages)
 
     def _layers(self) -> list[list[str]]:
         """The names of the backbone's parameters by layer, stem first, from timm's group_matcher."""
