@@ -5,10 +5,11 @@ import torch
 import torch.distributed as dist
 from processes import RECIPE, TINY, call, last_state
 from small_data import write_digits
-from small_models import assemble, images, sampled
+from small_models import CPU, assemble, images, sampled
 
 import mim
-from mim.engine.distributed.strategy import DataParallel
+from mim.engine.distributed.strategy import DataParallel, FullyShardedDataParallel
+from mim.engine.distributed.world import World
 from mim.lab.plan import plan_run
 from mim.lab.reconstruct import reconstruction_sheet
 
@@ -42,6 +43,23 @@ def test_replicas_take_steps_without_unused_weights(alone, encoder, hidden, head
     for seed in range(2):
         wrapped(img, sampled(model, img, seed)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shards_with_batch_normalisation_compute_what_one_device_does(alone, dtype):
+    plain, model = (assemble("random", "swin", "replace", "unet").train() for _ in range(2))
+    strategy, img = FullyShardedDataParallel(World(0, 1, CPU)), images(2)
+    strategy.shard(model, model.blocks(), dtype)
+    mask = sampled(plain, img)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        losses = [each(img, mask).loss for each in (plain, strategy.wrap(model, model.blocks(), compiled=False))]
+    for loss in losses:
+        loss.backward()
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5 if dtype == torch.float32 else 1e-3)
+    with strategy.gather(model) as gathered:
+        for expected, buffer in zip(plain.buffers(), gathered.buffers(), strict=True):
+            torch.testing.assert_close(buffer, expected, rtol=1e-2, atol=1e-2)
+        assert gathered.head.layers[0].norm1.num_batches_tracked == 1
 
 
 @pytest.mark.slow

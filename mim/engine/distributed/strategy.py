@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mim.engine.distributed.world import World
@@ -55,7 +56,8 @@ class DataParallel(SingleDevice):
 class FullyShardedDataParallel(SingleDevice):
     """FSDP2: every rank has a shard of each weight, its gradient and its moments; a block is gathered to compute.
 
-    Blocks are gathered in the precision of the products, all other weights in fp32. Gradients are reduced in fp32.
+    Blocks are gathered in the precision of the products, all other weights, and blocks with batch normalisation, in
+    fp32. Gradients are reduced in fp32.
     Source: Zhao et al. 2023; torch.distributed.fsdp.fully_shard.
     """
 
@@ -69,11 +71,13 @@ class FullyShardedDataParallel(SingleDevice):
         if self._plain is None:
             self._plain = deepcopy(model).cpu()  # evaluations need its modules and constants, not the weights
         lower = precision if precision != torch.float32 else None
-        policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
+            # running statistics are fp32, and PyTorch wants the weights beside them in the same precision
+            dtype = None if any(isinstance(norm, BatchNorm) for norm in block.modules()) else lower
             for norm in block.modules():
-                if isinstance(norm, nn.LayerNorm) and lower:
+                if isinstance(norm, nn.LayerNorm) and dtype:
                     norm.forward = partial(_normalise, norm)  # type: ignore[method-assign]
+            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
 
