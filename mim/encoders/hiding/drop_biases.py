@@ -5,7 +5,7 @@ Shapes: B batch, H heads, M kept patch tokens, N tokens, K prefix tokens, D widt
 
 from typing import Any
 
-from timm.models import beit, convit, vision_transformer_relpos
+from timm.models import beit, vision_transformer_relpos
 from torch import Tensor, nn
 
 from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, keep_pairs
@@ -23,19 +23,6 @@ class BeitBiasFromArgument(beit.Attention):
 
     def _get_rel_pos_bias(self) -> float:  # type: ignore[override]
         return 0.0
-
-
-class OffsetsFromArgument(convit.Block):
-    """A block of ConViT that takes the offsets between its tokens, of (B, N, N, 3), as an argument.
-
-    Without them its attention computes those of the whole grid.
-    """
-
-    def forward(self, x: Tensor, offsets_BNN3: Tensor | None = None) -> Tensor:
-        if self.use_gpsa:
-            attention = self.attn
-            attention.rel_indices = attention.get_rel_indices(x.shape[1]) if offsets_BNN3 is None else offsets_BNN3
-        return super().forward(x)
 
 
 class DropBiases(DropAtBlocks):
@@ -67,28 +54,6 @@ class DropBiases(DropAtBlocks):
         if self._kept_BM is None:
             return args, {name: bias_HNN[None]}
         return args, {name: keep_pairs(bias_HNN, self._kept_BM, bias_HNN.shape[-1] - high * wide)}
-
-
-class DropOffsets(DropAtBlocks):
-    """Drops hidden tokens of ConViT; its first blocks attend by the offsets between tokens, which are gathered."""
-
-    families = (convit.ConVit,)
-
-    def __init__(self, backbone: Any, layout: Layout):
-        super().__init__(backbone, layout)
-        for block in backbone.blocks:
-            block.__class__ = OffsetsFromArgument
-            block.register_forward_pre_hook(self._pass_offsets)
-
-    def _pass_offsets(self, block: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A hook: the arguments of a block, with the offsets between the kept tokens while a mask is at work."""
-        if self._kept_BM is None or not block.use_gpsa:
-            return args
-        high, wide = self.layout.grid
-        offsets_3NN = block.attn.get_rel_indices(high * wide)[0].movedim(-1, 0)
-        num_prefix = args[0].shape[1] - self._kept_BM.shape[1]
-        assert num_prefix == 0, "no class token is ahead of the blocks with offsets"
-        return (*args, keep_pairs(offsets_3NN, self._kept_BM, 0).movedim(1, -1))
 
 
 def own_bias(attention: nn.Module) -> Tensor | None:

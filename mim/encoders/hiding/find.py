@@ -5,7 +5,8 @@ from torch import nn
 from mim.encoders.base import Hiding
 from mim.encoders.hiding.base import Way
 from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, DropPixelTokens
-from mim.encoders.hiding.drop_biases import DropBiases, DropOffsets
+from mim.encoders.hiding.drop_biases import DropBiases
+from mim.encoders.hiding.drop_convit import DropOffsets
 from mim.encoders.hiding.drop_hiera import DropHiera
 from mim.encoders.hiding.drop_language import DropGemma, DropLanguage
 from mim.encoders.hiding.drop_naflex import DropNaFlex

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from timm.models.gemma4_vit import Gemma4PatchEmbed
+from timm.models.naflexvit import NaFlexEmbeds
 from torch import nn
 
 BESIDE_PROJECTION = (nn.Identity, nn.Flatten, nn.Dropout)
@@ -46,6 +48,8 @@ def stem_of(backbone: nn.Module) -> Stem:
     else:
         return Stem(None)
     parent = backbone.get_submodule(names.rpartition(".")[0])
+    if isinstance(parent, (NaFlexEmbeds, Gemma4PatchEmbed)):  # they add positions, too
+        return Stem(first, patch, width)
     beside = [child for child in parent.children() if child is not first]
     if parent is backbone or not all(isinstance(each, BESIDE_PROJECTION) or _is_norm(each) for each in beside):
         return Stem(first, patch, width)
