@@ -75,7 +75,15 @@ CASES = {
     "two branches a block": Case("vit_small_patch16_18x2_224"),
     "registers, sums of branches": Case("vit_betwixt_patch16_reg4_gap_256"),
 }
-EACH = pytest.mark.parametrize("case", CASES)
+MORE = {  # of a family that another case shows, too
+    *("pixels of patches, legacy", "shared bias", "no bias", "MLP, class token", "shared table", "flexible, map"),
+    *("flexible, by axis", "flexible, own dropping", "Qwen 3, classifier", "DeepSeek", "Gemma 4, classifier"),
+    *("mask units, windows' positions", "registers, rotary", "DINOv2", "two branches a block"),
+    "registers, sums of branches",
+}
+EACH = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in MORE else case for case in CASES]
+)
 
 
 @cache
@@ -215,3 +223,64 @@ def test_drop_gives_every_parameter_a_gradient_also_where_blocks_are_recomputed(
         gradients.append(trained)
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["flexible, class tokens", "Gemma 4", "mask units of four tokens", "offsets"])
+@torch.no_grad()
+def test_replacing_in_these_families_leaves_whole_images_and_sees_no_hidden_pixel(case):
+    torch.manual_seed(0)
+    image = ImageSpec(3, *CASES[case].size)
+    model = Timm(image, model=CASES[case].model, hidden="replace", options=CASES[case].options)
+    encoder = shaken(model).double().eval()
+    img, mask, backbone = noise(encoder), masks(encoder), plain(encoder, case)
+    order = encoder.layout.order
+    output = backbone.forward_intermediates(img)[1][-1] if order == "stage" else backbone.forward_features(img)
+    assert torch.equal(encoder(img).tokens_BND, encoder.layout.features(output).tokens_BND)
+    hidden_B1HW = mask.at(*img.shape[2:])[:, None]
+    tokens_BND = encoder(img, mask).tokens_BND
+    assert torch.equal(tokens_BND, encoder(torch.where(hidden_B1HW, torch.nan, img), mask).tokens_BND)
+    assert not torch.allclose(tokens_BND, encoder(img).tokens_BND)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "size", "reason"),
+    [
+        (
+            "qwen3_vit_88m_merge",
+            NARROW,
+            (64, 64),
+            "its encoder_pool merge merges neighbouring tokens of the whole grid",
+        ),
+        (
+            "deepseek_vit_412m_align",
+            (*NARROW, "out_features=8"),
+            (42, 42),
+            "its encoder_pool align merges neighbouring tokens",
+        ),
+        (
+            "hiera_tiny_224",
+            ("embed_dim=8", "mask_unit_size=[4,4]"),
+            (64, 64),
+            "mask units of 4x4 patches are not the 8x8",
+        ),
+        ("samvit_base_patch16", ("embed_dim=16", "num_heads=2", "depth=2"), (64, 64), "every token of the grid"),
+    ],
+)
+def test_drop_is_refused_with_the_reason_and_the_ways_that_work(model, options, size, reason):
+    with pytest.raises(ValueError, match=rf"drop is not possible with .*{reason}.*Use replace"):
+        Timm(ImageSpec(3, *size), model=model, hidden="drop", options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["both biases", "offsets", "mask units of four tokens"])
+def test_blocks_that_drop_compile_without_graph_breaks_also_where_they_are_recomputed(case):
+    torch._dynamo.reset()
+    encoder = deepcopy(encoder_of(case)).float().train()
+    recompute_activations(encoder.blocks())
+    for block in encoder.blocks():
+        block.forward = torch.compile(block.forward, fullgraph=True, backend="aot_eager")
+    img, mask = noise(encoder).float(), masks(encoder)
+    for _ in range(2):
+        summed(encoder(img, mask)).backward()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        summed(encoder(img, mask)).backward()
