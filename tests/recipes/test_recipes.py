@@ -27,7 +27,7 @@ OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_ep
 OF_DECODER = {"norm", "norm_eps", "positions", "linear_init", "init_std"}
 OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
-DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER}
+DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
 EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
 
 
