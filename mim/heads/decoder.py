@@ -81,10 +81,13 @@ class Decoder(Head):
             self.positions = nn.Parameter(torch.empty(1, num_prefix + math.prod(encoder.grid), width))
         else:
             self.register_buffer("positions", sincos_table(encoder.grid, width, num_prefix), persistent=False)
-        initialise_linear(self, linear_init)
-        for weight in (self.mask_token, self.positions if positions == "learned" else None):
-            if weight is not None:
-                nn.init.normal_(weight, std=init_std)
+        self._initialise(linear_init, init_std)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
+
+    def _initialise(self, linear_init: LinearInit, std: float) -> None:
+        initialise_linear(self, linear_init)
+        for weight in (self.mask_token, self.positions):
+            if isinstance(weight, nn.Parameter):
+                nn.init.normal_(weight, std=std)
