@@ -56,7 +56,7 @@ def test_crop_of_a_seed_is_the_one_that_torchvision_draws(
 ) -> None:
     transform = RandomCropFlip(AugmentSettings(crop_scale=scale, crop_ratio=ratio, flip=0.3), (224, 224))
     image = torch.empty(1, *shape)
-    for seed in [*range(150), 2**32, 2**63 - 1]:
+    for seed in [*range(50), 2**32, 2**63 - 1]:
         torch.manual_seed(seed)
         box = RandomResizedCrop.get_params(image, list(scale), list(ratio))
         flipped = bool(torch.rand(1) < 0.3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import FINETUNE, PROBE, RECIPE, TINY, call, losses
+from processes import DIGITS, FINETUNE, PROBE, RECIPE, TINY, call, losses
 from small_data import digit, photograph, write_digits
 from torch import Tensor
 
@@ -161,6 +161,7 @@ def first_loss(recipe: Path, keys: dict) -> float:
 @pytest.mark.parametrize("recipe", [RECIPE, PROBE, FINETUNE], ids=lambda path: path.parent.name)
 def test_device_augment_gives_the_loss_of_the_host_path(recipe: Path, repeats: int) -> None:
     keys: dict[str, object] = {"DATA.repeats": repeats, "ENCODER.width": 16, "ENCODER.depth": 1, "ENCODER.heads": 2}
+    keys |= DIGITS
     if recipe == FINETUNE:
         keys |= {"AUGMENT.randaugment": "", "AUGMENT.jitter": 0}
     if recipe != RECIPE:
