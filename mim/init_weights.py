@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mim import interop
 from mim.config import Config, Overrides, catalogue, inherit, parse_config, plugins, read_pairs, schema
 from mim.config.inherit import OF_THE_DATA, SIZE, FindFacts, ModelFacts
 from mim.data.settings import DataSettings
-from mim.encoders import Encoder
+from mim.encoders import Encoder, Timm
 from mim.engine import checkpoint
 from mim.engine.run_folder import RunFolder
 from mim.errors import ConfigError
@@ -114,6 +115,7 @@ def facts_of(weights: ModelWeights, source: str) -> ModelFacts | None:
         reasons={**weights.guesses, **untold},
         plugins=modules,
         subclasses=weights.format != "mim",
+        also=(Timm.name,) if weights.format == interop.Timm.name else (),
     )
 
 

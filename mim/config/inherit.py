@@ -35,6 +35,7 @@ class ModelFacts:
     at_another_size: Mapping[str, Any] = field(default_factory=dict)  # values to take where one of those differs
     plugins: tuple[str, ...] = ()  # Python modules with its parts
     subclasses: bool = False  # whether the name of the encoder may be another one, of a plugin
+    also: Collection[str] = ()  # encoders of this toolkit that take the same weights under another name
     binding: bool = True  # whether other values are an error
 
     def may_differ(self, key: str) -> bool:
@@ -93,7 +94,8 @@ def check(cfg: Config, facts: ModelFacts, overrides: Collection[str] = ()) -> No
     """
     wrong = {key: values for key, values in differences(cfg, facts).items() if not facts.may_differ(key)}
     wrong = {key: values for key, values in wrong.items() if key not in cfg.INIT.keep}
-    if facts.subclasses and cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module):
+    is_of_a_plugin = cfg.ENCODER.name not in catalogue.names(schema.FAMILIES["ENCODER"].module)
+    if cfg.ENCODER.name in facts.also or (facts.subclasses and is_of_a_plugin):
         wrong.pop(NAME, None)
     if cfg.INIT.adapt_channels:
         wrong.pop(CHANNELS, None)

@@ -193,12 +193,15 @@ def _without_keys_of_another_part(section: str, raw: Raw, name: str, name_in_fil
         if key in raw
         and (key not in ours or (_is_allowed(raw[key], theirs[key]) and not _is_allowed(raw[key], ours[key])))
     }
-    for key in foreign:
-        LOG.warning(
-            "%s.%s of the file has no effect: %s of %s, and %s.name is now %s",
-            *(section, key, f"{short_repr(raw[key])} is a value" if key in ours else "it is a key"),
-            *(name_in_file, section, name),
-        )
+    unknown = sorted(key for key in foreign if key not in ours)
+    facts = [
+        f"{section}.{key} of the file has no effect: {short_repr(raw[key])} is a value" for key in foreign - {*unknown}
+    ]
+    if unknown:
+        keys, one = f"{section}.{', '.join(unknown)} of the file", len(unknown) == 1
+        facts.append(f"{keys} {'has no effect: it is a key' if one else 'have no effect: they are keys'}")
+    for fact in facts:
+        LOG.warning("%s of %s, and %s.name is now %s", fact, name_in_file, section, name)
     return {key: value for key, value in raw.items() if key not in foreign}
 
 

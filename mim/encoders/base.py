@@ -204,6 +204,14 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The MLP of a block with its norm, which partial fine-tuning trains as half a block; empty where unknown."""
         return []
 
+    def behind(self, name: str) -> bool:
+        """Whether a weight of a file, by the encoder's names, stands behind the encoder, as a classifier's does."""
+        return False
+
+    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a file by this encoder's names and sizes, where the code base of its backbone knows them."""
+        return state
+
     def destinations(self, name: str) -> list[str]:
         """The names in this encoder for a weight `name` of an encoder of the same class with other settings."""
         return [name]

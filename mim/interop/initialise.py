@@ -100,8 +100,8 @@ def read_for(encoder: Encoder, path: Path, role: str) -> ModelWeights:
     own = own_weights(encoder, file)
     try:
         weights = read_as(file, role)
-    except UnknownFormat:
-        if own is None:
+    except ValueError as error:  # in no known format, or in one whose encoders are not this one
+        if own is None or not (isinstance(error, UnknownFormat) or _fits_most(encoder, own)):
             raise
         return own
     return own if own is not None and _fits(encoder, own) > _fits(encoder, weights) else weights
@@ -128,6 +128,9 @@ def match_weights(
         theirs = {name: weight for name, weight in theirs.items() if not name.startswith(tuple(leave_out))}
         left_out = tuple(name for name in weights.left_out if not name.startswith(tuple(leave_out)))
         weights = replace(weights, left_out=left_out, left_entries=0)
+    behind = (*weights.without(ENCODER), *(name for name in theirs if encoder.behind(name)))
+    original = {name: weight for name, weight in theirs.items() if not encoder.behind(name)}
+    theirs = translated = encoder.translate(original)
     notes = (*weights.notes, *(f"INIT.leave_out {printable(part)}: no name in the file begins so" for part in unused))
     if adapt:
         theirs, note = _adapted(encoder, theirs, role)
@@ -142,10 +145,13 @@ def match_weights(
         weights.averaged,
         loaded=sorted(fitting),
         resized=[
-            f"{printable(origin[name])} {shape_text(theirs[origin[name]])} -> "
+            f"{printable(origin[name])} {shape_text(before)} -> "
             f"{'' if name == origin[name] else name + ' '}{shape_text(state[name])}"
             for name in sorted(fitting)
-            if name != origin[name] or state[name] is not theirs[origin[name]]
+            for before in (original.get(origin[name], translated[origin[name]]),)
+            if name != origin[name]
+            or state[name] is not theirs[origin[name]]
+            or before.shape != translated[origin[name]].shape
         ],
         missing=[name for name in ours if name not in state],
         unexpected=[*(name for name in theirs if name not in origin.values()), *weights.left_out],
@@ -153,7 +159,7 @@ def match_weights(
             f"{name} {shape_text(state[name])} for {shape_text(ours[name])}" for name in state if name not in fitting
         ],
         notes=notes,
-        behind=tuple(weights.without(ENCODER)),
+        behind=behind,
     )
     _check_share(report, role, _size(ours, fitting), _size(ours, ours), "of this encoder's weights are in it")
     fitting_entries = _size(theirs, {origin[name] for name in fitting})
@@ -167,6 +173,12 @@ def _fits(encoder: Encoder, weights: ModelWeights) -> int:
     ours = encoder.state_dict()
     theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
     return sum(weight.numel() for name, weight in theirs.items() if name in ours and ours[name].shape == weight.shape)
+
+
+def _fits_most(encoder: Encoder, weights: ModelWeights) -> bool:
+    """Whether most of the encoder is there, with its shape."""
+    ours = encoder.state_dict()
+    return _fits(encoder, weights) >= LEAST_SHARE * _size(ours, ours)
 
 
 def _adapted(encoder: Encoder, theirs: dict[str, Tensor], role: str) -> tuple[dict[str, Tensor], str]:

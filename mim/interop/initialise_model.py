@@ -61,7 +61,8 @@ def anew_line(model: nn.Module, names_in_file: Iterable[str]) -> str:
     names = [name for name in names_in_file if not name.startswith(ENCODER)]
     if not names:
         return f"  {begin}: the file holds the encoder alone"
-    whole = "; INIT.parts model takes that, too" if isinstance(model, MaskedImageModel) else ""
+    has_head = isinstance(model, MaskedImageModel) and any(name.startswith("head.") for name in names)
+    whole = "; INIT.parts model takes that, too" if has_head else ""
     return f"  {begin}: in the file, and not taken: {fold_names(names)}{whole}"
 
 

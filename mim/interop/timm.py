@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from mim.encoders import Timm as Encoder
+from mim.encoders.hiding.backbone import BackboneSettings
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
 from mim.interop.names import rows, to_ours, to_theirs
 from mim.io.files import write_atomically
+from mim.structures import ImageSpec
 
 MODELS = {  # a model of timm for each encoder; create_arguments turns it into the exact one
     "vit": "vit_base_patch16_224",
@@ -37,9 +40,12 @@ class Timm(WeightsFormat, name="timm"):
     writes = "torch or safetensors"
 
     def recognises(self, file: WeightsFile) -> bool:
-        return encoder_kind(file.weights) is not None
+        return encoder_kind(file.weights) is not None or _is_any(metadata.read_metadata(file.metadata))
 
     def read(self, file: WeightsFile) -> ModelWeights:
+        told = metadata.read_metadata(file.metadata)
+        if _is_any(told):
+            return ModelWeights({BACKBONE + name: each for name, each in file.weights.items()}, told, str(file.path))
         kind = encoder_kind(file.weights)
         if kind is None:
             raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
@@ -53,6 +59,8 @@ class Timm(WeightsFormat, name="timm"):
         return ModelWeights(state, sections, str(file.path), unspecified, guesses=guesses)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
+        if _is_any(weights.sections):
+            return _write_any(weights, path)
         kind = check_encoder(weights.sections, MODELS, "timm")
         check_keys(weights.sections, "timm's create_model", head_width=0, patch_norm=False)
         classifier = has_classifier(weights, POOLS[kind])
@@ -61,16 +69,39 @@ class Timm(WeightsFormat, name="timm"):
         ours = {**weights.select(BACKBONE), **(weights.without(ENCODER) if classifier else {})}
         theirs, backbone = to_theirs(CLASSIFIERS[kind], ours)
         theirs.update({name.removeprefix(BACKBONE): ours[name].contiguous() for name in backbone})
-        extra = metadata.metadata_of(weights, ours)
-        if path.suffix == ".safetensors":
-            write_atomically(path, lambda file: file.write(save(theirs, metadata=extra)))
-        else:
-            write_atomically(path, lambda file: torch.save({"state_dict": theirs, **extra}, file))
+        _write_file(path, theirs, metadata.metadata_of(weights, ours))
         classes = len(weights.state["heads.0.bias"]) if classifier else 0
         keywords = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
         arguments = ", ".join(f"{name}={_code(value)}" for name, value in keywords.items())
         left_out = [name for name in weights.state if name not in ours]
         return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {arguments})")
+
+
+def _is_any(sections: Sections) -> bool:
+    """Whether the encoder is any model of timm by its name, whose weights have timm's names already."""
+    encoder = sections.get("ENCODER")
+    return isinstance(encoder, dict) and encoder.get("name") == Encoder.name
+
+
+def _write_any(weights: ModelWeights, path: Path) -> WriteReport:
+    """Writes the weights of ENCODER.name timm, without a classifier, which is this toolkit's own."""
+    ours = weights.select(BACKBONE)
+    theirs = {name.removeprefix(BACKBONE): weight.contiguous() for name, weight in ours.items()}
+    _write_file(path, theirs, metadata.metadata_of(weights, ours))
+    encoder, data = weights.sections["ENCODER"], weights.sections["DATA"]
+    settings = BackboneSettings(encoder["model"], tuple(encoder.get("options", ())))
+    with torch.device("meta"):
+        arguments = settings.taken(ImageSpec(data["channels"], *data["image_size"]))
+    keywords = ", ".join(f"{name}={value!r}" for name, value in {"checkpoint_path": str(path), **arguments}.items())
+    left_out = [name for name in weights.state if name not in ours]
+    return WriteReport(left_out, f"timm.create_model({encoder['model'].partition('.')[0]!r}, {keywords})")
+
+
+def _write_file(path: Path, state: dict[str, torch.Tensor], extra: dict[str, str]) -> None:
+    if path.suffix == ".safetensors":
+        write_atomically(path, lambda file: file.write(save(state, metadata=extra)))
+    else:
+        write_atomically(path, lambda file: torch.save({"state_dict": state, **extra}, file))
 
 
 def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:

@@ -286,9 +286,8 @@ def test_config_size_below_one_cell_offers_only_sizes_that_work(refuse: Refuse) 
     assert "8 or 8" not in message
 
 
-def test_config_swin_that_drops_names_the_alternative(refuse: Refuse) -> None:
-    swin = "{name: swin, hidden: drop, patch: 4, width: 16, depths: [1, 1], heads: [2, 2], window: 4}"
-    message = refuse(ENCODER=swin)
+def test_config_beit_that_drops_names_the_alternative(refuse: Refuse) -> None:
+    message = refuse(ENCODER="{name: beit, hidden: drop, patch: 8, width: 16, depth: 1, heads: 2}")
     assert "ENCODER.hidden" in message
     assert "drop" in message
     assert "ENCODER.hidden replace" in message
@@ -360,6 +359,13 @@ def test_config_other_part_by_override_drops_the_files_foreign_keys_with_a_warni
     assert "MASKER.ratio of the file has no effect" in lines[0]
     assert "random" in lines[0]
     assert "grid" in lines[0]
+
+
+def test_config_names_all_foreign_keys_of_a_part_in_one_line(recipe: Path) -> None:
+    with logged() as lines:
+        load_config(recipe, ["ENCODER.name", "timm", "ENCODER.options", "[patch_size=8]", "MASKER.cell", "16"])
+    assert len(lines) == 1
+    assert "ENCODER.depth, heads, patch, width of the file have no effect: they are keys of vit" in lines[0]
 
 
 @pytest.mark.parametrize("labels", ["folders", "auto"])

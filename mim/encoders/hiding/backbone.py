@@ -31,19 +31,32 @@ class BackboneSettings:
 
         Raises ValueError for an unknown model, an option that it does not take, and a size that it cannot have.
         """
+        return self._create(image, pretrained)[0]
+
+    def taken(self, image: ImageSpec) -> dict[str, Any]:
+        """The arguments with which timm.create_model makes the model for such images."""
+        return self._create(image, pretrained=False)[1]
+
+    def _create(self, image: ImageSpec, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
+        """The model and what it took: a convolutional net takes no `img_size`, as it fits any."""
         self.check()
-        chosen = self._options()
-        automatic: dict[str, Any] = {"img_size": (image.height, image.width)}
-        if self.drop_path:
-            automatic["drop_path_rate"] = self.drop_path
-        shared: dict[str, Any] = {"pretrained": pretrained, "in_chans": image.channels, "num_classes": 0}
+        options = self._options()
+        rate = {"drop_path_rate": self.drop_path} if self.drop_path else {}
+        arguments = {
+            "in_chans": image.channels,
+            "num_classes": 0,
+            "img_size": (image.height, image.width),
+            **rate,
+            **options,
+        }
         while True:
             try:
-                backbone = timm.create_model(self.model, **shared, **{**automatic, **chosen})
-                return backbone if self.drop_path or "drop_path_rate" in chosen else _without_drop_path(backbone)
+                backbone = timm.create_model(self.model, pretrained=pretrained, **arguments)
+                return backbone if arguments.get("drop_path_rate") else _without_drop_path(backbone), arguments
             except TypeError as error:
-                if "img_size" not in chosen and automatic.pop("img_size", None) and "img_size" in str(error):
-                    continue  # a convolutional net takes any size
+                if "img_size" in arguments and "img_size" not in options and "img_size" in str(error):
+                    del arguments["img_size"]
+                    continue
                 raise ValueError(f"ENCODER.model {self.model}: {error} (see ENCODER.options and drop_path)") from error
             except (AssertionError, RuntimeError, ValueError, IndexError) as error:
                 raise ValueError(f"ENCODER.model {self.model} cannot be built for {image}: {error}") from error
