@@ -232,6 +232,15 @@ def test_drop_windows_has_timms_weights_in_both_encoders(version):
 # ---------------------------------------------------------------- training
 
 
+@VERSIONS
+def test_timms_swin_has_no_drop_path_unless_asked(version):
+    """timm's own default is 0.1."""
+    for keys, rate in (({}, 0.0), ({"drop_path": 0.3}, 0.3), ({"options": ("drop_path_rate=0.2",)}, 0.2)):
+        encoder = build(version, "timm", ImageSpec(3, 32, 32), stages=2, **keys)
+        rates = [getattr(module, "drop_prob", 0.0) for block in encoder.blocks() for module in block.children()]
+        assert max(rates) == pytest.approx(rate)
+
+
 @WAYS
 @VERSIONS
 def test_drop_windows_gives_every_parameter_a_gradient_also_where_blocks_are_recomputed(version, way):
@@ -293,7 +302,7 @@ def test_drop_windows_names_what_it_cannot_do():
 def test_drop_windows_compiles_without_graph_breaks_or_recompilation(version):
     encoder = deepcopy(encoder_of(version, "own", "window 7 and cells of 4")).float().train()
     plain = deepcopy(encoder)
-    for block in encoder.blocks():
+    for block in (encoder.blocks()[1], encoder.blocks()[-1]):  # shifted windows, and all tokens in one group
         block.forward = torch.compile(block.forward, fullgraph=True)
     with torch._dynamo.config.patch(error_on_recompile=False):
         for seed in range(2):
