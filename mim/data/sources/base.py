@@ -116,7 +116,7 @@ def cache_folder(kind: str) -> Path:
         try:
             cache = str(Path.home() / ".cache")
         except RuntimeError:  # a number without a name, as in containers
-            cache = os.path.join(tempfile.gettempdir(), f"cache-{os.getuid()}")
+            cache = os.path.join(tempfile.gettempdir(), f"cache-{getattr(os, 'getuid', os.getpid)()}")
     return Path(cache) / "mim-toolkit" / kind
 
 

@@ -49,9 +49,15 @@ def compare_recipe(cfg: Config, devices: int) -> RecipeComparison | None:
     differences += [
         Difference(_group(key), key, as_written(ours.get(key, ABSENT)), as_written(theirs.get(key, ABSENT)))
         for key in dict.fromkeys([*ours, *theirs])
-        if key not in OF_THE_FILE and ours.get(key) != theirs.get(key)
+        if key not in OF_THE_FILE and ours.get(key) != theirs.get(key) and not _is_default_alone(key, cfg, other)
     ]
     return RecipeComparison(cfg.RECIPE, tuple(sorted(differences, key=lambda each: ORDER.index(each.group))))
+
+
+def _is_default_alone(key: str, cfg: Config, other: Config) -> bool:
+    """Whether only the part of one of the two has a key, and its file does not set it."""
+    owners = [each for each in (cfg, other) if key in each.flat()]
+    return len(owners) == 1 and owners[0].set_keys is not None and key not in owners[0].set_keys
 
 
 def _group(key: str) -> Group:
