@@ -1,7 +1,7 @@
 """Initialising an encoder from the weights of a file, with a report of what happened to each weight."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -121,20 +121,8 @@ def match_weights(
     Raises ValueError, calling the file by its `role`, where less than half of the encoder is in the file, less than
     half of the file's encoder fits, or a weight has no usable numbers.
     """
-    theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
-    names = (*theirs, *weights.left_out, *weights.without(ENCODER))
-    unused = [part for part in leave_out if not any(name.startswith(part) for name in names)]
-    if leave_out:
-        theirs = {name: weight for name, weight in theirs.items() if not name.startswith(tuple(leave_out))}
-        left_out = tuple(name for name in weights.left_out if not name.startswith(tuple(leave_out)))
-        weights = replace(weights, left_out=left_out, left_entries=0)
-    behind = (*weights.without(ENCODER), *(name for name in theirs if encoder.behind(name)))
-    original = {name: weight for name, weight in theirs.items() if not encoder.behind(name)}
-    theirs = translated = encoder.translate(original)
-    notes = (*weights.notes, *(f"INIT.leave_out {printable(part)}: no name in the file begins so" for part in unused))
-    if adapt:
-        theirs, note = _adapted(encoder, theirs, role)
-        notes = (*notes, *([note] if note else []))
+    file = _FileWeights.of(encoder, weights, role, adapt, leave_out)
+    theirs = file.weights
     ours = {name: weight for name, weight in encoder.state_dict().items() if not name.endswith(DERIVED_BUFFERS)}
     check_numbers(theirs, ours, f"{role} {weights.source}")
     origin = {name: source for source in theirs for name in encoder.destinations(source) if name in ours}
@@ -144,28 +132,64 @@ def match_weights(
         weights.source,
         weights.averaged,
         loaded=sorted(fitting),
-        resized=[
-            f"{printable(origin[name])} {shape_text(before)} -> "
-            f"{'' if name == origin[name] else name + ' '}{shape_text(state[name])}"
-            for name in sorted(fitting)
-            for before in (original.get(origin[name], translated[origin[name]]),)
-            if name != origin[name]
-            or state[name] is not theirs[origin[name]]
-            or before.shape != translated[origin[name]].shape
-        ],
+        resized=[line for name in sorted(fitting) if (line := file.change(name, origin[name], state[name]))],
         missing=[name for name in ours if name not in state],
-        unexpected=[*(name for name in theirs if name not in origin.values()), *weights.left_out],
+        unexpected=[*(name for name in theirs if name not in origin.values()), *file.left_out],
         reshaped=[
             f"{name} {shape_text(state[name])} for {shape_text(ours[name])}" for name in state if name not in fitting
         ],
-        notes=notes,
-        behind=behind,
+        notes=file.notes,
+        behind=file.behind,
     )
     _check_share(report, role, _size(ours, fitting), _size(ours, ours), "of this encoder's weights are in it")
     fitting_entries = _size(theirs, {origin[name] for name in fitting})
-    entries = _size(theirs, theirs) + weights.left_entries
+    entries = _size(theirs, theirs) + file.left_entries
     _check_share(report, role, fitting_entries, entries, "of its weights fit this encoder")
     return {name: state[name] for name in state if name in fitting}, report
+
+
+@dataclass(frozen=True, slots=True)
+class _FileWeights:
+    """The weights of a file for an encoder, by the encoder's names."""
+
+    weights: dict[str, Tensor]
+    translated: dict[str, Tensor]  # before channels were adapted
+    original: dict[str, Tensor]  # before the encoder translated names and sizes
+    behind: tuple[str, ...]  # names of weights behind the encoder
+    left_out: tuple[str, ...]  # names of weights that this toolkit has no name for
+    left_entries: int  # numbers in these
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, encoder: Encoder, weights: ModelWeights, role: str, adapt: bool, leave_out: Sequence[str]
+    ) -> "_FileWeights":
+        theirs = {name.removeprefix(ENCODER): weight for name, weight in weights.select(ENCODER).items()}
+        names = (*theirs, *weights.left_out, *weights.without(ENCODER))
+        unused = [part for part in leave_out if not any(name.startswith(part) for name in names)]
+        kept = {name: each for name, each in theirs.items() if not name.startswith(tuple(leave_out))}
+        original = {name: weight for name, weight in kept.items() if not encoder.behind(name)}
+        translated = encoder.translate(original)
+        adapted, note = _adapted(encoder, translated, role) if adapt else (translated, "")
+        unfit = (f"INIT.leave_out {printable(part)}: no name in the file begins so" for part in unused)
+        return cls(
+            weights=adapted,
+            translated=translated,
+            original=original,
+            behind=(*weights.without(ENCODER), *(name for name in kept if encoder.behind(name))),
+            left_out=tuple(name for name in weights.left_out if not name.startswith(tuple(leave_out))),
+            left_entries=0 if leave_out else weights.left_entries,
+            notes=(*weights.notes, *unfit, *([note] if note else [])),
+        )
+
+    def change(self, name: str, source: str, weight: Tensor) -> str:
+        """What was done to the weight of a name in the file for one of the encoder; empty where nothing was."""
+        translated = self.translated[source]
+        before = self.original.get(source, translated)
+        if name == source and weight is self.weights[source] and before.shape == translated.shape:
+            return ""
+        moved = "" if name == source else f"{name} "
+        return f"{printable(source)} {shape_text(before)} -> {moved}{shape_text(weight)}"
 
 
 def _fits(encoder: Encoder, weights: ModelWeights) -> int:
