@@ -5,11 +5,10 @@ Shapes: B batch, C channels, H W pixels, h w entries high and wide, D width.
 
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder
@@ -17,6 +16,8 @@ from mim.encoders.hiding import find_way
 from mim.encoders.hiding.backbone import BackboneSettings
 from mim.encoders.hiding.base import whole
 from mim.encoders.hiding.layout import measure
+from mim.encoders.hiding.replace import Replace
+from mim.encoders.timm_layers import layers_of, module_of
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
 
@@ -59,10 +60,15 @@ class Timm(Encoder, name="timm"):
         drop_path: float = 0.0,
         replace_at: int = 0,
     ):
+        if replace_at and hidden != "replace":
+            raise ValueError(f"ENCODER.replace_at is {replace_at}, and only ENCODER.hidden replace takes it")
         settings = BackboneSettings(model, options, drop_path)
         layout = measure(settings, image)
         backbone = settings.build(image, pretrained and torch.get_default_device().type != "meta")
-        way = None if hidden == "none" else find_way(backbone, layout, hidden, replace_at)
+        way = None
+        if hidden != "none":
+            kind = find_way(settings, image, hidden)
+            way = kind(backbone, layout, replace_at) if kind is Replace else kind(backbone, layout)
         super().__init__(
             image,
             hidden,
@@ -129,8 +135,9 @@ class Timm(Encoder, name="timm"):
         return {**maps, self.spec.stride: rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=self.spec.grid[0])}
 
     def blocks(self) -> list[nn.Module]:
-        """The largest module of each layer of timm's group_matcher, where it is most of the layer; without the stem."""
-        return [module for module in map(self._module_of, self._layers()[1:]) if module is not None]
+        """The largest module of each layer behind the stem (mim/encoders/timm_layers.py)."""
+        modules = (module_of(self.backbone, names) for names in self._layers()[1:])
+        return [module for module in modules if module is not None]
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         parameters = dict(self.backbone.named_parameters())
@@ -151,18 +158,4 @@ class Timm(Encoder, name="timm"):
         return whole(self.backbone, self.layout, img_BCHW, stages)
 
     def _layers(self) -> list[list[str]]:
-        """The names of the backbone's parameters by layer, stem first, from timm's group_matcher."""
-        backbone: Any = self.backbone
-        groups = group_parameters(backbone, backbone.group_matcher(coarse=False))
-        return [list(groups[number]) for number in sorted(groups)]
-
-    def _module_of(self, names: list[str]) -> nn.Module | None:
-        """The largest module with none but parameters of this layer; None where it has less than half of them."""
-        sizes = {name: parameter.numel() for name, parameter in self.backbone.named_parameters() if name in names}
-        best, largest = None, sum(sizes.values()) / 2
-        for path, module in self.backbone.named_modules():
-            inside = {f"{path}.{name}" for name, _ in module.named_parameters()}
-            size = sum(sizes.get(name, 0) for name in inside)
-            if size > largest and inside <= set(names) and not isinstance(module, nn.ModuleList):
-                best, largest = module, size  # of nested ones of one size the outermost
-        return best
+        return layers_of(self.backbone, self.layout.unused)

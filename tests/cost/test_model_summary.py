@@ -73,7 +73,7 @@ def test_summarise_model_boundaries_are_what_the_real_parts_answer(encoder, hidd
     assert by_axis(summary) == {what: tuple(shape) for what, shape in expected.items()}
     assert [boundary.what for boundary in summary.boundaries] == list(expected)  # in the order of the data's way
     sources = {boundary.what: boundary.source for boundary in summary.boundaries}
-    assert (sources["tokens"], sources["prediction"]) == (encoder, head)
+    assert (sources["tokens"], sources["prediction"]) == (model.encoder.title, head)
 
 
 def test_summarise_model_boundaries_follow_stride_and_dropping():

@@ -104,7 +104,7 @@ def test_a_masker_without_a_ratio(tmp_path):
     assert code == 0, text
     assert [row[:4] for row in rows_of(text)] == [["grid", "4", "-", "16 of 64"], ["grid", "8", "-", "4 of 16"]]
     assert all("± 0.00" in row[5] for row in rows_of(text))
-    assert text.count("MASKER.ratio of the file has no effect") == 1  # although the file is read twice
+    assert text.count("MASKER.ratio, rounding of the file have no effect") == 1  # although the file is read twice
     code, text = masks(*words, "--ratios", 0.5)
     assert code == 2
     assert text.startswith(("warning: MASKER", "error: unknown key MASKER.ratio of grid"))

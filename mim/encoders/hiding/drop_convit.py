@@ -17,7 +17,7 @@ from mim.encoders.hiding.layout import Layout
 class OffsetAttention(GPSA):
     """ConViT's attention by content and by offsets, with the offsets as an argument: timm's has them as a state."""
 
-    def forward(self, x_BND: Tensor, offsets_BNN3: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, offsets_BNN3: Tensor) -> Tensor:  # type: ignore[override]
         query_BHNd, key_BHNd = rearrange(self.qk(x_BND), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         value_BHNd = rearrange(self.v(x_BND), "b n (h d) -> b h n d", h=self.num_heads)
         content_BHNN = (query_BHNd @ key_BHNd.transpose(-2, -1) * self.scale).softmax(dim=-1)
@@ -32,7 +32,7 @@ class OffsetAttention(GPSA):
 class OffsetBlock(Block):
     """A block of ConViT that passes offsets between its tokens on to its attention."""
 
-    def forward(self, x_BND: Tensor, offsets_BNN3: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, offsets_BNN3: Tensor) -> Tensor:  # type: ignore[override]
         x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), offsets_BNN3))
         out_BND: Tensor = x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
         return out_BND

@@ -1,8 +1,11 @@
 """Which way of hiding works for a backbone."""
 
-from torch import nn
+from functools import lru_cache
+
+import torch
 
 from mim.encoders.base import Hiding
+from mim.encoders.hiding.backbone import BackboneSettings
 from mim.encoders.hiding.base import Way
 from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, DropPixelTokens
 from mim.encoders.hiding.drop_biases import DropBiases
@@ -12,9 +15,9 @@ from mim.encoders.hiding.drop_language import DropGemma, DropLanguage
 from mim.encoders.hiding.drop_naflex import DropNaFlex
 from mim.encoders.hiding.drop_tokens import DropTokens
 from mim.encoders.hiding.drop_windows import DropWindows
-from mim.encoders.hiding.layout import Layout
 from mim.encoders.hiding.replace import Replace
 from mim.encoders.hiding.sparse import Sparse
+from mim.structures import ImageSpec
 
 WAYS: tuple[type[Way], ...] = (
     DropTokens,
@@ -32,26 +35,24 @@ WAYS: tuple[type[Way], ...] = (
 )
 
 
-def find_way(backbone: nn.Module, layout: Layout, hiding: Hiding, replace_at: int) -> Way:
-    """The way for a value of ENCODER.hidden, prepared for a backbone.
+@lru_cache(maxsize=64)
+def find_way(settings: BackboneSettings, image: ImageSpec, hiding: Hiding) -> type[Way]:
+    """The way for a value of ENCODER.hidden that a backbone can do, from the backbone without weights.
 
-    Raises ValueError where the architecture cannot do it, with the reason and what it can do.
+    Raises ValueError where its architecture cannot do it, with the reason and what it can do.
     """
-    if replace_at and hiding != "replace":
-        raise ValueError(f"ENCODER.replace_at {replace_at} has a meaning for ENCODER.hidden replace only, not {hiding}")
+    with torch.device("meta"):
+        backbone = settings.build(image)
     objections = []
     for way in WAYS:
-        if way.hiding == hiding and not (objection := way.objection(backbone)):
-            return way(backbone, layout, replace_at) if way is Replace else way(backbone, layout)
         if way.hiding == hiding:
+            objection = way.objection(backbone)
+            if not objection:
+                return way
             objections.append(objection)
     reasons = "; ".join(dict.fromkeys(objections))
+    others = dict.fromkeys(way.hiding for way in WAYS if way.hiding != hiding and not way.objection(backbone))
     raise ValueError(
         f"ENCODER.hidden {hiding} is not possible with {type(backbone).__name__} of timm: {reasons}. Use "
-        f"{' or '.join(possible_ways(backbone))}"
+        f"{' or '.join(others)}"
     )
-
-
-def possible_ways(backbone: nn.Module) -> list[Hiding]:
-    """The values of ENCODER.hidden that hide something and that an architecture can do."""
-    return list(dict.fromkeys(way.hiding for way in WAYS if not way.objection(backbone)))
