@@ -33,8 +33,8 @@ class Timm(Encoder, name="timm"):
     Args:
         model: a name of timm.list_models(), with or without the tag of its weights.
         hidden: what happens to hidden cells: `drop` leaves their tokens out, `replace` puts a learned mask token in
-            their place, `sparse` masks the features of a convolutional net anew after each layer, `none` is the plain
-            backbone. docs/backbones.md says which model can do which.
+            their place, `sparse` computes a convolutional net on visible places alone, `none` is the plain backbone.
+            `mim-backbones NAME` says which of them a model can do.
         pretrained: whether the weights start as timm's pretrained ones, which timm downloads.
         options: further arguments of timm.create_model, each as `key=value`, such as `patch_size=8`.
         drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
