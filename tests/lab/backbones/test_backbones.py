@@ -37,6 +37,7 @@ def test_survey_says_why_a_way_does_not_work():
     assert set(backbone.shares) | set(backbone.reasons) == set(WAYS)
 
 
+@pytest.mark.slow
 def test_survey_takes_a_larger_image_where_the_strides_do_not_divide_that_of_the_weights():
     backbone = survey("xception41")  # 299 px
     assert backbone.image == ImageSpec(3, 320, 320)
