@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mim.encoders import Encoder
+from mim.encoders.base import FOR_HIDDEN
 from mim.interop.files import read_weights_file
 from mim.interop.formats import ENCODER, ModelWeights, UnknownFormat, read_as
 from mim.interop.names import fold_names
@@ -18,7 +19,7 @@ from mim.ops.channels import adapt_channels
 
 LEAST_SHARE = 0.5
 DECODER = "decoder"  # in every format, the names of weights after the encoder start with it
-UNUSED = ("mask_token", "backbone.norm.weight", "backbone.norm.bias")  # where the encoder lacks them, by its own keys
+UNUSED = (*FOR_HIDDEN, "backbone.norm.weight", "backbone.norm.bias")  # where the encoder lacks them, by its own keys
 FLOATING = (*(torch.float32, torch.bfloat16, torch.float16, torch.float64), *(torch.float8_e4m3fn, torch.float8_e5m2))
 
 
@@ -55,7 +56,7 @@ class LoadReport:
 
         A mask token does not count where nothing is hidden, nor does a last norm that ENCODER.norm false leaves out.
         """
-        unexpected = [name for name in self.unexpected if name not in UNUSED and not name.startswith(DECODER)]
+        unexpected = [name for name in self.unexpected if not name.startswith((*UNUSED, DECODER))]
         names = [*self.missing, *unexpected, *(text.partition(" ")[0] for text in self.reshaped)]
         return [name for name in names if is_frozen(name)]
 
