@@ -38,9 +38,20 @@ def recompute_activations(blocks: list[nn.Module]) -> None:
 
 
 def _run_twice(forward: Callable[..., Any], norms: Sequence[Any], *inputs: Any, **keys: Any) -> Any:
+    if any(isinstance(each, list) for each in inputs):  # of maps, which a block or its caller may change
+        forward, inputs = partial(_run_with_copies, forward), _copied(inputs)
     if torch.compiler.is_compiling():  # a graph holds each change of a statistic once
         return checkpoint(forward, *inputs, **keys)
     return checkpoint(forward, *inputs, context_fn=lambda: (nullcontext(), _kept_statistics(norms)), **keys)
+
+
+def _run_with_copies(forward: Callable[..., Any], *inputs: Any, **keys: Any) -> Any:
+    return forward(*_copied(inputs), **keys)
+
+
+def _copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """The inputs, each list as a list of its own."""
+    return tuple(list(each) if isinstance(each, list) else each for each in inputs)
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from timm.models.hrnet import HighResolutionNet
+from timm.models.mvitv2 import MultiScaleVit
 from torch import Tensor, nn
 
 from mim.encoders.hiding.base import Way, whole, without_hidden_pixels
@@ -23,7 +26,8 @@ class Replace(Way):
     """Puts the mask token behind a stem whose patches do not overlap, or else behind a stage.
 
     Where patches overlap, or the token stands behind a stage, hidden pixels have a learned colour before the stem, so
-    that no layer sees them. A backbone with fewer than four stages, with patches that overlap, has the colour alone.
+    that no layer sees them. With patches that overlap, a backbone that has fewer than four stages, or stages of several
+    maps (HRNet), has the colour alone.
 
     Source: SimMIM, models/simmim.py (behind the norm of the patch embedding); A2MIM (arXiv:2205.13943), which fills
     hidden pixels and puts the token behind stage 3. Differs from A2MIM: its colour is the mean of the images.
@@ -42,7 +46,8 @@ class Replace(Way):
         super().__init__(backbone, layout)
         stem, stages = stem_of(backbone), _stages(backbone)
         if not 0 <= replace_at <= len(stages):
-            raise ValueError(f"ENCODER.replace_at is {replace_at}: this backbone has the stages 1 to {len(stages)}")
+            numbers = f"has the stages 1 to {len(stages)}" if stages else "has no stages of one map, so use 0"
+            raise ValueError(f"ENCODER.replace_at is {replace_at}: this backbone {numbers}")
         module, self.cell, self.token_width = stem.module, stem.patch, stem.width
         if module is None and not replace_at and len(stages) > AUTOMATIC_STAGE:
             replace_at = AUTOMATIC_STAGE
@@ -72,21 +77,29 @@ class Replace(Way):
         finally:
             self._mask = self._token_11D = None
 
-    def _replace(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def _replace(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """The output of the stem or of a stage, in any of timm's layouts, with the token where it is hidden."""
         if self._mask is None or self._token_11D is None:
             return output
+        if isinstance(output, (tuple, list)):  # such as tokens and their grid
+            return type(output)((self._replace(module, inputs, output[0]), *output[1:]))
         high, wide = (side * self.layout.stride // self.cell for side in self.layout.grid)
         hidden_Bhw = self._mask.at(high, wide)
         token_D = self._token_11D[0, 0].to(output.dtype)
         if output.ndim == 3:
-            return torch.where(rearrange(hidden_Bhw, "b h w -> b (h w) 1"), token_D, output)
+            hidden_BN1 = rearrange(hidden_Bhw, "b h w -> b (h w) 1")
+            hidden_BN1 = F.pad(hidden_BN1, (0, 0, output.shape[1] - high * wide, 0))  # a class token ahead is seen
+            return torch.where(hidden_BN1, token_D, output)
         if output.shape[1] == len(token_D) and output.shape[2:] == hidden_Bhw.shape[1:]:
             return torch.where(rearrange(hidden_Bhw, "b h w -> b 1 h w"), token_D[:, None, None], output)
         return torch.where(rearrange(hidden_Bhw, "b h w -> b h w 1"), token_D, output)
 
 
 def _stages(backbone: Any) -> list[tuple[str, int, int]]:
-    """Name, channels and stride of the last module of each stage, from timm's feature_info."""
+    """Name, channels and stride of the last module of each stage that returns one map, from timm's feature_info."""
+    if isinstance(backbone, HighResolutionNet):
+        return []
     last = {info["reduction"]: info for info in backbone.feature_info if info["reduction"] >= FIRST_STAGE_STRIDE}
-    return [(info["module"], info["num_chs"], stride) for stride, info in sorted(last.items())]
+    of_mvit = isinstance(backbone, MultiScaleVit)  # timm calls its modules otherwise than feature_info does
+    names = {stride: re.sub("^block", "stages", info["module"]) if of_mvit else info["module"] for stride, info in last.items()}
+    return [(names[stride], info["num_chs"], stride) for stride, info in sorted(last.items())]
