@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, h w entries high and wide, N tokens, D width.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ def _stages(backbone: Any) -> list[tuple[str, int, int]]:
     if isinstance(backbone, HighResolutionNet):
         return []
     last = {info["reduction"]: info for info in backbone.feature_info if info["reduction"] >= FIRST_STAGE_STRIDE}
-    of_mvit = isinstance(backbone, MultiScaleVit)  # timm calls its modules otherwise than feature_info does
-    names = {stride: re.sub("^block", "stages", info["module"]) if of_mvit else info["module"] for stride, info in last.items()}
-    return [(names[stride], info["num_chs"], stride) for stride, info in sorted(last.items())]
+    stages = [(info["module"], info["num_chs"], stride) for stride, info in sorted(last.items())]
+    if isinstance(backbone, MultiScaleVit):  # whose modules have other names than feature_info says
+        stages = [(name.replace("block", "stages"), width, stride) for name, width, stride in stages]
+    return stages
