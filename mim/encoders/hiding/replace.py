@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H W pixels, h w entries high and wide, N tokens, D width.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
