@@ -29,7 +29,7 @@ TEST = [
 
 setup(
     name="mim-toolkit",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description="Masked image modeling: MAE, SimMIM and every cross of the two, through one engine",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
     from mim.targets import Target
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from another one named mim, such as openmim
 
 MODULES = {  # where each public name lives
