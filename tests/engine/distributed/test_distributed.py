@@ -122,6 +122,7 @@ def tuned(tmp_path_factory, warm) -> dict[str, Path]:
     return {name: base / name for name in ("one", "two")}
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_as_one(tuned):
     """Mixing, erasing and jitter are drawn for the place in the global batch."""
     one, two = losses(tuned["one"]), losses(tuned["two"])
@@ -132,6 +133,7 @@ def test_two_processes_fine_tune_as_one(tuned):
         torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_accuracy_of_one(tuned):
     one, two = (summary(tuned[name]) for name in ("one", "two"))
     assert two["val/samples"] == one["val/samples"] == 360

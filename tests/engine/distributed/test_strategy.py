@@ -97,6 +97,7 @@ def _near(output, reference) -> None:
     assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_in_shards_as_one(runs):
     _near(runs / "fsdp", runs / "one")
 
@@ -114,6 +115,7 @@ def _from_half(output, source):
     return output
 
 
+@pytest.mark.slow
 def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
     output = _from_half(tmp_path / "run", runs / "fsdp")
     code, text = call(output, KEYS)

@@ -114,10 +114,10 @@ def test_followed_counts_in_place_operations_and_views_once():
         slow("mae", ["TRAIN.activation_checkpointing", "true", "DATA.batch_size", "32"]),
         slow("mae", ["TRAIN.batch", "64"]),
         slow("swin", []),
-        ("swin", ["TRAIN.precision", "fp32", "TRAIN.activation_checkpointing", "true"]),
+        slow("swin", ["TRAIN.precision", "fp32", "TRAIN.activation_checkpointing", "true"]),
         slow("beit", ["TRAIN.precision", "fp32"]),
         slow("finetune", []),
-        ("finetune", ["FREEZE.tune_blocks", "1", "TRAIN.activation_checkpointing", "true"]),
+        slow("finetune", ["FREEZE.tune_blocks", "1", "TRAIN.activation_checkpointing", "true"]),
         ("probe", []),
     ],
 )
@@ -264,7 +264,7 @@ def backward_bytes(cfg, device: str, rules: bool) -> int:
 
 
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this PyTorch knows no rules of CUDA")
-@pytest.mark.parametrize("recipe", [slow("mae"), "swin", slow("beit")])
+@pytest.mark.parametrize("recipe", ["mae", slow("swin"), slow("beit")])
 def test_gpu_rules_keep_what_cudas_own_autocast_keeps(tmp_path, recipe):
     cfg = load_config(write_recipe(tmp_path, RECIPES[recipe]))
     cuda, ruled, plain = (backward_bytes(cfg, *how) for how in (("cuda", False), ("cpu", True), ("cpu", False)))
