@@ -26,3 +26,30 @@ def test_recomputed_batch_normalisation_counts_each_batch_once(training):
     for expected, parameter in zip(plain.parameters(), recomputing.parameters(), strict=True):
         assert torch.equal(parameter.grad, expected.grad)
     assert recomputing[4].momentum == 0.1
+
+
+class Branches(nn.Module):
+    """Changes the list that it takes, as HRNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, maps):
+        maps[0] = self.norm(maps[0])
+        return maps[0] + torch.cat(maps).square().mean()
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_recomputed_block_takes_the_list_as_it_was(length):
+    gradients = []
+    for recomputed in (False, True):
+        net, maps = Branches(), [torch.arange(12.0).view(4, 3).sqrt()] * length
+        if recomputed:
+            recompute_activations([net])
+        output = net(maps)
+        maps.append(output)  # as the caller of a layer of DenseNet does
+        output.pow(3).sum().backward()
+        gradients.append(net.norm.weight.grad)
+    assert gradients[0].any()
+    assert torch.equal(*gradients)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.models.hrnet import HighResolutionNet
 from timm.models.mvitv2 import MultiScaleVit
 from torch import Tensor, nn
 
@@ -20,14 +19,16 @@ from mim.structures import Features, PatchMask
 
 AUTOMATIC_STAGE = 3
 FIRST_STAGE_STRIDE = 4  # pixels; what is finer belongs to the stem
+# Classes of timm that pass several maps on between stages, or name no module of a stage; by name, as some are new
+WITHOUT_STAGES = ("CoaT", "EfficientViM", "Gemma4VitClassifier", "HighResolutionNet", "TNT")
 
 
 class Replace(Way):
     """Puts the mask token behind a stem whose patches do not overlap, or else behind a stage.
 
     Where patches overlap, or the token stands behind a stage, hidden pixels have a learned colour before the stem, so
-    that no layer sees them. With patches that overlap, a backbone that has fewer than four stages, or stages of several
-    maps (HRNet), has the colour alone.
+    that no layer sees them. With patches that overlap, a backbone that has fewer than four stages, or several maps
+    between stages (HRNet), has the colour alone.
 
     Source: SimMIM, models/simmim.py (behind the norm of the patch embedding); A2MIM (arXiv:2205.13943), which fills
     hidden pixels and puts the token behind stage 3. Differs from A2MIM: its colour is the mean of the images.
@@ -46,7 +47,7 @@ class Replace(Way):
         super().__init__(backbone, layout)
         stem, stages = stem_of(backbone), _stages(backbone)
         if not 0 <= replace_at <= len(stages):
-            numbers = f"has the stages 1 to {len(stages)}" if stages else "has no stages of one map, so use 0"
+            numbers = f"has the stages 1 to {len(stages)}" if stages else "has no stage for a token, so use 0"
             raise ValueError(f"ENCODER.replace_at is {replace_at}: this backbone {numbers}")
         module, self.cell, self.token_width = stem.module, stem.patch, stem.width
         if module is None and not replace_at and len(stages) > AUTOMATIC_STAGE:
@@ -97,7 +98,7 @@ class Replace(Way):
 
 def _stages(backbone: Any) -> list[tuple[str, int, int]]:
     """Name, channels and stride of the last module of each stage that returns one map, from timm's feature_info."""
-    if isinstance(backbone, HighResolutionNet):
+    if type(backbone).__name__ in WITHOUT_STAGES:
         return []
     last = {info["reduction"]: info for info in backbone.feature_info if info["reduction"] >= FIRST_STAGE_STRIDE}
     stages = [(info["module"], info["num_chs"], stride) for stride, info in sorted(last.items())]
