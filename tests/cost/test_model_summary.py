@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import CPU, IMAGE, assemble, fits, hidings, images, members, sampled, small
+from small_models import CPU, IMAGE, assemble, each_part, fits, hidings, images, members, sampled, small
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim.cost.model_summary import ModelSummary, summarise_model
@@ -37,7 +37,7 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
+@pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(CROSSES))
 def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hidden, head):
     """Real tensors on a CPU, with the kernels that training has there, all at once; and forward, part by part."""
 
@@ -57,7 +57,7 @@ def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hi
     assert work["rest"].training == 0  # raw pixels and an elementwise loss
 
 
-@pytest.mark.parametrize(("encoder", "hidden", "head"), CROSSES)
+@pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(CROSSES))
 def test_summarise_model_boundaries_are_what_the_real_parts_answer(encoder, hidden, head):
     def make():
         return assemble("random", encoder, hidden, head)

@@ -3,6 +3,7 @@
 A new part joins by itself; only one whose keys are unlike those of its neighbours needs a line in SMALL.
 """
 
+import pytest
 import torch
 
 from mim.encoders import Encoder, Swin, SwinV2, ViT
@@ -70,6 +71,18 @@ def hidings() -> list[tuple[str, str]]:
         for name, part in members(Encoder).items()
         for hidden in (["drop"] if part.can_drop else []) + ["replace"]
     ]
+
+
+def each_part(cases: list[tuple[str, str, str]]) -> list:
+    """Encoders, ways of hiding and heads for parametrize: fast until each has occurred, slow what comes then."""
+    met: set[object] = set()
+    params = []
+    for encoder, hidden, head in cases:
+        parts = {(encoder, hidden), head, (hidden, head)}
+        marks = [pytest.mark.slow] if parts <= met else []
+        params.append(pytest.param(encoder, hidden, head, marks=marks, id=f"{encoder}-{hidden}-{head}"))
+        met |= parts
+    return params
 
 
 def fits(hidden: str, head: str) -> bool:
