@@ -27,10 +27,10 @@ OF_THE_RUN = tuple(f"ENCODER.{key}" for key in Encoder.free_keys)  # what they s
 
 
 def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
-    """Loads INIT.checkpoint, if it is set, and returns a report in lines."""
+    """Loads INIT.checkpoint, or the published weights that the encoder asks for, and returns a report in lines."""
     file = init_file(cfg)
     if file is None:
-        return []
+        return task.model.encoder.load_published()
     model, init = task.model, cfg.INIT
     if init.parts == "model":
         assert isinstance(model, MaskedImageModel)

@@ -204,6 +204,13 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The MLP of a block with its norm, which partial fine-tuning trains as half a block; empty where unknown."""
         return []
 
+    def load_published(self) -> list[str]:
+        """Loads published weights, where a key of the encoder asks for them; returns lines for the log.
+
+        A run calls it once, when it starts without INIT.checkpoint. Raises ValueError where they cannot be loaded.
+        """
+        return []
+
     def behind(self, name: str) -> bool:
         """Whether a weight of a file, by the encoder's names, stands behind the encoder, as a classifier's does."""
         return False

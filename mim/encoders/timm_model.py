@@ -5,9 +5,8 @@ Shapes: B batch, C channels, H W pixels, h w entries high and wide, D width.
 
 import sys
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -35,7 +34,8 @@ class Timm(Encoder, name="timm"):
         hidden: what happens to hidden cells: `drop` leaves their tokens out, `replace` puts a learned mask token in
             their place, `sparse` computes a convolutional net on visible places alone, `none` is the plain backbone.
             `mim-backbones NAME` says which of them a model can do.
-        pretrained: whether the weights start as timm's pretrained ones, which timm downloads.
+        pretrained: whether a run that starts without INIT.checkpoint begins with timm's pretrained weights, which timm
+            downloads. Its log says the mean and std of their images.
         options: further arguments of timm.create_model, each as `key=value`, such as `patch_size=8`.
         drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
         replace_at: with `replace`, the number of the stage behind which the mask token stands, counted from 1 over
@@ -64,7 +64,7 @@ class Timm(Encoder, name="timm"):
             raise ValueError(f"ENCODER.replace_at is {replace_at}, and only ENCODER.hidden replace takes it")
         settings = BackboneSettings(model, options, drop_path)
         layout = measure(settings, image)
-        backbone = settings.build(image, pretrained and torch.get_default_device().type != "meta")
+        backbone = settings.build(image)
         way = None
         if hidden != "none":
             kind = find_way(settings, image, hidden)
@@ -79,7 +79,8 @@ class Timm(Encoder, name="timm"):
             embed_width=0 if way is None else way.token_width,
             stages=layout.stages,
         )
-        self.model, self.layout, self.backbone, self.way = model, layout, backbone, way
+        self.settings, self.pretrained = settings, pretrained
+        self.layout, self.backbone, self.way = layout, backbone, way
         if self.mask_token is not None:
             trunc_normal_(self.mask_token, 0.02)
         for name, parameter in backbone.named_parameters():
@@ -95,7 +96,16 @@ class Timm(Encoder, name="timm"):
 
     @property
     def title(self) -> str:
-        return f"timm {self.model}"
+        return f"timm {self.settings.model}"
+
+    def load_published(self) -> list[str]:
+        if not self.pretrained:
+            return []
+        published: Any = self.settings.build(self.image, pretrained=True)
+        self.backbone.load_state_dict(published.state_dict())
+        known = published.pretrained_cfg
+        mean, std = ([round(value, 4) for value in known[key]] for key in ("mean", "std"))
+        return [f"{self.title}: timm's pretrained weights; their images had DATA.mean {mean} and DATA.std {std}"]
 
     def behind(self, name: str) -> bool:
         classifier = self.backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]

@@ -149,3 +149,18 @@ def test_converting_a_run_to_timm_and_back_keeps_every_bit(name, tmp_path):
     back = read(path, "weights")
     assert back.sections["ENCODER"] == sections["ENCODER"]
     assert back.state.keys() == state.keys()
+
+
+def test_pretrained_weights_come_in_when_a_run_starts_and_not_before(tmp_path):
+    theirs = of_timm("test_resnet", 32)
+    overlay = f"pretrained_cfg_overlay={{file: {saved(theirs, tmp_path / 'theirs.pth')}, mean: [0.1, 0.2, 0.3]}}"
+    ours = Timm(ImageSpec(3, 32, 32), model="test_resnet", pretrained=True, options=(overlay,))
+    name = "layer1.0.conv1.weight"
+    assert not torch.equal(ours.backbone.state_dict()[name], theirs.state_dict()[name])  # also of a run that is resumed
+    (line,) = ours.load_published()
+    for key, weight in ours.backbone.state_dict().items():
+        assert torch.equal(weight, theirs.state_dict()[key]), key
+    assert "DATA.mean [0.1, 0.2, 0.3]" in line
+    absent = overlay.replace("theirs.pth", "absent.pth")
+    with pytest.raises(ValueError, match=r"ENCODER.pretrained.*test_resnet.*INIT\.checkpoint"):
+        Timm(ImageSpec(3, 32, 32), model="test_resnet", pretrained=True, options=(absent,)).load_published()

@@ -20,7 +20,8 @@ built without weights, hid {hidden:.0%} of the cells of two images and ran forwa
 - A percentage is what the encoder's forward pass costs under the mask, as a share of that of whole images: products of
   matrices, convolutions and attention.
 - `drop` leaves the tokens of hidden cells out. `sparse` computes a convolutional net on visible places alone; its
-  convolutions of neighbours still run over the whole map. `replace` puts a learned token in the place of what is hidden.
+  convolutions of neighbours still run over the whole map. `replace` puts a learned token in the place of what is
+  hidden.
 - A number is the reason why a way does not work, below the table of its module.
 
 `python tools/backbones.py NAME ...` tells the same of the models that you name.
