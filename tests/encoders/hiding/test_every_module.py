@@ -55,7 +55,6 @@ SMALLEST = {  # of a module: ways of hiding, image size, and options
     "cs3darknet_focus_s": (SPARSE, 64),
     "csatv2": (REPLACE, 128),
     "cspnext_tiny": (SPARSE, 64),
-    "davit_tiny": (REPLACE, 64, "depths=[1,1,1,1]"),
     "deit_tiny_patch16_224": (DROP, 64, "depth=3"),
     "densenet121": (SPARSE, 64),
     "dla46x_c": (SPARSE, 64),
@@ -66,7 +65,6 @@ SMALLEST = {  # of a module: ways of hiding, image size, and options
     "efficientvit_m0": (REPLACE, 128),
     "ese_vovnet19b_slim_dw": (SPARSE, 64),
     "fasternet_t0": (SPARSE, 64),
-    "fastvit_t8": (SPARSE, 64),
     "gcvit_xxtiny": (REPLACE, 64),
     "ghostnet_050": (SPARSE, 64),
     "hgnetv2_b0": (REPLACE, 64),
@@ -86,9 +84,6 @@ SMALLEST = {  # of a module: ways of hiding, image size, and options
     "regnetx_002": (SPARSE, 64),
     "repghostnet_050": (SPARSE, 64),
     "resnest14d": (SPARSE, 64),
-    "samvit_base_patch16_224": (REPLACE, 64, "depth=2"),
-    "selecsls42": (REPLACE, 128),
-    "shvit_s1": (SPARSE, 128),
     "skresnet18": (SPARSE, 64),
     "starnet_s050": (SPARSE, 64),
     "swiftformer_xs": (SPARSE, 64),
@@ -100,7 +95,6 @@ SMALLEST = {  # of a module: ways of hiding, image size, and options
     "visformer_tiny": (REPLACE, 64),
     "vit_tiny_patch16_dinov3_qkvb": (DROP, 64, "depth=3"),
     "vit_tiny_r_s16_p8_224": (DROP, 64, "depth=4"),
-    "volo_d1_224": (REPLACE, 64),
     "xcit_nano_12_p8_224": (REPLACE, 64, "depth=2"),
 }
 
