@@ -59,9 +59,10 @@ class BackboneSettings:
                     continue
                 raise ValueError(f"ENCODER.model {self.model}: {error} (see ENCODER.options and drop_path)") from error
             except OSError as error:
+                reason = str(error) or type(error).__name__
                 raise ValueError(
-                    f"ENCODER.pretrained: timm cannot load its weights of {self.model} ({str(error) or type(error).__name__}): "
-                    "connect, or name a file of weights by INIT.checkpoint"
+                    f"ENCODER.pretrained: timm cannot load its weights of {self.model} ({reason}): connect, or name a "
+                    "file of weights by INIT.checkpoint"
                 ) from error
             except (AssertionError, RuntimeError, ValueError, IndexError) as error:
                 raise ValueError(f"ENCODER.model {self.model} cannot be built for {image}: {error}") from error
