@@ -164,7 +164,10 @@ def test_model_treats_samples_apart(make):
         torch.testing.assert_close(alone.prediction[0], prediction[sample], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[] if name == "mae" else pytest.mark.slow, id=name) for name, make in MODELS.items()],
+)
 def test_model_compiles_as_one_graph_that_serves_every_mask(make):
     torch._dynamo.reset()
     model, counter = make(), CompileCounter()

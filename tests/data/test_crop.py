@@ -90,7 +90,7 @@ def ours(shape: tuple[int, int], settings: AugmentSettings, draws: int) -> dict[
     return features([(crop.top, crop.left, crop.height, crop.width) for crop in crops], shape)
 
 
-@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("shape", [*SIZES[:2], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SIZES[2:])])
 def test_crops_are_distributed_as_torchvisions(shape: tuple[int, int]) -> None:
     """Kolmogorov-Smirnov on positions, areas and ratios of other draws than ours; a scale off by .03 is seen."""
     torch.manual_seed(1)
@@ -295,8 +295,15 @@ def compared(source: Folder, side: int, interpolation: str) -> Compared:
     return Compared(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("side", [160, 224])
+@pytest.mark.parametrize(
+    ("side", "interpolation"),
+    [
+        (160, "bicubic"),
+        (224, "bilinear"),
+        pytest.param(160, "bilinear", marks=pytest.mark.slow),
+        pytest.param(224, "bicubic", marks=pytest.mark.slow),
+    ],
+)
 def test_crop_of_a_file_is_close_to_pillows(photographs: Folder, side: int, interpolation: str) -> None:
     """Both round after the first of two passes, which some versions of PyTorch make in the other order than Pillow."""
     comparison = compared(photographs, side, interpolation)

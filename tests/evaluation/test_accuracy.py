@@ -161,6 +161,7 @@ def counted(tmp_path_factory, warm) -> dict[int, dict]:
     return content_by_size
 
 
+@pytest.mark.slow
 def test_two_processes_count_what_one_counts(counted):
     """Shards of 13, 7 and 1 samples are uneven, the last of them empty on one rank."""
     one, two = counted[1], counted[2]
@@ -173,6 +174,7 @@ def test_two_processes_count_what_one_counts(counted):
     assert first != second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_all_processes_together_read_each_row_once(counted, processes):
     for name in ("13 of 13", "7 of 13", "360 of 360", "1 of 1"):

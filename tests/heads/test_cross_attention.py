@@ -291,7 +291,7 @@ def test_work_of_the_head_is_counted_for_the_places_that_it_decodes(share):
     assert work == 2 * (3 * block + positions * wide * entries)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_cross_attention_compiles_as_one_graph_that_serves_every_mask(training):
     torch._dynamo.reset()
     plain, counter = model(0.5).train(training), CompileCounter()

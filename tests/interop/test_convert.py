@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from converted import CLASSES, MODELS, assert_round_trip, sample
+from converted import CLASSES, MODELS, VARIANTS, assert_round_trip, sample
 from timm.models import beit as timm_beit
 from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import VisionTransformer
@@ -136,7 +136,10 @@ CASES = [  # format, model, and what of the model the format has no place for
 @pytest.mark.parametrize(
     ("to", "suffix", "model", "absent"),
     [
-        (to, ".safetensors" if to == "timm" and index % 2 else ".pth", model, absent)
+        pytest.param(
+            *(to, ".safetensors" if to == "timm" and index % 2 else ".pth", model, absent),
+            marks=pytest.mark.slow if model in VARIANTS else [],
+        )
         for index, (to, model, absent) in enumerate(CASES)
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -379,19 +379,23 @@ def pretrained_shapes(encoder: dict[str, tuple[int, ...]], stride: int) -> dict[
     return {**shapes, "decoder.0.weight": (3 * stride**2, width, 1, 1), "decoder.0.bias": (3 * stride**2,)}
 
 
+def slow(*values: object):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("recipe", "shapes", "config"),
     [
         ("mae/vit_base", mae_shapes(768, 12, 16, 196, decoder=True), None),
         ("mae/vit_base", mae_shapes(768, 12, 16, 196, decoder=False), None),
-        ("mae/vit_large", mae_shapes(1024, 24, 16, 196, decoder=True), None),
-        ("mae/vit_huge", mae_shapes(1280, 32, 14, 256, decoder=True), None),
+        slow("mae/vit_large", mae_shapes(1024, 24, 16, 196, decoder=True), None),
+        slow("mae/vit_huge", mae_shapes(1280, 32, 14, 256, decoder=True), None),
         (
             "simmim/swin_base_800ep",
             pretrained_shapes(swin(**SWIN_B, windows=(6, 6, 6, 6)), 32),
             simmim_config(size=192, window=6),
         ),
-        (
+        slow(
             "simmim/swin_large_800ep",
             pretrained_shapes(swin(**SWIN_L, windows=(12, 12, 12, 6)), 32),
             simmim_config(size=192, window=12),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from converted import assert_round_trip, read_checkpoint, sample
+from converted import VARIANTS, assert_round_trip, read_checkpoint, sample
 from einops import rearrange
 from PIL import Image
 from processes import TINY_CLASSIFIER, call, last_state
@@ -80,7 +80,10 @@ def hidden_state(encoder: Any, img_BCHW: Tensor) -> Tensor:
     return encoder(img_BCHW, **keys).last_hidden_state
 
 
-@pytest.mark.parametrize(("model", "kind", "absent"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("model", "kind", "absent"),
+    [pytest.param(*case, id=case[0], marks=pytest.mark.slow if case[0] in VARIANTS else []) for case in CASES],
+)
 def test_convert_there_and_back(tmp_path: Path, model: str, kind: str, absent: tuple[str, ...]) -> None:
     source, folder = sample(model), tmp_path / "theirs"
     lines = convert(source.write(tmp_path / "ours.pt"), folder, "transformers")

@@ -54,7 +54,7 @@ def by_pillow(picture: Image.Image, box, flip: int, size: tuple[int, int], inter
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["RGB", pytest.param("L", marks=pytest.mark.slow)])
 def test_crop_resize_equals_pillow_to_one_level(interpolation: str, size: tuple[int, int], kind: str) -> None:
     pictures = [picture.convert(kind) for picture in photographs()]
     images_NCHW = torch.stack([to_tensor(picture) for picture in pictures])

@@ -53,7 +53,7 @@ def swin(width: int, heads: int, window: int, depths: tuple[int, ...], **keys: A
 TOKEN = {"global_pool": "token"}  # of Beit: then it has a norm on its tokens, as others have, and none behind the mean
 SHARED = {**TOKEN, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
 T, B = (2, 2, 6, 2), (2, 2, 18, 2)
-ONE, TWO, FIRST = (1, 1, 1, 1), (2, 2, 2, 2), (2, 1, 1, 1)
+ONE, FIRST = (1, 1, 1, 1), (2, 1, 1, 1)
 OF_SIMMIM = {"depths": FIRST, "window_size": 12}  # at 192 px the last stage is smaller than the window
 PUBLISHED = [
     Twin("vit_tiny_patch16_224", "vit", vit(192, 12, 3)),
@@ -89,10 +89,12 @@ SHALLOW = [  # real widths and heads; the tiny ones also whole, the rest as deep
     Twin("beit_base_patch16_224", "beit", vit(768, 1, 12, bias="block"), options={**TOKEN, "depth": 1}),
     Twin("beit_base_patch16_224", "beit", vit(768, 2, 12, bias="shared"), (96, 160), {**SHARED, "depth": 2}),
     Twin("swin_tiny_patch4_window7_224", "swin", swin(96, 3, 7, T)),
-    Twin("swin_tiny_patch4_window7_224", "swin", swin(96, 3, 8, TWO), (128, 256), {"depths": TWO, "window_size": 8}),
+    Twin(
+        "swin_tiny_patch4_window7_224", "swin", swin(96, 3, 8, FIRST), (128, 256), {"depths": FIRST, "window_size": 8}
+    ),
     Twin("swin_base_patch4_window7_224", "swin", swin(128, 4, 12, FIRST), (192, 192), OF_SIMMIM),
     Twin("swinv2_tiny_window8_256", "swin_v2", swin(96, 3, 8, T), (256, 256)),
-    Twin("swinv2_tiny_window8_256", "swin_v2", swin(96, 3, 8, TWO), (128, 256), {"depths": TWO}),
+    Twin("swinv2_tiny_window8_256", "swin_v2", swin(96, 3, 8, FIRST), (128, 256), {"depths": FIRST}),
     Twin("swinv2_base_window12_192", "swin_v2", swin(128, 4, 12, FIRST), (192, 192), {"depths": FIRST}),
     Twin(
         "swinv2_base_window12to16_192to256",
@@ -170,8 +172,8 @@ def test_encoder_of_published_size_has_the_parts_of_timms(twin):
 
 
 def sized(twin: Twin):
-    """Slow is what is wider than the tiny models, but for one ViT, and a whole Swin: two blocks shift windows."""
-    large = re.search("swin.*_base|large|huge", twin.name) or twin.keys.get("depths") == T
+    """Slow is what is wider than the tiny models, of a published size, or a whole Swin: two blocks shift windows."""
+    large = re.search("swin.*_base|large|huge", twin.name) or twin.keys.get("depths") == T or twin.size == (224, 224)
     return pytest.param(twin, marks=pytest.mark.slow) if large else twin
 
 

@@ -59,7 +59,7 @@ def cells(picture_HW3: Tensor, classes: int) -> Tensor:
     return picture_HW3[down + 1][:, across + 1]
 
 
-@pytest.mark.parametrize("classes", [2, 10, NAMED, 200])
+@pytest.mark.parametrize("classes", [2, 10, pytest.param(NAMED, marks=pytest.mark.slow), 200])
 def test_confusion_is_a_picture_of_bytes(classes):
     picture = drawn(classes)
     assert picture.dtype == torch.uint8
@@ -70,7 +70,11 @@ def test_confusion_is_a_picture_of_bytes(classes):
 
 @pytest.mark.parametrize(
     ("classes", "title"),
-    [*((classes, PROBED) for classes in (1, 2, 3, 6, 8, NAMED)), *((classes, FINETUNED) for classes in (2, 10, 200))],
+    [
+        *((classes, PROBED) for classes in (1, 2)),
+        *(pytest.param(classes, PROBED, marks=pytest.mark.slow) for classes in (3, 6, 8, NAMED)),
+        *((classes, FINETUNED) for classes in (2, 10, 200)),
+    ],
 )
 def test_confusion_cuts_nothing_off(classes, title):
     """Under the long title also where the matrix is smaller."""
@@ -78,7 +82,7 @@ def test_confusion_cuts_nothing_off(classes, title):
     assert min(sides.values()) >= 3, sides
 
 
-@pytest.mark.parametrize("length", [1, 20, 30])
+@pytest.mark.parametrize("length", [1, pytest.param(20, marks=pytest.mark.slow), 30])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_confusion_has_room_for_long_names(classes, length):
     names = tuple(f"{number}{'n' * (length - 1)}" for number in range(classes))
@@ -101,7 +105,7 @@ def test_confusion_takes_any_name_as_it_is():
         assert min(margins(picture).values()) >= 3
 
 
-@pytest.mark.parametrize("classes", [3, 10, 40])
+@pytest.mark.parametrize("classes", [3, 10, pytest.param(40, marks=pytest.mark.slow)])
 def test_confusion_puts_true_classes_in_rows_and_answers_in_columns(classes):
     """A single wrong answer, of the second class for the last."""
     counts = torch.eye(classes, dtype=torch.long) * 4

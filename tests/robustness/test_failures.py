@@ -77,7 +77,7 @@ def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, warm, images, p
     assert len(losses(tmp_path / "run")) < 8
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_non_finite_loss_stops_every_rank_and_saves_what_is_known(tmp_path, warm, processes):
     arrays = write_noise(tmp_path / "arrays")
     keys = (
@@ -221,9 +221,9 @@ def test_checkpoint_with_other_fields_is_refused_and_nothing_is_lost(tmp_path, t
 
 def test_initial_encoder_comes_from_the_checkpoint_of_another_run(tmp_path):
     """A run that starts from trained weights begins below one that starts from random ones."""
-    assert call(tmp_path / "first", TINY | {"TRAIN.epochs": 3})[0] == 0
+    assert call(tmp_path / "first", TINY | {"TRAIN.epochs": 2})[0] == 0
     keys = TINY | {"INIT.checkpoint": last_checkpoint(tmp_path / "first"), "SEED": 1, "TRAIN.epochs": 1}
     code, text = call(tmp_path / "second", keys)
     assert code == 0, text
-    assert re.search(r"step-42.pt: \d+ encoder weights loaded", text)
+    assert re.search(r"step-28.pt: \d+ encoder weights loaded", text)
     assert "missing" not in text

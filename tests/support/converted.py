@@ -98,6 +98,11 @@ MODELS: dict[str, Sections] = {
     "beit-mean": tuned({**BIASED, "norm": False}, "mean", True, TALL),
     "beit-class": tuned(UNSCALED, "class", False, images(32, 48, 1)),
 }
+VARIANTS = {  # of another size or number of channels than one of the others: conversions of these are slow tests
+    *("mae-tall-grey", "mae-square-many", "vit-replaced-wide", "vit-mean-grey", "vit-class-many", "vit-no-class"),
+    *("swin-wide-many", "swin-flat", "swin-mean-many", "swin-mean-large", "swin-large"),
+    *("swin_v2-wide-grey", "swin_v2-small", "beit-wide-many"),
+}
 
 
 @dataclass(frozen=True)

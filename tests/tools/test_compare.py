@@ -157,7 +157,7 @@ def test_names_that_are_no_text_break_nothing(real, tmp_path):
     assert "bad" in printed(result, 80)
 
 
-@pytest.mark.parametrize("entries", [2, 7])
+@pytest.mark.parametrize("entries", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_terminal_tables_fit_the_width_and_cut_no_metric(real, tmp_path, entries):
     for number in range(entries):
         name = f"a-long-name-of-a-recipe-{number}"

@@ -188,7 +188,14 @@ def test_convert_traceback_shows_where(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- what comes out
 
 
-@pytest.mark.parametrize(("to", "out"), [("mae", "a.pth"), ("timm", "a.pth"), ("transformers", "a")])
+@pytest.mark.parametrize(
+    ("to", "out"),
+    [
+        pytest.param("mae", "a.pth", marks=pytest.mark.slow),
+        ("timm", "a.pth"),
+        pytest.param("transformers", "a", marks=pytest.mark.slow),
+    ],
+)
 def test_converted_run_is_worth_as_much_as_before(tmp_path: Path, runs: Path, to: str, out: str) -> None:
     """There and back: the same nearest neighbours, and where the classifier has a place the same accuracy."""
     assert main("convert", "--to", to, runs / "pretrain", tmp_path / out)[0] == 0

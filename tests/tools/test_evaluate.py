@@ -122,7 +122,14 @@ def test_classify_gives_the_figures_of_the_training_run(runs, tmp_path, task):
     assert metrics["held-out images"] == 360
 
 
-@pytest.mark.parametrize("words", [("knn", "pretrain"), ("logistic", "pretrain"), ("classify", "finetune")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("knn", "pretrain"),
+        pytest.param(("logistic", "pretrain"), marks=pytest.mark.slow),
+        ("classify", "finetune"),
+    ],
+)
 def test_evaluating_twice_gives_the_same_figures_and_leaves_the_run_alone(runs, tmp_path, words):
     what, name = words
     before = state_of(runs)

@@ -38,7 +38,7 @@ def flat(output: str) -> str:
         ("quickstart/mae_digits", 80),
         pytest.param("quickstart/mae_digits", 120, marks=pytest.mark.slow),
         pytest.param("finetune/digits", 80, marks=pytest.mark.slow),
-        ("finetune/digits", 120),
+        pytest.param("finetune/digits", 120, marks=pytest.mark.slow),
         ("probe/digits", 80),
         pytest.param("probe/digits", 120, marks=pytest.mark.slow),
     ],

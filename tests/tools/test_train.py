@@ -359,7 +359,11 @@ LEARNING = {  # settings under which ten steps are enough to learn something
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("recipe", "close"), [(FINETUNE, 0.05), (PROBE, 0.005)], ids=["finetune", "probe"])
+@pytest.mark.parametrize(
+    ("recipe", "close"),
+    [pytest.param(FINETUNE, 0.05, marks=pytest.mark.slow), (PROBE, 0.005)],
+    ids=["finetune", "probe"],
+)
 def test_classifier_in_lower_precision_stays_close_to_fp32(tmp_path, recipe, close, precision):
     plain = _classify(tmp_path / "fp32", recipe, **LEARNING[recipe])
     assert min(plain) < (1 - 5 * close) * plain[0]
@@ -422,6 +426,7 @@ def test_finetune_of_a_vit_at_another_image_size_resizes_its_positions_and_says_
     assert all(torch.equal(tuned["model"][name], average["ema"][f"module.{name}"]) for name in same)
 
 
+@pytest.mark.slow
 def test_finetune_of_a_swin_with_another_window_resizes_its_biases_and_says_so(tmp_path):
     swin = "{name: swin, hidden: %s, patch: 4, width: 8, depths: [1, 1], heads: [1, 2], window: %d}"
     images = "{name: digits, image_size: %s, channels: 1, batch_size: %d, workers: 0}"

@@ -129,7 +129,9 @@ def test_drop_windows_equals_the_whole_model_without_hidden_keys(version, way, c
 @pytest.mark.parametrize(
     ("size", "options"),
     [
-        ((64, 96), ("window_size=7",)),  # timm pads 16 x 24, 8 x 12 and 4 x 6 tokens to whole windows
+        pytest.param(
+            (64, 96), ("window_size=7",), marks=pytest.mark.slow
+        ),  # timm pads 16 x 24, 8 x 12 and 4 x 6 tokens to whole windows
         ((64, 96), ("window_size=7", "qkv_bias=false")),  # and its padding has keys of 0
         ((64, 64), ("window_size=[[8,4],[4,4],[4,4]]",)),
         ((64, 64), ("window_size=4", "always_partition=true")),  # the last stage is one window, and shifted

@@ -58,7 +58,14 @@ def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, warm, str
     assert formula > 40_000
 
 
-@pytest.mark.parametrize("name", ["mae/vit_base", "simmim/swin_base_100ep", "finetune/mae_vit_base"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mae/vit_base",
+        pytest.param("simmim/swin_base_100ep", marks=pytest.mark.slow),
+        pytest.param("finetune/mae_vit_base", marks=pytest.mark.slow),
+    ],
+)
 def test_scaling_sizes_are_the_models(name):
     path = CONFIGS / f"{name}.yaml"
     dry = dry_task(load_config(path), 1_281_167, 1000 if "finetune" in name else None)
