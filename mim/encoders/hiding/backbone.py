@@ -51,7 +51,8 @@ class BackboneSettings:
         }
         while True:
             try:
-                backbone = timm.create_model(self.model, pretrained=pretrained, **arguments)
+                backbone: Any = timm.create_model(self.model, pretrained=pretrained, **arguments)
+                backbone.in_chans = image.channels  # older timm does not say it
                 return backbone if arguments.get("drop_path_rate") else _without_drop_path(backbone), arguments
             except TypeError as error:
                 if "img_size" in arguments and "img_size" not in options and "img_size" in str(error):

@@ -5,16 +5,18 @@ Shapes: B batch, C channels, H W pixels, M kept patch tokens, N patch tokens, D 
 
 from typing import Any, ClassVar
 
-from timm.models.deepseek_vit import DeepseekVitClassifier, DeepseekVitEncoder
-from timm.models.gemma4_vit import Gemma4VitClassifier, Gemma4VitEncoder
-from timm.models.qwen3_vit import Qwen3VitClassifier, Qwen3VitEncoder
 from torch import Tensor, nn
 
 from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, keep_tokens
 from mim.encoders.hiding.drop_naflex import keep_rotary
+from mim.encoders.hiding.families import classes
 from mim.encoders.hiding.layout import Layout
 
-CLASSIFIERS = (DeepseekVitClassifier, Gemma4VitClassifier, Qwen3VitClassifier)
+CLASSIFIERS = (
+    *classes("deepseek_vit", "DeepseekVitClassifier"),
+    *classes("gemma4_vit", "Gemma4VitClassifier"),
+    *classes("qwen3_vit", "Qwen3VitClassifier"),
+)
 
 
 class DropLanguage(DropAtBlocks):
@@ -24,10 +26,8 @@ class DropLanguage(DropAtBlocks):
     """
 
     families: ClassVar[tuple[type[nn.Module], ...]] = (
-        Qwen3VitEncoder,
-        Qwen3VitClassifier,
-        DeepseekVitEncoder,
-        DeepseekVitClassifier,
+        *classes("qwen3_vit", "Qwen3VitEncoder", "Qwen3VitClassifier"),
+        *classes("deepseek_vit", "DeepseekVitEncoder", "DeepseekVitClassifier"),
     )
 
     @classmethod
@@ -52,7 +52,7 @@ class DropLanguage(DropAtBlocks):
 class DropGemma(DropLanguage):
     """Drops hidden tokens of Gemma 4's image encoder, which passes the cosines and sines of positions to each block."""
 
-    families = (Gemma4VitEncoder, Gemma4VitClassifier)
+    families = classes("gemma4_vit", "Gemma4VitEncoder", "Gemma4VitClassifier")
 
     def __init__(self, backbone: Any, layout: Layout):
         super().__init__(backbone, layout)

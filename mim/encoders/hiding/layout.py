@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import torch
 from einops import parse_shape, rearrange
-from timm.models.gemma4_vit import Gemma4VitClassifier, Gemma4VitEncoder
 from timm.models.hiera import Hiera
 from torch import Tensor
 
 from mim.encoders.hiding.backbone import BackboneSettings
+from mim.encoders.hiding.families import classes
 from mim.structures import Features, ImageSpec, StageSpec
 
+GEMMA = classes("gemma4_vit", "Gemma4VitEncoder", "Gemma4VitClassifier")
 Order = Literal["tokens", "BDhw", "BhwD", "stage"]
 
 
@@ -99,7 +100,7 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
 
 def _maps(backbone: Any, img_BCHW: Tensor) -> Any:
     """timm's maps (B, D, h, w). That of Gemma 4 looks at values for their grid, which the meta device has not."""
-    if not isinstance(backbone, (Gemma4VitEncoder, Gemma4VitClassifier)):
+    if not isinstance(backbone, GEMMA):
         return backbone.forward_intermediates(img_BCHW, intermediates_only=True)
     high = img_BCHW.shape[2] // backbone.get_patch_size()[0]
     outputs: Any = backbone.forward_intermediates(img_BCHW, output_fmt="NLC", intermediates_only=True)

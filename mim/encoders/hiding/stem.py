@@ -4,10 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from timm.models.gemma4_vit import Gemma4PatchEmbed
 from timm.models.naflexvit import NaFlexEmbeds
 from torch import nn
 
+from mim.encoders.hiding.families import classes
+
+WITH_POSITIONS: tuple[type[Any], ...] = (
+    NaFlexEmbeds,
+    *classes("gemma4_vit", "Gemma4PatchEmbed"),
+)  # they add positions, too
 BESIDE_PROJECTION = (nn.Identity, nn.Flatten, nn.Dropout)
 
 
@@ -48,7 +53,7 @@ def stem_of(backbone: nn.Module) -> Stem:
     else:
         return Stem(None)
     parent = backbone.get_submodule(names.rpartition(".")[0])
-    if isinstance(parent, (NaFlexEmbeds, Gemma4PatchEmbed)):  # they add positions, too
+    if isinstance(parent, WITH_POSITIONS):
         return Stem(first, patch, width)
     beside = [child for child in parent.children() if child is not first]
     if parent is backbone or not all(isinstance(each, BESIDE_PROJECTION) or _is_norm(each) for each in beside):
