@@ -160,7 +160,11 @@ def test_every_encoder_has_twins():
         assert {twin.encoder for twin in twins} == {*members(Encoder)} - {"timm"}  # which is timm's own
 
 
-@pytest.mark.parametrize("twin", PUBLISHED, ids=str)
+@pytest.mark.parametrize(
+    "twin",
+    [pytest.param(twin, marks=pytest.mark.slow if re.search("large|huge", twin.name) else []) for twin in PUBLISHED],
+    ids=str,
+)
 def test_encoder_of_published_size_has_the_parts_of_timms(twin):
     with torch.device("meta"), Undrawn():
         ours, theirs = twin.ours(drop_path=0.1).backbone, twin.theirs(drop_path=0.1)

@@ -292,7 +292,7 @@ def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
     assert set(alone.metrics) == {"val/top1", "val/top5", "val/loss"}
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lars", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_probe_of_several_rates_trains_each_layer_as_it_would_alone(tmp_path, pretrained, optimizer):
     """To the bit: all layers of a seed start alike, and none feels another."""
     keys = PROBED | {"INIT.checkpoint": last_checkpoint(pretrained), "TRAIN.epochs": 1, "EVALUATE.every_epochs": 0}
@@ -394,7 +394,7 @@ def test_finetune_evaluates_the_moving_average(tmp_path):
     assert losses(tmp_path / "0") == losses(tmp_path / "0.99999")
 
 
-@pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "probe"])
+@pytest.mark.parametrize("recipe", [FINETUNE, pytest.param(PROBE, marks=pytest.mark.slow)], ids=["finetune", "probe"])
 def test_classify_run_is_one_seeded_run(tmp_path, recipe):
     keys = {"TRAIN.epochs": 1, "AUGMENT.flip": 0.5, "EVALUATE.samples": 9}
     keys |= {"AUGMENT.mixup": 0.8, "AUGMENT.erase": 0.5} if recipe == FINETUNE else {}
@@ -462,7 +462,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "probe"])
-@pytest.mark.parametrize("broken", [0, 4, 8])
+@pytest.mark.parametrize("broken", [pytest.param(0, marks=pytest.mark.slow), 4, 8])
 def test_classify_leaves_unreadable_images_out_of_its_accuracy(tmp_path, recipe, broken):
     images = class_folders(tmp_path, 3)
     task = task_of(recipe, of_folder(images))

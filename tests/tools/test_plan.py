@@ -141,8 +141,12 @@ def test_plan_tool_writes_all_figures(show, tmp_path):
     [
         (["--config", "nowhere.yaml"], "config nowhere.yaml does not exist"),
         (["--config", MAE, "RECIPE", "mae/vit"], "RECIPE is 'mae/vit'"),
-        (["--config", MAE, "--devices", "3"], "not a multiple of DATA.batch_size 64 x 3 devices"),
-        (["--config", MAE, "--images", "4000"], "fewer than the 4096 of one step"),
+        pytest.param(
+            ["--config", MAE, "--devices", "3"],
+            "not a multiple of DATA.batch_size 64 x 3 devices",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--config", MAE, "--images", "4000"], "fewer than the 4096 of one step", marks=pytest.mark.slow),
         (["--config", FINETUNE.parent / "mae_vit_base.yaml", "--measure", "1"], "--classes N"),
         (["--config", RECIPE, "--measure", "-1"], "--measure -1"),
     ],

@@ -234,7 +234,7 @@ def test_drop_windows_has_timms_weights_in_both_encoders(version):
 # ---------------------------------------------------------------- training
 
 
-@VERSIONS
+@pytest.mark.parametrize("version", ["swin", pytest.param("swin_v2", marks=pytest.mark.slow)])
 def test_timms_swin_has_no_drop_path_unless_asked(version):
     """timm's own default is 0.1."""
     for keys, rate in (({}, 0.0), ({"drop_path": 0.3}, 0.3), ({"options": ("drop_path_rate=0.2",)}, 0.2)):

@@ -42,6 +42,9 @@ def test_survey_takes_a_larger_image_where_the_strides_do_not_divide_that_of_the
     backbone = survey("xception41")  # 299 px
     assert backbone.image == ImageSpec(3, 320, 320)
     assert backbone.strides[-1] == 32
+
+
+def test_survey_without_padding_has_no_shares():
     assert survey("inception_v3").shares == {}  # without padding, no map is a grid of the image
 
 

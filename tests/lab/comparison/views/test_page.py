@@ -38,7 +38,13 @@ SECTIONS = {  # the part of a comparison, and the section that shows it
     "left_out": "left-out",
 }
 AXES = {"images_seen": "Images seen", "flops": "FLOPs spent", "seconds": "Time spent"}
-VIEWS = [(width, scheme) for width in (1280, 390, 360) for scheme in ("light", "dark")]
+VIEWS = [
+    *((1280, "light"), (360, "dark")),
+    *(
+        pytest.param(*view, marks=pytest.mark.slow)
+        for view in [(1280, "dark"), (390, "light"), (390, "dark"), (360, "light")]
+    ),
+]
 
 
 LOW_CONTRAST = """() => {  // WCAG's contrast: 4.5 of text, 3 of lines
@@ -292,7 +298,7 @@ def test_page_has_contrast(visit, scheme):
     assert page.evaluate(LOW_CONTRAST) == []
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
 def test_page_switches_the_axis(visit, width):
     page = visit(comparison(), width)
     texts = {}
@@ -493,7 +499,7 @@ def test_page_plots_dots_where_the_values_are(visit):
                 assert float(line.get_attribute("x2").rstrip("%")) == position(estimate.mean + estimate.half)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
 def test_page_shows_hostile_names_as_text(visit, width):
     names = HOSTILE[:5]
     result = replace(
@@ -553,8 +559,13 @@ OVERLAPS = """() => {  // labels of ticks that touch each other, in every plot a
 
 @pytest.mark.parametrize(
     ("width", "media"),
-    [(710, "print"), (688, "print"), (1280, "screen"), (1000, "screen"), (390, "screen")],
-    ids=["letter", "a4", "desktop", "tablet", "phone"],
+    [
+        pytest.param(710, "print", id="letter", marks=pytest.mark.slow),
+        pytest.param(688, "print", id="a4"),
+        pytest.param(1280, "screen", id="desktop", marks=pytest.mark.slow),
+        pytest.param(1000, "screen", id="tablet", marks=pytest.mark.slow),
+        pytest.param(390, "screen", id="phone"),
+    ],
 )
 def test_page_keeps_ticks_apart_on_paper_and_screens(visit, width, media):
     result = comparison()
