@@ -199,7 +199,7 @@ def decoded_under_masks(name: str, samples: int, share: float) -> tuple[torch.Te
     return mask.hidden_BHW.flatten(1), head.train()(inputs).predicted_BHW.flatten(1)
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("share", [0.25, pytest.param(0.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("masker", members(Masker))
 @torch.no_grad()
 def test_cross_attention_gives_every_hidden_place_and_pair_the_same_chance(masker, share):

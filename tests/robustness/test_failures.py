@@ -221,9 +221,9 @@ def test_checkpoint_with_other_fields_is_refused_and_nothing_is_lost(tmp_path, t
 
 def test_initial_encoder_comes_from_the_checkpoint_of_another_run(tmp_path):
     """A run that starts from trained weights begins below one that starts from random ones."""
-    assert call(tmp_path / "first", TINY | {"TRAIN.epochs": 2})[0] == 0
+    assert call(tmp_path / "first", TINY)[0] == 0
     keys = TINY | {"INIT.checkpoint": last_checkpoint(tmp_path / "first"), "SEED": 1, "TRAIN.epochs": 1}
     code, text = call(tmp_path / "second", keys)
     assert code == 0, text
-    assert re.search(r"step-28.pt: \d+ encoder weights loaded", text)
+    assert re.search(r"step-14.pt: \d+ encoder weights loaded", text)
     assert "missing" not in text
