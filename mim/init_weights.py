@@ -183,11 +183,9 @@ def _facts(cfg: Config, source: str) -> ModelFacts:
     keys = [key for key in flat if key.startswith("ENCODER.") or key in OF_THE_DATA]
     keys = [key for key in keys if cfg.set_keys is None or key in cfg.set_keys]
     encoder = Encoder.named(cfg.ENCODER.name)
-    at_another_size = getattr(encoder, "keys_at_another_size", None)
     keys_of_size = (SIZE, *(f"ENCODER.{key}" for key in encoder.resizable_keys))
-    others = (
-        at_another_size(cfg.ENCODER.values(), flat[SIZE]) if at_another_size and set(keys_of_size) <= set(keys) else {}
-    )
+    is_known = set(keys_of_size) <= set(keys)
+    others = encoder.keys_at_another_size(cfg.ENCODER.values(), flat[SIZE]) if is_known else {}
     return ModelFacts(
         source,
         {key: flat[key] for key in keys if key not in OF_THE_RUN and flat[key] != "estimate"},

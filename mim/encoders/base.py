@@ -166,6 +166,11 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
         """The config of an encoder of this class, from its state dict."""
         return InferredConfig({})
 
+    @staticmethod
+    def keys_at_another_size(keys: Mapping[str, Any], image_size: Sequence[int]) -> dict[str, Any]:
+        """Keys that weights of a model with these keys and images need at another image size or resizable key."""
+        return {}
+
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks, first block first: the units of activation checkpointing."""
         return []
