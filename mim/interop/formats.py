@@ -30,6 +30,8 @@ AXES = {  # of the weights from which a config is inferred, by how their names e
     "fc1.weight": 2,
     "dense.weight": 2,
     "decoder_embed.weight": 2,
+    "decoder_pred.weight": 2,
+    "blocks.0.attn.proj.weight": 2,
     "head.embed.weight": 2,
     "norm.weight": 1,
     ".bias": 1,
@@ -131,12 +133,12 @@ def read(path: Path, role: str, format_name: str = "", lazy: bool = False) -> Mo
 def read_as(file: WeightsFile, role: str, format_name: str = "") -> ModelWeights:
     """As `read`, of the content of a file."""
     path = file.path
-    try:
-        _check_axes(file.weights)
-    except ValueError as error:
-        raise ValueError(f"{role} {path}: {error}") from error
     for name, part in WeightsFormat.members().items():
         if name == format_name or (not format_name and part().recognises(file)):
+            try:
+                _check_axes(file.weights)
+            except ValueError as error:
+                raise ValueError(f"{role} {path}: {error}") from error
             try:
                 weights = part().read(file)
             except KeyError as error:

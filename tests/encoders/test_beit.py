@@ -322,7 +322,7 @@ def test_train_fine_tunes_from_a_pretrained_beit_and_tells_where_its_biases_went
     assert code == 0, output
     curve = losses(tmp_path / "pretrain")
     assert sum(curve[-5:]) < sum(curve[:5])
-    assert "ENCODER.positions of the file has no effect: it is a key of vit" in caplog.text + output
+    assert "ENCODER.class_token, positions of the file have no effect: they are keys of vit" in caplog.text + output
     source = last_state(tmp_path / "pretrain")["model"]
     table = source[f"encoder.{SHARED}"]
     assert table.any(dim=1).all()  # it has learned, in every row

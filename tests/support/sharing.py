@@ -42,9 +42,8 @@ class Shared:
 
     def __init__(self, recipe, keys: dict, strategy: str, world: World):
         words = [str(word) for pair in (keys | {"DATA.workers": 0}).items() for word in pair]
-        cfg = load_config(
-            recipe, [*words, "DISTRIBUTED.strategy", strategy, "DATA.mean", "[0.3]", "DATA.std", "[0.35]"]
-        )
+        statistics = [] if "DATA.mean" in keys else ["DATA.mean", "[0.3]", "DATA.std", "[0.35]"]
+        cfg = load_config(recipe, [*words, "DISTRIBUTED.strategy", strategy, *statistics])
         self.task = build.build_task(cfg, *build.build_data(cfg))
         settings = build.engine_settings(cfg)
         settings = replace(settings, distributed=cfg.DISTRIBUTED)

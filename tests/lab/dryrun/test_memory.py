@@ -204,7 +204,6 @@ from mim import load_config
 from mim.engine.distributed.world import join_world
 from mim.lab.dryrun.trainer import DryPrefetcher
 from mim.engine.run_folder import RunFolder
-from mim.engine.trackers.metrics import Stopwatch
 from mim.engine.trainer import Trainer
 from mim.lab.dryrun.task import dry_task
 from mim.lab.dryrun.memory import estimate_memory
@@ -217,7 +216,8 @@ with join_world(found.cfg.DISTRIBUTED) as world:
         task.model = found.build_model()
         trainer = Trainer(task, found.engine_settings(), world, RunFolder(Path("unused")))
         trainer.prefetcher = DryPrefetcher(found.noise, plan.micro_batch, world.device, lambda phase: None)
-        trainer.stopwatch, trainer.model = Stopwatch(), trainer.train_state.wrap()
+        trainer._start()
+        trainer.model = trainer.train_state.wrap()
         for _ in range(3):
             trainer._train_step()
     events = sorted((e.start_ns(), e.nbytes()) for e in record.kineto_results.events() if e.name() == "[memory]")
