@@ -123,14 +123,7 @@ class Timm(Encoder, name="timm"):
         beside = {name: each for name, each in state.items() if not name.startswith(BACKBONE)}
         try:
             converted = convert(inside, self.backbone)
-        except (
-            KeyError,
-            RuntimeError,
-            ValueError,
-            AttributeError,
-            IndexError,
-            TypeError,
-        ):  # another architecture's file
+        except (LookupError, RuntimeError, ValueError, AttributeError, TypeError):  # another architecture's file
             return state
         return {**beside, **{BACKBONE + name: each for name, each in converted.items()}}
 
@@ -152,7 +145,7 @@ class Timm(Encoder, name="timm"):
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         parameters = dict(self.backbone.named_parameters())
         layers = [[parameters[name] for name in names] for names in self._layers()]
-        stem = [parameter for name, parameter in self.named_parameters() if not name.startswith("backbone.")]
+        stem = [parameter for name, parameter in self.named_parameters() if not name.startswith(BACKBONE)]
         return [[*stem, *layers[0]], *layers[1:]]
 
     def upper_half(self, block: nn.Module) -> list[nn.Module | nn.Parameter]:

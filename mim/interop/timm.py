@@ -43,16 +43,15 @@ class Timm(WeightsFormat, name="timm"):
         return encoder_kind(file.weights) is not None or _is_any(metadata.read_metadata(file.metadata))
 
     def read(self, file: WeightsFile) -> ModelWeights:
-        told = metadata.read_metadata(file.metadata)
-        if _is_any(told):
-            return ModelWeights({BACKBONE + name: each for name, each in file.weights.items()}, told, str(file.path))
+        record = metadata.read_metadata(file.metadata)
+        if _is_any(record):
+            return ModelWeights({BACKBONE + name: each for name, each in file.weights.items()}, record, str(file.path))
         kind = encoder_kind(file.weights)
         if kind is None:
             raise ValueError("it holds no ViT, Beit, Swin or Swin V2 of timm")
         state, rest = to_ours(CLASSIFIERS[kind], file.weights)
         state.update({BACKBONE + name: file.weights[name] for name in rest})
         keys, guessed = metadata.published_heads(state) if kind == "vit" else ({}, {})
-        record = metadata.read_metadata(file.metadata)
         facts = metadata.merge(metadata.classification_sections(state), {"ENCODER": keys}, record)
         guessed = metadata.without_recorded(guessed, record)
         sections, unspecified, guesses = metadata.infer_sections(kind, state, facts, guessed)

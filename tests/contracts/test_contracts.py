@@ -46,25 +46,33 @@ def pairs_of(case: tuple) -> set[tuple]:
     return set(combinations(enumerate([(encoder, hidden), *others]), 2))
 
 
-def combined() -> list[tuple]:
-    """As many combinations of encoder, head, target, masker and loss as it takes until all pairs of two parts occur."""
+def combined() -> tuple[list[tuple], list[tuple]]:
+    """Combinations of encoder, head, target, masker and loss: those by which all pairs of two parts occur, and more."""
     others = list(product(members(Masker), members(Loss)))
     met: set[tuple] = set()
-    cases = []
+    cases, more = [], []
     for number, (first, parts) in product(range(max(len(others), len(TARGETS))), enumerate(FITTING)):
         case = (*parts, (first + number) % len(TARGETS), *others[(first + 4 * number) % len(others)])
-        if not pairs_of(case) <= met:
-            cases.append(case)
-            met |= pairs_of(case)
-    return cases
+        (more if pairs_of(case) <= met else cases).append(case)
+        met |= pairs_of(case)
+    return cases, more
 
 
-CASES = combined()
+CASES, MORE_CASES = combined()
+IN_TURN = {(*pair, masker) for pair, masker in zip(FITTING, cycle(members(Masker)))}
+
+
+def param(*case, name: str, fast: bool):
+    return pytest.param(*case, id=name, marks=[] if fast else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize(
     ("encoder", "hidden", "head", "number", "masker", "loss"),
-    [pytest.param(*case, id=named(*case[:3], TARGET_IDS[case[3]], *case[4:])) for case in CASES],
+    [
+        param(*case, name=named(*case[:3], TARGET_IDS[case[3]], *case[4:]), fast=fast)
+        for cases, fast in ((CASES, True), (MORE_CASES, False))
+        for case in cases
+    ],
 )
 def test_combination_trains_every_parameter(encoder, hidden, head, number, masker, loss):
     target, keys = TARGETS[number]
@@ -103,8 +111,10 @@ def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
 
 @pytest.mark.parametrize(
     ("encoder", "hidden", "head", "masker"),
-    [(*pair, masker) for pair, masker in zip(FITTING, cycle(members(Masker)))],
-    ids=[named(*pair) for pair in FITTING],
+    [
+        param(*pair, masker, name=named(*pair, masker), fast=(*pair, masker) in IN_TURN)
+        for pair, masker in product(FITTING, members(Masker))
+    ],
 )
 @torch.no_grad()
 def test_hidden_pixels_never_change_a_prediction(encoder, hidden, head, masker):

@@ -1,6 +1,6 @@
 """Way: the base class of the ways in which a backbone of timm leaves hidden cells out.
 
-Shapes: B batch, C channels, H W pixels, h w entries high and wide, N tokens, D width.
+Shapes: B batch, C channels, H W pixels, h w entries high and wide, N tokens, M kept tokens, K prefix tokens, D width.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mim.encoders.base import Hiding
 from mim.encoders.hiding.layout import Layout
 from mim.structures import Features, PatchMask
+
+NEEDS_GRID = "its layers need every token of the grid"  # why an architecture cannot drop
 
 
 class Way(nn.Module, ABC):
@@ -77,6 +79,13 @@ def without_hidden_pixels(img_BCHW: Tensor, mask: PatchMask, value: Tensor | flo
     """The images with another value, (C, 1, 1) or one number, in hidden pixels."""
     hidden_B1HW = rearrange(mask.at(*img_BCHW.shape[2:]), "b h w -> b 1 h w")
     return torch.where(hidden_B1HW, torch.as_tensor(value, dtype=img_BCHW.dtype, device=img_BCHW.device), img_BCHW)
+
+
+def keep_tokens(tokens_BND: Tensor, kept_BM: Tensor, num_prefix: int) -> Tensor:
+    """The prefix tokens and the kept patch tokens, (B, K + M, D)."""
+    patches_BND = tokens_BND[:, num_prefix:]
+    patches_BMD = patches_BND.gather(1, kept_BM[..., None].expand(-1, -1, patches_BND.shape[2]))
+    return torch.cat([tokens_BND[:, :num_prefix], patches_BMD], dim=1) if num_prefix else patches_BMD
 
 
 def map_of_kept(tokens_BND: Tensor, kept_BN: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -13,11 +13,9 @@ from timm.models.cait import Cait
 from timm.models.tnt import TNT
 from torch import Tensor, nn
 
-from mim.encoders.hiding.base import Way, map_of_kept, outputs_of, without_hidden_pixels
+from mim.encoders.hiding.base import NEEDS_GRID, Way, keep_tokens, map_of_kept, outputs_of, without_hidden_pixels
 from mim.encoders.hiding.layout import Layout
 from mim.structures import Features, PatchMask
-
-NEEDS_GRID = "its layers need every token of the grid"
 
 
 class DropAtBlocks(Way):
@@ -100,13 +98,6 @@ class DropPixelTokens(DropAtBlocks):
         pixels = pixels.unflatten(0, (len(tokens_BND), -1)).flatten(2)
         pixels = keep_tokens(pixels, self._kept_BM, 0).reshape(-1, *args[0].shape[1:])
         return pixels, keep_tokens(tokens_BND, self._kept_BM, self.num_prefix(tokens_BND))
-
-
-def keep_tokens(tokens_BND: Tensor, kept_BM: Tensor, num_prefix: int) -> Tensor:
-    """The prefix tokens and the kept patch tokens, (B, K + M, D)."""
-    patches_BND = tokens_BND[:, num_prefix:]
-    patches_BMD = patches_BND.gather(1, kept_BM[..., None].expand(-1, -1, patches_BND.shape[2]))
-    return torch.cat([tokens_BND[:, :num_prefix], patches_BMD], dim=1) if num_prefix else patches_BMD
 
 
 def keep_pairs(pairs_DNN: Tensor, kept_BM: Tensor, num_prefix: int) -> Tensor:

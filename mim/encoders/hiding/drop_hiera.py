@@ -11,8 +11,7 @@ from einops import rearrange
 from timm.models.hiera import Hiera
 from torch import Tensor, nn
 
-from mim.encoders.hiding.base import Way, map_of_kept, outputs_of, without_hidden_pixels
-from mim.encoders.hiding.drop_at_blocks import NEEDS_GRID, keep_tokens
+from mim.encoders.hiding.base import NEEDS_GRID, Way, keep_tokens, map_of_kept, outputs_of, without_hidden_pixels
 from mim.encoders.hiding.layout import Layout
 from mim.structures import Features, PatchMask
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mim.encoders.hiding.drop_at_blocks import DropAtBlocks, keep_tokens
+from mim.encoders.hiding.base import keep_tokens
+from mim.encoders.hiding.drop_at_blocks import DropAtBlocks
 from mim.encoders.hiding.drop_naflex import keep_rotary
 from mim.encoders.hiding.families import classes
 from mim.encoders.hiding.layout import Layout

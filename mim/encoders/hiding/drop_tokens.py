@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.hiding.base import Way, map_of_kept, outputs_of, without_hidden_pixels
+from mim.encoders.hiding.base import NEEDS_GRID, Way, keep_tokens, map_of_kept, outputs_of, without_hidden_pixels
 from mim.encoders.hiding.layout import Layout
 from mim.structures import Features, PatchMask
 
 
 class KeptTokens(nn.Module):
-    """Stands where timm drops patch tokens at random, and keeps those that it is told to; all while it is told none.
+    """Stands where timm drops patch tokens at random. It keeps the patch tokens `kept_BN`, or all where that is None.
 
     Args:
         num_prefix: tokens ahead of the patch tokens; they stay.
@@ -33,9 +32,7 @@ class KeptTokens(nn.Module):
     def forward(self, tokens_BND: Tensor) -> Any:
         kept_BN = self.kept_BN
         if kept_BN is not None:
-            patches_BND = tokens_BND[:, self.num_prefix :]
-            patches_BND = patches_BND.gather(1, kept_BN[..., None].expand(-1, -1, patches_BND.shape[2]))
-            tokens_BND = torch.cat([tokens_BND[:, : self.num_prefix], patches_BND], dim=1)
+            tokens_BND = keep_tokens(tokens_BND, kept_BN, self.num_prefix)
         return (tokens_BND, kept_BN) if self.with_indices else tokens_BND
 
 
@@ -56,7 +53,7 @@ class DropTokens(Way):
     @classmethod
     def objection(cls, backbone: nn.Module) -> str:
         if not isinstance(backbone, (VisionTransformer, Eva)):
-            return "its layers need every token of the grid"
+            return NEEDS_GRID
         return ""
 
     def forward(

@@ -69,7 +69,7 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
     try:
         output = backbone.forward_features(img_BCHW)
         maps = _maps(backbone, img_BCHW)
-    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         image.grid(max(info["reduction"] for info in backbone.feature_info), "the encoder's stride", "another encoder")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ENCODER.model {settings.model} does not take images of {image}: {reason}") from error

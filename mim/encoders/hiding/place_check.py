@@ -145,7 +145,7 @@ def objection_to(backbone: nn.Module) -> str:
                 _, maps = copied.forward_intermediates(places_BCN1)
         except (PlaceCheckError, CellsError) as error:
             return f"{_names(check.inside)} {error}"
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError):
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
             return f"{_names(check.inside)} needs all places of the map, in their order"
     returned = [*maps, output] if isinstance(output, Tensor) else maps
     if not all(_places(each.shape) for each in returned):
