@@ -88,6 +88,7 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
     """How a code base names its weights, and where its files keep what the weights do not show."""
 
     writes: ClassVar[Literal["torch", "torch or safetensors", "folder"]] = "torch"
+    config_from_weights: ClassVar[bool] = True  # whether their shapes tell the config, in place of the file
 
     @abstractmethod
     def recognises(self, file: WeightsFile) -> bool:
@@ -135,10 +136,11 @@ def read_as(file: WeightsFile, role: str, format_name: str = "") -> ModelWeights
     path = file.path
     for name, part in WeightsFormat.members().items():
         if name == format_name or (not format_name and part().recognises(file)):
-            try:
-                _check_axes(file.weights)
-            except ValueError as error:
-                raise ValueError(f"{role} {path}: {error}") from error
+            if part.config_from_weights:
+                try:
+                    _check_axes(file.weights)
+                except ValueError as error:
+                    raise ValueError(f"{role} {path}: {error}") from error
             try:
                 weights = part().read(file)
             except KeyError as error:

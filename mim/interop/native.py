@@ -16,6 +16,8 @@ AVERAGE = "module."  # the prefix of a moving average's names
 class Native(WeightsFormat, name="mim"):
     """Reads the moving average where the run kept one, because evaluations use it."""
 
+    config_from_weights = False
+
     def recognises(self, file: WeightsFile) -> bool:
         return file.metadata.get("format") == CHECKPOINT_FORMAT
 

@@ -99,7 +99,8 @@ def _fitting_image(model: str) -> tuple[ImageSpec, Layout]:
 def _flops(model: str, image: ImageSpec, hidden: str) -> int:
     """Operations of the forward pass of an encoder on one image, hidden cells left out as `hidden` says."""
     with META:
-        encoder = Timm(image, model=model, hidden=hidden).eval()  # type: ignore[arg-type]
+        encoder = Timm(image, model=model, hidden=hidden)  # type: ignore[arg-type]
+        encoder.eval().requires_grad_(False)  # the counter's hooks fail on expanded parameters (CaiT)
         img_BCHW: Tensor = torch.empty(IMAGES, image.channels, image.height, image.width)
     choose_attention(encoder, CPU)  # attention as its two products
     mask = None
