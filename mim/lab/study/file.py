@@ -13,6 +13,7 @@ GRID tries every combination of its values, LIST (instead of GRID) each of its p
 `set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights.
 """
 
+import json
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,7 @@ from mim.config import Config, schema
 from mim.init_weights import facts_of_config, find_facts
 from mim.registry import one_of
 
+MARKS_OF_YAML = set(",[]{}:#&*!|>%@`\"'")  # a text with one of them is quoted in a list
 KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
 Pairs = dict[str, str]
 
@@ -175,4 +177,11 @@ def _settings(file: Path, section: str, entry: dict, key: str) -> Pairs:
 
 
 def _text(value: Any) -> str:
-    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
+    """A value as the command line takes it."""
+    return f"[{', '.join(map(_in_list, value))}]" if isinstance(value, list) else str(value)
+
+
+def _in_list(value: Any) -> str:
+    if isinstance(value, list):
+        return _text(value)
+    return json.dumps(value) if set(value) & MARKS_OF_YAML else value
