@@ -88,11 +88,14 @@ class WeightsFormat(Component, ABC, section="FORMAT"):
     """How a code base names its weights, and where its files keep what the weights do not show."""
 
     writes: ClassVar[Literal["torch", "torch or safetensors", "folder"]] = "torch"
-    config_from_weights: ClassVar[bool] = True  # whether their shapes tell the config, in place of the file
 
     @abstractmethod
     def recognises(self, file: WeightsFile) -> bool:
         """Whether a file has this format, judged by its keys."""
+
+    def infers_config(self, file: WeightsFile) -> bool:
+        """Whether the config is inferred from the shapes of weights, because the file does not hold it."""
+        return True
 
     @abstractmethod
     def read(self, file: WeightsFile) -> ModelWeights:
@@ -136,7 +139,7 @@ def read_as(file: WeightsFile, role: str, format_name: str = "") -> ModelWeights
     path = file.path
     for name, part in WeightsFormat.members().items():
         if name == format_name or (not format_name and part().recognises(file)):
-            if part.config_from_weights:
+            if part().infers_config(file):
                 try:
                     _check_axes(file.weights)
                 except ValueError as error:

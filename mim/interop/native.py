@@ -16,10 +16,11 @@ AVERAGE = "module."  # the prefix of a moving average's names
 class Native(WeightsFormat, name="mim"):
     """Reads the moving average where the run kept one, because evaluations use it."""
 
-    config_from_weights = False
-
     def recognises(self, file: WeightsFile) -> bool:
         return file.metadata.get("format") == CHECKPOINT_FORMAT
+
+    def infers_config(self, file: WeightsFile) -> bool:
+        return False
 
     def read(self, file: WeightsFile) -> ModelWeights:
         if not self.recognises(file):

@@ -42,6 +42,9 @@ class Timm(WeightsFormat, name="timm"):
     def recognises(self, file: WeightsFile) -> bool:
         return encoder_kind(file.weights) is not None or _is_any(metadata.read_metadata(file.metadata))
 
+    def infers_config(self, file: WeightsFile) -> bool:
+        return not _is_any(metadata.read_metadata(file.metadata))
+
     def read(self, file: WeightsFile) -> ModelWeights:
         record = metadata.read_metadata(file.metadata)
         if _is_any(record):

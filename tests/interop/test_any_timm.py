@@ -27,6 +27,7 @@ SMALL = {  # model of timm: image side, options
     "swin_tiny_patch4_window7_224": (32, ("embed_dim=8", "depths=[2, 2]", "num_heads=[2, 2]", "window_size=4")),
     "hiera_tiny_224": (64, ("embed_dim=8", "num_heads=1", "stages=[1, 1, 1, 1]", "mlp_ratio=2.0")),
     "test_convnext": (32, ()),
+    "convnextv2_atto": (32, ("depths=[1, 1, 1, 1]", "dims=[4, 8, 8, 8]")),  # linear layers are 1 x 1 convolutions
     "test_resnet": (32, ()),
     "test_efficientnet": (32, ()),
     "test_nfnet": (32, ()),
@@ -130,7 +131,7 @@ def test_continued_pretraining_starts_from_the_features_of_the_file(tmp_path):
     assert first["knn/top1"] == pytest.approx(knn(*tables), abs=0.003)  # one image of 360, whose neighbours are as near
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224", "convnextv2_atto"])
 def test_converting_a_run_to_timm_and_back_keeps_every_bit(name, tmp_path):
     side, options = SMALL[name]
     ours = encoder(name, side)
@@ -141,7 +142,8 @@ def test_converting_a_run_to_timm_and_back_keeps_every_bit(name, tmp_path):
     }
     state = {f"encoder.{key}": weight for key, weight in ours.state_dict().items()}
     path = tmp_path / "ours.safetensors"
-    report = interop.Timm().write(ModelWeights(state, sections, "run"), path)
+    weights = ModelWeights(state, sections, "run")
+    report = interop.Timm().write(weights, path)
     assert report.left_out == []
     theirs = eval(report.usage, {"timm": timm})  # as a user pastes it
     for key, weight in theirs.state_dict().items():
@@ -149,6 +151,8 @@ def test_converting_a_run_to_timm_and_back_keeps_every_bit(name, tmp_path):
     back = read(path, "weights")
     assert back.sections["ENCODER"] == sections["ENCODER"]
     assert back.state.keys() == state.keys()
+    interop.Native().write(weights, tmp_path / "ours.pt")
+    assert initialise_encoder(encoder(name, side), tmp_path / "ours.pt", is_frozen=lambda weight: True).unexpected == []
 
 
 def test_pretrained_weights_come_in_when_a_run_starts_and_not_before(tmp_path):

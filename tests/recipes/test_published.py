@@ -43,6 +43,7 @@ CIFAR10_MAE, CIFAR10_SIMMIM, CIFAR10_SWIN = (
     f"configs/cifar10/{name}.yaml" for name in ("mae_vit_tiny", "simmim_vit_tiny", "simmim_swin_tiny")
 )
 OURS = {  # nobody published these
+    "configs/finetune/cifar10_backbone.yaml": "for models that nobody else made",
     "configs/finetune/cifar10_vit_tiny_modern.yaml": "MAE's fine-tuning of ImageNet, scaled down by us",
     "configs/finetune/digits.yaml": "a minute on a laptop",
     "configs/probe/cifar10_vit_tiny.yaml": "no probe of this encoder is published",
