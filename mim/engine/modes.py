@@ -24,25 +24,33 @@ from mim.engine.settings import TrainSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 LARGEST_KEPT = 2**25  # bytes, the most that glibc allows: larger blocks always come from the system
+_NO_STATISTICS = {"momentum": 0.0, "num_batches_tracked": None}  # of a batch normalisation that keeps its running ones
 
 
 def recompute_activations(blocks: list[nn.Module]) -> None:
     """Each block drops its activations and computes them again in the backward pass.
 
-    Batch normalisation counts each batch once: its running statistics stay as they are the second time.
+    Batch normalisation counts each batch once: its running statistics stay as they are the second time. A module whose
+    output depends on a value beside its inputs, such as a mask, says so by an attribute `reads`: an object and the name
+    of its attribute. The second time that attribute has the value of the first time.
     """
     for block in blocks:
         norms = [norm for norm in block.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
-        run = partial(_run_twice, block.forward, norms) if norms else partial(checkpoint, block.forward)
+        reads: list[Any] = [module.reads for module in block.modules() if hasattr(module, "reads")]
+        run = partial(checkpoint, block.forward)
+        if norms or reads:
+            run = partial(_run_twice, block.forward, norms, list(dict.fromkeys(reads)))
         block.forward = partial(run, use_reentrant=False)
 
 
-def _run_twice(forward: Callable[..., Any], norms: Sequence[Any], *inputs: Any, **keys: Any) -> Any:
+def _run_twice(
+    forward: Callable[..., Any], norms: Sequence[Any], reads: Sequence[tuple[Any, str]], *inputs: Any, **keys: Any
+) -> Any:
     if any(isinstance(each, list) for each in inputs):  # of maps, which a block or its caller may change
         forward, inputs = partial(_run_with_copies, forward), _copied(inputs)
     if torch.compiler.is_compiling():  # a graph holds each change of a statistic once
         return checkpoint(forward, *inputs, **keys)
-    return checkpoint(forward, *inputs, context_fn=lambda: (nullcontext(), _kept_statistics(norms)), **keys)
+    return checkpoint(forward, *inputs, context_fn=lambda: (nullcontext(), _SecondTime(norms, reads)), **keys)
 
 
 def _run_with_copies(forward: Callable[..., Any], *inputs: Any, **keys: Any) -> Any:
@@ -54,17 +62,24 @@ def _copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(list(each) if isinstance(each, list) else each for each in inputs)
 
 
-@contextmanager
-def _kept_statistics(norms: Sequence[Any]) -> Iterator[None]:
-    """Inside, batch normalisation uses the statistics of the batch and does not add them to the running ones."""
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+class _SecondTime:
+    """Inside, modules read the values that they read when this was made, and batch normalisation uses the statistics of
+    the batch and does not add them to the running ones. Each backward pass through the same graph enters it.
+    """
+
+    def __init__(self, norms: Sequence[Any], reads: Sequence[tuple[Any, str]]):
+        self._values = [(owner, name, getattr(owner, name)) for owner, name in reads]
+        self._values += [(norm, name, value) for norm in norms for name, value in _NO_STATISTICS.items()]
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(owner, name, getattr(owner, name)) for owner, name, _ in self._values]
+        for owner, name, value in self._values:
+            setattr(owner, name, value)
+
+    def __exit__(self, *error: Any) -> None:
+        for owner, name, value in self._before:
+            setattr(owner, name, value)
 
 
 @contextmanager

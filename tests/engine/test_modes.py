@@ -28,6 +28,42 @@ def test_recomputed_batch_normalisation_counts_each_batch_once(training):
     assert recomputing[4].momentum == 0.1
 
 
+def test_recomputed_block_gives_its_gradient_in_each_backward_pass_through_one_graph():
+    net, plain = block(recomputed=True), block(recomputed=False)
+    img = torch.randn(4, 3, 8, 8)
+    for each in (net, plain):
+        loss = each(img).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert torch.equal(net[0].weight.grad, plain[0].weight.grad)
+    assert net[1].num_batches_tracked == 1
+
+
+class Scale(nn.Module):
+    """Multiplies by a number that is not among its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.number = nn.Parameter(torch.ones(3)), 1.0
+        self.reads = (self, "number")
+
+    def forward(self, x):
+        return (self.weight * self.number).square() * x
+
+
+def test_recomputed_block_reads_what_it_read_the_first_time():
+    scale = Scale()
+    net = nn.Sequential(scale)
+    recompute_activations([net])
+    outputs = []
+    for scale.number in (1.0, 2.0):
+        outputs.append(net(torch.ones(3)).sum())
+    scale.number = 3.0
+    sum(outputs).backward()
+    assert scale.weight.grad.tolist() == [10.0] * 3  # 2 x (1 + 4)
+    assert scale.number == 3.0
+
+
 class Branches(nn.Module):
     """Changes the list that it takes, as HRNet does."""
 

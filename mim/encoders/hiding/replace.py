@@ -49,7 +49,8 @@ class Replace(Way):
         if not 0 <= replace_at <= len(stages):
             numbers = f"has the stages 1 to {len(stages)}" if stages else "has no stage for a token, so use 0"
             raise ValueError(f"ENCODER.replace_at is {replace_at}: this backbone {numbers}")
-        module, self.cell, self.token_width = stem.module, stem.patch, stem.width
+        module: Any = stem.module
+        self.cell, self.token_width = stem.patch, stem.width
         if module is None and not replace_at and len(stages) > AUTOMATIC_STAGE:
             replace_at = AUTOMATIC_STAGE
         if replace_at:
@@ -61,8 +62,8 @@ class Replace(Way):
             self.colour = nn.Parameter(torch.zeros(int(backbone.in_chans), 1, 1))  # type: ignore[arg-type]
         if module is not None:
             module.register_forward_hook(self._replace)
-        self._mask: PatchMask | None = None
-        self._token_11D: Tensor | None = None
+            module.reads = (self, "_hiding")
+        self._hiding: tuple[PatchMask, Tensor] | None = None
 
     @classmethod
     def objection(cls, backbone: nn.Module) -> str:
@@ -72,21 +73,22 @@ class Replace(Way):
         self, backbone: Any, img_BCHW: Tensor, mask: PatchMask, token_11D: Tensor | None, stages: Sequence[int]
     ) -> Features:
         colour = 0.0 if self.colour is None else self.colour
-        self._mask, self._token_11D = mask, token_11D
+        self._hiding = None if token_11D is None else (mask, token_11D)
         try:
             return whole(backbone, self.layout, without_hidden_pixels(img_BCHW, mask, colour), stages)
         finally:
-            self._mask = self._token_11D = None
+            self._hiding = None
 
     def _replace(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """The output of the stem or of a stage, in any of timm's layouts, with the token where it is hidden."""
-        if self._mask is None or self._token_11D is None:
+        if self._hiding is None:
             return output
+        mask, token_11D = self._hiding
         if isinstance(output, (tuple, list)):  # such as tokens and their grid
             return type(output)((self._replace(module, inputs, output[0]), *output[1:]))
         high, wide = (side * self.layout.stride // self.cell for side in self.layout.grid)
-        hidden_Bhw = self._mask.at(high, wide)
-        token_D = self._token_11D[0, 0].to(output.dtype)
+        hidden_Bhw = mask.at(high, wide)
+        token_D = token_11D[0, 0].to(output.dtype)
         if output.ndim == 3:
             hidden_BN1 = rearrange(hidden_Bhw, "b h w -> b (h w) 1")
             hidden_BN1 = F.pad(hidden_BN1, (0, 0, output.shape[1] - high * wide, 0))  # a class token ahead is seen

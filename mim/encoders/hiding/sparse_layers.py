@@ -34,10 +34,12 @@ class SparseLayers:
 
     def __init__(self, backbone: nn.Module):
         self.visible: VisiblePlaces | None = None
+        module: Any
         for module in backbone.modules():
             if mixes_places(module):
                 module.register_forward_pre_hook(self._open)
                 module.register_forward_hook(self._close)
+                module.reads = (self, "visible")
 
     def _open(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The inputs of a layer with cells or the map in place of the visible places."""

@@ -19,6 +19,7 @@ from mim.encoders.hiding.place_check import objection_to
 from mim.encoders.hiding.sparse_layers import SparseLayers
 from mim.encoders.hiding.visible_places import VisiblePlaces
 from mim.encoders.timm_model import Timm
+from mim.engine.modes import recompute_activations
 from mim.structures import ImageSpec, PatchMask
 
 IMAGE = ImageSpec(3, 96, 64)
@@ -161,6 +162,20 @@ def test_recomputed_gradients_are_equal():
         for block in encoder.blocks() if recomputed else []:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         encoder(images(), mask()).tokens_BND.square().sum().backward()
+        gradients.append({name: each.grad for name, each in encoder.named_parameters()})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_recomputed_blocks_see_the_mask_of_their_own_forward_pass():
+    other = PatchMask(HIDDEN.flip(0), 3)
+    gradients = []
+    for recomputed in (False, True):
+        encoder = encoder_of("test_convnext2")
+        if recomputed:
+            recompute_activations(encoder.blocks())
+        outputs = [encoder(images(seed), each).tokens_BND for seed, each in enumerate((mask(), other))]
+        encoder(images(2))
+        sum(tokens_BND.square().sum() for tokens_BND in outputs).backward()
         gradients.append({name: each.grad for name, each in encoder.named_parameters()})
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
