@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mim.registry import Component
-from mim.structures import PatchMask, Prediction
+from mim.structures import PatchMask, Prediction, TargetSpec
 
 
 def _with_shared_keys(init: Any, base: Any) -> Any:
@@ -62,6 +62,9 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
             cls.__init__ = _with_shared_keys(init, Loss.__init__)  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
 
+    def check(self, target: TargetSpec) -> None:
+        """Raises ValueError for a target that this loss cannot learn."""
+
     @abstractmethod
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
         """The loss of each entry, (B, C, H, W)."""
@@ -107,3 +110,39 @@ class SmoothL1(Loss, name="smooth_l1"):
 
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
         return F.smooth_l1_loss(prediction_BCHW, target_BCHW, beta=self.beta, reduction="none")
+
+
+class Huber(Loss, name="huber"):
+    """Half the squared error below `delta`, growing linearly above: `delta` times smooth_l1 of that `beta`.
+
+    Args:
+        delta: the difference at which the loss becomes linear; positive.
+    """
+
+    def __init__(self, *, delta: float = 1.0, **shared: Any):
+        super().__init__(**shared)
+        if delta <= 0:
+            raise ValueError(f"LOSS.delta is {delta}: it must be positive")
+        self.delta = delta
+
+    def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+        return F.huber_loss(prediction_BCHW, target_BCHW, delta=self.delta, reduction="none")
+
+
+class Cosine(Loss, name="cosine"):
+    """1 - cos of the angle between the predicted and the true vector of an entry, over the channels of the target.
+
+    For features: the length of a vector does not count. A target of one channel has no direction but its sign, so that
+    nothing would be learned.
+    """
+
+    def check(self, target: TargetSpec) -> None:
+        if target.channels < 2:
+            raise ValueError(
+                "LOSS.name cosine compares directions, and a target of one channel has none: use LOSS.name mse or l1, "
+                "or another TARGET.name"
+            )
+
+    def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+        shares_BCHW = F.normalize(prediction_BCHW, dim=1) * F.normalize(target_BCHW, dim=1)
+        return 1 - prediction_BCHW.shape[1] * shares_BCHW  # its mean over channels is 1 - cos

@@ -18,7 +18,7 @@ class MaskedImageModel(nn.Module):
     """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five parts.
 
     Raises ValueError where the encoder hides nothing, a cell of the masker does not cover whole patches, or the loss
-    counts visible cells that the head does not predict.
+    cannot learn the target, or counts visible cells that the head does not predict.
     """
 
     def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
@@ -36,6 +36,7 @@ class MaskedImageModel(nn.Module):
                 f"LOSS.over all counts visible cells too, which HEAD.name {head.name} does not predict: use LOSS.over "
                 f"hidden, or HEAD.name {' or '.join(others)}"
             )
+        loss.check(target.spec)
         self.masker, self.encoder, self.head, self.target, self.loss = masker, encoder, head, target, loss
 
     def sample_mask(self, img_BCHW: Tensor, generator: torch.Generator | None = None) -> PatchMask:

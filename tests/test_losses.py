@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_models import CPU, IMAGE, assemble, generator, images, mae, members, sampled, simmim, small
 
-from mim.losses import L1, MSE, Loss, SmoothL1
+from mim.losses import L1, MSE, Cosine, Huber, Loss, SmoothL1
 from mim.maskers.random import Random
 from mim.registry import keys_of
-from mim.structures import PatchMask, Prediction
+from mim.structures import ImageSpec, PatchMask, Prediction
 
 F64 = torch.float64
 
@@ -163,6 +163,7 @@ def test_loss_of_narrow_types_is_computed_in_fp32(name, dtype):
         (L1(), torch.nn.L1Loss(reduction="none")),
         (SmoothL1(), torch.nn.SmoothL1Loss(reduction="none")),
         (SmoothL1(beta=0.3), torch.nn.SmoothL1Loss(reduction="none", beta=0.3)),
+        (Huber(delta=0.3), torch.nn.HuberLoss(reduction="none", delta=0.3)),
     ],
 )
 def test_loss_elementwise_equals_pytorchs(loss, reference):
@@ -181,6 +182,27 @@ def test_smooth_l1_is_squared_below_beta_and_absolute_above():
 def test_smooth_l1_refuses_a_beta_that_is_not_positive(beta):
     with pytest.raises(ValueError, match=rf"LOSS\.beta is {beta}: it must be positive"):
         SmoothL1(beta=beta)
+
+
+@pytest.mark.parametrize("delta", [0, -1.0])
+def test_huber_refuses_a_delta_that_is_not_positive(delta):
+    with pytest.raises(ValueError, match=rf"LOSS\.delta is {delta}: it must be positive"):
+        Huber(delta=delta)
+
+
+def test_cosine_is_one_minus_the_cosine_of_each_entry_whatever_its_length():
+    prediction, target, mask = maps()
+    lengths = torch.rand(2, 1, 32, 64, dtype=F64) + 0.5
+    expected = (1 - torch.nn.functional.cosine_similarity(prediction, target, dim=1))[mask.at(32, 64)].mean()
+    value = Cosine()(Prediction(lengths * prediction), target / lengths, mask)
+    assert value.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_cosine_of_a_target_of_one_channel_is_refused_where_a_model_is_built():
+    parts = ("random", "vit", "drop", "transformer", "pixels", "cosine")
+    with pytest.raises(ValueError, match=r"LOSS\.name cosine .* one channel"):
+        assemble(*parts, ImageSpec(1, 32, 64))
+    assert assemble(*parts, ImageSpec(2, 32, 64)).target.spec.channels == 2
 
 
 class Scaled(Loss, name="scaled_without_shared_keys"):

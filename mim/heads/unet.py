@@ -95,7 +95,8 @@ class UNet(Head, name="unet"):
         densify_norm: norm of the encoder's maps, over visible places: `layer` (SparK for ConvNeXt), `batch` (SparK for
             ResNet), or `none`.
 
-    Raises ValueError for more blocks than lead to TARGET.stride, and for a width that cannot be halved so often.
+    Raises ValueError for more blocks than lead to TARGET.stride, for none where the encoder drops hidden tokens, and
+    for a width that cannot be halved so often.
     """
 
     fills_dropped = True
@@ -139,6 +140,12 @@ class UNet(Head, name="unet"):
                 f"halved at most {most} times on the way to TARGET.stride {self.target.stride}"
             )
         depth = depth or most
+        if depth == 0 and self.encoder.drops_hidden:
+            raise ValueError(
+                f"HEAD.name unet has no block between the encoder's stride of {stride} and TARGET.stride "
+                f"{self.target.stride}, so that hidden places would not see visible ones: use a target of at most half "
+                "the encoder's stride, or HEAD.name transformer"
+            )
         if width % 2**depth:
             raise ValueError(
                 f"HEAD.width is {width}: each of {depth} blocks halves it, so use a multiple of {2**depth}"

@@ -15,6 +15,7 @@ from mim.data.preprocess import Preprocess
 from mim.data.transforms import to_unit
 from mim.model import MaskedImageModel
 from mim.pictures.channels import Channels, View, view_of
+from mim.pictures.components import component_colours
 from mim.pictures.error_maps import error_colours, scale_of
 from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 from mim.structures import PatchMask
@@ -100,6 +101,37 @@ def predict_pixels(
         eight_bit=images_BCHW.dtype == torch.uint8,
         borrowed=model.target.borrowed,
         hidden_only=model.loss.over == "hidden",
+    )
+
+
+def draw_prediction(
+    model: MaskedImageModel, preprocess: Preprocess, images_BCHW: Tensor, mask: PatchMask, title: str
+) -> Tensor:
+    """The sheet of a training run, (H, W, 3) uint8, of what the mask hides of stored images."""
+    pixels = predict_pixels(model, preprocess, images_BCHW, mask)
+    if pixels is not None:
+        return draw_sheet(pixels, title)
+    img_BCHW = preprocess(images_BCHW)
+    prediction_BChw, size = model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
+    target_BHW3, predicted_BHW3 = component_colours(model.target(img_BCHW), prediction_BChw, (size[0], size[1]))
+    stored = to_unit(images_BCHW).cpu()
+    images = Reconstruction(stored, stored, mask.at(*size).cpu(), eight_bit=images_BCHW.dtype == torch.uint8)
+    view = view_of(images.original_BCHW, images.eight_bit)
+    pasted_BHW3 = np.where(images.hidden_BHW.numpy()[..., None], predicted_BHW3, target_BHW3)
+    parts = (
+        _masked(images, view, captions=False),
+        [Panel(each_HW3) for each_HW3 in pasted_BHW3],
+        [Panel(each_HW3) for each_HW3 in target_BHW3],
+        _panels(view, images.original_BCHW),
+    )
+    colours = f"Colours: the first three principal components of TARGET.name {model.target.name}, on one scale."
+    return draw(
+        Layout(
+            columns=(Columns(("masked", "prediction + visible target", "target", "original")),),
+            rows=tuple(Row(panels) for panels in zip(*parts, strict=True)),
+            title=title,
+            notes=(f"{_range(images.share_B)} hidden.", colours, *_sentence(view.note)),
+        )
     )
 
 

@@ -21,7 +21,7 @@ from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_met
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
-from mim.pictures.reconstructions import draw_sheet, predict_pixels
+from mim.pictures.reconstructions import draw_prediction
 from mim.structures import PatchMask, Prediction
 from mim.tasks.base import BuiltTask
 from mim.tasks.settings import EvaluateSettings
@@ -166,7 +166,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
     def _picture(
         self, model: MaskedImageModel, images: list[Tensor], rows: list[int], masks_R: PatchMask, world: World
     ) -> dict[str, Tensor]:
-        """The picture of reconstructions, on the main rank; none where the target is no picture.
+        """The picture of reconstructions, on the main rank; none where no images are held out.
 
         rows: position of each of this rank's images among the samples.
         """
@@ -183,11 +183,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         images_BCHW = by_rank[order_N].to(dtype)
         draw_N = None if masks_R.draw_B is None else masks_R.draw_B[rows_N]
         masks = PatchMask(masks_R.hidden_BHW[rows_N], masks_R.visible, draw_N)
-        reconstruction = predict_pixels(model, self.preprocess, images_BCHW, masks)
-        if reconstruction is None:
-            return {}
         title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
-        return {"reconstructions": draw_sheet(reconstruction, title)}
+        return {"reconstructions": draw_prediction(model, self.preprocess, images_BCHW, masks, title)}
 
 
 def _masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:

@@ -143,11 +143,12 @@ def test_unet_reads_nothing_at_dropped_places(kind):
 )
 def test_unet_has_as_many_blocks_as_lead_to_the_targets_stride(stride, target, depth, side):
     """Also behind an encoder of one map, as a plain ViT is."""
-    spec = EncoderSpec(24, stride, stride, (2, 3), True, stages=(StageSpec(24, stride),) * 3)
+    spec = EncoderSpec(24, stride, stride, (2, 3), drops_hidden=depth > 0, stages=(StageSpec(24, stride),) * 3)
     head = UNet(spec, TargetSpec(3, target), width=16)
     assert (len(head.layers), len(head.blocks()), head.stages) == (depth, depth, ())
     assert (head.predict.in_channels, head.predict.out_channels) == (16 // 2**depth, 3 * side**2)
-    inputs = Features(torch.randn(2, 2, 24), (2, 3), torch.tensor([[0, 1], [3, 5]]))
+    kept = torch.tensor([[0, 1], [3, 5]]) if spec.drops_hidden else None
+    inputs = Features(torch.randn(2, 6 if kept is None else 2, 24), (2, 3), kept)
     assert head(inputs).map_BCHW.shape == (2, 3, 2 * stride // target, 3 * stride // target)
 
 
@@ -250,6 +251,13 @@ def test_unet_refuses_more_blocks_than_lead_to_the_target():
         build(depth=4)
     with pytest.raises(ValueError, match=r"HEAD\.depth is 2: .*at most 1 times"):
         build(target=TargetSpec(3, 4), depth=2)
+
+
+def test_unet_without_a_block_is_refused_where_hidden_places_would_see_nothing():
+    coarse = TargetSpec(3, DROPPED.stride)
+    with pytest.raises(ValueError, match=rf"HEAD\.name unet has no block .* TARGET\.stride {DROPPED.stride}"):
+        build(target=coarse)
+    assert not build(replace(DROPPED, drops_hidden=False), coarse).blocks()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
         "cross_attention": {"width": 16, "depth": 1, "heads": 2, "share": 0.5},
         "unet": {"width": 16},
     },
-    "TARGET": {"": {}},
+    "TARGET": {"": {}, "hog": {"cell": 4}, "lowpass": {"radius": 8.0}},
     "LOSS": {"": {}},
 }
 
