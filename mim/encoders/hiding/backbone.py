@@ -41,7 +41,7 @@ class BackboneSettings:
         """The model and what it took: a convolutional net takes no `img_size`, as it fits any."""
         self.check()
         options = self._options()
-        rate = {"drop_path_rate": self.drop_path} if self.drop_path else {}
+        rate = self._rate(options)
         arguments = {
             "in_chans": image.channels,
             "num_classes": 0,
@@ -65,14 +65,19 @@ class BackboneSettings:
                     f"ENCODER.pretrained: timm cannot load its weights of {self.model} ({reason}): connect, or name a "
                     "file of weights by INIT.checkpoint"
                 ) from error
-            except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-                raise ValueError(f"ENCODER.model {self.model} cannot be built for {image}: {error}") from error
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+                reason = f"{type(error).__name__} {error}".strip()
+                raise ValueError(
+                    f"ENCODER.model {self.model} cannot be built for {image} and ENCODER.options "
+                    f"{list(self.options)}: {reason}"
+                ) from error
 
     def check(self) -> None:
         """Raises ValueError where timm has no such model."""
         if not timm.is_model(self.model):
             names = one_of(self.model, timm.list_models())
-            raise ValueError(f"ENCODER.model {self.model!r} is no model of timm: {names}")
+            hub = "name its architecture, and its file by INIT.checkpoint. " if ":" in self.model else ""
+            raise ValueError(f"ENCODER.model {self.model!r} is no model of timm: {hub}{names}")
 
     def _options(self) -> dict[str, Any]:
         options = {}
@@ -82,9 +87,23 @@ class BackboneSettings:
                 raise ValueError(f"ENCODER.options {option!r} is not key=value, such as patch_size=8")
             if key in ("pretrained", "in_chans", "num_classes", "features_only", "checkpoint_path"):
                 raise ValueError(f"ENCODER.options {option!r}: {key} follows from other keys, so it cannot be set")
-            parsed = yaml.safe_load(value)
+            if key in options:
+                raise ValueError(f"ENCODER.options {list(self.options)} names {key} twice")
+            try:
+                parsed = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ValueError(f"ENCODER.options {option!r}: {value!r} is no YAML value") from error
             options[key] = tuple(parsed) if isinstance(parsed, list) else parsed
         return options
+
+    def _rate(self, options: dict[str, Any]) -> dict[str, float]:
+        """The stochastic depth rate as timm's argument; none where it is 0, as not every model takes it."""
+        if self.drop_path and "drop_path_rate" in options:
+            raise ValueError(f"ENCODER.drop_path is {self.drop_path}, and ENCODER.options has drop_path_rate: use one")
+        rate = options.get("drop_path_rate") or self.drop_path
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise ValueError(f"ENCODER.drop_path is {rate}: it is a rate, from 0 up to but not including 1")
+        return {"drop_path_rate": rate} if rate else {}
 
 
 def _without_drop_path(backbone: nn.Module) -> nn.Module:

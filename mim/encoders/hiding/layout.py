@@ -69,8 +69,9 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
     try:
         output = backbone.forward_features(img_BCHW)
         maps = _maps(backbone, img_BCHW)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        image.grid(max(info["reduction"] for info in backbone.feature_info), "the encoder's stride", "another encoder")
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        stride = max((info["reduction"] for info in backbone.feature_info), default=1)
+        image.grid(stride, "the encoder's stride", "another encoder")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ENCODER.model {settings.model} does not take images of {image}: {reason}") from error
     stages = tuple(StageSpec(each.shape[1], _stride(settings, image, tuple(each.shape[2:]))) for each in maps)

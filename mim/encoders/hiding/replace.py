@@ -37,7 +37,7 @@ class Replace(Way):
         replace_at: number of the stage behind which the token stands, counted from 1 over the strides of at least 4
             pixels; 0 is behind the stem where its patches do not overlap, and behind stage 3 where they do.
 
-    Raises ValueError where the backbone has no such stage.
+    Raises ValueError where the backbone has no such stage, and where it drops tokens at random in training.
     """
 
     hiding = "replace"
@@ -45,6 +45,8 @@ class Replace(Way):
 
     def __init__(self, backbone: nn.Module, layout: Layout, replace_at: int = 0):
         super().__init__(backbone, layout)
+        if getattr(getattr(backbone, "patch_drop", None), "prob", 0):
+            raise ValueError("ENCODER.options patch_drop_rate drops tokens, and ENCODER.hidden replace needs them all")
         stem, stages = stem_of(backbone), _stages(backbone)
         if not 0 <= replace_at <= len(stages):
             numbers = f"has the stages 1 to {len(stages)}" if stages else "has no stage for a token, so use 0"

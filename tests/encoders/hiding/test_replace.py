@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, D width.
 """
 
+import pytest
 import torch
 from small_models import generator, images
 
@@ -34,3 +35,10 @@ def test_token_inside_a_block_stays_where_the_block_is_recomputed():
         gradients.append({name: each.grad for name, each in encoder.named_parameters()})
     assert gradients[0]["mask_token"].any()
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model", ["test_vit", "eva02_tiny_patch14_224"])
+def test_model_that_drops_tokens_at_random_is_refused(model):
+    side = 64 if model == "test_vit" else 56
+    with torch.device("meta"), pytest.raises(ValueError, match="patch_drop_rate drops tokens"):
+        Timm(ImageSpec(3, side, side), model=model, hidden="replace", options=("depth=1", "patch_drop_rate=0.5"))

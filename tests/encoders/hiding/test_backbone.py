@@ -1,0 +1,47 @@
+"""What a user can set for a backbone of timm: a mistake is answered with the key and the value."""
+
+import pytest
+import torch
+
+from mim.encoders.hiding.backbone import BackboneSettings
+from mim.structures import ImageSpec
+
+IMAGE = ImageSpec(3, 64, 64)
+MISTAKES = {
+    "a bracket that stays open": (
+        "test_vit",
+        ("patch_size=[",),
+        0.0,
+        r"options 'patch_size=\[': '\[' is no YAML value",
+    ),
+    "an option twice": ("test_vit", ("depth=1", "depth=2"), 0.0, "names depth twice"),
+    "a division by zero in timm": (
+        "test_vit",
+        ("patch_size=0",),
+        0.0,
+        r"options \['patch_size=0'\]: ZeroDivisionError",
+    ),
+    "an unknown layer": ("test_resnet", ("act_layer=none_such",), 0.0, "KeyError 'none_such'"),
+    "an error without a text": ("test_resnet", ("output_stride=7",), 0.0, r"'output_stride=7'\]: AssertionError$"),
+    "a negative rate": ("test_vit", (), -0.1, "drop_path is -0.1: it is a rate"),
+    "a rate of 1": ("test_resnet", (), 1.0, "drop_path is 1.0: it is a rate"),
+    "no rate": ("test_vit", (), float("nan"), "drop_path is nan: it is a rate"),
+    "a rate among the options": ("test_vit", ("drop_path_rate=2",), 0.0, "drop_path is 2: it is a rate"),
+    "a rate in two places": ("test_vit", ("drop_path_rate=0.2",), 0.1, "drop_path is 0.1, and ENCODER.options has"),
+    "a model of a hub": ("hf-hub:timm/test_vit.r160_in1k", (), 0.0, "name its architecture, and its file by INIT"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_refused_with_its_key_and_value(mistake):
+    model, options, rate, message = MISTAKES[mistake]
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        BackboneSettings(model, options, rate).build(IMAGE)
+
+
+def test_rate_reaches_timm_from_its_key_or_from_the_options():
+    for settings in (BackboneSettings("test_vit", (), 0.2), BackboneSettings("test_vit", ("drop_path_rate=0.2",))):
+        with torch.device("meta"):
+            backbone = settings.build(IMAGE)
+        assert backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert BackboneSettings("test_resnet", ("drop_path_rate=0",)).taken(IMAGE)["drop_path_rate"] == 0
