@@ -35,6 +35,8 @@ def estimate_statistics(
     Raises ValueError where no image can be read, or a channel has no other value than nodata, and DataLost where the
     storage stays away.
     """
+    if not len(source):
+        raise ValueError(f"DATA.name {source.name} has no {source.split} images, and DATA.mean estimate needs some")
     order = torch.randperm(len(source), generator=generator_for(torch.device("cpu"), seed, "statistics"))[:SAMPLE]
     sums, sampled, broken = _Sums(), [], {}
     reader = RetryingSource(source)

@@ -13,6 +13,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Stored
 from mim.data.sources.digits import Digits
 from mim.data.statistics import estimate_statistics
+from mim.data.transforms import to_tensor
 
 
 class Measurements(Source):
@@ -21,7 +22,8 @@ class Measurements(Source):
     name = "measurements"
 
     def __init__(self, images: list[Stored | None]):
-        super().__init__("train", DataSettings())
+        channels = next((len(to_tensor(image)) for image in images if image is not None), 3)
+        super().__init__("train", DataSettings(channels=channels))
         self.images = images
 
     def __len__(self) -> int:

@@ -1,13 +1,31 @@
-"""Pixel values that no model can compute with: an image that has one counts as broken, for whoever reads it.
+"""What a source may give: the kind of an image, and pixel values that a model can compute with.
 
 Shapes: C channels, H W pixels.
 """
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.settings import LARGEST_PIXEL
 from mim.data.sources.base import Stored
+
+
+def wrong_kind(stored: object, channels: int) -> str:
+    """What a source gives, where that is no image of that many channels in a stored type; empty where it is one.
+
+    No file can cause it, only a mistake in a source: so the image does not count as broken.
+    """
+    if isinstance(stored, Image.Image):
+        right, kind = len(stored.getbands()) == channels, f"a PIL image of mode {stored.mode}"
+    elif isinstance(stored, Tensor):
+        number = stored.is_floating_point() or stored.dtype in (torch.uint8, torch.uint16)
+        right = number and stored.ndim == 3 and len(stored) == channels
+        kind = f"a tensor {tuple(stored.shape)} of {str(stored.dtype).removeprefix('torch.')}"
+    else:
+        right, kind = False, f"an object of type {type(stored).__module__}.{type(stored).__qualname__}"
+    return "" if right else kind
 
 
 def check_values(stored: Stored) -> Stored:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mim.data.decoding.images import BrokenImage
-from mim.data.decoding.values import check_values
+from mim.data.decoding.values import check_values, wrong_kind
 from mim.data.sources.base import NeedOf, Source, Stored
 from mim.errors import DataLost
 
@@ -20,7 +20,8 @@ class RetryingSource:
     """Reads images of a source, and reads again after its storage was away, with a warning.
 
     Both methods raise BrokenImage where the storage is there and the image cannot be read or has values that no model
-    can compute with (see check_values), and DataLost where the storage stays away for DATA.retry_s seconds.
+    can compute with (see check_values), DataLost where the storage stays away for DATA.retry_s seconds, and ValueError
+    where the source gives something else than an image (see wrong_kind).
     """
 
     def __init__(self, source: Source):
@@ -28,12 +29,21 @@ class RetryingSource:
 
     def read(self, index: int) -> Stored:
         """As Source.read."""
-        return check_values(self._retry(lambda: self.source.read(index)))
+        return self._checked(index, self._retry(lambda: self.source.read(index)))
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         """As Source.read_reduced."""
         stored, size = self._retry(lambda: self.source.read_reduced(index, need_of))
-        return check_values(stored), size
+        return self._checked(index, stored), size
+
+    def _checked(self, index: int, stored: Stored) -> Stored:
+        channels = self.source.settings.channels
+        if kind := wrong_kind(stored, channels):
+            raise ValueError(
+                f"{self.source.describe(index)} is {kind}, and DATA.channels is {channels}: a source gives an 8-bit "
+                f"PIL image of that many channels, or a tensor ({channels}, height, width) of uint8, uint16 or float32"
+            )
+        return check_values(stored)
 
     def _retry(self, read: Callable[[], T]) -> T:
         began: float | None = None

@@ -1,6 +1,7 @@
 """The data sets that come by name, and the statistics of any source."""
 
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Source, Stored
+from mim.data.sources.base import Need, Source, Stored
 from mim.data.sources.cifar10 import CIFAR10
 from mim.data.sources.digits import Digits
+from mim.data.sources.retry import RetryingSource
 from mim.data.statistics import SAMPLE, estimate_statistics
+from mim.data.transforms import to_tensor
 
 # -------------------------------------------------------------------- digits
 
@@ -125,6 +128,35 @@ def test_cifar10_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch:
     assert "DATA.name folder" in message
 
 
+# ------------------------------------------------------------- a source of a user
+
+
+def other_kinds() -> dict[str, object]:
+    return {
+        "a tensor (4, 5) of uint8": torch.zeros(4, 5, dtype=torch.uint8),
+        "a tensor (4, 5, 3) of uint8": torch.zeros(4, 5, 3, dtype=torch.uint8),
+        "a tensor (3, 4, 5) of int64": torch.zeros(3, 4, 5, dtype=torch.int64),
+        "a PIL image of mode L": Image.new("L", (5, 4)),
+        "an object of type numpy.ndarray": np.zeros((3, 4, 5), np.uint8),
+    }
+
+
+@pytest.mark.parametrize("kind", other_kinds())
+def test_source_that_gives_no_image_of_these_channels_is_wrong_and_not_broken(kind: str) -> None:
+    """Pixels of int64 would train as floats, unscaled."""
+    source = MemorySource([torch.zeros(3, 4, 5), other_kinds()[kind]])
+    reader = RetryingSource(source)
+    for read in (reader.read, lambda index: reader.read_reduced(index, lambda height, width: Need(1.0, height))):
+        read(0)
+        with pytest.raises(ValueError, match=rf"^kept train image 1 is {re.escape(kind)}, and DATA.channels is 3: "):
+            read(1)
+
+
+def test_statistics_name_a_source_without_images() -> None:
+    with pytest.raises(ValueError, match=r"^DATA.name kept has no train images, and DATA.mean estimate needs some$"):
+        estimate_statistics(MemorySource([]), 0)
+
+
 # -------------------------------------------------------------------- statistics
 
 
@@ -134,7 +166,8 @@ class MemorySource(Source):
     name = "kept"
 
     def __init__(self, images: list[Stored | None]):
-        super().__init__("train", DataSettings())
+        channels = next((len(to_tensor(image)) for image in images if image is not None), 3)
+        super().__init__("train", DataSettings(channels=channels))
         self.images, self.reads = images, []
 
     def __len__(self) -> int:
