@@ -6,6 +6,7 @@ so that each starts at once and its peak of memory is its own; on Windows each i
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 
 from mim.config import parse_config
 from mim.engine.run_folder import RunFolder
-from mim.errors import DataLost, RunStopped
+from mim.errors import DataLost, ExitCode, RunStopped
 from mim.run import train
 
 Summary = dict[str, Any]
@@ -112,6 +113,9 @@ def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads)
+    study = multiprocessing.parent_process()
+    assert study is not None
+    threading.Thread(target=_end_after, args=(study.sentinel,), daemon=True).start()
     try:
         connection.send((train(parse_config(text), output=Path(folder), quiet=True), ""))
     except KeyboardInterrupt:
@@ -120,3 +124,9 @@ def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int
         connection.send((None, str(error)))
     except Exception as error:  # a fault of one run must not end the others
         connection.send((None, f"{type(error).__name__}: {error}; {RunFolder(Path(folder)).log}"))
+
+
+def _end_after(sentinel: int) -> None:
+    """Ends this process once that of the study is gone, however it was killed."""
+    wait([sentinel])
+    os._exit(ExitCode.STOPPED)

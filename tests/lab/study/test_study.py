@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import re
 import signal
 import sys
@@ -342,7 +341,8 @@ def test_run_that_was_extended_does_not_stand_for_that_of_the_study(tmp_path, mo
 
 
 @pytest.mark.slow
-def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_killed_study_goes_on_where_it_was_and_leaves_no_process(by, tmp_path):
     study = write_study(tmp_path, SWEEP.replace("[0.3, 0.8]", "[0.3, 0.6]"))
     words = [str(ROOT / "tools" / "sweep.py"), str(study), "--output", str(tmp_path / "out"), "--no-page"]
     keys = pairs({key: value for key, value in SMALL.items() if "LABELS" not in key} | {"TRAIN.epochs": 3})
@@ -350,13 +350,16 @@ def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
     assert process.stdout is not None
     while "[1/4]" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    workers = _descendants(process.pid)
+    assert len(workers) >= 2  # the server that forks, and a run
+    process.send_signal(by)
     process.communicate(timeout=60)
     done = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
     assert 1 <= len(done) < 4
-    time.sleep(1)
-    running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, str(tmp_path))]
-    assert not running
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     code, text = call(*words[1:], *keys)
     assert code == 0, text
     times = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
@@ -364,11 +367,11 @@ def test_killed_study_goes_on_where_it_was_and_leaves_no_process(tmp_path):
     assert all(times[name] == at for name, at in done.items())
 
 
-def _mentions(path: Path, words: str) -> bool:
-    try:
-        return words in path.read_text() and int(path.parent.name) != os.getpid()
-    except OSError:
-        return False
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that these started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for path in tasks for child in path.read_text().split()]
+    return [*children, *(each for child in children for each in _descendants(child))]
 
 
 @pytest.mark.parametrize(
