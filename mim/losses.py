@@ -6,7 +6,7 @@ Shapes: B batch, C channels of the target, H W entries of the target.
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         over: the cells that count: `hidden` (both papers), or `all` of them (the ablations of both papers).
         eps: added to the number of cells; SimMIM's code has 1e-5.
     """
+
+    directions_only: ClassVar[bool] = False  # whether the length of a predicted vector has no effect
 
     def __init__(self, *, over: Literal["hidden", "all"] = "hidden", eps: float = 0.0):
         super().__init__()
@@ -135,6 +137,8 @@ class Cosine(Loss, name="cosine"):
     For features: the length of a vector does not count. A target of one channel has no direction but its sign, so that
     nothing would be learned.
     """
+
+    directions_only = True
 
     def check(self, target: TargetSpec) -> None:
         if target.channels < 2:

@@ -50,7 +50,7 @@ def encoder_kind(names: Iterable[str]) -> EncoderKind | None:
         return None
     if "layers.0.blocks.0.attn.qkv.weight" in present:
         return "swin_v2" if "layers.0.blocks.0.attn.logit_scale" in present else "swin"
-    if "blocks.0.attn.qkv.weight" not in present:
+    if "blocks.0.attn.qkv.weight" not in present or "pos_embed_win" in present:  # the latter: Hiera
         return None
     biases = "rel_pos_bias.relative_position_bias_table", "blocks.0.attn.relative_position_bias_table"
     return "beit" if any(name in present for name in (*biases, "blocks.0.attn.q_bias")) else "vit"

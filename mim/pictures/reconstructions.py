@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mim.data.preprocess import Preprocess
@@ -112,8 +113,10 @@ def draw_prediction(
     if pixels is not None:
         return draw_sheet(pixels, title)
     img_BCHW = preprocess(images_BCHW)
-    prediction_BChw, size = model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
-    target_BHW3, predicted_BHW3 = component_colours(model.target(img_BCHW), prediction_BChw, (size[0], size[1]))
+    maps, size = [model.target(img_BCHW), model(img_BCHW, mask).prediction], img_BCHW.shape[-2:]
+    if model.loss.directions_only:
+        maps = [F.normalize(each_BChw.float(), dim=1) for each_BChw in maps]
+    target_BHW3, predicted_BHW3 = component_colours(*maps, (size[0], size[1]))
     stored = to_unit(images_BCHW).cpu()
     images = Reconstruction(stored, stored, mask.at(*size).cpu(), eight_bit=images_BCHW.dtype == torch.uint8)
     view = view_of(images.original_BCHW, images.eight_bit)

@@ -26,6 +26,7 @@ SMALL = {  # model of timm: image side, options
     "deit_tiny_distilled_patch16_224": (32, ("patch_size=8", "embed_dim=16", "depth=2", "num_heads=2")),
     "swin_tiny_patch4_window7_224": (32, ("embed_dim=8", "depths=[2, 2]", "num_heads=[2, 2]", "window_size=4")),
     "hiera_tiny_224": (64, ("embed_dim=8", "num_heads=1", "stages=[1, 1, 1, 1]", "mlp_ratio=2.0")),
+    "hiera_small_abswin_256": (64, ("embed_dim=8", "num_heads=1", "stages=[1, 1, 1, 1]", "mlp_ratio=2.0")),
     "test_convnext": (32, ()),
     "convnextv2_atto": (32, ("depths=[1, 1, 1, 1]", "dims=[4, 8, 8, 8]")),  # linear layers are 1 x 1 convolutions
     "test_resnet": (32, ()),
@@ -48,6 +49,15 @@ def of_timm(name: str, side: int, classes: int = 5) -> torch.nn.Module:
 def encoder(name: str, side: int) -> Timm:
     torch.manual_seed(2)
     return Timm(ImageSpec(3, side, side), model=name, options=SMALL[name][1], hidden="none").eval()
+
+
+def test_a_config_of_hiera_loads_beside_a_file_of_timm(tmp_path):
+    """With one position for each place of a window, whose table no ViT has."""
+    name = "hiera_small_abswin_256"
+    path = saved(of_timm(name, 64), tmp_path / "hiera.pth")
+    keys = {"ENCODER.model": name, "ENCODER.options": list(SMALL[name][1]), "DATA.image_size": [64, 64]}
+    cfg = mim.load_config("backbones/any", keys | {"INIT.checkpoint": str(path)})
+    assert cfg.ENCODER.model == name
 
 
 def saved(model: torch.nn.Module, path: Path) -> Path:
