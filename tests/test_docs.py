@@ -16,6 +16,7 @@ from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
 
 import mim
 from mim import metric_keys
+from mim.build.models import build_without_memory
 from mim.config.schema import FAMILIES, family
 from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_rate, at_start
 
@@ -159,6 +160,23 @@ def test_tutorial_commands_run_one_after_the_other(tmp_path):
     assert min(gains) > 0.02, gains  # measured with three seeds: at least 0.1
     knn_table = next(text for text in output if re.search(r"^ k  ", text, flags=re.MULTILINE))
     assert f"{pretrained[KNN_TOP1]:.4f}" in knn_table
+
+
+@pytest.mark.slow
+def test_own_backbone_commands_fit_their_models():
+    text = (ROOT / "docs/own-backbone.md").read_text()
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("mim-train --config backbones/any")]
+    made = []
+    for words in commands:
+        pairs = words[words.index("--output") + 2 :]
+        keys = dict(zip(pairs[::2], map(yaml.safe_load, pairs[1::2]), strict=True))
+        model = build_without_memory(mim.load_config("backbones/any", keys))
+        made.append((keys["ENCODER.model"], model.encoder.hidden, model.head.name))
+    assert made == [
+        ("resnet26", "replace", "pixel_shuffle"),
+        ("resnet26", "sparse", "unet"),
+        ("vit_small_patch16_dinov3", "drop", "transformer"),
+    ]
 
 
 def test_run_folder_page_explains_every_key(tmp_path):
