@@ -15,15 +15,19 @@ from mim.io.checks import at_least
 from mim.maskers.base import Masker, Rounding, smallest, visible_cells
 from mim.structures import ImageSpec
 
-PROPOSALS = 24  # rectangles proposed for each sample; one that hides no new cell, or too many, is skipped
+TRIES = 10  # rectangles proposed in a row that do not fit, after which no more are tried, as in BEiT
+PROPOSALS = 48  # rectangles proposed for each sample in all
 
 
 class Block(Masker, name="block"):
     """Hides rectangles until a share `ratio` of the cells is hidden.
 
+    The area of a rectangle is drawn between `min_cells` and the number of cells that are to be hidden yet. One that is
+    as high or wide as the grid, hides no new cell, or too many, is drawn again.
+
     Source: BEiT algorithm 1, masking_generator.py (14 x 14 cells, ratio 0.4); MAE table 1f. Differs from: the device
-    draws all samples of a batch together; then the visible cells with the most hidden neighbours are hidden too, until
-    every sample hides the same number. So an encoder can drop them.
+    draws all samples of a batch together; where the rectangles hide too little, the visible cells with the most hidden
+    neighbours are hidden too, so that every sample hides the same number. So an encoder can drop them.
 
     Args:
         ratio: share of hidden cells, between 0 and 1, both excluded.
@@ -54,13 +58,15 @@ class Block(Masker, name="block"):
             return torch.rand(*shape, generator=generator, device=device)
 
         hidden_BHW = torch.zeros(batch, *self.grid, dtype=torch.bool, device=device)
+        tries_B = torch.zeros(batch, dtype=torch.long, device=device)
         count = self.cells - self.visible
         for _ in range(PROPOSALS):
             missing_B = count - hidden_BHW.sum(dim=(1, 2))
-            block_BHW = self._rectangles(uniform(4, batch), missing_B)
+            block_BHW, inside_B = self._rectangles(uniform(4, batch), missing_B)
             new_B = (block_BHW & ~hidden_BHW).sum(dim=(1, 2))
-            accepted_B = (new_B > 0) & (new_B <= missing_B)
+            accepted_B = inside_B & (new_B > 0) & (new_B <= missing_B) & (tries_B < TRIES)
             hidden_BHW = hidden_BHW | (block_BHW & accepted_B[:, None, None])
+            tries_B = torch.where(accepted_B, 0, tries_B + 1)
         missing_B1 = count - hidden_BHW.sum(dim=(1, 2))[:, None]
         neighbours_BHW = F.avg_pool2d(F.pad(hidden_BHW.float(), (1, 1, 1, 1)), 3, stride=1)
         noise_BHW = uniform(batch, *self.grid) / 18  # less than one neighbour's ninth
@@ -68,18 +74,19 @@ class Block(Masker, name="block"):
         added_BL = smallest(rearrange(score_BHW, "b h w -> b (h w)"), missing_B1)
         return hidden_BHW | rearrange(added_BL, "b (h w) -> b h w", h=self.grid[0])
 
-    def _rectangles(self, uniform_4B: Tensor, missing_B: Tensor) -> Tensor:
-        """One rectangle for each sample, (B, H, W) bool, from uniform numbers in [0, 1)."""
+    def _rectangles(self, uniform_4B: Tensor, missing_B: Tensor) -> tuple[Tensor, Tensor]:
+        """A rectangle for each sample, (B, H, W) bool, from uniform numbers in [0, 1); and which are smaller than the
+        grid in height and in width.
+        """
         height, width = self.grid
-        least_B = missing_B.clamp(max=self.min_cells).float()
-        area_B = least_B + uniform_4B[0] * (missing_B - least_B)
+        area_B = self.min_cells + uniform_4B[0] * (missing_B - self.min_cells)
         aspect_B = torch.exp((2 * uniform_4B[1] - 1) * math.log(self.max_aspect))
-        high_B = (area_B * aspect_B).sqrt().round().clamp(1, height)
-        wide_B = (area_B / aspect_B).sqrt().round().clamp(1, width)
+        high_B = (area_B * aspect_B).sqrt().round().clamp(min=1)
+        wide_B = (area_B / aspect_B).sqrt().round().clamp(min=1)
         top_B = (uniform_4B[2] * (height - high_B + 1)).floor()
         left_B = (uniform_4B[3] * (width - wide_B + 1)).floor()
         row_H = torch.arange(height, device=uniform_4B.device)
         column_W = torch.arange(width, device=uniform_4B.device)
         rows_BH = (row_H >= top_B[:, None]) & (row_H < (top_B + high_B)[:, None])
         columns_BW = (column_W >= left_B[:, None]) & (column_W < (left_B + wide_B)[:, None])
-        return rows_BH[:, :, None] & columns_BW[:, None, :]
+        return rows_BH[:, :, None] & columns_BW[:, None, :], (high_B < height) & (wide_B < width)

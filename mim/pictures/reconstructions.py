@@ -113,10 +113,10 @@ def draw_prediction(
     if pixels is not None:
         return draw_sheet(pixels, title)
     img_BCHW = preprocess(images_BCHW)
-    maps, size = [model.target(img_BCHW), model(img_BCHW, mask).prediction], img_BCHW.shape[-2:]
+    target_BChw, prediction_BChw, size = model.target(img_BCHW), model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
     if model.loss.directions_only:
-        maps = [F.normalize(each_BChw.float(), dim=1) for each_BChw in maps]
-    target_BHW3, predicted_BHW3 = component_colours(*maps, (size[0], size[1]))
+        target_BChw, prediction_BChw = (F.normalize(each.float(), dim=1) for each in (target_BChw, prediction_BChw))
+    target_BHW3, predicted_BHW3 = component_colours(target_BChw, prediction_BChw, (size[0], size[1]))
     stored = to_unit(images_BCHW).cpu()
     images = Reconstruction(stored, stored, mask.at(*size).cpu(), eight_bit=images_BCHW.dtype == torch.uint8)
     view = view_of(images.original_BCHW, images.eight_bit)

@@ -1,6 +1,9 @@
 import math
+import random
 from collections import Counter
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
@@ -10,6 +13,7 @@ from mim.maskers import Masker
 from mim.maskers.base import smallest, visible_cells
 from mim.maskers.block import Block
 from mim.maskers.grid import Grid
+from mim.maskers.inverse_block import InverseBlock
 from mim.maskers.random import Random
 from mim.registry import keys_of
 from mim.structures import ImageSpec
@@ -39,7 +43,7 @@ def per_cell(part, image, **keys):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [(224, 224), (96, 160), (160, 32), (32, 32)])
 def test_masker_leaves_exactly_its_count_visible_in_every_sample(name, size):
-    masker = make(name, ImageSpec(3, *size), cell=16)
+    masker = make(name, ImageSpec(3, *size), cell=16, ratio=0.6)
     mask = masker.sample(64, generator(1), CPU)
     assert mask.hidden_BHW.dtype == torch.bool
     assert mask.hidden_BHW.shape == (64, size[0] // 16, size[1] // 16)
@@ -201,10 +205,80 @@ def test_block_reaches_every_cell():
     assert frequency.max() < 0.9
 
 
+def beits_mask(chance, side, count):
+    """One mask of side x side cells as BEiT draws it: at most `count` hidden. Source: masking_generator.py."""
+    hidden = np.zeros((side, side), dtype=bool)
+    while hidden.sum() < count:
+        most = count - int(hidden.sum())
+        for _ in range(10):
+            area, aspect = chance.uniform(16, most), math.exp(chance.uniform(math.log(0.3), -math.log(0.3)))
+            high, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if high < side and wide < side:
+                top, left = chance.randint(0, side - high), chance.randint(0, side - wide)
+                part = hidden[top : top + high, left : left + wide]
+                if 0 < (~part).sum() <= most:
+                    part[:] = True
+                    break
+        else:
+            break
+    return hidden
+
+
+def test_block_hides_what_beit_hides_but_for_the_exact_count():
+    chance = random.Random(0)
+    theirs = torch.from_numpy(np.stack([beits_mask(chance, 14, 75) for _ in range(2000)]))
+    masker = Block(square(14), cell=16, ratio=75 / 196, rounding="ceil_hidden")
+    ours = masker.sample(2000, generator(0), CPU).hidden_BHW
+    for mask in (theirs, ours):
+        assert mask[:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean().item() == pytest.approx(0.043, abs=0.007)
+        assert regions(mask) == pytest.approx(1.42, abs=0.08)  # noise of as many cells has 17
+        whole = (mask.all(dim=1).sum(dim=1) + mask.all(dim=2).sum(dim=1)).float().mean().item() / 28
+        assert whole == pytest.approx(0.0045, abs=0.0015)  # rows and columns without a visible cell
+    assert theirs.sum(dim=(1, 2)).float().mean() > 74  # so that the rest, which ours adds, is little
+
+
 @pytest.mark.parametrize(("key", "value"), [("min_cells", 0), ("max_aspect", 0.5)])
 def test_block_refuses_what_makes_no_rectangle(key, value):
     with pytest.raises(ValueError, match=rf"MASKER\.{key} is {value}: it must be at least 1"):
         Block(square(8), cell=16, **{key: value})
+
+
+# ---------------------------------------------------------------- inverse block
+
+
+def data2vecs_visible(chance, side, ratio, block, adjust):
+    """Visible cells of one mask. Source: data2vec 2.0, compute_block_mask_2d with inverse_mask."""
+    cells, visible = side**2, np.zeros((side, side), dtype=bool)
+    for centre in chance.choices(range(cells), k=int(cells * ((1 - ratio + adjust) / block**2))):
+        for row, column in product(range(block), repeat=2):
+            place = (centre // side + row - block // 2, centre % side + column - block // 2)
+            visible[tuple(min(max(each, 0), side - 1) for each in place)] = True
+    target = int(cells * (1 - ratio))
+    while visible.sum() != target:
+        more = visible.sum() < target
+        visible.flat[chance.choice(np.flatnonzero(visible != more))] = more
+    return visible
+
+
+@pytest.mark.parametrize("block", [2, 3, 4])
+def test_inverse_block_keeps_what_data2vec_keeps(block):
+    """Clamped at the border, a block of an even side is larger there; that changes single cells alone."""
+    chance = random.Random(0)
+    theirs = torch.from_numpy(np.stack([data2vecs_visible(chance, 14, 0.8, block, 0.07) for _ in range(1500)]))
+    ours = ~InverseBlock(square(14), cell=16, ratio=0.8, block=block).sample(1500, generator(0), CPU).hidden_BHW
+    assert ours.sum(dim=(1, 2)).unique().tolist() == theirs.sum(dim=(1, 2)).unique().tolist() == [39]
+    assert hidden_neighbours(ours) == pytest.approx(hidden_neighbours(theirs), abs=0.03)
+    assert regions(ours) == pytest.approx(regions(theirs), rel=0.05)
+    border = torch.ones(14, 14, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    share = [each[:, border].float().mean().item() for each in (ours, theirs)]
+    assert share[0] == pytest.approx(share[1], abs=0.01)
+
+
+@pytest.mark.parametrize(("key", "value"), [("block", 0), ("adjust", -0.1)])
+def test_inverse_block_refuses_by_key_and_value(key, value):
+    with pytest.raises(ValueError, match=rf"MASKER\.{key} is {value}: it must be at least"):
+        InverseBlock(square(8), cell=16, **{key: value})
 
 
 # ---------------------------------------------------------------- grid
