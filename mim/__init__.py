@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mim.build import build_classifier, build_model, load_config
     from mim.convert import load_encoder
+    from mim.data.decoding.broken import BrokenImage
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
     from mim.encoders.attention import attention_maps
@@ -31,6 +32,7 @@ DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from anothe
 MODULES = {  # where each public name lives
     "mim.build": ("build_classifier", "build_model", "load_config"),
     "mim.convert": ("load_encoder",),
+    "mim.data.decoding.broken": ("BrokenImage",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),
     "mim.encoders.attention": ("attention_maps",),

@@ -104,6 +104,13 @@ def test_extending_shows_one_part_of_every_family_that_it_names():
             assert re.search(rf"class \w+\(mim\.{base}, name=", text), base
 
 
+def test_documents_name_what_the_package_has():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for name in re.findall(r"\bmim\.([A-Z]\w+)", document.read_text()):
+            assert name in mim.__all__, f"{document.name}: mim.{name}"
+            assert hasattr(mim, name), name
+
+
 def test_readme_has_at_most_150_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

@@ -88,7 +88,8 @@ def part_keys(section: str, name: str) -> dict[str, Key]:
             return catalogue.keys(FAMILIES[section].module, name)
     problems = "" if name in part_names(section) else plugins.import_installed()
     if name not in part_names(section):
-        raise ValueError(unknown_part(section, name, part_names(section)) + problems)
+        own = ". A part of yours needs its module in PLUGINS"
+        raise ValueError(unknown_part(section, name, part_names(section)) + own + problems)
     return keys_of(family(section).named(name))
 
 

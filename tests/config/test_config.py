@@ -728,7 +728,7 @@ def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refu
     assert "OPTIMIZER.trust is 0.0" in refuse(OPTIMIZER="{name: lars, trust: 0}")
     message = refuse(OPTIMIZER="{name: sgd}")
     assert "OPTIMIZER.name 'sgd' is unknown" in message
-    assert "adamw, lars" in message
+    assert "adamw, lars. A part of yours needs its module in PLUGINS" in message
 
 
 def test_config_other_optimizer_by_override_keeps_the_shared_keys(tmp_path: Path) -> None:
