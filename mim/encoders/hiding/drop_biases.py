@@ -1,10 +1,12 @@
 """Dropping in transformers with biases of relative positions.
 
-Shapes: B batch, H heads, M kept patch tokens, N tokens, K prefix tokens, D width.
+Shapes: B batch, H heads, M kept patch tokens, N tokens, K prefix tokens, D width, d width of a head.
 """
 
 from typing import Any
 
+import torch.nn.functional as F
+from einops import rearrange
 from timm.models import beit, vision_transformer_relpos
 from torch import Tensor, nn
 
@@ -15,7 +17,18 @@ from mim.encoders.hiding.layout import Layout
 class BiasFromArgument(vision_transformer_relpos.RelPosAttention):
     """The attention of VisionTransformerRelPos, which adds the bias that its block is called with."""
 
-    rel_pos = None
+    def forward(self, x_BND: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
+        query, key, value = rearrange(self.qkv(x_BND), "b n (c h d) -> c b h n d", c=3, h=self.num_heads)
+        query, key = self.q_norm(query), self.k_norm(key)
+        if self.fused_attn:
+            rate = self.attn_drop.p if self.training else 0.0
+            mixed_BHNd = F.scaled_dot_product_attention(query, key, value, attn_mask=shared_rel_pos, dropout_p=rate)
+        else:
+            scores_BHNN = query * self.scale @ key.mT
+            scores_BHNN = scores_BHNN if shared_rel_pos is None else scores_BHNN + shared_rel_pos
+            mixed_BHNd = self.attn_drop(scores_BHNN.softmax(dim=-1)) @ value
+        out_BND: Tensor = self.proj_drop(self.proj(rearrange(mixed_BHNd, "b h n d -> b n (h d)")))
+        return out_BND
 
 
 class BeitBiasFromArgument(beit.Attention):

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W pixels, h w tokens high and wide, M kept tokens
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 
 import pytest
 import timm
@@ -187,6 +188,13 @@ def test_whole_images_give_the_features_of_timms_own_model(case):
     output = backbone.forward_intermediates(img)[1][-1] if order == "stage" else backbone.forward_features(img)
     torch.testing.assert_close(encoder(img).tokens_BND, encoder.layout.features(output).tokens_BND, rtol=0, atol=1e-12)
     assert encoder.backbone.state_dict().keys() == backbone.state_dict().keys()
+
+
+@EACH
+def test_every_weight_is_where_its_name_says(case):
+    """torch.func.functional_call and the shards of several devices find it there."""
+    encoder = encoder_of(case)
+    assert [name for name, weight in encoder.named_parameters() if attrgetter(name)(encoder) is not weight] == []
 
 
 @EACH
