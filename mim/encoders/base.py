@@ -96,7 +96,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     can_drop: ClassVar[bool] = False
     free_keys: ClassVar[tuple[str, ...]] = ("hidden", "drop_path")
     resizable_keys: ClassVar[tuple[str, ...]] = ()
-    stem_weight: ClassVar[str] = ""
+    stem_weight: str = ""
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from mim.encoders.hiding.backbone import BackboneSettings
 from mim.encoders.hiding.base import whole
 from mim.encoders.hiding.layout import measure
 from mim.encoders.hiding.replace import Replace
+from mim.encoders.hiding.stem import first_layer
 from mim.encoders.timm_layers import layers_of, module_of
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
@@ -79,6 +80,8 @@ class Timm(Encoder, name="timm"):
             embed_width=0 if way is None else way.token_width,
             stages=layout.stages,
         )
+        path, first = first_layer(backbone)
+        self.stem_weight = f"{BACKBONE}{path}.weight" if isinstance(first, nn.Conv2d) else ""
         self.settings, self.pretrained = settings, pretrained
         self.layout, self.backbone, self.way = layout, backbone, way
         if self.mask_token is not None:

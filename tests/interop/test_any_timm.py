@@ -178,3 +178,18 @@ def test_pretrained_weights_come_in_when_a_run_starts_and_not_before(tmp_path):
     absent = overlay.replace("theirs.pth", "absent.pth")
     with pytest.raises(ValueError, match=r"ENCODER.pretrained.*test_resnet.*INIT\.checkpoint"):
         Timm(ImageSpec(3, 32, 32), model="test_resnet", pretrained=True, options=(absent,)).load_published()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
+def test_first_layer_of_a_file_is_adapted_to_other_channels(name, tmp_path):
+    """Its sum over channels is what it gives a grey image in three channels."""
+    side = SMALL[name][0]
+    theirs = of_timm(name, side)
+    torch.manual_seed(2)
+    ours = Timm(ImageSpec(1, side, side), model=name, options=SMALL[name][1], hidden="none").eval()
+    report = initialise_encoder(ours, saved(theirs, tmp_path / "theirs.pth"), lambda weight: True, adapt_channels=True)
+    assert (report.missing, report.reshaped) == ([], [])
+    grey = torch.randn(2, 1, side, side)
+    expected = theirs.forward_features(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(ours.backbone.forward_features(grey), expected, rtol=1e-4, atol=1e-4)

@@ -34,13 +34,7 @@ class Stem:
 
 def stem_of(backbone: nn.Module) -> Stem:
     """The stem of a backbone, which timm's `first_conv` names."""
-    names = backbone.pretrained_cfg.get("first_conv")  # type: ignore[union-attr, operator]
-    if not isinstance(names, str):  # several layers read the image
-        return Stem(None)
-    try:
-        first: Any = backbone.get_submodule(names)
-    except AttributeError:
-        return Stem(None)
+    names, first = first_layer(backbone)
     if isinstance(first, nn.Conv2d):
         patch, width = first.kernel_size[0], first.out_channels
         apart = first.kernel_size == first.stride == (patch, patch) and first.dilation == (1, 1)
@@ -59,6 +53,15 @@ def stem_of(backbone: nn.Module) -> Stem:
     if parent is backbone or not all(isinstance(each, BESIDE_PROJECTION) or _is_norm(each) for each in beside):
         return Stem(first, patch, width)
     return Stem(parent, patch, width)
+
+
+def first_layer(backbone: nn.Module) -> tuple[str, Any]:
+    """Path and module of the layer that reads the image; empty and None where several do, or timm names none."""
+    names = backbone.pretrained_cfg.get("first_conv")  # type: ignore[union-attr, operator]
+    try:
+        return (names, backbone.get_submodule(names)) if isinstance(names, str) else ("", None)
+    except AttributeError:
+        return "", None
 
 
 def _is_norm(module: nn.Module) -> bool:
