@@ -41,6 +41,7 @@ FAMILIES = {
     "OPTIMIZER": Family("mim.engine.optim", "Optimizer", "adamw"),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
 }
+ELSEWHERE = {"ENCODER": ", and a model of timm is ENCODER.name timm ENCODER.model NAME"}  # ends an error message
 ORDER = (
     *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "CLASSIFIER", "FREEZE", "INIT"),
     *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
@@ -88,8 +89,9 @@ def part_keys(section: str, name: str) -> dict[str, Key]:
             return catalogue.keys(FAMILIES[section].module, name)
     problems = "" if name in part_names(section) else plugins.import_installed()
     if name not in part_names(section):
-        own = ". A part of yours needs its module in PLUGINS"
-        raise ValueError(unknown_part(section, name, part_names(section)) + own + problems)
+        unknown = unknown_part(section, name, part_names(section))
+        own = f". A part of yours needs its module in PLUGINS{ELSEWHERE.get(section, '')}"
+        raise ValueError(unknown + own + problems)
     return keys_of(family(section).named(name))
 
 

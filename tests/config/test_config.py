@@ -731,6 +731,11 @@ def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refu
     assert "adamw, lars. A part of yours needs its module in PLUGINS" in message
 
 
+def test_config_name_of_a_timm_model_is_told_where_it_stands(refuse: Refuse) -> None:
+    message = refuse(ENCODER="{name: resnet26}")
+    assert message.endswith("its module in PLUGINS, and a model of timm is ENCODER.name timm ENCODER.model NAME")
+
+
 def test_config_other_optimizer_by_override_keeps_the_shared_keys(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, with_sections(PROBE, OPTIMIZER="{base_lr: 0.3, per_batch: 64, betas: [0.9, 0.99]}"))
     with logged() as lines:

@@ -80,7 +80,8 @@ def list_images(root: Path, key: str, labels: str, warn: bool = True, index: boo
             way_out = "a label after a tab" if contents.written else "a folder in its path, or a label after a tab"
         path = printable_name(listing.files.path(int(unlabelled_N[0])))
         raise ValueError(
-            f"DATA.labels folders: {path} has no label: it needs {way_out}. Pretraining needs no labels: DATA.labels none"
+            f"DATA.labels folders: {path} has no label: it needs {way_out}. "
+            "Pretraining needs no labels: DATA.labels none"
         )
     if warn:
         if listing.names and not listing.are_folders:
