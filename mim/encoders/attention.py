@@ -16,6 +16,7 @@ ADVICE = (
     "shows no attention: one of its modules must pass the softmax through a module `attn_drop`, as timm's attention "
     "does where its attribute `fused_attn` is False"
 )
+LARGEST_ERROR = 0.05  # of a sum of shares in bf16
 
 
 @torch.no_grad()
@@ -36,7 +37,8 @@ def attention_maps(encoder: Encoder, img_BCHW: Tensor, blocks: Sequence[int] | N
         blocks: numbers of blocks, from 0; a negative one counts from the last. None: all blocks. A map takes
             4 B A N^2 bytes, which is 157 MB an image in the first stage of Swin-B at 224 px, and 1.9 MB in ViT-B.
 
-    Raises ValueError where the encoder has no such block, or a block shows no attention.
+    Raises ValueError where the encoder has no such block, or a block shows no attention, or none of this form: that of
+    windows other than Swin's, of channels (XCiT), or with heads that mix behind the softmax (CaiT).
     """
     all_blocks = encoder.blocks()
     if not all_blocks:
@@ -52,7 +54,12 @@ def attention_maps(encoder: Encoder, img_BCHW: Tensor, blocks: Sequence[int] | N
     for number in chosen:
         if number not in weights:
             raise ValueError(f"block {number} {ADVICE}")
-    return {number: encoder.whole_attention(block, weights[number]) for number, block in chosen.items()}
+    maps = {number: encoder.whole_attention(block, weights[number]) for number, block in chosen.items()}
+    for number, map_BANN in maps.items():
+        square = map_BANN.ndim == 4 and map_BANN.shape[2] == map_BANN.shape[3] and len(map_BANN) == len(img_BCHW)
+        if not square or (map_BANN.float().sum(dim=-1) - 1).abs().max() > LARGEST_ERROR:
+            raise ValueError(f"block {number} has no shares that each token takes from all tokens of its image")
+    return maps
 
 
 def _weights(encoder: Encoder, img_BCHW: Tensor, modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from einops import rearrange
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder
@@ -18,6 +20,7 @@ from mim.encoders.hiding.layout import measure
 from mim.encoders.hiding.replace import Replace
 from mim.encoders.hiding.stem import first_layer
 from mim.encoders.timm_layers import layers_of, module_of
+from mim.encoders.windowed import attention_of_windows
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
 
@@ -157,6 +160,15 @@ class Timm(Encoder, name="timm"):
             return []
         parts = [getattr(block, name, None) for name in ("norm2", "mlp", "ls2", "gamma_2")]
         return [part for part in parts if isinstance(part, (nn.Module, nn.Parameter))]
+
+    def whole_attention(self, block: nn.Module, weights: Tensor) -> Tensor:
+        if isinstance(block, (SwinTransformerBlock, SwinTransformerV2Block)):
+            return attention_of_windows(block, weights)
+        height, width = self.image.height, self.image.width
+        tokens = {(height // stage.stride) * (width // stage.stride) for stage in self.layout.stages}
+        if weights.shape[-1] not in tokens | {count + self.layout.num_prefix for count in tokens}:
+            raise ValueError(f"{type(block).__name__} of timm does not attend between the tokens of a whole image")
+        return weights
 
     def _whole(self, img_BCHW: Tensor, stages: Sequence[int]) -> Features:
         if self.way is not None:

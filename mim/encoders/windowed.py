@@ -7,7 +7,7 @@ A attention heads, V windows of an image, T tokens of a window.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -128,15 +128,7 @@ class Windowed(Encoder):
         return [block.norm2, block.mlp]  # type: ignore[list-item]
 
     def whole_attention(self, block: nn.Module, weights: Tensor) -> Tensor:
-        """From weights of shape (B V, A, T, T)."""
-        grid, window, shift = block.input_resolution, block.window_size, block.shift_size
-        number_hw = torch.arange(math.prod(grid), device=weights.device).view(*grid)  # type: ignore[arg-type, misc]
-        shifted_hw = number_hw.roll([-step for step in shift], dims=(0, 1))  # type: ignore[union-attr]
-        number_VT = rearrange(shifted_hw, "(a p) (b q) -> (a b) (p q)", p=window[0], q=window[1])  # type: ignore[index]
-        weights_BAVTT = rearrange(weights, "(b v) a t u -> b a v t u", v=len(number_VT))
-        whole_BANN = weights.new_zeros(*weights_BAVTT.shape[:2], number_hw.numel(), number_hw.numel())
-        whole_BANN[..., number_VT[:, :, None], number_VT[:, None, :]] = weights_BAVTT
-        return whole_BANN
+        return attention_of_windows(block, weights)
 
     def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
         if mask is not None and self.hidden == "drop":
@@ -171,6 +163,23 @@ class Windowed(Encoder):
             tokens_BhwD = stage(tokens_BhwD)
             stages.append(tokens_BhwD)
         return [*stages[:-1], self.backbone.norm(tokens_BhwD)]
+
+
+def attention_of_windows(block: Any, weights: Tensor) -> Tensor:
+    """The attention (B, A, N, N) between all tokens of a block of Swin or Swin V2, from that of windows (B V, A, T, T).
+
+    Raises ValueError where windows do not divide the grid.
+    """
+    grid, window, shift = block.input_resolution, block.window_size, block.shift_size
+    if any(side % step for side, step in zip(grid, window, strict=True)):
+        raise ValueError(f"windows of {window} tokens do not divide the grid of {grid}, so timm pads it")
+    number_hw = torch.arange(math.prod(grid), device=weights.device).view(*grid)
+    shifted_hw = number_hw.roll([-step for step in shift], dims=(0, 1))
+    number_VT = rearrange(shifted_hw, "(a p) (b q) -> (a b) (p q)", p=window[0], q=window[1])
+    weights_BAVTT = rearrange(weights, "(b v) a t u -> b a v t u", v=len(number_VT))
+    whole_BANN = weights.new_zeros(*weights_BAVTT.shape[:2], number_hw.numel(), number_hw.numel())
+    whole_BANN[..., number_VT[:, :, None], number_VT[:, None, :]] = weights_BAVTT
+    return whole_BANN
 
 
 def _check_window(window: int, patch_grid: tuple[int, int], stages: int) -> None:

@@ -81,6 +81,33 @@ def test_attention_maps_have_the_class_token_first(name):
     assert changes_BAN.nonzero()[:, 2].unique().tolist() == [1]
 
 
+SMALL_SWIN = ("embed_dim=8", "depths=[2, 2]", "num_heads=[2, 2]", "window_size=4")
+SMALL_CAIT = ("embed_dim=16", "depth=1", "num_heads=2")
+
+
+def test_attention_maps_of_timms_swin_are_those_of_our_own():
+    theirs = make("timm", model="swin_tiny_patch4_window7_224", options=SMALL_SWIN)
+    ours = make("swin", patch=4)
+    ours.backbone.load_state_dict(theirs.backbone.state_dict())
+    img = images(2, dtype=torch.float64)
+    maps, expected = attention_maps(theirs, img), attention_maps(ours, img)
+    assert [tuple(each.shape) for each in maps.values()] == [(2, 2, 128, 128)] * 2 + [(2, 2, 32, 32)] * 2
+    torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        ("cait_xxs24_224", SMALL_CAIT, "block 0 has no shares"),
+        ("xcit_nano_12_p8_224", ("embed_dim=16", "depth=1", "num_heads=2"), "XCABlock of timm does not attend"),
+        ("swin_tiny_patch4_window7_224", (*SMALL_SWIN[:-1], "window_size=3"), "windows of .* do not divide the grid"),
+    ],
+)
+def test_attention_of_another_form_is_refused(model, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        attention_maps(make("timm", model=model, options=options), images(1, dtype=torch.float64))
+
+
 def test_attention_maps_of_swin_are_zero_between_windows():
     maps = attention_maps(make("swin"), images(1, dtype=torch.float64), blocks=[0, 1])
     first, shifted = (weights_BANN[0, 0].unflatten(1, (8, 16)).unflatten(0, (8, 16)) for weights_BANN in maps.values())
