@@ -75,7 +75,13 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         """The scalar loss."""
         height, width = target_BCHW.shape[-2:]
         wide = torch.promote_types(target_BCHW.dtype, torch.float32)
-        error_BHW = self.elementwise(prediction.map_BCHW.to(wide), target_BCHW.to(wide)).mean(dim=1)
+        error_BCHW = self.elementwise(prediction.map_BCHW.to(wide), target_BCHW.to(wide))
+        if error_BCHW.shape != target_BCHW.shape:
+            raise TypeError(
+                f"LOSS.name {self.name}: elementwise returned {tuple(error_BCHW.shape)}, not a loss for each entry of "
+                f"{tuple(target_BCHW.shape)}"
+            )
+        error_BHW = error_BCHW.mean(dim=1)
         counted_BHW = mask.at(height, width) if self.over == "hidden" else torch.ones_like(error_BHW)
         if prediction.predicted_BHW is not None:
             counted_BHW = counted_BHW * PatchMask(prediction.predicted_BHW).at(height, width)

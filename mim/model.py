@@ -10,6 +10,7 @@ from mim.encoders import Encoder
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
+from mim.registry import keys_of
 from mim.structures import Features, Output, PatchMask
 from mim.targets import Target
 
@@ -26,10 +27,9 @@ class MaskedImageModel(nn.Module):
         if encoder.hidden == "none":
             raise ValueError("ENCODER.hidden none hides nothing, so there is nothing to predict: use drop or replace")
         if masker.cell % encoder.spec.patch:
-            raise ValueError(
-                f"MASKER.cell {masker.cell} is not a multiple of ENCODER.patch {encoder.spec.patch}: a cell must cover "
-                "whole patches"
-            )
+            side, has_key = encoder.spec.patch, "patch" in keys_of(type(encoder))
+            patch = f"ENCODER.patch {side}" if has_key else f"{side}, the side of a patch of {encoder.title} in pixels"
+            raise ValueError(f"MASKER.cell {masker.cell} is not a multiple of {patch}: a cell must cover whole patches")
         if head.hidden_only and loss.over == "all":
             others = [name for name, part in Head.members().items() if part.fills_dropped and not part.hidden_only]
             raise ValueError(
@@ -56,7 +56,10 @@ class MaskedImageModel(nn.Module):
     def encode(self, img_BCHW: Tensor, mask: PatchMask) -> Features:
         """The features that the head needs of images under a mask."""
         stages = (self.head.stages,) if self.head.stages else ()  # not every encoder has such an argument
-        return self.encoder(img_BCHW, mask, *stages)
+        features = self.encoder(img_BCHW, mask, *stages)
+        if not isinstance(features, Features):
+            raise TypeError(f"ENCODER.name {self.encoder.name} returned {type(features).__name__}, not mim.Features")
+        return features
 
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of encoder and head: the units of activation checkpointing."""

@@ -243,3 +243,13 @@ def test_loss_eps_is_added_to_the_number_of_cells():
     plain, padded = (MSE(eps=eps)(Prediction(prediction), target, mask).item() for eps in (0.0, 10.0))
     cells = mask.at(32, 64).sum().item()
     assert padded == pytest.approx(plain * cells / (cells + 10), rel=1e-12)
+
+
+def test_loss_that_returns_its_mean_is_named():
+    class Mean(MSE):
+        def elementwise(self, prediction_BCHW, target_BCHW):
+            return super().elementwise(prediction_BCHW, target_BCHW).mean()
+
+    prediction, target, mask = maps()
+    with pytest.raises(TypeError, match=r"LOSS\.name mse: elementwise returned \(\), not a loss for each entry"):
+        Mean()(Prediction(prediction), target, mask)

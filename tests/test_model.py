@@ -116,6 +116,20 @@ def test_model_refuses_cells_finer_than_a_patch(cell, patch):
 
 
 @torch.no_grad()
+def test_model_names_the_patch_of_an_encoder_that_has_no_key_for_it():
+    with pytest.raises(
+        ValueError, match=r"MASKER\.cell 4 is not a multiple of 8, the side of a patch of timm test_vit"
+    ):
+        assemble("random", "timm", "replace", "mlp", "pixels", "mse", masker_keys={"cell": 4})
+
+
+def test_model_names_an_encoder_that_returns_no_features():
+    model, img = simmim(), images(1)
+    model.encoder.forward = lambda img_BCHW, mask: img_BCHW
+    with pytest.raises(TypeError, match=r"ENCODER\.name swin returned Tensor, not mim\.Features"):
+        model(img, sampled(model, img))
+
+
 def test_model_takes_cells_coarser_than_a_patch():
     model, img = mae(masker_keys={"cell": 16, "ratio": 0.75}), images(2)
     mask = sampled(model, img)

@@ -46,7 +46,7 @@ class Head(Component, nn.Module, ABC, section="HEAD"):
             others = " or ".join(name for name, part in heads if not part.hidden_only)
             raise ValueError(
                 f"HEAD.name {self.name} predicts hidden tokens only, and needs an encoder that drops them: use "
-                f"ENCODER.hidden drop, or HEAD.name {others}"
+                f"ENCODER.hidden drop or sparse, or HEAD.name {others}"
             )
         if encoder.stride % target.stride:
             raise ValueError(

@@ -73,7 +73,7 @@ def lines(backbone: Backbone) -> list[str]:
         f"{backbone.parameters / 1e6:.1f} M parameters, {backbone.flops / 1e9:.2f} GFLOP an image"
     )
     ways = [
-        f"  {way:8}{backbone.shares[way]:.0%} of these operations"
+        f"  {way:8}{backbone.shares[way]:.0%} of these operations with {RATIO:.0%} hidden"
         if way in backbone.shares
         else f"  {way:8}no: {reason}"
         for way, reason in ((way, backbone.reasons.get(way, "")) for way in WAYS)
