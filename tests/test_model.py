@@ -141,7 +141,7 @@ def test_model_refuses_an_encoder_that_hides_nothing():
     spec = EncoderSpec(16, 8, 8, (4, 8), drops_hidden=False, num_prefix=1)
     target = Pixels(IMAGE, spec)
     encoder = ViT(IMAGE, hidden="none", patch=8, width=16, depth=1, heads=2)
-    with pytest.raises(ValueError, match=r"ENCODER\.hidden none hides nothing.*use drop or replace"):
+    with pytest.raises(ValueError, match=r"ENCODER\.hidden none hides nothing.*use drop, replace or sparse"):
         MaskedImageModel(Random(IMAGE, cell=8), encoder, PixelShuffle(spec, target.spec), target, MSE())
 
 
