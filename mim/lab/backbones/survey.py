@@ -64,7 +64,7 @@ def _survey(model: str, module: str) -> Backbone:
     try:
         image, layout = _fitting_image(model)
     except ValueError as error:
-        return Backbone(model, module, reasons=dict.fromkeys(WAYS, _plain(error)))
+        return Backbone(model, module, reasons=dict.fromkeys(WAYS, _plain(error, model)))
     with META:
         backbone = BackboneSettings(model).build(image)
     strides = tuple(sorted({stage.stride for stage in layout.stages}))
@@ -76,7 +76,7 @@ def _survey(model: str, module: str) -> Backbone:
         try:
             shares[way] = _flops(model, image, way) / flops
         except (ValueError, RuntimeError, AssertionError) as error:
-            reasons[way] = _plain(error)
+            reasons[way] = _plain(error, model)
     return Backbone(model, module, image, strides, parameters, flops, shares, reasons)
 
 
@@ -112,7 +112,8 @@ def _flops(model: str, image: ImageSpec, hidden: str) -> int:
     return counter.get_total_flops() // IMAGES
 
 
-def _plain(error: Exception) -> str:
-    """The reason in an error message, without the name of the architecture and without the way out."""
+def _plain(error: Exception, model: str) -> str:
+    """The reason in an error message as a sentence, without the names of model and architecture and the way out."""
     text = " ".join(str(error).partition(" Use ")[0].split())
-    return (text.partition(" of timm: ")[2] or text)[:300]
+    text = (text.partition(" of timm: ")[2] or text).replace(f"ENCODER.model {model} ", "it ")[:300]
+    return text[:1].upper() + text[1:]
