@@ -22,7 +22,7 @@ from mim.structures import ImageSpec
 
 WAYS = ("drop", "sparse", "replace")
 RATIO = 0.75  # of hidden cells
-SIDES = (32, 64)  # multiples of these are tried where a model does not take its own image size
+SIDES = (32, 64, 14)  # multiples of these are tried where a model does not take its own image size
 IMAGES = 2
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -1,8 +1,11 @@
 """What models of timm can do: the survey of one, and the table of many."""
 
+import re
+
 import pytest
 import timm
 from mim_toolkit.backbones import main
+from processes import ROOT
 
 from mim.lab.backbones import survey as surveys
 from mim.lab.backbones.survey import WAYS, Backbone, survey
@@ -89,3 +92,30 @@ def test_page_counts_the_ways_and_numbers_the_reasons():
     assert "1. no\n2. x\n" in text
     assert "| other |  |  | 0.0 | 0.00 | [1] | [1] | [1] |" in text
     assert lines(other) == ["other: why"]
+
+
+# ---------------------------------------------------------------- the shipped table
+
+
+ROWS, PAGE = ROOT / "docs" / "backbones.csv", ROOT / "docs" / "backbones.md"
+
+
+def test_shipped_page_is_that_of_its_rows_and_most_models_can_be_pretrained():
+    backbones, text = list(read_rows(ROWS).values()), PAGE.read_text()
+    version = re.search(r"timm ([\d.]+\d)", text)[1]
+    assert page(backbones, version) == text
+    assert len(backbones) > 1300
+    assert sum(bool(each.shares) for each in backbones) >= 0.95 * len(backbones)
+    assert sum("drop" in each.shares for each in backbones) >= 250
+    assert all(
+        set(each.shares) | set(each.reasons) == set(WAYS) and "" not in each.reasons.values() for each in backbones
+    )
+    if version == timm.__version__:
+        assert {each.model for each in backbones} == set(timm.list_models())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_byobnet"])
+def test_shipped_row_is_what_a_survey_finds_today(name):
+    then, now = read_rows(ROWS)[name], survey(name)
+    assert {way: round(share, 4) for way, share in now.shares.items()} == then.shares
+    assert (now.strides, now.flops, now.reasons) == (then.strides, then.flops, then.reasons)
