@@ -47,8 +47,10 @@ def build(version, way, image, window=4, stages=3, hidden="drop", width=8, optio
     if way == "own":
         encoder = PARTS[version](image, hidden=hidden, patch=4, width=width, window=window, **lists, **keys)
     else:
-        sizes = (f"depths={[2] * stages}", f"num_heads={[2] * stages}", f"window_size={window}", *options)
-        encoder = Timm(image, model=MODELS[version], hidden=hidden, options=(f"embed_dim={width}", *sizes), **keys)
+        sizes = {"embed_dim": width, "depths": [2] * stages, "num_heads": [2] * stages, "window_size": window}
+        sizes |= dict(option.split("=") for option in options)
+        pairs = tuple(f"{key}={value}" for key, value in sizes.items())
+        encoder = Timm(image, model=MODELS[version], hidden=hidden, options=pairs, **keys)
     return shaken(encoder).double()
 
 
