@@ -25,7 +25,8 @@ class MaskedImageModel(nn.Module):
     def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
         super().__init__()
         if encoder.hidden == "none":
-            raise ValueError("ENCODER.hidden none hides nothing, so there is nothing to predict: use drop, replace or sparse")
+            text = "ENCODER.hidden none hides nothing, so there is nothing to predict: use drop, replace or sparse"
+            raise ValueError(text)
         if masker.cell % encoder.spec.patch:
             side, has_key = encoder.spec.patch, "patch" in keys_of(type(encoder))
             patch = f"ENCODER.patch {side}" if has_key else f"{side}, the side of a patch of {encoder.title} in pixels"

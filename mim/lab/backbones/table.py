@@ -15,8 +15,8 @@ What every architecture of timm {version} can do as `ENCODER: {{name: timm, mode
 `python tools/backbones.py --page docs/backbones.md --rows docs/backbones.csv`, on PyTorch's meta device: each model was
 built without weights, hid {hidden:.0%} of the cells of two images and ran forward.
 
-- **{usable:,} of {total:,}** models can be pretrained in at least one way: **{drop:,}** can `drop`, **{sparse:,}** can be
-  `sparse`, all of them can `replace`.
+- **{usable:,} of {total:,}** models can be pretrained in at least one way: **{drop:,}** can `drop`, **{sparse:,}** can
+  be `sparse`, all of them can `replace`.
 - A percentage is what the encoder's forward pass costs under the mask, as a share of that of whole images: products of
   matrices, convolutions and attention.
 - `drop` leaves the tokens of hidden cells out. `sparse` computes a convolutional net on visible places alone; its
