@@ -95,8 +95,8 @@ def _section(module: str, backbones: Iterable[Backbone]) -> str:
             cells.append(f"[{reasons.index(each.reasons[way]) + 1}]")
         size = "" if each.image is None else f"{each.image.height}"
         numbers = f"{size} | {_strides(each)} | {each.parameters / 1e6:.1f} | {each.flops / 1e9:.2f}"
-        rows.append(f"| {each.model} | {numbers} | {' | '.join(cells)} |\n")
-    head = "| model | image, px | strides, px | parameters, M | GFLOP | drop | sparse | replace |\n"
+        rows.append(f"| {each.model} | {' | '.join(cells)} | {numbers} |\n")
+    head = f"| model | {' | '.join(WAYS)} | image, px | strides, px | parameters, M | GFLOP |\n"
     notes = "".join(f"\n{number}. {reason}" for number, reason in enumerate(reasons, 1))
     return f"\n## {module}\n\n{head}|---|---|---|---|---|---|---|---|\n{''.join(rows)}{notes}\n"
 

@@ -88,9 +88,9 @@ def test_page_counts_the_ways_and_numbers_the_reasons():
         [VIT.__class__(*[getattr(VIT, n) for n in VIT.__slots__[:-1]], {"sparse": "no", "replace": "x"}), other], "1"
     )
     assert "**1 of 2** models" in text
-    assert "| vit | 8 | 4 | 0.0 | 2.00 | 25% | [1] | [2] |" in text
+    assert "| vit | 25% | [1] | [2] | 8 | 4 | 0.0 | 2.00 |" in text
     assert "1. no\n2. x\n" in text
-    assert "| other |  |  | 0.0 | 0.00 | [1] | [1] | [1] |" in text
+    assert "| other | [1] | [1] | [1] |  |  | 0.0 | 0.00 |" in text
     assert lines(other) == ["other: why"]
 
 
