@@ -26,7 +26,7 @@ class Lowpass(Pixels, name="lowpass"):
             is not square keeps an ellipse: as many periods along either side.
     """
 
-    stays_HF: Tensor
+    low_HF: Tensor
 
     def __init__(self, image: ImageSpec, encoder: EncoderSpec, *, radius: float = RADIUS, **shared: Any):
         super().__init__(image, encoder, **shared)
@@ -37,7 +37,7 @@ class Lowpass(Pixels, name="lowpass"):
             )
         high_H = torch.fft.fftfreq(image.height, 1 / image.height)
         wide_F = torch.fft.rfftfreq(image.width, 1 / image.width)
-        self.register_buffer("stays_HF", high_H[:, None] ** 2 + wide_F**2 <= radius**2, persistent=False)
+        self.register_buffer("low_HF", high_H[:, None] ** 2 + wide_F**2 <= radius**2, persistent=False)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
         return super().forward(self._filtered(img_BCHW))
@@ -48,5 +48,5 @@ class Lowpass(Pixels, name="lowpass"):
     def _filtered(self, img_BCHW: Tensor) -> Tensor:
         """The images without higher frequencies, in float32 or wider."""
         wide = torch.promote_types(img_BCHW.dtype, torch.float32)
-        spectrum_BCHF = torch.fft.rfft2(img_BCHW.to(wide)) * self.stays_HF
+        spectrum_BCHF = torch.fft.rfft2(img_BCHW.to(wide)) * self.low_HF
         return torch.fft.irfft2(spectrum_BCHF, s=img_BCHW.shape[-2:])
