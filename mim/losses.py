@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mim.io.checks import above_zero
 from mim.registry import Component
 from mim.structures import PatchMask, Prediction, TargetSpec
 
@@ -112,8 +113,7 @@ class SmoothL1(Loss, name="smooth_l1"):
 
     def __init__(self, *, beta: float = 1.0, **shared: Any):
         super().__init__(**shared)
-        if beta <= 0:
-            raise ValueError(f"LOSS.beta is {beta}: it must be positive")
+        above_zero("LOSS", beta=beta)
         self.beta = beta
 
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
@@ -129,8 +129,7 @@ class Huber(Loss, name="huber"):
 
     def __init__(self, *, delta: float = 1.0, **shared: Any):
         super().__init__(**shared)
-        if delta <= 0:
-            raise ValueError(f"LOSS.delta is {delta}: it must be positive")
+        above_zero("LOSS", delta=delta)
         self.delta = delta
 
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:

@@ -180,13 +180,13 @@ def test_smooth_l1_is_squared_below_beta_and_absolute_above():
 
 @pytest.mark.parametrize("beta", [0, -1.0])
 def test_smooth_l1_refuses_a_beta_that_is_not_positive(beta):
-    with pytest.raises(ValueError, match=rf"LOSS\.beta is {beta}: it must be positive"):
+    with pytest.raises(ValueError, match=rf"LOSS\.beta is {beta}: it must be above 0"):
         SmoothL1(beta=beta)
 
 
 @pytest.mark.parametrize("delta", [0, -1.0])
 def test_huber_refuses_a_delta_that_is_not_positive(delta):
-    with pytest.raises(ValueError, match=rf"LOSS\.delta is {delta}: it must be positive"):
+    with pytest.raises(ValueError, match=rf"LOSS\.delta is {delta}: it must be above 0"):
         Huber(delta=delta)
 
 

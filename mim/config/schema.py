@@ -29,19 +29,21 @@ class Family(NamedTuple):
     module: str
     cls: str
     default: str
+    hint: str = ""  # where else a name may belong, for the message that a part is unknown
 
 
 FAMILIES = {
     "DATA": Family("mim.data.sources.base", "Source", "digits"),
     "MASKER": Family("mim.maskers.base", "Masker", "random"),
-    "ENCODER": Family("mim.encoders.base", "Encoder", "vit"),
+    "ENCODER": Family(
+        "mim.encoders.base", "Encoder", "vit", ", and a model of timm is ENCODER.name timm ENCODER.model NAME"
+    ),
     "HEAD": Family("mim.heads.base", "Head", "transformer"),
     "TARGET": Family("mim.targets.base", "Target", "pixels"),
     "LOSS": Family("mim.losses", "Loss", "mse"),
     "OPTIMIZER": Family("mim.engine.optim", "Optimizer", "adamw"),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
 }
-ELSEWHERE = {"ENCODER": ", and a model of timm is ENCODER.name timm ENCODER.model NAME"}  # ends an error message
 ORDER = (
     *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "CLASSIFIER", "FREEZE", "INIT"),
     *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
@@ -90,7 +92,7 @@ def part_keys(section: str, name: str) -> dict[str, Key]:
     problems = "" if name in part_names(section) else plugins.import_installed()
     if name not in part_names(section):
         unknown = unknown_part(section, name, part_names(section))
-        own = f". A part of yours needs its module in PLUGINS{ELSEWHERE.get(section, '')}"
+        own = f". A part of yours needs its module in PLUGINS{FAMILIES[section].hint}"
         raise ValueError(unknown + own + problems)
     return keys_of(family(section).named(name))
 

@@ -5,7 +5,7 @@ Shapes: B batch, H W cells high and wide, L = H * W.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,22 @@ class Masker(Component, ABC, section="MASKER"):
         hidden_BHW = self.hide(batch, generator, device)
         draw_B = torch.randint(2**31, (batch,), generator=generator, device=device)
         return PatchMask(hidden_BHW, self.visible, draw_B)
+
+
+class RatioMasker(Masker):
+    """Base of the maskers that hide a share `ratio` of the cells.
+
+    Args:
+        ratio: share of hidden cells, between 0 and 1, both excluded.
+        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells (MAE); `ceil_hidden` hides ceil(cells * ratio)
+            cells (SimMIM); `floor_hidden` hides int(ratio * cells) cells (vit-pytorch).
+    """
+
+    def __init__(
+        self, image: ImageSpec, *, ratio: float = 0.75, rounding: Rounding = "floor_visible", **shared: Any
+    ) -> None:
+        super().__init__(image, **shared)
+        self.visible = visible_cells(self.cells, ratio, rounding)
 
 
 def visible_cells(cells: int, ratio: float, rounding: Rounding) -> int:

@@ -12,14 +12,14 @@ from einops import rearrange
 from torch import Tensor
 
 from mim.io.checks import at_least
-from mim.maskers.base import Masker, Rounding, smallest, visible_cells
+from mim.maskers.base import RatioMasker, smallest
 from mim.structures import ImageSpec
 
 TRIES = 10  # rectangles proposed in a row that do not fit, after which no more are tried, as in BEiT
 PROPOSALS = 48  # rectangles proposed for each sample in all
 
 
-class Block(Masker, name="block"):
+class Block(RatioMasker, name="block"):
     """Hides rectangles until a share `ratio` of the cells is hidden.
 
     The area of a rectangle is drawn between `min_cells` and the number of cells that are to be hidden yet. One that is
@@ -30,9 +30,6 @@ class Block(Masker, name="block"):
     neighbours are hidden too, so that every sample hides the same number. So an encoder can drop them.
 
     Args:
-        ratio: share of hidden cells, between 0 and 1, both excluded.
-        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells; `ceil_hidden` hides ceil(cells * ratio) cells;
-            `floor_hidden` hides int(ratio * cells) cells.
         min_cells: smallest area of a rectangle in cells, at least 1. BEiT: 16.
         max_aspect: largest height / width, at least 1; the ratio is drawn log-uniformly from 1 / max_aspect to
             max_aspect. BEiT: 1 / 0.3.
@@ -43,13 +40,11 @@ class Block(Masker, name="block"):
         image: ImageSpec,
         *,
         ratio: float = 0.4,
-        rounding: Rounding = "floor_visible",
         min_cells: int = 16,
         max_aspect: float = 1 / 0.3,
         **shared: Any,
     ) -> None:
-        super().__init__(image, **shared)
-        self.visible = visible_cells(self.cells, ratio, rounding)
+        super().__init__(image, ratio=ratio, **shared)
         at_least("MASKER", 1, min_cells=min_cells, max_aspect=max_aspect)
         self.min_cells, self.max_aspect = min_cells, max_aspect
 

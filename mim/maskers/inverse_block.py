@@ -11,11 +11,11 @@ from einops import rearrange
 from torch import Tensor
 
 from mim.io.checks import at_least
-from mim.maskers.base import Masker, Rounding, smallest, visible_cells
+from mim.maskers.base import RatioMasker, smallest
 from mim.structures import ImageSpec
 
 
-class InverseBlock(Masker, name="inverse_block"):
+class InverseBlock(RatioMasker, name="inverse_block"):
     """Keeps squares of `block` x `block` cells visible, which may overlap and be cut off by the border of the image.
 
     Their number is int(cells * (1 - ratio + adjust) / block ** 2), at least 1. Then single cells are hidden, or made
@@ -25,9 +25,6 @@ class InverseBlock(Masker, name="inverse_block"):
     ratio 0.8, blocks of 3 and adjust 0.07.
 
     Args:
-        ratio: share of hidden cells, between 0 and 1, both excluded.
-        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells; `ceil_hidden` hides ceil(cells * ratio) cells;
-            `floor_hidden` hides int(ratio * cells) cells.
         block: side of a block in cells, at least 1.
         adjust: share of the cells that blocks cover beyond those that stay visible, because blocks overlap; at least 0.
     """
@@ -37,13 +34,11 @@ class InverseBlock(Masker, name="inverse_block"):
         image: ImageSpec,
         *,
         ratio: float = 0.8,
-        rounding: Rounding = "floor_visible",
         block: int = 3,
         adjust: float = 0.07,
         **shared: Any,
     ) -> None:
-        super().__init__(image, **shared)
-        self.visible = visible_cells(self.cells, ratio, rounding)
+        super().__init__(image, ratio=ratio, **shared)
         at_least("MASKER", 1, block=block)
         at_least("MASKER", 0, adjust=adjust)
         self.block = block

@@ -3,30 +3,18 @@
 Shapes: B batch, H W cells high and wide, L = H * W.
 """
 
-from typing import Any
-
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from mim.maskers.base import Masker, Rounding, smallest, visible_cells
-from mim.structures import ImageSpec
+from mim.maskers.base import RatioMasker, smallest
 
 
-class Random(Masker, name="random"):
+class Random(RatioMasker, name="random"):
     """Hides a share `ratio` of the cells; every set of that size is equally likely.
 
-    Args:
-        ratio: share of hidden cells, between 0 and 1, both excluded. MAE section 3: 0.75; SimMIM section 3.2: 0.6.
-        rounding: `floor_visible` keeps int(cells * (1 - ratio)) cells (MAE); `ceil_hidden` hides ceil(cells * ratio)
-            cells (SimMIM); `floor_hidden` hides int(ratio * cells) cells (vit-pytorch).
+    Source: MAE section 3, ratio 0.75; SimMIM section 3.2, ratio 0.6.
     """
-
-    def __init__(
-        self, image: ImageSpec, *, ratio: float = 0.75, rounding: Rounding = "floor_visible", **shared: Any
-    ) -> None:
-        super().__init__(image, **shared)
-        self.visible = visible_cells(self.cells, ratio, rounding)
 
     def hide(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         noise_BL = torch.rand(batch, self.cells, generator=generator, device=device)

@@ -1,6 +1,6 @@
 """Reconstructions: what a model sees, what it predicts, what was there, and the sheets that show it.
 
-Shapes: B batch, C channels, H W pixels.
+Shapes: B batch, C channels, H W pixels, h w entries of the target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,8 +91,18 @@ def predict_pixels(
 ) -> Reconstruction | None:
     """Predicts what the mask hides of stored images, all on the model's device. None where the target is no picture."""
     img_BCHW = preprocess(images_BCHW)
-    prediction_BCHW = model(img_BCHW, mask).prediction.float()
-    predicted_BCHW = model.target.to_pixels(prediction_BCHW, img_BCHW)
+    return _as_pixels(model, preprocess, images_BCHW, mask, model(img_BCHW, mask).prediction, img_BCHW)
+
+
+def _as_pixels(
+    model: MaskedImageModel,
+    preprocess: Preprocess,
+    images_BCHW: Tensor,
+    mask: PatchMask,
+    prediction_BChw: Tensor,
+    img_BCHW: Tensor,
+) -> Reconstruction | None:
+    predicted_BCHW = model.target.to_pixels(prediction_BChw.float(), img_BCHW)
     if predicted_BCHW is None:
         return None
     return Reconstruction(
@@ -109,11 +119,12 @@ def draw_prediction(
     model: MaskedImageModel, preprocess: Preprocess, images_BCHW: Tensor, mask: PatchMask, title: str
 ) -> Tensor:
     """The sheet of a training run, (H, W, 3) uint8, of what the mask hides of stored images."""
-    pixels = predict_pixels(model, preprocess, images_BCHW, mask)
+    img_BCHW = preprocess(images_BCHW)
+    prediction_BChw, size = model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
+    pixels = _as_pixels(model, preprocess, images_BCHW, mask, prediction_BChw, img_BCHW)
     if pixels is not None:
         return draw_sheet(pixels, title)
-    img_BCHW = preprocess(images_BCHW)
-    target_BChw, prediction_BChw, size = model.target(img_BCHW), model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
+    target_BChw = model.target(img_BCHW)
     if model.loss.directions_only:
         target_BChw, prediction_BChw = (F.normalize(each.float(), dim=1) for each in (target_BChw, prediction_BChw))
     target_BHW3, predicted_BHW3 = component_colours(target_BChw, prediction_BChw, (size[0], size[1]))

@@ -38,4 +38,5 @@ def test_a_target_of_one_channel_is_red_alone_and_a_flat_one_does_not_fail():
     assert picture[..., 0].std() > 10
     assert not picture[..., 1:].any()
     flat = torch.ones(1, 4, 2, 2)
-    assert component_colours(flat, flat, (2, 2))[0].shape == (1, 2, 2, 3)
+    assert np.array_equal(*component_colours(flat, flat, (2, 2)))
+    assert np.ptp(component_colours(flat, flat, (2, 2))[0], axis=(1, 2)).tolist() == [[0, 0, 0]]

@@ -9,13 +9,20 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from small_data import photograph
-from small_models import IMAGE, generator, images, mae, sampled, simmim
+from small_models import IMAGE, assemble, generator, images, mae, sampled, simmim
 
 from mim.data.preprocess import Preprocess
 from mim.pictures import reconstructions
 from mim.pictures.channels import view_of
 from mim.pictures.error_maps import error_colours, scale_of
-from mim.pictures.reconstructions import Reconstruction, draw_columns, draw_rows, draw_sheet, predict_pixels
+from mim.pictures.reconstructions import (
+    Reconstruction,
+    draw_columns,
+    draw_prediction,
+    draw_rows,
+    draw_sheet,
+    predict_pixels,
+)
 from mim.pictures.sheets import png
 from mim.pictures.text_layout import shortened, width_of, wrapped
 from mim.structures import Prediction
@@ -86,6 +93,20 @@ def test_predict_pixels_gives_none_where_the_target_is_no_picture():
     model = simmim()
     model.target = Opaque(IMAGE, model.encoder.spec)
     assert reconstructed(model)[0] is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("loss", "same"), [("cosine", True), ("mse", False)])
+def test_sheet_of_a_target_that_is_no_picture_shows_what_the_loss_sees_of_a_prediction(loss, same):
+    """Where lengths do not count, one of another length has the same colours; the visible target stays as it is."""
+    model, sheets = assemble("random", "vit", "drop", "transformer", "hog", loss), []
+    mask = sampled(model, photographs())
+    for length in (1.0, 3.0):
+        model.head.register_forward_hook(lambda head, inputs, output, by=length: Prediction(by * output.map_BCHW))
+        sheets.append(draw_prediction(model, PREPROCESS, photographs(), mask, "a title"))
+    first, second = sheets
+    assert torch.equal(first, second) is same
+    assert (first != second).float().mean() < 0.2
 
 
 def test_error_of_photographs_is_in_levels_where_hidden_and_blank_elsewhere():

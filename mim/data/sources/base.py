@@ -26,8 +26,8 @@ from mim.registry import Component
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
-# what numpy and zipfile raise for a damaged npz file; the last for a compression that zipfile does not know
-DAMAGED_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# what numpy and zipfile raise for a damaged npz file; the last where it claims to be encrypted, or compressed otherwise
+DAMAGED_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 PROBED = 8  # paths that are looked for after one could not be read
 
 

@@ -143,6 +143,20 @@ def test_index_is_written_by_one_process_of_a_machine(root: Path, monkeypatch: p
     assert not index_files(root)[0].exists()
 
 
+@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_index_that_claims_what_zipfile_cannot_do_is_damaged(root: Path, at: int, value: int) -> None:
+    """In the entries of its table, which begin with PK 1 2: their flags, and their method of compression."""
+    expected = names(root)
+    file = index_files(root)[0]
+    content = bytearray(file.read_bytes())
+    start = content.find(b"PK\x01\x02")
+    while start >= 0:
+        content[start + at] = value
+        start = content.find(b"PK\x01\x02", start + 1)
+    assert damaged_with(bytes(content), file)
+    assert names(root) == expected
+
+
 # -------------------------------------------------------------------- never stale
 
 CHANGES: dict[str, Callable[[Path], object]] = {
