@@ -89,6 +89,12 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         counted_BHW = counted_BHW.to(wide)
         return (error_BHW * counted_BHW).sum() / (counted_BHW.sum() + self.eps)
 
+    def with_terms(
+        self, prediction: Prediction, target_BCHW: Tensor, mask: PatchMask
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the losses that it is the sum of, by name: none, because it is one."""
+        return self(prediction, target_BCHW, mask), {}
+
 
 class MSE(Loss, name="mse"):
     """Squared error (MAE)."""

@@ -4,21 +4,63 @@ Shapes: B batch, C channels, H W pixels of the image, h w entries of the target.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
+from mim.encoders.base import Encoder
 from mim.registry import Component
 from mim.structures import EncoderSpec, ImageSpec, TargetSpec
 
 
-class Target(Component, nn.Module, ABC, section="TARGET"):
-    """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels."""
+class Network(NamedTuple):
+    """An encoder from a file, with what is known of the images that it was trained on."""
 
+    encoder: Encoder
+    mean: tuple[float, ...] | None  # of its images; None where the file does not say
+    std: tuple[float, ...] | None
+    checksum: str  # SHA-256 of the file; empty where the network has no weights, on the meta device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetContext:
+    """What a target may be made of: see Target.of."""
+
+    image: ImageSpec
+    encoder: Encoder  # the student, whose features the head sees
+    mean: tuple[float, ...]  # with which images are normalised
+    std: tuple[float, ...]
+    # reads a file of weights: (path, model of timm or empty, images); raises ValueError where it cannot
+    load: Callable[[str, str, ImageSpec], Network]
+
+
+class Target(Component, nn.Module, ABC, section="TARGET"):
+    """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
+
+    It has no gradient. A target may own a network. One that is trained elsewhere and stays as it is, is kept in a
+    `Fixed`; one that changes is a submodule, which is saved with the model, and moves in `after_step`.
+
+    Attributes:
+        spec: channels and stride of the map; set by the constructor.
+        outside: whether the map is computed outside of the compiled step, as networks and Fourier transforms are.
+        moving: whether the target of an image changes during a run.
+    """
+
+    outside: ClassVar[bool] = False
+    moving: ClassVar[bool] = False
     spec: TargetSpec
 
     def __init__(self, image: ImageSpec, encoder: EncoderSpec):
         super().__init__()
         self.image, self.encoder = image, encoder
+
+    @classmethod
+    def of(cls, context: TargetContext, **keys: Any) -> Self:
+        """The target with these config keys. One that needs more than the two specs overrides it."""
+        return cls(context.image, context.encoder.spec, **keys)
 
     @abstractmethod
     def forward(self, img_BCHW: Tensor) -> Tensor:
@@ -35,3 +77,45 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
     def borrowed(self) -> str:
         """The statistics of the true image that `to_pixels` uses, as text for a caption; empty where it uses none."""
         return ""
+
+    def fixed(self) -> list["Fixed"]:
+        """The networks that this target owns and that never change: on the device, but never trained, copied or saved."""
+        return []
+
+    def start(self, encoder: Encoder) -> None:
+        """Called once when a run begins, with the encoder that it begins with."""
+
+    def after_step(self, encoder: Encoder, progress: float) -> None:
+        """Called after each optimizer step. All ranks call it with equal weights, or with their shards of them.
+
+        Args:
+            encoder: the student after the step.
+            progress: share of the run's steps that are done, above 0 and at most 1.
+        """
+
+    def metrics(self, map_BChw: Tensor) -> dict[str, Tensor]:
+        """Scalars that are logged beside the loss of a step, from the target of its images. No host sync."""
+        return {}
+
+
+class Fixed:
+    """A network that is never trained, copied or saved. It follows the images to their device.
+
+    Args:
+        network: put into eval mode, without gradients.
+        checksums: SHA-256 of the files that it was read from, by path; a run that is resumed must have the same.
+    """
+
+    def __init__(self, network: nn.Module, checksums: dict[str, str] | None = None):
+        self.network, self.checksums = network.eval().requires_grad_(False), checksums or {}
+
+    def __call__(self, img_BCHW: Tensor, **options: Any) -> Any:
+        """What the network makes of images, without gradient."""
+        first = next(self.network.parameters(), None)
+        if first is not None and first.device != img_BCHW.device:
+            self.network.to(img_BCHW.device)
+        with torch.no_grad():
+            return self.network(img_BCHW, **options)
+
+    def __deepcopy__(self, memo: dict) -> "Fixed":
+        return self
