@@ -1,0 +1,114 @@
+"""Several: several targets at once, packed into one map that one head predicts, and the sum of their losses.
+
+Shapes: B batch, C channels, H W pixels of the image, h w entries of a target.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mim.encoders.base import Encoder
+from mim.losses import Loss
+from mim.structures import PatchMask, Prediction, TargetSpec
+from mim.targets.base import Fixed, Target
+
+
+class Several(Target):
+    """Targets as one map at the coarsest stride among them: a list of targets in a config.
+
+    An entry holds all entries of a finer target that it covers. So each target has its own outputs of the head's last
+    layer.
+
+    Raises ValueError where the coarsest stride is no multiple of another one.
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        super().__init__(targets[0].image, targets[0].encoder)
+        stride = max(target.spec.stride for target in targets)
+        for target in targets:
+            if stride % target.spec.stride:
+                raise ValueError(
+                    f"TARGET.name {target.name} has entries of {target.spec.stride} pixels, which does not divide the "
+                    f"{stride} of another target in the list: use strides that divide each other"
+                )
+        self.parts = nn.ModuleList(targets)
+        self.factors = [stride // target.spec.stride for target in targets]
+        self.sizes = [t.spec.channels * factor**2 for t, factor in zip(targets, self.factors, strict=True)]
+        self.spec = TargetSpec(sum(self.sizes), stride)
+        self.name = " + ".join(target.name for target in targets)  # type: ignore[misc]
+        self.outside = any(target.outside for target in targets)  # type: ignore[misc]
+        self.moving = any(target.moving for target in targets)  # type: ignore[misc]
+        self.labels = labels_of([target.name for target in targets])
+
+    @property
+    def targets(self) -> list[Target]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    def forward(self, img_BCHW: Tensor) -> Tensor:
+        maps = [F.pixel_unshuffle(part(img_BCHW), factor) for part, factor in zip(self.parts, self.factors, strict=True)]
+        return torch.cat(maps, dim=1)
+
+    def unpack(self, map_BChw: Tensor) -> list[Tensor]:
+        """The map of each target, (B, its channels, height / its stride, width / its stride)."""
+        pieces = map_BChw.split(self.sizes, dim=1)
+        return [F.pixel_shuffle(piece, factor) for piece, factor in zip(pieces, self.factors, strict=True)]
+
+    def fixed(self) -> list[Fixed]:
+        return [network for target in self.targets for network in target.fixed()]
+
+    def start(self, encoder: Encoder) -> None:
+        for target in self.targets:
+            target.start(encoder)
+
+    def after_step(self, encoder: Encoder, progress: float) -> None:
+        for target in self.targets:
+            target.after_step(encoder, progress)
+
+    def metrics(self, map_BChw: Tensor) -> dict[str, Tensor]:
+        each = zip(self.labels, self.targets, self.unpack(map_BChw), strict=True)
+        return {f"{key}_{label}": value for label, part, piece in each for key, value in part.metrics(piece).items()}
+
+
+class SeveralLosses(nn.Module):
+    """The weighted sum of the losses of several targets.
+
+    Args:
+        losses: one for each target.
+        weights: factor of each target's loss.
+    """
+
+    def __init__(self, target: Several, losses: Sequence[Loss], weights: Sequence[float]):
+        super().__init__()
+        self.parts, self.weights = nn.ModuleList(losses), tuple(weights)
+        self.unpack, self.labels = target.unpack, target.labels
+        self.specs = [part.spec for part in target.targets]
+        self.name = " + ".join(dict.fromkeys(loss.name for loss in losses))
+        self.over = "all" if any(loss.over == "all" for loss in losses) else "hidden"
+
+    def check(self, target: TargetSpec) -> None:
+        """Raises ValueError where a loss cannot learn its target."""
+        for loss, spec in zip(self.parts, self.specs, strict=True):
+            loss.check(spec)  # type: ignore[operator]
+
+    def forward(self, prediction: Prediction, target_BChw: Tensor, mask: PatchMask) -> Tensor:
+        """The scalar loss."""
+        return self.with_terms(prediction, target_BChw, mask)[0]
+
+    def with_terms(
+        self, prediction: Prediction, target_BChw: Tensor, mask: PatchMask
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the loss of each target by its label, without its weight."""
+        maps = zip(self.unpack(prediction.map_BCHW), self.unpack(target_BChw), strict=True)
+        losses = [
+            loss(Prediction(predicted, prediction.predicted_BHW), target, mask)
+            for loss, (predicted, target) in zip(self.parts, maps, strict=True)
+        ]
+        total = torch.stack([weight * loss for weight, loss in zip(self.weights, losses, strict=True)]).sum()
+        return total, dict(zip(self.labels, losses, strict=True))
+
+
+def labels_of(names: Sequence[str]) -> list[str]:
+    """What metrics call each target: its name, with its number in the list where another one has the same name."""
+    return [f"{name}_{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]
