@@ -20,6 +20,16 @@ LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen featu
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
 
 
+def train(name: str) -> str:
+    """The key of a scalar that a training step logs beside its loss, such as the loss of one target: `loss_hog`."""
+    return f"train/{name}"
+
+
+def val(name: str) -> str:
+    """The key of the same scalar on held-out images."""
+    return f"val/{name}"
+
+
 def at_start(key: str) -> str:
     """The key of the same metric before the first step, in summary.json."""
     return f"{key}_at_start"

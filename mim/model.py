@@ -3,6 +3,9 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,7 @@ from mim.maskers import Masker
 from mim.registry import keys_of
 from mim.structures import Features, Output, PatchMask
 from mim.targets import Target
+from mim.targets.several import SeveralLosses
 
 
 class MaskedImageModel(nn.Module):
@@ -22,7 +26,7 @@ class MaskedImageModel(nn.Module):
     cannot learn the target, or counts visible cells that the head does not predict.
     """
 
-    def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss):
+    def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss | SeveralLosses):
         super().__init__()
         if encoder.hidden == "none":
             text = "ENCODER.hidden none hides nothing, so there is nothing to predict: use drop, replace or sparse"
@@ -47,12 +51,33 @@ class MaskedImageModel(nn.Module):
     def forward(self, img_BCHW: Tensor, mask: PatchMask | Tensor) -> Output:
         """Loss and prediction for normalised images (B, C, H, W) under a mask.
 
-        `mask` is a PatchMask, or a bool grid or pixel map, (H, W) or (B, H, W), True where hidden.
+        `mask` is a PatchMask, or a bool grid or pixel map, (H, W) or (B, H, W), True where hidden. A PatchMask may hold
+        several masks of each image, in neighbouring rows; the target is then computed once for all of them.
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
+        copies = len(mask.hidden_BHW) // len(img_BCHW)
+        if copies == 1 and not self.target.outside:
+            return self._predict(img_BCHW, mask, None)
+        target_BCHW, metrics = self.target_of(img_BCHW)
+        output = self._predict(_repeated(img_BCHW, copies), mask, _repeated(target_BCHW, copies))
+        return replace(output, metrics={**output.metrics, **metrics})
+
+    def target_of(self, img_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The target of normalised images, and scalars to log; without gradient."""
+        with torch.no_grad():
+            target_BCHW = self.target(img_BCHW)
+            return target_BCHW, self.target.metrics(target_BCHW)
+
+    def compile(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """Compiles the student: encoder, head and loss, and a target that is not computed outside of them."""
+        self._predict = torch.compile(self._predict, *args, **options)  # type: ignore[method-assign]
+
+    def _predict(self, img_BCHW: Tensor, mask: PatchMask, target_BCHW: Tensor | None) -> Output:
         prediction = self.head(self.encode(img_BCHW, mask))
-        return Output(self.loss(prediction, self.target(img_BCHW), mask), prediction.map_BCHW, mask)
+        target_BCHW = self.target(img_BCHW) if target_BCHW is None else target_BCHW
+        loss, terms = self.loss.with_terms(prediction, target_BCHW, mask)
+        return Output(loss, prediction.map_BCHW, mask, {f"loss_{name}": each.detach() for name, each in terms.items()})
 
     def encode(self, img_BCHW: Tensor, mask: PatchMask) -> Features:
         """The features that the head needs of images under a mask."""
@@ -65,3 +90,8 @@ class MaskedImageModel(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of encoder and head: the units of activation checkpointing."""
         return [*self.encoder.blocks(), *self.head.blocks()]
+
+
+def _repeated(map_BCHW: Tensor, copies: int) -> Tensor:
+    """Each row several times, one after the other."""
+    return map_BCHW if copies == 1 else map_BCHW.repeat_interleave(copies, dim=0)

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -77,6 +77,7 @@ class TargetSpec:
 
     channels: int
     stride: int
+    distribution: bool = False  # whether the channels of an entry are probabilities, at least 0 and with a sum of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class PatchMask:
     visible: int | None = None  # visible cells of each sample, a Python int to save a host sync; None where they differ
     # a random int64 in [0, 2**31) for each sample, from which a part derives random choices by mim.ops.seeding.scores
     draw_B: Tensor | None = None  # None for a mask made by hand
+    # bool on the same grid: the hidden cells that the loss counts, at least one in each sample; None: all hidden ones
+    predicted_BHW: Tensor | None = None
 
     @classmethod
     def from_tensor(cls, hidden: Tensor, batch: int) -> "PatchMask":
@@ -107,29 +110,41 @@ class PatchMask:
 
     def rows(self, start: int, stop: int) -> "PatchMask":
         """The masks of samples start..stop-1."""
-        draw_B = None if self.draw_B is None else self.draw_B[start:stop]
-        return PatchMask(self.hidden_BHW[start:stop], self.visible, draw_B)
+        return self.samples(slice(start, stop))
+
+    def samples(self, index: Sequence[int] | slice | Tensor) -> "PatchMask":
+        """The masks of some samples, in the order of `index`."""
+        index = list(index) if isinstance(index, Sequence) else index
+        return self._each(lambda field_B: field_B[index])
+
+    def to(self, device: torch.device) -> "PatchMask":
+        """The same masks on a device."""
+        return self._each(lambda field_B: field_B.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PatchMask":
+        """Every tensor changed in the same way; samples keep their number of visible cells."""
+        draw_B = None if self.draw_B is None else change(self.draw_B)
+        predicted_BHW = None if self.predicted_BHW is None else change(self.predicted_BHW)
+        return PatchMask(change(self.hidden_BHW), self.visible, draw_B, predicted_BHW)
 
     def at(self, height: int, width: int) -> Tensor:
         """The mask on another grid, (B, height, width) bool: a coarser cell is hidden where any of its parts is.
 
         Raises ValueError where the sizes do not divide.
         """
-        high, wide = self.hidden_BHW.shape[1:]
-        if (high, wide) == (height, width):
-            return self.hidden_BHW
-        if height % high == 0 and width % wide == 0:
-            return repeat(self.hidden_BHW, "b h w -> b (h fh) (w fw)", fh=height // high, fw=width // wide)
-        if high % height == 0 and wide % width == 0:
-            parts_BHWF = rearrange(self.hidden_BHW, "b (h fh) (w fw) -> b h w (fh fw)", h=height, w=width)
-            return parts_BHWF.any(dim=-1)
-        raise ValueError(f"a mask of {high}x{wide} cells does not fit a grid of {height}x{width}")
+        return _on_grid(self.hidden_BHW, height, width)
+
+    def predicted_at(self, height: int, width: int) -> Tensor:
+        """The hidden cells that the loss counts, on another grid as in `at`."""
+        return _on_grid(self.hidden_BHW if self.predicted_BHW is None else self.predicted_BHW, height, width)
 
     def coarsened(self, height: int, width: int) -> "PatchMask":
         """The mask on a coarser grid, its visible cells counted again (a host sync); on a finer grid itself."""
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
-        return PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))
+        coarse = PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))
+        predicted_BHW = None if self.predicted_BHW is None else self.predicted_at(height, width)
+        return replace(coarse, draw_B=self.draw_B, predicted_BHW=predicted_BHW)
 
     def kept_indices(self, height: int, width: int) -> Tensor:
         """Indices of the visible tokens of a grid, (B, N) int64 in row-major order.
@@ -145,6 +160,19 @@ class PatchMask:
         count = self.visible * (height // high) * (width // wide)
         hidden_BL = rearrange(self.at(height, width), "b h w -> b (h w)")
         return hidden_BL.to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+
+
+def _on_grid(cells_BHW: Tensor, height: int, width: int) -> Tensor:
+    """A bool map on another grid, (B, height, width): a coarser cell is True where any of its parts is."""
+    high, wide = cells_BHW.shape[1:]
+    if (high, wide) == (height, width):
+        return cells_BHW
+    if height % high == 0 and width % wide == 0:
+        return repeat(cells_BHW, "b h w -> b (h fh) (w fw)", fh=height // high, fw=width // wide)
+    if high % height == 0 and wide % width == 0:
+        parts_BHWF = rearrange(cells_BHW, "b (h fh) (w fw) -> b h w (fh fw)", h=height, w=width)
+        return parts_BHWF.any(dim=-1)
+    raise ValueError(f"a mask of {high}x{wide} cells does not fit a grid of {height}x{width}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +209,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The output of the model: the loss (scalar), the predicted map (B, C, H, W) and the mask."""
+    """The output of the model: the loss (scalar), the predicted map (B, C, H, W) and the mask.
+
+    Where an image has several masks, B counts masks.
+    """
 
     loss: Tensor
     prediction: Tensor
     mask: PatchMask
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # scalars to log, such as the loss of each target

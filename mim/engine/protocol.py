@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mim.data.batch import Batch
@@ -18,6 +19,18 @@ class StepContext:
     step: int  # optimizer steps before this one
     start: int  # row of the global batch at which this micro-batch begins
     batch: int  # rows of the global batch: of one optimizer step over all devices
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss of a micro-batch, and what is logged beside it."""
+
+    loss: Tensor  # scalar
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # scalars without gradient, by metric key; averaged
+
+    def values(self) -> Tensor:
+        """The loss and the metrics in one tensor, without gradient."""
+        return torch.stack([self.loss.detach(), *(value.to(self.loss.dtype) for value in self.metrics.values())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +63,14 @@ class Task(Protocol):
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         """Factors on the learning rate by name of the parameter; 1 for all others."""
 
-    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
-        """The scalar loss of a micro-batch on the device. `model` is `self.model`, perhaps wrapped or compiled."""
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor | StepLoss:
+        """The scalar loss of a micro-batch on the device, perhaps with metrics, which have the same keys in every step.
+
+        `model` is `self.model`, perhaps wrapped or compiled.
+        """
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimizer step on every rank. progress: share of the run's steps that are done."""
 
     def evaluate(self, model: Any, world: World) -> Report:
         """The report on held-out data. `model` is `self.model`, or a copy with other weights, as their average."""
@@ -67,3 +86,8 @@ class Task(Protocol):
 
     def metrics(self) -> dict[str, Any]:
         """What is known before the first step, for the summary of the run."""
+
+
+def step_loss(loss: Tensor | StepLoss) -> StepLoss:
+    """What Task.loss returned, with metrics, which may be none."""
+    return StepLoss(loss) if isinstance(loss, Tensor) else loss

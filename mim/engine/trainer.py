@@ -19,13 +19,13 @@ from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import autocast, resolve_precision
 from mim.engine.prefetcher import Prefetcher
-from mim.engine.protocol import StepContext, Task
+from mim.engine.protocol import StepContext, Task, step_loss
 from mim.engine.run_folder import RunFolder
 from mim.engine.saver import Saver
 from mim.engine.signals import EndRequests, note_end_requests
 from mim.engine.start import describe_start, start_warnings
 from mim.engine.step_status import StepMonitor, StepStatus
-from mim.engine.trackers.metrics import Meter, RunLogger, RunProgress, Stopwatch, log_progress
+from mim.engine.trackers.metrics import EPOCH, LINE, Meter, RunLogger, RunProgress, Stopwatch, log_progress
 from mim.engine.train_state import TrainState
 from mim.errors import RunInterrupted, RunStopped
 from mim.io.files import write_json
@@ -118,7 +118,7 @@ class Trainer:
         """One optimizer step: forward and backward over its micro-batches, then the update. No host sync."""
         step, rate = self.step, self.schedule.at(self.step)
         torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # for drop path
-        loss = torch.zeros((), device=self.world.device)
+        values = torch.zeros((), device=self.world.device)  # the loss of the step, then its metrics
         indices: tuple[int, ...] = ()
         with cast_once(self.world.device):
             for micro in range(self.plan.accumulation):
@@ -130,14 +130,15 @@ class Trainer:
                 context = StepContext(self.settings.seed, step, start, self.plan.batch)
                 with self._synchronised(micro == self.plan.accumulation - 1):
                     with self._autocast():
-                        micro_loss = self.task.loss(self.model, batch, context) / self.plan.accumulation
-                    self.train_state.scaler.scale(micro_loss).backward()
-                loss, indices = loss + micro_loss.detach(), indices + batch.indices
+                        result = step_loss(self.task.loss(self.model, batch, context))
+                    self.train_state.scaler.scale(result.loss / self.plan.accumulation).backward()
+                values, indices = values + result.values() / self.plan.accumulation, indices + batch.indices
                 self.prefetcher.prefetch()
-        flags = [torch.full_like(loss, flag) for flag in (bool(self.requests.signal_name), self.saver.is_due())]
-        loss, end, save = self.world.sum(torch.stack([loss / self.world.size, *flags])).unbind()
+        flags = [torch.full_like(values[:1], flag) for flag in (bool(self.requests.signal_name), self.saver.is_due())]
+        end, save, loss, *metrics = self.world.sum(torch.cat([*flags, values / self.world.size])).unbind()
         norm = self._update(step, loss)
-        self.meter.add(loss)
+        self.task.after_step((step + 1) / self.plan.steps)
+        self.meter.add(loss, dict(zip(result.metrics, metrics, strict=True)))
         self.monitor.add(step, rate, indices, (loss, norm, end, save))
         self.norm, self.rate, self.step = norm, rate, step + 1
 
@@ -159,7 +160,7 @@ class Trainer:
             self._log()
         if left == 0:
             self.broken.settle(self.world)
-            self.results[keys.TRAIN_LOSS] = self.meter.take("epoch")
+            self.results.update(self.meter.take(EPOCH))
             every = self.settings.evaluate_every_epochs
             if self.finished or (every and epochs % every == 0):
                 self._evaluate()
@@ -178,11 +179,11 @@ class Trainer:
         """One log line and one row of metrics. The host waits for the device."""
         self.broken.settle(self.world)
         images = self.plan.batch * (self.step - self._logged)
-        loss, norm = self.meter.take("line"), float(self.norm)  # host sync
+        means, norm = self.meter.take(LINE), float(self.norm)  # host sync
         lap = self.stopwatch.lap()
         self._logged = self.step
         row = {
-            keys.TRAIN_LOSS: loss,
+            **means,
             keys.LEARNING_RATE: self.rate,
             keys.GRADIENT_NORM: norm,
             keys.IMAGES_PER_S: images / lap["train"],

@@ -46,6 +46,9 @@ class BuiltTask(Generic[Model]):
     def metadata(self) -> dict[str, Any]:
         return {}
 
+    def after_step(self, progress: float) -> None:
+        pass
+
     def warnings(self, results: dict[str, Any]) -> list[str]:
         return []
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mim import metric_keys
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
-from mim.engine.protocol import Report, StepContext
+from mim.engine.protocol import Report, StepContext, StepLoss
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import FeatureTable, features_of, knn_accuracy
 from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
@@ -22,7 +23,7 @@ from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_prediction
-from mim.structures import PatchMask, Prediction
+from mim.structures import Output, PatchMask, Prediction
 from mim.tasks.base import BuiltTask
 from mim.tasks.settings import EvaluateSettings
 
@@ -39,18 +40,25 @@ class Pretrain(BuiltTask[MaskedImageModel]):
     bank: ImageDataset  # training images under the evaluation transform, for kNN
     settings: EvaluateSettings
     seed: int  # of the masks and samples of evaluations
+    masks: int = 1  # of each image in a step
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.fixed += [network.network for network in self.model.target.fixed()]
         self._baseline: float | None = None
 
-    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> StepLoss:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
         img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
         device = img_BCHW.device
         generator = generator_for(device, context.seed, "mask", context.step)
-        mask = self.model.masker.sample(context.batch, generator, device)
-        return model(img_BCHW, mask.rows(context.start, context.start + len(img_BCHW))).loss
+        masks = self.model.masker.sample(context.batch * self.masks, generator, device)
+        stop = context.start + len(img_BCHW)
+        output: Output = model(img_BCHW, masks.rows(context.start * self.masks, stop * self.masks))
+        return StepLoss(output.loss, {metric_keys.train(name): value for name, value in output.metrics.items()})
+
+    def after_step(self, progress: float) -> None:
+        self.model.target.after_step(self.model.encoder, progress)
 
     def evaluate(self, model: MaskedImageModel, world: World) -> Report:
         """val/loss and val/baseline under fixed masks, knn/top1 where images have labels, and a picture.
@@ -181,8 +189,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             return {}
         rows_N, order_N = rows_N.sort()
         images_BCHW = by_rank[order_N].to(dtype)
-        draw_N = None if masks_R.draw_B is None else masks_R.draw_B[rows_N]
-        masks = PatchMask(masks_R.hidden_BHW[rows_N], masks_R.visible, draw_N)
+        masks = masks_R.samples(rows_N)
         title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
         return {"reconstructions": draw_prediction(model, self.preprocess, images_BCHW, masks, title)}
 

@@ -4,10 +4,10 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from PIL import Image
@@ -24,6 +24,7 @@ from mim.io.files import append_text, to_json, write_atomically
 from mim.metric_keys import DATA_SHARE, GRADIENT_NORM, IMAGES_PER_S, LEARNING_RATE, TRAIN_LOSS
 
 LOG = logging.getLogger("mim")
+LINE, EPOCH = "line", "epoch"  # the spans of a Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +38,30 @@ class RunProgress:
 
 
 class Meter:
-    """Means of the loss since the last log line and in this epoch. The sums stay on the device until they are read.
+    """Means of the loss and of other metrics of a step, since the last log line and in this epoch.
 
-    A loss that is not finite does not count.
+    The sums stay on the device until they are read. A value that is not finite does not count.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {"line": 0.0, "epoch": 0.0}
-        self.counts: dict[str, Tensor | float] = {"line": 0.0, "epoch": 0.0}
+        self.sums: dict[str, Tensor | float] = {}  # by span, and by span/key for the other metrics
+        self.counts: dict[str, Tensor | float] = {}
 
-    def add(self, loss: Tensor) -> None:
-        """Takes the loss of one step."""
-        finite, value = loss.isfinite().float(), loss.detach().float().nan_to_num(0.0, 0.0, 0.0)
-        for span in self.sums:
-            self.sums[span] = self.sums[span] + value
-            self.counts[span] = self.counts[span] + finite
+    def add(self, loss: Tensor, metrics: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Takes the loss and the metrics of one step."""
+        for suffix, each in (("", loss), *((f"/{key}", value) for key, value in metrics.items())):
+            finite, value = each.isfinite().float(), each.detach().float().nan_to_num(0.0, 0.0, 0.0)
+            for name in (LINE + suffix, EPOCH + suffix):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0.0) + finite
 
-    def take(self, span: str) -> float:
-        """Returns the mean of a span, NaN where it has no loss, and starts the span again. A host sync."""
-        count = float(self.counts[span])
-        mean = float(self.sums[span]) / count if count else math.nan
-        self.sums[span], self.counts[span] = 0.0, 0.0
-        return mean
+    def take(self, span: str) -> dict[str, float]:
+        """The mean of each metric of a span by its key, NaN where it has no value. Starts the span again. A host sync."""
+        means = {TRAIN_LOSS: math.nan}
+        for name in [name for name in self.sums if name == span or name.startswith(f"{span}/")]:
+            total, count = float(self.sums.pop(name)), float(self.counts.pop(name))
+            means[name.partition("/")[2] or TRAIN_LOSS] = total / count if count else math.nan
+        return means
 
     def state(self) -> dict:
         """Plain values for a checkpoint."""
