@@ -44,12 +44,16 @@ def _with_shared_keys(init: Any, base: Any) -> Any:
 class Loss(Component, nn.Module, ABC, section="LOSS"):
     """The mean over cells, in fp32 or wider: the sum over cells divided by the number of cells + `eps`.
 
+    Where a masker chooses the cells that count, samples differ in their number, and the loss is the mean over samples
+    of each sample's mean: so it does not depend on how a batch is split.
+
     To write one, subclass with `name="..."` and implement `elementwise`. The keyword-only arguments of its constructor
     are its keys, and it has `over` and `eps` too, whether the constructor takes them or not.
     Source: MAE, models_mae.py, forward_loss; SimMIM, models/simmim.py, forward.
 
     Args:
-        over: the cells that count: `hidden` (both papers), or `all` of them (the ablations of both papers).
+        over: the cells that count: `hidden` (both papers; of a masker that chooses some of these, the chosen ones), or
+            `all` of them (the ablations of both papers).
         eps: added to the number of cells; SimMIM's code has 1e-5.
     """
 
@@ -83,11 +87,14 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
                 f"{tuple(target_BCHW.shape)}"
             )
         error_BHW = error_BCHW.mean(dim=1)
-        counted_BHW = mask.at(height, width) if self.over == "hidden" else torch.ones_like(error_BHW)
+        counted_BHW = mask.predicted_at(height, width) if self.over == "hidden" else torch.ones_like(error_BHW)
         if prediction.predicted_BHW is not None:
             counted_BHW = counted_BHW * PatchMask(prediction.predicted_BHW).at(height, width)
         counted_BHW = counted_BHW.to(wide)
-        return (error_BHW * counted_BHW).sum() / (counted_BHW.sum() + self.eps)
+        if mask.predicted_BHW is None:
+            return (error_BHW * counted_BHW).sum() / (counted_BHW.sum() + self.eps)
+        sums_B, counts_B = (each_BHW.sum(dim=(1, 2)) for each_BHW in (error_BHW * counted_BHW, counted_BHW))
+        return (sums_B / (counts_B + self.eps).clamp(min=1)).mean()  # a head may have decoded none of a sample's cells
 
     def with_terms(
         self, prediction: Prediction, target_BCHW: Tensor, mask: PatchMask

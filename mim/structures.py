@@ -3,7 +3,8 @@
 Shapes: B batch, C channels, H W height and width of the named grid or image, N tokens, D width, K prefix tokens.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch

@@ -4,6 +4,7 @@ from mim.maskers.base import Masker
 from mim.maskers.block import Block
 from mim.maskers.grid import Grid
 from mim.maskers.inverse_block import InverseBlock
+from mim.maskers.multi_block import MultiBlock
 from mim.maskers.random import Random
 
-__all__ = ["Block", "Grid", "InverseBlock", "Masker", "Random"]
+__all__ = ["Block", "Grid", "InverseBlock", "Masker", "MultiBlock", "Random"]

@@ -93,3 +93,17 @@ def smallest(score_BL: Tensor, count: int | Tensor) -> Tensor:
     """True at the `count` smallest scores of each row, (B, L); `count` is an int, or (B, 1) with one count a row."""
     rank_BL = score_BL.argsort(dim=1, stable=True).argsort(dim=1)
     return rank_BL < count
+
+
+def rectangles(high_N: Tensor, wide_N: Tensor, uniform_2N: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bool maps (N, H, W), True in a rectangle of that many cells, at a place that uniform numbers in [0, 1) choose:
+    every place within the grid is equally likely.
+    """
+    height, width = grid
+    top_N = (uniform_2N[0] * (height - high_N + 1)).floor()
+    left_N = (uniform_2N[1] * (width - wide_N + 1)).floor()
+    row_H = torch.arange(height, device=uniform_2N.device)
+    column_W = torch.arange(width, device=uniform_2N.device)
+    rows_NH = (row_H >= top_N[:, None]) & (row_H < (top_N + high_N)[:, None])
+    columns_NW = (column_W >= left_N[:, None]) & (column_W < (left_N + wide_N)[:, None])
+    return rows_NH[:, :, None] & columns_NW[:, None, :]

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mim.io.checks import at_least
-from mim.maskers.base import RatioMasker, smallest
+from mim.maskers.base import RatioMasker, rectangles, smallest
 from mim.structures import ImageSpec
 
 TRIES = 10  # rectangles proposed in a row that do not fit, after which no more are tried, as in BEiT
@@ -78,10 +78,5 @@ class Block(RatioMasker, name="block"):
         aspect_B = torch.exp((2 * uniform_4B[1] - 1) * math.log(self.max_aspect))
         high_B = (area_B * aspect_B).sqrt().round().clamp(min=1)
         wide_B = (area_B / aspect_B).sqrt().round().clamp(min=1)
-        top_B = (uniform_4B[2] * (height - high_B + 1)).floor()
-        left_B = (uniform_4B[3] * (width - wide_B + 1)).floor()
-        row_H = torch.arange(height, device=uniform_4B.device)
-        column_W = torch.arange(width, device=uniform_4B.device)
-        rows_BH = (row_H >= top_B[:, None]) & (row_H < (top_B + high_B)[:, None])
-        columns_BW = (column_W >= left_B[:, None]) & (column_W < (left_B + wide_B)[:, None])
-        return rows_BH[:, :, None] & columns_BW[:, None, :], (high_B < height) & (wide_B < width)
+        block_BHW = rectangles(high_B, wide_B, uniform_4B[2:], self.grid)
+        return block_BHW, (high_B < height) & (wide_B < width)

@@ -64,8 +64,7 @@ class LoadedRun:
             stored_BCHW = images_BCHW[start : start + CHUNK].to(self.device)
             try:
                 with inference(self.cfg.TRAIN, self.device):
-                    moved = PatchMask(rows.hidden_BHW.to(self.device), rows.visible)
-                    part = predict_pixels(self.model, self.preprocess, stored_BCHW, moved)
+                    part = predict_pixels(self.model, self.preprocess, stored_BCHW, rows.to(self.device))
             except ValueError as error:
                 raise ValueError(f"{self.name} cannot take this mask: {error}") from error
             if part is None:
