@@ -195,7 +195,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
 
 def _masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:
-    return PatchMask(masks_R.hidden_BHW[part.rows], masks_R.visible)
+    return masks_R.samples(part.rows)
 
 
 def _mean_over(
