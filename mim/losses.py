@@ -57,6 +57,7 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         eps: added to the number of cells; SimMIM's code has 1e-5.
     """
 
+    terms: tuple[str, ...] = ()  # names of the losses that it is the sum of
     directions_only: ClassVar[bool] = False  # whether the length of a predicted vector has no effect
 
     def __init__(self, *, over: Literal["hidden", "all"] = "hidden", eps: float = 0.0):
@@ -71,6 +72,18 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
 
     def check(self, target: TargetSpec) -> None:
         """Raises ValueError for a target that this loss cannot learn."""
+
+    def constant(self, mean_C: Tensor) -> Tensor:
+        """A prediction (C,) for every entry, from the mean of the target: what val/baseline is the loss of."""
+        return mean_C
+
+    def prediction_of(self, target_BCHW: Tensor) -> Tensor:
+        """The prediction with the least loss where the target is known; by default the target itself."""
+        return target_BCHW
+
+    def as_target(self, prediction_BCHW: Tensor) -> Tensor:
+        """A prediction on the scale of the target, for pictures; by default the prediction itself."""
+        return prediction_BCHW
 
     @abstractmethod
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
@@ -168,3 +181,39 @@ class Cosine(Loss, name="cosine"):
     def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
         shares_BCHW = F.normalize(prediction_BCHW, dim=1) * F.normalize(target_BCHW, dim=1)
         return 1 - prediction_BCHW.shape[1] * shares_BCHW  # its mean over channels is 1 - cos
+
+
+class CrossEntropy(Loss, name="cross_entropy"):
+    """-sum over channels of t log softmax(p / temperature): the prediction p is logits, the target t probabilities.
+
+    It is least, the entropy of the target, where the two distributions are equal.
+
+    Source: BEiT (Bao et al., arXiv:2106.08254), tokens, without a temperature; CAPI (Darcet et al., arXiv:2502.08769),
+    train_capi.py, 0.12, on logits that are products of unit vectors.
+
+    Args:
+        temperature: what logits are divided by, above 0.
+    """
+
+    def __init__(self, *, temperature: float = 1.0, **shared: Any):
+        super().__init__(**shared)
+        above_zero("LOSS", temperature=temperature)
+        self.temperature = temperature
+
+    def check(self, target: TargetSpec) -> None:
+        if not target.distribution or target.channels < 2:
+            raise ValueError(
+                f"LOSS.name {self.name} compares distributions, and this target has none: its channels are not "
+                "probabilities of two or more classes. Use LOSS.name mse or l1, or another TARGET.name"
+            )
+
+    def prediction_of(self, target_BCHW: Tensor) -> Tensor:
+        least = torch.finfo(target_BCHW.dtype).tiny  # an impossible class
+        return self.temperature * target_BCHW.clamp(min=least).log()
+
+    def as_target(self, prediction_BCHW: Tensor) -> Tensor:
+        return (prediction_BCHW / self.temperature).softmax(dim=1)
+
+    def elementwise(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+        log_BCHW = (prediction_BCHW / self.temperature).log_softmax(dim=1)
+        return -target_BCHW.shape[1] * target_BCHW * log_BCHW  # its mean over channels is the sum above

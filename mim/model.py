@@ -63,6 +63,11 @@ class MaskedImageModel(nn.Module):
         output = self._predict(_repeated(img_BCHW, copies), mask, _repeated(target_BCHW, copies))
         return replace(output, metrics={**output.metrics, **metrics})
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics that `forward` gives, in their order."""
+        return (*(f"loss_{name}" for name in self.loss.terms), *self.target.metric_names)
+
     def target_of(self, img_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The target of normalised images, and scalars to log; without gradient."""
         with torch.no_grad():

@@ -1,8 +1,9 @@
 """Targets are what a head predicts. A new target is a file here, or a class in your own package."""
 
 from mim.targets.base import Target
+from mim.targets.fourier import Fourier
 from mim.targets.hog import HOG
 from mim.targets.lowpass import Lowpass
 from mim.targets.pixels import Pixels
 
-__all__ = ["HOG", "Lowpass", "Pixels", "Target"]
+__all__ = ["HOG", "Fourier", "Lowpass", "Pixels", "Target"]

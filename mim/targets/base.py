@@ -46,11 +46,13 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
     Attributes:
         spec: channels and stride of the map; set by the constructor.
         outside: whether the map is computed outside of the compiled step, as networks and Fourier transforms are.
-        moving: whether the target of an image changes during a run.
+        moving: whether the target of an image changes during a run; evaluations then watch whether it collapses.
+        metric_names: the keys of `metrics`, in their order. A target that has some is computed outside.
     """
 
     outside: ClassVar[bool] = False
     moving: ClassVar[bool] = False
+    metric_names: ClassVar[tuple[str, ...]] = ()
     spec: TargetSpec
 
     def __init__(self, image: ImageSpec, encoder: EncoderSpec):
@@ -79,7 +81,7 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         return ""
 
     def fixed(self) -> list["Fixed"]:
-        """The networks that this target owns and that never change: on the device, but never trained, copied or saved."""
+        """The networks of this target that never change: on the device, but not trained, copied or saved."""
         return []
 
     def start(self, encoder: Encoder) -> None:

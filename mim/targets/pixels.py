@@ -46,7 +46,7 @@ class Pixels(Target, name="pixels"):
         window: int = WINDOW,
     ):
         super().__init__(image, encoder)
-        self.spec = TargetSpec(image.channels, stride)
+        self.spec, self.stride = TargetSpec(image.channels, stride), stride
         self.grid = image.grid(stride, "TARGET.stride")
         self.normalize, self.window = normalize, window
         self.side = (patch or encoder.stride) // stride
@@ -79,10 +79,10 @@ class Pixels(Target, name="pixels"):
         if self.normalize != "none":
             mean_BChw, deviation_BChw = self._statistics(self._averaged(img_BCHW))
             map_BChw = map_BChw * deviation_BChw + mean_BChw
-        return F.interpolate(map_BChw, scale_factor=self.spec.stride, mode="nearest")
+        return F.interpolate(map_BChw, scale_factor=self.stride, mode="nearest")
 
     def _averaged(self, img_BCHW: Tensor) -> Tensor:
-        return F.avg_pool2d(img_BCHW, self.spec.stride) if self.spec.stride > 1 else img_BCHW
+        return F.avg_pool2d(img_BCHW, self.stride) if self.stride > 1 else img_BCHW
 
     def _statistics(self, map_BChw: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation for each entry, (B, 1 or C, h, w)."""
@@ -110,10 +110,10 @@ class Pixels(Target, name="pixels"):
 
     def _check_patch(self, side: int) -> None:
         self.image.grid(side, "TARGET.patch")
-        if side % self.spec.stride or self.side**2 * self.image.channels < 2:
+        if side % self.stride or self.side**2 * self.image.channels < 2:
             raise ValueError(
                 f"TARGET.normalize patch needs patches of at least two values: TARGET.patch is {side} px and "
-                f"TARGET.stride {self.spec.stride}; use a larger patch, a smaller stride that divides it, or "
+                f"TARGET.stride {self.stride}; use a larger patch, a smaller stride that divides it, or "
                 "TARGET.normalize none"
             )
 
@@ -122,7 +122,7 @@ class Pixels(Target, name="pixels"):
             raise ValueError(f"TARGET.window is {self.window}: it must be an odd number of entries, at least 3")
         if self.grid == (1, 1):
             raise ValueError(
-                f"TARGET.stride {self.spec.stride} leaves one entry of the image, which has no variance: use a "
+                f"TARGET.stride {self.stride} leaves one entry of the image, which has no variance: use a "
                 "smaller stride, or TARGET.normalize none"
             )
 

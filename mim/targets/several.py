@@ -41,13 +41,18 @@ class Several(Target):
         self.outside = any(target.outside for target in targets)  # type: ignore[misc]
         self.moving = any(target.moving for target in targets)  # type: ignore[misc]
         self.labels = labels_of([target.name for target in targets])
+        self.metric_names = tuple(  # type: ignore[misc]
+            f"{key}_{label}" for label, part in zip(self.labels, targets, strict=True) for key in part.metric_names
+        )
 
     @property
     def targets(self) -> list[Target]:
         return list(self.parts)  # type: ignore[arg-type]
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        maps = [F.pixel_unshuffle(part(img_BCHW), factor) for part, factor in zip(self.parts, self.factors, strict=True)]
+        maps = [
+            F.pixel_unshuffle(part(img_BCHW), factor) for part, factor in zip(self.parts, self.factors, strict=True)
+        ]
         return torch.cat(maps, dim=1)
 
     def unpack(self, map_BChw: Tensor) -> list[Tensor]:
@@ -82,7 +87,7 @@ class SeveralLosses(nn.Module):
     def __init__(self, target: Several, losses: Sequence[Loss], weights: Sequence[float]):
         super().__init__()
         self.parts, self.weights = nn.ModuleList(losses), tuple(weights)
-        self.unpack, self.labels = target.unpack, target.labels
+        self.unpack, self.sizes, self.terms = target.unpack, target.sizes, tuple(target.labels)
         self.specs = [part.spec for part in target.targets]
         self.name = " + ".join(dict.fromkeys(loss.name for loss in losses))
         self.over = "all" if any(loss.over == "all" for loss in losses) else "hidden"
@@ -91,6 +96,11 @@ class SeveralLosses(nn.Module):
         """Raises ValueError where a loss cannot learn its target."""
         for loss, spec in zip(self.parts, self.specs, strict=True):
             loss.check(spec)  # type: ignore[operator]
+
+    def constant(self, mean_C: Tensor) -> Tensor:
+        """See Loss.constant."""
+        pieces = mean_C.split(self.sizes)
+        return torch.cat([loss.constant(piece) for loss, piece in zip(self.parts, pieces, strict=True)])  # type: ignore[operator]
 
     def forward(self, prediction: Prediction, target_BChw: Tensor, mask: PatchMask) -> Tensor:
         """The scalar loss."""
@@ -106,7 +116,7 @@ class SeveralLosses(nn.Module):
             for loss, (predicted, target) in zip(self.parts, maps, strict=True)
         ]
         total = torch.stack([weight * loss for weight, loss in zip(self.weights, losses, strict=True)]).sum()
-        return total, dict(zip(self.labels, losses, strict=True))
+        return total, dict(zip(self.terms, losses, strict=True))
 
 
 def labels_of(names: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H W pixels, R held-out samples.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,11 +22,11 @@ from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
 from mim.pictures.reconstructions import draw_prediction
-from mim.structures import Output, PatchMask, Prediction
+from mim.structures import Output, PatchMask
 from mim.tasks.base import BuiltTask
+from mim.tasks.held_out_targets import Read, collapse, mean_over, measure_targets
 from mim.tasks.settings import EvaluateSettings
 
-Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank's samples
 KEPT_BYTES = 2**31  # of held-out images of a rank, which the first evaluation may keep on the host
 
 
@@ -45,7 +44,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.fixed += [network.network for network in self.model.target.fixed()]
-        self._baseline: float | None = None
+        self._measures: dict[str, float] = {}  # of the held-out targets
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> StepLoss:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
@@ -64,8 +63,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         """val/loss and val/baseline under fixed masks, knn/top1 where images have labels, and a picture.
 
         The baseline predicts each channel's mean over the held-out targets everywhere. Ranks share the samples, and
-        each is counted once, from one reading; the first evaluation reads more often where the images are many. Broken
-        images are left out and named.
+        each is counted once, from one reading; it is read more often where the images are many, in the first evaluation
+        or, where the target changes, in each. Broken images are left out and named.
         """
         if not len(self.held_out):
             return Report({}, {})
@@ -73,18 +72,18 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         read: Read = partial(self.reader.read, self.held_out, samples, world.rank, world.size)
         generator = generator_for(world.device, self.seed, "held-out masks")
         masks_R = self.model.masker.sample(len(samples), generator, world.device)
-        if self._baseline is None:
+        if not self._measures or model.target.moving:
             image = model.encoder.image
             if 4 * len(samples) * image.channels * image.height * image.width <= KEPT_BYTES * world.size:
                 kept = [part.copy() for part in read()]
                 read = kept.copy
-            self._baseline = self._constant_loss(model, masks_R, read, world)
+            self._measures = measure_targets(model, self.preprocess, masks_R, read, world)
         queries = FeatureTable(model.encoder, "mean", world.device) if self.settings.knn and self._labelled else None
         pictured = range(min(self.settings.reconstructions, len(samples)))
         pictured_images: list[Tensor] = []
         pictured_rows: list[int] = []
 
-        def loss_of(part: EvaluationBatch) -> Tensor:
+        def values_of(part: EvaluationBatch) -> Tensor:
             images_BCHW = part.batch.images_BCHW.to(world.device)
             img_BCHW = self.preprocess(images_BCHW)
             if queries is not None:
@@ -93,11 +92,13 @@ class Pretrain(BuiltTask[MaskedImageModel]):
                 rows = [row for row in part.rows if row in pictured]
                 pictured_images.append(images_BCHW[: len(rows)])
                 pictured_rows.extend(rows)
-            return model(img_BCHW, _masks_of(masks_R, part)).loss.double() * len(part.rows)
+            output: Output = model(img_BCHW, masks_R.samples(part.rows))
+            return StepLoss(output.loss, output.metrics).values().double() * len(part.rows)
 
-        loss, images = _mean_over(read(), loss_of, 1, world)
+        values, images = mean_over(read(), values_of, 1 + len(model.metric_names), world)
         broken = self.reader.settle(images, world)
-        metrics = {VAL_LOSS: float(loss), VAL_BASELINE: self._baseline}
+        names = (VAL_LOSS, *map(metric_keys.val, model.metric_names))
+        metrics = {**dict(zip(names, values.tolist(), strict=True)), **self._measures}
         if queries is not None:
             metrics[KNN_TOP1], broken = self._knn(model, world, queries)
         picture = self._picture(model, pictured_images, pictured_rows, masks_R, world) if pictured else {}
@@ -131,6 +132,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     def warnings(self, results: dict[str, Any]) -> list[str]:
         loss, baseline = results.get(VAL_LOSS, 0.0), results.get(VAL_BASELINE, torch.inf)
+        if line := collapse(results):
+            return [line]
         if loss <= baseline:
             return []
         text = f"val/loss {loss:.4f} is above val/baseline {baseline:.4f}: the model predicts worse than the mean of "
@@ -141,25 +144,6 @@ class Pretrain(BuiltTask[MaskedImageModel]):
     @property
     def _labelled(self) -> bool:
         return self.bank.source.labels is not None and self.held_out.source.labels is not None
-
-    def _constant_loss(self, model: MaskedImageModel, masks_R: PatchMask, read: Read, world: World) -> float:
-        """The loss of predicting each channel's mean target everywhere. It reads twice. A host sync."""
-
-        def target_of(part: EvaluationBatch) -> Tensor:
-            return model.target(self.preprocess(part.batch.images_BCHW.to(world.device)))
-
-        def sums_of(part: EvaluationBatch) -> Tensor:
-            return target_of(part).double().mean(dim=(2, 3)).sum(dim=0)
-
-        mean_C, _ = _mean_over(read(), sums_of, model.target.spec.channels, world)
-        mean_1C11 = mean_C.float()[None, :, None, None]
-
-        def loss_of(part: EvaluationBatch) -> Tensor:
-            target_BCHW = target_of(part)
-            loss = model.loss(Prediction(mean_1C11.expand_as(target_BCHW)), target_BCHW, _masks_of(masks_R, part))
-            return loss.double() * len(part.rows)
-
-        return float(_mean_over(read(), loss_of, 1, world)[0])
 
     def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> tuple[float, dict[str, str]]:
         """The accuracy, and the reason for each file that evaluations left out."""
@@ -192,25 +176,6 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         masks = masks_R.samples(rows_N)
         title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
         return {"reconstructions": draw_prediction(model, self.preprocess, images_BCHW, masks, title)}
-
-
-def _masks_of(masks_R: PatchMask, part: EvaluationBatch) -> PatchMask:
-    return masks_R.samples(part.rows)
-
-
-def _mean_over(
-    parts: Iterable[EvaluationBatch], sum_of: Callable[[EvaluationBatch], Tensor], channels: int, world: World
-) -> tuple[Tensor, int]:
-    """The mean over the samples of all ranks, (channels,) float64, from the sum over each batch, and their number.
-
-    A host sync.
-    """
-    total = torch.zeros(channels + 1, dtype=torch.float64, device=world.device)
-    for part in parts:
-        total[:-1] += sum_of(part)
-        total[-1] += len(part.rows)
-    total = world.sum(total)
-    return total[:-1] / total[-1], int(total[-1])
 
 
 def _parameters(module: nn.Module) -> int:

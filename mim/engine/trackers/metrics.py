@@ -56,7 +56,7 @@ class Meter:
                 self.counts[name] = self.counts.get(name, 0.0) + finite
 
     def take(self, span: str) -> dict[str, float]:
-        """The mean of each metric of a span by its key, NaN where it has no value. Starts the span again. A host sync."""
+        """The mean of each metric of a span by its key, NaN where there is none; it starts again. A host sync."""
         means = {TRAIN_LOSS: math.nan}
         for name in [name for name in self.sums if name == span or name.startswith(f"{span}/")]:
             total, count = float(self.sums.pop(name)), float(self.counts.pop(name))

@@ -1,0 +1,96 @@
+"""What the held-out targets are like: the loss of predicting their mean, and whether they have collapsed.
+
+Shapes: B batch, C channels, h w entries of the target, N vectors of a target, R held-out samples.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mim.data.preprocess import Preprocess
+from mim.engine.distributed.world import World
+from mim.evaluation.rank import effective_rank
+from mim.evaluation.reading import EvaluationBatch
+from mim.metric_keys import TARGET_RANK, TARGET_STD, VAL_BASELINE, at_start
+from mim.model import MaskedImageModel
+from mim.structures import PatchMask, Prediction
+
+Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank's samples
+ENTRIES = 4  # of the target of each image, from which the rank is estimated
+LEAST_RANK = 2.0  # below it, the targets lie on a line
+LEAST_SHARE = 0.1  # of the spread at the start
+
+
+def measure_targets(
+    model: MaskedImageModel, preprocess: Preprocess, masks_R: PatchMask, read: Read, world: World
+) -> dict[str, float]:
+    """val/baseline: the loss of predicting each channel's mean everywhere; of a moving target also val/target_rank.
+
+    It reads twice. A host sync.
+    """
+    target, vectors = model.target, list[Tensor]()
+
+    def target_of(part: EvaluationBatch) -> Tensor:
+        return model.target(preprocess(part.batch.images_BCHW.to(world.device)))
+
+    def sums_of(part: EvaluationBatch) -> Tensor:
+        map_BChw = target_of(part)
+        if target.moving:
+            vectors.append(_some_vectors(map_BChw))
+        return map_BChw.double().mean(dim=(2, 3)).sum(dim=0)
+
+    mean_C, _ = mean_over(read(), sums_of, target.spec.channels, world)
+    constant_1C11 = model.loss.constant(mean_C).float()[None, :, None, None]
+
+    def loss_of(part: EvaluationBatch) -> Tensor:
+        target_BChw = target_of(part)
+        loss = model.loss(Prediction(constant_1C11.expand_as(target_BChw)), target_BChw, masks_R.samples(part.rows))
+        return loss.double() * len(part.rows)
+
+    measures = {VAL_BASELINE: float(mean_over(read(), loss_of, 1, world)[0])}
+    if target.moving:
+        empty = torch.empty(0, target.spec.channels, device=world.device)
+        measures[TARGET_RANK] = effective_rank(world.gather(torch.cat([empty, *vectors])))
+    return measures
+
+
+def collapse(results: dict[str, Any]) -> str:
+    """Says that the targets have collapsed, from the last metrics of a run; empty where they have not, or cannot."""
+    rank, spread = results.get(TARGET_RANK), results.get(TARGET_STD)
+    start = results.get(at_start(TARGET_STD), 0.0)
+    facts = []
+    if rank is not None and rank < LEAST_RANK:
+        facts.append(f"{TARGET_RANK} is {rank:.2f} (their vectors lie on one line)")
+    if spread is not None and spread < LEAST_SHARE * start:
+        facts.append(f"{TARGET_STD} is {spread:.2g} ({start:.2g} at the start)")
+    if not facts:
+        return ""
+    return (
+        f"the targets have collapsed: {' and '.join(facts)}. Features no longer tell images apart; use a TARGET.decay "
+        "nearer to 1, a lower OPTIMIZER.base_lr, a longer SCHEDULE.warmup_epochs, or TARGET.layer_norm instance"
+    )
+
+
+def mean_over(
+    parts: Iterable[EvaluationBatch], sum_of: Callable[[EvaluationBatch], Tensor], channels: int, world: World
+) -> tuple[Tensor, int]:
+    """The mean over the samples of all ranks, (channels,) float64, from the sum over each batch, and their number.
+
+    A host sync.
+    """
+    total = torch.zeros(channels + 1, dtype=torch.float64, device=world.device)
+    for part in parts:
+        total[:-1] += sum_of(part)
+        total[-1] += len(part.rows)
+    total = world.sum(total)
+    return total[:-1] / total[-1], int(total[-1])
+
+
+def _some_vectors(map_BChw: Tensor) -> Tensor:
+    """The vectors of a few entries of each target, spread evenly over the map, (N, C)."""
+    map_BCL = map_BChw.flatten(2).float()
+    count = min(ENTRIES, map_BCL.shape[2])
+    entries = torch.linspace(0, map_BCL.shape[2] - 1, count + 2, device=map_BCL.device)[1:-1].round().long()
+    return map_BCL[:, :, entries].transpose(1, 2).flatten(0, 1)
