@@ -77,10 +77,6 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         """A prediction (C,) for every entry, from the mean of the target: what val/baseline is the loss of."""
         return mean_C
 
-    def prediction_of(self, target_BCHW: Tensor) -> Tensor:
-        """The prediction with the least loss where the target is known; by default the target itself."""
-        return target_BCHW
-
     def as_target(self, prediction_BCHW: Tensor) -> Tensor:
         """A prediction on the scale of the target, for pictures; by default the prediction itself."""
         return prediction_BCHW
@@ -207,9 +203,9 @@ class CrossEntropy(Loss, name="cross_entropy"):
                 "probabilities of two or more classes. Use LOSS.name mse or l1, or another TARGET.name"
             )
 
-    def prediction_of(self, target_BCHW: Tensor) -> Tensor:
-        least = torch.finfo(target_BCHW.dtype).tiny  # an impossible class
-        return self.temperature * target_BCHW.clamp(min=least).log()
+    def constant(self, mean_C: Tensor) -> Tensor:
+        least = torch.finfo(mean_C.dtype).tiny  # a class that never occurs
+        return self.temperature * mean_C.clamp(min=least).log()
 
     def as_target(self, prediction_BCHW: Tensor) -> Tensor:
         return (prediction_BCHW / self.temperature).softmax(dim=1)

@@ -15,8 +15,9 @@ from mim.maskers import Masker
 from mim.maskers.random import Random
 from mim.model import MaskedImageModel
 from mim.registry import keys_of
-from mim.structures import ImageSpec
+from mim.structures import ImageSpec, TargetSpec
 from mim.targets import Pixels, Target
+from mim.targets.base import Network, TargetContext
 
 CPU = torch.device("cpu")
 IMAGE = ImageSpec(3, 32, 64)  # 4 x 8 cells of 8 px; both stages of a Swin of patch 4 have windows of 4 x 4
@@ -35,9 +36,24 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
         "cross_attention": {"width": 16, "depth": 1, "heads": 2, "share": 0.5},
         "unet": {"width": 16},
     },
-    "TARGET": {"": {}, "hog": {"cell": 4}, "lowpass": {"radius": 8.0}},
+    "TARGET": {"": {}, "fourier": {"cell": 4}, "hog": {"cell": 4}, "lowpass": {"radius": 8.0}},
     "LOSS": {"": {}},
 }
+
+
+class Colours(Target, name="colours_of_tests"):
+    """A distribution, which no target of mim is yet: how near the mean colour of a square is to each of some colours."""
+
+    colours_KC: torch.Tensor
+
+    def __init__(self, image, encoder, *, stride: int = 4):
+        super().__init__(image, encoder)
+        self.spec = TargetSpec(6, stride, distribution=True)
+        self.register_buffer("colours_KC", torch.eye(6, image.channels) - torch.eye(6, image.channels).flip(0))
+
+    def forward(self, img_BCHW):
+        mean_BCHW = torch.nn.functional.avg_pool2d(img_BCHW, self.spec.stride)
+        return torch.einsum("bchw,kc->bkhw", 4 * mean_BCHW, self.colours_KC.to(mean_BCHW)).softmax(dim=1)
 
 
 def members(family) -> dict:
@@ -50,7 +66,8 @@ def small(part: type, *context, **keys):
     section = SMALL[part.section]
     part_keys = keys_of(part)
     settings = {key: value for key, value in section.get(part.name, section[""]).items() if key in part_keys}
-    module = part(*context, **{**settings, **keys})
+    make = part.of if issubclass(part, Target) else part
+    module = make(*context, **{**settings, **keys})
     return opened(module) if isinstance(module, SwinV2) else module
 
 
@@ -91,6 +108,20 @@ def fits(hidden: str, head: str) -> bool:
     return part.fills_dropped if hidden == "drop" else not part.hidden_only
 
 
+def learns(loss: str, target: TargetSpec) -> bool:
+    """Whether a loss can learn a target."""
+    try:
+        small(Loss.named(loss)).check(target)
+    except ValueError:
+        return False
+    return True
+
+
+def small_network(path: str, model: str, image: ImageSpec) -> Network:
+    """What a file of weights would hold, in place of reading one."""
+    return Network(small(ViT, image, hidden="none"), None, None, "")
+
+
 def assemble(masker, encoder, hidden, head, target=Pixels, loss=MSE, image=IMAGE, seed=0, **keys) -> MaskedImageModel:
     """A model of small parts, each a class or a name; `keys` are by section, e.g. `target={"stride": 2}`."""
 
@@ -99,7 +130,10 @@ def assemble(masker, encoder, hidden, head, target=Pixels, loss=MSE, image=IMAGE
 
     torch.manual_seed(seed)
     encoder = small(part(Encoder, encoder), image, hidden=hidden, **keys.get("encoder_keys", {}))
-    target = small(part(Target, target), image, encoder.spec, **keys.get("target_keys", {}))
+    context = TargetContext(
+        image=image, encoder=encoder, mean=(0.0,) * image.channels, std=(1.0,) * image.channels, load=small_network
+    )
+    target = small(part(Target, target), context, **keys.get("target_keys", {}))
     return MaskedImageModel(
         small(part(Masker, masker), image, **keys.get("masker_keys", {})),
         encoder,
