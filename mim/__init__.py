@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mim.build import build_classifier, build_model, load_config
-    from mim.convert import load_encoder
+    from mim.build.encoders import load_encoder
     from mim.data.decoding.broken import BrokenImage
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
@@ -31,7 +31,7 @@ DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from anothe
 
 MODULES = {  # where each public name lives
     "mim.build": ("build_classifier", "build_model", "load_config"),
-    "mim.convert": ("load_encoder",),
+    "mim.build.encoders": ("load_encoder",),
     "mim.data.decoding.broken": ("BrokenImage",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),

@@ -16,6 +16,7 @@ from mim.interop.files import is_pretrained_folder
 from mim.interop.formats import UnknownFormat
 from mim.interop.initialise import initialise_encoder, read_for
 from mim.interop.initialise_model import anew_line, initialise_model
+from mim.io.sections import all_places
 from mim.io.weights import read_weights
 from mim.model import MaskedImageModel
 from mim.readouts.classifier import Classifier
@@ -28,6 +29,13 @@ OF_THE_RUN = tuple(f"ENCODER.{key}" for key in Encoder.free_keys)  # what they s
 
 def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
     """Loads INIT.checkpoint, or the published weights that the encoder asks for, and returns a report in lines."""
+    lines = _initialise(cfg, task)
+    if isinstance(task.model, MaskedImageModel) and cfg.INIT.parts == "encoder":
+        task.model.target.start(task.model.encoder)
+    return lines
+
+
+def _initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
     file = init_file(cfg)
     if file is None:
         return task.model.encoder.load_published()
@@ -153,7 +161,7 @@ def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER"
     Raises ConfigError, with what to import, where a part is then still unknown.
     """
     parts = _part_names(weights, sections)
-    if all(name in catalogue.names(schema.FAMILIES[key].module) for key, name in parts.items()):
+    if all(name in catalogue.names(schema.FAMILIES[section].module) for section, name in parts):
         return ()
     reasons, modules = [], []
     for module in weights.plugins:
@@ -162,7 +170,7 @@ def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER"
             modules.append(module)
         except ConfigError as error:
             reasons.append(str(error))
-    if unknown := [f"{key}.name {name}" for key, name in parts.items() if name not in schema.part_names(key)]:
+    if unknown := [f"{section}.name {name}" for section, name in parts if name not in schema.part_names(section)]:
         names = ", ".join(weights.plugins) or "which it does not name"
         why = f": {'; '.join(reasons)}" if reasons else ""
         raise ConfigError(
@@ -172,10 +180,14 @@ def import_plugins(weights: ModelWeights, sections: tuple[str, ...] = ("ENCODER"
     return tuple(modules)
 
 
-def _part_names(weights: ModelWeights, sections: tuple[str, ...]) -> dict[str, str]:
-    """The name of the part of each of these sections, where the file says it."""
-    contents = {key: weights.sections.get(key) for key in sections if key in schema.FAMILIES}
-    return {key: str(keys["name"]) for key, keys in contents.items() if isinstance(keys, dict) and "name" in keys}
+def _part_names(weights: ModelWeights, sections: tuple[str, ...]) -> list[tuple[str, str]]:
+    """These sections, each with the name of its part, or of each of its parts, where the file says it."""
+    contents = all_places({key: weights.sections.get(key) for key in sections if key in schema.FAMILIES})
+    return [
+        (place.partition(".")[0], str(keys["name"]))
+        for place, keys in contents.items()
+        if isinstance(keys, dict) and "name" in keys
+    ]
 
 
 def _facts(cfg: Config, source: str) -> ModelFacts:

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mim import build, init_weights, interop
+from mim.build.encoders import config_of, guess_line
 from mim.config import Config, Overrides, parse_config, read_pairs
-from mim.convert import config_of, guess_line
 from mim.data.preprocess import Preprocess
 from mim.engine import checkpoint
 from mim.errors import ConfigError

@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from mim.config import Config
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.preprocess import Preprocess
+from mim.encoders import Encoder
 from mim.engine import checkpoint
+from mim.losses import Loss
 from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 from mim.ops.initial import Undrawn
 from mim.ops.seeding import derive_seed
 from mim.readouts.classifier import Classifier, finetune_classifier, probe_classifier
 from mim.structures import ImageSpec
+from mim.targets import Target
+from mim.targets.base import TargetContext
+from mim.targets.several import Several, SeveralLosses
 
 Model = MaskedImageModel | Classifier
 
@@ -40,9 +45,9 @@ def build_model(cfg: Config) -> MaskedImageModel:
     with _seeded(cfg):
         masker = cfg.MASKER.build(image)
         encoder = cfg.ENCODER.build(image)
-        target = cfg.TARGET.build(image, encoder.spec)
+        target, loss = _target_and_loss(cfg, encoder)
         head = cfg.HEAD.build(encoder.spec, target.spec)
-        return MaskedImageModel(masker, encoder, head, target, cfg.LOSS.build())
+        return MaskedImageModel(masker, encoder, head, target, loss)
 
 
 def build_classifier(cfg: Config, classes: int) -> Classifier:
@@ -102,6 +107,28 @@ def model_summary(shape: Model | None, model: Model, image: ImageSpec) -> ModelS
             if "meta" not in str(error).lower():
                 raise
     return summarise_model(model, image)
+
+
+def _target_and_loss(cfg: Config, encoder: Encoder) -> tuple[Target, Loss | SeveralLosses]:
+    """One target with its loss, or all of a list as one. A single loss is that of each."""
+    from mim.build.encoders import load_network  # only here: it builds models itself
+
+    estimated = cfg.DATA.mean == "estimate"  # by a run; shapes need no numbers
+    channels = encoder.image.channels
+    context = TargetContext(
+        image=encoder.image,
+        encoder=encoder,
+        mean=(0.0,) * channels if estimated else cfg.DATA.mean,
+        std=(1.0,) * channels if estimated else cfg.DATA.std,
+        load=load_network,
+    )
+    parts, losses = cfg.parts("TARGET"), [part.build() for part in cfg.parts("LOSS")]
+    targets = [Target.named(part.name).of(context, **part.arguments) for part in parts]
+    weights = [part.shared.weight for part in parts]
+    if len(targets) == 1 and weights == [1.0]:
+        return targets[0], losses[0]
+    several = Several(targets)
+    return several, SeveralLosses(several, losses * (len(targets) // len(losses)), weights)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Targets are what a head predicts. A new target is a file here, or a class in your own package."""
 
 from mim.targets.base import Target
+from mim.targets.follower import Follower
 from mim.targets.fourier import Fourier
 from mim.targets.hog import HOG
 from mim.targets.lowpass import Lowpass
 from mim.targets.pixels import Pixels
+from mim.targets.teacher import Teacher
 
-__all__ = ["HOG", "Fourier", "Lowpass", "Pixels", "Target"]
+__all__ = ["HOG", "Follower", "Fourier", "Lowpass", "Pixels", "Target", "Teacher"]

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H W pixels of the image, h w entries of the target, F frequencies along the width.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Lowpass(Pixels, name="lowpass"):
             is not square keeps an ellipse: as many periods along either side.
     """
 
+    outside: ClassVar[bool] = True  # inductor warns of complex numbers
     low_HF: Tensor
 
     def __init__(self, image: ImageSpec, encoder: EncoderSpec, *, radius: float = RADIUS, **shared: Any):

@@ -1,0 +1,182 @@
+"""Encoders with their weights, from a run or a file in any known format."""
+
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+
+from mim import init_weights
+from mim.build.configs import check
+from mim.build.models import image_spec
+from mim.config import Config, Overrides, inherit, parse_config, read_pairs
+from mim.encoders import Encoder
+from mim.errors import ConfigError
+from mim.interop import ModelWeights, metadata, read
+from mim.interop.formats import UnknownFormat
+from mim.interop.initialise import match_weights, read_for
+from mim.ops.seeding import host_seeded
+from mim.structures import ImageSpec
+from mim.targets.base import Network
+
+LOG = logging.getLogger("mim")
+
+
+def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = True) -> Encoder:
+    """An encoder with its weights, on the CPU and in eval mode, that sees whole images: `encoder(img_BCHW)`.
+
+    Args:
+        path: a checkpoint or a run folder of this toolkit, a file of facebookresearch/mae, microsoft/SimMIM or timm
+            (.pth, .safetensors), or a folder of transformers; also a file under the names of an encoder of yours, which
+            the overrides describe: `{"ENCODER.name": "mine"}`. Images are to be normalised as its training did.
+        overrides: config keys that the file does not hold, or another size, to which positions are resized:
+            `{"DATA.image_size": [384, 384]}`. Other values than the file's are an error, but for keys that INIT.keep
+            names. INIT.adapt_channels adapts the first layer to another DATA.channels.
+        strict: refuse a file with missing or unknown weights of the encoder, because features would differ.
+
+    Keys that the file does not say and that were guessed are told in a warning of the logger `mim`. PLUGINS of the run
+    are imported where the encoder is a part of them.
+
+    Raises ValueError where the file is missing, damaged, in no known format, or lacks a key that is needed.
+    """
+    return _with_weights(Path(path), overrides, strict)[0]
+
+
+def load_network(path: str, model: str, image: ImageSpec) -> Network:
+    """The network of TARGET.checkpoint for images of a size; without weights on the meta device.
+
+    Args:
+        path: the file of its weights; it may be empty on the meta device, where `model` is none.
+        model: a model of timm; empty where the file says what it holds.
+        image: the images that it sees; tables of positions are resized for them.
+
+    Raises ValueError where the file is missing, damaged or of another model, and where it cannot have such images.
+    """
+    on_meta = torch.empty(0).is_meta
+    if not path and not (on_meta and model):
+        raise ValueError(
+            "TARGET.checkpoint is empty: name the file of the teacher's weights, with TARGET.model where it is of timm"
+        )
+    overrides: dict[str, Any] = {"DATA.channels": image.channels, "DATA.image_size": (image.height, image.width)}
+    if model:
+        overrides |= {"ENCODER.name": "timm", "ENCODER.model": model, "ENCODER.hidden": "none"}
+    mean, std = _timm_statistics(model) if model else (None, None)
+    try:
+        if not path:
+            return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
+        encoder, cfg = _without_weights(Path(path), overrides) if on_meta else _with_weights(Path(path), overrides)
+    except ValueError as error:
+        raise ValueError(f"TARGET.checkpoint {path or model}: {error}") from error
+    if cfg.DATA.mean != "estimate":
+        mean, std = cfg.DATA.mean, cfg.DATA.std
+    return Network(encoder, mean, std, "" if on_meta else _checksum(init_weights.weights_file(Path(path))))
+
+
+def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
+    """The complete config of a file's weights.
+
+    Raises ValueError for keys that neither it nor the overrides give, and for overrides with which the weights compute
+    something else.
+    """
+    missing = [key for key in weights.unspecified if key not in read_pairs(overrides)]
+    if missing:
+        raise ValueError(
+            f"{weights.source} does not hold {' and '.join(missing)}: give each, as in ENCODER.heads 12 or "
+            'DATA.image_size "[224, 224]"'
+        )
+    try:
+        cfg = parse_config(metadata.to_yaml(weights.sections), overrides)
+        check(cfg)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
+    if (facts := init_weights.facts_of(weights, weights.source)) is not None:
+        inherit.check(cfg, facts, read_pairs(overrides))
+        cfg = inherit.resized(cfg, facts, read_pairs(overrides))
+    return cfg
+
+
+def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:
+    """The keys of which a file of weights says nothing, with their values in a config; empty where there are none."""
+    facts = init_weights.facts_of(weights, weights.source)
+    return inherit.guess_line(cfg, facts, read_pairs(overrides)) if facts is not None else ""
+
+
+def trusted(weights: ModelWeights, overrides: Overrides) -> ModelWeights:
+    """The weights without the PLUGINS of their run, where the overrides say which are to be imported."""
+    return replace(weights, plugins=()) if "PLUGINS" in read_pairs(overrides) else weights
+
+
+def bare_encoder(cfg: Config) -> Encoder:
+    """The encoder of a config, with random weights."""
+    return cfg.ENCODER.build(image_spec(cfg))
+
+
+def _with_weights(path: Path, overrides: Overrides, strict: bool = True) -> tuple[Encoder, Config]:
+    """See load_encoder; with the config of the file."""
+    file = init_weights.weights_file(path)
+    weights = _encoder_weights(file, overrides)
+    cfg = config_of(weights, overrides)
+    # missing weights are the same in every call, and the caller's generators stay as they are
+    with host_seeded(cfg.SEED):
+        encoder = bare_encoder(cfg)
+    weights = weights if weights.state else read_for(encoder, file, "weights")
+    state, report = match_weights(encoder, weights, "weights", cfg.INIT.adapt_channels, cfg.INIT.leave_out)
+    if strict and report.faults():
+        details = "\n".join(report.lines()[1:])
+        raise ValueError(
+            f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
+            f"(strict=False loads what fits):\n{details}"
+        )
+    for line in (*report.notes, guess_line(cfg, weights, overrides)):
+        if line:
+            LOG.warning("%s: %s", path, line)
+    encoder.load_state_dict(state, strict=False)
+    return encoder.eval(), cfg
+
+
+def _without_weights(path: Path, overrides: Overrides) -> tuple[Encoder, Config]:
+    """The same on the meta device, where only shapes are read."""
+    with torch.device("cpu"):
+        cfg = config_of(_encoder_weights(init_weights.weights_file(path), overrides, lazy=True), overrides)
+    return bare_encoder(cfg), cfg
+
+
+def _encoder_weights(file: Path, overrides: Overrides, lazy: bool = False) -> ModelWeights:
+    """The weights of a file with the sections of its encoder; neither where the overrides name another encoder.
+
+    Those are then under the names of that encoder, or in a format that fits it.
+    """
+    name = read_pairs(overrides).get("ENCODER.name")
+    try:
+        weights = trusted(read(file, "weights", lazy=lazy), overrides)
+    except UnknownFormat:
+        if name is None:
+            raise
+        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+    if name not in (None, weights.sections.get("ENCODER", {}).get("name")) and weights.format != "mim":
+        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+    init_weights.import_plugins(weights)
+    unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
+    return replace(weights, sections=init_weights.encoder_sections(weights), unspecified=unspecified)
+
+
+def _timm_statistics(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    """The mean and std of the images that timm's weights of a model were trained on, where timm knows the model."""
+    try:
+        known = timm.get_pretrained_cfg(model)
+    except RuntimeError:  # the encoder says what is wrong with the name
+        known = None
+    return (known.mean, known.std) if known is not None else (None, None)
+
+
+def _checksum(file: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(each for each in file.iterdir() if each.is_file()) if file.is_dir() else [file]:
+        with path.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

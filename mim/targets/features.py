@@ -1,0 +1,97 @@
+"""Features: what the targets share that are made by a network.
+
+Shapes: B batch, C channels, H W pixels, h w entries of a map high and wide, D width.
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from mim.encoders.base import Encoder
+from mim.io.checks import at_least
+from mim.structures import EncoderSpec, Features, ImageSpec, TargetSpec
+from mim.targets.base import Target
+
+Norm = Literal["none", "layer", "instance"]
+EPS = 1e-5  # of all normalisations, as in data2vec's code
+
+
+class FeatureTarget(Target):
+    """Features of a network that sees the whole image, one vector for each token of the student.
+
+    Where the network's grid is another one than the student's, its map is resized (bilinear, antialiased).
+
+    Args:
+        network: the encoder that makes the features.
+        layers: number of the last blocks whose outputs are averaged. 1: the last tokens, after the encoder's last norm;
+            more: the outputs of blocks as they are, which must have one width and stride.
+        layer_norm: normalises each layer before the mean: `layer` over the channels of each token (without weights),
+            `instance` over the tokens of an image for each channel.
+        norm: the same for the mean.
+        tokens: `patch`, or `class`: the class token for every token of the student, with layers 1.
+
+    Raises ValueError where the network has no such layers or no class token.
+    """
+
+    outside: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        encoder: EncoderSpec,
+        network: Encoder,
+        *,
+        layers: int = 1,
+        layer_norm: Norm = "none",
+        norm: Norm = "layer",
+        tokens: Literal["patch", "class"] = "patch",
+    ):
+        super().__init__(image, encoder)
+        at_least("TARGET", 1, layers=layers)
+        stages, spec = network.spec.stages, network.spec
+        alike = [(stage.width, stage.stride) == (spec.width, spec.stride) for stage in stages]
+        if layers > 1 and (layers > len(stages) or not all(alike[-layers:])):
+            most = max(1, sum(alike))
+            raise ValueError(
+                f"TARGET.layers is {layers}: of {network.title} at most {most} layers have its last width and stride"
+            )
+        if tokens == "class" and (layers > 1 or not spec.num_prefix):
+            raise ValueError(
+                f"TARGET.tokens class needs TARGET.layers 1 and a network with a class token; here {network.title} has "
+                f"{spec.num_prefix} prefix tokens and TARGET.layers is {layers}: use TARGET.tokens patch"
+            )
+        self.stages = tuple(range(len(stages) - layers, len(stages))) if layers > 1 else ()
+        self.layer_norm, self.norm, self.tokens = layer_norm, norm, tokens
+        self.spec = TargetSpec(spec.width, encoder.stride)
+
+    @abstractmethod
+    def features(self, img_BCHW: Tensor, **options: Any) -> Features:
+        """The network's features of the student's images. options: further arguments of Encoder.forward."""
+
+    def forward(self, img_BCHW: Tensor) -> Tensor:
+        features = self.features(img_BCHW, **({"stages": self.stages} if self.stages else {}))
+        high, wide = self.encoder.grid
+        if self.tokens == "class":
+            assert features.prefix_BKD is not None
+            class_BD = features.prefix_BKD[:, 0].float()
+            return _normalised(repeat(class_BD, "b d -> b d h w", h=high, w=wide), self.norm)
+        last_BDhw = rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])
+        maps = features.stages_BDhw or (last_BDhw,)
+        # where the mean and its norms are taken in the precision of products, small differences would vanish
+        mean_BDhw = torch.stack([_normalised(map_BDhw.float(), self.layer_norm) for map_BDhw in maps]).mean(dim=0)
+        if mean_BDhw.shape[-2:] != (high, wide):
+            mean_BDhw = F.interpolate(mean_BDhw, (high, wide), mode="bilinear", align_corners=False, antialias=True)
+        return _normalised(mean_BDhw, self.norm)
+
+
+def _normalised(map_BDhw: Tensor, norm: Norm) -> Tensor:
+    """A map with mean 0 and variance 1 over the channels of each entry, or over the entries of each channel."""
+    if norm == "none":
+        return map_BDhw
+    axes = [1] if norm == "layer" else [2, 3]
+    variance, mean = torch.var_mean(map_BDhw, dim=axes, correction=0, keepdim=True)
+    return (map_BDhw - mean) * (variance + EPS).rsqrt()

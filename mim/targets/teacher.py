@@ -1,0 +1,98 @@
+"""Teacher: features of a network that was trained elsewhere and stays as it is.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mim.structures import Features, ImageSpec
+from mim.targets.base import Fixed, TargetContext
+from mim.targets.features import FeatureTarget
+
+Statistics = tuple[float, ...] | Literal["file"]
+
+
+class Teacher(FeatureTarget, name="teacher"):
+    """Features of a frozen network: an encoder of this toolkit, or a model of timm, from any file of weights.
+
+    It sees the whole image in its own normalisation and size, once for all masks of a step. Its weights are not in
+    checkpoints, which name the file and its checksum; a run that is resumed with another file is refused.
+
+    Source: EVA (Fang et al., arXiv:2211.07636) and MILAN (Hou et al., arXiv:2208.06049), whose teacher is CLIP;
+    MaskFeat (arXiv:2112.09133), section 4, with DINO and supervised teachers.
+
+    Args:
+        checkpoint: the file of its weights; whatever INIT.checkpoint takes.
+        model: the name of the model in timm, for a file of timm that is not of a plain ViT; empty where the file says
+            what it holds.
+        image_size: height and width of the images that it sees, to which the student's are resized (bicubic,
+            antialiased), and its positions too; [0, 0]: as the student's.
+        mean: of its images, per channel, scaled to [0, 1]; `file`: as the file or timm says, or else as the student's.
+        std: standard deviation per channel, as for mean.
+
+    Raises ValueError where the file is missing, is not of that model, or is of images with other channels.
+    """
+
+    scale_C11: Tensor
+    shift_C11: Tensor
+
+    def __init__(
+        self,
+        context: TargetContext,
+        *,
+        checkpoint: str = "",
+        model: str = "",
+        image_size: tuple[int, int] = (0, 0),
+        mean: Statistics = "file",
+        std: Statistics = "file",
+        **shared: Any,
+    ):
+        image = context.image
+        size = image_size if any(image_size) else (image.height, image.width)
+        network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
+        super().__init__(image, context.encoder.spec, network.encoder, **shared)
+        self.size = size
+        self._fixed = Fixed(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
+        theirs = [
+            _statistic(key, value, known, default)
+            for key, value, known, default in (
+                ("mean", mean, network.mean, context.mean),
+                ("std", std, network.std, context.std),
+            )
+        ]
+        for key, values in zip(("mean", "std"), theirs, strict=True):
+            if len(values) != image.channels:
+                raise ValueError(f"TARGET.{key} has {len(values)} values, and images have {image.channels} channels")
+        their_mean, their_std, mean_C, std_C = (torch.tensor(each) for each in (*theirs, context.mean, context.std))
+        # (x * std + mean - their mean) / their std
+        self.register_buffer("scale_C11", (std_C / their_std)[:, None, None], persistent=False)
+        self.register_buffer("shift_C11", ((mean_C - their_mean) / their_std)[:, None, None], persistent=False)
+
+    @classmethod
+    def of(cls, context: TargetContext, **keys: Any) -> Self:
+        return cls(context, **keys)
+
+    def features(self, img_BCHW: Tensor, **options: Any) -> Features:
+        img_BCHW = img_BCHW * self.scale_C11 + self.shift_C11
+        if img_BCHW.shape[-2:] != self.size:
+            size = list(self.size)
+            img_BCHW = F.interpolate(img_BCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
+        return self._fixed(img_BCHW, **options)
+
+    def fixed(self) -> list[Fixed]:
+        return [self._fixed]
+
+
+def _statistic(
+    key: str, value: Statistics, known: tuple[float, ...] | None, default: tuple[float, ...]
+) -> tuple[float, ...]:
+    """The mean or std of the teacher's images."""
+    if value == "file":
+        return default if known is None else known
+    if key == "std" and min(value) <= 0:
+        raise ValueError(f"TARGET.std is {list(value)}: each must be above 0")
+    return tuple(value)
