@@ -42,7 +42,7 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
 
 
 class Colours(Target, name="colours_of_tests"):
-    """A distribution, which no target of mim is yet: how near the mean colour of a square is to each of some colours."""
+    """A distribution, which no target of mim is yet: how near each of six colours is to the mean of a square."""
 
     colours_KC: torch.Tensor
 
@@ -106,6 +106,11 @@ def fits(hidden: str, head: str) -> bool:
     """Whether a head can work with an encoder that hides in this way."""
     part = Head.named(head)
     return part.fills_dropped if hidden == "drop" else not part.hidden_only
+
+
+def predicts(hidden: str, head: str, target: TargetSpec) -> bool:
+    """Whether a head can predict a target: a U-Net that fills dropped places needs one that is finer than tokens."""
+    return not (head == "unet" and hidden == "drop" and target.stride == 8)
 
 
 def learns(loss: str, target: TargetSpec) -> bool:
