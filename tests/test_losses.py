@@ -1,13 +1,15 @@
+import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
-from small_models import CPU, IMAGE, assemble, generator, images, mae, members, sampled, simmim, small
+from small_models import CPU, IMAGE, Colours, assemble, generator, images, mae, members, sampled, simmim, small
 
-from mim.losses import L1, MSE, Cosine, Huber, Loss, SmoothL1
+from mim.losses import L1, MSE, Cosine, CrossEntropy, Huber, Loss, SmoothL1
 from mim.maskers.random import Random
 from mim.registry import keys_of
-from mim.structures import ImageSpec, PatchMask, Prediction
+from mim.structures import ImageSpec, PatchMask, Prediction, TargetSpec
 
 F64 = torch.float64
 
@@ -16,6 +18,11 @@ def maps(batch=2, dtype=F64):
     """A prediction, a target, and a mask on a coarser grid."""
     mask = Random(IMAGE, cell=8, ratio=0.5).sample(batch, generator(5), CPU)
     return images(batch, seed=1, dtype=dtype), images(batch, seed=2, dtype=dtype), mask
+
+
+def learnable(name, target):
+    """The target as a loss of that name needs it."""
+    return target.softmax(dim=1) if name == "cross_entropy" else target
 
 
 # ---------------------------------------------------------------- the published formulas, on whole models
@@ -106,8 +113,43 @@ def test_loss_over_all_cells_counts_visible_ones_too(name):
 def test_loss_of_a_perfect_prediction_is_zero_and_of_another_positive(name):
     loss = small(Loss.named(name))
     prediction, target, mask = maps()
-    assert loss(Prediction(target), target, mask).item() == pytest.approx(0, abs=1e-12)
-    assert loss(Prediction(prediction), target, mask).item() > 0.1
+    target, least = learnable(name, target), 0.0
+    if name == "cross_entropy":
+        least = torch.distributions.Categorical(target.movedim(1, -1)).entropy()[mask.at(32, 64)].mean().item()
+    assert loss(Prediction(loss.constant(target)), target, mask).item() == pytest.approx(least, abs=1e-12)
+    assert loss(Prediction(prediction), target, mask).item() > least + 0.1
+
+
+@pytest.mark.parametrize("name", members(Loss))
+def test_loss_counts_only_the_cells_that_a_mask_says_and_samples_alike(name):
+    """So two processes with half of the samples each have the loss of one."""
+    loss = small(Loss.named(name), eps=0.5)
+    prediction, target, mask = maps(batch=4)
+    predicted = mask.hidden_BHW & (
+        torch.rand(4, 4, 8, generator=generator(8)) < torch.tensor([0.2, 0.4, 0.6, 1.0])[:, None, None]
+    )
+    assert len(set(predicted.sum(dim=(1, 2)).tolist())) > 1
+    mask = replace(mask, predicted_BHW=predicted)
+    error = loss.elementwise(prediction, target).mean(dim=1)
+    pixels = predicted.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    means = [error[sample][pixels[sample]].sum() / (pixels[sample].sum() + 0.5) for sample in range(4)]
+    value = loss(Prediction(prediction), target, mask)
+    assert value.item() == pytest.approx((sum(means) / 4).item(), rel=0, abs=1e-12)
+    halves = [
+        loss(Prediction(prediction[rows]), target[rows], mask.samples(rows)) for rows in (slice(0, 2), slice(2, 4))
+    ]
+    assert (sum(halves) / 2).item() == pytest.approx(value.item(), abs=1e-12)
+    everywhere = small(Loss.named(name), over="all")
+    assert everywhere(Prediction(prediction), target, mask).item() == pytest.approx(error.mean().item(), abs=1e-12)
+
+
+def test_loss_of_a_sample_whose_predicted_cells_a_head_left_out_is_zero_and_not_infinite():
+    prediction, target, mask = maps()
+    one = torch.zeros(2, 4, 8, dtype=torch.bool)
+    one[:, 0, 0] = True
+    value = MSE()(Prediction(prediction, torch.stack([one[0], ~one[1]])), target, replace(mask, predicted_BHW=one))
+    expected = ((prediction - target) ** 2)[0, :, :8, :8].mean() / 2
+    assert value.item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", members(Loss))
@@ -143,7 +185,7 @@ def test_loss_of_uneven_counts_weighs_every_cell_alike(name):
 def test_loss_of_narrow_types_is_computed_in_fp32(name, dtype):
     loss = small(Loss.named(name))
     prediction, target, mask = maps(dtype=torch.float32)
-    prediction, target = prediction.to(dtype), target.to(dtype)
+    prediction, target = prediction.to(dtype), learnable(name, target).to(dtype)
     value = loss(Prediction(prediction), target, mask)
     assert value.dtype == torch.float32
     assert torch.equal(value, loss(Prediction(prediction.float()), target.float(), mask))
@@ -203,6 +245,43 @@ def test_cosine_of_a_target_of_one_channel_is_refused_where_a_model_is_built():
     with pytest.raises(ValueError, match=r"LOSS\.name cosine .* one channel"):
         assemble(*parts, ImageSpec(1, 32, 64))
     assert assemble(*parts, ImageSpec(2, 32, 64)).target.spec.channels == 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.12])
+def test_cross_entropy_equals_pytorchs_for_logits_over_the_temperature(temperature):
+    prediction, target, mask = maps()
+    target = (3 * target).softmax(dim=1)
+    loss = CrossEntropy(temperature=temperature)
+    entries = torch.nn.functional.cross_entropy(prediction / temperature, target, reduction="none")
+    torch.testing.assert_close(loss.elementwise(prediction, target).mean(dim=1), entries, rtol=0, atol=1e-12)
+    value = loss(Prediction(prediction), target, mask)
+    assert value.item() == pytest.approx(entries[mask.at(32, 64)].mean().item(), abs=1e-12)
+    torch.testing.assert_close(loss.as_target(loss.constant(target)), target, rtol=0, atol=1e-12)
+
+
+def test_cross_entropy_of_one_class_is_minus_the_log_of_its_probability():
+    loss, logits = CrossEntropy(), torch.tensor([0.0, math.log(3.0)], dtype=F64)[None, :, None, None]
+    token = torch.tensor([0.0, 1.0], dtype=F64)[None, :, None, None]
+    assert loss.elementwise(logits, token).mean().item() == pytest.approx(-math.log(0.75))
+    assert loss.elementwise(loss.constant(token), token).mean().item() == pytest.approx(0, abs=1e-12)
+
+
+def test_cross_entropy_of_a_target_without_probabilities_is_refused_where_a_model_is_built():
+    parts = ("random", "vit", "drop", "transformer")
+    for target in ("pixels", "hog"):
+        with pytest.raises(
+            ValueError, match=r"LOSS\.name cross_entropy compares distributions.* Use LOSS\.name mse or l1"
+        ):
+            assemble(*parts, target, "cross_entropy")
+    with pytest.raises(ValueError, match="two or more classes"):
+        CrossEntropy().check(TargetSpec(1, 8, distribution=True))
+    assert assemble(*parts, Colours, "cross_entropy").target.spec.distribution
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0])
+def test_cross_entropy_refuses_a_temperature_that_is_not_positive(temperature):
+    with pytest.raises(ValueError, match=rf"LOSS\.temperature is {temperature}: it must be above 0"):
+        CrossEntropy(temperature=temperature)
 
 
 class Scaled(Loss, name="scaled_without_shared_keys"):

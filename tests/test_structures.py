@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -155,6 +157,44 @@ def test_mask_rows_are_the_samples_asked_for():
     rows = mask.rows(1, 4)
     assert rows.visible == mask.visible
     assert torch.equal(rows.hidden_BHW, mask.hidden_BHW[[1, 2, 3]])
+
+
+def chosen_mask() -> PatchMask:
+    """A mask that says which hidden cells are to be predicted, with all its fields."""
+    mask = random_mask(batch=5, visible=21)
+    return replace(mask, draw_B=torch.arange(5), predicted_BHW=mask.hidden_BHW & (torch.arange(6) < 4))
+
+
+def test_mask_keeps_all_its_fields_for_some_samples():
+    mask = chosen_mask()
+    for part, rows in (
+        (mask.rows(1, 3), [1, 2]),
+        (mask.samples([4, 0]), [4, 0]),
+        (mask.samples(torch.tensor([3])), [3]),
+        (mask.to(torch.device("cpu")), range(5)),
+    ):
+        assert part.visible == mask.visible
+        for name in ("hidden_BHW", "draw_B", "predicted_BHW"):
+            assert torch.equal(getattr(part, name), getattr(mask, name)[list(rows)])
+
+
+def test_mask_of_which_all_hidden_cells_count_says_so_for_some_samples():
+    mask = random_mask(batch=5)
+    assert mask.rows(1, 3).predicted_BHW is mask.samples([1]).draw_B is None
+    assert torch.equal(mask.predicted_at(8, 12), mask.at(8, 12))
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (4, 6), (8, 18)])
+def test_mask_predicted_cells_on_another_grid_are_those_of_a_mask_that_hides_them(height, width):
+    mask = chosen_mask()
+    expected = PatchMask(mask.predicted_BHW).at(height, width)
+    assert torch.equal(mask.predicted_at(height, width), expected)
+    coarse = mask.coarsened(height, width)
+    if height == 2:
+        assert torch.equal(coarse.predicted_BHW, expected)
+        assert torch.equal(coarse.draw_B, mask.draw_B)
+    else:
+        assert coarse is mask
 
 
 def test_mask_coarse_counts_visible_cells_anew():

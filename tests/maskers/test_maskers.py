@@ -14,6 +14,7 @@ from mim.maskers.base import smallest, visible_cells
 from mim.maskers.block import Block
 from mim.maskers.grid import Grid
 from mim.maskers.inverse_block import InverseBlock
+from mim.maskers.multi_block import MultiBlock
 from mim.maskers.random import Random
 from mim.registry import keys_of
 from mim.structures import ImageSpec
@@ -279,6 +280,94 @@ def test_inverse_block_keeps_what_data2vec_keeps(block):
 def test_inverse_block_refuses_by_key_and_value(key, value):
     with pytest.raises(ValueError, match=rf"MASKER\.{key} is {value}: it must be at least"):
         InverseBlock(square(8), cell=16, **{key: value})
+
+
+# ---------------------------------------------------------------- multi block
+
+
+def jepas_blocks(chance, side):
+    """Cells of the four targets and of the context of one mask. Source: I-JEPA, section 3 and src/masks/multiblock.py;
+    each block with its own size, anywhere in the grid.
+    """
+
+    def block(scale, aspect):
+        cells, ratio = int(side**2 * chance.uniform(*scale)), chance.uniform(*aspect)
+        high, wide = (min(round(math.sqrt(area)), side - 1) for area in (cells * ratio, cells / ratio))
+        inside = np.zeros((side, side), dtype=bool)
+        top, left = chance.randint(0, side - high), chance.randint(0, side - wide)
+        inside[top : top + high, left : left + wide] = True
+        return inside
+
+    targets = np.stack([block((0.15, 0.2), (0.75, 1.5)) for _ in range(4)])
+    return targets.any(axis=0), block((0.85, 1.0), (1.0, 1.0))
+
+
+def test_multi_block_hides_and_predicts_as_a_loop_does():
+    chance = random.Random(0)
+    drawn = [jepas_blocks(chance, 14) for _ in range(2000)]
+    targets, contexts = (torch.from_numpy(np.stack([each[part] for each in drawn])) for part in (0, 1))
+    mask = MultiBlock(square(14), cell=16).sample(2000, generator(0), CPU)
+    visible = ~mask.hidden_BHW
+    assert visible.sum(dim=(1, 2)).tolist() == [49] * 2000
+    enough = (contexts & ~targets).sum(dim=(1, 2)) >= 49
+    assert enough.float().mean() > 0.97  # so that hidden targets are all targets
+    rest = contexts & ~targets
+    expected = rest * (49 / rest.sum(dim=(1, 2), keepdim=True)).clamp(max=1)  # 49 of these cells at random
+    for ours, theirs in ((mask.predicted_BHW, targets), (visible, expected)):
+        difference = ours.float().mean(dim=0) - theirs.float().mean(dim=0)
+        assert difference.abs().max() < 5 * 0.5 * (2 / 2000) ** 0.5  # standard deviations of a share
+        assert difference.mean().abs() < 0.005
+    assert hidden_neighbours(mask.predicted_BHW) == pytest.approx(hidden_neighbours(targets), abs=0.02)
+    assert regions(mask.predicted_BHW) == pytest.approx(regions(targets), abs=0.05)
+    spread = [each.sum(dim=(1, 2)).float().std().item() for each in (mask.predicted_BHW, targets)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.06)  # by how much targets overlap
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.74, 0.9])
+@pytest.mark.parametrize("size", [(224, 224), (96, 160), (160, 32), (16, 192)])
+def test_multi_block_predicts_hidden_cells_and_one_in_each_sample_at_least(size, ratio):
+    mask = MultiBlock(ImageSpec(3, *size), cell=16, ratio=ratio).sample(200, generator(1), CPU)
+    assert not (mask.predicted_BHW & ~mask.hidden_BHW).any()
+    assert mask.predicted_BHW.any(dim=1).any(dim=1).all()
+
+
+def test_multi_block_of_one_target_is_one_rectangle_of_its_area_and_aspect():
+    masker = MultiBlock(square(20), cell=16, targets=1, target_scale=(0.1, 0.12), target_aspect=(1.0, 2.0))
+    predicted = masker.sample(2000, generator(0), CPU).predicted_BHW
+    high, wide = predicted.any(dim=2).sum(dim=1), predicted.any(dim=1).sum(dim=1)
+    assert torch.equal(predicted.sum(dim=(1, 2)), high * wide)
+    possible = {
+        (round(math.sqrt(cells * aspect / 100)), round(math.sqrt(cells / aspect * 100)))
+        for cells, aspect in product(range(40, 48), range(100, 200))
+    }
+    shapes = set(zip(high.tolist(), wide.tolist(), strict=True))
+    assert shapes <= possible
+    assert len(shapes) > 0.8 * len(possible)
+    assert (high * wide).float().mean().item() == pytest.approx(43.5, abs=0.6)
+    assert (high / wide).mean().item() == pytest.approx(1.5, abs=0.03)
+
+
+def test_multi_block_keeps_cells_of_targets_only_where_no_others_are_left():
+    mask = MultiBlock(square(14), cell=16, ratio=0.2).sample(100, generator(0), CPU)
+    assert not (mask.hidden_BHW & ~mask.predicted_BHW).any()  # 39 cells are hidden, and targets cover more
+    assert (mask.predicted_BHW.sum(dim=(1, 2)) == 196 - int(196 * 0.8)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"targets": 0}, r"MASKER\.targets is 0: it must be at least 1"),
+        ({"target_scale": (0.2, 0.1)}, r"MASKER\.target_scale is \[0\.2, 0\.1\]: .* above 0, at most 1, the"),
+        ({"context_scale": (0.5, 1.5)}, r"MASKER\.context_scale is \[0\.5, 1\.5\]"),
+        (
+            {"target_aspect": (0.0, 1.5)},
+            r"MASKER\.target_aspect is \[0\.0, 1\.5\]: .* above 0, the smaller",
+        ),
+    ],
+)
+def test_multi_block_refuses_by_key_and_value(keys, named):
+    with pytest.raises(ValueError, match=named):
+        MultiBlock(square(8), cell=16, **keys)
 
 
 # ---------------------------------------------------------------- grid
