@@ -17,7 +17,7 @@ from mim.encoders.base import Hidden, InferredConfig, square_side
 from mim.encoders.plain import Plain
 from mim.io.checks import above_zero, at_least
 from mim.ops.attention import attention_layer
-from mim.ops.initial import LinearInit, initialise_linear
+from mim.ops.initial import NORMAL_STD, LinearInit, initialise_linear
 from mim.ops.positions import resize_positions, sincos_table
 from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
@@ -41,7 +41,8 @@ class ViT(Plain, name="vit"):
         patch_norm: whether a LayerNorm stands before the projection of a patch, over its pixels, and another one behind
             it. vit-pytorch: true.
         linear_init: how weights begin: `xavier` (MAE: linear layers xavier-uniform with zero bias, the patch
-            projection xavier-uniform as a matrix), or `pytorch` (each layer as PyTorch makes it).
+            projection xavier-uniform as a matrix), `normal` (MaskFeat, I-JEPA: both normal with standard deviation
+            0.02, zero bias), or `pytorch` (each layer as PyTorch makes it).
         init_std: standard deviation with which class token, mask token and learned positions begin, above 0.
             MAE: 0.02; vit-pytorch: 1.
     """
@@ -155,13 +156,15 @@ class ViT(Plain, name="vit"):
         return embed.norm(F.linear(patches_BNP, matrix_DP, embed.proj.bias))
 
     def _initialise(self, positions: str, linear_init: LinearInit, std: float) -> None:
-        backbone = self.backbone
+        backbone, embed = self.backbone, self.backbone.patch_embed.proj
         initialise_linear(backbone, linear_init)
         if linear_init == "xavier":
             with torch.no_grad():
-                projection = backbone.patch_embed.proj.weight
-                matrix = torch.empty_like(rearrange(projection, "d c p q -> d (c p q)"))
-                projection.copy_(nn.init.xavier_uniform_(matrix).view_as(projection))
+                matrix = torch.empty_like(rearrange(embed.weight, "d c p q -> d (c p q)"))
+                embed.weight.copy_(nn.init.xavier_uniform_(matrix).view_as(embed.weight))
+        elif linear_init == "normal":
+            nn.init.normal_(embed.weight, std=NORMAL_STD)
+            nn.init.zeros_(embed.bias)
         for token in (backbone.cls_token, self.mask_token):
             if token is not None:
                 nn.init.normal_(token, std=std)

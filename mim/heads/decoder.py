@@ -35,8 +35,8 @@ class Decoder(Head):
         norm_eps: eps of every LayerNorm, above 0. MAE: 1e-6; vit-pytorch and IcarusWizard/MAE have PyTorch's default,
             1e-5.
         positions: `sincos` (fixed) or `learned` (vit-pytorch, IcarusWizard/MAE).
-        linear_init: how linear layers begin: `xavier` (MAE: xavier-uniform with zero bias), or `pytorch` (as PyTorch
-            makes them).
+        linear_init: how linear layers begin: `xavier` (MAE: xavier-uniform with zero bias), `normal` (I-JEPA: normal
+            with standard deviation 0.02, zero bias), or `pytorch` (as PyTorch makes them).
         init_std: standard deviation with which mask token and learned positions begin, which are normal, above 0.
             MAE: 0.02; vit-pytorch: 1.
     """

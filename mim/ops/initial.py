@@ -6,7 +6,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-LinearInit = Literal["xavier", "pytorch"]
+LinearInit = Literal["xavier", "normal", "pytorch"]
+NORMAL_STD = 0.02  # of BERT and its followers
 FILLS = {  # what initialisations do to a weight in place
     *("uniform_", "normal_", "erfinv_", "mul_", "div_", "add_", "clamp_", "fill_", "zero_"),
     *("kaiming_uniform_", "trunc_normal_"),
@@ -25,11 +26,14 @@ class Undrawn(TorchFunctionMode):
 
 
 def initialise_linear(model: nn.Module, kind: LinearInit) -> None:
-    """Fills linear layers xavier-uniform, with zero bias; `pytorch` leaves them as PyTorch made them."""
+    """Fills linear layers xavier-uniform or normal, with zero bias; `pytorch` leaves them as PyTorch made them."""
     if kind == "pytorch":
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
+            if kind == "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=NORMAL_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -488,6 +488,17 @@ def test_vit_starts_as_pytorch_makes_it_where_asked():
         assert layer.bias is None or 0.9 * bound < layer.bias.abs().max() <= bound
 
 
+def test_vit_starts_normal_where_asked():
+    """MaskFeat and I-JEPA: every matrix, that of the patches too, has a standard deviation of .02; biases are zero."""
+    torch.manual_seed(0)
+    encoder = ViT(ImageSpec(3, 32, 64), linear_init="normal", patch=16, width=768, depth=1, heads=12)
+    block = encoder.backbone.blocks[0]
+    for layer in (encoder.backbone.patch_embed.proj, block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.01)
+        assert layer.weight.abs().max() > 0.08  # normal, not uniform
+        assert not layer.bias.any()
+
+
 @pytest.mark.parametrize("hidden", ["drop", "replace", "none"])
 @torch.no_grad()
 def test_vit_with_norms_around_its_patches_embeds_each_patch_by_itself(hidden):
