@@ -150,7 +150,7 @@ def facts_of_config(cfg: Config, source: str) -> ModelFacts:
 def encoder_sections(weights: ModelWeights) -> metadata.Sections:
     """The sections of a file of weights that its encoder needs, for whole images."""
     data, encoder = (weights.sections.get(name, {}) for name in ("DATA", "ENCODER"))
-    data = {key: value for key, value in data.items() if key in keys_of(DataSettings)}
+    data = {key: value for key, value in data.items() if key in keys_of(DataSettings) and key != "masks"}
     encoder = {**encoder, "hidden": "none"} if encoder else {}
     return {"TASK": "finetune", "DATA": data, "ENCODER": encoder}
 

@@ -60,7 +60,7 @@ class MaskedImageModel(nn.Module):
         if copies == 1 and not self.target.outside:
             return self._predict(img_BCHW, mask, None)
         target_BCHW, metrics = self.target_of(img_BCHW)
-        output = self._predict(_repeated(img_BCHW, copies), mask, _repeated(target_BCHW, copies))
+        output = self._predict(repeated(img_BCHW, copies), mask, repeated(target_BCHW, copies))
         return replace(output, metrics={**output.metrics, **metrics})
 
     @property
@@ -97,6 +97,6 @@ class MaskedImageModel(nn.Module):
         return [*self.encoder.blocks(), *self.head.blocks()]
 
 
-def _repeated(map_BCHW: Tensor, copies: int) -> Tensor:
+def repeated(map_BCHW: Tensor, copies: int) -> Tensor:
     """Each row several times, one after the other."""
     return map_BCHW if copies == 1 else map_BCHW.repeat_interleave(copies, dim=0)

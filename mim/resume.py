@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
 from mim.engine.run_folder import RunFolder
 from mim.io.formatting import list_names
-from mim.io.weights import CLASSES
+from mim.io.weights import CLASSES, TEACHERS
 
 LOG = logging.getLogger("mim")
 
@@ -21,6 +22,7 @@ FREE = (  # keys, and sections with a dot, that a resumed run may change: paths,
     *("DATA.retry_s", "DATA.index", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
+FILE_OF_TEACHER = re.compile(r"TARGET(\.\d+)?\.checkpoint:")  # it may move; check_teachers compares what is in it
 Lengths = tuple[int, ...]  # as TrainSettings.lengths
 
 
@@ -98,7 +100,7 @@ def _with_lengths(cfg: Config, lengths: Lengths) -> Config:
 
 def _check_same(cfg: Config, theirs: Config, path: Path, finished: bool) -> None:
     """Raises ValueError where a checkpoint was made under other settings than those that may change."""
-    changed = [line for line in differing(cfg, theirs) if not line.startswith(FREE)]
+    changed = [line for line in differing(cfg, theirs) if not line.startswith(FREE) and not FILE_OF_TEACHER.match(line)]
     if not changed:
         return
     way_out = "Name another --output, or go back to the settings of that run"
@@ -139,3 +141,18 @@ def check_classes(cfg: Config, content: Mapping[str, Any], path: Path, training:
             f"{path} was trained on {len(theirs):,} classes, {list_names(theirs)}, and {training.label_origin()} now "
             f"name {order}{list_names(ours)}: go back to the data of that run, or name another --output"
         )
+
+
+def check_teachers(ours: Mapping[str, str], content: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError where the fixed networks of a run are other files than a checkpoint was trained with.
+
+    ours: the checksum of each file, by its path.
+    """
+    theirs = content.get(TEACHERS)
+    if not isinstance(theirs, dict) or sorted(theirs.values()) == sorted(ours.values()):
+        return
+    before, now = (", ".join(f"{file} (SHA-256 {sum_[:12]})" for file, sum_ in each.items()) for each in (theirs, ours))
+    raise ValueError(
+        f"{path} was trained with the teacher {before or 'none'}, and TARGET.checkpoint is now {now or 'none'}, with other "
+        "content: name the same file, or another --output"
+    )

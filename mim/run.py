@@ -14,7 +14,7 @@ from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
-from mim.resume import FolderRecord, check_classes, extension_of, resumed_config
+from mim.resume import FolderRecord, check_classes, check_teachers, extension_of, resumed_config
 from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
 
@@ -93,6 +93,8 @@ def _run(
             if content is None:
                 for line in init_weights.initialise(cfg, task):
                     LOG.info(line)
+            elif isinstance(task, Pretrain):
+                check_teachers(task.teachers, content, path or output)
             numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
             lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
             trainer = Trainer(task, build.engine_settings(cfg), world, folder)

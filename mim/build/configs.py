@@ -46,6 +46,8 @@ def check(cfg: Config) -> None:
             f"INIT.parts is model, and TASK {cfg.TASK} has no head of a pretraining: leave it out, and the encoder "
             "alone is taken. To go on with a run of this task, extend it with --extend"
         )
+    if cfg.TASK != "pretrain" and cfg.DATA.masks > 1:
+        raise ValueError(f"DATA.masks is {cfg.DATA.masks}, and TASK {cfg.TASK} hides nothing: leave it out")
     if cfg.TASK == "finetune":
         batch_augment(cfg, classes=1)
         RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)

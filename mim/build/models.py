@@ -98,15 +98,15 @@ def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
         raise
 
 
-def model_summary(shape: Model | None, model: Model, image: ImageSpec) -> ModelSummary:
+def model_summary(shape: Model | None, model: Model, image: ImageSpec, masks: int = 1) -> ModelSummary:
     """The summary of the model without weights, or of the other where a part of a plugin needs values."""
     if shape is not None:
         try:
-            return summarise_model(shape, image)
+            return summarise_model(shape, image, masks)
         except (RuntimeError, TypeError) as error:  # as in build_without_memory
             if "meta" not in str(error).lower():
                 raise
-    return summarise_model(model, image)
+    return summarise_model(model, image, masks)
 
 
 def _target_and_loss(cfg: Config, encoder: Encoder) -> tuple[Target, Loss | SeveralLosses]:

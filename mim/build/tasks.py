@@ -77,7 +77,8 @@ def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pr
         held_out=evaluation_data(cfg, held_out),
         settings=settings,
         seed=cfg.SEED,
-        model_summary=model_summary(shape, model, image_spec(cfg)),
+        masks=data.masks,
+        model_summary=model_summary(shape, model, image_spec(cfg), data.masks),
         reader=Reader(data.batch_size, data.workers),
     )
 

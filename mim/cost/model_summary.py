@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mim.cost.flops import Work, count_work
-from mim.model import MaskedImageModel
+from mim.model import MaskedImageModel, repeated
 from mim.ops.attention import choose_attention
 from mim.readouts.classifier import Classifier
 from mim.structures import ImageSpec, PatchMask
@@ -74,8 +74,8 @@ class ModelSummary:
         return shapes
 
 
-def summarise_model(model: Model, image: ImageSpec) -> ModelSummary:
-    """Runs a model part by part on two images.
+def summarise_model(model: Model, image: ImageSpec, masks: int = 1) -> ModelSummary:
+    """Runs a model part by part on two images, each under a number of masks.
 
     On the meta device nothing is computed and operations are counted, those of attention as two matrix products. A
     model with weights runs forward only, in eval mode, and nothing is counted.
@@ -88,7 +88,7 @@ def summarise_model(model: Model, image: ImageSpec) -> ModelSummary:
     else:
         model.eval()
     with torch.set_grad_enabled(counted), torch.random.fork_rng(devices=[]):
-        mask = model.sample_mask(img_BCHW) if isinstance(model, MaskedImageModel) else None
+        mask = model.sample_mask(repeated(img_BCHW, masks)) if isinstance(model, MaskedImageModel) else None
         outcomes, work = count_work(_parts(model, img_BCHW, mask), img_BCHW, IMAGES)
         boundaries = _boundaries(model, img_BCHW, mask, outcomes)
     model.train(was_training)
@@ -99,10 +99,11 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
     """The parts of `forward` in order. Each is called with the outcome of the part before it."""
     if isinstance(model, MaskedImageModel):
         assert mask is not None
+        masks = len(mask.hidden_BHW) // len(img_BCHW)
         return [
-            ("encoder", lambda img: model.encode(img, mask)),
+            ("encoder", lambda img: model.encode(repeated(img, masks), mask)),
             ("head", model.head),
-            ("rest", lambda prediction: model.loss(prediction, model.target(img_BCHW), mask)),
+            ("rest", lambda prediction: model.loss(prediction, repeated(model.target(img_BCHW), masks), mask)),
         ]
     return [
         ("encoder", model.encoder),

@@ -28,6 +28,9 @@ class DataSettings:
         batch_size: images of one micro-batch on one device.
         repeats: crops of each image in an epoch, in neighbouring rows of one batch; it divides batch_size. Source:
             Hoffer et al. 2020, repeated augmentation.
+        masks: masks of each image in a step of pretraining: it is read, cropped and given to the target once, and the
+            encoder sees it under each of them. batch_size and TRAIN.batch count images. Source: data2vec 2.0
+            (arXiv:2212.07525), section 3.4, 8 or 16.
         workers: dataloader workers of one device; 0 reads in the training process.
         max_broken: share of broken files of the data set, from 0 to 1, above which a run stops: of files that cannot be
             read, or with NaN or infinite pixels. One such file never stops a run.
@@ -42,12 +45,14 @@ class DataSettings:
     nodata: float | Literal["none"] = "none"
     batch_size: int = 64
     repeats: int = 1
+    masks: int = 1
     workers: int = 4
     max_broken: float = 0.01
     retry_s: float = 60.0
 
     def __post_init__(self) -> None:
-        at_least("DATA", 1, channels=self.channels, batch_size=self.batch_size, repeats=self.repeats)
+        counts = {"channels": self.channels, "batch_size": self.batch_size, "repeats": self.repeats, "masks": self.masks}
+        at_least("DATA", 1, **counts)
         at_least("DATA", 0, workers=self.workers)
         if self.batch_size % self.repeats:
             raise ValueError(

@@ -80,6 +80,11 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """The statistics of the true image that `to_pixels` uses, as text for a caption; empty where it uses none."""
         return ""
 
+    @property
+    def title(self) -> str:
+        """What reports call the target."""
+        return self.name
+
     def fixed(self) -> list["Fixed"]:
         """The networks of this target that never change: on the device, but not trained, copied or saved."""
         return []

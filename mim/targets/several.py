@@ -60,6 +60,10 @@ class Several(Target):
         pieces = map_BChw.split(self.sizes, dim=1)
         return [F.pixel_shuffle(piece, factor) for piece, factor in zip(pieces, self.factors, strict=True)]
 
+    @property
+    def title(self) -> str:
+        return " + ".join(target.title for target in self.targets)
+
     def fixed(self) -> list[Fixed]:
         return [network for target in self.targets for network in target.fixed()]
 

@@ -55,7 +55,7 @@ class Teacher(FeatureTarget, name="teacher"):
         size = image_size if any(image_size) else (image.height, image.width)
         network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
-        self.size = size
+        self.size, self._network_title = size, network.encoder.title
         self._fixed = Fixed(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
         theirs = [
             _statistic(key, value, known, default)
@@ -75,6 +75,11 @@ class Teacher(FeatureTarget, name="teacher"):
     @classmethod
     def of(cls, context: TargetContext, **keys: Any) -> Self:
         return cls(context, **keys)
+
+    @property
+    def title(self) -> str:
+        files = [f" of {file} (SHA-256 {checksum[:12]})" for file, checksum in self._fixed.checksums.items()]
+        return f"teacher {self._network_title}{''.join(files)}"
 
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
         img_BCHW = img_BCHW * self.scale_C11 + self.shift_C11

@@ -18,6 +18,7 @@ from mim.engine.protocol import Report, StepContext, StepLoss
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.evaluation.knn import FeatureTable, features_of, knn_accuracy
 from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
+from mim.io.weights import TEACHERS
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
@@ -114,7 +115,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             "encoder": f"{model.encoder.title}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
-            "target, loss": f"{model.target.name}, {model.loss.name} over {model.loss.over} cells",
+            "target, loss": f"{model.target.title}, {model.loss.name} over {model.loss.over} cells",
             "images": self.images_line(f"{len(self.train_data):,}"),
             **self.model_summary.describe(),
         }
@@ -127,6 +128,14 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             lines["evaluation"] = f"held-out loss; kNN accuracy with k = {self.settings.knn}"
         return lines
 
+    @property
+    def teachers(self) -> dict[str, str]:
+        """SHA-256 of the files of the target's fixed networks, by path."""
+        return {file: checksum for fixed in self.model.target.fixed() for file, checksum in fixed.checksums.items()}
+
+    def metadata(self) -> dict[str, Any]:
+        return {TEACHERS: self.teachers} if self.teachers else {}
+
     def metrics(self) -> dict[str, float]:
         return {"parameters": _parameters(self.model), **self.model_summary.metrics()}
 
@@ -137,7 +146,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         if loss <= baseline:
             return []
         text = f"val/loss {loss:.4f} is above val/baseline {baseline:.4f}: the model predicts worse than the mean of "
-        return [text + "the images. Try more epochs (--extend goes on with this run), or another OPTIMIZER.base_lr"]
+        return [text + "the targets. Try more epochs (--extend goes on with this run), or another OPTIMIZER.base_lr"]
 
     # ---------------------------------------------------------------- evaluation
 
