@@ -40,10 +40,19 @@ def from_command_line(key: str, text: Any, annotation: Any) -> Any:
 
 
 def as_text(value: Any) -> Any:
-    """A value of Python as a config file would hold it: a text, or lists of texts."""
+    """A value of Python as a config file would hold it: a text, or lists and mappings of texts."""
     if isinstance(value, list | tuple):
         return [as_text(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): as_text(each) for key, each in value.items()}
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_yaml(value: Any) -> Any:
+    """A value as YAML holds it: lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: as_yaml(each) for key, each in value.items()}
+    return [as_yaml(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def unknown(annotation: Any) -> Iterator[Any]:

@@ -5,21 +5,23 @@ Every scalar is taken as text and parsed by its key's annotation, from the file 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mim.config import annotations, inherit, migrate, plugins, schema
+from mim.config import annotations, checks, inherit, migrate, plugins, schema
+from mim.config.annotations import as_yaml
 from mim.config.inherit import FindFacts
-from mim.config.recipes import find_file, recipe_names
+from mim.config.recipes import find_file
+from mim.config.sections import parse_section, parse_value, with_whole_sections
 from mim.config.tree import Config
 from mim.config.words import pairs_of_words
 from mim.errors import ConfigError
 from mim.io.formatting import printable, short_repr
-from mim.io.limits import BLOCKS, CONFIG_BYTES, INTEGER, LARGEST
+from mim.io.limits import CONFIG_BYTES
+from mim.io.sections import flatten
 from mim.io.yaml import read_texts
-from mim.registry import Key, one_of
 
 LOG = logging.getLogger("mim")
 
@@ -39,9 +41,9 @@ def load_config(path: str | Path, overrides: Overrides = (), find_facts: FindFac
     text = _text_of(path)
     try:
         cfg = _resolve(read_mapping(text), read_pairs(overrides), LOG.warning, find_facts)
-        _check_recipe(cfg.RECIPE)  # not where the config of a run is read, whose recipe may be gone
+        checks.check_recipe(cfg.RECIPE)  # not where the config of a run is read, whose recipe may be gone
     except ValueError as error:
-        raise named(error, path, overrides, lambda: _check_recipe(parse_config(text).RECIPE)) from error
+        raise named(error, path, overrides, lambda: checks.check_recipe(parse_config(text).RECIPE)) from error
     return cfg
 
 
@@ -116,29 +118,30 @@ def differing(cfg: Config, other: Config) -> list[str]:
     """Keys in which two configs differ, each with both values."""
     ours, theirs = cfg.flat(), other.flat()
     return [
-        f"{key}: {_shown(theirs.get(key, 'absent'))} there, {_shown(ours.get(key, 'absent'))} here"
+        f"{key}: {as_yaml(theirs.get(key, 'absent'))} there, {as_yaml(ours.get(key, 'absent'))} here"
         for key in dict.fromkeys([*ours, *theirs])
         if ours.get(key) != theirs.get(key)
     ]
 
 
 def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_facts: FindFacts | None = None) -> Config:
-    raw, pairs = migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn)
-    task = _value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
-    _check_sections(raw, pairs, task)
-    for module in _value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
+    raw, pairs = with_whole_sections(migrate.rename(raw, warn), migrate.rename_pairs(pairs, warn))
+    task = parse_value("TASK", schema.TOP["TASK"], raw, "TASK", pairs)
+    checks.check_sections(raw, pairs, task)
+    for module in parse_value("PLUGINS", schema.TOP["PLUGINS"], raw, "PLUGINS", pairs):
         plugins.import_named(module)
-    set_keys, overridden = _set_keys(raw, pairs), frozenset(pairs)
+    set_keys, overridden = frozenset([*flatten(raw), *pairs]), frozenset(pairs)
     filled: list[str] = []
-    init = _section(task, "INIT", raw.get("INIT", {}), pairs, warn)
+    init = parse_section(task, "INIT", raw.get("INIT", {}), pairs, warn)
     facts = find_facts(init["checkpoint"]) if find_facts is not None else None
     if facts is not None:
         raw, pairs, filled = inherit.fill(raw, pairs, facts, init)
-    values = {key: _value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
+    values = {key: parse_value(key, kind, raw, key, pairs) for key, kind in schema.TOP.items()}
     for section in schema.sections(task):
-        values[section] = _section(task, section, raw.get(section, {}), pairs, warn)
-    _check_limits(values)
-    _check_init(values)
+        values[section] = parse_section(task, section, raw.get(section, {}), pairs, warn)
+    checks.check_limits(values)
+    checks.check_lengths(values)
+    checks.check_init(values)
     if values["SEED"] < 0:
         raise ConfigError(f"SEED is {values['SEED']}: it must be at least 0")
     if facts is None:
@@ -147,120 +150,6 @@ def _resolve(raw: Raw, pairs: dict[str, Any], warn: migrate.Warn, find_facts: Fi
     cfg = inherit.resized(Config.of(values, set_keys - set(filled)), facts, set_keys - set(filled))
     inherit.check(cfg, facts, overridden)
     return replace(cfg, notes=tuple(inherit.lines(cfg, facts, filled)))
-
-
-def _set_keys(raw: Raw, pairs: Iterable[str]) -> frozenset[str]:
-    """The keys that a file or the overrides set."""
-    keys = [f"{name}.{key}" for name, content in raw.items() if isinstance(content, dict) for key in content]
-    return frozenset([*keys, *(name for name, content in raw.items() if not isinstance(content, dict)), *pairs])
-
-
-def _section(task: str, section: str, raw: Raw, pairs: dict[str, Any], warn: migrate.Warn) -> dict[str, Any]:
-    """The values of one section, parsed against the keys of its settings and of the part that it names."""
-    values, name = {}, ""
-    if section in schema.FAMILIES:
-        default = schema.FAMILIES[section].default
-        request = pairs.get(f"{section}.name", raw.get("name", default))
-        values["name"] = name = annotations.parse(f"{section}.name", request, str)
-        raw = _without_keys_of_another_part(section, raw, name, str(raw.get("name", default)))
-    keys = schema.section_keys(task, section, name)
-    raw = migrate.drop(section, name, raw, keys, warn)
-    allowed = [*keys, *values]
-    for key in [*raw, *(key.partition(".")[2] for key in pairs if key.startswith(section + "."))]:
-        if key not in allowed:
-            from mim.config.keys import owners  # only here, as this module also runs by `python -m`
-
-            of, topic = (f" of {name}", f"{section}.{name}") if name else ("", section)
-            hint = f"it is a key of {', '.join(others)}. " if (others := owners(section, key)) else ""
-            raise ConfigError(
-                f"unknown key {printable(f'{section}.{key}')}{of}: {hint}{one_of(key, allowed)}. "
-                f"`python -m mim train --keys {topic}` explains them"
-            )
-    return values | {key: _value(f"{section}.{key}", kind, raw, key, pairs) for key, kind in keys.items()}
-
-
-def _without_keys_of_another_part(section: str, raw: Raw, name: str, name_in_file: str) -> Raw:
-    """Where the command line names another part than the file, the file's keys for that one have no effect."""
-    if name_in_file == name:
-        return raw
-    try:
-        theirs, ours = schema.part_keys(section, name_in_file), schema.part_keys(section, name)
-    except ValueError:  # one of the two does not exist
-        return raw
-    foreign = {
-        key
-        for key in theirs
-        if key in raw
-        and (key not in ours or (_is_allowed(raw[key], theirs[key]) and not _is_allowed(raw[key], ours[key])))
-    }
-    unknown = sorted(key for key in foreign if key not in ours)
-    facts = [
-        f"{section}.{key} of the file has no effect: {short_repr(raw[key])} is a value" for key in foreign - {*unknown}
-    ]
-    if unknown:
-        keys, one = f"{section}.{', '.join(unknown)} of the file", len(unknown) == 1
-        facts.append(f"{keys} {'has no effect: it is a key' if one else 'have no effect: they are keys'}")
-    for fact in facts:
-        LOG.warning("%s of %s, and %s.name is now %s", fact, name_in_file, section, name)
-    return {key: value for key, value in raw.items() if key not in foreign}
-
-
-def _is_allowed(value: Any, kind: Key) -> bool:
-    try:
-        annotations.parse("", value, kind.annotation)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_sections(raw: Raw, pairs: dict[str, str], task: str) -> None:
-    sections = schema.sections(task)
-    known = [*schema.TOP, *sections]
-    for section in [*raw, *(key.partition(".")[0] for key in pairs)]:
-        if section in schema.ORDER and section not in sections:
-            raise ConfigError(f"{section} is no section of TASK {task}. {one_of('', known)}")
-        if section not in known:
-            raise ConfigError(f"unknown section or key {printable(section)}: {one_of(section, known)}")
-    for section in sections:
-        if not isinstance(raw.get(section, {}), dict):
-            raise ConfigError(f"{section} is {short_repr(raw[section])}: it must be a mapping of keys")
-        if section in pairs:
-            raise ConfigError(f"{section} is a section: name one of its keys, as in {section}.KEY VALUE")
-    for key in pairs:
-        if key.partition(".")[0] in schema.TOP and "." in key:
-            raise ConfigError(f"unknown key {printable(key)}: {key.partition('.')[0]} has no keys below it")
-
-
-def _check_init(values: Raw) -> None:
-    """Raises ConfigError where INIT.take or INIT.keep names a key that a section does not have."""
-    for name in ("take", "keep"):
-        for key in values["INIT"][name]:
-            section, _, inner = key.partition(".")
-            if inner and section in values and inner not in values[section]:
-                part = f"{section}.name {values[section]['name']} has no such key"
-                raise ConfigError(f"INIT.{name} names {printable(key)}: {part}. {one_of(inner, list(values[section]))}")
-
-
-def _check_limits(values: Raw) -> None:
-    """Raises ValueError for a number with which not even the shapes of a model could be made."""
-    for section, content in values.items():
-        for key, value in (content if isinstance(content, dict) else {section: content}).items():
-            name = f"{section}.{key}" if isinstance(content, dict) else key
-            most = LARGEST.get(key, INTEGER)
-            items = value if isinstance(value, tuple) else (value,)
-            numbers = [each for each in items if isinstance(each, int | float)]
-            if any(abs(each) > most and (isinstance(each, int) or key in LARGEST) for each in numbers):
-                raise ValueError(f"{name} is {short_repr(_shown(value))}: it must be at most {most:,}")
-            if key == "depths" and sum(numbers) > BLOCKS:
-                raise ValueError(f"{name} is {short_repr(_shown(value))}: at most {BLOCKS:,} blocks in all")
-
-
-def _check_recipe(name: str) -> None:
-    names = recipe_names()
-    if name and names and name not in names:
-        raise ConfigError(
-            f"RECIPE is {short_repr(name)}: it names the recipe that this file follows. {one_of(name, names)}"
-        )
 
 
 def _text_of(file: Path) -> str:
@@ -279,16 +168,3 @@ def _text_of(file: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{called} is not UTF-8 text: byte {error.start} is {content[error.start]:#04x}") from error
-
-
-def _value(key: str, kind: Key, raw: Raw, raw_key: str, pairs: dict[str, Any]) -> Any:
-    """The value of a key: from the overrides, else the file, else its default."""
-    if key in pairs:
-        value = annotations.from_command_line(key, pairs[key], kind.annotation)
-        return annotations.parse(key, value, kind.annotation)
-    return annotations.parse(key, raw[raw_key], kind.annotation) if raw_key in raw else kind.default
-
-
-def _shown(value: Any) -> Any:
-    """A value as a config holds it."""
-    return list(value) if isinstance(value, tuple) else value

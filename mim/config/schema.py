@@ -10,7 +10,7 @@ from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSett
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
 from mim.registry import Component, Key, keys_of, unknown_part
-from mim.tasks.settings import ClassifyEvaluateSettings, EvaluateSettings, InitSettings
+from mim.tasks.settings import ClassifyEvaluateSettings, EvaluateSettings, InitSettings, TargetSettings
 
 TaskName = Literal["pretrain", "finetune", "linear_probe"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -59,7 +59,7 @@ SHARED: dict[str, type] = {
 LABELLED = {**SHARED, "LABELS": LabelSettings, "EVALUATE": ClassifyEvaluateSettings}
 FINETUNING = {"AUGMENT": ClassifyAugmentSettings, "CLASSIFIER": FinetuneHeadSettings, "FREEZE": FreezeSettings}
 SETTINGS: dict[str, dict[str, type]] = {
-    "pretrain": {**SHARED, "AUGMENT": AugmentSettings, "EVALUATE": EvaluateSettings},
+    "pretrain": {**SHARED, "AUGMENT": AugmentSettings, "TARGET": TargetSettings, "EVALUATE": EvaluateSettings},
     "finetune": {**LABELLED, **FINETUNING},
     "linear_probe": {**LABELLED, "AUGMENT": AugmentSettings, "CLASSIFIER": ProbeHeadSettings},
 }
@@ -105,7 +105,10 @@ def section_keys(task: str, section: str, name: str) -> dict[str, Key]:
     keys = keys_of(SETTINGS[task][section]) if section in SETTINGS[task] else {}
     if section not in FAMILIES:
         return keys
-    keys = {**keys, **part_keys(section, name)}
+    own = part_keys(section, name)
+    if both := keys.keys() & own:
+        raise ValueError(f"{section}.name {name}: its key {min(both)} is one of all parts of {section}: rename it")
+    keys = {**keys, **own}
     for key, kind in keys.items():
         for annotation in annotations.unknown(kind.annotation):
             raise ValueError(

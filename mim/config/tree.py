@@ -1,4 +1,4 @@
-"""Config: one complete, checked and frozen tree of settings, with its parts by name."""
+"""Config: one complete, checked and frozen tree of settings and parts."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,45 +8,21 @@ from typing import Any
 from yacs.config import CfgNode
 
 from mim.config import annotations, schema
+from mim.config.parts import PartConfig, PartList, section_content, settings_values
 from mim.data.settings import LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
+from mim.io.sections import all_places, flatten, places
 from mim.readouts.settings import FreezeSettings
 from mim.registry import Key, one_of
 from mim.tasks.settings import InitSettings
 
 
 @dataclass(frozen=True)
-class PartConfig:
-    """A section that names a part: each key is an attribute, as in `cfg.ENCODER.width`."""
-
-    section: str  # as in ENCODER
-    name: str  # the part's name
-    arguments: Mapping[str, Any]  # the part's own keys
-    shared: Any = None  # the settings that all parts of the section share, as DataSettings; None where there are none
-
-    def build(self, *context: Any) -> Any:
-        """The part, made for its context: what its constructor takes before the keys."""
-        return schema.family(self.section).named(self.name)(*context, **self.arguments)
-
-    def values(self) -> dict[str, Any]:
-        """Every key of the section with its value."""
-        return {"name": self.name, **(_values(self.shared) if self.shared is not None else {}), **self.arguments}
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("__") or key in {each.name for each in dataclasses.fields(PartConfig)}:
-            raise AttributeError(key)  # while a copy is being made
-        values = self.values()
-        if key not in values:
-            raise AttributeError(f"{self.section}.name {self.name} has no key {key}: {one_of(key, values)}")
-        return values[key]
-
-
-@dataclass(frozen=True)
 class Config:
     """A complete config: TASK, SEED, RECIPE, PLUGINS and the sections of the task, each an attribute.
 
-    `cfg.TRAIN` is the TrainSettings of the run, `cfg.ENCODER` a PartConfig. Raises AttributeError for a section that
-    the task does not have.
+    `cfg.TRAIN` is the TrainSettings of the run, `cfg.ENCODER` a PartConfig, and `cfg.TARGET` a PartList where it is a
+    list. Raises AttributeError for a section that the task does not have.
     """
 
     TASK: schema.TaskName
@@ -62,8 +38,8 @@ class Config:
     MASKER: PartConfig = field(init=False, repr=False, compare=False)
     ENCODER: PartConfig = field(init=False, repr=False, compare=False)
     HEAD: PartConfig = field(init=False, repr=False, compare=False)
-    TARGET: PartConfig = field(init=False, repr=False, compare=False)
-    LOSS: PartConfig = field(init=False, repr=False, compare=False)
+    TARGET: PartConfig | PartList = field(init=False, repr=False, compare=False)
+    LOSS: PartConfig | PartList = field(init=False, repr=False, compare=False)
     CLASSIFIER: Any = field(init=False, repr=False, compare=False)
     FREEZE: FreezeSettings = field(init=False, repr=False, compare=False)
     INIT: InitSettings = field(init=False, repr=False, compare=False)
@@ -87,7 +63,7 @@ class Config:
         """
         task = values["TASK"]
         top = {key: values[key] for key in schema.TOP}
-        sections = {name: _section(task, name, values[name]) for name in schema.sections(task)}
+        sections = {name: section_content(task, name, values[name]) for name in schema.sections(task)}
         return cls(**top, sections=sections, set_keys=set_keys)
 
     def values(self) -> dict[str, Any]:
@@ -96,13 +72,13 @@ class Config:
         return {**top, **{name: _values(content) for name, content in self.sections.items()}}
 
     def flat(self) -> dict[str, Any]:
-        """Every key with its section, as in TRAIN.epochs, with its value."""
-        flat: dict[str, Any] = {}
-        for key, value in self.values().items():
-            flat |= (
-                {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
-            )
-        return flat
+        """Every key with its section, as in TRAIN.epochs or TARGET.1.weight, with its value."""
+        return flatten(self.values())
+
+    def parts(self, section: str) -> tuple[PartConfig, ...]:
+        """The parts of a section: one, or several where it is a list."""
+        content = getattr(self, section)
+        return content.parts if isinstance(content, PartList) else (content,)
 
     def replace(self, values: Mapping[str, Any]) -> "Config":
         """This config with other values: `cfg.replace({"DATA.mean": mean, "DATA.std": std})`.
@@ -110,21 +86,22 @@ class Config:
         Raises ValueError for an unknown key, and for a value of the wrong type or out of range.
         """
         tree = self.values()
+        by_place = {**all_places({name: tree[name] for name in self.sections}), "": tree}
         for key, value in values.items():
-            section, _, inner = key.rpartition(".")
-            keys = self._keys(section)
+            place, _, inner = key.rpartition(".")
+            keys = self._keys(place, by_place)
             if inner not in keys:
                 raise ValueError(f"unknown key {key}: {one_of(key, self.flat())}")
-            tree.get(section, tree)[inner] = annotations.parse(key, annotations.as_text(value), keys[inner].annotation)
+            by_place[place][inner] = annotations.parse(key, annotations.as_text(value), keys[inner].annotation)
         set_keys = None if self.set_keys is None else self.set_keys | values.keys()
         return dataclasses.replace(Config.of(tree, set_keys), notes=self.notes)
 
-    def _keys(self, section: str) -> dict[str, Key]:
-        """The keys of a section; for an empty text, those at the top."""
-        content = self.sections.get(section)
-        if content is None:
-            return {} if section else schema.TOP
-        return schema.section_keys(self.TASK, section, content.name if isinstance(content, PartConfig) else "")
+    def _keys(self, place: str, by_place: Mapping[str, Any]) -> dict[str, Key]:
+        """The keys of a place, as of TRAIN or TARGET.1; for an empty text, those at the top."""
+        if place not in by_place:
+            return {}
+        section = place.partition(".")[0]
+        return schema.section_keys(self.TASK, section, by_place[place].get("name", "")) if section else schema.TOP
 
     def to_yaml(self) -> str:
         """The config as YAML, which load_config and yacs read back to the same values."""
@@ -136,10 +113,17 @@ class Config:
             return self.to_yaml()
         tree: dict[str, Any] = {}
         for name, content in self.values().items():
-            if not isinstance(content, dict):
+            if name not in self.sections:
                 tree |= {name: content} if name in self.set_keys else {}
-            elif keys := {key: value for key, value in content.items() if f"{name}.{key}" in self.set_keys}:
-                tree[name] = keys
+                continue
+            kept = [
+                {key: value for key, value in keys.items() if f"{place}.{key}" in self.set_keys}
+                for place, keys in places(name, content).items()
+            ]
+            if isinstance(content, list):  # its length is set
+                tree[name] = kept
+            elif kept[0]:
+                tree[name] = kept[0]
         return _to_yaml(tree)
 
     def __getattr__(self, name: str) -> Any:
@@ -148,29 +132,9 @@ class Config:
         raise AttributeError(f"a config has no section or key {name}: {one_of(name, (*schema.TOP, *schema.ORDER))}")
 
 
-def _section(task: str, section: str, values: Mapping[str, Any]) -> Any:
-    """The settings of a section, or its part."""
-    cls = schema.SETTINGS[task].get(section)
-    names = {each.name for each in dataclasses.fields(cls)} if cls else set()
-    settings = cls(**{key: values[key] for key in names}) if cls else None
-    if section not in schema.FAMILIES:
-        return settings
-    own = {key: value for key, value in values.items() if key not in names and key != "name"}
-    return PartConfig(section, values["name"], own, settings)
-
-
-def _values(content: Any) -> dict[str, Any]:
-    if isinstance(content, PartConfig):
-        return content.values()
-    return {each.name: getattr(content, each.name) for each in dataclasses.fields(content)}
+def _values(content: Any) -> Any:
+    return content.values() if isinstance(content, PartConfig | PartList) else settings_values(content)
 
 
 def _to_yaml(values: dict[str, Any]) -> str:
-    return CfgNode(_plain(values)).dump(sort_keys=False, default_flow_style=None)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which yacs writes without a tag."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+    return CfgNode(annotations.as_yaml(values)).dump(sort_keys=False, default_flow_style=None)

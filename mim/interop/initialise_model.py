@@ -10,12 +10,13 @@ from mim.interop.formats import ENCODER, ModelWeights, Sections
 from mim.interop.initialise import check_numbers, match_weights, shape_text
 from mim.interop.names import fold_names
 from mim.io.formatting import printable
+from mim.io.sections import places
 from mim.io.weights import DERIVED_BUFFERS
 from mim.model import MaskedImageModel
 
 ROLE = "INIT.checkpoint"
 WHOLE = ("HEAD", "TARGET")  # sections that the head was trained with
-OF_THE_LOSS = ("ENCODER.hidden", "MASKER", "LOSS")  # keys, and sections, that may be others; the loss is another then
+OF_THE_LOSS = ("ENCODER.hidden", "MASKER", "TARGET.weight", "LOSS")  # may be others; the loss is another then
 OWN = "mim"  # the format of which files say their TARGET; of others, it is that of the published runs
 LISTED = 3  # weights of another shape in an error
 LONGEST = 2000  # characters of the differences in an error
@@ -80,26 +81,38 @@ def differing(theirs: Sections, ours: Sections, keys: Iterable[str]) -> dict[str
 
     Where the two name different parts, their keys are not compared. What the file does not say does not differ.
     """
-    lines = {}
+    lines: dict[str, str] = {}
     for key in keys:
         section, _, inner = key.partition(".")
-        there, here = (_section(sections, section) for sections in (theirs, ours))
-        names = [inner] if inner else ["name", *there]
-        if not inner and not _same(there.get("name"), here.get("name")):
-            names = ["name"]
-        for name in names:
-            if name in there and name in here and not _same(there[name], here[name]):
-                values = [
-                    printable(str(list(each) if isinstance(each, tuple) else each))
-                    for each in (there[name], here[name])
-                ]
-                lines[f"{section}.{name}"] = f"{section}.{name} {values[0]} there, {values[1]} here"
+        there, here = (places(section, sections.get(section)) for sections in (theirs, ours))
+        if there.keys() == here.keys():
+            for place in there:
+                lines |= _differing_keys(place, there[place], here[place], inner)
+        elif not inner and section in theirs and section in ours:
+            lines[section] = f"{section} {_names(there)} there, {_names(here)} here"
     return lines
 
 
-def _section(sections: Sections, name: str) -> Mapping[str, Any]:
-    keys = sections.get(name)
-    return keys if isinstance(keys, Mapping) else {}
+def _differing_keys(place: str, there: Any, here: Any, inner: str) -> dict[str, str]:
+    """As differing, of the one key `inner` of a place, or of all that are not of the loss alone."""
+    there, here = (keys if isinstance(keys, Mapping) else {} for keys in (there, here))
+    section = place.partition(".")[0]
+    names = [inner] if inner else [name for name in ("name", *there) if f"{section}.{name}" not in OF_THE_LOSS]
+    if not inner and not _same(there.get("name"), here.get("name")):
+        names = ["name"]
+    lines = {}
+    for name in names:
+        if name in there and name in here and not _same(there[name], here[name]):
+            values = [
+                printable(str(list(each) if isinstance(each, tuple) else each)) for each in (there[name], here[name])
+            ]
+            lines[f"{place}.{name}"] = f"{place}.{name} {values[0]} there, {values[1]} here"
+    return lines
+
+
+def _names(by_place: Mapping[str, Any]) -> str:
+    """The parts of a section by name."""
+    return printable(" + ".join(str(keys.get("name", "?")) for keys in by_place.values()))
 
 
 def _same(there: Any, here: Any) -> bool:

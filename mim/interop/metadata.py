@@ -13,6 +13,7 @@ from mim.interop import class_names
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import LARGEST
+from mim.io.sections import flatten, is_list
 from mim.io.yaml import read_values
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -48,11 +49,9 @@ def origin(weights: ModelWeights) -> dict[str, str]:
 def read_metadata(metadata: dict[str, Any]) -> Sections:
     """The sections that `metadata_of` wrote; empty where it wrote none. Raises ValueError for an impossible value."""
     sections = parse_sections(metadata.get(METADATA_KEY))
-    for section, keys in sections.items():
-        for key, value in keys.items() if isinstance(keys, dict) else ():
-            if not _is_possible(f"{section}.{key}", value):
-                name = printable(f"{section}.{key}")
-                raise ValueError(f"{METADATA_KEY} has an impossible value: {name} {short_repr(value)}")
+    for key, value in flatten(sections).items():
+        if "." in key and not _is_possible(key, value):
+            raise ValueError(f"{METADATA_KEY} has an impossible value: {printable(key)} {short_repr(value)}")
     return sections
 
 
@@ -63,7 +62,7 @@ def _is_possible(key: str, value: Any) -> bool:
         integers = all(type(item) is int and item > 0 for item in items)
         if not integers or isinstance(value, list) != (key in LISTS):
             return False
-    most = LARGEST.get(key.partition(".")[2])
+    most = LARGEST.get(key.rpartition(".")[2])
     if most is not None and not all(isinstance(item, int | float) and 0 <= item <= most for item in items):
         return False
     return (key != "DATA.image_size" or len(items) == 2) and all(isinstance(item, str | int | float) for item in items)
@@ -81,7 +80,11 @@ def parse_sections(text: Any) -> Sections:
     except ValueError:  # something else has this key
         return {}
     pairs = content.items() if isinstance(content, dict) else ()
-    return {name: keys for name, keys in pairs if isinstance(keys, dict) != (name in ("TASK", "SEED"))}
+    return {
+        name: keys
+        for name, keys in pairs
+        if (isinstance(keys, dict) or is_list(name, keys)) != (name in ("TASK", "SEED"))
+    }
 
 
 def parse_plugins(text: Any) -> tuple[str, ...]:
@@ -138,9 +141,7 @@ def infer_sections(
 
 def without_recorded(guesses: Mapping[str, str], *records: Sections) -> dict[str, str]:
     """The guesses, but for the keys that one of these sections specifies."""
-    specified = {
-        f"{name}.{key}" for sections in records for name in sections if name != "TASK" for key in sections[name]
-    }
+    specified = {key for sections in records for key in flatten(sections)}
     return {key: why for key, why in guesses.items() if key not in specified}
 
 

@@ -214,7 +214,7 @@ def _model(weights: ModelWeights) -> tuple[str, str, dict[str, Tensor]]:
     encoder = sections["ENCODER"]
     model_type = MODEL_TYPES[encoder["name"]]
     square = len(set(sections["DATA"]["image_size"])) == 1
-    if sections["TASK"] == "pretrain" and square and weights.select("head."):
+    if sections["TASK"] == "pretrain" and square and weights.select("head.") and _predicts_pixels(sections["TARGET"]):
         if encoder["name"] == "vit" and mae.has_mae_decoder(weights):
             return "vit_mae", "ForPreTraining", {**backbone, **weights.select("head.")}
         if encoder["hidden"] == "replace" and simmim.has_simmim_head(weights):
@@ -222,6 +222,11 @@ def _model(weights: ModelWeights) -> tuple[str, str, dict[str, Tensor]]:
     if has_classifier(weights, ["class"] if encoder["name"] == "vit" else ["mean"]):
         return model_type, "ForImageClassification", weights.state
     return model_type, "Model", backbone
+
+
+def _predicts_pixels(target: Any) -> bool:
+    """Whether a target is the one of the library's pretraining models: not another one, nor several."""
+    return isinstance(target, dict) and (target["name"], target.get("stride")) == ("pixels", 1)
 
 
 def model_config(sections: Sections, model_type: str) -> Sections:
@@ -264,7 +269,7 @@ def model_config(sections: Sections, model_type: str) -> Sections:
         "decoder_num_hidden_layers": head["depth"],
         "decoder_num_attention_heads": head["heads"],
         "decoder_intermediate_size": int(head["width"] * head["mlp_ratio"]),
-        "mask_ratio": sections["MASKER"]["ratio"],
+        "mask_ratio": sections["MASKER"].get("ratio", 0.75),  # the library's own, where the masker has none
         "norm_pix_loss": sections["TARGET"]["normalize"] == "patch",
     }
 

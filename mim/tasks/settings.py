@@ -1,5 +1,6 @@
-"""The settings of EVALUATE and INIT: each key with its meaning, its default and its range. No torch here."""
+"""The settings of EVALUATE, INIT and TARGET: each key with its meaning, its default and its range. No torch here."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +9,7 @@ from mim.io.checks import at_least, shares
 from mim.io.formatting import printable
 
 INHERITED = r"ENCODER\.\w+|DATA\.(channels|image_size|mean|std)"
-COMPARED = rf"{INHERITED}|(HEAD|TARGET)\.\w+"
+COMPARED = rf"{INHERITED}|HEAD\.\w+|TARGET\.(\d+\.)?\w+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class InitSettings:
         take: keys, such as `ENCODER.width`, or sections, ENCODER or DATA, that are taken from the checkpoint even where
             the file sets them, which is then for random weights. Keys of the command line stay.
         keep: keys, such as `ENCODER.heads`, that stay as the config has them, otherwise than the checkpoint; with
-            `parts: model` also keys of HEAD and TARGET.
+            `parts: model` also keys of HEAD and TARGET (of a list: `TARGET.0.normalize`).
         adapt_channels: adapt the first layer to another DATA.channels: weights are summed for one channel, or repeated
             for more, times old / new channels. Source: timm, adapt_input_conv.
         leave_out: how names in the file begin that are left out, where a frozen encoder would refuse them.
@@ -57,6 +58,21 @@ class InitSettings:
             )
         if not all(self.leave_out):
             raise ValueError("INIT.leave_out has an empty name, with which all names begin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """TARGET: what all targets have.
+
+    Args:
+        weight: factor of this target's loss in the sum; above 0.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"TARGET.weight is {self.weight}: it must be above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,7 @@ def _check(cfg: Config) -> bool:
         raise ValueError(f"{FLAG}: HEAD.name {head} has no peer: with ENCODER.hidden {hidden} it must be {peer_head}")
     if cfg.HEAD.stages:
         raise ValueError(f"{FLAG}: HEAD.stages {list(cfg.HEAD.stages)} has no peer: it must be []")
-    if cfg.TARGET.name != "pixels" or cfg.TARGET.stride != 1:
+    if len(cfg.parts("TARGET")) > 1 or cfg.TARGET.name != "pixels" or cfg.TARGET.stride != 1:
         raise ValueError(f"{FLAG}: its models predict pixels at full resolution: TARGET.name pixels, TARGET.stride 1")
     if cfg.TARGET.normalize not in (("patch", "none") if dropped else ("none",)):
         raise ValueError(f"{FLAG}: TARGET.normalize {cfg.TARGET.normalize} has no peer with ENCODER.hidden {hidden}")

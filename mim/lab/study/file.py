@@ -178,10 +178,12 @@ def _settings(file: Path, section: str, entry: dict, key: str) -> Pairs:
 
 def _text(value: Any) -> str:
     """A value as the command line takes it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_in_list(key)}: {_in_list(each)}' for key, each in value.items())}}}"
     return f"[{', '.join(map(_in_list, value))}]" if isinstance(value, list) else str(value)
 
 
 def _in_list(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         return _text(value)
     return json.dumps(value) if set(value) & MARKS_OF_YAML else value

@@ -188,11 +188,14 @@ def _method(run: Run, model: Model | None) -> str:
 
 
 def _part(run: Run, section: str) -> str:
-    """The name of a part, the keys that differ from their defaults, and the sizes of a head."""
-    part = getattr(run.cfg, section)
-    keys = {
-        key: part.arguments[key]
-        for key, kind in schema.part_keys(section, part.name).items()
-        if part.arguments[key] != kind.default or (section == "HEAD" and kind.annotation is int and kind.default)
-    }
-    return f"{part.name} {settings_text(keys, list(keys), most=4)}".strip()
+    """The name of each part, the keys that differ from their defaults, and the sizes of a head."""
+    texts = []
+    for part in run.cfg.parts(section):
+        values = part.values()
+        keys = {
+            key: values[key]
+            for key, kind in schema.section_keys(run.task, section, part.name).items()
+            if values[key] != kind.default or (section == "HEAD" and kind.annotation is int and kind.default)
+        }
+        texts.append(f"{part.name} {settings_text(keys, list(keys), most=4)}".strip())
+    return " + ".join(texts)
