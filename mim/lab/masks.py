@@ -35,6 +35,7 @@ def sample(cfg: Config, samples: int) -> SampledMasks:
         avg_dist=masker_avg_dist(masker, image, MASKS, cfg.SEED),
         hidden_NHW=mask.at(image.height, image.width),
         distance_NHW=pixel_distances(mask, image.height, image.width),
+        predicted_NHW=None if mask.predicted_BHW is None else mask.predicted_at(image.height, image.width),
     )
 
 

@@ -15,6 +15,7 @@ from mim.pictures.error_maps import error_colours
 from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 
 HIDDEN, HIDDEN_OVER, VISIBLE = (43, 47, 54), (128, 128, 128), (243, 241, 236)  # over: on images, which are often dark
+LEFT_OUT, LEFT_OUT_OVER = (158, 162, 168), (205, 205, 205)  # hidden, but not predicted
 DENSITY = 1.5
 
 
@@ -30,6 +31,7 @@ class SampledMasks:
     avg_dist: Estimate
     hidden_NHW: Tensor  # bool, the masks to draw
     distance_NHW: Tensor  # distance to the nearest visible pixel in pixels, of the same masks
+    predicted_NHW: Tensor | None = None  # bool, the hidden cells that are predicted, of the same masks; None: all
 
     @property
     def share(self) -> float:  # of hidden cells, as they are
@@ -54,7 +56,11 @@ def draw_masks(rows: Sequence[SampledMasks], title: str, images_NCHW: Tensor | N
         shape = tuple(images_NCHW.shape)
         raise ValueError(f"images of shape {shape} do not fit masks of shape {(count, height, width)}")
     top = max(float(row.distance_NHW.max()) for row in rows)
-    masked = "what the encoder sees" if images_NCHW is not None else "sampled masks, hidden cells dark"
+    apart = any(row.predicted_NHW is not None for row in rows)
+    dark = "predicted cells dark, other hidden cells grey" if apart else "hidden cells dark"
+    masked = f"sampled masks, {dark}"
+    if images_NCHW is not None:
+        masked = "what the encoder sees" + ("; of hidden cells, predicted ones are darker" if apart else "")
     columns = tuple(Columns(("",) * count, name) for name in (masked, "distance to the nearest visible pixel"))
     drawn = [Row((*_masked(row, images_NCHW), *_distances(row, top)), _heading(row), apart=True) for row in rows]
     bar, notes = Bar("distance in px, on a root scale", top, root=True), (note,) if note else ()
@@ -71,11 +77,13 @@ def _heading(row: SampledMasks) -> str:
 
 
 def _masked(row: SampledMasks, images_NCHW: Tensor | None) -> list[Panel]:
-    hidden, visible = HIDDEN, np.array(VISIBLE)
+    hidden, left_out, visible = HIDDEN, LEFT_OUT, np.array(VISIBLE)
     if images_NCHW is not None:
-        images_NCHW = images_NCHW.cpu()
-        hidden, visible = HIDDEN_OVER, (view_of(images_NCHW, eight_bit=True)(images_NCHW) * 255).round().numpy()
-    rgb_NHW3 = np.where(row.hidden_NHW.cpu().numpy()[..., None], hidden, visible).astype(np.uint8)
+        images_NCHW, hidden, left_out = images_NCHW.cpu(), HIDDEN_OVER, LEFT_OUT_OVER
+        visible = (view_of(images_NCHW, eight_bit=True)(images_NCHW) * 255).round().numpy()
+    predicted_NHW = row.hidden_NHW if row.predicted_NHW is None else row.predicted_NHW
+    hidden_NHW3 = np.where(predicted_NHW.cpu().numpy()[..., None], hidden, left_out)
+    rgb_NHW3 = np.where(row.hidden_NHW.cpu().numpy()[..., None], hidden_NHW3, visible).astype(np.uint8)
     return [Panel(rgb_HW3) for rgb_HW3 in rgb_NHW3]
 
 

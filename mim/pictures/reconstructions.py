@@ -124,7 +124,7 @@ def draw_prediction(
     pixels = _as_pixels(model, preprocess, images_BCHW, mask, prediction_BChw, img_BCHW)
     if pixels is not None:
         return draw_sheet(pixels, title)
-    target_BChw = model.target(img_BCHW)
+    target_BChw, prediction_BChw = model.target(img_BCHW), model.loss.as_target(prediction_BChw.float())
     if model.loss.directions_only:
         target_BChw, prediction_BChw = (F.normalize(each.float(), dim=1) for each in (target_BChw, prediction_BChw))
     target_BHW3, predicted_BHW3 = component_colours(target_BChw, prediction_BChw, (size[0], size[1]))

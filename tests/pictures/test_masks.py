@@ -1,5 +1,7 @@
 """The sheet of sampled masks: it shows the masks and the distances that it is given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,18 @@ from small_data import photograph
 from small_models import CPU, generator
 
 from mim.evaluation.avg_dist import pixel_distances
-from mim.maskers import Block, Grid, Random
+from mim.maskers import Block, Grid, MultiBlock, Random
 from mim.ops.intervals import Estimate
 from mim.pictures import masks
-from mim.pictures.masks import HIDDEN, HIDDEN_OVER, VISIBLE, SampledMasks, draw_masks
+from mim.pictures.masks import (
+    HIDDEN,
+    HIDDEN_OVER,
+    LEFT_OUT,
+    LEFT_OUT_OVER,
+    VISIBLE,
+    SampledMasks,
+    draw_masks,
+)
 from mim.structures import ImageSpec
 
 
@@ -93,6 +103,22 @@ def test_masks_over_images_show_the_image_where_it_is_visible(channels):
     for hidden_HW, panel in zip(row.hidden_NHW.numpy(), panels, strict=False):
         assert (panel.rgb_HW3[hidden_HW] == HIDDEN_OVER).all()
         np.testing.assert_array_equal(panel.rgb_HW3[~hidden_HW], expected_HW3[~hidden_HW])
+
+
+@pytest.mark.usefixtures("layouts")
+@pytest.mark.parametrize("over", [False, True])
+def test_masks_show_predicted_cells_apart_from_hidden_ones(over):
+    image = ImageSpec(3, 64, 64)
+    mask = MultiBlock(image, cell=8).sample(3, generator(0), CPU)
+    row = replace(sampled(MultiBlock(image, cell=8), image), predicted_NHW=mask.predicted_at(64, 64))
+    layout = draw_masks([row], "", torch.rand(3, 3, 64, 64, generator=generator(0)) if over else None)
+    colours = (HIDDEN_OVER, LEFT_OUT_OVER) if over else (HIDDEN, LEFT_OUT)
+    assert "predicted" in layout.columns[0].name
+    for sample, panel in enumerate(layout.rows[0].panels[:3]):
+        predicted, hidden = row.predicted_NHW[sample].numpy(), row.hidden_NHW[sample].numpy()
+        assert (panel.rgb_HW3[predicted] == colours[0]).all()
+        assert (hidden & ~predicted).any()
+        assert (panel.rgb_HW3[hidden & ~predicted] == colours[1]).all()
 
 
 @pytest.mark.parametrize(("count", "name"), [(1, "random"), (2, r"$\bad$"), (6, "a_rather_long_name")])

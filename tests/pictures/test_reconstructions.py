@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from small_data import photograph
-from small_models import IMAGE, assemble, generator, images, mae, sampled, simmim
+from small_models import IMAGE, Colours, assemble, generator, images, mae, sampled, simmim
 
 from mim.data.preprocess import Preprocess
 from mim.pictures import reconstructions
@@ -107,6 +107,17 @@ def test_sheet_of_a_target_that_is_no_picture_shows_what_the_loss_sees_of_a_pred
     first, second = sheets
     assert torch.equal(first, second) is same
     assert (first != second).float().mean() < 0.2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("loss", "same"), [("cross_entropy", True), ("mse", False)])
+def test_sheet_of_a_distribution_shows_the_probabilities_that_logits_stand_for(loss, same):
+    model, sheets = assemble("random", "vit", "drop", "transformer", Colours, loss), []
+    mask = sampled(model, photographs())
+    for level in (0.0, 3.0):  # of all logits, which changes no probability
+        model.head.register_forward_hook(lambda head, inputs, output, by=level: Prediction(output.map_BCHW + by))
+        sheets.append(draw_prediction(model, PREPROCESS, photographs(), mask, "a title").float())
+    assert ((sheets[0] - sheets[1]).abs().max() <= 2).item() is same
 
 
 def test_error_of_photographs_is_in_levels_where_hidden_and_blank_elsewhere():
