@@ -59,20 +59,17 @@ class MaskedImageModel(nn.Module):
         copies = len(mask.hidden_BHW) // len(img_BCHW)
         if copies == 1 and not self.target.outside:
             return self._predict(img_BCHW, mask, None)
-        target_BCHW, metrics = self.target_of(img_BCHW)
+        target_BCHW, own_loss = self.target.learn(img_BCHW)
         output = self._predict(repeated(img_BCHW, copies), mask, repeated(target_BCHW, copies))
-        return replace(output, metrics={**output.metrics, **metrics})
+        metrics = {**output.metrics, **self.target.metrics(target_BCHW)}
+        if own_loss is None:
+            return replace(output, metrics=metrics)
+        return replace(output, loss=output.loss + own_loss, metrics={**metrics, "target_loss": own_loss.detach()})
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The names of the metrics that `forward` gives, in their order."""
+        """The names of the metrics that `forward` gives in eval mode, in their order."""
         return (*(f"loss_{name}" for name in self.loss.terms), *self.target.metric_names)
-
-    def target_of(self, img_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The target of normalised images, and scalars to log; without gradient."""
-        with torch.no_grad():
-            target_BCHW = self.target(img_BCHW)
-            return target_BCHW, self.target.metrics(target_BCHW)
 
     def compile(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
         """Compiles the student: encoder, head and loss, and a target that is not computed outside of them."""

@@ -41,7 +41,8 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
     """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
 
     It has no gradient. A target may own a network. One that is trained elsewhere and stays as it is, is kept in a
-    `Fixed`; one that changes is a submodule, which is saved with the model, and moves in `after_step`.
+    `Fixed`; one that changes is a submodule, which is saved with the model: it moves in `after_step`, or is trained by
+    the loss that `learn` gives.
 
     Attributes:
         spec: channels and stride of the map; set by the constructor.
@@ -67,6 +68,14 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
     @abstractmethod
     def forward(self, img_BCHW: Tensor) -> Tensor:
         """The target of normalised images, (B, channels, height / stride, width / stride)."""
+
+    def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The target of a step, without gradient, and the loss of the target's own trained weights; None without any.
+
+        That loss is added to the model's. In eval mode there is none.
+        """
+        with torch.no_grad():
+            return self(img_BCHW), None
 
     def to_pixels(self, map_BChw: Tensor, img_BCHW: Tensor) -> Tensor | None:
         """A predicted map as normalised images (B, C, H, W), or None where this target is not an image.

@@ -50,9 +50,15 @@ class Several(Target):
         return list(self.parts)  # type: ignore[arg-type]
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        maps = [
-            F.pixel_unshuffle(part(img_BCHW), factor) for part, factor in zip(self.parts, self.factors, strict=True)
-        ]
+        return self._packed([target(img_BCHW) for target in self.targets])
+
+    def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        maps, losses = zip(*(target.learn(img_BCHW) for target in self.targets), strict=True)
+        own = [loss for loss in losses if loss is not None]
+        return self._packed(maps), torch.stack(own).sum() if own else None
+
+    def _packed(self, maps_BChw: Sequence[Tensor]) -> Tensor:
+        maps = [F.pixel_unshuffle(each, factor) for each, factor in zip(maps_BChw, self.factors, strict=True)]
         return torch.cat(maps, dim=1)
 
     def unpack(self, map_BChw: Tensor) -> list[Tensor]:
