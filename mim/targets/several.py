@@ -50,14 +50,15 @@ class Several(Target):
         return list(self.parts)  # type: ignore[arg-type]
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        return self._packed([target(img_BCHW) for target in self.targets])
+        return self.pack([target(img_BCHW) for target in self.targets])
 
     def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         maps, losses = zip(*(target.learn(img_BCHW) for target in self.targets), strict=True)
         own = [loss for loss in losses if loss is not None]
-        return self._packed(maps), torch.stack(own).sum() if own else None
+        return self.pack(maps), torch.stack(own).sum() if own else None
 
-    def _packed(self, maps_BChw: Sequence[Tensor]) -> Tensor:
+    def pack(self, maps_BChw: Sequence[Tensor]) -> Tensor:
+        """One map of the map of each target, (B, channels, height / stride, width / stride)."""
         maps = [F.pixel_unshuffle(each, factor) for each, factor in zip(maps_BChw, self.factors, strict=True)]
         return torch.cat(maps, dim=1)
 
@@ -69,6 +70,14 @@ class Several(Target):
     @property
     def title(self) -> str:
         return " + ".join(target.title for target in self.targets)
+
+    @property
+    def attends(self) -> bool:
+        return any(target.attends for target in self.targets)
+
+    def attention(self, img_BCHW: Tensor) -> Tensor:
+        """That of the first target that has one."""
+        return next(target for target in self.targets if target.attends).attention(img_BCHW)
 
     def fixed(self) -> list[Fixed]:
         return [network for target in self.targets for network in target.fixed()]
@@ -94,10 +103,13 @@ class SeveralLosses(nn.Module):
         weights: factor of each target's loss.
     """
 
+    directions_only = False
+
     def __init__(self, target: Several, losses: Sequence[Loss], weights: Sequence[float]):
         super().__init__()
         self.parts, self.weights = nn.ModuleList(losses), tuple(weights)
-        self.unpack, self.sizes, self.terms = target.unpack, target.sizes, tuple(target.labels)
+        self.pack, self.unpack, self.sizes = target.pack, target.unpack, target.sizes
+        self.terms = tuple(target.labels)
         self.specs = [part.spec for part in target.targets]
         self.name = " + ".join(dict.fromkeys(loss.name for loss in losses))
         self.over = "all" if any(loss.over == "all" for loss in losses) else "hidden"
@@ -111,6 +123,11 @@ class SeveralLosses(nn.Module):
         """See Loss.constant."""
         pieces = mean_C.split(self.sizes)
         return torch.cat([loss.constant(piece) for loss, piece in zip(self.parts, pieces, strict=True)])  # type: ignore[operator]
+
+    def as_target(self, prediction_BChw: Tensor) -> Tensor:
+        """See Loss.as_target."""
+        pieces = zip(self.parts, self.unpack(prediction_BChw), strict=True)
+        return self.pack([loss.as_target(piece) for loss, piece in pieces])  # type: ignore[operator]
 
     def forward(self, prediction: Prediction, target_BChw: Tensor, mask: PatchMask) -> Tensor:
         """The scalar loss."""

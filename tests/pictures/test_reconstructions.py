@@ -111,13 +111,14 @@ def test_sheet_of_a_target_that_is_no_picture_shows_what_the_loss_sees_of_a_pred
 
 @torch.no_grad()
 @pytest.mark.parametrize(("loss", "same"), [("cross_entropy", True), ("mse", False)])
-def test_sheet_of_a_distribution_shows_the_probabilities_that_logits_stand_for(loss, same):
-    model, sheets = assemble("random", "vit", "drop", "transformer", Colours, loss), []
-    mask = sampled(model, photographs())
-    for level in (0.0, 3.0):  # of all logits, which changes no probability
-        model.head.register_forward_hook(lambda head, inputs, output, by=level: Prediction(output.map_BCHW + by))
-        sheets.append(draw_prediction(model, PREPROCESS, photographs(), mask, "a title").float())
-    assert ((sheets[0] - sheets[1]).abs().max() <= 2).item() is same
+def test_sheet_of_a_distribution_shows_the_probabilities_that_logits_stand_for(loss, same, monkeypatch):
+    monkeypatch.setattr(reconstructions, "draw", lambda layout: layout)
+    model, stored = assemble("random", "vit", "drop", "transformer", Colours, loss), photographs()
+    right = Prediction(model.target(PREPROCESS(stored)).log())
+    model.head.register_forward_hook(lambda head, inputs, output: right)
+    for row in draw_prediction(model, PREPROCESS, stored, sampled(model, stored), "a title").rows:
+        difference = row.panels[1].rgb_HW3.astype(int) - row.panels[2].rgb_HW3  # of the prediction and the target
+        assert (np.abs(difference).max() <= 1) == same
 
 
 def test_error_of_photographs_is_in_levels_where_hidden_and_blank_elsewhere():
