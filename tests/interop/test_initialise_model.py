@@ -16,7 +16,7 @@ from mim.config import Config, parse_config
 from mim.convert import convert
 from mim.init_weights import initialise
 from mim.interop import read
-from mim.interop.initialise_model import anew_line, initialise_model
+from mim.interop.initialise_model import anew_line, differing, initialise_model
 from mim.targets import Target
 
 PRETRAINED = ("mae", "mae-wide-many", "vit-replaced-decoder", "swin", "swin_v2", "beit-decoder")
@@ -195,6 +195,38 @@ def test_model_under_another_mask_or_loss_goes_on_and_says_that_the_loss_is_anot
     line = next(line for line in lines if "the loss at the start is not that of its end" in line)
     assert "MASKER.ratio 0.75 there, 0.5 here" in line
     assert "LOSS.name mse there, l1 here" in line
+
+
+def test_model_under_another_weight_of_its_target_goes_on(tmp_path: Path) -> None:
+    source = sample("mae")
+    _, lines = load(changed(source, TARGET__weight=2), source.write(tmp_path / "run.pt"))
+    assert lines[-1] == "  so the loss at the start is not that of its end: TARGET.weight 1.0 there, 2.0 here"
+
+
+TWO = [{"name": "pixels", "weight": 1.0, "normalize": "patch"}, {"name": "hog", "weight": 0.5, "bins": 9}]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "unlike"),
+    [
+        (TWO, TWO, []),
+        (TWO, [TWO[0], {**TWO[1], "bins": 4, "weight": 1.0}], ["TARGET.1.bins 9 there, 4 here"]),
+        (TWO, [TWO[0], {"name": "lowpass", "bins": 4}], ["TARGET.1.name hog there, lowpass here"]),
+        (TWO, TWO[0], ["TARGET pixels + hog there, pixels here"]),
+        (TWO, [*TWO, TWO[0]], ["TARGET pixels + hog there, pixels + hog + pixels here"]),
+        (None, TWO, []),  # the file does not say it
+    ],
+)
+def test_targets_are_compared_one_by_one(theirs: object, ours: object, unlike: list[str]) -> None:
+    file = {} if theirs is None else {"TARGET": theirs}
+    assert list(differing(file, {"TARGET": ours}, ["TARGET"]).values()) == unlike
+
+
+def test_weights_of_targets_are_compared_where_they_are_asked_for() -> None:
+    others = {"TARGET": [TWO[0], {**TWO[1], "weight": 2.0}]}
+    assert differing({"TARGET": TWO}, others, ["TARGET.weight"]) == {
+        "TARGET.1.weight": "TARGET.1.weight 0.5 there, 2.0 here"
+    }
 
 
 def test_model_of_a_file_without_a_head_is_refused(tmp_path: Path) -> None:

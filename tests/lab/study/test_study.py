@@ -19,6 +19,7 @@ from sklearn import datasets
 from small_data import digit
 
 from mim import load_config
+from mim.config import parse_config
 from mim.lab.study import Results, read_study, run_study
 from mim.lab.study.file import short_names
 from mim.lab.study.processes import JobResult
@@ -268,6 +269,21 @@ def test_texts_with_brackets_reach_a_run_in_their_list(tmp_path):
     text = f"STARTS: {{a: {{config: quickstart/mae_digits.yaml}}}}\nLIST: {{b: {point}}}\n"
     (trial,) = read_study(write_study(tmp_path, text)).trials
     assert list(load_config("backbones/any", trial.point).ENCODER.options) == options
+
+
+def test_points_may_give_several_targets(tmp_path):
+    targets = '[{name: pixels, normalize: patch}, {name: hog, weight: 0.5, "bins": 4}]'
+    both = "[{name: pixels, normalize: patch}, {name: hog, weight: 0.5, bins: 4}]"
+    start = "STARTS: {a: {config: quickstart/mae_digits.yaml}}\n"
+    study = read_study(
+        write_study(tmp_path, f"{start}LIST: {{two: {{TARGET: {targets}}}, one: {{TARGET.weight: 2}}}}\n")
+    )
+    assert study.trials[0].point == {"TARGET": both}
+    two, one = (parse_config("{}", trial.point).parts("TARGET") for trial in study.trials)
+    assert [(part.name, part.weight) for part in (*two, *one)] == [("pixels", 1), ("hog", 0.5), ("pixels", 2)]
+    assert two[1].bins == 4
+    study = read_study(write_study(tmp_path, f"{start}GRID: {{TARGET: [{{name: hog}}, {targets}]}}\n"))
+    assert study.grid == {"TARGET": ("{name: hog}", both)}
 
 
 def test_protocols_take_the_encoder_of_their_start_without_a_word_of_it(tmp_path, monkeypatch):
