@@ -11,6 +11,7 @@ from mim import build, config, load_config
 from mim.config import schema
 from mim.engine.optim import unmatched
 from mim.engine.plan import Plan
+from mim.io.sections import flatten, places
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -28,6 +29,7 @@ OF_DECODER = {"norm", "norm_eps", "positions", "linear_init", "init_std"}
 OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
 DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
+DETAILS |= {("DATA", "masks"), ("TARGET", "weight")}  # one mask of an image, one target
 EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
 
 
@@ -61,9 +63,10 @@ def plain(value: object) -> object:
 
 
 def without_effect(stated: dict) -> set[tuple[str, str]]:
-    """Keys that the values of others leave without effect, as section and key: no recipe states them."""
+    """Keys that the values of others leave without effect, as place and key: no recipe states them."""
     of_normalize = {"none": ("patch", "window"), "patch": ("window",), "window": ("patch",)}
-    keys = {("TARGET", key) for key in of_normalize.get(stated.get("TARGET", {}).get("normalize"), ())}
+    targets = places("TARGET", stated.get("TARGET", {}))
+    keys = {(place, key) for place, of in targets.items() for key in of_normalize.get(of.get("normalize"), ())}
     if stated["DATA"]["name"] == "digits":
         keys.add(("DATA", "path"))
     if stated["AUGMENT"]["crop_scale"] == stated["AUGMENT"]["crop_ratio"] == [1, 1]:
@@ -82,20 +85,16 @@ def test_recipe_keeps_its_values_and_states_every_key_its_method_decides(name):
     published = stated["RECIPE"] == name
     descends = stated["TASK"] != "pretrain" and not published  # it may be for any run
     assert stated.get("INIT") == ({"take": ["ENCODER", "DATA"]} if descends else None)
-    for section, keys in stated.items():
-        if not isinstance(keys, dict):
-            assert plain(getattr(cfg, section)) == keys
-            continue
-        for key, value in keys.items():
-            assert plain(getattr(getattr(cfg, section), key)) == value, f"{section}.{key}"
-    task = stated["TASK"]
-    for section in schema.sections(task):
-        if section not in EVERY_RUN:
+    flat, task = cfg.flat(), stated["TASK"]
+    for key, value in flatten(stated).items():
+        assert plain(flat[key]) == value, key
+    for section in set(schema.sections(task)) - set(EVERY_RUN):
+        for place, keys in places(section, stated[section]).items():
             part = ["name"] if section in schema.FAMILIES else []
-            expected = {*part, *schema.section_keys(task, section, stated[section].get("name", ""))}
-            expected -= WHERE | {key for owner, key in without_effect(stated) if owner == section}
+            expected = {*part, *schema.section_keys(task, section, keys.get("name", ""))}
+            expected -= WHERE | {key for owner, key in without_effect(stated) if owner == place}
             details = {key for owner, key in DETAILS if owner == section} & expected
-            assert (set(stated[section]) - WHERE) | details == expected, section
+            assert (set(keys) - WHERE) | details == expected, place
     assert {"epochs", "batch", "precision", "clip", "ema"} <= set(stated["TRAIN"])
     assert {"every_epochs"} | ({"crop_pct"} if task != "pretrain" else set()) <= set(stated["EVALUATE"])
     assert "every_epochs" in stated["CHECKPOINT"]
@@ -175,6 +174,8 @@ OWN_OF_VIT = " ".join(f"ENCODER.{key}" for key in OF_ENCODER - {"norm_eps"})
 DECODER = "HEAD.name HEAD.width HEAD.depth HEAD.heads HEAD.mlp_ratio " + " ".join(
     f"HEAD.{key}" for key in OF_DECODER | OF_TRANSFORMER
 )
+OF_HOG = "TARGET.name TARGET.normalize TARGET.stride TARGET.patch TARGET.window TARGET.bins TARGET.cell"
+OF_BLOCK = "MASKER.name MASKER.ratio MASKER.rounding MASKER.min_cells MASKER.max_aspect"
 SIBLINGS = {  # recipe: another one, and the keys in which the two differ
     "cross/mae_on_replacing_vit": ("mae/vit_base", "ENCODER.hidden TRAIN.precision"),
     "cross/transformer_decoder_on_swin": ("simmim/swin_base_100ep", f"{DECODER} TRAIN.precision"),
@@ -187,6 +188,16 @@ SIBLINGS = {  # recipe: another one, and the keys in which the two differ
     "mae/vit_base_cross_attention": (
         "mae/vit_base",
         f"{OWN_OF_TRANSFORMER} HEAD.name HEAD.depth HEAD.share OPTIMIZER.base_lr",
+    ),
+    "targets/pixmim_vit_base": (
+        "mae/vit_base",
+        "AUGMENT.crop_scale AUGMENT.crop_ratio AUGMENT.interpolation TARGET.name TARGET.radius",
+    ),
+    "cifar10/lowpass_vit_tiny": ("cifar10/mae_vit_tiny", "TARGET.name TARGET.radius"),
+    "digits/lowpass": ("quickstart/mae_digits", "TARGET.name TARGET.radius"),
+    "digits/hog": (
+        "quickstart/mae_digits",
+        f"{DECODER} {OF_HOG} {OF_BLOCK} ENCODER.hidden ENCODER.positions ENCODER.linear_init",
     ),
     "simmim/swin_large_800ep": (
         "simmim/swin_base_800ep",
