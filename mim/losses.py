@@ -73,6 +73,10 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
     def check(self, target: TargetSpec) -> None:
         """Raises ValueError for a target that this loss cannot learn."""
 
+    def of(self, label: str) -> "Loss":
+        """The loss of a target, by its label; a single target has none."""
+        return self
+
     def constant(self, mean_C: Tensor) -> Tensor:
         """A prediction (C,) for every entry, from the mean of the target: what val/baseline is the loss of."""
         return mean_C

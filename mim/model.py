@@ -22,8 +22,9 @@ from mim.targets.several import SeveralLosses
 class MaskedImageModel(nn.Module):
     """Masker, encoder, head, target and loss. MAE and SimMIM are two settings of these five parts.
 
-    Raises ValueError where the encoder hides nothing, a cell of the masker does not cover whole patches, or the loss
-    cannot learn the target, or counts visible cells that the head does not predict.
+    Raises ValueError where the encoder hides nothing, a cell of the masker does not cover whole patches, the masker
+    needs a teacher that is not there, or the loss cannot learn the target, or counts visible cells that the head does
+    not predict.
     """
 
     def __init__(self, masker: Masker, encoder: Encoder, head: Head, target: Target, loss: Loss | SeveralLosses):
@@ -41,6 +42,11 @@ class MaskedImageModel(nn.Module):
                 f"LOSS.over all counts visible cells too, which HEAD.name {head.name} does not predict: use LOSS.over "
                 f"hidden, or HEAD.name {' or '.join(others)}"
             )
+        if masker.of_image and not target.attends:
+            raise ValueError(
+                f"MASKER.name {masker.name} chooses by what a teacher attends to, and TARGET.name {target.name} has no "
+                "teacher with a class token: use TARGET.name teacher, or another MASKER.name"
+            )
         loss.check(target.spec)
         self.masker, self.encoder, self.head, self.target, self.loss = masker, encoder, head, target, loss
 
@@ -56,7 +62,7 @@ class MaskedImageModel(nn.Module):
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
-        copies = len(mask.hidden_BHW) // len(img_BCHW)
+        mask, copies = self.finished(mask, img_BCHW), len(mask.hidden_BHW) // len(img_BCHW)
         if copies == 1 and not self.target.outside:
             return self._predict(img_BCHW, mask, None)
         target_BCHW, own_loss = self.target.learn(img_BCHW)
@@ -65,6 +71,13 @@ class MaskedImageModel(nn.Module):
         if own_loss is None:
             return replace(output, metrics=metrics)
         return replace(output, loss=output.loss + own_loss, metrics={**metrics, "target_loss": own_loss.detach()})
+
+    def finished(self, mask: PatchMask, img_BCHW: Tensor) -> PatchMask:
+        """The masks of images under which the model sees them: those that a masker drew may depend on the image."""
+        if not self.masker.of_image or mask.draw_B is None:
+            return mask
+        attention_BHW = self.target.attention(img_BCHW)
+        return self.masker.finish(mask, repeated(attention_BHW, len(mask.hidden_BHW) // len(img_BCHW)))
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -6,5 +6,6 @@ from mim.maskers.grid import Grid
 from mim.maskers.inverse_block import InverseBlock
 from mim.maskers.multi_block import MultiBlock
 from mim.maskers.random import Random
+from mim.maskers.semantic import Semantic
 
-__all__ = ["Block", "Grid", "InverseBlock", "Masker", "MultiBlock", "Random"]
+__all__ = ["Block", "Grid", "InverseBlock", "Masker", "MultiBlock", "Random", "Semantic"]

@@ -5,7 +5,7 @@ Shapes: B batch, H W cells high and wide, L = H * W.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Masker(Component, ABC, section="MASKER"):
         cell: side of a cell in pixels; it must divide the image height and width.
     """
 
+    of_image: ClassVar[bool] = False  # whether `finish` chooses anew, from what a teacher attends to
     visible: int
 
     def __init__(self, image: ImageSpec, *, cell: int = 16):
@@ -49,6 +50,13 @@ class Masker(Component, ABC, section="MASKER"):
         hidden_BHW = self.hide(batch, generator, device)
         draw_B = torch.randint(2**31, (batch,), generator=generator, device=device)
         return PatchMask(hidden_BHW, self.visible, draw_B)
+
+    def finish(self, mask: PatchMask, attention_BHW: Tensor) -> PatchMask:
+        """The masks of some images, where `of_image`, from the attention of a teacher on any grid, all above 0.
+
+        Chooses by `mask.draw_B`, and draws nothing.
+        """
+        return mask
 
 
 class RatioMasker(Masker):

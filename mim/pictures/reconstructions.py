@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mim.data.preprocess import Preprocess
 from mim.data.transforms import to_unit
 from mim.model import MaskedImageModel
 from mim.pictures.channels import Channels, View, view_of
-from mim.pictures.components import component_colours
 from mim.pictures.error_maps import error_colours, scale_of
 from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 from mim.structures import PatchMask
+from mim.targets import Target
 
 GREY = 0.5
 TENSORS = ("original_BCHW", "prediction_BCHW", "hidden_BHW")
@@ -89,20 +88,29 @@ class Reconstruction:
 def predict_pixels(
     model: MaskedImageModel, preprocess: Preprocess, images_BCHW: Tensor, mask: PatchMask
 ) -> Reconstruction | None:
-    """Predicts what the mask hides of stored images, all on the model's device. None where the target is no picture."""
+    """Predicts what the mask hides of stored images, all on the model's device. None where the target is no picture.
+
+    Of several targets, the first that is a picture.
+    """
     img_BCHW = preprocess(images_BCHW)
-    return _as_pixels(model, preprocess, images_BCHW, mask, model(img_BCHW, mask).prediction, img_BCHW)
+    output = model(img_BCHW, mask)
+    for target, prediction_BChw in model.target.unpacked(output.prediction).values():
+        pixels = as_pixels(target, prediction_BChw, images_BCHW, img_BCHW, preprocess, output.mask)
+        if pixels is not None:
+            return replace(pixels, hidden_only=model.loss.over == "hidden")
+    return None
 
 
-def _as_pixels(
-    model: MaskedImageModel,
-    preprocess: Preprocess,
-    images_BCHW: Tensor,
-    mask: PatchMask,
+def as_pixels(
+    target: Target,
     prediction_BChw: Tensor,
+    images_BCHW: Tensor,
     img_BCHW: Tensor,
+    preprocess: Preprocess,
+    mask: PatchMask,
 ) -> Reconstruction | None:
-    predicted_BCHW = model.target.to_pixels(prediction_BChw.float(), img_BCHW)
+    """What was predicted of a target as pixels; None where it is no picture."""
+    predicted_BCHW = target.to_pixels(prediction_BChw.float(), img_BCHW)
     if predicted_BCHW is None:
         return None
     return Reconstruction(
@@ -110,42 +118,7 @@ def _as_pixels(
         preprocess.undo(predicted_BCHW).cpu(),
         mask.at(*img_BCHW.shape[-2:]).cpu(),
         eight_bit=images_BCHW.dtype == torch.uint8,
-        borrowed=model.target.borrowed,
-        hidden_only=model.loss.over == "hidden",
-    )
-
-
-def draw_prediction(
-    model: MaskedImageModel, preprocess: Preprocess, images_BCHW: Tensor, mask: PatchMask, title: str
-) -> Tensor:
-    """The sheet of a training run, (H, W, 3) uint8, of what the mask hides of stored images."""
-    img_BCHW = preprocess(images_BCHW)
-    prediction_BChw, size = model(img_BCHW, mask).prediction, img_BCHW.shape[-2:]
-    pixels = _as_pixels(model, preprocess, images_BCHW, mask, prediction_BChw, img_BCHW)
-    if pixels is not None:
-        return draw_sheet(pixels, title)
-    target_BChw, prediction_BChw = model.target(img_BCHW), model.loss.as_target(prediction_BChw.float())
-    if model.loss.directions_only:
-        target_BChw, prediction_BChw = (F.normalize(each.float(), dim=1) for each in (target_BChw, prediction_BChw))
-    target_BHW3, predicted_BHW3 = component_colours(target_BChw, prediction_BChw, (size[0], size[1]))
-    stored = to_unit(images_BCHW).cpu()
-    images = Reconstruction(stored, stored, mask.at(*size).cpu(), eight_bit=images_BCHW.dtype == torch.uint8)
-    view = view_of(images.original_BCHW, images.eight_bit)
-    pasted_BHW3 = np.where(images.hidden_BHW.numpy()[..., None], predicted_BHW3, target_BHW3)
-    parts = (
-        _masked(images, view, captions=False),
-        [Panel(each_HW3) for each_HW3 in pasted_BHW3],
-        [Panel(each_HW3) for each_HW3 in target_BHW3],
-        _panels(view, images.original_BCHW),
-    )
-    colours = f"Colours: the first three principal components of TARGET.name {model.target.name}, on one scale."
-    return draw(
-        Layout(
-            columns=(Columns(("masked", "prediction + visible target", "target", "original")),),
-            rows=tuple(Row(panels) for panels in zip(*parts, strict=True)),
-            title=title,
-            notes=(f"{_range(images.share_B)} hidden.", colours, *_sentence(view.note)),
-        )
+        borrowed=target.borrowed,
     )
 
 
@@ -155,14 +128,14 @@ def draw_sheet(images: Reconstruction, title: str) -> Tensor:
     count = len(images.original_BCHW)
     blocks = 1 if count < 4 else 2  # columns of triples
     high = -(-count // blocks)
-    masked, pasted = _masked(images, view, captions=False), _panels(view, images.pasted_BCHW)
-    parts = (masked, pasted, _panels(view, images.original_BCHW))
+    masked, pasted = masked_panels(images, view, captions=False), panels_of(view, images.pasted_BCHW)
+    parts = (masked, pasted, panels_of(view, images.original_BCHW))
     rows = []
     for row in range(high):
         indices = [row + block * high for block in range(blocks)]
         rows.append(Row(tuple(part[index] if index < count else None for index in indices for part in parts)))
     triple = Columns(("masked", "prediction + visible", "original"))
-    notes = (f"{_range(images.share_B)} hidden.", *_borrowing({"": images}), *_sentence(view.note))
+    notes = (f"{range_text(images.share_B)} hidden.", *_borrowing({"": images}), *sentence(view.note))
     return draw(Layout(columns=(triple,) * blocks, rows=tuple(rows), title=title, notes=notes))
 
 
@@ -178,21 +151,21 @@ def draw_rows(
     view = view_of(first.original_BCHW, first.eight_bit, channels)
     masks = len(first.original_BCHW) // len(names)
     top, open_end = scale_of(torch.stack([run.error_BHW for run in runs.values()]))
-    originals = _panels(view, first.original_BCHW, [name for name in names for _ in range(masks)])
-    columns, parts = [Columns(("original", "masked"))], [originals, _masked(first, view)]
+    originals = panels_of(view, first.original_BCHW, [name for name in names for _ in range(masks)])
+    columns, parts = [Columns(("original", "masked"))], [originals, masked_panels(first, view)]
     for name, run in runs.items():
         columns.append(Columns(("prediction", "prediction + visible", "error"), name + _mark(runs, run)))
         errors = [
             Panel(error_colours(error_HW, top), f"mean {_number(error)}")
             for error_HW, error in zip(run.error_BHW, run.error_B.tolist(), strict=True)
         ]
-        parts += [_panels(view, run.prediction_BCHW), _panels(view, run.pasted_BCHW), errors]
+        parts += [panels_of(view, run.prediction_BCHW), panels_of(view, run.pasted_BCHW), errors]
     rows = []
     for index, panels in enumerate(zip(*parts, strict=True)):
         same_image = index % masks > 0
         rows.append(Row((None, *panels[1:]) if same_image else panels, apart=masks > 1 and not same_image))
     untrained = [UNTRAINED] if all(run.hidden_only for run in runs.values()) else []
-    notes = (*notes, *_borrowing(runs), *untrained, *_sentence(view.note))
+    notes = (*notes, *_borrowing(runs), *untrained, *sentence(view.note))
     bar = Bar(f"absolute error, {first.unit}", top, open_end)
     return draw(Layout(columns=tuple(columns), rows=tuple(rows), notes=notes, bar=bar))
 
@@ -201,25 +174,26 @@ def draw_columns(runs: Mapping[str, Reconstruction]) -> Tensor:
     """A sheet (H, W, 3) uint8 for a page: a column for each image, a row for each run below the first two."""
     first = next(iter(runs.values()))
     view = view_of(first.original_BCHW, first.eight_bit)
-    masked = Row(tuple(_masked(first, view, captions=False)), f"masked, {_range(first.share_B)} hidden")
-    rows = [Row(tuple(_panels(view, first.original_BCHW)), "original"), masked]
+    masked = Row(tuple(masked_panels(first, view, captions=False)), f"masked, {range_text(first.share_B)} hidden")
+    rows = [Row(tuple(panels_of(view, first.original_BCHW)), "original"), masked]
     for name, run in runs.items():
         captions = [f"error {_number(error)}" for error in run.error_B.tolist()]
-        rows.append(Row(tuple(_panels(view, run.pasted_BCHW, captions)), name + _mark(runs, run)))
+        rows.append(Row(tuple(panels_of(view, run.pasted_BCHW, captions)), name + _mark(runs, run)))
     error = f"Error: mean absolute error over hidden pixels, {first.unit}."
-    notes = ("Visible pixels are pasted into predictions.", error, *_borrowing(runs), *_sentence(view.note))
+    notes = ("Visible pixels are pasted into predictions.", error, *_borrowing(runs), *sentence(view.note))
     columns = (Columns(("",) * len(first.original_BCHW)),)
     return draw(Layout(columns=columns, rows=tuple(rows), notes=notes, letters=1.35, density=3))
 
 
-def _panels(view: View, images_BCHW: Tensor, captions: Sequence[str] = ()) -> list[Panel]:
+def panels_of(view: View, images_BCHW: Tensor, captions: Sequence[str] = ()) -> list[Panel]:
+    """A panel for each image."""
     rgb_BHW3 = (view(images_BCHW) * 255).nan_to_num().round().to(torch.uint8).numpy()
     return [Panel(rgb_HW3, captions[index] if captions else "") for index, rgb_HW3 in enumerate(rgb_BHW3)]
 
 
-def _masked(images: Reconstruction, view: View, captions: bool = True) -> list[Panel]:
+def masked_panels(images: Reconstruction, view: View, captions: bool = True) -> list[Panel]:
     """Hidden pixels are grey, whatever the view makes of grey."""
-    grey, panels = np.uint8(round(GREY * 255)), _panels(view, images.original_BCHW)
+    grey, panels = np.uint8(round(GREY * 255)), panels_of(view, images.original_BCHW)
     return [
         Panel(np.where(hidden_HW[..., None], grey, panel.rgb_HW3), f"{percent(share)} hidden" if captions else "")
         for panel, hidden_HW, share in zip(panels, images.hidden_BHW.numpy(), images.share_B.tolist(), strict=True)
@@ -235,7 +209,8 @@ def _number(error: float) -> str:
     return f"{error:.1f}" if error >= 1 else f"{error:.2g}"
 
 
-def _range(share_B: Tensor) -> str:
+def range_text(share_B: Tensor) -> str:
+    """Shares as text: 75%, or 70% to 80%."""
     low, high = percent(share_B.min().item()), percent(share_B.max().item())
     return low if low == high else f"{low} to {high}"
 
@@ -254,5 +229,6 @@ def _borrowing(runs: Mapping[str, Reconstruction]) -> list[str]:
     return [f"{_mark(runs, run).strip()} The prediction borrows the {text}{unequal}." for text, run in borrowed.items()]
 
 
-def _sentence(note: str) -> list[str]:
+def sentence(note: str) -> list[str]:
+    """A note as a sentence, or no sentence."""
     return [note[0].upper() + note[1:] + "."] if note else []

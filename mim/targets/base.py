@@ -89,10 +89,23 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """The statistics of the true image that `to_pixels` uses, as text for a caption; empty where it uses none."""
         return ""
 
+    def unpacked(self, map_BChw: Tensor) -> dict[str, tuple["Target", Tensor]]:
+        """Each target that a map holds, with its own map, by its label; a single target has none."""
+        return {"": (self, map_BChw)}
+
     @property
     def title(self) -> str:
         """What reports call the target."""
         return self.name
+
+    @property
+    def attends(self) -> bool:
+        """Whether `attention` says what a network looks at."""
+        return False
+
+    def attention(self, img_BCHW: Tensor) -> Tensor:
+        """How much a network attends to each of its patches, (B, high, wide), for a masker that chooses by it."""
+        raise ValueError(f"TARGET.name {self.name} has no network with a class token")
 
     def fixed(self) -> list["Fixed"]:
         """The networks of this target that never change: on the device, but not trained, copied or saved."""
@@ -127,11 +140,15 @@ class Fixed:
 
     def __call__(self, img_BCHW: Tensor, **options: Any) -> Any:
         """What the network makes of images, without gradient."""
+        with torch.no_grad():
+            return self.network(self.beside(img_BCHW), **options)
+
+    def beside(self, img_BCHW: Tensor) -> Tensor:
+        """The images, with the network on their device."""
         first = next(self.network.parameters(), None)
         if first is not None and first.device != img_BCHW.device:
             self.network.to(img_BCHW.device)
-        with torch.no_grad():
-            return self.network(img_BCHW, **options)
+        return img_BCHW
 
     def __deepcopy__(self, memo: dict) -> "Fixed":
         return self

@@ -67,6 +67,9 @@ class Several(Target):
         pieces = map_BChw.split(self.sizes, dim=1)
         return [F.pixel_shuffle(piece, factor) for piece, factor in zip(pieces, self.factors, strict=True)]
 
+    def unpacked(self, map_BChw: Tensor) -> dict[str, tuple[Target, Tensor]]:
+        return dict(zip(self.labels, zip(self.targets, self.unpack(map_BChw), strict=True), strict=True))
+
     @property
     def title(self) -> str:
         return " + ".join(target.title for target in self.targets)
@@ -118,6 +121,10 @@ class SeveralLosses(nn.Module):
         """Raises ValueError where a loss cannot learn its target."""
         for loss, spec in zip(self.parts, self.specs, strict=True):
             loss.check(spec)  # type: ignore[operator]
+
+    def of(self, label: str) -> Loss:
+        """The loss of a target."""
+        return self.parts[self.terms.index(label)]  # type: ignore[return-value]
 
     def constant(self, mean_C: Tensor) -> Tensor:
         """See Loss.constant."""

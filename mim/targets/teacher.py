@@ -7,8 +7,11 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
+from mim.encoders.attention import attention_maps
+from mim.encoders.base import Encoder
 from mim.structures import Features, ImageSpec
 from mim.targets.base import Fixed, TargetContext
 from mim.targets.features import FeatureTarget
@@ -55,7 +58,7 @@ class Teacher(FeatureTarget, name="teacher"):
         size = image_size if any(image_size) else (image.height, image.width)
         network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
-        self.size, self._network_title = size, network.encoder.title
+        self.size = size
         self._fixed = Fixed(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
         theirs = [
             _statistic(key, value, known, default)
@@ -79,17 +82,34 @@ class Teacher(FeatureTarget, name="teacher"):
     @property
     def title(self) -> str:
         files = [f" of {file} (SHA-256 {checksum[:12]})" for file, checksum in self._fixed.checksums.items()]
-        return f"teacher {self._network_title}{''.join(files)}"
+        return f"teacher {self._encoder.title}{''.join(files)}"
 
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
+        return self._fixed(self._seen(img_BCHW), **options)
+
+    @property
+    def attends(self) -> bool:
+        return self._encoder.spec.num_prefix > 0
+
+    def attention(self, img_BCHW: Tensor) -> Tensor:
+        """What the class token takes from each patch in the last block, averaged over heads."""
+        img_BCHW = self._fixed.beside(self._seen(img_BCHW))
+        row_BN = attention_maps(self._encoder, img_BCHW, [-1])[-1].mean(dim=1)[:, 0, self._encoder.spec.num_prefix :]
+        return rearrange(row_BN, "b (h w) -> b h w", h=self._encoder.spec.grid[0])
+
+    def _seen(self, img_BCHW: Tensor) -> Tensor:
+        """The images as the teacher sees them."""
         img_BCHW = img_BCHW * self.scale_C11 + self.shift_C11
         if img_BCHW.shape[-2:] != self.size:
-            size = list(self.size)
-            img_BCHW = F.interpolate(img_BCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
-        return self._fixed(img_BCHW, **options)
+            img_BCHW = F.interpolate(img_BCHW, self.size, mode="bicubic", align_corners=False, antialias=True)
+        return img_BCHW
 
     def fixed(self) -> list[Fixed]:
         return [self._fixed]
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self._fixed.network  # type: ignore[return-value]
 
 
 def _statistic(

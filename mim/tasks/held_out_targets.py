@@ -32,11 +32,11 @@ def measure_targets(
     """
     target, vectors = model.target, list[Tensor]()
 
-    def target_of(part: EvaluationBatch) -> Tensor:
-        return model.target(preprocess(part.batch.images_BCHW.to(world.device)))
+    def images_of(part: EvaluationBatch) -> Tensor:
+        return preprocess(part.batch.images_BCHW.to(world.device))
 
     def sums_of(part: EvaluationBatch) -> Tensor:
-        map_BChw = target_of(part)
+        map_BChw = target(images_of(part))
         if target.moving:
             vectors.append(_some_vectors(map_BChw))
         return map_BChw.double().mean(dim=(2, 3)).sum(dim=0)
@@ -45,8 +45,9 @@ def measure_targets(
     constant_1C11 = model.loss.constant(mean_C).float()[None, :, None, None]
 
     def loss_of(part: EvaluationBatch) -> Tensor:
-        target_BChw = target_of(part)
-        loss = model.loss(Prediction(constant_1C11.expand_as(target_BChw)), target_BChw, masks_R.samples(part.rows))
+        img_BCHW = images_of(part)
+        target_BChw, mask = target(img_BCHW), model.finished(masks_R.samples(part.rows), img_BCHW)
+        loss = model.loss(Prediction(constant_1C11.expand_as(target_BChw)), target_BChw, mask)
         return loss.double() * len(part.rows)
 
     measures = {VAL_BASELINE: float(mean_over(read(), loss_of, 1, world)[0])}

@@ -22,7 +22,7 @@ from mim.io.weights import TEACHERS
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS
 from mim.model import MaskedImageModel
 from mim.ops.seeding import generator_for
-from mim.pictures.reconstructions import draw_prediction
+from mim.pictures.predictions import draw_predictions
 from mim.structures import Output, PatchMask
 from mim.tasks.base import BuiltTask
 from mim.tasks.held_out_targets import Read, collapse, mean_over, measure_targets
@@ -184,7 +184,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         images_BCHW = by_rank[order_N].to(dtype)
         masks = masks_R.samples(rows_N)
         title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
-        return {"reconstructions": draw_prediction(model, self.preprocess, images_BCHW, masks, title)}
+        return draw_predictions(model, self.preprocess, images_BCHW, masks, title)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -12,13 +12,13 @@ from small_data import photograph
 from small_models import IMAGE, Colours, assemble, generator, images, mae, sampled, simmim
 
 from mim.data.preprocess import Preprocess
-from mim.pictures import reconstructions
+from mim.pictures import predictions, reconstructions
 from mim.pictures.channels import view_of
 from mim.pictures.error_maps import error_colours, scale_of
+from mim.pictures.predictions import draw_predictions
 from mim.pictures.reconstructions import (
     Reconstruction,
     draw_columns,
-    draw_prediction,
     draw_rows,
     draw_sheet,
     predict_pixels,
@@ -103,7 +103,7 @@ def test_sheet_of_a_target_that_is_no_picture_shows_what_the_loss_sees_of_a_pred
     mask = sampled(model, photographs())
     for length in (1.0, 3.0):
         model.head.register_forward_hook(lambda head, inputs, output, by=length: Prediction(by * output.map_BCHW))
-        sheets.append(draw_prediction(model, PREPROCESS, photographs(), mask, "a title"))
+        sheets.append(draw_predictions(model, PREPROCESS, photographs(), mask, "a title")["reconstructions"])
     first, second = sheets
     assert torch.equal(first, second) is same
     assert (first != second).float().mean() < 0.2
@@ -112,11 +112,11 @@ def test_sheet_of_a_target_that_is_no_picture_shows_what_the_loss_sees_of_a_pred
 @torch.no_grad()
 @pytest.mark.parametrize(("loss", "same"), [("cross_entropy", True), ("mse", False)])
 def test_sheet_of_a_distribution_shows_the_probabilities_that_logits_stand_for(loss, same, monkeypatch):
-    monkeypatch.setattr(reconstructions, "draw", lambda layout: layout)
+    monkeypatch.setattr(predictions, "draw", lambda layout: layout)
     model, stored = assemble("random", "vit", "drop", "transformer", Colours, loss), photographs()
     right = Prediction(model.target(PREPROCESS(stored)).log())
     model.head.register_forward_hook(lambda head, inputs, output: right)
-    for row in draw_prediction(model, PREPROCESS, stored, sampled(model, stored), "a title").rows:
+    for row in draw_predictions(model, PREPROCESS, stored, sampled(model, stored), "a title")["reconstructions"].rows:
         difference = row.panels[1].rgb_HW3.astype(int) - row.panels[2].rgb_HW3  # of the prediction and the target
         assert (np.abs(difference).max() <= 1) == same
 
