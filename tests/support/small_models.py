@@ -42,7 +42,7 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
 
 
 class Colours(Target, name="colours_of_tests"):
-    """A distribution, which no target of mim is yet: how near each of six colours is to the mean of a square."""
+    """A distribution that needs no network: how near each of six colours is to the mean of a square."""
 
     colours_KC: torch.Tensor
 
