@@ -118,7 +118,7 @@ THEIRS = {"mae": mae_model, "simmim": simmim_model, "timm": timm_model}
 HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("norm.", "heads.")
 HEADS_ONLY = re.compile("-decoder|-fused")  # timm takes the encoder, which another model converts as well
 CASES = [  # format, model, and what of the model the format has no place for
-    *(("mae", name, ()) for name in ("mae", "mae-tall-grey", "mae-wide-many")),
+    *(("mae", name, ()) for name in ("mae", "mae-two-targets", "mae-tall-grey", "mae-wide-many")),
     *(("mae", name, MASKING) for name in ("vit-replaced", "vit-replaced-decoder", "mae-fused")),
     *(("mae", name, ()) for name in ("vit-mean", "vit-mean-grey", "vit-class", "vit-class-many", "vit-probe")),
     *(("mae", name, CLASSIFIER) for name in ("vit-mean-of-normed", "vit-two-norms", "vit-probe-mean")),

@@ -33,6 +33,7 @@ HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("norm.
 CASES = [  # our model, the class there, and what of the model it has no place for
     ("mae", "ViTMAEForPreTraining", ()),
     ("mae-square-many", "ViTMAEForPreTraining", ()),
+    ("mae-two-targets", "ViTModel", MASKING),
     ("mae-tall-grey", "ViTModel", MASKING),
     ("vit-replaced", "ViTForMaskedImageModeling", ()),
     ("vit-replaced-wide", "ViTModel", MASKING),

@@ -49,6 +49,7 @@ PLAIN = {**VIT, "norm": False}
 BIASED = {**BEIT, "bias": "block"}
 UNSCALED = {**BIASED, "layer_scale": 0.0}
 LEARNED = {**VIT, "positions": "learned"}
+TWO_TARGETS = [{"name": "pixels", "normalize": "patch"}, {"name": "hog", "weight": 0.5}]
 NO_CLASS = {**VIT, "class_token": False}
 
 MODELS: dict[str, Sections] = {
@@ -57,6 +58,7 @@ MODELS: dict[str, Sections] = {
     "mae-wide-many": pretrained(LEARNED, "drop", DECODER, MANY, normalize="none"),
     "mae-square-many": pretrained(LEARNED, "drop", DECODER, images(32, 32, 12), normalize="none"),
     "mae-fused": pretrained(VIT, "drop", {**DECODER, "stages": [0]}, SQUARE),
+    "mae-two-targets": {**pretrained(VIT, "drop", DECODER, GREY), "TARGET": TWO_TARGETS},
     "vit-replaced": pretrained(VIT, "replace", SHUFFLE, GREY),
     "vit-replaced-wide": pretrained(LEARNED, "replace", SHUFFLE, WIDE),
     "vit-replaced-decoder": pretrained(LEARNED, "replace", DECODER, WIDE),
@@ -187,15 +189,11 @@ def assert_round_trip(path: Path, source: Sample, left_out: list[str]) -> None:
     for name, weight in state.items():
         assert weight.dtype == weights[name].dtype
         assert torch.equal(weight, weights[name]), name
-    keys_by_section = {"ENCODER": [key for key in source.cfg.ENCODER.values() if key != "hidden" or not left_out]}
-    keys_by_section["DATA"] = ["image_size", "channels", "mean", "std"]
+    flat, theirs = source.cfg.flat(), cfg.flat()
+    keys = [key for key in flat if key.startswith("ENCODER.") and (key != "ENCODER.hidden" or not left_out)]
+    keys += [f"DATA.{key}" for key in ("image_size", "channels", "mean", "std")]
     if not left_out:
-        assert cfg.TASK == source.cfg.TASK
-        names = {"pretrain": ("MASKER", "HEAD", "TARGET", "LOSS"), "finetune": ("CLASSIFIER",)}.get(cfg.TASK, ())
-        keys_by_section |= {
-            section: [key for key in source.cfg.values()[section] if key != "init_std"] for section in names
-        }
-    for section, keys in keys_by_section.items():
-        assert {key: cfg.values()[section][key] for key in keys} == {
-            key: source.cfg.values()[section][key] for key in keys
-        }
+        sections = {"pretrain": ("MASKER.", "HEAD.", "TARGET.", "LOSS."), "finetune": ("CLASSIFIER.",)}
+        names = sections.get(source.cfg.TASK, ())
+        keys += ["TASK", *(key for key in flat if key.startswith(names) and not key.endswith(".init_std"))]
+    assert {key: theirs.get(key) for key in keys} == {key: flat[key] for key in keys}

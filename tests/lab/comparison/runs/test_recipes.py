@@ -5,6 +5,8 @@ import json
 import pytest
 from run_folders import Real, compared, real_runs, titles, values_of, write_run
 
+from mim.lab.comparison.formatting import ABSENT
+
 PLUGIN = """
 from mim.encoders.vit import ViT
 
@@ -110,6 +112,16 @@ def test_method_is_told_in_a_line(real, tmp_path):
     head = "transformer width 16, depth 1, heads 2"
     assert mae == ["random 75% of 4 px", "vit 16 wide, drop", head, "pixels normalize patch", "mse"]
     assert simmim == ["random 62.5% of 8 px", "vit 16 wide, replace", "pixel_shuffle", "pixels", "l1 over all cells"]
+
+
+def test_method_names_all_targets(real, tmp_path):
+    targets = [{"name": "pixels", "normalize": "patch"}, {"name": "lowpass", "weight": 0.5, "radius": 8}]
+    write_run(tmp_path / "a", real.pretraining)
+    write_run(tmp_path / "b", real.pretraining, {"TARGET": targets})
+    result = compared(tmp_path)
+    assert result.entries[1].method.split(" · ")[3] == "pixels normalize patch + lowpass weight 0.5, radius 8"
+    settings = {setting.key: (setting.role, setting.values) for setting in result.settings}
+    assert settings["TARGET.1.weight"] == ("method", (ABSENT, "0.5"))
 
 
 def test_users_own_encoder_is_compared(real, tmp_path, monkeypatch):
