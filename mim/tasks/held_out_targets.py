@@ -30,15 +30,18 @@ def measure_targets(
 
     It reads twice. A host sync.
     """
-    target, vectors = model.target, list[Tensor]()
+    target = model.target
+    parts = target.unpacked(torch.empty(0, target.spec.channels, 1, 1, device=world.device))
+    vectors = {label: [_some_vectors(none_0C11)] for label, (part, none_0C11) in parts.items() if part.moving}
 
     def images_of(part: EvaluationBatch) -> Tensor:
         return preprocess(part.batch.images_BCHW.to(world.device))
 
     def sums_of(part: EvaluationBatch) -> Tensor:
         map_BChw = target(images_of(part))
-        if target.moving:
-            vectors.append(_some_vectors(map_BChw))
+        for label, (_, piece_BChw) in target.unpacked(map_BChw).items():
+            if label in vectors:
+                vectors[label].append(_some_vectors(piece_BChw))
         return map_BChw.double().mean(dim=(2, 3)).sum(dim=0)
 
     mean_C, _ = mean_over(read(), sums_of, target.spec.channels, world)
@@ -51,21 +54,20 @@ def measure_targets(
         return loss.double() * len(part.rows)
 
     measures = {VAL_BASELINE: float(mean_over(read(), loss_of, 1, world)[0])}
-    if target.moving:
-        empty = torch.empty(0, target.spec.channels, device=world.device)
-        measures[TARGET_RANK] = effective_rank(world.gather(torch.cat([empty, *vectors])))
+    for label, rows in vectors.items():
+        measures["_".join(filter(None, (TARGET_RANK, label)))] = effective_rank(world.gather(torch.cat(rows)))
     return measures
 
 
 def collapse(results: dict[str, Any]) -> str:
     """Says that the targets have collapsed, from the last metrics of a run; empty where they have not, or cannot."""
-    rank, spread = results.get(TARGET_RANK), results.get(TARGET_STD)
-    start = results.get(at_start(TARGET_STD), 0.0)
     facts = []
-    if rank is not None and rank < LEAST_RANK:
-        facts.append(f"{TARGET_RANK} is {rank:.2f} (their vectors lie on one line)")
-    if spread is not None and spread < LEAST_SHARE * start:
-        facts.append(f"{TARGET_STD} is {spread:.2g} ({start:.2g} at the start)")
+    for key, value in results.items():
+        start = results.get(at_start(key), 0.0)
+        if key.startswith(TARGET_RANK) and not key.endswith(at_start("")) and value < LEAST_RANK:
+            facts.append(f"{key} is {value:.2f} (their vectors lie on one line)")
+        if key.startswith(TARGET_STD) and value < LEAST_SHARE * start:
+            facts.append(f"{key} is {value:.2g} ({start:.2g} at the start)")
     if not facts:
         return ""
     return (
