@@ -16,6 +16,7 @@ from small_data import RECIPES, logged
 from mim import ConfigError, load_config
 from mim.config import parse_config, schema
 from mim.config.schema import TOP
+from mim.io.sections import LISTS
 from mim.registry import Key
 
 LONGEST = 6_000  # characters of a message
@@ -106,6 +107,9 @@ def pairs(draw: st.DrawFn, task: str) -> list[str]:
         key = draw(WORDS) if seldom(draw, 30) else draw(st.sampled_from(sorted(keys[task])))
         kind = KEYS[task].get(key)
         odd = kind is None or seldom(draw, 12)
+        section, _, inner = key.partition(".")
+        if section in LISTS and seldom(draw, 3):
+            key = f"{section}.{draw(st.integers(0, 2))}.{inner}"
         overrides[key] = draw(WORDS if odd else fitting(kind.annotation))
     words = [word for pair in overrides.items() for word in pair]
     return words[:-1] if seldom(draw, 60) else words
@@ -119,7 +123,8 @@ def mutated(draw: st.DrawFn) -> tuple[bytes, list[str]]:
     for _ in range(draw(st.integers(0, 3))):
         section = draw(st.sampled_from(list(raw)))
         content = raw[section]
-        change = draw(st.sampled_from(["drop", "odd", "swap", "section", "structure"])) if seldom(draw, 5) else "value"
+        changes = ["drop", "odd", "swap", "section", "structure", "list"]
+        change = draw(st.sampled_from(changes)) if seldom(draw, 5) else "value"
         if change == "value":
             key = draw(st.sampled_from(sorted(key for key in RECIPE_KEYS[task] if "." in key)))
             name, _, inner = key.partition(".")
@@ -136,6 +141,9 @@ def mutated(draw: st.DrawFn) -> tuple[bytes, list[str]]:
             raw[draw(st.sampled_from([*schema.ORDER, "X"]))] = content
         elif change == "structure":
             raw[section] = draw(STRUCTURES)
+        elif change == "list":
+            name = draw(st.sampled_from([section, *LISTS]))
+            raw[name] = [raw.get(name, {}), *draw(st.lists(st.just({}), max_size=2))]
     return yaml.safe_dump(raw, allow_unicode=draw(st.booleans())).encode("utf-8", "surrogatepass"), draw(pairs(task))
 
 
