@@ -84,7 +84,7 @@ class MaskedImageModel(nn.Module):
         """The names of the metrics that `forward` gives in eval mode, in their order."""
         return (*(f"loss_{name}" for name in self.loss.terms), *self.target.metric_names)
 
-    def compile(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
+    def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the student: encoder, head and loss, and a target that is not computed outside of them."""
         self._predict = torch.compile(self._predict, *args, **options)  # type: ignore[method-assign]
 

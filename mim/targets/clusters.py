@@ -62,7 +62,7 @@ class Clusters(Follower, name="clusters"):
         self.iterations, self.positional, self.across = iterations, positional, across
         self.scores = nn.Conv2d(self.spec.channels, clusters, kernel_size=1)
         nn.init.normal_(self.scores.weight)
-        nn.init.zeros_(self.scores.bias)
+        nn.init.zeros_(self.scores.bias)  # type: ignore[arg-type]
         self.spec = TargetSpec(clusters, encoder.stride, distribution=True)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
