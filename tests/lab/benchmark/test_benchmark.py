@@ -205,6 +205,12 @@ def test_peer_is_of_the_same_size(tmp_path, name):
     assert our_contender.flops <= peer.flops < (1.2 if "v2" in name else 1.06) * our_contender.flops
 
 
+def test_peer_of_several_targets_is_refused(tmp_path):
+    dry = small(tmp_path, *PEERS["ViTMAEForPreTraining"], "TARGET", "[{name: pixels}, {name: pixels, stride: 2}]")
+    with pytest.raises(ValueError, match="predict pixels at full resolution"):
+        peer_of(dry)
+
+
 def test_peer_of_simmims_vit_says_in_what_it_differs(tmp_path):
     dry = small(tmp_path, f"name: beit, drop_path: 0.1, {PLAIN}", PIXELS)
     peer = peer_of(dry)
