@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 IMAGENET = 1_281_167
 STAGES = (2, 2, 18, 2)
+PIXELS: dict[str, str | float] = {"name": "pixels", "stride": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +122,18 @@ def layer_of_swin(name: str, depths: tuple[int, ...]) -> int:
 
 
 class Pretraining:
-    """What both pretrainings share. AdamW trains all but fixed positions.
+    """What the pretrainings share. AdamW trains all but fixed positions.
 
-    crops, interpolation: of RandomResizedCrop; target: TARGET.normalize, LOSS.name and LOSS.eps; side, cell, ratio: of
-    images and masks, in pixels.
+    crops, crop_ratios, interpolation: of RandomResizedCrop; target: keys of TARGET; loss: LOSS.name and LOSS.eps; side,
+    cell, ratio: of images and masks, in pixels.
     """
 
     task = "pretrain"
     crops: ClassVar[tuple[float, float]]
+    crop_ratios: ClassVar[tuple[float, float]] = (3 / 4, 4 / 3)
     interpolation: ClassVar[str]
-    target: tuple[str, str, float]
+    target: dict[str, str | float]
+    loss: ClassVar[tuple[str, float]]
     side: int
     cell: int
     ratio: float
@@ -161,11 +164,12 @@ class Mae(Run):
 class MaePretraining(Pretraining, Mae):
     """main_pretrain.py, with add_weight_decay of timm 0.3.2: no names are exempt."""
 
-    target: tuple[str, str, float] = ("patch", "mse", 0)
+    target: dict[str, str | float] = field(default_factory=lambda: PIXELS | {"normalize": "patch"})
     side: int = 224
     cell: int = 16
     ratio: float = 0.75
     crops = (0.2, 1.0)
+    loss = ("mse", 0)
     interpolation = "bicubic"
 
     @property
@@ -266,11 +270,12 @@ class SimMim(Run):
 class SimMimPretraining(Pretraining, SimMim):
     """models/simmim.py puts `encoder.` ahead of names and of keywords, which then match nothing."""
 
-    target: tuple[str, str, float] = ("none", "l1", 1e-5)
+    target: dict[str, str | float] = field(default_factory=lambda: PIXELS | {"normalize": "none"})
     side: int = 192
     cell: int = 32
     ratio: float = 0.6
     crops = (0.67, 1.0)
+    loss = ("l1", 1e-5)
     interpolation = "bilinear"
 
     @property
@@ -289,6 +294,62 @@ class SimMimPretraining(Pretraining, SimMim):
             if ours.startswith(prefix):
                 return theirs + ours.removeprefix(prefix)
         return f"encoder.{super().name(ours)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixMimPretraining(MaePretraining):
+    """MAE on filtered pixels. The crops are ours: mmselfsup has Resize(224) and RandomCrop(224, padding=4)."""
+
+    target: dict[str, str | float] = field(
+        default_factory=lambda: {"name": "lowpass", "radius": 40, "normalize": "patch", "stride": 1}
+    )
+    crops = (0.67, 1.0)
+    crop_ratios = (1.0, 1.0)
+    interpolation = "bilinear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFeatPretraining(Pretraining, Run):
+    """SlowFast: utils/lr_policy.py, called with the fractional epoch before each step; models/optimizer.py.
+
+    config/defaults.py, assert_and_infer_cfg, scales all three rates by the shards, each of 256 images.
+    """
+
+    target: dict[str, str | float] = field(default_factory=lambda: {"name": "hog", "bins": 9, "cell": 8, "window": 16})
+    side: int = 224
+    cell: int = 16
+    ratio: float = 0.4
+    crops = (0.5, 1.0)
+    interpolation = "bicubic"
+    loss = ("mse", 0)
+    per_batch = 256
+    clip = 0.02
+
+    @property
+    def visible(self) -> int:
+        """datasets/imagenet.py, _prepare_im_masked."""
+        return self.cells - round(self.cells * self.ratio)
+
+    def rate(self, step: int, scale: float) -> float:
+        epoch, shards = step / self.per_epoch, self.batch / self.per_batch
+        first, last = self.warmup_lr * shards, self.min_lr * shards
+        if epoch < self.warmup:
+            return scale * (first + (self.peak - first) * epoch / self.warmup)
+        angle = math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)
+        return scale * (last + (self.peak - last) * (1 + math.cos(angle)) / 2)
+
+    def exempt(self, name: str, dimensions: int) -> bool:
+        """ZERO_WD_1D_PARAM, with ZERO_DECAY_POS_CLS off."""
+        return dimensions == 1 or name.endswith(".bias")
+
+    def trained(self, name: str) -> bool:
+        return True  # positions are learned
+
+    def name(self, ours: str) -> str:
+        for prefix, theirs in (("head.conv.", "pred_head.projections.0."), ("encoder.mask_token", "mask_token")):
+            if ours.startswith(prefix):
+                return theirs + ours.removeprefix(prefix)
+        return super().name(ours)
 
 
 class SimMimFinetuning(SimMim):
@@ -370,7 +431,7 @@ PUBLISHED: dict[str, Run] = {
     "configs/simmim/swin_v2_base_800ep.yaml": replace(
         SIMMIM_800,
         **{"kind": "swin_v2", "model": "swinv2_base_window12_192", "options": {}, "millions": 86.9, "drop_path": 0.1},
-        target=("window", "l1", 1e-5),
+        target=PIXELS | {"normalize": "window"},
     ),
     "configs/finetune/simmim_swin_base_100ep_192.yaml": replace(TUNED_SWIN_224, options=AT_192),
     "configs/finetune/simmim_swin_base_100ep_224.yaml": TUNED_SWIN_224,
@@ -389,6 +450,16 @@ PUBLISHED: dict[str, Run] = {
     "configs/finetune/simmim_vit_base_800ep.yaml": replace(
         TUNED_SWIN_224,
         **{"kind": "vit", "model": "beit_base_patch16_224", "millions": 86.5, "depths": (12,), "layer_decay": 0.65},
+    ),
+    # SlowFast, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml, with the 2048 images of 8 of its shards, as mmpretrain
+    "configs/targets/maskfeat_vit_base.yaml": MaskFeatPretraining(
+        **{"base_lr": 2e-4, "warmup_lr": 1e-6, "min_lr": 1e-6, "devices": 16, "rows": 128, "epochs": 300, "warmup": 30},
+        **{"model": VIT_B, "millions": 85.8, "depths": (12,)},
+    ),
+    # mmselfsup, configs/selfsup/pixmim/pixmim_vit-base-p16_8xb512-amp-coslr-800e_in1k.py
+    "configs/targets/pixmim_vit_base.yaml": PixMimPretraining(
+        **{"base_lr": 1.5e-4, "devices": 64, "rows": 64, "epochs": 800, "warmup": 40, "betas": (0.9, 0.95)},
+        **{"model": VIT_B, "millions": 85.8, "depths": (12,)},
     ),
     # crosses, which train as one of their parents does
     "configs/cross/mae_on_replacing_vit.yaml": MAE_B,
