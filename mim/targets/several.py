@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mim.encoders.base import Encoder
 from mim.losses import Loss
 from mim.structures import PatchMask, Prediction, TargetSpec
-from mim.targets.base import Fixed, Target
+from mim.targets.base import FrozenNetwork, Target
 
 
 class Several(Target):
@@ -82,8 +82,8 @@ class Several(Target):
         """That of the first target that has one."""
         return next(target for target in self.targets if target.attends).attention(img_BCHW)
 
-    def fixed(self) -> list[Fixed]:
-        return [network for target in self.targets for network in target.fixed()]
+    def frozen_networks(self) -> list[FrozenNetwork]:
+        return [network for target in self.targets for network in target.frozen_networks()]
 
     def start(self, encoder: Encoder) -> None:
         for target in self.targets:
@@ -111,7 +111,7 @@ class SeveralLosses(nn.Module):
     def __init__(self, target: Several, losses: Sequence[Loss], weights: Sequence[float]):
         super().__init__()
         self.parts, self.weights = nn.ModuleList(losses), tuple(weights)
-        self.pack, self.unpack, self.sizes = target.pack, target.unpack, target.sizes
+        self.pack, self.unpack, self.sizes, self.factors = target.pack, target.unpack, target.sizes, target.factors
         self.terms = tuple(target.labels)
         self.specs = [part.spec for part in target.targets]
         self.name = " + ".join(dict.fromkeys(loss.name for loss in losses))
@@ -127,9 +127,12 @@ class SeveralLosses(nn.Module):
         return self.parts[self.terms.index(label)]  # type: ignore[return-value]
 
     def constant(self, mean_C: Tensor) -> Tensor:
-        """See Loss.constant."""
-        pieces = mean_C.split(self.sizes)
-        return torch.cat([loss.constant(piece) for loss, piece in zip(self.parts, pieces, strict=True)])  # type: ignore[operator]
+        """See Loss.constant. A channel has one value for all entries of its target that share an entry of the map."""
+        pieces = []
+        for loss, factor, piece_C in zip(self.parts, self.factors, mean_C.split(self.sizes), strict=True):
+            mean_C = piece_C.unflatten(0, (-1, factor**2)).mean(dim=1)
+            pieces.append(loss.constant(mean_C).repeat_interleave(factor**2))  # type: ignore[operator]
+        return torch.cat(pieces)
 
     def as_target(self, prediction_BChw: Tensor) -> Tensor:
         """See Loss.as_target."""
