@@ -28,7 +28,6 @@ class HOG(Target, name="hog"):
     """
 
     weights_HW: Tensor
-    sobel_2133: Tensor
 
     def __init__(self, image: ImageSpec, encoder: EncoderSpec, *, bins: int = 9, cell: int = 8, window: int = 16):
         super().__init__(image, encoder)
@@ -41,25 +40,21 @@ class HOG(Target, name="hog"):
             )
         self.spec = TargetSpec(image.channels * bins, cell)
         self.bins, self.cell = bins, cell
-        across_33 = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
-        self.register_buffer("sobel_2133", torch.stack([across_33, across_33.T])[:, None], persistent=False)
         self.register_buffer("weights_HW", self._weights(window), persistent=False)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
         wide = torch.promote_types(img_BCHW.dtype, torch.float32)
-        padded_BCHW = F.pad(img_BCHW.to(wide), (1, 1, 1, 1), mode="reflect")
-        gradient_BC2HW = F.conv2d(padded_BCHW.flatten(0, 1)[:, None], self.sobel_2133.to(wide)).unflatten(
-            0, padded_BCHW.shape[:2]
-        )
-        magnitude_BCHW = gradient_BC2HW.norm(dim=2) * self.weights_HW
-        turns_BCHW = torch.atan2(gradient_BC2HW[:, :, 0], gradient_BC2HW[:, :, 1]) / torch.pi
+        across_BCHW, down_BCHW = _gradients(img_BCHW.to(wide))
+        magnitude_BCHW = torch.hypot(across_BCHW, down_BCHW) * self.weights_HW
+        turns_BCHW = torch.atan2(across_BCHW, down_BCHW) / torch.pi
         bin_BCHW = (turns_BCHW * self.bins).floor() % self.bins
         counts = [self._sum(torch.where(bin_BCHW == number, magnitude_BCHW, 0)) for number in range(self.bins)]
         return F.normalize(torch.stack(counts, dim=2), dim=2).flatten(1, 2)
 
     def _sum(self, map_BCHW: Tensor) -> Tensor:
         """The sum over each cell, (B, C, h, w)."""
-        return F.avg_pool2d(map_BCHW, self.cell, divisor_override=1)
+        rows_BChW = map_BCHW.unflatten(-2, (-1, self.cell)).sum(dim=-2)
+        return rows_BChW.unflatten(-1, (-1, self.cell)).sum(dim=-1)
 
     def _weights(self, window: int) -> Tensor:
         """By how much the gradient of each pixel counts, (H, W)."""
@@ -71,3 +66,14 @@ class HOG(Target, name="hog"):
         falling = torch.exp(-0.5 * offsets**2)
         kernel = torch.outer(falling, falling)
         return (kernel / kernel.sum()).repeat(high // window, wide // window)
+
+
+def _gradients(img_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Sobel's gradients across and down, each (B, C, H, W), of an image that is mirrored at its border.
+
+    By slices: convolutions would be in the precision of matrix products, and are slower for single channels.
+    """
+    padded = F.pad(img_BCHW, (1, 1, 1, 1), mode="reflect")
+    columns = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    rows = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    return columns[..., :-2] - columns[..., 2:], rows[..., :-2, :] - rows[..., 2:, :]

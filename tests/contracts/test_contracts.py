@@ -33,6 +33,7 @@ from mim.readouts.classifier import (
     probe_classifier,
 )
 from mim.targets import Target
+from mim.targets.features import FeatureTarget
 
 VARIANTS = {
     "pixels": {
@@ -152,6 +153,27 @@ def test_hidden_pixels_never_change_a_prediction(encoder, hidden, head, masker):
         assert torch.equal(model(torch.where(hidden_B1HW, value, img), mask).prediction, expected)
     visible = torch.where(hidden_B1HW, img, img + images(2, seed=9))
     assert not torch.equal(model(visible, mask).prediction, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        pytest.param(name, keys, id=test_id)
+        for (name, keys), test_id in zip(TARGETS, TARGET_IDS, strict=True)
+        if name in members(Target) and not issubclass(Target.named(name), FeatureTarget)
+    ],
+)
+def test_target_without_a_network_has_the_same_values_in_any_precision(name, keys):
+    """Products in bf16 would blur what the model learns from."""
+    target = assemble("random", "vit", "drop", "transformer", name, target_keys=keys).target
+    expected = target(images(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        map_BChw = target(images(2))
+        shown = target.to_pixels(map_BChw, images(2))
+    assert map_BChw.dtype == torch.float32
+    assert torch.equal(map_BChw, expected)
+    if shown is not None:
+        assert torch.equal(shown, target.to_pixels(expected, images(2)))
 
 
 @pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(FITTING))
