@@ -81,7 +81,8 @@ class Clusters(Follower, name="clusters"):
         return shares_BKhw, -(shares_BKhw * logs_BKhw).sum(dim=1).mean()
 
     def _scores(self, features_BDhw: Tensor) -> Tensor:
-        return self.scores(F.normalize(features_BDhw, dim=1, eps=1e-7)).float()
+        scores_BKhw = self.scores(F.normalize(features_BDhw, dim=1, eps=1e-7))
+        return scores_BKhw.to(torch.promote_types(scores_BKhw.dtype, torch.float32))
 
 
 def balanced(scores_BKhw: Tensor, axes: Sequence[int], iterations: int, across: Across) -> Tensor:

@@ -77,15 +77,20 @@ class FeatureTarget(Target):
         high, wide = self.encoder.grid
         if self.tokens == "class":
             assert features.prefix_BKD is not None
-            class_BD = features.prefix_BKD[:, 0].float()
+            class_BD = _wide(features.prefix_BKD[:, 0])
             return _normalised(repeat(class_BD, "b d -> b d h w", h=high, w=wide), self.norm)
         last_BDhw = rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])
         maps = features.stages_BDhw or (last_BDhw,)
         # where the mean and its norms are taken in the precision of products, small differences would vanish
-        mean_BDhw = torch.stack([_normalised(map_BDhw.float(), self.layer_norm) for map_BDhw in maps]).mean(dim=0)
+        mean_BDhw = torch.stack([_normalised(_wide(map_BDhw), self.layer_norm) for map_BDhw in maps]).mean(dim=0)
         if mean_BDhw.shape[-2:] != (high, wide):
             mean_BDhw = F.interpolate(mean_BDhw, (high, wide), mode="bilinear", align_corners=False, antialias=True)
         return _normalised(mean_BDhw, self.norm)
+
+
+def _wide(features: Tensor) -> Tensor:
+    """In fp32 or wider."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _normalised(map_BDhw: Tensor, norm: Norm) -> Tensor:

@@ -53,7 +53,7 @@ class Follower(FeatureTarget, name="follower"):
             if not 0 <= value <= 1:
                 raise ValueError(f"TARGET.{key} is {value:g}: it must lie between 0 and 1")
         self.decay, self.decay_end, self.ramp = decay, decay_end, ramp
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.network = copy.deepcopy(student).eval().requires_grad_(False)
 
     @classmethod
     def of(cls, context: TargetContext, **keys: Any) -> Self:
