@@ -3,6 +3,7 @@
 Shapes: B samples, N positions.
 """
 
+import math
 import random
 import zlib
 from collections.abc import Iterator
@@ -35,6 +36,13 @@ def scores(draw_B: Tensor, count: int) -> Tensor:
     for _ in range(2):
         mixed_BN = (((mixed_BN >> 16) ^ mixed_BN) * 0x45D9F3B) & 0xFFFFFFFF
     return (mixed_BN >> 16) ^ mixed_BN
+
+
+def normals(draw_B: Tensor, count: int) -> Tensor:
+    """Pseudo-random numbers with a normal distribution of variance 1, (B, count) float32, from `scores`."""
+    # 23 bits and a half: neither end of the interval from -1 to 1 occurs, whose inverse would be infinite
+    uniform_BN = ((scores(draw_B, count) >> 9).float() + 0.5) / 2**22 - 1
+    return math.sqrt(2) * uniform_BN.erfinv()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ SMALL = {  # by section, then by the name of a part; "" for every other part of 
     "HEAD": {
         "": {"width": 16, "depth": 1, "heads": 2},
         "cross_attention": {"width": 16, "depth": 1, "heads": 2, "share": 0.5},
+        "convolution": {"width": 16, "depth": 1, "groups": 2},
         "unet": {"width": 16},
     },
     "TARGET": {"": {}, "fourier": {"cell": 4}, "hog": {"cell": 4}, "lowpass": {"radius": 8.0}},
