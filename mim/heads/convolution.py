@@ -45,11 +45,11 @@ class Convolution(Head, name="convolution"):
     Args:
         width: channels of a convolution, a multiple of `groups`. data2vec 2.0: the encoder's width.
         depth: number of convolutions.
-        kernel: side of a convolution in tokens, odd.
+        kernel: side of a convolution in tokens, odd and at least 3.
         groups: groups of channels that a convolution does not mix; the encoder's width is a multiple, too.
         noise: standard deviation of the normal noise in dropped places; 0 for zeros.
 
-    Raises ValueError for an even kernel, and for groups that do not divide the widths.
+    Raises ValueError for another kernel, and for groups that do not divide the widths.
     """
 
     fills_dropped = True
@@ -67,10 +67,10 @@ class Convolution(Head, name="convolution"):
         **shared: Any,
     ):
         super().__init__(encoder, target, **shared)
-        at_least("HEAD", 1, width=width, depth=depth, kernel=kernel, groups=groups)
+        at_least("HEAD", 1, width=width, depth=depth, groups=groups)
         at_least("HEAD", 0, noise=noise)
-        if kernel % 2 == 0:
-            raise ValueError(f"HEAD.kernel is {kernel}: it must be odd, so that a convolution has a token at its centre")
+        if kernel < 3 or kernel % 2 == 0:
+            raise ValueError(f"HEAD.kernel is {kernel}: it must be odd and at least 3, to reach the tokens around each")
         for name, value in (("HEAD.width", width), ("the width of the encoder's tokens,", encoder.width)):
             if value % groups:
                 raise ValueError(f"HEAD.groups {groups} does not divide {name} {value}")

@@ -56,7 +56,7 @@ def convolved(conv, rows, groups):
     return result
 
 
-@pytest.mark.parametrize(("width", "kernel", "groups"), [(12, 3, 3), (8, 1, 4), (6, 5, 1)])
+@pytest.mark.parametrize(("width", "kernel", "groups"), [(12, 3, 3), (8, 3, 4), (6, 5, 1)])
 @torch.no_grad()
 def test_convolution_equals_its_formulas(width, kernel, groups):
     """A residual stands around each convolution between equal widths, so not around the first one of another width."""
@@ -152,7 +152,8 @@ def test_convolution_in_bf16_has_the_precision_of_the_tokens():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"kernel": 4}, r"HEAD\.kernel is 4: it must be odd"),
+        ({"kernel": 4}, r"HEAD\.kernel is 4: it must be odd and at least 3"),
+        ({"kernel": 1}, r"HEAD\.kernel is 1: it must be odd and at least 3"),
         ({"groups": 5}, r"HEAD\.groups 5 does not divide HEAD\.width 12"),
         ({"width": 16, "groups": 8}, r"HEAD\.groups 8 does not divide the width of the encoder's tokens, 12"),
         ({"groups": 0}, r"HEAD\.groups is 0"),
