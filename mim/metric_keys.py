@@ -2,6 +2,7 @@
 
 TRAIN_LOSS = "train/loss"  # mean loss since the last row
 LEARNING_RATE = "train/learning_rate"  # of a parameter group with lr_scale 1
+WEIGHT_DECAY = "train/weight_decay"  # of the parameters that have one, where OPTIMIZER.weight_decay_end changes it
 GRADIENT_NORM = "train/gradient_norm"  # before clipping
 IMAGES_PER_S = "time/images_per_s"  # of training, without evaluations and checkpoints
 DATA_SHARE = "time/data_share"  # share of the time that training waited for images
@@ -10,8 +11,8 @@ LEFT_OUT_FILES = "evaluation/left_out"  # broken files that evaluations left out
 LEFT_OUT_NAMES = "evaluation/left_out_files"  # at most 100 of them, each with the reason
 VAL_LOSS = "val/loss"  # held-out loss
 VAL_BASELINE = "val/baseline"  # held-out loss of a prediction that is the mean
-TARGET_STD = "val/target_std"  # standard deviation of a target that moves with the encoder, over images and entries
-TARGET_RANK = "val/target_rank"  # its effective rank (RankMe)
+TARGET_STD = "val/target_std"  # standard deviation over images of a target that moves with the encoder
+TARGET_RANK = "val/target_rank"  # its effective rank (RankMe), of what differs between images
 VAL_TOP1 = "val/top1"  # share of held-out images whose class is predicted
 VAL_TOP5 = "val/top5"  # the same for the five most likely classes
 VAL_SAMPLES = "val/samples"  # held-out images

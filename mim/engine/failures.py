@@ -5,6 +5,7 @@ import math
 import sys
 from logging.handlers import BufferingHandler
 
+from mim import metric_keys as keys
 from mim.engine.distributed.world import World
 from mim.engine.run_folder import RunFolder
 from mim.engine.step_status import StepStatus
@@ -31,6 +32,10 @@ class BrokenFiles:
     def add(self, broken: tuple[tuple[str, str], ...]) -> None:
         """Takes the broken files of a batch, each with the reason."""
         self._new.update((name, reason) for name, reason in broken if name not in self.reasons)
+
+    def metrics(self) -> dict[str, int]:
+        """Their number, where there are some."""
+        return {keys.BROKEN_FILES: len(self.reasons)} if self.reasons else {}
 
     def settle(self, world: World) -> None:
         """Adds up the files of all ranks. Raises RunStopped, on all ranks, where there are too many."""

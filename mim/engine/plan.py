@@ -92,8 +92,14 @@ class Plan:
             f"{self.images_seen:,} images seen in all",
             "learning rate": f"{schedule.peak:.3g} = {optimizer.base_lr:g} x {self.batch} / {optimizer.per_batch}, "
             f"{schedule.name}{warmup}{layers}",
+            **self._weight_decay(optimizer),
             **self._extensions(settings),
         }
+
+    def _weight_decay(self, optimizer: Optimizer) -> dict[str, str]:
+        """Where it goes; empty where it does not change."""
+        start, end = optimizer.weight_decay, optimizer.weight_decay_end
+        return {"weight decay": f"{start:g} to {end:g} by half a cosine"} if start != end else {}
 
     def _extensions(self, settings: EngineSettings) -> dict[str, str]:
         """Where the run was extended, and the learning rates before and after; empty where it was not."""

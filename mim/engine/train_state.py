@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mim import metric_keys as keys
 from mim.engine import checkpoint
 from mim.engine.distributed.strategy import full, make_strategy
 from mim.engine.distributed.world import World
@@ -35,8 +36,8 @@ NO_MOMENTS: dict = {"state": {}, "param_groups": []}
 class TrainState:
     """The model of a task on this rank's device, or the rank's shard of it, ready to be trained.
 
-    Attributes: model, average (None without TRAIN.ema), parameters (the trained ones), optimizer, scaler, and strategy,
-    which says how the devices of the run share them.
+    Attributes: model, average (None without TRAIN.ema), parameters (the trained ones), optimizer, hyperparameters (the
+    keys of OPTIMIZER), scaler, and strategy, which says how the devices of the run share them.
     """
 
     def __init__(self, task: Task, settings: EngineSettings, world: World):
@@ -59,6 +60,7 @@ class TrainState:
             recompute_activations(self.blocks)
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         lr_scales = task.lr_scales(settings.optimizer.layer_decay)
+        self.hyperparameters = settings.optimizer
         self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, lr_scales))
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
 
@@ -66,7 +68,7 @@ class TrainState:
         """The model as a training step calls it: compiled, then wrapped by the strategy."""
         return self.strategy.wrap(self.model.train(), self.blocks, self.train.compile)
 
-    def update(self, loss: Tensor, rate: Callable[[float], float]) -> Tensor:
+    def update(self, loss: Tensor, rate: Callable[[float], float], progress: float) -> Tensor:
         """Clips the gradients, takes a step, clears the gradients, and returns their norm. No host sync.
 
         A step that is not finite changes neither weights nor moments. The moving average takes a step in any case.
@@ -74,6 +76,7 @@ class TrainState:
         Args:
             loss: of the step, over all ranks.
             rate: the learning rate of a group with this lr_scale.
+            progress: share of the run's steps before this one.
         """
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -81,8 +84,7 @@ class TrainState:
         if self.train.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.train.clip, norm)
         norm = full(norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(group["lr_scale"])
+        self.hyperparameters.prepare(self.optimizer.param_groups, rate, progress)
         if not self.scaler.is_enabled():  # a scaler does this by itself
             finite = norm.isfinite() & loss.isfinite()
             self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
@@ -92,6 +94,13 @@ class TrainState:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return norm
+
+    def metrics(self) -> dict[str, float]:
+        """The weight decay of the newest step, where it changes in a run."""
+        if self.hyperparameters.weight_decay_end == self.hyperparameters.weight_decay:
+            return {}
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups if not group["no_weight_decay"]]
+        return {keys.WEIGHT_DECAY: decays[0]} if decays else {}
 
     @property
     def evaluated(self) -> nn.Module:

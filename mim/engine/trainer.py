@@ -144,7 +144,7 @@ class Trainer:
 
     def _update(self, step: int, loss: Tensor) -> Tensor:
         """Changes the weights and returns the gradient norm."""
-        return self.train_state.update(loss, lambda lr_scale: self.schedule.at(step, lr_scale))
+        return self.train_state.update(loss, lambda lr_scale: self.schedule.at(step, lr_scale), step / self.plan.steps)
 
     # ---------------------------------------------------------------- between steps
 
@@ -188,9 +188,9 @@ class Trainer:
             keys.GRADIENT_NORM: norm,
             keys.IMAGES_PER_S: images / lap["train"],
             keys.DATA_SHARE: lap["data"] / lap["train"],
+            **self.train_state.metrics(),
+            **self.broken.metrics(),
         }
-        if self.broken.reasons:
-            row[keys.BROKEN_FILES] = len(self.broken.reasons)
         self.logger.row(self._progress, row)
         log_progress(self._progress, self.plan.epochs, self.plan.steps, row)
 
@@ -250,7 +250,7 @@ class Trainer:
             "steps": self.step,
             "images_seen": self._images_seen,
             **self.results,
-            **({keys.BROKEN_FILES: len(self.broken.reasons)} if self.broken.reasons else {}),
+            **self.broken.metrics(),
             "images_per_s": (self.step - self.first) * self.plan.batch / trained,
             "seconds": self._elapsed,
             **({} if (memory := peak_memory(self.world.device)) is None else {"peak_memory_bytes": memory}),

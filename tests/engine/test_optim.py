@@ -137,6 +137,48 @@ def test_parameter_groups_take_a_shared_parameter_once() -> None:
     assert len(ids) == len(set(ids)) == len(list(model.parameters()))
 
 
+def test_weight_decay_changes_by_half_a_cosine_where_it_has_an_end() -> None:
+    changing = settings(weight_decay=0.04, weight_decay_end=0.4)
+    decays = [changing.weight_decay_at(progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert decays == pytest.approx([0.04, 0.4 - 0.36 * (2 + 2**0.5) / 4, 0.22, 0.4], rel=1e-12)
+    falling = settings(weight_decay=0.4, weight_decay_end=0.0)
+    assert falling.weight_decay_at(0.5) == pytest.approx(0.2)
+    assert [settings(weight_decay=0.1).weight_decay_at(progress) for progress in (0.0, 0.3, 1.0)] == [0.1] * 3
+
+
+@pytest.mark.parametrize("kind", [AdamW, LARS])
+def test_optimizer_prepares_each_group_for_a_step(kind: type[Optimizer]) -> None:
+    """Rate by its factor; weight decay of the step, and none in exempt groups, whatever the decay was before."""
+    optimizer = kind(weight_decay=0.0, weight_decay_end=0.2)
+    built = build(Model(), optimizer, layer_factors(Model()))
+    for progress, decay in ((0.5, 0.1), (1.0, 0.2), (0.0, 0.0)):
+        optimizer.prepare(built.param_groups, lambda lr_scale: 3 * lr_scale, progress)
+        for group in built.param_groups:
+            assert group["lr"] == 3 * group["lr_scale"]
+            assert group["weight_decay"] == pytest.approx(0.0 if group["no_weight_decay"] else decay)
+
+
+def test_optimizer_step_takes_the_weight_decay_of_the_step() -> None:
+    """AdamW without gradients only decays: after each step a weight is (1 - rate x decay) times as large."""
+    model, optimizer = model64(), settings(weight_decay=0.1, weight_decay_end=0.5)
+    built = build(model, optimizer)
+    expected = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for progress in (0.0, 0.25, 0.5, 0.75):
+        optimizer.prepare(built.param_groups, lambda lr_scale: 1e-2 * lr_scale, progress)
+        for weight in model.parameters():
+            weight.grad = torch.zeros_like(weight)
+        built.step()
+        for name in ("0.weight", "2.weight"):
+            expected[name] = expected[name] * (1 - 1e-2 * optimizer.weight_decay_at(progress))
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.detach(), expected[name], rtol=1e-12, atol=0)
+
+
+def test_optimizer_refuses_a_negative_weight_decay_at_the_end() -> None:
+    with pytest.raises(ValueError, match=r"OPTIMIZER\.weight_decay_end is -0\.1: it must be at least 0"):
+        settings(weight_decay_end=-0.1)
+
+
 # -------------------------------------------------------------------- the step
 
 

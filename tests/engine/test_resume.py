@@ -1,5 +1,6 @@
 """A run killed with SIGKILL in mid-epoch and resumed ends, bit for bit, where the undisturbed run ends."""
 
+import math
 import shutil
 import signal
 import time
@@ -17,13 +18,14 @@ from processes import (
     call,
     last_state,
     losses,
+    rows,
     same,
     summary,
     timeless_rows,
 )
 
 # drop path, EMA and accumulation are on: each would show a generator or a state that is not restored
-KEYS = TINY | {"TRAIN.epochs": 2, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2}
+KEYS = TINY | {"TRAIN.epochs": 2, "TRAIN.ema": 0.9, "ENCODER.drop_path": 0.2, "OPTIMIZER.weight_decay_end": 0.4}
 KEYS |= {"TRAIN.batch": 64, "DATA.batch_size": 32}  # 22 steps an epoch, 2 micro-batches a step
 CLASSIFYING = TINY_CLASSIFIER | {"LABELS.per_class": 16, "TRAIN.epochs": 4, "DATA.batch_size": 8, "TRAIN.ema": 0.9}
 DRAWING = {  # all that draws in fine-tuning
@@ -77,6 +79,18 @@ def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm,
     for part in PARTS:
         same(reference[part], resumed[part], part)
     assert losses(output) == losses(undisturbed)
+
+
+def test_weight_decay_of_each_step_goes_to_its_end_by_half_a_cosine(undisturbed):
+    """The resumed run, which ends with the same weights, takes it from the step."""
+    decays = {row["step"]: row["train/weight_decay"] for row in rows(undisturbed) if "train/weight_decay" in row}
+    steps = [step - 1 for step in decays]  # before the step of the row
+    assert len(steps) > 20
+    expected = [0.4 + (0.05 - 0.4) * (1 + math.cos(math.pi * step / 44)) / 2 for step in steps]
+    assert list(decays.values()) == pytest.approx(expected, rel=1e-12)
+    groups = last_state(undisturbed)["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0, decays[44]}
+    assert "weight decay" in (undisturbed / "log.txt").read_text()
 
 
 @pytest.mark.slow

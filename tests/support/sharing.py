@@ -70,7 +70,7 @@ class Shared:
             gradients = [parameter.grad.to_local() for parameter in self.train_state.parameters]
             next(gradient for gradient in gradients if gradient.numel()).view(-1)[0] = float("inf")
         total = self.world.sum(total) / self.world.size
-        self.train_state.update(total, lambda factor: 1e-2 * factor)
+        self.train_state.update(total, lambda factor: 1e-2 * factor, 0.0)
         return float(total)
 
     def batch(self, step: int, start: int) -> Batch:

@@ -238,7 +238,7 @@ def test_step_that_is_not_finite_leaves_the_follower_finite():
     img, before = images(2, task.model.encoder.image), copy.deepcopy(task.model.encoder.state_dict())
     output = model(img, task.model.sample_mask(img))
     (output.loss * torch.inf).backward()
-    state.update(output.loss.detach() * torch.inf, lambda scale: 1e-2)
+    state.update(output.loss.detach() * torch.inf, lambda scale: 1e-2, 0.0)
     task.after_step(0.1)
     assert all(torch.equal(value, before[name]) for name, value in task.model.encoder.state_dict().items())
     assert all(value.isfinite().all() for value in task.model.target.state_dict().values())
