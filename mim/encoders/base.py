@@ -20,6 +20,7 @@ from mim.structures import EncoderSpec, Features, ImageSpec, PatchMask, StageSpe
 
 Hidden = Literal["drop", "replace", "none"]
 Hiding = Literal["drop", "replace", "sparse", "none"]
+StagePart = Literal["block", "mlp"]  # what a block gives, or its MLP, ahead of the residual connection
 STRIDES = (4, 8, 16, 32)
 FOR_HIDDEN = ("mask_token", "way.")  # how the names of weights begin that stand for hidden cells
 
@@ -73,6 +74,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
     The constructor sets `image`, `hidden`, `spec`, `patch_grid` and `mask_token` (None unless `hidden` is `replace`).
     The other methods have defaults; layer decay, partial fine-tuning and activation checkpointing use them.
+    The class attribute `stage_parts` names what `forward` returns of a stage: with `mlp`, it has the argument `of`.
     Three class attributes say what a run may change that starts from weights of this encoder: `free_keys`, keys with
     which they compute the same; `resizable_keys`, keys for which `resize_weight` makes them fit; and `stem_weight`, the
     name of the weight (D, C, ...) of the first layer, which INIT.adapt_channels adapts.
@@ -94,6 +96,7 @@ class Encoder(Component, nn.Module, ABC, section="ENCODER"):
     """
 
     can_drop: ClassVar[bool] = False
+    stage_parts: ClassVar[tuple[StagePart, ...]] = ("block",)
     free_keys: ClassVar[tuple[str, ...]] = ("hidden", "drop_path")
     resizable_keys: ClassVar[tuple[str, ...]] = ()
     stem_weight: str = ""

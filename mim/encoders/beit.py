@@ -12,7 +12,7 @@ import torch
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 
-from mim.encoders.base import InferredConfig, square_side
+from mim.encoders.base import InferredConfig, StagePart, square_side
 from mim.encoders.plain import Plain
 from mim.io.checks import at_least
 from mim.ops.positions import resize_bias_table
@@ -93,12 +93,14 @@ class Beit(Plain, name="beit"):
         resized = resize_bias_table(patches, self.spec.grid, grid)
         return weight if resized is patches else torch.cat([resized, prefix])
 
-    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
+    def forward(
+        self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = (), of: StagePart = "block"
+    ) -> Features:
         backbone = self.backbone
         tokens_BND = self.replace_hidden(backbone.patch_embed(img_BCHW), mask)
         tokens_BND = torch.cat([backbone.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         shared = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias()
-        tokens_BND, maps = self.run_blocks(tokens_BND, stages, shared_rel_pos_bias=shared)
+        tokens_BND, maps = self.run_blocks(tokens_BND, stages, of=of, shared_rel_pos_bias=shared)
         return Features(tokens_BND[:, 1:], self.spec.grid, prefix_BKD=tokens_BND[:, :1], stages_BDhw=maps)
 
     def _initialise(self, cut: float) -> None:

@@ -12,7 +12,7 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Encoder, Hidden, InferredConfig, timm_arguments
+from mim.encoders.base import Encoder, Hidden, InferredConfig, StagePart, timm_arguments
 from mim.encoders.hiding.base import map_of_kept
 from mim.io.checks import above_zero, at_least
 from mim.io.weights import depth_of
@@ -38,6 +38,7 @@ class Plain(Encoder):
         drop_path: stochastic depth rate of the last block, in [0, 1); the rate rises linearly from 0.
     """
 
+    stage_parts = ("block", "mlp")
     free_keys: ClassVar[tuple[str, ...]] = (*Encoder.free_keys, "norm")
     stem_weight = "backbone.patch_embed.proj.weight"
     backbone: VisionTransformer | Beit
@@ -96,22 +97,41 @@ class Plain(Encoder):
         return [block.norm2, block.mlp]  # type: ignore[list-item]
 
     def run_blocks(
-        self, tokens_BND: Tensor, stages: Sequence[int], kept_BN: Tensor | None = None, **shared: Any
+        self,
+        tokens_BND: Tensor,
+        stages: Sequence[int],
+        kept_BN: Tensor | None = None,
+        of: StagePart = "block",
+        **shared: Any,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The tokens after the last norm, and the maps (B, D, h, w) after the blocks of these numbers.
+        """The tokens after the last norm, and the maps (B, D, h, w) of the blocks of these numbers.
 
         Args:
             tokens_BND: prefix tokens and all patch tokens, or the kept ones.
             kept_BN: indices of the kept ones in the grid; elsewhere maps are 0.
+            of: whose output the maps are.
             shared: further arguments of each block.
         """
         maps: dict[int, Tensor] = {}
         for number, block in enumerate(self.backbone.blocks):
-            tokens_BND = block(tokens_BND, **shared)
+            if number in stages and of == "mlp":
+                tokens_BND, stage_BND = _with_output(block, block.mlp, tokens_BND, **shared)  # type: ignore[arg-type]
+            else:
+                tokens_BND = stage_BND = block(tokens_BND, **shared)
             if number in stages:
-                patches_BND = tokens_BND[:, self.spec.num_prefix :]
+                patches_BND = stage_BND[:, self.spec.num_prefix :]
                 if kept_BN is None:
                     maps[number] = rearrange(patches_BND, "b (h w) d -> b d h w", h=self.spec.grid[0])
                 else:
                     maps[number] = map_of_kept(patches_BND, kept_BN, self.spec.grid)
         return self.backbone.norm(tokens_BND), tuple(maps[stage] for stage in stages)
+
+
+def _with_output(block: nn.Module, part: nn.Module, tokens_BND: Tensor, **shared: Any) -> tuple[Tensor, Tensor]:
+    """The output of a block, and that of one of its parts."""
+    outputs: list[Tensor] = []
+    handle = part.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        return block(tokens_BND, **shared), outputs[0]
+    finally:
+        handle.remove()

@@ -13,7 +13,7 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mim.encoders.base import Hidden, InferredConfig, square_side
+from mim.encoders.base import Hidden, InferredConfig, StagePart, square_side
 from mim.encoders.plain import Plain
 from mim.io.checks import above_zero, at_least
 from mim.ops.attention import attention_layer
@@ -119,7 +119,9 @@ class ViT(Plain, name="vit"):
             return weight
         return resize_positions(weight, self.spec.grid, image_size, self.num_placed)
 
-    def forward(self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = ()) -> Features:
+    def forward(
+        self, img_BCHW: Tensor, mask: PatchMask | None = None, stages: Sequence[int] = (), of: StagePart = "block"
+    ) -> Features:
         backbone, positions_1ND, prefix = self.backbone, self.backbone.pos_embed, self.spec.num_prefix
         assert positions_1ND is not None
         patch_positions_1ND, kept_BN, draw_B = positions_1ND[:, self.num_placed :], None, None
@@ -139,7 +141,7 @@ class ViT(Plain, name="vit"):
         if backbone.cls_token is not None:
             class_1KD = backbone.cls_token + positions_1ND[:, :prefix] if self.num_placed else backbone.cls_token
             tokens_BND = torch.cat([class_1KD.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
-        tokens_BND, maps = self.run_blocks(tokens_BND, stages, kept_BN)
+        tokens_BND, maps = self.run_blocks(tokens_BND, stages, kept_BN, of)
         prefix_BKD = tokens_BND[:, :prefix] if prefix else None
         return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B, maps)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from mim.encoders.base import Encoder
+from mim.encoders.base import Encoder, StagePart
 from mim.io.checks import at_least
 from mim.structures import EncoderSpec, Features, ImageSpec, TargetSpec
 from mim.targets.base import Target
@@ -27,8 +27,10 @@ class FeatureTarget(Target):
 
     Args:
         network: the encoder that makes the features.
-        layers: number of the last blocks whose outputs are averaged. 1: the last tokens, after the encoder's last norm;
-            more: the outputs of blocks as they are, which must have one width and stride.
+        layers: number of the last blocks whose outputs are averaged, which must have one width and stride. 1 with `of`
+            block: the last tokens, after the encoder's last norm; else the outputs as they are.
+        of: what a layer is: the output of a `block`, or that of its `mlp` ahead of layer scale and residual connection,
+            which vit and beit have. data2vec 2.0: `mlp`.
         layer_norm: normalises each layer before the mean: `layer` over the channels of each token (without weights),
             `instance` over the tokens of an image for each channel.
         norm: the same for the mean.
@@ -46,34 +48,28 @@ class FeatureTarget(Target):
         network: Encoder,
         *,
         layers: int = 1,
+        of: StagePart = "block",
         layer_norm: Norm = "none",
         norm: Norm = "layer",
         tokens: Literal["patch", "class"] = "patch",
     ):
         super().__init__(image, encoder)
         at_least("TARGET", 1, layers=layers)
-        stages, spec = network.spec.stages, network.spec
-        alike = [(stage.width, stage.stride) == (spec.width, spec.stride) for stage in stages]
-        if layers > 1 and (layers > len(stages) or not all(alike[-layers:])):
-            most = max(1, sum(alike))
-            raise ValueError(
-                f"TARGET.layers is {layers}: of {network.title} at most {most} layers have its last width and stride"
-            )
-        if tokens == "class" and (layers > 1 or not spec.num_prefix):
-            raise ValueError(
-                f"TARGET.tokens class needs TARGET.layers 1 and a network with a class token; here {network.title} has "
-                f"{spec.num_prefix} prefix tokens and TARGET.layers is {layers}: use TARGET.tokens patch"
-            )
-        self.stages = tuple(range(len(stages) - layers, len(stages))) if layers > 1 else ()
+        _check(network, layers, of, tokens)
+        self.options: dict[str, Any] = {}  # of the network's forward
+        if layers > 1 or of != "block":
+            self.options["stages"] = tuple(range(len(network.spec.stages)))[-layers:]
+        if of != "block":
+            self.options["of"] = of
         self.layer_norm, self.norm, self.tokens = layer_norm, norm, tokens
-        self.spec = TargetSpec(spec.width, encoder.stride)
+        self.spec = TargetSpec(network.spec.width, encoder.stride)
 
     @abstractmethod
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
         """The network's features of the student's images. options: further arguments of Encoder.forward."""
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        features = self.features(img_BCHW, **({"stages": self.stages} if self.stages else {}))
+        features = self.features(img_BCHW, **self.options)
         high, wide = self.encoder.grid
         if self.tokens == "class":
             assert features.prefix_BKD is not None
@@ -86,6 +82,29 @@ class FeatureTarget(Target):
         if mean_BDhw.shape[-2:] != (high, wide):
             mean_BDhw = F.interpolate(mean_BDhw, (high, wide), mode="bilinear", align_corners=False, antialias=True)
         return _normalised(mean_BDhw, self.norm)
+
+
+def _check(network: Encoder, layers: int, of: StagePart, tokens: str) -> None:
+    """Raises ValueError where the network has no such layers or no class token."""
+    stages, spec = network.spec.stages, network.spec
+    alike = [(stage.width, stage.stride) == (spec.width, spec.stride) for stage in stages]
+    if layers > 1 and (layers > len(stages) or not all(alike[-layers:])):
+        most = max(1, sum(alike))
+        raise ValueError(
+            f"TARGET.layers is {layers}: of {network.title} at most {most} layers have its last width and stride"
+        )
+    if of not in network.stage_parts:
+        others = [name for name, part in Encoder.members().items() if of in part.stage_parts]
+        raise ValueError(
+            f"TARGET.of {of} reads a network of {' or '.join(others)}, and this one is {network.title}: use "
+            "TARGET.of block"
+        )
+    if tokens == "class" and (layers > 1 or of != "block" or not spec.num_prefix):
+        raise ValueError(
+            "TARGET.tokens class needs TARGET.layers 1, TARGET.of block and a network with a class token; here "
+            f"{network.title} has {spec.num_prefix} prefix tokens, and TARGET.layers is {layers} of {of}: use "
+            "TARGET.tokens patch"
+        )
 
 
 def _wide(features: Tensor) -> Tensor:
