@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mim.readouts.classifier import Classifier
     from mim.run import train
     from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
-    from mim.targets import Target
+    from mim.targets import FrozenNetwork, Target
 
 __version__ = "0.2.0.dev0"
 DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from another one named mim, such as openmim
@@ -47,7 +47,7 @@ MODULES = {  # where each public name lives
     "mim.readouts.classifier": ("Classifier",),
     "mim.run": ("train",),
     "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),
-    "mim.targets": ("Target",),
+    "mim.targets": ("FrozenNetwork", "Target"),
 }
 __all__ = sorted(name for names in MODULES.values() for name in names)
 

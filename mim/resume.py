@@ -146,13 +146,13 @@ def check_classes(cfg: Config, content: Mapping[str, Any], path: Path, training:
 def check_teachers(ours: Mapping[str, str], content: Mapping[str, Any], path: Path) -> None:
     """Raises ValueError where the fixed networks of a run are other files than a checkpoint was trained with.
 
-    ours: the checksum of each file, by its path.
+    ours: the checksum of each file, by its path, in the order of the targets.
     """
     theirs = content.get(TEACHERS)
-    if not isinstance(theirs, dict) or sorted(theirs.values()) == sorted(ours.values()):
+    if not isinstance(theirs, dict) or [*dict.fromkeys(theirs.values())] == [*dict.fromkeys(ours.values())]:
         return
     before, now = (", ".join(f"{file} (SHA-256 {sum_[:12]})" for file, sum_ in each.items()) for each in (theirs, ours))
     raise ValueError(
-        f"{path} was trained with the teacher {before or 'none'}, and TARGET.checkpoint is now {now or 'none'}, with other "
-        "content: name the same file, or another --output"
+        f"{path} was trained with the teacher {before or 'none'}, and TARGET.checkpoint is now {now or 'none'}, with "
+        "other content: name the same file, or another --output"
     )

@@ -18,6 +18,7 @@ import mim
 from mim import metric_keys
 from mim.build.models import build_without_memory
 from mim.config.schema import FAMILIES, family
+from mim.engine import checkpoint
 from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_rate, at_start
 
 
@@ -69,12 +70,15 @@ def test_extending_examples_train_together(tmp_path, registry_copy):
     assert code == 0, output
     rows = losses(tmp_path / "run")
     assert rows[-1] < 0.8 * rows[0]
+    assert "edges + filters" in output
+    assert "filters.pt" in checkpoint.load(checkpoint.find(tmp_path / "run"))["teachers"]
     assert "rows: 32 of 64 cells" in output
     assert "1,617" in output  # images of the source: nine tenths of the digits
 
 
 def test_extending_source_names_the_key_of_a_missing_file(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
+    runpy.run_path("make_stack.py")
     code, output = call(tmp_path / "run", {"DATA.path": "missing.npy"}, recipe=tmp_path / "mine.yaml")
     assert code == 2, output
     assert "DATA.path missing.npy does not exist" in output
@@ -94,6 +98,7 @@ def test_extending_metric_is_logged_at_each_evaluation(tmp_path):
 
 def test_extending_check_holds_for_the_examples(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
+    runpy.run_path("make_stack.py")
     runpy.run_path("check.py", run_name="__main__")
 
 

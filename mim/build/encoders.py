@@ -70,7 +70,8 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
         encoder, cfg = _without_weights(Path(path), overrides) if on_meta else _with_weights(Path(path), overrides)
     except ValueError as error:
-        raise ValueError(f"TARGET.checkpoint {path or model}: {error}") from error
+        way_out = "" if model else "\nWhere this is a model of timm, name it with TARGET.model"
+        raise ValueError(f"TARGET.checkpoint {path or model}: {error}{way_out}") from error
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std
     return Network(encoder, mean, std, "" if on_meta else _checksum(init_weights.weights_file(Path(path))))
@@ -174,9 +175,15 @@ def _timm_statistics(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] 
 
 
 def _checksum(file: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder, in hexadecimal digits."""
+    """SHA-256 of a file in hexadecimal digits; of a folder, that of the SHA-256 of each of its files, by name."""
+    if not file.is_dir():
+        return _digest(file).hexdigest()
     digest = hashlib.sha256()
-    for path in sorted(each for each in file.iterdir() if each.is_file()) if file.is_dir() else [file]:
-        with path.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    for path in sorted(each for each in file.iterdir() if each.is_file()):
+        digest.update(_digest(path).digest())
     return digest.hexdigest()
+
+
+def _digest(file: Path) -> Any:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256")

@@ -3,6 +3,7 @@
 Shapes are checked here: parts that do not fit each other raise ValueError.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mim.config import Config
+from mim.config.parts import named_by_place
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.data.preprocess import Preprocess
 from mim.encoders import Encoder
@@ -85,7 +87,8 @@ def build_without_memory(cfg: Config, classes: int = 1) -> Model | None:
     Raises ValueError as build_model does, and where a weight would have more numbers than can be counted.
     """
     try:
-        with torch.device("meta"), Undrawn():
+        with torch.device("meta"), Undrawn(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*non-meta parameter")  # of a part that loads weights of its own
             return build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, classes)
     except (RuntimeError, TypeError, OverflowError) as error:  # TypeError: numpy() of a meta tensor
         if "overflow" in str(error).lower() or isinstance(error, OverflowError):
@@ -123,7 +126,10 @@ def _target_and_loss(cfg: Config, encoder: Encoder) -> tuple[Target, Loss | Seve
         load=load_network,
     )
     parts, losses = cfg.parts("TARGET"), [part.build() for part in cfg.parts("LOSS")]
-    targets = [Target.named(part.name).of(context, **part.arguments) for part in parts]
+    targets = []
+    for part in parts:
+        with named_by_place(part.place):
+            targets.append(Target.named(part.name).of(context, **part.arguments))
     weights = [part.shared.weight for part in parts]
     if len(targets) == 1 and weights == [1.0]:
         return targets[0], losses[0]

@@ -40,9 +40,9 @@ class TargetContext:
 class Target(Component, nn.Module, ABC, section="TARGET"):
     """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
 
-    It has no gradient. A target may own a network. One that is trained elsewhere and stays as it is, is kept in a
-    `Fixed`; one that changes is a submodule, which is saved with the model: it moves in `after_step`, or is trained by
-    the loss that `learn` gives.
+    It has no gradient. A target may own a network. One that stays as it is, is kept in a `FrozenNetwork`; one that
+    changes is a submodule, which is saved with the model: it moves in `after_step`, or is trained by the loss that
+    `learn` gives.
 
     Attributes:
         spec: channels and stride of the map; set by the constructor.
@@ -107,7 +107,7 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """How much a network attends to each of its patches, (B, high, wide), for a masker that chooses by it."""
         raise ValueError(f"TARGET.name {self.name} has no network with a class token")
 
-    def fixed(self) -> list["Fixed"]:
+    def frozen_networks(self) -> list["FrozenNetwork"]:
         """The networks of this target that never change: on the device, but not trained, copied or saved."""
         return []
 
@@ -127,7 +127,7 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         return {}
 
 
-class Fixed:
+class FrozenNetwork:
     """A network that is never trained, copied or saved. It follows the images to their device.
 
     Args:
@@ -150,5 +150,5 @@ class Fixed:
             self.network.to(img_BCHW.device)
         return img_BCHW
 
-    def __deepcopy__(self, memo: dict) -> "Fixed":
+    def __deepcopy__(self, memo: dict) -> "FrozenNetwork":
         return self

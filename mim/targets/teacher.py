@@ -13,7 +13,7 @@ from torch import Tensor
 from mim.encoders.attention import attention_maps
 from mim.encoders.base import Encoder
 from mim.structures import Features, ImageSpec
-from mim.targets.base import Fixed, TargetContext
+from mim.targets.base import FrozenNetwork, TargetContext
 from mim.targets.features import FeatureTarget
 
 Statistics = tuple[float, ...] | Literal["file"]
@@ -59,7 +59,7 @@ class Teacher(FeatureTarget, name="teacher"):
         network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
         self.size = size
-        self._fixed = Fixed(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
+        self.frozen = FrozenNetwork(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
         theirs = [
             _statistic(key, value, known, default)
             for key, value, known, default in (
@@ -81,11 +81,11 @@ class Teacher(FeatureTarget, name="teacher"):
 
     @property
     def title(self) -> str:
-        files = [f" of {file} (SHA-256 {checksum[:12]})" for file, checksum in self._fixed.checksums.items()]
+        files = [f" of {file} (SHA-256 {checksum[:12]})" for file, checksum in self.frozen.checksums.items()]
         return f"teacher {self._encoder.title}{''.join(files)}"
 
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
-        return self._fixed(self._seen(img_BCHW), **options)
+        return self.frozen(self._seen(img_BCHW), **options)
 
     @property
     def attends(self) -> bool:
@@ -93,7 +93,7 @@ class Teacher(FeatureTarget, name="teacher"):
 
     def attention(self, img_BCHW: Tensor) -> Tensor:
         """What the class token takes from each patch in the last block, averaged over heads."""
-        img_BCHW = self._fixed.beside(self._seen(img_BCHW))
+        img_BCHW = self.frozen.beside(self._seen(img_BCHW))
         row_BN = attention_maps(self._encoder, img_BCHW, [-1])[-1].mean(dim=1)[:, 0, self._encoder.spec.num_prefix :]
         return rearrange(row_BN, "b (h w) -> b h w", h=self._encoder.spec.grid[0])
 
@@ -104,12 +104,12 @@ class Teacher(FeatureTarget, name="teacher"):
             img_BCHW = F.interpolate(img_BCHW, self.size, mode="bicubic", align_corners=False, antialias=True)
         return img_BCHW
 
-    def fixed(self) -> list[Fixed]:
-        return [self._fixed]
+    def frozen_networks(self) -> list[FrozenNetwork]:
+        return [self.frozen]
 
     @property
     def _encoder(self) -> Encoder:
-        return self._fixed.network  # type: ignore[return-value]
+        return self.frozen.network  # type: ignore[return-value]
 
 
 def _statistic(

@@ -44,7 +44,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.fixed += [network.network for network in self.model.target.fixed()]
+        self.fixed += [network.network for network in self.model.target.frozen_networks()]
         self._measures: dict[str, float] = {}  # of the held-out targets
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> StepLoss:
@@ -130,8 +130,9 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     @property
     def teachers(self) -> dict[str, str]:
-        """SHA-256 of the files of the target's fixed networks, by path."""
-        return {file: checksum for fixed in self.model.target.fixed() for file, checksum in fixed.checksums.items()}
+        """SHA-256 of the files of the target's frozen networks, by path."""
+        networks = self.model.target.frozen_networks()
+        return {file: checksum for network in networks for file, checksum in network.checksums.items()}
 
     def metadata(self) -> dict[str, Any]:
         return {TEACHERS: self.teachers} if self.teachers else {}
