@@ -21,9 +21,7 @@ Read = Callable[[], Iterable[EvaluationBatch]]  # starts a reading of this rank'
 ENTRIES = 4  # of the target of each image, from which the rank is estimated
 LEAST_RANK = 2.0  # below it, the targets lie on a line
 LEAST_SHARE = 0.1  # of the spread at the start
-LEAST_RANK_SHARE = (
-    0.4  # of the rank at the start: healthy runs on the digits keep .8 and more, collapsed ones .37 at most
-)
+LEAST_RANK_SHARE = 0.4  # of the rank at the start: healthy runs on the digits keep .8, collapsed ones .37 at most
 
 
 def measure_targets(
