@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
+import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from mim.encoders.attention import attention_maps
 from mim.encoders.base import Encoder
 from mim.structures import Features, ImageSpec
-from mim.targets.base import FrozenNetwork, TargetContext
+from mim.targets.base import FrozenNetwork, Network, TargetContext
 from mim.targets.features import FeatureTarget
 
 Statistics = tuple[float, ...] | Literal["file"]
@@ -29,7 +30,7 @@ class Teacher(FeatureTarget, name="teacher"):
     MaskFeat (arXiv:2112.09133), section 4, with DINO and supervised teachers.
 
     Args:
-        checkpoint: the file of its weights; whatever INIT.checkpoint takes.
+        checkpoint: the file of its weights; whatever INIT.checkpoint takes. Recipes leave it empty, for you to name.
         model: the name of the model in timm, for a file of timm that is not of a plain ViT; empty where the file says
             what it holds.
         image_size: height and width of the images that it sees, to which the student's are resized (bicubic,
@@ -56,7 +57,10 @@ class Teacher(FeatureTarget, name="teacher"):
     ):
         image = context.image
         size = image_size if any(image_size) else (image.height, image.width)
-        network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
+        if not checkpoint and not model and torch.empty(0).is_meta:  # a recipe whose file is still to be named
+            network = Network(copy.deepcopy(context.encoder), None, None, "")
+        else:
+            network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
         self.size = size
         self.frozen = FrozenNetwork(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
