@@ -16,6 +16,8 @@ from mim.maskers.random import Random
 from mim.ops.seeding import scores
 from mim.structures import PatchMask
 
+OWN = 0x5DEECE6D  # flips bits of the draw: a head that decodes some hidden cells chooses them by the draw itself
+
 
 class Semantic(Random, name="semantic"):
     """Cells stay visible at random, the likelier the more the class token of the teacher attends to them.
@@ -35,7 +37,7 @@ class Semantic(Random, name="semantic"):
         if attention_BHW.shape[1:] != self.grid:
             attention_B1HW = F.interpolate(attention_B1HW, self.grid, mode="bilinear", antialias=True)
         share_BL = rearrange(attention_B1HW, "b 1 h w -> b (h w)")
-        uniform_BL = (scores(mask.draw_B, self.cells).double() + 0.5) / 2**32
+        uniform_BL = (scores(mask.draw_B ^ OWN, self.cells).double() + 0.5) / 2**32
         # the first of exponential clocks with these rates rings in proportion to them, and so do the next
         wait_BL = -uniform_BL.log() / share_BL.clamp(min=torch.finfo(share_BL.dtype).tiny)
         visible_BL = smallest(wait_BL, self.visible)
