@@ -10,7 +10,10 @@ from small_data import logged
 
 from mim import build
 from mim.build import load_config
+from mim.data.loading.dataset import collate
 from mim.engine.distributed.world import World
+from mim.engine.protocol import StepContext
+from mim.ops.seeding import generator_for
 from mim.tasks import pretrain
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -108,3 +111,76 @@ def test_evaluation_loss_without_a_broken_image_is_the_mean_over_the_others(tmp_
     row = pretrain.choose_samples(10, 10, clean.seed).index([p.stem for p in clean.held_out.source.paths].index("15"))
     (report,) = evaluated(task(**keys | {"DATA.path": folders(tmp_path / "bad", "15")}), 1)
     assert report.metrics["val/loss"] == pytest.approx(np.mean(losses[:row] + losses[row + 1 :]), rel=1e-6)
+
+
+# ---------------------------------------------------------------- several masks of an image
+
+
+def step_of(pretraining, start: int = 0, rows: int = 4, batch: int = 8):
+    """The loss of some rows of a global batch in train mode, and what the model was called with."""
+    seen = []
+    model = pretraining.model.train()
+    images = [pretraining.train_data[(0, row)] for row in range(start, start + rows)]
+    handle = model.register_forward_pre_hook(lambda module, args: seen.append(args))
+    loss = pretraining.loss(model, collate(images), StepContext(0, 3, start, batch))
+    handle.remove()
+    return loss, *seen[0]
+
+
+def test_one_mask_of_an_image_is_drawn_as_ever():
+    """The masks of the global batch, from the generator of the step: as before there were several."""
+    pretraining = task(**{"DATA.masks": 1})
+    _, img, mask = step_of(pretraining, start=2)
+    generator = generator_for(ALONE.device, 0, "mask", 3)
+    expected = pretraining.model.masker.sample(8, generator, ALONE.device)
+    assert len(img) == 4
+    assert torch.equal(mask.hidden_BHW, expected.hidden_BHW[2:6])
+    assert torch.equal(mask.draw_B, expected.draw_B[2:6])
+
+
+@pytest.mark.parametrize("target", ["pixels", "follower", "hog"])
+def test_loss_of_several_masks_is_the_mean_of_the_losses_of_each(target):
+    keys = {"TARGET.name": target, "DATA.masks": 3} | ({"TARGET.cell": 4} if target == "hog" else {})
+    pretraining = task(**keys)
+    loss, img, mask = step_of(pretraining)
+    model = pretraining.model
+    assert (len(img), len(mask.hidden_BHW)) == (4, 12)
+    each = [model(img, mask.samples(range(number, 12, 3))).loss for number in range(3)]
+    assert loss.loss.item() == pytest.approx(sum(each).item() / 3, rel=1e-6)
+    assert len({value.item() for value in each}) == 3
+    grads = []
+    for total in (loss.loss, sum(each) / 3):
+        model.zero_grad()
+        total.backward()
+        grads.append(model.encoder.backbone.blocks[0].mlp.fc1.weight.grad.clone())
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("target", ["pixels", "follower"])
+def test_target_of_several_masks_is_computed_once(target):
+    pretraining = task(**{"TARGET.name": target, "DATA.masks": 5})
+    calls = []
+    handle = pretraining.model.target.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    step_of(pretraining)
+    handle.remove()
+    assert calls == [4]
+
+
+def test_rows_of_another_device_have_the_masks_that_they_have_on_one():
+    """Several masks are drawn for each row of the global batch, whoever computes it."""
+    pretraining = task(**{"DATA.masks": 2})
+    _, _, whole = step_of(pretraining, start=0, rows=8)
+    halves = [step_of(pretraining, start=start)[2] for start in (0, 4)]
+    assert torch.equal(torch.cat([half.hidden_BHW for half in halves]), whole.hidden_BHW)
+
+
+@pytest.mark.parametrize("name", ["finetune/digits", "probe/digits"])
+def test_several_masks_are_refused_where_nothing_is_hidden(name):
+    with pytest.raises(ValueError, match=r"DATA\.masks is 2, and TASK \w+ hides nothing"):
+        load_config(f"configs/{name}.yaml", ["DATA.masks", "2"])
+
+
+@pytest.mark.parametrize("masks", [0, -1])
+def test_no_mask_at_all_is_refused(masks):
+    with pytest.raises(ValueError, match=r"DATA\.masks"):
+        load_config(RECIPE, ["DATA.masks", str(masks)])
