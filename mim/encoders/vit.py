@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from mim.encoders.base import Hidden, InferredConfig, StagePart, square_side
@@ -23,6 +23,14 @@ from mim.ops.truncated_normal import trunc_normal_
 from mim.structures import Features, ImageSpec, PatchMask
 
 FIRST_ATTENTION = "backbone.blocks.0.attn"
+
+
+class PostNormBlock(Block):
+    """timm's block with each norm behind the residual sum of its branch, in place of ahead of the branch."""
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:  # type: ignore[override]
+        tokens_BND = self.norm1(tokens_BND + self.drop_path1(self.ls1(self.attn(tokens_BND))))
+        return self.norm2(tokens_BND + self.drop_path2(self.ls2(self.mlp(tokens_BND))))
 
 
 class ViT(Plain, name="vit"):
@@ -40,6 +48,8 @@ class ViT(Plain, name="vit"):
             vit-pytorch: 64.
         patch_norm: whether a LayerNorm stands before the projection of a patch, over its pixels, and another one behind
             it. vit-pytorch: true.
+        norm_first: whether the norms of a block stand ahead of attention and MLP. With false, as in data2vec 2.0, they
+            stand behind the residual sums, and a further one ahead of the first block; `norm` is then false there.
         linear_init: how weights begin: `xavier` (MAE: linear layers xavier-uniform with zero bias, the patch
             projection xavier-uniform as a matrix), `normal` (MaskFeat, I-JEPA: both normal with standard deviation
             0.02, zero bias), or `pytorch` (each layer as PyTorch makes it).
@@ -51,6 +61,7 @@ class ViT(Plain, name="vit"):
     free_keys: ClassVar[tuple[str, ...]] = (*Plain.free_keys, "positions", "linear_init", "init_std")
     backbone: VisionTransformer
     pixel_norm: nn.Module | None
+    first_norm: nn.Module | None
 
     def __init__(
         self,
@@ -63,6 +74,7 @@ class ViT(Plain, name="vit"):
         qkv_bias: bool = True,
         head_width: int = 0,
         patch_norm: bool = False,
+        norm_first: bool = True,
         linear_init: LinearInit = "xavier",
         init_std: float = 0.02,
         **shared: Any,
@@ -75,6 +87,7 @@ class ViT(Plain, name="vit"):
             no_embed_class=not class_position,
             qkv_bias=qkv_bias,
             attn_layer=attention_layer(head_width),
+            block_fn=Block if norm_first else PostNormBlock,
             weight_init="skip",
         )
         super().__init__(image, backbone, int(class_token), head_width > 0, hidden=hidden, **shared)
@@ -83,6 +96,7 @@ class ViT(Plain, name="vit"):
         if patch_norm:
             self.pixel_norm = self.norm_layer(image.channels * self.spec.patch**2)
             self.backbone.patch_embed.norm = self.norm_layer(self.spec.width)
+        self.first_norm = None if norm_first else self.norm_layer(self.spec.width)
         self._initialise(positions, linear_init, init_std)
 
     @classmethod
@@ -104,6 +118,7 @@ class ViT(Plain, name="vit"):
             "class_token": class_token,
             "qkv_bias": f"{FIRST_ATTENTION}.qkv.bias" in state,
             "patch_norm": "pixel_norm.weight" in state,
+            "norm_first": "first_norm.weight" not in state,
         }
         size = (side * patch, side * patch) if side else None
         projection = state.get(f"{FIRST_ATTENTION}.proj.weight")
@@ -112,7 +127,8 @@ class ViT(Plain, name="vit"):
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         stem, *blocks = super().layer_parameters()
-        return [[*stem, *([] if self.pixel_norm is None else self.pixel_norm.parameters())], *blocks]
+        norms = [norm for norm in (self.pixel_norm, self.first_norm) if norm is not None]
+        return [[*stem, *(parameter for norm in norms for parameter in norm.parameters())], *blocks]
 
     def resize_weight(self, name: str, weight: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         if name != "backbone.pos_embed" or weight.ndim != 3 or weight.shape[2] != self.spec.width:
@@ -141,6 +157,8 @@ class ViT(Plain, name="vit"):
         if backbone.cls_token is not None:
             class_1KD = backbone.cls_token + positions_1ND[:, :prefix] if self.num_placed else backbone.cls_token
             tokens_BND = torch.cat([class_1KD.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
+        if self.first_norm is not None:
+            tokens_BND = self.first_norm(tokens_BND)
         tokens_BND, maps = self.run_blocks(tokens_BND, stages, kept_BN, of)
         prefix_BKD = tokens_BND[:, :prefix] if prefix else None
         return Features(tokens_BND[:, prefix:], self.spec.grid, kept_BN, prefix_BKD, draw_B, maps)

@@ -77,7 +77,7 @@ class MAE(WeightsFormat, name="mae"):
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         check_encoder(weights.sections, ["vit"], "facebookresearch/mae")
-        only = {"qkv_bias": True, "norm_eps": 1e-6, "head_width": 0, "patch_norm": False}
+        only = {"qkv_bias": True, "norm_eps": 1e-6, "head_width": 0, "patch_norm": False, "norm_first": True}
         check_keys(weights.sections, "facebookresearch/mae", **only)
         weights = with_class_position(weights)
         task, encoder = weights.sections["TASK"], weights.sections["ENCODER"]

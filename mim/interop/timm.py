@@ -64,7 +64,7 @@ class Timm(WeightsFormat, name="timm"):
         if _is_any(weights.sections):
             return _write_any(weights, path)
         kind = check_encoder(weights.sections, MODELS, "timm")
-        check_keys(weights.sections, "timm's create_model", head_width=0, patch_norm=False)
+        check_keys(weights.sections, "timm's create_model", head_width=0, patch_norm=False, norm_first=True)
         classifier = has_classifier(weights, POOLS[kind])
         if kind == "beit" and not classifier and not weights.sections["ENCODER"]["norm"]:
             raise ValueError("ENCODER.norm is false: timm's Beit has a last norm, or one behind the mean")

@@ -71,7 +71,7 @@ class Transformers(WeightsFormat, name="transformers"):
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:
         kind = check_encoder(weights.sections, MODEL_TYPES, "transformers")
         if kind == "vit":
-            check_keys(weights.sections, "transformers", head_width=0, patch_norm=False)
+            check_keys(weights.sections, "transformers", head_width=0, patch_norm=False, norm_first=True)
             weights = mae.with_class_position(weights)
         reason = incompatibility(weights.sections)
         if reason:

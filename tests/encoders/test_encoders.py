@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from einops import rearrange
-from small_models import generator, hidings, images, members, small
+from small_models import generator, hidings, images, members, shaken, small
 from timm.layers import DropPath
 from torch import nn
 
@@ -145,6 +145,7 @@ VARIANTS = {
     "plain": {},
     "seeds": SEEDS,
     "no-norm": {"norm": False},
+    "post-norm": {"norm": False, "norm_first": False},
     "learned": {"positions": "learned"},
     "no-class-token": {"class_token": False, "norm": False, "positions": "learned"},
 }
@@ -516,6 +517,29 @@ def test_vit_with_norms_around_its_patches_embeds_each_patch_by_itself(hidden):
     tokens = torch.cat([encoder.backbone.cls_token.expand(2, -1, -1), tokens], dim=1) + encoder.backbone.pos_embed
     expected = encoder.backbone.norm(encoder.backbone.blocks(tokens))[:, 1:]
     torch.testing.assert_close(encoder(img).tokens_BND, expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_vit_with_norms_behind_residual_sums_equals_its_formulas():
+    """data2vec 2.0: a norm ahead of the first block and behind each sum, none at the end."""
+    encoder = shaken(make("vit", norm_first=False, norm=False, class_position=False).double()).eval()
+    backbone, img = encoder.backbone, images(2, dtype=torch.float64)
+
+    def norm(x_BND, layer):
+        deviation_BN1 = (x_BND.var(dim=2, correction=0, keepdim=True) + 1e-6).sqrt()
+        return (x_BND - x_BND.mean(dim=2, keepdim=True)) / deviation_BN1 * layer.weight + layer.bias
+
+    patches_BND = backbone.patch_embed(img) + backbone.pos_embed
+    x_BND = norm(torch.cat([backbone.cls_token.expand(2, -1, -1), patches_BND], dim=1), encoder.first_norm)
+    for block in backbone.blocks:
+        x_BND = norm(x_BND + block.attn(x_BND), block.norm1)
+        x_BND = norm(x_BND + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(x_BND))), block.norm2)
+    features = encoder(img)
+    torch.testing.assert_close(features.tokens_BND, x_BND[:, 1:], rtol=0, atol=1e-12)
+    torch.testing.assert_close(features.prefix_BKD, x_BND[:, :1], rtol=0, atol=1e-12)
+    assert encoder.layer_ids()["first_norm.weight"] == 0
+    assert ViT.infer_config(encoder.state_dict()).keys["norm_first"] is False
+    assert ViT.infer_config(make("vit").state_dict()).keys["norm_first"] is True
 
 
 @pytest.mark.parametrize(

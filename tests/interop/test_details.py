@@ -23,6 +23,7 @@ BLOCKS = {"qkv_bias": False, **EPS}
 NO_POSITION = {"class_position": False, "positions": "learned"}
 WIDE = {"head_width": 6, "heads": 2}
 NORMED = {"patch_norm": True}
+POST_NORM = {"norm_first": False}
 OF_OURS = {"positions": "learned", "positions_of": "hidden", "norm": False}
 
 
@@ -120,6 +121,9 @@ def test_mae_gets_zeros_for_a_class_token_without_position(tmp_path: Path) -> No
         ("mae", EPS, "ENCODER.norm_eps is 0.001: encoders of facebookresearch/mae"),
         ("mae", WIDE, "ENCODER.head_width is 6: encoders of facebookresearch/mae"),
         ("mae", NORMED, "ENCODER.patch_norm is true: encoders of facebookresearch/mae"),
+        ("mae", POST_NORM, "ENCODER.norm_first is false: encoders of facebookresearch/mae have true only"),
+        ("timm", POST_NORM, "ENCODER.norm_first is false: encoders of timm"),
+        ("transformers", POST_NORM, "ENCODER.norm_first is false: encoders of transformers"),
         ("timm", WIDE, "ENCODER.head_width is 6: encoders of timm"),
         ("timm", NORMED, "ENCODER.patch_norm is true: encoders of timm"),
         ("transformers", WIDE, "ENCODER.head_width is 6: encoders of transformers"),

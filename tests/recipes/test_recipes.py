@@ -24,7 +24,8 @@ CLASSIFIERS = [name for name in NAMES if name.startswith(("finetune/", "probe/")
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
 WHERE = {"on_device", "retry_s", "index", "nodata"}  # say where and how something is read or computed, not what
-OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_eps", "linear_init", "init_std"}
+OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_first", "norm_eps"}
+OF_ENCODER |= {"linear_init", "init_std"}
 OF_DECODER = {"norm", "norm_eps", "positions", "linear_init", "init_std"}
 OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
