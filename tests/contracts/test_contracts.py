@@ -1,6 +1,7 @@
 """What every combination of parts must do; a part that joins the registries joins these tests."""
 
 import random
+from dataclasses import replace
 from itertools import combinations, cycle, product
 
 import pytest
@@ -47,7 +48,9 @@ MOST_SLOW = 800  # combinations among the slow tests
 NAMES = [*members(Target), Colours.name]
 TARGETS = [(name, keys) for name in NAMES for keys in VARIANTS.get(name, {"": {}}).values()]
 TARGET_IDS = [f"{name}-{variant}" for name in NAMES for variant in VARIANTS.get(name, {"": {}})]
-SPECS = [assemble("random", "vit", "drop", "transformer", name, target_keys=keys).target.spec for name, keys in TARGETS]
+MADE = [assemble("random", "vit", "drop", "transformer", name, target_keys=keys).target for name, keys in TARGETS]
+SPECS = [target.spec for target in MADE]
+ATTENDING = [number for number, target in enumerate(MADE) if target.attends]
 LEARNABLE = {loss: [number for number, spec in enumerate(SPECS) if learns(loss, spec)] for loss in members(Loss)}
 PAIRS = [(encoder, hidden, head) for encoder, hidden in hidings() for head in members(Head)]
 FITTING = [pair for pair in PAIRS if fits(pair[1], pair[2])]
@@ -65,13 +68,24 @@ def pairs_of(case: tuple) -> set[tuple]:
     return set(combinations(enumerate([(encoder, hidden), *others]), 2))
 
 
+def chooses(masker: str, number: int) -> bool:
+    """Whether a masker can choose cells where this is the target: some choose by what its network attends to."""
+    return number in ATTENDING or not Masker.named(masker).of_image
+
+
+def masked(encoder: str, hidden: str, head: str, masker: str):
+    """A model of pixels, or of a target that the masker can choose by."""
+    target = TARGETS[ATTENDING[0]][0] if Masker.named(masker).of_image else "pixels"
+    return assemble(masker, encoder, hidden, head, target)
+
+
 def combined() -> tuple[list[tuple], list[tuple]]:
     """Combinations of encoder, head, target, masker and loss: few by which all pairs of two parts occur, and others."""
     every = [
         (*parts, number, masker, loss)
         for parts, masker, (loss, numbers) in product(FITTING, members(Masker), LEARNABLE.items())
         for number in numbers
-        if predicts(*parts[1:], SPECS[number])
+        if predicts(*parts[1:], SPECS[number]) and chooses(masker, number)
     ]
     random.Random(0).shuffle(every)
     pairs = {case: pairs_of(case) for case in every}
@@ -141,12 +155,14 @@ def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
     [
         param(*pair, masker, name=named(*pair, masker), fast=(*pair, masker) in IN_TURN)
         for pair, masker in product(FITTING, members(Masker))
+        if not Masker.named(masker).of_image or predicts(*pair[1:], SPECS[ATTENDING[0]])
     ],
 )
 @torch.no_grad()
 def test_hidden_pixels_never_change_a_prediction(encoder, hidden, head, masker):
-    model, img = assemble(masker, encoder, hidden, head), images(2)
-    mask = sampled(model, img)
+    """Under one mask: a masker that chooses by the image chooses others for other pixels."""
+    model, img = masked(encoder, hidden, head, masker), images(2)
+    mask = replace(model.finished(sampled(model, img), img), draw_B=None)
     hidden_B1HW = mask.at(IMAGE.height, IMAGE.width)[:, None]
     expected = model(img, mask).prediction
     for value in (1e6 * images(2, seed=9), torch.tensor(float("nan"))):
@@ -174,6 +190,27 @@ def test_target_without_a_network_has_the_same_values_in_any_precision(name, key
     assert torch.equal(map_BChw, expected)
     if shown is not None:
         assert torch.equal(shown, target.to_pixels(expected, images(2)))
+
+
+@pytest.mark.parametrize(("name", "keys"), TARGETS, ids=TARGET_IDS)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@torch.no_grad()
+def test_hidden_pixels_change_the_target_alone(name, keys, training):
+    """Whatever networks it has: what they see of hidden pixels reaches the loss, and no prediction."""
+    model, img = assemble("random", "vit", "drop", "transformer", name, target_keys=keys).train(training), images(4)
+    mask = sampled(model, img)
+    other = torch.where(mask.at(IMAGE.height, IMAGE.width)[:, None], images(4, seed=9), img)
+    one, two = model(img, mask), model(other, mask)
+    assert torch.equal(one.prediction, two.prediction)
+    assert not torch.equal(one.loss, two.loss)
+
+
+@pytest.mark.parametrize(("name", "keys"), TARGETS, ids=TARGET_IDS)
+@torch.no_grad()
+def test_target_of_an_image_in_evaluation_does_not_depend_on_its_neighbours(name, keys):
+    target = assemble("random", "vit", "drop", "transformer", name, target_keys=keys).eval().target
+    img = images(4)
+    torch.testing.assert_close(target(img)[1:2], target(img[1:2]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(FITTING))
@@ -287,11 +324,17 @@ def test_contracts_cover_every_pair_of_parts():
             expected = {pair for pair in expected if fits(pair[0][1], pair[1])}
         if (one, other) == (2, 4):
             expected = {pair for pair in expected if pair[0] in LEARNABLE[pair[1]]}
+        if (one, other) == (2, 3):
+            expected = {pair for pair in expected if chooses(pair[1], pair[0])}
+        if (one, other) == (3, 4):
+            expected = {pair for pair in expected if any(chooses(pair[0], number) for number in LEARNABLE[pair[1]])}
         assert pairs == expected
 
 
 def test_contracts_cover_every_family():
-    assert {"random", "block", "grid"} <= set(members(Masker))
+    assert {"random", "block", "grid", "semantic"} <= set(members(Masker))
+    assert {"teacher", "follower", "clusters"} <= set(members(Target))
+    assert [TARGETS[number][0] for number in ATTENDING] == ["teacher"]
     assert {("vit", "drop"), ("vit", "replace"), ("swin", "replace"), ("swin_v2", "replace")} <= set(hidings())
     assert {"transformer", "cross_attention", "pixel_shuffle", "mlp"} <= set(members(Head))
     assert {"mse", "l1", "smooth_l1"} <= set(members(Loss))

@@ -61,7 +61,10 @@ def test_resumed_run_equals_the_undisturbed_one_to_the_bit(undisturbed, tmp_path
 @pytest.mark.parametrize("case", [pytest.param("several", marks=pytest.mark.slow), "all"])
 def test_run_logs_the_loss_of_each_target(undisturbed, case):
     run = undisturbed(case)
-    weights = {"several": {"pixels": 1, "hog": 0.5, "fourier": 0.25}, "all": {"pixels": 1, "follower": 1, "clusters": 0.5}}
+    weights = {
+        "several": {"pixels": 1, "hog": 0.5, "fourier": 0.25},
+        "all": {"pixels": 1, "follower": 1, "clusters": 0.5},
+    }
     trained, judged = ([row for row in rows(run) if f"{part}/loss" in row] for part in ("train", "val"))
     assert len(trained) == 2
     assert len(judged) == 1

@@ -1,4 +1,4 @@
-"""Clusters: Sinkhorn's balance against plain loops in float64, what learns by its loss, and what may choose its batch."""
+"""Clusters: Sinkhorn's balance against plain loops in float64, what learns by its loss, what is balanced together."""
 
 import copy
 
