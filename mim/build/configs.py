@@ -10,6 +10,7 @@ from mim.config.inherit import FindFacts
 from mim.config.load import named
 from mim.config.recipes import find_file
 from mim.data.augment import RandomCropFlipColour
+from mim.data.transforms import RandomCropFlip
 from mim.engine.schedule import ScheduledRun
 from mim.init_weights import find_facts
 
@@ -51,6 +52,8 @@ def check(cfg: Config) -> None:
     if cfg.TASK == "finetune":
         batch_augment(cfg, classes=1)
         RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)
+    else:
+        RandomCropFlip(cfg.AUGMENT, cfg.DATA.image_size)
     if cfg.TASK == "linear_probe" and cfg.TRAIN.clip and len(cfg.CLASSIFIER.rates) > 1:
         raise ValueError(
             f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the linear layers of CLASSIFIER.rates; set TRAIN.clip 0"

@@ -51,7 +51,12 @@ class DataSettings:
     retry_s: float = 60.0
 
     def __post_init__(self) -> None:
-        counts = {"channels": self.channels, "batch_size": self.batch_size, "repeats": self.repeats, "masks": self.masks}
+        counts = {
+            "channels": self.channels,
+            "batch_size": self.batch_size,
+            "repeats": self.repeats,
+            "masks": self.masks,
+        }
         at_least("DATA", 1, **counts)
         at_least("DATA", 0, workers=self.workers)
         if self.batch_size % self.repeats:
@@ -111,13 +116,22 @@ class AugmentSettings:
     """AUGMENT: a random crop, resized, and a horizontal flip. Source: MAE, main_pretrain.py; SimMIM, data_simmim.py.
 
     Args:
-        crop_scale: smallest and largest area of the crop, as shares of the image area.
-        crop_ratio: smallest and largest width / height of the crop, relative to that of DATA.image_size.
+        crop: `random_resized`, a box of random size and shape, resized (crop_scale, crop_ratio); or `simple`, the whole
+            image, resized so that it just covers DATA.image_size, at a random place (padding). Source of `simple`:
+            DeiT III (arXiv:2204.07118), PixMIM (arXiv:2303.02416).
+        padding: pixels of a border that mirrors the resized image, into which a `simple` crop may reach; less than the
+            sides of DATA.image_size.
+        crop_scale: smallest and largest area of a `random_resized` crop, as shares of the image area.
+        crop_ratio: smallest and largest width / height of a `random_resized` crop, relative to that of
+            DATA.image_size.
         interpolation: of the resizing, with antialiasing.
         flip: probability of a horizontal flip.
-        on_device: crop, resize and flip on the device. All images of the data set must then have one size.
+        on_device: crop, resize and flip on the device, with crop `random_resized`. All images of the data set must then
+            have one size.
     """
 
+    crop: Literal["random_resized", "simple"] = "random_resized"
+    padding: int = 4
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -131,6 +145,12 @@ class AugmentSettings:
             raise ValueError(f"AUGMENT.crop_ratio is {list(self.crop_ratio)}: two rising positive numbers")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"AUGMENT.flip is {self.flip}: it is a probability, from 0 to 1")
+        at_least("AUGMENT", 0, padding=self.padding)
+        if self.crop == "simple" and self.on_device:
+            raise ValueError(
+                "AUGMENT.crop is simple, and AUGMENT.on_device cuts random_resized crops alone: set AUGMENT.on_device "
+                "false, or AUGMENT.crop random_resized"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

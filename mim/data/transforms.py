@@ -23,7 +23,10 @@ SPARE = 1.5  # stored pixels that a reduced decoding must leave for each pixel o
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A box of an image, in pixels of its stored size, and whether it is mirrored."""
+    """A box of an image, in pixels of its stored size, and whether it is mirrored.
+
+    With AUGMENT.crop simple it is a box of the resized image, and may begin outside of it, in its mirrored border.
+    """
 
     top: int
     left: int
@@ -41,6 +44,7 @@ class RandomCropFlip:
         self.ratio = [limit * aspect for limit in settings.crop_ratio]
         self.log_ratio = torch.tensor(self.ratio, device="cpu").log().tolist()
         self.interpolation = InterpolationMode(settings.interpolation)
+        self.simple = SimpleCrop(settings, size) if settings.crop == "simple" else None
 
     def __call__(self, image: Stored, seed: int) -> Tensor:
         """(C, H, W) in the stored type."""
@@ -51,9 +55,34 @@ class RandomCropFlip:
         """The crop of an image of that stored size.
 
         It equals what torchvision's RandomResizedCrop and RandomHorizontalFlip draw, in their order and type, from a
-        generator of its own. After 10 boxes that do not fit, it is the largest centred box of an allowed shape.
+        generator of its own; with AUGMENT.crop simple, what RandomCrop and RandomHorizontalFlip draw.
         """
-        generator, one = torch.Generator().manual_seed(seed), torch.empty(1)
+        generator = torch.Generator().manual_seed(seed)
+        draw = self._draw_resized if self.simple is None else self.simple.draw
+        return Crop(*draw(height, width, generator), bool(torch.rand((), generator=generator) < self.flip))
+
+    def need_of(self, crop: Crop, stored_size: tuple[int, int]) -> Need:
+        """What decoding must keep of an image of that size so that the result of the crop loses nothing."""
+        if self.simple is not None:
+            return self.simple.need_of(stored_size)
+        reduction = min(crop.height / self.size[0], crop.width / self.size[1]) / SPARE
+        return Need(max(1.0, reduction), crop.top + crop.height)
+
+    def cut(self, image: Stored, crop: Crop, stored_size: tuple[int, int]) -> Stored:
+        """A crop, resized and perhaps mirrored. stored_size: height and width of the image that the crop refers to."""
+        if self.simple is not None:
+            image = self.simple.cut(image, crop, stored_size)
+        else:
+            image = _resized_crop(image, crop, stored_size, self.size, self.interpolation)
+        return _mirrored(image) if crop.flipped else image
+
+    def finish(self, image: Stored, seed: int) -> Tensor:
+        """The steps after the crop: (C, H, W) in the stored type."""
+        return to_tensor(image)
+
+    def _draw_resized(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width. After 10 boxes that do not fit, the largest centred box of an allowed shape."""
+        one = torch.empty(1)
         for _ in range(ATTEMPTS):
             area = height * width * one.uniform_(*self.scale, generator=generator).item()
             ratio = one.uniform_(*self.log_ratio, generator=generator).exp().item()
@@ -61,25 +90,9 @@ class RandomCropFlip:
             if 0 < box[0] <= height and 0 < box[1] <= width:
                 top = int(torch.randint(height - box[0] + 1, (1,), generator=generator))
                 left = int(torch.randint(width - box[1] + 1, (1,), generator=generator))
-                break
-        else:
-            box = self._largest(height, width)
-            top, left = (height - box[0]) // 2, (width - box[1]) // 2
-        return Crop(top, left, *box, bool(torch.rand((), generator=generator) < self.flip))
-
-    def need_of(self, crop: Crop) -> Need:
-        """What decoding must keep of an image so that the result of the crop loses nothing."""
-        reduction = min(crop.height / self.size[0], crop.width / self.size[1]) / SPARE
-        return Need(max(1.0, reduction), crop.top + crop.height)
-
-    def cut(self, image: Stored, crop: Crop, stored_size: tuple[int, int]) -> Stored:
-        """A crop, resized and perhaps mirrored. stored_size: height and width of the image that the crop refers to."""
-        image = _resized_crop(image, crop, stored_size, self.size, self.interpolation)
-        return _mirrored(image) if crop.flipped else image
-
-    def finish(self, image: Stored, seed: int) -> Tensor:
-        """The steps after the crop: (C, H, W) in the stored type."""
-        return to_tensor(image)
+                return top, left, *box
+        box = self._largest(height, width)
+        return (height - box[0]) // 2, (width - box[1]) // 2, *box
 
     def _largest(self, height: int, width: int) -> tuple[int, int]:
         least, most = self.ratio
@@ -88,6 +101,56 @@ class RandomCropFlip:
         if width / height > most:
             return height, round(height * most)
         return height, width
+
+
+class SimpleCrop:
+    """Resizes the whole image so that it just covers the size, and takes a random place, with a mirrored border.
+
+    Equal to torchvision's Resize and RandomCrop with padding_mode `reflect`. Source: DeiT III, augment.py; PixMIM.
+
+    Raises ValueError where the border is as wide as the size.
+    """
+
+    def __init__(self, settings: AugmentSettings, size: tuple[int, int]):
+        if settings.padding >= min(size):
+            raise ValueError(
+                f"AUGMENT.padding is {settings.padding} and DATA.image_size {list(size)}: a mirrored border is "
+                f"narrower than the image, here at most {min(size) - 1} pixels"
+            )
+        self.size, self.padding, self.interpolation = size, settings.padding, InterpolationMode(settings.interpolation)
+
+    def draw(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a box of the resized image; the border lies at negative places."""
+        resized = self._resized_size((height, width))
+        rooms = [resized[axis] - self.size[axis] + 2 * self.padding for axis in (0, 1)]
+        if rooms == [0, 0]:  # torchvision draws nothing then
+            return 0, 0, *self.size
+        top, left = (int(torch.randint(room + 1, (1,), generator=generator)) for room in rooms)
+        return top - self.padding, left - self.padding, *self.size
+
+    def need_of(self, stored_size: tuple[int, int]) -> Need:
+        """All rows, because the whole image is resized."""
+        resized = self._resized_size(stored_size)
+        reduction = min(stored / length for stored, length in zip(stored_size, resized, strict=True)) / SPARE
+        return Need(max(1.0, reduction), stored_size[0])
+
+    def cut(self, image: Stored, crop: Crop, stored_size: tuple[int, int]) -> Tensor:
+        """The pixels of a box of the resized image."""
+        height, width = self._resized_size(stored_size)
+        image_CHW = to_tensor(_resize(without_ends(image, self._longest()), (height, width), self.interpolation))
+        rows = _reflected(crop.top, crop.height, height)
+        columns = _reflected(crop.left, crop.width, width)
+        if image_CHW.dtype == torch.uint16:  # older PyTorch does not index this type
+            return image_CHW.view(torch.int16)[:, rows][:, :, columns].view(torch.uint16)
+        return image_CHW[:, rows][:, :, columns]
+
+    def _longest(self) -> int:
+        return STRIP * max(self.size) // min(self.size)
+
+    def _resized_size(self, stored_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the image that just covers the size."""
+        longest = self._longest() * min(stored_size)
+        return _covering(self.size, (min(stored_size[0], longest), min(stored_size[1], longest)))
 
 
 class DeviceCropFlip(RandomCropFlip):
@@ -106,12 +169,16 @@ class CentreCrop:
     def __call__(self, image: Stored, seed: int = 0) -> Tensor:
         """(C, H, W) in the stored type. The seed has no effect."""
         image = without_ends(image, STRIP * max(self.size) // min(self.size))
-        height, width = stored = size_of(image)
-        resized = [0, 0]
-        tight = 0 if self.size[0] * width >= self.size[1] * height else 1  # the axis that just covers; cut, not rounded
-        resized[tight] = max(self.size[tight], int(self.size[tight] / self.share + 1e-6))
-        resized[1 - tight] = max(self.size[1 - tight], resized[tight] * stored[1 - tight] // stored[tight])
-        return to_tensor(F.center_crop(_resize(image, (resized[0], resized[1]), self.interpolation), list(self.size)))
+        resized = _covering(self.size, size_of(image), self.share)
+        return to_tensor(F.center_crop(_resize(image, resized, self.interpolation), list(self.size)))
+
+
+def _covering(size: tuple[int, int], stored: tuple[int, int], share: float = 1.0) -> tuple[int, int]:
+    """Height and width to which a stored image is resized so that `share` of its sides just covers a size."""
+    tight = 0 if size[0] * stored[1] >= size[1] * stored[0] else 1  # the axis that just covers; cut, not rounded
+    just = max(size[tight], int(size[tight] / share + 1e-6))
+    wide = max(size[1 - tight], just * stored[1 - tight] // stored[tight])
+    return (just, wide) if tight == 0 else (wide, just)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -152,6 +219,12 @@ def without_ends(image: Stored, aspect: int) -> Stored:
     """
     size, longest = size_of(image), aspect * min(size_of(image))
     return image if max(size) <= longest else F.center_crop(image, [min(side, longest) for side in size])
+
+
+def _reflected(start: int, length: int, side: int) -> Tensor:
+    """Places start to start + length of a side, where those outside of it are mirrored at its first and last place."""
+    place_N = torch.arange(start, start + length).abs()
+    return torch.where(place_N < side, place_N, 2 * (side - 1) - place_N)
 
 
 def _reduction(stored: int, decoded: int) -> float:

@@ -21,7 +21,7 @@ from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, Rand
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Need
+from mim.data.sources.base import Need, size_of
 from mim.data.sources.folder import Folder
 from mim.data.transforms import SPARE, AugmentSettings, Crop, RandomCropFlip
 from mim.ops.seeding import derive_seed
@@ -291,7 +291,12 @@ def compared(source: Folder, side: int, interpolation: str) -> Compared:
             for image in (cut, F.pil_to_tensor(cut).double()):
                 out_CHW = pixels(F.resize(image, [side, side], InterpolationMode(interpolation), antialias=True))
                 row.append(out_CHW.flip(-1) if crop.flipped else out_CHW)
-            rows.append((*(image_CHW.double() for image_CHW in row), torch.tensor(transform.need_of(crop).reduction)))
+            rows.append(
+                (
+                    *(image_CHW.double() for image_CHW in row),
+                    torch.tensor(transform.need_of(crop, size_of(picture)).reduction),
+                )
+            )
     return Compared(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -327,9 +332,9 @@ def test_crop_of_a_file_that_is_decoded_smaller_stays_close_to_pillows(photograp
 
 def test_enough_leaves_pixels_to_spare_and_all_rows_of_the_crop() -> None:
     transform = RandomCropFlip(AugmentSettings(), (100, 50))
-    assert transform.need_of(Crop(10, 20, 600, 400, False)) == Need(600 / 100 / SPARE, 610)
-    assert transform.need_of(Crop(0, 0, 400, 120, False)) == Need(120 / 50 / SPARE, 400)
-    assert transform.need_of(Crop(5, 0, 30, 30, True)) == Need(1.0, 35)
+    assert transform.need_of(Crop(10, 20, 600, 400, False), (800, 800)) == Need(600 / 100 / SPARE, 610)
+    assert transform.need_of(Crop(0, 0, 400, 120, False), (800, 800)) == Need(120 / 50 / SPARE, 400)
+    assert transform.need_of(Crop(5, 0, 30, 30, True), (800, 800)) == Need(1.0, 35)
 
 
 def test_crop_of_a_smaller_decoding_lies_where_it_lies_in_the_whole() -> None:

@@ -169,7 +169,7 @@ class ImageDataset(Dataset[Sample]):
 
         def need_of(height: int, width: int) -> Need:
             crops[:] = [transform.draw_crop(height, width, seed) for seed in seeds]
-            needs = [transform.need_of(crop) for crop in crops]
+            needs = [transform.need_of(crop, (height, width)) for crop in crops]
             return Need(min(need.reduction for need in needs), max(need.rows for need in needs))
 
         stored, size = self._reader.read_reduced(index, need_of)

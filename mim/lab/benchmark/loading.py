@@ -63,7 +63,10 @@ def benchmark_loading(config: str | Path, overrides: Sequence[str], files: Path 
         files = Path(cfg.DATA.path)
         files = files / "train" if (files / "train").is_dir() else files
     size, crop = tuple(cfg.DATA.image_size), cfg.AUGMENT
-    crops = f"{size[0]} x {size[1]}, {crop.crop_scale[0]:g} to {crop.crop_scale[1]:g} of the area, {crop.interpolation}"
+    taken = f"{crop.crop_scale[0]:g} to {crop.crop_scale[1]:g} of the area"
+    if crop.crop == "simple":
+        taken = f"of the whole image with a border of {crop.padding} pixels"
+    crops = f"{size[0]} x {size[1]}, {taken}, {crop.interpolation}"
     return LoadingResult(
         theme=f"{theme_of(config)}_loader",
         machine=Machine.here(torch.device("cpu")),

@@ -114,7 +114,7 @@ def test_repeats_decode_what_the_largest_and_the_lowest_crop_need(images: Path) 
     for index, need in enumerate(source.needs):
         keys = [(0, index), *((0, index, repeat) for repeat in (1, 2, 3))]
         seeds = [derive_seed(5, "augment", *key) for key in keys]
-        each = [data.transform.need_of(data.transform.draw_crop(400, 300, seed)) for seed in seeds]
+        each = [data.transform.need_of(data.transform.draw_crop(400, 300, seed), (400, 300)) for seed in seeds]
         assert need == Need(min(one.reduction for one in each), max(one.rows for one in each))
         assert len({one.reduction for one in each}) > 1
 
