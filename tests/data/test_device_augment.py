@@ -25,7 +25,7 @@ from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles
 from mim.engine.plan import Plan
 from mim.engine.prefetcher import Prefetcher
-from mim.engine.protocol import StepContext
+from mim.engine.protocol import StepContext, step_loss
 from mim.ops.seeding import derive_seed
 
 CPU = torch.device("cpu")
@@ -154,7 +154,9 @@ def first_loss(recipe: Path, keys: dict) -> float:
     plan, world = Plan.of(settings, len(task.train_data), 1), World(0, 1, CPU)
     prefetcher = Prefetcher(task.train_data, plan, world, 0, 0, BrokenFiles(len(task.train_data), 1.0))
     torch.manual_seed(0)
-    return task.loss(task.model.train(), prefetcher.next(), StepContext(cfg.SEED, 0, 0, plan.batch)).item()
+    return step_loss(
+        task.loss(task.model.train(), prefetcher.next(), StepContext(cfg.SEED, 0, 0, plan.batch))
+    ).loss.item()
 
 
 @pytest.mark.parametrize("repeats", [1, 2])

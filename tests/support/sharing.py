@@ -17,7 +17,7 @@ from mim.data.batch import Batch
 from mim.data.loading.dataset import collate
 from mim.engine.distributed.world import World, join_world
 from mim.engine.precision import autocast
-from mim.engine.protocol import StepContext
+from mim.engine.protocol import StepContext, step_loss
 from mim.engine.train_state import TrainState
 from mim.ops.seeding import derive_seed
 
@@ -63,7 +63,7 @@ class Shared:
                 self.train_state.strategy.exchange(self.wrapped, now=micro == MICRO - 1),
                 autocast(train.precision, torch.device("cpu")),
             ):
-                loss = self.task.loss(self.wrapped, batch, context) / MICRO
+                loss = step_loss(self.task.loss(self.wrapped, batch, context)).loss / MICRO
                 self.train_state.scaler.scale(loss).backward()
             total = total + loss.detach()
         if poison and self.world.main:
