@@ -58,7 +58,10 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     def blocks(self) -> list[nn.Module]:
-        """The units of activation checkpointing and of sharding."""
+        """The units of activation checkpointing."""
+
+    def shards(self) -> list[nn.Module]:
+        """The units of sharding: the blocks, and those of networks without gradients."""
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         """Factors on the learning rate by name of the parameter; 1 for all others."""

@@ -49,10 +49,11 @@ class TrainState:
         choose_attention(task.model, world.device)
         self.average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
         self.strategy = make_strategy(settings.distributed.strategy, world)
-        self.strategy.shard(task.model, self.blocks, dtype)
+        shards = task.shards()
+        self.strategy.shard(task.model, shards, dtype)
         if self.average is not None:
             names = {module: name for name, module in task.model.named_modules()}
-            same = [self.average.module.get_submodule(names[block]) for block in self.blocks]
+            same = [self.average.module.get_submodule(names[block]) for block in shards]
             self.strategy.shard(self.average.module, same, dtype)
         if train.activation_checkpointing:
             if not self.blocks:

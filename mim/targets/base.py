@@ -111,6 +111,10 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """The networks of this target that never change: on the device, but not trained, copied or saved."""
         return []
 
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of a network that is a submodule: with FSDP2, each is gathered by itself."""
+        return []
+
     def start(self, encoder: Encoder) -> None:
         """Called once when a run begins, with the encoder that it begins with."""
 

@@ -7,7 +7,7 @@ import copy
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mim.encoders.base import Encoder
@@ -65,6 +65,9 @@ class Follower(FeatureTarget, name="follower"):
 
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
         return self.network(img_BCHW, **options)
+
+    def blocks(self) -> list[nn.Module]:
+        return self.network.blocks()
 
     def start(self, encoder: Encoder) -> None:
         self.network.load_state_dict(encoder.state_dict())

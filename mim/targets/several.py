@@ -85,6 +85,9 @@ class Several(Target):
     def frozen_networks(self) -> list[FrozenNetwork]:
         return [network for target in self.targets for network in target.frozen_networks()]
 
+    def blocks(self) -> list[nn.Module]:
+        return [block for target in self.targets for block in target.blocks()]
+
     def start(self, encoder: Encoder) -> None:
         for target in self.targets:
             target.start(encoder)

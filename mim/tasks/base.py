@@ -40,6 +40,9 @@ class BuiltTask(Generic[Model]):
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()
 
+    def shards(self) -> list[nn.Module]:
+        return self.blocks()
+
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 

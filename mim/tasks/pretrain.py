@@ -57,6 +57,9 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         output: Output = model(img_BCHW, masks.rows(context.start * self.masks, stop * self.masks))
         return StepLoss(output.loss, {metric_keys.train(name): value for name, value in output.metrics.items()})
 
+    def shards(self) -> list[nn.Module]:
+        return [*self.blocks(), *self.model.target.blocks()]
+
     def after_step(self, progress: float) -> None:
         self.model.target.after_step(self.model.encoder, progress)
 

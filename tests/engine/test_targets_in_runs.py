@@ -84,3 +84,14 @@ def test_images_are_counted_once_however_many_masks_they_have(undisturbed):
     values = summary(undisturbed("all"))
     assert values["images_seen"] == 5 * 256
     assert rows(undisturbed("all"))[-1]["images_seen"] == 5 * 256
+
+
+@pytest.mark.slow
+def test_compiled_run_has_the_losses_of_the_other(undisturbed, tmp_path):
+    """Networks of targets, and what their layers learn, are outside of the graph of the student."""
+    code, text = call(tmp_path, SMALL | CASES["all"] | {"TRAIN.compile": True})
+    assert code == 0, text
+    for row, other in zip(rows(tmp_path), rows(undisturbed("all")), strict=True):
+        for key, value in other.items():
+            if key.startswith(("train/loss", "train/target", "val/loss")):
+                assert row[key] == pytest.approx(value, rel=1e-3), key

@@ -24,10 +24,13 @@ from mim.ops.seeding import derive_seed
 SIMMIM = ROOT / "configs" / "quickstart" / "simmim_digits.yaml"
 SWIN = {"ENCODER.depths": "[2,2]", "ENCODER.heads": "[2,2]", "ENCODER.window": 4, "ENCODER.patch": 2}
 BARE = {"MASKER.cell": 8, "EVALUATE.at_start": False, "TRAIN.precision": "fp32", "ENCODER.width": 16}
+FOLLOWER = {"TARGET.name": "follower", "TARGET.decay": 0.5, "TARGET.layers": 2, "TARGET.layer_norm": "instance"}
 CASES = {
     "vit": (RECIPE, TINY | {"TRAIN.ema": 0.9, "TRAIN.clip": 0.5, "TRAIN.activation_checkpointing": True}),
     "vit, fp16": (RECIPE, TINY | {"TRAIN.precision": "fp16", "TRAIN.clip": 1.0}),
     "vit, bf16": (RECIPE, TINY | {"TRAIN.precision": "bf16"}),
+    "follower": (RECIPE, TINY | FOLLOWER | {"TRAIN.ema": 0.9, "TRAIN.activation_checkpointing": True}),
+    "follower, bf16": (RECIPE, TINY | FOLLOWER | {"TRAIN.precision": "bf16"}),
     "beit": (SIMMIM, BARE | {"ENCODER.name": "beit", "ENCODER.depth": 2, "ENCODER.heads": 2, "ENCODER.patch": 4}),
     "swin": (SIMMIM, BARE | {"ENCODER.name": "swin"} | SWIN),
     "swin_v2": (SIMMIM, BARE | {"ENCODER.name": "swin_v2"} | SWIN),
@@ -71,6 +74,7 @@ class Shared:
             next(gradient for gradient in gradients if gradient.numel()).view(-1)[0] = float("inf")
         total = self.world.sum(total) / self.world.size
         self.train_state.update(total, lambda factor: 1e-2 * factor, 0.0)
+        self.task.after_step((step + 1) / STEPS)
         return float(total)
 
     def batch(self, step: int, start: int) -> Batch:

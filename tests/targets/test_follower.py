@@ -5,12 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from processes import RECIPE, TINY
 from small_models import IMAGE, assemble, images, sampled, shaken
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from mim import build, init_weights
 from mim.build import load_config
 from mim.engine import checkpoint
+from mim.engine.distributed.strategy import FullyShardedDataParallel
 from mim.engine.distributed.world import World
 from mim.engine.optim import parameter_groups
 from mim.engine.run_folder import RunFolder
@@ -330,3 +334,35 @@ def test_more_layers_than_the_encoder_has_alike_are_refused():
         assemble("random", "vit", "drop", "transformer", "follower", target_keys={"layers": 3})
     with pytest.raises(ValueError, match=r"TARGET.layers is 2: of .* at most 1 layers"):
         assemble("random", "swin", "replace", "pixel_shuffle", "follower", target_keys={"layers": 2})
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_blocks_of_the_follower_are_shards_of_their_own(alone):
+    """So that a device never holds the whole of it; its loss and its average are as without shards."""
+    plain, task = (task_of(config()) for _ in range(2))
+    FullyShardedDataParallel(ALONE).shard(task.model, task.shards(), torch.float32)
+    assert all(isinstance(block, FSDPModule) for block in task.model.target.network.blocks())
+    img = images(4, task.model.encoder.image)
+    mask = plain.model.sample_mask(img, torch.Generator().manual_seed(0))
+    outputs = []
+    for each in (plain, task):
+        output = each.model.train()(img, mask)
+        output.loss.backward()
+        outputs.append(output.loss.item())
+        with torch.no_grad():
+            for parameter in each.model.encoder.parameters():
+                parameter.mul_(1.5)
+        each.after_step(0.5)
+    assert outputs[0] == pytest.approx(outputs[1], rel=1e-6)
+    assert all(isinstance(weight, DTensor) for weight in task.model.target.network.parameters())
+    for theirs, ours in zip(
+        plain.model.target.network.parameters(), task.model.target.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.full_tensor(), theirs)

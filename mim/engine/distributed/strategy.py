@@ -63,8 +63,9 @@ class FullyShardedDataParallel(SingleDevice):
 
     def __init__(self, world: World):
         self.world, self.mesh = world, init_device_mesh(world.device.type, (world.size,))
-        # timm's Swin blocks return views, and no code here changes the result of a block in place
-        warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPSwin\w+\) returned a view tensor")
+        # timm's Swin blocks and some heads return views, and no code here changes a result in place
+        views = r"FSDP2-wrapped module \(FSDP(Swin\w+|MaskedImageModel)\) returned a view tensor"
+        warnings.filterwarnings("ignore", views)
         self._plain: nn.Module | None = None
 
     def shard(self, model: nn.Module, blocks: list[nn.Module], precision: torch.dtype) -> None:

@@ -16,8 +16,8 @@ KEYS = TINY | {
 }
 FSDP = KEYS | {"DISTRIBUTED.strategy": "fsdp"}
 HALF = 5  # the step of the first of two epochs
-EXACT = ("vit", "beit", "swin", "swin_v2", "finetune", "linear probe")
-ROUNDED = ("vit, fp16", "vit, bf16")
+EXACT = ("vit", "follower", "beit", "swin", "swin_v2", "finetune", "linear probe")
+ROUNDED = ("vit, fp16", "vit, bf16", "follower, bf16")
 
 
 @pytest.fixture(scope="module")
