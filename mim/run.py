@@ -90,11 +90,7 @@ def _run(
             chosen = build.chosen_labels(task)
             if chosen is not None and world.main:
                 write_text(folder.labelled, chosen)
-            if content is None:
-                for line in init_weights.initialise(cfg, task):
-                    LOG.info(line)
-            elif isinstance(task, Pretrain):
-                check_teachers(task.teachers, content, path or output)
+            _check_or_initialise(cfg, task, content, path)
             numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
             lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
             trainer = Trainer(task, build.engine_settings(cfg), world, folder)
@@ -106,6 +102,15 @@ def _run(
                 if world.main:
                     folder.set_summary_aside(cfg.TRAIN.epochs)
             return trainer.run(lines)
+
+
+def _check_or_initialise(cfg: Config, task: Pretrain | Classify, content: dict | None, path: Path | None) -> None:
+    """Loads the weights that a new run starts from; checks that a run that is resumed has the same teachers."""
+    if content is None:
+        for line in init_weights.initialise(cfg, task):
+            LOG.info(line)
+    elif isinstance(task, Pretrain) and path is not None:
+        check_teachers(task.teachers, content, path)
 
 
 def _as_subclass(task: Pretrain | Classify, own: TaskClass | None) -> Pretrain | Classify:
