@@ -62,7 +62,7 @@ class Teacher(FeatureTarget, name="teacher"):
         else:
             network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
-        self.size = size
+        self.size, self._attended = size, False  # whether `attention` was called before
         self.frozen = FrozenNetwork(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
         theirs = [
             _statistic(key, value, known, default)
@@ -98,7 +98,8 @@ class Teacher(FeatureTarget, name="teacher"):
     def attention(self, img_BCHW: Tensor) -> Tensor:
         """What the class token takes from each patch in the last block, averaged over heads."""
         img_BCHW = self.frozen.beside(self._seen(img_BCHW))
-        row_BN = attention_maps(self._encoder, img_BCHW, [-1])[-1].mean(dim=1)[:, 0, self._encoder.spec.num_prefix :]
+        map_BANN = attention_maps(self._encoder, img_BCHW, [-1], check=not self._attended)[-1]
+        row_BN, self._attended = map_BANN.mean(dim=1)[:, 0, self._encoder.spec.num_prefix :], True
         return rearrange(row_BN, "b (h w) -> b h w", h=self._encoder.spec.grid[0])
 
     def _seen(self, img_BCHW: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from processes import TINY, run
+from small_models import assemble, images
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -106,6 +107,36 @@ def test_step_compiles_one_graph_and_never_again():
         for _ in range(3):
             trainer.take_step()
     assert not counters["graph_break"]
+
+
+class NoReads(TorchDispatchMode):
+    """Raises where the host reads a value of a tensor, for which it would wait on a GPU."""
+
+    READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.name().split(".")[0] not in self.READS, f"{function.name()} makes the host wait"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("masker", "target", "loss", "keys"),
+    [
+        ("random", "pixels", "mse", {}),
+        ("random", "follower", "smooth_l1", {}),
+        ("random", "clusters", "cross_entropy", {"target_keys": {"clusters": 5}}),
+        ("semantic", "teacher", "cosine", {}),
+        ("multi_block", "hog", "l1", {}),
+    ],
+)
+def test_step_of_a_target_reads_no_value(masker, target, loss, keys):
+    """From its second time on, with two masks of each image; the update of a network after the step, too."""
+    model, img = assemble(masker, "vit", "drop", "transformer", target, loss, **keys).train(), images(2)
+    for step in range(2):
+        with NoReads() if step else nullcontext():
+            mask = model.masker.sample(4, None, CPU)
+            model(img, mask).loss.backward()
+            model.target.after_step(model.encoder, 0.5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
