@@ -70,7 +70,8 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
         encoder, cfg = _without_weights(Path(path), overrides) if on_meta else _with_weights(Path(path), overrides)
     except ValueError as error:
-        way_out = "" if model else "\nWhere this is a model of timm, name it with TARGET.model"
+        unknown = not model and Path(path).is_file()
+        way_out = "\nWhere this is a model of timm, name it with TARGET.model" if unknown else ""
         raise ValueError(f"TARGET.checkpoint {path or model}: {error}{way_out}") from error
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std
