@@ -31,6 +31,7 @@ OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
 DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
 DETAILS |= {("DATA", "masks"), ("TARGET", "weight"), ("OPTIMIZER", "weight_decay_end")}  # one of each
+DETAILS |= {("AUGMENT", "crop")}
 EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
 
 
@@ -68,9 +69,11 @@ def without_effect(stated: dict) -> set[tuple[str, str]]:
     of_normalize = {"none": ("patch", "window"), "patch": ("window",), "window": ("patch",)}
     targets = places("TARGET", stated.get("TARGET", {}))
     keys = {(place, key) for place, of in targets.items() for key in of_normalize.get(of.get("normalize"), ())}
+    simple = stated["AUGMENT"].get("crop") == "simple"
+    keys |= {("AUGMENT", key) for key in (("crop_scale", "crop_ratio") if simple else ("padding",))}
     if stated["DATA"]["name"] == "digits":
         keys.add(("DATA", "path"))
-    if stated["AUGMENT"]["crop_scale"] == stated["AUGMENT"]["crop_ratio"] == [1, 1]:
+    if not simple and stated["AUGMENT"]["crop_scale"] == stated["AUGMENT"]["crop_ratio"] == [1, 1]:
         keys.add(("AUGMENT", "interpolation"))
     if stated["OPTIMIZER"]["layer_decay"] == 1 and stated["TASK"] != "linear_probe":
         keys.add(("SCHEDULE", "lr_scale_on"))
@@ -192,7 +195,7 @@ SIBLINGS = {  # recipe: another one, and the keys in which the two differ
     ),
     "targets/pixmim_vit_base": (
         "mae/vit_base",
-        "AUGMENT.crop_scale AUGMENT.crop_ratio AUGMENT.interpolation TARGET.name TARGET.radius",
+        "AUGMENT.crop AUGMENT.interpolation TARGET.name TARGET.radius OPTIMIZER.no_decay SCHEDULE.warmup_lr",
     ),
     "cifar10/lowpass_vit_tiny": ("cifar10/mae_vit_tiny", "TARGET.name TARGET.radius"),
     "digits/lowpass": ("quickstart/mae_digits", "TARGET.name TARGET.radius"),

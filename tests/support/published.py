@@ -1,6 +1,7 @@
 """What the originals of our recipes do: their formulas, written out from their published code, and one table of values.
 
 Nothing here comes from a recipe or from mim. Parameters go by the originals' names, which `Run.name` gives for ours.
+The originals of configs/targets are in published_targets.py.
 """
 
 import dataclasses
@@ -46,6 +47,13 @@ class Run:
     drop_path: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     task: ClassVar[Literal["pretrain", "finetune", "linear_probe"]]
+    # where we differ on purpose, as the recipe says
+    ahead: ClassVar[int] = 0  # steps by which its rates come before ours
+    close: ClassVar[tuple[float, float]] = (1e-12, 1e-15)  # distance of rates: relative, and as a share of the peak
+    other_decay: ClassVar[str] = "$^"  # names of parameters with another weight decay in our run
+    other_scale: ClassVar[str] = "$^"  # and with another rate
+    fixed_batch: ClassVar[bool] = False  # its config has rates of one batch, without a rule for others
+    weight_decay_end: ClassVar[float | str] = "none"
     per_batch: ClassVar[int]
     clip: ClassVar[float]
 
@@ -124,15 +132,17 @@ def layer_of_swin(name: str, depths: tuple[int, ...]) -> int:
 class Pretraining:
     """What the pretrainings share. AdamW trains all but fixed positions.
 
-    crops, crop_ratios, interpolation: of RandomResizedCrop; target: keys of TARGET; loss: LOSS.name and LOSS.eps; side,
-    cell, ratio: of images and masks, in pixels.
+    crops, crop_ratios, interpolation: of RandomResizedCrop; crops is empty for another crop; target: keys of TARGET, or
+    of several; loss: LOSS.name and LOSS.eps; side, cell, ratio: of images and masks, in pixels.
     """
 
     task = "pretrain"
-    crops: ClassVar[tuple[float, float]]
+    crops: ClassVar[tuple[float, ...]]
     crop_ratios: ClassVar[tuple[float, float]] = (3 / 4, 4 / 3)
     interpolation: ClassVar[str]
-    target: dict[str, str | float]
+    flip: ClassVar[float] = 0.5
+    masks: ClassVar[int] = 1
+    target: dict[str, str | float] | tuple[dict[str, str | float], ...]
     loss: ClassVar[tuple[str, float]]
     side: int
     cell: int
@@ -296,62 +306,6 @@ class SimMimPretraining(Pretraining, SimMim):
         return f"encoder.{super().name(ours)}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PixMimPretraining(MaePretraining):
-    """MAE on filtered pixels. The crops are ours: mmselfsup has Resize(224) and RandomCrop(224, padding=4)."""
-
-    target: dict[str, str | float] = field(
-        default_factory=lambda: {"name": "lowpass", "radius": 40, "normalize": "patch", "stride": 1}
-    )
-    crops = (0.67, 1.0)
-    crop_ratios = (1.0, 1.0)
-    interpolation = "bilinear"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskFeatPretraining(Pretraining, Run):
-    """SlowFast: utils/lr_policy.py, called with the fractional epoch before each step; models/optimizer.py.
-
-    config/defaults.py, assert_and_infer_cfg, scales all three rates by the shards, each of 256 images.
-    """
-
-    target: dict[str, str | float] = field(default_factory=lambda: {"name": "hog", "bins": 9, "cell": 8, "window": 16})
-    side: int = 224
-    cell: int = 16
-    ratio: float = 0.4
-    crops = (0.5, 1.0)
-    interpolation = "bicubic"
-    loss = ("mse", 0)
-    per_batch = 256
-    clip = 0.02
-
-    @property
-    def visible(self) -> int:
-        """datasets/imagenet.py, _prepare_im_masked."""
-        return self.cells - round(self.cells * self.ratio)
-
-    def rate(self, step: int, scale: float) -> float:
-        epoch, shards = step / self.per_epoch, self.batch / self.per_batch
-        first, last = self.warmup_lr * shards, self.min_lr * shards
-        if epoch < self.warmup:
-            return scale * (first + (self.peak - first) * epoch / self.warmup)
-        angle = math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)
-        return scale * (last + (self.peak - last) * (1 + math.cos(angle)) / 2)
-
-    def exempt(self, name: str, dimensions: int) -> bool:
-        """ZERO_WD_1D_PARAM, with ZERO_DECAY_POS_CLS off."""
-        return dimensions == 1 or name.endswith(".bias")
-
-    def trained(self, name: str) -> bool:
-        return True  # positions are learned
-
-    def name(self, ours: str) -> str:
-        for prefix, theirs in (("head.conv.", "pred_head.projections.0."), ("encoder.mask_token", "mask_token")):
-            if ours.startswith(prefix):
-                return theirs + ours.removeprefix(prefix)
-        return super().name(ours)
-
-
 class SimMimFinetuning(SimMim):
     """main_finetune.py, optimizer.py: the group's own rate, base x scale, is the scheduler's peak."""
 
@@ -450,16 +404,6 @@ PUBLISHED: dict[str, Run] = {
     "configs/finetune/simmim_vit_base_800ep.yaml": replace(
         TUNED_SWIN_224,
         **{"kind": "vit", "model": "beit_base_patch16_224", "millions": 86.5, "depths": (12,), "layer_decay": 0.65},
-    ),
-    # SlowFast, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml, with the 2048 images of 8 of its shards, as mmpretrain
-    "configs/targets/maskfeat_vit_base.yaml": MaskFeatPretraining(
-        **{"base_lr": 2e-4, "warmup_lr": 1e-6, "min_lr": 1e-6, "devices": 16, "rows": 128, "epochs": 300, "warmup": 30},
-        **{"model": VIT_B, "millions": 85.8, "depths": (12,)},
-    ),
-    # mmselfsup, configs/selfsup/pixmim/pixmim_vit-base-p16_8xb512-amp-coslr-800e_in1k.py
-    "configs/targets/pixmim_vit_base.yaml": PixMimPretraining(
-        **{"base_lr": 1.5e-4, "devices": 64, "rows": 64, "epochs": 800, "warmup": 40, "betas": (0.9, 0.95)},
-        **{"model": VIT_B, "millions": 85.8, "depths": (12,)},
     ),
     # crosses, which train as one of their parents does
     "configs/cross/mae_on_replacing_vit.yaml": MAE_B,
