@@ -1,16 +1,20 @@
 """The memory of a training step, estimated by a dry run with fake tensors, which take none."""
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mim.cost.gpu_rules import GpuRules
 from mim.cost.memory import Memory, MemoryTracker
 from mim.engine.plan import Plan
-from mim.lab.dryrun.task import DryTask
+from mim.lab.dryrun.task import DryTask, Task
 from mim.lab.dryrun.trainer import DryTrainer, Phase
+from mim.model import MaskedImageModel
 from mim.ops.attention import choose_attention
 
 CPU = torch.device("cpu")
@@ -23,9 +27,9 @@ def estimate_memory(dry: DryTask, plan: Plan, gpu: bool) -> Memory:
     """
     task, tracker, rules = dry.one_step_task(plan), MemoryTracker(), GpuRules()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with warnings.catch_warnings(), fake, rules if gpu else nullcontext(), tracker:
+    with warnings.catch_warnings(), _copied_networks(task) as networks, fake, rules if gpu else nullcontext(), tracker:
         warnings.simplefilter("ignore", UserWarning)  # about a copy of fake weights (EMA)
-        for module in (task.model, task.preprocess):
+        for module in (task.model, task.preprocess, *networks):
             module.to_empty(device=CPU)
             vars(module)["to"] = lambda device, module=module: module  # PyTorch cannot move fake tensors
             tracker.label("weights", [*module.parameters(), *module.buffers()])
@@ -50,3 +54,17 @@ def estimate_memory(dry: DryTask, plan: Plan, gpu: bool) -> Memory:
         tracker.forget_freed()
         trainer.take_step()
         return tracker.peak()
+
+
+@contextmanager
+def _copied_networks(task: Task) -> Iterator[list[nn.Module]]:
+    """Inside, the target has copies of its frozen networks, which copies of a model share; gives the copies."""
+    owners = task.model.target.frozen_networks() if isinstance(task.model, MaskedImageModel) else []
+    originals = [owner.network for owner in owners]
+    for owner in owners:
+        owner.network = deepcopy(owner.network)
+    try:
+        yield [owner.network for owner in owners]
+    finally:
+        for owner, original in zip(owners, originals, strict=True):
+            owner.network = original

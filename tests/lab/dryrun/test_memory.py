@@ -7,8 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from processes import ROOT, run
+from safetensors.torch import save_file
 from small_data import write_recipe
 from small_models import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -113,6 +115,8 @@ def test_followed_counts_in_place_operations_and_views_once():
         slow("mae", ["TRAIN.precision", "fp16", "TRAIN.clip", "1.0", "TRAIN.ema", "0.99"]),
         slow("mae", ["TRAIN.activation_checkpointing", "true", "DATA.batch_size", "32"]),
         slow("mae", ["TRAIN.batch", "64"]),
+        slow("mae", ["TARGET.name", "follower", "DATA.masks", "2", "TRAIN.precision", "fp32"]),
+        slow("mae", ["TARGET.name", "clusters", "TARGET.clusters", "64", "LOSS.name", "cross_entropy"]),
         slow("swin", []),
         slow("swin", ["TRAIN.precision", "fp32", "TRAIN.activation_checkpointing", "true"]),
         slow("beit", ["TRAIN.precision", "fp32"]),
@@ -127,6 +131,18 @@ def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overri
     estimated, measured = estimate_memory(estimate, plan, gpu=False), measure_steps(estimate, plan, 1, CPU).tensors
     assert measured > 5e6
     assert estimated.total == pytest.approx(measured, rel=CLOSE)
+
+
+def test_estimated_weights_include_the_network_of_a_teacher(tmp_path):
+    file, network = tmp_path / "teacher.safetensors", timm.create_model("test_vit", img_size=(64, 128), num_classes=0)
+    save_file(network.state_dict(), file)
+    keys = ["TARGET.name", "teacher", "TARGET.checkpoint", str(file), "TARGET.model", "test_vit"]
+    estimate = planned(tmp_path, "mae", *keys, "TRAIN.precision", "fp32")
+    plan = estimate.plan(1)
+    memory, measured = estimate_memory(estimate, plan, gpu=False), measure_steps(estimate, plan, 1, CPU).tensors
+    weights = [*estimate.task.model.parameters(), *network.parameters()]
+    assert memory.weights == pytest.approx(sum(4 * weight.numel() for weight in weights), rel=0.01)
+    assert memory.total == pytest.approx(measured, rel=CLOSE)
 
 
 @pytest.mark.slow
