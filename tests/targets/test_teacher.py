@@ -231,11 +231,14 @@ def test_teacher_from_a_file_of_mae_has_its_features(tmp_path):
     torch.testing.assert_close(model.target(img), on_grid(tokens, size[0] // 8), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("folder", [False, True])
 @torch.no_grad()
-def test_teacher_from_a_checkpoint_of_a_run_has_its_normalisation(tmp_path):
+def test_teacher_from_a_run_has_its_normalisation(tmp_path, folder):
+    """By its checkpoint, or by its folder."""
     mae = sample("mae")
-    file, size = mae.write(tmp_path / "ours.pt"), mae.cfg.DATA.image_size
-    text = text_of(file).replace("[64, 96]", str(list(size)))
+    (tmp_path / "checkpoints").mkdir()
+    file, size = mae.write(tmp_path / "checkpoints" / "step-3.pt"), mae.cfg.DATA.image_size
+    text = text_of(tmp_path if folder else file).replace("[64, 96]", str(list(size)))
     model = build_model(parse_config(text.replace("cell: 16", "cell: 8").replace("patch: 16", "patch: 8")))
     img = images(2, ImageSpec(3, *size))
     tokens = mae.features(seen(img, mae.cfg.DATA.mean, mae.cfg.DATA.std))[:, 1:]

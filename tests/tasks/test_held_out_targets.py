@@ -94,9 +94,8 @@ MOVING = {"TARGET.decay": 0.99, "TARGET.norm": "layer"}
 RUN = TINY | FOLLOWER | {"EVALUATE.at_start": True, "EVALUATE.knn": 0, "CHECKPOINT.every_epochs": 0}
 
 
-@pytest.mark.parametrize(
-    "collapses", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["collapses", "does not collapse"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("collapses", [True, False], ids=["collapses", "does not collapse"])
 def test_run_tells_whether_its_targets_collapsed(tmp_path, collapses):
     code, text = call(tmp_path, RUN | {"TRAIN.epochs": 2} | (COLLAPSING if collapses else MOVING))
     assert code == 0, text

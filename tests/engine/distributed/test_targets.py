@@ -4,7 +4,11 @@ import shutil
 
 import pytest
 import torch
-from processes import TINY, call, last_state, losses, rows, summary
+from processes import RECIPE, TINY, call, last_state, losses, rows, summary
+
+from mim import build_model
+from mim.build import load_config
+from mim.engine import checkpoint
 
 KEYS = TINY | {
     **{"TRAIN.batch": 256, "DATA.batch_size": 64, "OPTIMIZER.base_lr": 0.004, "EVALUATE.samples": 30},
@@ -21,6 +25,7 @@ CASES = {
         "DATA.masks": 2,
     },
 }
+TEACHER = {"TARGET.name": "teacher", "MASKER.name": "semantic", "LOSS.name": "cosine", "DATA.masks": 2}
 HALF = 5
 
 
@@ -28,14 +33,18 @@ HALF = 5
 def trained(tmp_path_factory, warm):
     """Makes the run of a case by a strategy, once; each keeps the checkpoint of the first epoch."""
     base, made = tmp_path_factory.mktemp("runs"), {}
+    cfg = load_config(RECIPE, [str(word) for pair in (TINY | {"ENCODER.width": 8}).items() for word in pair])
+    state = build_model(cfg).state_dict()
+    checkpoint.write(base / "teacher.pt", {"step": 1, "model": state, "ema": {}, "config": cfg.to_yaml()})
+    cases = CASES | {"teacher": TEACHER | {"TARGET.checkpoint": str(base / "teacher.pt")}}
 
     def run(case, strategy):
         if (case, strategy) not in made:
             output = base / f"{case}-{strategy}"
             if strategy == "one":
-                code, text = call(output, KEYS | CASES[case])
+                code, text = call(output, KEYS | cases[case])
             else:
-                code, text = warm.run(2, output, KEYS | CASES[case] | {"DISTRIBUTED.strategy": strategy})
+                code, text = warm.run(2, output, KEYS | cases[case] | {"DISTRIBUTED.strategy": strategy})
             assert code == 0, text
             made[case, strategy] = output
         return made[case, strategy]
@@ -70,7 +79,7 @@ def near(output, reference):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "teacher"])
 def test_two_processes_train_as_one(trained, case, strategy):
     near(trained(case, strategy), trained(case, "one"))
 
