@@ -238,6 +238,22 @@ SIBLINGS = {  # recipe: another one, and the keys in which the two differ
 }
 
 
+BASES = {"digits": "quickstart/mae_digits", "cifar10": "cifar10/mae_vit_tiny"}
+FOLLOWERS = ("follower", "follower_8_masks", "ijepa", "clusters", "teacher", "fourier", "lowpass", "hog")
+OF_ONE_BASE = [f"digits/{method}" for method in FOLLOWERS]
+OF_ONE_BASE += [f"cifar10/{method}_vit_tiny" for method in FOLLOWERS[:-1]]  # hog has crops and rates of its own
+
+
+@pytest.mark.parametrize("name", OF_ONE_BASE)
+def test_recipes_of_other_targets_train_as_their_base_so_that_they_compare(name):
+    base = recipe(BASES[name.split("/")[0]])
+    differing = {line.partition(":")[0] for line in config.differing(recipe(name), base)}
+    differing = {key for key in differing if not key.startswith(("MASKER.", "HEAD.", "TARGET.", "LOSS."))}
+    of_encoder = {f"ENCODER.{key}" for key in ("hidden", "positions", "class_token", "linear_init")}
+    several = {"DATA.masks"} | ({"DATA.batch_size"} if name.startswith("cifar10") else set())
+    assert differing <= {"RECIPE", *of_encoder, *(several if "masks" in name else ())}
+
+
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_recipe_differs_from_its_sibling_only_in_what_is_published(name):
     sibling, keys = SIBLINGS[name]
