@@ -59,6 +59,8 @@ def measure_targets(
     measures = {VAL_BASELINE: float(mean_over(read(), loss_of, 1, world)[0])}
     for label, rows in vectors.items():
         vectors_NEC = world.gather(torch.cat(rows))
+        if len(vectors_NEC) < 2:
+            continue
         differences_NC = (vectors_NEC - vectors_NEC.mean(dim=0)).flatten(0, 1)
         measures["_".join(filter(None, (TARGET_RANK, label)))] = effective_rank(differences_NC)
     return measures
@@ -70,7 +72,7 @@ def collapse(results: dict[str, Any]) -> str:
     for key, value in results.items():
         start = results.get(at_start(key), 0.0)
         if key.startswith(TARGET_RANK) and not key.endswith(at_start("")):
-            if value < LEAST_RANK:
+            if value < LEAST_RANK and not 0 < start < LEAST_RANK:  # such as that of two clusters
                 facts.append(f"{key} is {value:.2f} (their vectors lie on one line)")
             elif value < LEAST_RANK_SHARE * start:
                 facts.append(f"{key} is {value:.2f} ({start:.2f} at the start)")

@@ -89,6 +89,19 @@ def test_collapse_is_told_of_each_of_several_targets_and_of_no_pixels():
     assert collapse(fallen | {"val/target_rank": 20.0}) == ""
 
 
+def test_targets_of_one_direction_from_the_start_have_not_collapsed():
+    """Two clusters have one, because shares add up to 1."""
+    start = {"val/target_rank_at_start": 1.0}
+    assert collapse({"val/target_rank": 1.0, **start}) == ""
+    assert collapse({"val/target_rank": 0.3, **start}) != ""
+
+
+def test_rank_of_one_image_says_nothing_and_is_left_out():
+    _, metrics = measured(True, **{"EVALUATE.samples": 1})
+    assert "val/target_rank" not in metrics
+    assert collapse(metrics) == ""
+
+
 COLLAPSING = {"TARGET.decay": 0, "TARGET.decay_end": 0, "ENCODER.norm": False, "OPTIMIZER.base_lr": 0.05}
 MOVING = {"TARGET.decay": 0.99, "TARGET.norm": "layer"}
 RUN = TINY | FOLLOWER | {"EVALUATE.at_start": True, "EVALUATE.knn": 0, "CHECKPOINT.every_epochs": 0}
