@@ -134,3 +134,22 @@ def test_several_have_the_baseline_of_each_alone():
     for target, each in zip(several.targets, loss.parts, strict=True):
         alone = target(img).mean(dim=(0, 2, 3))[None, :, None, None].expand_as(target(img))
         assert terms[target.name].item() == pytest.approx(each(Prediction(alone), target(img), mask).item(), rel=1e-6)
+
+
+def test_several_count_the_cells_that_a_head_predicts_for_each():
+    """A head that decodes a share of the hidden cells: each target's loss is over these, on its own grid."""
+    torch.manual_seed(0)
+    encoder = small(ViT, IMAGE, hidden="drop")
+    several = Several(parts(encoder.spec))
+    losses = [loss() for loss in LOSSES]
+    model = model_of(encoder, "cross_attention", several, SeveralLosses(several, losses, WEIGHTS)).train()
+    img = images(3, dtype=torch.float64)
+    mask = model.sample_mask(img, torch.Generator().manual_seed(0))
+    output, predicted_bhw = model(img, mask), model.head(model.encode(img, mask)).predicted_BHW
+    assert 0 < predicted_bhw.sum() < mask.hidden_BHW.sum()
+    assert not (predicted_bhw & ~mask.hidden_BHW).any()
+    for target, loss, piece in zip(several.targets, losses, several.unpack(output.prediction), strict=True):
+        stride = 8 // target.spec.stride
+        counted = predicted_bhw.repeat_interleave(stride, dim=1).repeat_interleave(stride, dim=2)
+        expected = loss.elementwise(piece, target(img)).mean(dim=1)[counted].mean()
+        assert output.metrics[f"loss_{target.name}"].item() == pytest.approx(expected.item(), rel=1e-10)
