@@ -15,8 +15,9 @@ import yaml
 from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
 
 import mim
-from mim import metric_keys
+from mim import config, metric_keys
 from mim.build.models import build_without_memory
+from mim.config.recipes import find_file
 from mim.config.schema import FAMILIES, family
 from mim.engine import checkpoint
 from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_rate, at_start
@@ -189,6 +190,30 @@ def test_own_backbone_commands_fit_their_models():
         ("resnet26", "sparse", "unet"),
         ("vit_small_patch16_dinov3", "drop", "transformer"),
     ]
+
+
+def test_targets_page_names_recipes_of_its_targets():
+    text = (ROOT / "docs/targets.md").read_text()
+    named = re.findall(r"`((?:targets|cifar10|digits|mae|simmim|quickstart)/\w+)`", text)
+    assert {f"targets/{path.stem}" for path in (ROOT / "configs/targets").glob("*.yaml")} <= set(named)
+    for row in re.findall(r"^\| .*", text, flags=re.MULTILINE)[1:]:
+        targets, recipes = row.split(" | ")[1:3]
+        for name in re.findall(r"`(\w+/\w+)`", recipes):
+            parts = [part.name for part in config.load_config(find_file(name)).parts("TARGET")]
+            assert set(parts) <= set(re.findall(r"`(\w+)`", targets)), name
+
+
+@pytest.mark.slow
+def test_targets_page_commands_build_their_targets():
+    text, made = (ROOT / "docs/targets.md").read_text(), []
+    for words in (shlex.split(line) for line in text.splitlines() if line.startswith("mim-train ")):
+        pairs = words[5:]
+        keys = dict(zip(pairs[::2], map(yaml.safe_load, pairs[1::2]), strict=True))
+        keys |= {"TARGET.checkpoint": ""} if "TARGET.checkpoint" in keys else {}  # on the meta device it may be
+        keys |= {"TARGET.model": ""} if keys.get("TARGET.model", "") is None else {}
+        made.append(build_without_memory(mim.load_config(words[2], keys)).target.title)
+    named = ["pixels", *["teacher"] * 4, "pixels + fourier", "pixels + hog", "follower"]
+    assert [title[: len(name)] for title, name in zip(made, named, strict=True)] == named
 
 
 def test_run_folder_page_explains_every_key(tmp_path):
