@@ -16,6 +16,7 @@ from mim.maskers import Masker
 from mim.registry import keys_of
 from mim.structures import Features, Output, PatchMask
 from mim.targets import Target
+from mim.targets.base import Lesson
 from mim.targets.several import SeveralLosses
 
 
@@ -62,22 +63,29 @@ class MaskedImageModel(nn.Module):
         """
         if isinstance(mask, Tensor):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
-        mask, copies = self.finished(mask, img_BCHW), len(mask.hidden_BHW) // len(img_BCHW)
+        copies = len(mask.hidden_BHW) // len(img_BCHW)
         if copies == 1 and not self.target.outside:
             return self._predict(img_BCHW, mask, None)
-        target_BCHW, own_loss = self.target.learn(img_BCHW)
-        output = self._predict(repeated(img_BCHW, copies), mask, repeated(target_BCHW, copies))
+        mask, lesson = self.teach(img_BCHW, mask)
+        target_BCHW, own_loss = lesson.map_BChw, lesson.loss
+        output = self._predict(repeat_rows(img_BCHW, copies), mask, repeat_rows(target_BCHW, copies))
         metrics = {**output.metrics, **self.target.metrics(target_BCHW)}
         if own_loss is None:
             return replace(output, metrics=metrics)
         return replace(output, loss=output.loss + own_loss, metrics={**metrics, "target_loss": own_loss.detach()})
 
-    def finished(self, mask: PatchMask, img_BCHW: Tensor) -> PatchMask:
-        """The masks of images under which the model sees them: those that a masker drew may depend on the image."""
-        if not self.masker.of_image or mask.draw_B is None:
-            return mask
-        attention_BHW = self.target.attention(img_BCHW)
-        return self.masker.finish(mask, repeated(attention_BHW, len(mask.hidden_BHW) // len(img_BCHW)))
+    def teach(self, img_BCHW: Tensor, mask: PatchMask) -> tuple[PatchMask, Lesson]:
+        """The mask under which the model sees images, and what it learns from.
+
+        A mask that the masker drew may depend on what a teacher attends to; one that was made by hand does not.
+        """
+        attend = self.masker.of_image and mask.draw_B is not None
+        lesson = self.target.learn(img_BCHW, attend)
+        if attend:
+            assert lesson.attention_BHW is not None
+            copies = len(mask.hidden_BHW) // len(img_BCHW)
+            mask = self.masker.finish(mask, repeat_rows(lesson.attention_BHW, copies))
+        return mask, lesson
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -107,6 +115,6 @@ class MaskedImageModel(nn.Module):
         return [*self.encoder.blocks(), *self.head.blocks()]
 
 
-def repeated(map_BCHW: Tensor, copies: int) -> Tensor:
+def repeat_rows(map_BCHW: Tensor, copies: int) -> Tensor:
     """Each row several times, one after the other."""
     return map_BCHW if copies == 1 else map_BCHW.repeat_interleave(copies, dim=0)

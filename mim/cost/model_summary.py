@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mim.cost.flops import Work, count_work
-from mim.model import MaskedImageModel, repeated
+from mim.model import MaskedImageModel, repeat_rows
 from mim.ops.attention import choose_attention
 from mim.readouts.classifier import Classifier
 from mim.structures import ImageSpec, PatchMask
@@ -88,7 +88,7 @@ def summarise_model(model: Model, image: ImageSpec, masks: int = 1) -> ModelSumm
     else:
         model.eval()
     with torch.set_grad_enabled(counted), torch.random.fork_rng(devices=[]):
-        mask = model.sample_mask(repeated(img_BCHW, masks)) if isinstance(model, MaskedImageModel) else None
+        mask = model.sample_mask(repeat_rows(img_BCHW, masks)) if isinstance(model, MaskedImageModel) else None
         outcomes, work = count_work(_parts(model, img_BCHW, mask), img_BCHW, IMAGES)
         boundaries = _boundaries(model, img_BCHW, mask, outcomes)
     model.train(was_training)
@@ -101,9 +101,9 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
         assert mask is not None
         masks = len(mask.hidden_BHW) // len(img_BCHW)
         return [
-            ("encoder", lambda img: model.encode(repeated(img, masks), mask)),
+            ("encoder", lambda img: model.encode(repeat_rows(img, masks), mask)),
             ("head", model.head),
-            ("rest", lambda prediction: model.loss(prediction, repeated(model.target(img_BCHW), masks), mask)),
+            ("rest", lambda prediction: model.loss(prediction, repeat_rows(model.target(img_BCHW), masks), mask)),
         ]
     return [
         ("encoder", model.encoder),

@@ -31,7 +31,7 @@ def attention_maps(
     windows.
 
     The encoder runs once, in its present mode, on its own device and in its own precision, and stays as it was. The
-    fused kernel, which never holds these weights, is off meanwhile.
+    fused kernel, which never holds these weights, is off meanwhile in these blocks.
 
     Args:
         encoder: with attention as timm writes it; the four encoders of this toolkit, and others alike.
@@ -43,43 +43,51 @@ def attention_maps(
     Raises ValueError where the encoder has no such block, or a block shows no attention, or none of this form: that of
     windows other than Swin's, of channels (XCiT), or with heads that mix behind the softmax (CaiT).
     """
+    numbers = range(len(encoder.blocks())) if blocks is None else blocks
+    with recorded_attention(encoder, numbers) as weights:
+        encoder(img_BCHW)
+    return maps_of_record(encoder, weights, numbers, len(img_BCHW), check)
+
+
+@contextmanager
+def recorded_attention(encoder: Encoder, blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Inside, a forward pass leaves the softmax weights of these blocks, by number; see `attention_maps`."""
     all_blocks = encoder.blocks()
     if not all_blocks:
         raise ValueError(f"ENCODER.name {encoder.name} has no blocks, so there is no attention to show")
-    numbers = range(len(all_blocks)) if blocks is None else blocks
-    for number in numbers:
+    for number in blocks:
         if not -len(all_blocks) <= number < len(all_blocks):
             raise ValueError(
                 f"block {number}: the {len(all_blocks)} blocks of this encoder are 0 to {len(all_blocks) - 1}"
             )
-    chosen = {number: all_blocks[number] for number in numbers}
-    weights = _weights(encoder, img_BCHW, {number: _after_softmax(block, number) for number, block in chosen.items()})
-    for number in chosen:
-        if number not in weights:
-            raise ValueError(f"block {number} {ADVICE}")
-    maps = {number: encoder.whole_attention(block, weights[number]) for number, block in chosen.items()}
-    for number, map_BANN in maps.items():
-        square = map_BANN.ndim == 4 and map_BANN.shape[2] == map_BANN.shape[3] and len(map_BANN) == len(img_BCHW)
-        if not square or (check and (map_BANN.float().sum(dim=-1) - 1).abs().max() > LARGEST_ERROR):  # host sync
-            raise ValueError(f"block {number} has no shares that each token takes from all tokens of its image")
-    return maps
-
-
-def _weights(encoder: Encoder, img_BCHW: Tensor, modules: Mapping[int, nn.Module]) -> dict[int, Tensor]:
-    """What each module is called with, without those that are not called."""
     weights: dict[int, Tensor] = {}
 
     def keep(number: int) -> Callable[[nn.Module, Any], None]:
         return lambda _, arguments: weights.update({number: arguments[0]})
 
-    with _explicit_attention(encoder):
+    modules = {number: _after_softmax(all_blocks[number], number) for number in blocks}
+    with _explicit_attention([all_blocks[number] for number in blocks]):
         handles = [module.register_forward_pre_hook(keep(number)) for number, module in modules.items()]
         try:
-            encoder(img_BCHW)
+            yield weights
         finally:
             for handle in handles:
                 handle.remove()
-    return weights
+
+
+def maps_of_record(
+    encoder: Encoder, weights: Mapping[int, Tensor], blocks: Sequence[int], batch: int, check: bool
+) -> dict[int, Tensor]:
+    """The maps (B, A, N, N) of recorded weights; see `attention_maps`."""
+    for number in blocks:
+        if number not in weights:
+            raise ValueError(f"block {number} {ADVICE}")
+    maps = {number: encoder.whole_attention(encoder.blocks()[number], weights[number]) for number in blocks}
+    for number, map_BANN in maps.items():
+        square = map_BANN.ndim == 4 and map_BANN.shape[2] == map_BANN.shape[3] and len(map_BANN) == batch
+        if not square or (check and (map_BANN.float().sum(dim=-1) - 1).abs().max() > LARGEST_ERROR):  # host sync
+            raise ValueError(f"block {number} has no shares that each token takes from all tokens of its image")
+    return maps
 
 
 def _after_softmax(block: nn.Module, number: int) -> nn.Module:
@@ -92,9 +100,10 @@ def _after_softmax(block: nn.Module, number: int) -> nn.Module:
 
 
 @contextmanager
-def _explicit_attention(model: nn.Module) -> Iterator[None]:
+def _explicit_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Attention as two matrix products with the softmax in between, in all modules that have the choice."""
-    fused = [module for module in model.modules() if vars(module).get("fused_attn") is True]
+    modules = [module for block in blocks for module in block.modules()]
+    fused = [module for module in modules if vars(module).get("fused_attn") is True]
     for module in fused:
         vars(module)["fused_attn"] = False
     try:

@@ -36,7 +36,7 @@ def draw_predictions(
     """
     img_BCHW = preprocess(images_BCHW)
     output = model(img_BCHW, mask)
-    predictions, targets = model.target.unpacked(output.prediction), model.target.unpacked(model.target(img_BCHW))
+    predictions, targets = model.target.by_label(output.prediction), model.target.by_label(model.target(img_BCHW))
     sheets = {}
     for label, (target, prediction_BChw) in predictions.items():
         pixels = as_pixels(target, prediction_BChw, images_BCHW, img_BCHW, preprocess, output.mask)

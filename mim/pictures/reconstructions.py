@@ -94,7 +94,7 @@ def predict_pixels(
     """
     img_BCHW = preprocess(images_BCHW)
     output = model(img_BCHW, mask)
-    for target, prediction_BChw in model.target.unpacked(output.prediction).values():
+    for target, prediction_BChw in model.target.by_label(output.prediction).values():
         pixels = as_pixels(target, prediction_BChw, images_BCHW, img_BCHW, preprocess, output.mask)
         if pixels is not None:
             return replace(pixels, hidden_only=model.loss.over == "hidden")

@@ -37,6 +37,15 @@ class TargetContext:
     load: Callable[[str, str, ImageSpec], Network]
 
 
+class Lesson(NamedTuple):
+    """What a target gives for one step."""
+
+    map_BChw: Tensor  # the target, without gradient
+    # of weights of the target's own; it is added to the model's. None where it has none, and in eval mode
+    loss: Tensor | None = None
+    attention_BHW: Tensor | None = None  # how much a network attends to each of its patches
+
+
 class Target(Component, nn.Module, ABC, section="TARGET"):
     """A map computed from the image alone: `spec.channels` values for `spec.stride` x `spec.stride` pixels.
 
@@ -69,13 +78,14 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
     def forward(self, img_BCHW: Tensor) -> Tensor:
         """The target of normalised images, (B, channels, height / stride, width / stride)."""
 
-    def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The target of a step, without gradient, and the loss of the target's own trained weights; None without any.
+    def learn(self, img_BCHW: Tensor, attend: bool = False) -> "Lesson":
+        """What a step learns from: the target, without gradient.
 
-        That loss is added to the model's. In eval mode there is none.
+        Args:
+            attend: whether a masker needs `Lesson.attention_BHW`, which a target gives that `attends`.
         """
         with torch.no_grad():
-            return self(img_BCHW), None
+            return Lesson(self(img_BCHW))
 
     def to_pixels(self, map_BChw: Tensor, img_BCHW: Tensor) -> Tensor | None:
         """A predicted map as normalised images (B, C, H, W), or None where this target is not an image.
@@ -89,7 +99,7 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
         """The statistics of the true image that `to_pixels` uses, as text for a caption; empty where it uses none."""
         return ""
 
-    def unpacked(self, map_BChw: Tensor) -> dict[str, tuple["Target", Tensor]]:
+    def by_label(self, map_BChw: Tensor) -> dict[str, tuple["Target", Tensor]]:
         """Each target that a map holds, with its own map, by its label; a single target has none."""
         return {"": (self, map_BChw)}
 
@@ -100,12 +110,8 @@ class Target(Component, nn.Module, ABC, section="TARGET"):
 
     @property
     def attends(self) -> bool:
-        """Whether `attention` says what a network looks at."""
+        """Whether `learn` can say what a network attends to."""
         return False
-
-    def attention(self, img_BCHW: Tensor) -> Tensor:
-        """How much a network attends to each of its patches, (B, high, wide), for a masker that chooses by it."""
-        raise ValueError(f"TARGET.name {self.name} has no network with a class token")
 
     def frozen_networks(self) -> list["FrozenNetwork"]:
         """The networks of this target that never change: on the device, but not trained, copied or saved."""

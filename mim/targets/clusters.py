@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mim.encoders.base import Encoder
 from mim.io.checks import above_zero, at_least
 from mim.structures import EncoderSpec, ImageSpec, TargetSpec
+from mim.targets.base import Lesson
 from mim.targets.follower import Follower
 
 Across = Literal["device", "all"]
@@ -68,7 +69,7 @@ class Clusters(Follower, name="clusters"):
     def forward(self, img_BCHW: Tensor) -> Tensor:
         return (self._scores(super().forward(img_BCHW)) / self.temperature).softmax(dim=1)
 
-    def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    def learn(self, img_BCHW: Tensor, attend: bool = False) -> Lesson:
         if not self.training:
             return super().learn(img_BCHW)
         with torch.no_grad():
@@ -76,16 +77,16 @@ class Clusters(Follower, name="clusters"):
         scores_BKhw = self._scores(features_BDhw)
         with torch.no_grad():
             axes = (0,) if self.positional else (0, 2, 3)
-            shares_BKhw = balanced(scores_BKhw / self.balance_temperature, axes, self.iterations, self.across)
+            shares_BKhw = balance(scores_BKhw / self.balance_temperature, axes, self.iterations, self.across)
         logs_BKhw = (scores_BKhw / self.temperature).log_softmax(dim=1)
-        return shares_BKhw, -(shares_BKhw * logs_BKhw).sum(dim=1).mean()
+        return Lesson(shares_BKhw, -(shares_BKhw * logs_BKhw).sum(dim=1).mean())
 
     def _scores(self, features_BDhw: Tensor) -> Tensor:
         scores_BKhw = self.scores(F.normalize(features_BDhw, dim=1, eps=1e-7))
         return scores_BKhw.to(torch.promote_types(scores_BKhw.dtype, torch.float32))
 
 
-def balanced(scores_BKhw: Tensor, axes: Sequence[int], iterations: int, across: Across) -> Tensor:
+def balance(scores_BKhw: Tensor, axes: Sequence[int], iterations: int, across: Across) -> Tensor:
     """Shares (B, K, h, w) of the clusters that add up to 1 for each token, and to nearly equal sums for each cluster.
 
     Sinkhorn's iterations, in logarithms: to equal sums over `axes` for each cluster, then over the clusters to 1.

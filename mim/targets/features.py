@@ -69,7 +69,10 @@ class FeatureTarget(Target):
         """The network's features of the student's images. options: further arguments of Encoder.forward."""
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
-        features = self.features(img_BCHW, **self.options)
+        return self.map_of(self.features(img_BCHW, **self.options))
+
+    def map_of(self, features: Features) -> Tensor:
+        """The target that is made of the network's features."""
         high, wide = self.encoder.grid
         if self.tokens == "class":
             assert features.prefix_BKD is not None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mim.encoders.base import Encoder
 from mim.losses import Loss
 from mim.structures import PatchMask, Prediction, TargetSpec
-from mim.targets.base import FrozenNetwork, Target
+from mim.targets.base import FrozenNetwork, Lesson, Target
 
 
 class Several(Target):
@@ -52,10 +52,14 @@ class Several(Target):
     def forward(self, img_BCHW: Tensor) -> Tensor:
         return self.pack([target(img_BCHW) for target in self.targets])
 
-    def learn(self, img_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        maps, losses = zip(*(target.learn(img_BCHW) for target in self.targets), strict=True)
-        own = [loss for loss in losses if loss is not None]
-        return self.pack(maps), torch.stack(own).sum() if own else None
+    def learn(self, img_BCHW: Tensor, attend: bool = False) -> Lesson:
+        """The attention is that of the first target that has one."""
+        first = next((target for target in self.targets if target.attends), None)
+        lessons = [target.learn(img_BCHW, attend and target is first) for target in self.targets]
+        losses = [lesson.loss for lesson in lessons if lesson.loss is not None]
+        attention_BHW = next((each.attention_BHW for each in lessons if each.attention_BHW is not None), None)
+        map_BChw = self.pack([lesson.map_BChw for lesson in lessons])
+        return Lesson(map_BChw, torch.stack(losses).sum() if losses else None, attention_BHW)
 
     def pack(self, maps_BChw: Sequence[Tensor]) -> Tensor:
         """One map of the map of each target, (B, channels, height / stride, width / stride)."""
@@ -67,7 +71,7 @@ class Several(Target):
         pieces = map_BChw.split(self.sizes, dim=1)
         return [F.pixel_shuffle(piece, factor) for piece, factor in zip(pieces, self.factors, strict=True)]
 
-    def unpacked(self, map_BChw: Tensor) -> dict[str, tuple[Target, Tensor]]:
+    def by_label(self, map_BChw: Tensor) -> dict[str, tuple[Target, Tensor]]:
         return dict(zip(self.labels, zip(self.targets, self.unpack(map_BChw), strict=True), strict=True))
 
     @property
@@ -77,10 +81,6 @@ class Several(Target):
     @property
     def attends(self) -> bool:
         return any(target.attends for target in self.targets)
-
-    def attention(self, img_BCHW: Tensor) -> Tensor:
-        """That of the first target that has one."""
-        return next(target for target in self.targets if target.attends).attention(img_BCHW)
 
     def frozen_networks(self) -> list[FrozenNetwork]:
         return [network for target in self.targets for network in target.frozen_networks()]

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mim.encoders.attention import attention_maps
+from mim.encoders.attention import maps_of_record, recorded_attention
 from mim.encoders.base import Encoder
 from mim.structures import Features, ImageSpec
-from mim.targets.base import FrozenNetwork, Network, TargetContext
+from mim.targets.base import FrozenNetwork, Lesson, Network, TargetContext
 from mim.targets.features import FeatureTarget
 
 Statistics = tuple[float, ...] | Literal["file"]
@@ -62,22 +62,15 @@ class Teacher(FeatureTarget, name="teacher"):
         else:
             network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
-        self.size, self._attended = size, False  # whether `attention` was called before
+        self.size, self._attended = size, False  # whether `learn` gave attention before
         self.frozen = FrozenNetwork(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
-        theirs = [
-            _statistic(key, value, known, default)
-            for key, value, known, default in (
-                ("mean", mean, network.mean, context.mean),
-                ("std", std, network.std, context.std),
-            )
-        ]
-        for key, values in zip(("mean", "std"), theirs, strict=True):
-            if len(values) != image.channels:
-                raise ValueError(f"TARGET.{key} has {len(values)} values, and images have {image.channels} channels")
-        their_mean, their_std, mean_C, std_C = (torch.tensor(each) for each in (*theirs, context.mean, context.std))
+        their_mean = _statistic("mean", mean, network.mean, context.mean)
+        their_std = _statistic("std", std, network.std, context.std)
         # (x * std + mean - their mean) / their std
-        self.register_buffer("scale_C11", (std_C / their_std)[:, None, None], persistent=False)
-        self.register_buffer("shift_C11", ((mean_C - their_mean) / their_std)[:, None, None], persistent=False)
+        mean_C, std_C = torch.tensor(context.mean), torch.tensor(context.std)
+        scale_C, shift_C = std_C / their_std, (mean_C - their_mean) / their_std
+        self.register_buffer("scale_C11", scale_C[:, None, None], persistent=False)
+        self.register_buffer("shift_C11", shift_C[:, None, None], persistent=False)
 
     @classmethod
     def of(cls, context: TargetContext, **keys: Any) -> Self:
@@ -89,20 +82,26 @@ class Teacher(FeatureTarget, name="teacher"):
         return f"teacher {self._encoder.title}{''.join(files)}"
 
     def features(self, img_BCHW: Tensor, **options: Any) -> Features:
-        return self.frozen(self._seen(img_BCHW), **options)
+        return self.frozen(self._own_images(img_BCHW), **options)
 
     @property
     def attends(self) -> bool:
         return self._encoder.spec.num_prefix > 0
 
-    def attention(self, img_BCHW: Tensor) -> Tensor:
-        """What the class token takes from each patch in the last block, averaged over heads."""
-        img_BCHW = self.frozen.beside(self._seen(img_BCHW))
-        map_BANN = attention_maps(self._encoder, img_BCHW, [-1], check=not self._attended)[-1]
-        row_BN, self._attended = map_BANN.mean(dim=1)[:, 0, self._encoder.spec.num_prefix :], True
-        return rearrange(row_BN, "b (h w) -> b h w", h=self._encoder.spec.grid[0])
+    def learn(self, img_BCHW: Tensor, attend: bool = False) -> Lesson:
+        """The attention is what the class token takes from each patch in the last block, averaged over heads."""
+        if not attend:
+            return super().learn(img_BCHW)
+        encoder = self._encoder
+        with recorded_attention(encoder, [-1]) as weights:
+            features = self.features(img_BCHW, **self.options)
+        map_BANN = maps_of_record(encoder, weights, [-1], len(img_BCHW), check=not self._attended)[-1]
+        row_BN, self._attended = map_BANN.mean(dim=1)[:, 0, encoder.spec.num_prefix :], True
+        return Lesson(
+            self.map_of(features), attention_BHW=rearrange(row_BN, "b (h w) -> b h w", h=encoder.spec.grid[0])
+        )
 
-    def _seen(self, img_BCHW: Tensor) -> Tensor:
+    def _own_images(self, img_BCHW: Tensor) -> Tensor:
         """The images as the teacher sees them."""
         img_BCHW = img_BCHW * self.scale_C11 + self.shift_C11
         if img_BCHW.shape[-2:] != self.size:
@@ -117,12 +116,16 @@ class Teacher(FeatureTarget, name="teacher"):
         return self.frozen.network  # type: ignore[return-value]
 
 
-def _statistic(
-    key: str, value: Statistics, known: tuple[float, ...] | None, default: tuple[float, ...]
-) -> tuple[float, ...]:
-    """The mean or std of the teacher's images."""
-    if value == "file":
-        return default if known is None else known
-    if key == "std" and min(value) <= 0:
-        raise ValueError(f"TARGET.std is {list(value)}: each must be above 0")
-    return tuple(value)
+def _statistic(key: str, value: Statistics, known: tuple[float, ...] | None, own: tuple[float, ...]) -> Tensor:
+    """The mean or std of the teacher's images, (C,).
+
+    Args:
+        known: what the file says; None where it says nothing.
+        own: of the student's images.
+    """
+    chosen = value if value != "file" else known or own
+    if len(chosen) != len(own):
+        raise ValueError(f"TARGET.{key} has {len(chosen)} values, and images have {len(own)} channels")
+    if key == "std" and min(chosen) <= 0:
+        raise ValueError(f"TARGET.std is {list(chosen)}: each must be above 0")
+    return torch.tensor(chosen)

@@ -34,7 +34,7 @@ def measure_targets(
     """
     target = model.target
     high, wide = target.image.grid(target.spec.stride, "the target's stride")
-    parts = target.unpacked(torch.empty(0, target.spec.channels, high, wide, device=world.device))  # of a rank without
+    parts = target.by_label(torch.empty(0, target.spec.channels, high, wide, device=world.device))  # of a rank without
     vectors = {label: [_some_vectors(none_0Chw)] for label, (part, none_0Chw) in parts.items() if part.moving}
 
     def images_of(part: EvaluationBatch) -> Tensor:
@@ -42,7 +42,7 @@ def measure_targets(
 
     def sums_of(part: EvaluationBatch) -> Tensor:
         map_BChw = target(images_of(part))
-        for label, (_, piece_BChw) in target.unpacked(map_BChw).items():
+        for label, (_, piece_BChw) in target.by_label(map_BChw).items():
             if label in vectors:
                 vectors[label].append(_some_vectors(piece_BChw))
         return map_BChw.double().mean(dim=(2, 3)).sum(dim=0)
@@ -52,7 +52,7 @@ def measure_targets(
 
     def loss_of(part: EvaluationBatch) -> Tensor:
         img_BCHW = images_of(part)
-        target_BChw, mask = target(img_BCHW), model.finished(masks_R.samples(part.rows), img_BCHW)
+        mask, (target_BChw, *_) = model.teach(img_BCHW, masks_R.samples(part.rows))
         loss = model.loss(Prediction(constant_1C11.expand_as(target_BChw)), target_BChw, mask)
         return loss.double() * len(part.rows)
 

@@ -162,7 +162,7 @@ def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
 def test_hidden_pixels_never_change_a_prediction(encoder, hidden, head, masker):
     """Under one mask: a masker that chooses by the image chooses others for other pixels."""
     model, img = masked(encoder, hidden, head, masker), images(2)
-    mask = replace(model.finished(sampled(model, img), img), draw_B=None)
+    mask = replace(model.teach(img, sampled(model, img))[0], draw_B=None)
     hidden_B1HW = mask.at(IMAGE.height, IMAGE.width)[:, None]
     expected = model(img, mask).prediction
     for value in (1e6 * images(2, seed=9), torch.tensor(float("nan"))):

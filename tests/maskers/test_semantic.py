@@ -110,7 +110,7 @@ def test_model_sees_the_mask_that_it_returns():
     model, img = model_of().eval(), images(3)
     drawn = sampled(model, img)
     output = model(img, drawn)
-    expected = model.masker.finish(drawn, model.target.attention(img))
+    expected = model.masker.finish(drawn, model.target.learn(img, attend=True).attention_BHW)
     assert torch.equal(output.mask.hidden_BHW, expected.hidden_BHW)
     assert not torch.equal(output.mask.hidden_BHW, drawn.hidden_BHW)
     by_hand = model(img, PatchMask(expected.hidden_BHW, expected.visible))
@@ -123,7 +123,7 @@ def test_each_of_several_masks_of_an_image_follows_its_own_draw_and_the_images_a
     model, img = model_of().eval(), images(2)
     masks = model.masker.sample(6, torch.Generator().manual_seed(0), CPU)
     output = model(img, masks)
-    attention = model.target.attention(img)
+    attention = model.target.learn(img, attend=True).attention_BHW
     for row in range(6):
         alone = model.masker.finish(masks.rows(row, row + 1), attention[row // 3 : row // 3 + 1])
         assert torch.equal(output.mask.hidden_BHW[row], alone.hidden_BHW[0])
@@ -140,7 +140,7 @@ def test_mask_made_by_hand_stays_as_it_is():
 
 def test_attention_grows_with_what_the_class_token_takes():
     model, img = model_of().eval(), images(2)
-    attention = model.target.attention(img)
+    attention = model.target.learn(img, attend=True).attention_BHW
     assert attention.shape == (2, *model.encoder.spec.grid)
     assert (attention > 0).all()
     assert (attention.sum(dim=(1, 2)) < 1).all()  # the class token takes something from itself

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import assemble, images, sampled, shaken
 
-from mim.targets.clusters import balanced
+from mim.targets.clusters import balance
 
 KEYS = {"clusters": 5, "decay": 0.5, "decay_end": 0.5}
 
@@ -39,14 +39,14 @@ def sinkhorn(scores_BKhw, positional, iterations):
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_balanced_shares_equal_sinkhorn_by_loops(positional, iterations):
     scores = 4 * torch.randn(6, 5, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    actual = balanced(scores, (0,) if positional else (0, 2, 3), iterations, "device")
+    actual = balance(scores, (0,) if positional else (0, 2, 3), iterations, "device")
     np.testing.assert_allclose(actual.numpy(), sinkhorn(scores.numpy(), positional, iterations), rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(actual.sum(dim=1), torch.ones(6, 2, 3, dtype=torch.float64))
 
 
 def test_many_iterations_give_each_cluster_its_share_of_the_images_at_each_position():
     scores = torch.randn(8, 4, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    shares = balanced(scores, (0,), 200, "device")
+    shares = balance(scores, (0,), 200, "device")
     torch.testing.assert_close(shares.sum(dim=0), torch.full((4, 2, 3), 2.0, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_target_and_its_own_loss_equal_numpy(positional):
     keys = {"positional": positional, "iterations": 2, "balance_temperature": 0.1, "temperature": 0.3, "norm": "layer"}
     model, img = model_of(**keys).double(), images(4, dtype=torch.float64)
     target = model.target
-    shares, loss = target.learn(img)
+    shares, loss, _ = target.learn(img)
     with torch.no_grad():
         tokens = copy.deepcopy(target.network)(img).tokens_BND.numpy()
     tokens = (tokens - tokens.mean(2, keepdims=True)) / np.sqrt(tokens.var(2, keepdims=True) + 1e-5)
@@ -72,7 +72,7 @@ def test_target_and_its_own_loss_equal_numpy(positional):
 
 def test_loss_of_the_clusters_reaches_the_layer_of_scores_alone():
     model, img = model_of(), images(4)
-    shares, loss = model.target.learn(img)
+    shares, loss, _ = model.target.learn(img)
     assert not shares.requires_grad
     loss.backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -101,16 +101,16 @@ def test_loss_of_the_student_does_not_reach_the_layer_of_scores():
 def test_clusters_are_balanced_within_a_micro_batch_by_default():
     """So that the rows of another micro-batch, on this device or another one, change nothing."""
     model, img = model_of(), images(8)
-    first, _ = model.target.learn(img[:4])
-    again, _ = model.target.learn(img[:4])
-    both, _ = model.target.learn(img)
+    first, *_ = model.target.learn(img[:4])
+    again, *_ = model.target.learn(img[:4])
+    both, *_ = model.target.learn(img)
     assert torch.equal(first, again)
     assert not torch.allclose(first, both[:4])
 
 
 def test_shares_of_large_scores_stay_finite():
     scores = torch.tensor([[4e3, -4e3, 0.0], [4e3, 4e3, -4e3]])[:, :, None, None]
-    shares = balanced(scores, (0,), 3, "device")
+    shares = balance(scores, (0,), 3, "device")
     assert shares.isfinite().all()
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, 1, 1))
 

@@ -158,7 +158,9 @@ def test_attention_is_what_the_class_token_takes_by_hand(files, img):
     share = (query[:, :, :1] @ key.transpose(2, 3) * block.attn.scale).softmax(dim=-1)[:, :, 0, 1:].mean(dim=1)
     target = model_of(folder / "vit.pth", model="test_vit").target
     assert target.attends
-    torch.testing.assert_close(target.attention(img), share.unflatten(1, (4, 6)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        target.learn(img, attend=True).attention_BHW, share.unflatten(1, (4, 6)), rtol=1e-4, atol=1e-5
+    )
 
 
 # ---------------------------------------------------------------- what is kept

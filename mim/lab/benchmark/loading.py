@@ -17,6 +17,7 @@ from mim.build import load_config
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches
 from mim.data.loading.sampler import StepSampler
+from mim.data.settings import AugmentSettings
 from mim.lab.benchmark.contenders import training_images
 from mim.lab.benchmark.machine import Machine, theme_of
 from mim.lab.dryrun.task import dry_task
@@ -62,21 +63,25 @@ def benchmark_loading(config: str | Path, overrides: Sequence[str], files: Path 
             raise ValueError(f"--data: DATA.path {cfg.DATA.path!r} is not a folder: give --files DIR for torchvision")
         files = Path(cfg.DATA.path)
         files = files / "train" if (files / "train").is_dir() else files
-    size, crop = tuple(cfg.DATA.image_size), cfg.AUGMENT
-    taken = f"{crop.crop_scale[0]:g} to {crop.crop_scale[1]:g} of the area"
-    if crop.crop == "simple":
-        taken = f"of the whole image with a border of {crop.padding} pixels"
-    crops = f"{size[0]} x {size[1]}, {taken}, {crop.interpolation}"
+    size = tuple(cfg.DATA.image_size)
     return LoadingResult(
         theme=f"{theme_of(config)}_loader",
         machine=Machine.here(torch.device("cpu")),
         date=datetime.now(),
         source=cfg.DATA.name,
-        crops=crops + (f"; {images.repeats} of each image" if images.repeats > 1 else ""),
+        crops=crops_text(size, cfg.AUGMENT) + (f"; {images.repeats} of each image" if images.repeats > 1 else ""),
         images=len(images),
         files=files,
         images_per_s=measure_loading(images, files, size, rounds=rounds),
     )
+
+
+def crops_text(size: tuple[int, int], augment: AugmentSettings) -> str:
+    """What a training crop is."""
+    taken = f"{augment.crop_scale[0]:g} to {augment.crop_scale[1]:g} of the area"
+    if augment.crop == "simple":
+        taken = f"of the whole image with a border of {augment.padding} pixels"
+    return f"{size[0]} x {size[1]}, {taken}, {augment.interpolation}"
 
 
 def measure_loading(
