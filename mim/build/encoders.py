@@ -92,13 +92,20 @@ def config_of(weights: ModelWeights, overrides: Overrides) -> Config:
         )
     try:
         cfg = parse_config(metadata.to_yaml(weights.sections), overrides)
-        check(cfg)
+        check(_without_absent_teachers(cfg))
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{weights.source}, with the overrides: {error}") from error
     if (facts := init_weights.facts_of(weights, weights.source)) is not None:
         inherit.check(cfg, facts, read_pairs(overrides))
         cfg = inherit.resized(cfg, facts, read_pairs(overrides))
     return cfg
+
+
+def _without_absent_teachers(cfg: Config) -> Config:
+    """The config without the files of teachers that are not here: only the loss needs them."""
+    parts = cfg.parts("TARGET") if cfg.TASK == "pretrain" else ()
+    files = {part.place: part.arguments["checkpoint"] for part in parts if "checkpoint" in part.arguments}
+    return cfg.replace({f"{place}.checkpoint": "" for place, file in files.items() if not Path(file).exists()})
 
 
 def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:

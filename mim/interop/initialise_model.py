@@ -16,7 +16,8 @@ from mim.model import MaskedImageModel
 
 ROLE = "INIT.checkpoint"
 WHOLE = ("HEAD", "TARGET")  # sections that the head was trained with
-OF_THE_LOSS = ("ENCODER.hidden", "MASKER", "TARGET.weight", "LOSS")  # may be others; the loss is another then
+# these may be others, and the loss is another then; a teacher's file may have moved
+OF_THE_LOSS = ("ENCODER.hidden", "MASKER", "TARGET.weight", "TARGET.checkpoint", "LOSS")
 OWN = "mim"  # the format of which files say their TARGET; of others, it is that of the published runs
 LISTED = 3  # weights of another shape in an error
 LONGEST = 2000  # characters of the differences in an error

@@ -105,6 +105,15 @@ def test_semantic_without_a_teacher_is_refused():
 
 
 @torch.no_grad()
+def test_teacher_runs_once_for_its_features_and_its_attention():
+    model, img, calls = model_of().eval(), images(3), []
+    network = model.target.frozen.network
+    network.register_forward_hook(lambda *_: calls.append(1))
+    model(img, sampled(model, img))
+    assert len(calls) == 1
+
+
+@torch.no_grad()
 def test_model_sees_the_mask_that_it_returns():
     """Loss, prediction and picture are of one mask: that of the teacher's attention, with which a plain one agrees."""
     model, img = model_of().eval(), images(3)

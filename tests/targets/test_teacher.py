@@ -15,7 +15,7 @@ from processes import RECIPE, TINY, call, last_state, same
 from safetensors.torch import save_file
 from small_models import images
 
-from mim import build_model
+from mim import build_model, load_model
 from mim.build import load_config
 from mim.config import parse_config
 from mim.convert import convert
@@ -310,7 +310,7 @@ RUN = TINY | {
 }
 
 
-def test_resumed_run_takes_the_teacher_of_the_same_content_alone(tmp_path):
+def test_run_goes_on_with_the_teacher_of_the_same_content_alone(tmp_path):
     files = [tmp_path / name for name in ("teacher.pt", "other.pt", "moved.pt")]
     words = [str(word) for pair in (RUN | {"TARGET.name": "pixels", "ENCODER.width": 8}).items() for word in pair]
     for seed, file in enumerate(files[:2]):
@@ -339,6 +339,11 @@ def test_resumed_run_takes_the_teacher_of_the_same_content_alone(tmp_path):
     assert code == 0, text
     assert "at step 3 of 5" in text
     same(last_state(run)["model"], whole["model"])
+    before = run / "checkpoints" / "step-3.pt"  # it names the file that is gone, which only the loss needs
+    convert(before, tmp_path / "encoder.pth", "timm")
+    with pytest.raises(ValueError, match=r"TARGET\.checkpoint .*teacher\.pt does not exist"):
+        load_model(before)
+    assert load_model(before, {"TARGET.checkpoint": str(files[2])})[0].target.attends
 
 
 def test_teachers_that_changed_places_are_others():
