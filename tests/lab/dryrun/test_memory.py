@@ -133,6 +133,7 @@ def test_estimated_memory_is_what_the_allocator_records(tmp_path, recipe, overri
     assert estimated.total == pytest.approx(measured, rel=CLOSE)
 
 
+@pytest.mark.slow
 def test_estimated_weights_include_the_network_of_a_teacher(tmp_path):
     file, network = tmp_path / "teacher.safetensors", timm.create_model("test_vit", img_size=(64, 128), num_classes=0)
     save_file(network.state_dict(), file)
