@@ -1,4 +1,7 @@
-"""Decoder: what the heads made of transformer blocks share; weights start as in MAE's decoder."""
+"""Decoder: what the heads made of transformer blocks share; weights start as in MAE's decoder.
+
+Shapes: B batch, N tokens, D width.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mim.heads.base import Head
@@ -15,6 +19,16 @@ from mim.ops.positions import sincos_table
 from mim.structures import EncoderSpec, TargetSpec
 
 Norm = Callable[[int], nn.LayerNorm]
+
+
+class Cosines(nn.Linear):
+    """The cosine of the angle between a token and each of the learned vectors, from -1 to 1."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__(width, outputs, bias=False)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return F.linear(F.normalize(tokens_BND, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 class Decoder(Head):
@@ -39,6 +53,8 @@ class Decoder(Head):
             with standard deviation 0.02, zero bias), or `pytorch` (as PyTorch makes them).
         init_std: standard deviation with which mask token and learned positions begin, which are normal, above 0.
             MAE: 0.02; vit-pytorch: 1.
+        output: the last layer: `linear`, or `cosine`, which gives the cosines of the angles between a token and learned
+            vectors, for logits of clusters (CAPI). LOSS.temperature scales them.
     """
 
     fills_dropped = True
@@ -63,6 +79,7 @@ class Decoder(Head):
         positions: Literal["sincos", "learned"] = "sincos",
         linear_init: LinearInit = "xavier",
         init_std: float = 0.02,
+        output: Literal["linear", "cosine"] = "linear",
         **shared: Any,
     ):
         super().__init__(encoder, target, **shared)
@@ -76,7 +93,8 @@ class Decoder(Head):
         layer_norm = partial(nn.LayerNorm, eps=norm_eps)
         self.layers = nn.ModuleList(block(width, heads, mlp_ratio, layer_norm) for _ in range(depth))
         self.norm = layer_norm(width) if norm else nn.Identity()
-        self.predict = nn.Linear(width, self.entries_per_side**2 * target.channels)
+        predict = Cosines if output == "cosine" else nn.Linear
+        self.predict = predict(width, self.entries_per_side**2 * target.channels)
         if positions == "learned":
             self.positions = nn.Parameter(torch.empty(1, num_prefix + math.prod(encoder.grid), width))
         else:

@@ -44,7 +44,10 @@ PROBED = (
 )
 POSITIONS = "decoder_pos_embed"
 TABLE = f"{BACKBONE}pos_embed"
-MAE_DECODER = {"embed": True, "norm": True, "positions": "sincos", "positions_of": "all", "head_width": 0}
+MAE_DECODER = {
+    **{"embed": True, "norm": True, "positions": "sincos", "positions_of": "all", "head_width": 0},
+    "output": "linear",
+}
 PUBLISHED_DECODER_HEADS = {512: 16}
 PUBLISHED_MODEL = re.compile(r"(?:mae_)?vit_(base|large|huge)_patch\d+\w*")
 HEADS_OF = {"base": 12, "large": 16, "huge": 16}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_models import members, small
 
-from mim.heads import MLP, Head, PixelShuffle, Transformer
+from mim.heads import MLP, CrossAttention, Head, PixelShuffle, Transformer
 from mim.structures import EncoderSpec, Features, TargetSpec
 
 DENSE = EncoderSpec(width=12, stride=8, patch=8, grid=(3, 4), drops_hidden=False, num_prefix=1)
@@ -244,3 +244,22 @@ def test_decoder_with_learned_positions_trains_each_parameter(name):
 def test_transformer_refuses_heads_that_do_not_divide_its_width():
     with pytest.raises(ValueError, match=r"HEAD\.heads 5 does not divide HEAD\.width 16"):
         build_head(Transformer, heads=5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", [Transformer, CrossAttention])
+def test_output_of_cosines_is_that_of_the_angle_between_a_token_and_each_vector(part):
+    """Of whatever length both are; without a bias."""
+    head, layers = build_head(part, output="cosine"), []
+    head.predict.register_forward_hook(lambda layer, inputs, output: layers.append((inputs[0], output)))
+    for layer in head.modules():
+        if isinstance(layer, torch.nn.LayerNorm):
+            layer.weight.mul_(3.0)
+    head(features())
+    tokens, outputs = (each.flatten(0, 1).tolist() for each in layers[0])
+    vectors = head.predict.weight.tolist()
+    assert [name for name, _ in head.predict.named_parameters()] == ["weight"]
+    for token, output in zip(tokens, outputs, strict=True):
+        for vector, cosine in zip(vectors, output, strict=True):
+            product = math.fsum(x * y for x, y in zip(token, vector, strict=True))
+            assert cosine == pytest.approx(product / math.hypot(*token) / math.hypot(*vector), abs=1e-12)

@@ -26,7 +26,7 @@ CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
 WHERE = {"on_device", "retry_s", "index", "nodata"}  # say where and how something is read or computed, not what
 OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_first", "norm_eps"}
 OF_ENCODER |= {"linear_init", "init_std"}
-OF_DECODER = {"norm", "norm_eps", "positions", "linear_init", "init_std"}
+OF_DECODER = {"output", "norm", "norm_eps", "positions", "linear_init", "init_std"}
 OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
 DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
