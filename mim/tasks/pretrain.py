@@ -114,7 +114,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         distance = masker_avg_dist(masker, image).mean
         lines = {
             "masker": f"{masker.name}: {masker.visible} of {masker.cells} cells of {masker.cell} px stay visible "
-            f"({masker.ratio:.1%} hidden), AvgDist {distance:.1f} px",
+            f"({masker.ratio:.1%} hidden), AvgDist {distance:.1f} px{self._masks_of_an_image()}",
             "encoder": f"{model.encoder.title}, hidden cells: {model.encoder.hidden}; {spec.grid[0]} x {spec.grid[1]} "
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
@@ -139,6 +139,9 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     def metadata(self) -> dict[str, Any]:
         return {TEACHERS: self.teachers} if self.teachers else {}
+
+    def _masks_of_an_image(self) -> str:
+        return f"; {self.masks} masks of each image" if self.masks > 1 else ""
 
     def metrics(self) -> dict[str, float]:
         return {"parameters": _parameters(self.model), **self.model_summary.metrics()}
