@@ -68,7 +68,10 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
     try:
         if not path:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
-        encoder, cfg = _without_weights(Path(path), overrides) if on_meta else _with_weights(Path(path), overrides)
+        if on_meta:
+            encoder, cfg = _without_weights(Path(path), overrides)
+        else:  # of a model that timm knows, mean and std are known
+            encoder, cfg = _with_weights(Path(path), overrides, guessed=mean is None)
     except ValueError as error:
         unknown = not model and Path(path).is_file()
         way_out = "\nWhere this is a model of timm, name it with TARGET.model" if unknown else ""
@@ -124,8 +127,10 @@ def bare_encoder(cfg: Config) -> Encoder:
     return cfg.ENCODER.build(image_spec(cfg))
 
 
-def _with_weights(path: Path, overrides: Overrides, strict: bool = True) -> tuple[Encoder, Config]:
-    """See load_encoder; with the config of the file."""
+def _with_weights(
+    path: Path, overrides: Overrides, strict: bool = True, guessed: bool = True
+) -> tuple[Encoder, Config]:
+    """See load_encoder; with the config of the file. guessed: whether to warn of keys that were guessed."""
     file = init_weights.weights_file(path)
     weights = _encoder_weights(file, overrides)
     cfg = config_of(weights, overrides)
@@ -140,7 +145,7 @@ def _with_weights(path: Path, overrides: Overrides, strict: bool = True) -> tupl
             f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
             f"(strict=False loads what fits):\n{details}"
         )
-    for line in (*report.notes, guess_line(cfg, weights, overrides)):
+    for line in (*report.notes, guess_line(cfg, weights, overrides) if guessed else ""):
         if line:
             LOG.warning("%s: %s", path, line)
     encoder.load_state_dict(state, strict=False)
