@@ -66,7 +66,9 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
         overrides |= {"ENCODER.name": "timm", "ENCODER.model": model, "ENCODER.hidden": "none"}
     mean, std = _timm_statistics(model) if model else (None, None)
     try:
-        if not path:
+        if path:
+            _check_file(Path(path), model, image, overrides)
+        else:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
         if on_meta:
             encoder, cfg = _without_weights(Path(path), overrides)
@@ -79,6 +81,22 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std
     return Network(encoder, mean, std, "" if on_meta else _checksum(init_weights.weights_file(Path(path))))
+
+
+def _check_file(path: Path, model: str, image: ImageSpec, overrides: Overrides) -> None:
+    """Raises ValueError where a file says that it is not of TARGET.model, or of images with other channels."""
+    weights = _encoder_weights(init_weights.weights_file(path), overrides, lazy=True)
+    encoder, channels = weights.sections.get("ENCODER", {}), weights.sections.get("DATA", {}).get("channels")
+    if model and weights.format == "mim" and (encoder.get("name"), encoder.get("model")) != ("timm", model):
+        there = encoder.get("model") or encoder.get("name")
+        raise ValueError(
+            f"it is of {there}, and TARGET.model is {model}: leave TARGET.model empty, or name another file"
+        )
+    if channels not in (None, image.channels):
+        raise ValueError(
+            f"it is of images with {channels} channels, and DATA.channels is {image.channels}: name a file of images "
+            "with as many channels"
+        )
 
 
 def config_of(weights: ModelWeights, overrides: Overrides) -> Config:

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, h w entries of a map high and wide, D width.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -34,9 +35,10 @@ class FeatureTarget(Target):
         layer_norm: normalises each layer before the mean: `layer` over the channels of each token (without weights),
             `instance` over the tokens of an image for each channel.
         norm: the same for the mean.
-        tokens: `patch`, or `class`: the class token for every token of the student, with layers 1.
+        tokens: `patch`, or `class`: the class token for every token of the student, with layers 1, layer_norm none and
+            no norm of instances.
 
-    Raises ValueError where the network has no such layers or no class token.
+    Raises ValueError where the network has no such layers or no class token, or a norm would leave nothing.
     """
 
     outside: ClassVar[bool] = True
@@ -56,6 +58,7 @@ class FeatureTarget(Target):
         super().__init__(image, encoder)
         at_least("TARGET", 1, layers=layers)
         _check(network, layers, of, tokens)
+        _check_norms(network, tokens, layer_norm, norm)
         self.options: dict[str, Any] = {}  # of the network's forward
         if layers > 1 or of != "block":
             self.options["stages"] = tuple(range(len(network.spec.stages)))[-layers:]
@@ -108,6 +111,22 @@ def _check(network: Encoder, layers: int, of: StagePart, tokens: str) -> None:
             f"{network.title} has {spec.num_prefix} prefix tokens, and TARGET.layers is {layers} of {of}: use "
             "TARGET.tokens patch"
         )
+
+
+def _check_norms(network: Encoder, tokens: str, layer_norm: Norm, norm: Norm) -> None:
+    """Raises ValueError where a norm would have nothing to do, or leave only zeros."""
+    one = math.prod(network.spec.grid) == 1
+    for key, value in (("layer_norm", layer_norm), ("norm", norm)):
+        if tokens == "class" and (value == "instance" or (key, value) == ("layer_norm", "layer")):
+            ways = "none" if key == "layer_norm" else "layer or none"
+            raise ValueError(
+                f"TARGET.{key} {value} is for tokens of patches, and TARGET.tokens is class: use TARGET.{key} {ways}"
+            )
+        if value == "instance" and one:
+            raise ValueError(
+                f"TARGET.{key} instance normalises over the tokens of an image, and {network.title} has one: use "
+                f"TARGET.{key} layer or none"
+            )
 
 
 def _wide(features: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class HOG(Target, name="hog"):
         image.grid(cell, "TARGET.cell")
         if encoder.stride % cell:
             raise ValueError(
-                f"TARGET.cell {cell} does not divide the encoder's stride of {encoder.stride} pixels a token"
+                f"TARGET.cell {cell} does not divide the encoder's stride of {encoder.stride} pixels a token: use "
+                f"TARGET.cell {encoder.stride} or another divisor"
             )
         self.spec = TargetSpec(image.channels * bins, cell)
         self.bins, self.cell = bins, cell

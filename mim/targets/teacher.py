@@ -56,6 +56,11 @@ class Teacher(FeatureTarget, name="teacher"):
         **shared: Any,
     ):
         image = context.image
+        if any(image_size) and min(image_size) < 1:
+            raise ValueError(
+                f"TARGET.image_size is {list(image_size)}: height and width must be at least 1, or both 0 for those of "
+                "the student"
+            )
         size = image_size if any(image_size) else (image.height, image.width)
         if not checkpoint and not model and torch.empty(0).is_meta:  # a recipe whose file is still to be named
             network = Network(copy.deepcopy(context.encoder), None, None, "")
@@ -125,7 +130,12 @@ def _statistic(key: str, value: Statistics, known: tuple[float, ...] | None, own
     """
     chosen = value if value != "file" else known or own
     if len(chosen) != len(own):
-        raise ValueError(f"TARGET.{key} has {len(chosen)} values, and images have {len(own)} channels")
+        source = "as its file or timm says: " if value == "file" else ""
+        example = [round(number, 3) for number in (chosen[0],) * len(own)]
+        raise ValueError(
+            f"TARGET.{key} has {len(chosen)} values, {source}{list(chosen)}, and images have {len(own)} channels: set "
+            f'DATA.channels {len(chosen)}, or name a teacher of such images with TARGET.{key} "{example}"'
+        )
     if key == "std" and min(chosen) <= 0:
         raise ValueError(f"TARGET.std is {list(chosen)}: each must be above 0")
     return torch.tensor(chosen)

@@ -5,6 +5,10 @@ import torch
 from small_models import assemble, images, shaken
 from torch.nn import functional as F
 
+from mim.encoders import Encoder
+from mim.structures import ImageSpec
+from mim.targets.follower import Follower
+
 
 def model_of(encoder, hidden="replace", target="follower", **keys):
     return assemble("random", encoder, hidden, "convolution", target, target_keys=keys, encoder_keys={"depth": 3})
@@ -78,3 +82,19 @@ def test_target_of_mlps_refuses_a_network_without_them_and_class_tokens():
             assemble("random", encoder, "replace", "convolution", "follower", target_keys={"of": "mlp"})
     with pytest.raises(ValueError, match=r"TARGET\.tokens class needs .*TARGET\.of block .*TARGET\.layers is 1 of mlp"):
         model_of("vit", of="mlp", tokens="class")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "keys", "message"),
+    [
+        ((16, 16), {"tokens": "class", "norm": "instance"}, r"TARGET\.norm instance .*use TARGET\.norm layer or none"),
+        ((16, 16), {"tokens": "class", "layer_norm": "layer"}, r"TARGET\.layer_norm layer .*TARGET\.layer_norm none"),
+        ((4, 4), {"layer_norm": "instance"}, r"TARGET\.layer_norm instance .* has one: use .*layer or none"),
+        ((4, 4), {"norm": "instance"}, r"TARGET\.norm instance .* has one: use .*layer or none"),
+    ],
+)
+def test_norm_that_would_leave_zeros_or_do_nothing_is_refused(image_size, keys, message):
+    image = ImageSpec(1, *image_size)
+    student = Encoder.named("vit")(image, patch=4, width=8, depth=1, heads=2)
+    with pytest.raises(ValueError, match=message):
+        Follower(image, student.spec, student, **keys)

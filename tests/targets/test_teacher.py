@@ -287,7 +287,18 @@ def test_teacher_may_be_an_encoder_of_a_plugin(tmp_path, monkeypatch, img):
         ("vit.pth", {}, r"(?s)TARGET\.checkpoint .*vit\.pth.*TARGET\.model"),
         ("grey.pth", {"model": "test_vit"}, r"(?s)TARGET\.checkpoint .*grey\.pth.*(channel|1x16x16)"),
         ("vit.pth", {"model": "test_vit", "image_size": [30, 30]}, r"(?s)TARGET\.checkpoint .*vit\.pth"),
-        ("vit.pth", {"model": "test_vit", "mean": [0.5], "std": [0.5]}, r"TARGET\.mean has 1 values.* 3 channels"),
+        (
+            "grey.pth",
+            {},
+            r"TARGET\.checkpoint .*grey\.pth: it is of images with 1 channels, and DATA\.channels is 3: name",
+        ),
+        ("run.pt", {"model": "test_vit"}, r"run\.pt: it is of vit, and TARGET\.model is test_vit: leave TARGET\.model"),
+        ("vit.pth", {"model": "test_vit", "image_size": [0, 64]}, r"TARGET\.image_size is \[0, 64\]: .*at least 1"),
+        (
+            "vit.pth",
+            {"model": "test_vit", "mean": [0.5], "std": [0.5]},
+            r'TARGET\.mean has 1 values, \[0\.5\], and images have 3 .*TARGET\.mean "\[0\.5, 0\.5, 0\.5\]"',
+        ),
         ("vit.pth", {"model": "test_vit", "mean": [0, 0, 0], "std": [1, 0, 1]}, r"TARGET\.std is .*above 0"),
         ("vit.pth", {"model": "test_vit", "layers": 99}, r"TARGET\.layers is 99: of .* at most"),
     ],
@@ -298,6 +309,13 @@ def test_teacher_that_cannot_be_is_refused_by_its_key(files, tmp_path, name, key
     torch.save({"a": torch.zeros(3)}, tmp_path / "picture.pth")
     torch.save(timm.create_model("test_vit", img_size=SIZE, in_chans=1).state_dict(), tmp_path / "grey.pth")
     shutil.copy(folder / "vit.pth", tmp_path)
+    own = {
+        "step": 1,
+        "model": {"encoder.embed": torch.zeros(1)},
+        "ema": {},
+        "config": parse_config(text_of('""')).to_yaml(),
+    }
+    checkpoint.write(tmp_path / "run.pt", own)
     with pytest.raises(ValueError, match=message):
         model_of(tmp_path / name if name else '""', **keys)
 
