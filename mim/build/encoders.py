@@ -85,7 +85,8 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
 
 def _check_file(path: Path, model: str, image: ImageSpec, overrides: Overrides) -> None:
     """Raises ValueError where a file says that it is not of TARGET.model, or of images with other channels."""
-    weights = _encoder_weights(init_weights.weights_file(path), overrides, lazy=True)
+    with torch.device("cpu"):  # its weights cannot be read on the meta device
+        weights = _encoder_weights(init_weights.weights_file(path), overrides, lazy=True)
     encoder, channels = weights.sections.get("ENCODER", {}), weights.sections.get("DATA", {}).get("channels")
     if model and weights.format == "mim" and (encoder.get("name"), encoder.get("model")) != ("timm", model):
         there = encoder.get("model") or encoder.get("name")

@@ -17,6 +17,7 @@ from small_models import images
 
 from mim import build_model, load_model
 from mim.build import load_config
+from mim.build.models import build_without_memory
 from mim.config import parse_config
 from mim.convert import convert
 from mim.engine import checkpoint
@@ -318,6 +319,14 @@ def test_teacher_that_cannot_be_is_refused_by_its_key(files, tmp_path, name, key
     checkpoint.write(tmp_path / "run.pt", own)
     with pytest.raises(ValueError, match=message):
         model_of(tmp_path / name if name else '""', **keys)
+
+
+@pytest.mark.parametrize("file", ["vit.safetensors", "vit.pth"])
+def test_teacher_with_a_file_is_described_without_its_memory(files, file):
+    """Plans read shapes alone."""
+    model = build_without_memory(parse_config(text_of(files[1] / file, model="test_vit")))
+    assert model is not None
+    assert next(model.target.frozen.network.parameters()).is_meta
 
 
 # ---------------------------------------------------------------- runs

@@ -69,7 +69,10 @@ class LoadedRun:
                 raise ValueError(f"{self.name} cannot take this mask: {error}") from error
             if part is None:
                 target = f"{self.name} predicts TARGET.name {self.model.target.name}"
-                raise ValueError(f"{target}, which is no picture: there is nothing to draw")
+                raise ValueError(
+                    f"{target}, which is no picture, and pixels alone are drawn here: pictures of its principal "
+                    "components are in `reconstructions` of the run folder, where EVALUATE.reconstructions is above 0"
+                )
             parts.append(part)
         return Reconstruction.joined(parts)
 
