@@ -88,6 +88,11 @@ class Decoder(Head):
         above_zero("HEAD", norm_eps=norm_eps, init_std=init_std)
         if width % heads and not wide_heads:
             raise ValueError(f"HEAD.heads {heads} does not divide HEAD.width {width}")
+        if output == "cosine" and not target.distribution:
+            raise ValueError(
+                "HEAD.output cosine predicts values from -1 to 1, as logits of a target that is a distribution, such as "
+                "TARGET.name clusters: use HEAD.output linear"
+            )
         self.embed = nn.Linear(encoder.width, width) if embed else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if encoder.drops_hidden else None
         layer_norm = partial(nn.LayerNorm, eps=norm_eps)
