@@ -90,7 +90,7 @@ class Decoder(Head):
             raise ValueError(f"HEAD.heads {heads} does not divide HEAD.width {width}")
         if output == "cosine" and not target.distribution:
             raise ValueError(
-                "HEAD.output cosine predicts values from -1 to 1, as logits of a target that is a distribution, such as "
+                "HEAD.output cosine predicts values from -1 to 1, logits of a target that is a distribution, such as "
                 "TARGET.name clusters: use HEAD.output linear"
             )
         self.embed = nn.Linear(encoder.width, width) if embed else None

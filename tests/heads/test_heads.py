@@ -250,7 +250,7 @@ def test_transformer_refuses_heads_that_do_not_divide_its_width():
 @pytest.mark.parametrize("part", [Transformer, CrossAttention])
 def test_output_of_cosines_is_that_of_the_angle_between_a_token_and_each_vector(part):
     """Of whatever length both are; without a bias."""
-    with pytest.raises(ValueError, match="use HEAD.output linear"):
+    with pytest.raises(ValueError, match=r"use HEAD\.output linear"):
         build_head(part, output="cosine")
     head, layers = build_head(part, target=replace(TARGET, distribution=True), output="cosine"), []
     head.predict.register_forward_hook(lambda layer, inputs, output: layers.append((inputs[0], output)))
