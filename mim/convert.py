@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from mim import init_weights
-from mim.build.encoders import bare_encoder, config_of, guess_line, trusted
+from mim.build.encoders import bare_encoder, config_of, guess_line, override_plugins
 from mim.config import Overrides
 from mim.interop import WeightsFormat, read
 from mim.interop.class_names import BIAS
@@ -35,7 +35,7 @@ def convert(source: Path, target: Path, to: str, source_format: str = "", overri
     if target.resolve() in [path.resolve() for path in (source, file, *files)]:
         raise ValueError(f"OUT {target} is also the input: name another file")
     WeightsFormat.named(to)().check_target(target)
-    weights = trusted(read(file, "IN", source_format), overrides)
+    weights = override_plugins(read(file, "IN", source_format), overrides)
     plugins = init_weights.import_plugins(weights, tuple(weights.sections))
     cfg = config_of(replace(weights, sections={**weights.sections, "PLUGINS": list(plugins)}), overrides)
     with torch.device("meta"):

@@ -144,7 +144,7 @@ def check_classes(cfg: Config, content: Mapping[str, Any], path: Path, training:
 
 
 def check_teachers(ours: Mapping[str, str], content: Mapping[str, Any], path: Path) -> None:
-    """Raises ValueError where the fixed networks of a run are other files than a checkpoint was trained with.
+    """Raises ValueError where the frozen networks of a run are other files than a checkpoint was trained with.
 
     ours: the checksum of each file, by its path, in the order of the targets.
     """

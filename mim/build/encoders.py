@@ -50,7 +50,7 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
     """The network of TARGET.checkpoint for images of a size; without weights on the meta device.
 
     Args:
-        path: the file of its weights; it may be empty on the meta device, where `model` is none.
+        path: the file of its weights; it may be empty on the meta device, where `model` is not.
         model: a model of timm; empty where the file says what it holds.
         image: the images that it sees; tables of positions are resized for them.
 
@@ -66,17 +66,16 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
         overrides |= {"ENCODER.name": "timm", "ENCODER.model": model, "ENCODER.hidden": "none"}
     mean, std = _timm_statistics(model) if model else (None, None)
     try:
-        if path:
-            _check_file(Path(path), model, image, overrides)
-        else:
+        if not path:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
+        _check_file(Path(path), model, image, overrides)
         if on_meta:
             encoder, cfg = _without_weights(Path(path), overrides)
         else:  # of a model that timm knows, mean and std are known
-            encoder, cfg = _with_weights(Path(path), overrides, guessed=mean is None)
+            encoder, cfg = _with_weights(Path(path), overrides, warn=mean is None)
     except ValueError as error:
-        unknown = not model and Path(path).is_file()
-        way_out = "\nWhere this is a model of timm, name it with TARGET.model" if unknown else ""
+        may_be_timm = not model and Path(path).is_file()
+        way_out = "\nWhere this is a model of timm, name it with TARGET.model" if may_be_timm else ""
         raise ValueError(f"TARGET.checkpoint {path or model}: {error}{way_out}") from error
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std
@@ -136,7 +135,7 @@ def guess_line(cfg: Config, weights: ModelWeights, overrides: Overrides) -> str:
     return inherit.guess_line(cfg, facts, read_pairs(overrides)) if facts is not None else ""
 
 
-def trusted(weights: ModelWeights, overrides: Overrides) -> ModelWeights:
+def override_plugins(weights: ModelWeights, overrides: Overrides) -> ModelWeights:
     """The weights without the PLUGINS of their run, where the overrides say which are to be imported."""
     return replace(weights, plugins=()) if "PLUGINS" in read_pairs(overrides) else weights
 
@@ -146,10 +145,8 @@ def bare_encoder(cfg: Config) -> Encoder:
     return cfg.ENCODER.build(image_spec(cfg))
 
 
-def _with_weights(
-    path: Path, overrides: Overrides, strict: bool = True, guessed: bool = True
-) -> tuple[Encoder, Config]:
-    """See load_encoder; with the config of the file. guessed: whether to warn of keys that were guessed."""
+def _with_weights(path: Path, overrides: Overrides, strict: bool = True, warn: bool = True) -> tuple[Encoder, Config]:
+    """See load_encoder; with the config of the file. warn: whether to warn of keys that were guessed."""
     file = init_weights.weights_file(path)
     weights = _encoder_weights(file, overrides)
     cfg = config_of(weights, overrides)
@@ -164,7 +161,7 @@ def _with_weights(
             f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
             f"(strict=False loads what fits):\n{details}"
         )
-    for line in (*report.notes, guess_line(cfg, weights, overrides) if guessed else ""):
+    for line in (*report.notes, guess_line(cfg, weights, overrides) if warn else ""):
         if line:
             LOG.warning("%s: %s", path, line)
     encoder.load_state_dict(state, strict=False)
@@ -185,7 +182,7 @@ def _encoder_weights(file: Path, overrides: Overrides, lazy: bool = False) -> Mo
     """
     name = read_pairs(overrides).get("ENCODER.name")
     try:
-        weights = trusted(read(file, "weights", lazy=lazy), overrides)
+        weights = override_plugins(read(file, "weights", lazy=lazy), overrides)
     except UnknownFormat:
         if name is None:
             raise
@@ -200,10 +197,10 @@ def _encoder_weights(file: Path, overrides: Overrides, lazy: bool = False) -> Mo
 def _timm_statistics(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
     """The mean and std of the images that timm's weights of a model were trained on, where timm knows the model."""
     try:
-        known = timm.get_pretrained_cfg(model)
+        config = timm.get_pretrained_cfg(model)
     except RuntimeError:  # the encoder says what is wrong with the name
-        known = None
-    return (known.mean, known.std) if known is not None else (None, None)
+        config = None
+    return (config.mean, config.std) if config is not None else (None, None)
 
 
 def _checksum(file: Path) -> str:

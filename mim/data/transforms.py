@@ -138,8 +138,8 @@ class SimpleCrop:
         """The pixels of a box of the resized image."""
         height, width = self._resized_size(stored_size)
         image_CHW = to_tensor(_resize(without_ends(image, self._longest()), (height, width), self.interpolation))
-        rows = _reflected(crop.top, crop.height, height)
-        columns = _reflected(crop.left, crop.width, width)
+        rows = _mirror_indices(crop.top, crop.height, height)
+        columns = _mirror_indices(crop.left, crop.width, width)
         if image_CHW.dtype == torch.uint16:  # older PyTorch does not index this type
             return image_CHW.view(torch.int16)[:, rows][:, :, columns].view(torch.uint16)
         return image_CHW[:, rows][:, :, columns]
@@ -221,7 +221,7 @@ def without_ends(image: Stored, aspect: int) -> Stored:
     return image if max(size) <= longest else F.center_crop(image, [min(side, longest) for side in size])
 
 
-def _reflected(start: int, length: int, side: int) -> Tensor:
+def _mirror_indices(start: int, length: int, side: int) -> Tensor:
     """Places start to start + length of a side, where those outside of it are mirrored at its first and last place."""
     place_N = torch.arange(start, start + length).abs()
     return torch.where(place_N < side, place_N, 2 * (side - 1) - place_N)

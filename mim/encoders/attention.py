@@ -20,9 +20,7 @@ LARGEST_ERROR = 0.05  # of a sum of shares in bf16
 
 
 @torch.no_grad()
-def attention_maps(
-    encoder: Encoder, img_BCHW: Tensor, blocks: Sequence[int] | None = None, check: bool = True
-) -> dict[int, Tensor]:
+def attention_maps(encoder: Encoder, img_BCHW: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Tensor]:
     """The softmax attention (B, A, N, N) of blocks on whole images, by the number of the block.
 
     `maps[block][image, head, i, j]` is the share of token j in what token i takes from all tokens; the shares of a row
@@ -38,7 +36,6 @@ def attention_maps(
         img_BCHW: normalised images.
         blocks: numbers of blocks, from 0; a negative one counts from the last. None: all blocks. A map takes
             4 B A N^2 bytes, which is 157 MB an image in the first stage of Swin-B at 224 px, and 1.9 MB in ViT-B.
-        check: whether to look at the values, too: a host sync, which the second call for the same encoder may save.
 
     Raises ValueError where the encoder has no such block, or a block shows no attention, or none of this form: that of
     windows other than Swin's, of channels (XCiT), or with heads that mix behind the softmax (CaiT).
@@ -46,7 +43,7 @@ def attention_maps(
     numbers = range(len(encoder.blocks())) if blocks is None else blocks
     with recorded_attention(encoder, numbers) as weights:
         encoder(img_BCHW)
-    return maps_of_record(encoder, weights, numbers, len(img_BCHW), check)
+    return maps_of_record(encoder, weights, numbers, len(img_BCHW))
 
 
 @contextmanager
@@ -76,9 +73,12 @@ def recorded_attention(encoder: Encoder, blocks: Sequence[int]) -> Iterator[dict
 
 
 def maps_of_record(
-    encoder: Encoder, weights: Mapping[int, Tensor], blocks: Sequence[int], batch: int, check: bool
+    encoder: Encoder, weights: Mapping[int, Tensor], blocks: Sequence[int], batch: int, check: bool = True
 ) -> dict[int, Tensor]:
-    """The maps (B, A, N, N) of recorded weights; see `attention_maps`."""
+    """The maps (B, A, N, N) of recorded weights; see `attention_maps`.
+
+    check: whether to look at the values, too: a host sync, which the second call for the same encoder may save.
+    """
     for number in blocks:
         if number not in weights:
             raise ValueError(f"block {number} {ADVICE}")

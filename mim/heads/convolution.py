@@ -85,13 +85,13 @@ class Convolution(Head, name="convolution"):
 
     def forward(self, features: Features) -> Prediction:
         features = self.fused(features)
-        map_BDhw = rearrange(self._filled(features), "b (h w) d -> b d h w", h=features.grid[0])
+        map_BDhw = rearrange(self._whole_grid(features), "b (h w) d -> b d h w", h=features.grid[0])
         for block in self.layers:
             map_BDhw = block(map_BDhw)
         patches_BNP = self.predict(rearrange(map_BDhw, "b d h w -> b (h w) d"))
         return Prediction(unpatchify(patches_BNP, self.entries_per_side, features.grid))
 
-    def _filled(self, features: Features) -> Tensor:
+    def _whole_grid(self, features: Features) -> Tensor:
         """The tokens of the full grid: the kept ones in their places, noise in all others."""
         tokens_BND, kept_BN, draw_B = features.tokens_BND, features.kept_BN, features.draw_B
         if kept_BN is None:

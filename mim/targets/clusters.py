@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mim.encoders.base import Encoder
 from mim.io.checks import above_zero, at_least
-from mim.structures import EncoderSpec, ImageSpec, TargetSpec
+from mim.structures import TargetSpec
 from mim.targets.base import Lesson
 from mim.targets.follower import Follower
 
@@ -43,8 +43,6 @@ class Clusters(Follower, name="clusters"):
 
     def __init__(
         self,
-        image: ImageSpec,
-        encoder: EncoderSpec,
         student: Encoder,
         *,
         clusters: int = 16384,
@@ -55,7 +53,7 @@ class Clusters(Follower, name="clusters"):
         across: Across = "device",
         **shared: Any,
     ):
-        super().__init__(image, encoder, student, **{"norm": "none", **shared})
+        super().__init__(student, **{"norm": "none", **shared})
         at_least("TARGET", 2, clusters=clusters)
         at_least("TARGET", 1, iterations=iterations)
         above_zero("TARGET", balance_temperature=balance_temperature, temperature=temperature)
@@ -64,7 +62,7 @@ class Clusters(Follower, name="clusters"):
         self.scores = nn.Conv2d(self.spec.channels, clusters, kernel_size=1)
         nn.init.normal_(self.scores.weight)
         nn.init.zeros_(self.scores.bias)  # type: ignore[arg-type]
-        self.spec = TargetSpec(clusters, encoder.stride, distribution=True)
+        self.spec = TargetSpec(clusters, student.spec.stride, distribution=True)
 
     def forward(self, img_BCHW: Tensor) -> Tensor:
         return (self._scores(super().forward(img_BCHW)) / self.temperature).softmax(dim=1)

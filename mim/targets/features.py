@@ -80,14 +80,14 @@ class FeatureTarget(Target):
         if self.tokens == "class":
             assert features.prefix_BKD is not None
             class_BD = _wide(features.prefix_BKD[:, 0])
-            return _normalised(repeat(class_BD, "b d -> b d h w", h=high, w=wide), self.norm)
+            return _normalise(repeat(class_BD, "b d -> b d h w", h=high, w=wide), self.norm)
         last_BDhw = rearrange(features.tokens_BND, "b (h w) d -> b d h w", h=features.grid[0])
         maps = features.stages_BDhw or (last_BDhw,)
         # where the mean and its norms are taken in the precision of products, small differences would vanish
-        mean_BDhw = torch.stack([_normalised(_wide(map_BDhw), self.layer_norm) for map_BDhw in maps]).mean(dim=0)
+        mean_BDhw = torch.stack([_normalise(_wide(map_BDhw), self.layer_norm) for map_BDhw in maps]).mean(dim=0)
         if mean_BDhw.shape[-2:] != (high, wide):
             mean_BDhw = F.interpolate(mean_BDhw, (high, wide), mode="bilinear", align_corners=False, antialias=True)
-        return _normalised(mean_BDhw, self.norm)
+        return _normalise(mean_BDhw, self.norm)
 
 
 def _check(network: Encoder, layers: int, of: StagePart, tokens: str) -> None:
@@ -134,10 +134,8 @@ def _wide(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
-def _normalised(map_BDhw: Tensor, norm: Norm) -> Tensor:
+def _normalise(map_BDhw: Tensor, norm: Norm) -> Tensor:
     """A map with mean 0 and variance 1 over the channels of each entry, or over the entries of each channel."""
-    if norm == "none":
-        return map_BDhw
-    axes = [1] if norm == "layer" else [2, 3]
-    variance, mean = torch.var_mean(map_BDhw, dim=axes, correction=0, keepdim=True)
-    return (map_BDhw - mean) * (variance + EPS).rsqrt()
+    if norm == "layer":
+        return F.layer_norm(map_BDhw.movedim(1, -1), [map_BDhw.shape[1]], eps=EPS).movedim(-1, 1)
+    return F.instance_norm(map_BDhw, eps=EPS) if norm == "instance" else map_BDhw

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mim.encoders.base import Encoder
-from mim.structures import EncoderSpec, Features, ImageSpec
+from mim.structures import Features
 from mim.targets.base import TargetContext
 from mim.targets.features import FeatureTarget
 
@@ -38,8 +38,6 @@ class Follower(FeatureTarget, name="follower"):
 
     def __init__(
         self,
-        image: ImageSpec,
-        encoder: EncoderSpec,
         student: Encoder,
         *,
         decay: float = 0.9998,
@@ -47,7 +45,7 @@ class Follower(FeatureTarget, name="follower"):
         ramp: float = 1.0,
         **shared: Any,
     ):
-        super().__init__(image, encoder, student, **shared)
+        super().__init__(student.image, student.spec, student, **shared)
         for key, value in (("decay", decay), ("decay_end", decay_end), ("ramp", ramp)):
             if not 0 <= value <= 1:
                 raise ValueError(f"TARGET.{key} is {value:g}: it must lie between 0 and 1")
@@ -56,7 +54,7 @@ class Follower(FeatureTarget, name="follower"):
 
     @classmethod
     def of(cls, context: TargetContext, **keys: Any) -> Self:
-        return cls(context.image, context.encoder.spec, context.encoder, **keys)
+        return cls(context.encoder, **keys)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

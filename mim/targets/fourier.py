@@ -81,16 +81,16 @@ class Fourier(Pixels, name="fourier"):
         """
         columns = side // 2 + 1  # of a real transform
         own_mirror = {0, side / 2}
-        kept = [
+        frequencies = [
             (row, column)
             for row, column in product(range(side), range(columns))
             if column not in own_mirror or row <= side / 2  # the other half of these columns mirrors this one
         ]
-        single = [row in own_mirror and column in own_mirror for row, column in kept]
+        single = [row in own_mirror and column in own_mirror for row, column in frequencies]
         tensors = {
-            "half_F": [row * columns + column for row, column in kept],
-            "whole_F": [row * side + column for row, column in kept],
-            "mirror_F": [-row % side * side + -column % side for row, column in kept],
+            "half_F": [row * columns + column for row, column in frequencies],
+            "whole_F": [row * side + column for row, column in frequencies],
+            "mirror_F": [-row % side * side + -column % side for row, column in frequencies],
             "imaginary_I": [index for index, alone in enumerate(single) if not alone],  # the others are real
             "single_V": single + [False] * single.count(False),
         }

@@ -109,12 +109,10 @@ class SeveralLosses(nn.Module):
         weights: factor of each target's loss.
     """
 
-    directions_only = False
-
     def __init__(self, target: Several, losses: Sequence[Loss], weights: Sequence[float]):
         super().__init__()
         self.parts, self.weights = nn.ModuleList(losses), tuple(weights)
-        self.pack, self.unpack, self.sizes, self.factors = target.pack, target.unpack, target.sizes, target.factors
+        self.unpack, self.sizes, self.factors = target.unpack, target.sizes, target.factors
         self.terms = tuple(target.labels)
         self.specs = [part.spec for part in target.targets]
         self.name = " + ".join(dict.fromkeys(loss.name for loss in losses))
@@ -136,11 +134,6 @@ class SeveralLosses(nn.Module):
             mean_C = piece_C.unflatten(0, (-1, factor**2)).mean(dim=1)
             pieces.append(loss.constant(mean_C).repeat_interleave(factor**2))  # type: ignore[operator]
         return torch.cat(pieces)
-
-    def as_target(self, prediction_BChw: Tensor) -> Tensor:
-        """See Loss.as_target."""
-        pieces = zip(self.parts, self.unpack(prediction_BChw), strict=True)
-        return self.pack([loss.as_target(piece) for loss, piece in pieces])  # type: ignore[operator]
 
     def forward(self, prediction: Prediction, target_BChw: Tensor, mask: PatchMask) -> Tensor:
         """The scalar loss."""

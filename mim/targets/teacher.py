@@ -67,7 +67,7 @@ class Teacher(FeatureTarget, name="teacher"):
         else:
             network = context.load(checkpoint, model, ImageSpec(image.channels, *size))
         super().__init__(image, context.encoder.spec, network.encoder, **shared)
-        self.size, self._attended = size, False  # whether `learn` gave attention before
+        self.size, self._checks_attention = size, True  # until `learn` gave attention once
         self.frozen = FrozenNetwork(network.encoder, {checkpoint: network.checksum} if network.checksum else {})
         their_mean = _statistic("mean", mean, network.mean, context.mean)
         their_std = _statistic("std", std, network.std, context.std)
@@ -100,8 +100,8 @@ class Teacher(FeatureTarget, name="teacher"):
         encoder = self._encoder
         with recorded_attention(encoder, [-1]) as weights:
             features = self.features(img_BCHW, **self.options)
-        map_BANN = maps_of_record(encoder, weights, [-1], len(img_BCHW), check=not self._attended)[-1]
-        row_BN, self._attended = map_BANN.mean(dim=1)[:, 0, encoder.spec.num_prefix :], True
+        map_BANN = maps_of_record(encoder, weights, [-1], len(img_BCHW), check=self._checks_attention)[-1]
+        row_BN, self._checks_attention = map_BANN.mean(dim=1)[:, 0, encoder.spec.num_prefix :], False
         return Lesson(
             self.map_of(features), attention_BHW=rearrange(row_BN, "b (h w) -> b h w", h=encoder.spec.grid[0])
         )
@@ -121,21 +121,21 @@ class Teacher(FeatureTarget, name="teacher"):
         return self.frozen.network  # type: ignore[return-value]
 
 
-def _statistic(key: str, value: Statistics, known: tuple[float, ...] | None, own: tuple[float, ...]) -> Tensor:
+def _statistic(key: str, value: Statistics, of_file: tuple[float, ...] | None, own: tuple[float, ...]) -> Tensor:
     """The mean or std of the teacher's images, (C,).
 
     Args:
-        known: what the file says; None where it says nothing.
+        of_file: what the file says; None where it says nothing.
         own: of the student's images.
     """
-    chosen = value if value != "file" else known or own
-    if len(chosen) != len(own):
+    values = value if value != "file" else of_file or own
+    if len(values) != len(own):
         source = "as its file or timm says: " if value == "file" else ""
-        example = [round(number, 3) for number in (chosen[0],) * len(own)]
+        example = [round(number, 3) for number in (values[0],) * len(own)]
         raise ValueError(
-            f"TARGET.{key} has {len(chosen)} values, {source}{list(chosen)}, and images have {len(own)} channels: set "
-            f'DATA.channels {len(chosen)}, or name a teacher of such images with TARGET.{key} "{example}"'
+            f"TARGET.{key} has {len(values)} values, {source}{list(values)}, and images have {len(own)} channels: set "
+            f'DATA.channels {len(values)}, or name a teacher of such images with TARGET.{key} "{example}"'
         )
-    if key == "std" and min(chosen) <= 0:
-        raise ValueError(f"TARGET.std is {list(chosen)}: each must be above 0")
-    return torch.tensor(chosen)
+    if key == "std" and min(values) <= 0:
+        raise ValueError(f"TARGET.std is {list(values)}: each must be above 0")
+    return torch.tensor(values)

@@ -97,4 +97,4 @@ def test_norm_that_would_leave_zeros_or_do_nothing_is_refused(image_size, keys, 
     image = ImageSpec(1, *image_size)
     student = Encoder.named("vit")(image, patch=4, width=8, depth=1, heads=2)
     with pytest.raises(ValueError, match=message):
-        Follower(image, student.spec, student, **keys)
+        Follower(student, **keys)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import RECIPE, TINY
-from small_models import IMAGE, assemble, images, sampled, shaken
+from small_models import assemble, images, sampled, shaken
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -142,7 +142,7 @@ def test_ten_steps_equal_those_of_a_follower_by_hand(tmp_path):
 def test_decay_goes_from_one_value_to_the_other_along_the_ramp():
     encoder = assemble("random", "vit", "drop", "transformer").encoder
     for ramp, progress, expected in ((0.5, 0.1, 0.42), (0.5, 0.5, 0.9), (0.5, 0.9, 0.9), (0, 0.01, 0.9), (1, 0.5, 0.6)):
-        follower = Follower(IMAGE, encoder.spec, encoder, decay=0.3, decay_end=0.9, ramp=ramp)
+        follower = Follower(encoder, decay=0.3, decay_end=0.9, ramp=ramp)
         other = copy.deepcopy(encoder)
         with torch.no_grad():
             for ours, theirs in zip(follower.network.parameters(), other.parameters(), strict=True):
@@ -157,7 +157,7 @@ def test_decay_goes_from_one_value_to_the_other_along_the_ramp():
 def test_values_outside_of_0_and_1_are_refused(keys):
     encoder = assemble("random", "vit", "drop", "transformer").encoder
     with pytest.raises(ValueError, match=f"TARGET.{next(iter(keys))} is .* between 0 and 1"):
-        Follower(IMAGE, encoder.spec, encoder, **keys)
+        Follower(encoder, **keys)
 
 
 def test_follower_acts_as_in_evaluation_while_the_student_trains():
