@@ -12,6 +12,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 Pool = Literal["mean", "class", "both"]
+LabelKind = Literal["class", "classes", "number", "mask"]
 MOST_CELLS = 2**24  # of an image; a square of 16,384 px in cells of 16 px has a 16th of that
 
 
@@ -49,6 +50,19 @@ class ImageSpec:
                 f"{MOST_CELLS:,} are allowed: use larger cells, or smaller images"
             )
         return high, wide
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpec:
+    """What the labels of a data set are."""
+
+    kind: LabelKind  # one class, several at once, a number (or several), or a class a pixel (a mask)
+    names: tuple[str, ...]  # of the classes, or of the columns of numbers
+
+    @property
+    def outputs(self) -> int:
+        """The numbers that answer one label: one for each class or column of numbers."""
+        return len(self.names)
 
 
 @dataclass(frozen=True, slots=True)

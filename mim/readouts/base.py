@@ -1,0 +1,43 @@
+"""Readout: the family of parts that turn an encoder's features of a whole image into scores.
+
+Shapes: B batch, K outputs, h w entries high and wide.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mim.registry import Component
+from mim.structures import EncoderSpec, Features, LabelKind
+
+
+class Readout(Component, nn.Module, ABC, section="READOUT"):
+    """From features to scores, which a criterion compares with labels.
+
+    To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
+    Keyword-only arguments of a subclass are its keys. The class attribute `kinds` says which labels it can answer.
+
+    Args:
+        encoder: what comes in.
+        outputs: numbers that come out, of an image or of each entry of a map.
+        stages: positions in `encoder.stages` of the maps that `forward` finds in `features.stages_BDhw`, in this order;
+            none where the tokens are enough.
+
+    Raises ValueError where the encoder has no such stage.
+    """
+
+    kinds: ClassVar[tuple[LabelKind, ...]] = ("class", "classes", "number")
+
+    def __init__(self, encoder: EncoderSpec, outputs: int, stages: tuple[int, ...] = ()):
+        super().__init__()
+        self.encoder, self.outputs, self.stages = encoder, outputs, stages
+        if stages and not 0 <= min(stages) <= max(stages) < len(encoder.stages):
+            raise ValueError(
+                f"READOUT.name {self.name} needs stages {list(stages)} of the encoder, which has {len(encoder.stages)}: "
+                "use stages from 0 on, or another readout"
+            )
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tensor:
+        """Scores (B, K) of images; for masks (B, K, h, w), of a map of any size."""
