@@ -94,7 +94,7 @@ def count_correct(
     """The counts of each linear layer of a classifier over these batches and all ranks."""
     tallies = [Tally(classes, world.device) for _ in model.heads]
     for part in parts:
-        images_BCHW, labels_B = part.batch.images_BCHW.to(world.device), part.batch.labels_B.to(world.device)
+        images_BCHW, labels_B = part.batch.images_BCHW.to(world.device), part.batch.labels.to(world.device)
         for tally, scores_BK in zip(tallies, model(preprocess(images_BCHW)), strict=True):
             tally.add(scores_BK, labels_B)
     return [tally.over_ranks(world) for tally in tallies]

@@ -29,7 +29,7 @@ class Finetune(Classify):
         """Cross-entropy, in fp32. Erasing and mixing depend on the seed, the step and the row in the global batch."""
         seed = derive_seed(context.seed, "mix", context.step, context.start)
         img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
-        img_BCHW, truth = self.augment(img_BCHW, batch.labels_B, seed)
+        img_BCHW, truth = self.augment(img_BCHW, batch.labels, seed)
         mixed = truth.ndim == 2  # (B, K) weights of the classes; mixing has smoothed them
         scores_BK = model(img_BCHW)[0].float()
         return F.cross_entropy(scores_BK, truth, label_smoothing=0.0 if mixed else self.smoothing)

@@ -37,7 +37,7 @@ class LinearProbe(Classify):
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """Cross-entropy, in fp32. Its value is the layers' mean; each layer gets the gradient of its own loss."""
         scores_LBK = model(self.preprocess(batch.images_BCHW, batch.crops_B5)).float()
-        losses = [F.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
+        losses = [F.cross_entropy(scores_BK, batch.labels) for scores_BK in scores_LBK]
         total = torch.stack(losses).sum()
         return total - (total - total / len(losses)).detach()
 
