@@ -86,7 +86,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> dict[str, Any]:
     from mim import evaluate
-    from mim.data.settings import LabelSettings
+    from mim.data.labels.settings import LabelSettings
 
     labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
     if args.what == "classify":
