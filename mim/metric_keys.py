@@ -34,12 +34,6 @@ VAL_UNDEFINED = "val/undefined"  # why a metric, its interval or a class of its 
 VAL_BEST_RATE = "val/best_rate"  # CLASSIFIER.rates: the best of a linear probe
 KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
-DENSE_KNN_MIOU = "dense/knn_miou"  # mean IoU of masks by nearest neighbours on frozen features of patches
-DENSE_KNN_ACCURACY = "dense/knn_accuracy"  # share of pixels whose class these masks have
-DENSE_KNN_BY_CLASS = "dense/knn_by_class"  # IoU of each class
-DENSE_LOGISTIC_MIOU = "dense/logistic_miou"  # the same of masks by a logistic regression
-DENSE_LOGISTIC_ACCURACY = "dense/logistic_accuracy"
-DENSE_LOGISTIC_BY_CLASS = "dense/logistic_by_class"
 RETRIEVAL_MAP = "retrieval/map"  # mean average precision of the nearest images, with at_k
 RETRIEVAL_RECALL = "retrieval/recall"  # share of queries with an image of their class among the nearest, with at_k
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
@@ -63,6 +57,11 @@ def at_start(key: str) -> str:
 def at_rate(rate: float) -> str:
     """The key of top1 of one rate of CLASSIFIER.rates."""
     return f"{VAL_TOP1}_rate_{rate:g}"
+
+
+def dense(classifier: str, key: str) -> str:
+    """The key of a metric of masks by a classifier of patches: dense/knn_miou for val/miou."""
+    return f"dense/{classifier}_{key.rpartition('/')[2]}"
 
 
 def at_k(key: str, k: int) -> str:
