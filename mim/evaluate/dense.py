@@ -33,7 +33,7 @@ from mim.pictures.segmentations import draw_segmentations
 
 SHOWN, MOST = 8, 100  # images of a sheet by default, and at most
 COMPONENTS, FOREGROUND, ATTENTION = "components.png", "foreground.png", "attention.png"
-MASKS = {"masks_knn.png": "nearest neighbours", "masks_logistic.png": "logistic regression"}
+MASKS = {"knn": "nearest neighbours", "logistic": "logistic regression"}  # by FittedPatches.classifiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,12 +185,12 @@ def _sheets(seen: _Seen, run: str, stride: int, channels: Channels, fitted: Fitt
         sheets[ATTENTION] = draw_attention(shown, torch.cat(seen.attention), "the class token in the last block")
     if fitted is not None:
         part = PatchMaps(rearrange(map_BDhw, "b d h w -> b h w d"), torch.cat(seen.masks), [])
-        for classifier, (file, name) in zip(fitted.classifiers, MASKS.items(), strict=True):
+        for name, classifier in fitted.classifiers.items():
             answers_BHW = predicted_masks(classifier, part.to(fitted.device))[0].cpu()
-            sheets[file] = draw_segmentations(
+            sheets[f"masks_{name}.png"] = draw_segmentations(
                 *(shown.images_BCHW, part.labels_BHW, answers_BHW, fitted.names),
-                f"{run}: masks by {name} of patches",
-                f"{classifier.settings[0].describe()}, fitted on training images; each pixel has the class of its "
-                f"patch, {stride} px wide.",
+                f"{run}: masks by {MASKS[name]}",
+                f"{classifier.settings[0].describe()}, fitted on patches of training images; each pixel has the class "
+                f"of its patch, {stride} px wide.",
             )
     return sheets

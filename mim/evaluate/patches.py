@@ -26,6 +26,7 @@ from mim.evaluation.patch_classifiers import (
     LogisticPatches,
     Nearest,
     NearestPatches,
+    PatchClassifier,
     best_setting,
     count_regions,
     predicted_masks,
@@ -38,6 +39,8 @@ from mim.metric_keys import dense as dense_key
 MOST_PATCHES = 20_000
 SHARE = 10  # of the training images a tenth chooses the settings
 FIRST = Nearest(10, "cosine"), Logistic(1.0)  # where there is no image to choose with
+
+Classifiers = dict[str, PatchClassifier]  # by name: knn, logistic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +68,9 @@ class PatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class FittedPatches:
-    """The classifiers of patches, nearest neighbours and logistic regression, each with one setting."""
+    """The classifiers of patches, each with one setting."""
 
-    classifiers: tuple[NearestPatches, LogisticPatches]
+    classifiers: Classifiers
     names: tuple[str, ...]  # of the classes
     device: torch.device
 
@@ -132,12 +135,16 @@ def classify_patches(
         fitted, judged = _Patches(loaded, encoder, train), _Patches(loaded, encoder, held_out)
         bank = _bank(fitted, classes, settings)
         nearest, logistic = _chosen(fitted, bank, classes, settings)
-        classifiers = (NearestPatches(bank, [nearest]), LogisticPatches(bank, [logistic]))
-        collectors = [MaskCollector(spec, world.device) for _ in classifiers]
+        classifiers: Classifiers = {
+            "knn": NearestPatches(bank, [nearest]),
+            "logistic": LogisticPatches(bank, [logistic]),
+        }
+        collectors = {name: MaskCollector(spec, world.device) for name in classifiers}
         for part in judged.of(range(len(held_out))):
-            for classifier, collector in zip(classifiers, collectors, strict=True):
+            for name, classifier in classifiers.items():
                 no_losses_B = torch.zeros(len(part.rows), device=world.device)
-                collector.add(predicted_masks(classifier, part)[0], part.labels_BHW, part.rows, no_losses_B)
+                answers_BHW = predicted_masks(classifier, part)[0]
+                collectors[name].add(answers_BHW, part.labels_BHW, part.rows, no_losses_B)
     judged_broken = judged.settle()
     metrics: dict[str, Any] = {
         "training images": len(train),
@@ -147,7 +154,7 @@ def classify_patches(
         "knn": nearest.describe(),
         "logistic": logistic.describe(),
     }
-    for name, collector in zip(("knn", "logistic"), collectors, strict=True):
+    for name, collector in collectors.items():
         metrics |= _measured(name, collector.result(world))
     return FittedPatches(classifiers, spec.names, world.device), metrics
 

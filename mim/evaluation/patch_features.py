@@ -24,6 +24,11 @@ class PatchMaps:
     labels_BHW: Tensor  # int64, -1 where a pixel has no class
     rows: list[int]  # position of each image in its data set
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches high and wide."""
+        return self.features_BhwD.shape[1], self.features_BhwD.shape[2]
+
     def to(self, device: torch.device) -> "PatchMaps":
         """On a device."""
         return PatchMaps(self.features_BhwD.to(device), self.labels_BHW.to(device), self.rows)
@@ -111,7 +116,7 @@ def collect(
     nothing = torch.empty(0, dtype=torch.long, device=device)  # for a rank without images
     features, labels, rows = [torch.empty(0, width, device=device)], [nothing], [nothing]
     for part in parts:
-        labels_BN = patch_labels(part.labels_BHW, part.features_BhwD.shape[1:3], classes).flatten(1)
+        labels_BN = patch_labels(part.labels_BHW, part.grid, classes).flatten(1)
         for image_ND, label_N, row in zip(part.features_BhwD.flatten(1, 2), labels_BN, part.rows, strict=True):
             patches_M = (label_N >= 0).nonzero()[:, 0]
             if 0 < quota < len(patches_M):
