@@ -137,6 +137,10 @@ class LabelSettings:
                 f"LABELS.names is empty: with the layout {self.layout}, name the classes in the order of their "
                 f"{'numbers' if self.layout == 'index' else 'colours'}"
             )
+        if self.masks and self.layout not in ("index", "colours") and self.names:
+            raise ValueError(
+                f"LABELS.names has no effect: the layout {self.layout} has its own classes; leave it empty"
+            )
         if self.values and len(self.values) != len(self.names):
             raise ValueError(f"LABELS.values has {len(self.values)} numbers and LABELS.names {len(self.names)} classes")
         if self.layout == "colours" and len(self.palette) not in (len(self.names), len(self.names) + 1):
