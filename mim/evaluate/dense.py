@@ -18,8 +18,7 @@ from mim.config import Overrides
 from mim.data.sources.base import Source
 from mim.data.sources.files import Files
 from mim.data.transforms import to_unit
-from mim.encoders import Encoder
-from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready, title
+from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready_encoder, title
 from mim.evaluate.patches import FittedPatches, PatchSettings, classify_patches
 from mim.evaluation.class_attention import class_attention, why_no_class_token
 from mim.evaluation.foreground import find_foreground
@@ -96,8 +95,7 @@ def dense(
 
 
 def _encoder(loaded: LoadedCheckpoint, stride: int | None) -> PatchEncoder:
-    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
-    preprocess = ready(loaded, encoder, "encoder.")
+    encoder, preprocess = ready_encoder(loaded)
     with inference_mode(loaded):
         return PatchEncoder.of(encoder, preprocess, loaded.world.device, stride)
 

@@ -12,11 +12,13 @@ from mim import build
 from mim.config import Config, Overrides
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
+from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.modes import inference
 from mim.engine.run_folder import RunFolder
 from mim.init_weights import config_of_checkpoint
+from mim.io.yaml import read_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,20 @@ def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preproces
     """See build.ready; the module is the part of the model whose names start with `prefix`."""
     state = checkpoint.evaluated(loaded.content, prefix)
     return build.ready(module, state, loaded.path, loaded.cfg, loaded.world.device)
+
+
+def ready_encoder(loaded: LoadedCheckpoint) -> tuple[Encoder, Preprocess]:
+    """The encoder of a checkpoint, on this process's device and in eval mode, and its preprocessing.
+
+    Tables of positions are resized where DATA.image_size is another one than in training.
+    """
+    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
+    state = checkpoint.evaluated(loaded.content, "encoder.")
+    trained = tuple(read_texts(loaded.content["config"])["DATA"]["image_size"])
+    height, width = (int(side) for side in trained)
+    if (height, width) != tuple(loaded.cfg.DATA.image_size):
+        state = {name: encoder.resize_weight(name, weight, (height, width)) for name, weight in state.items()}
+    return encoder, build.ready(encoder, state, loaded.path, loaded.cfg, loaded.world.device)
 
 
 def inference_mode(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:
