@@ -126,7 +126,8 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
 def _without_images(cfg: Config, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
     """The task on AbsentImages; an unknown number of classes counts as one."""
     label_classes = 1 if classes is None else classes
-    rows = images or max(label_classes, 1) * max(1, 0 if cfg.TASK == "pretrain" else cfg.LABELS.per_class)
+    per_class, count = (0, 0) if cfg.TASK == "pretrain" else (cfg.LABELS.per_class, cfg.LABELS.count)
+    rows = images or max(max(label_classes, 1) * max(1, per_class), count)
     settings = cfg.DATA.shared
     held_out = AbsentImages("val", settings, 0, label_classes)
     task = _task(cfg, AbsentImages("train", settings, rows, label_classes), held_out)
