@@ -12,6 +12,9 @@ from mim.data.sources.once import listing_once
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
 
+# keys of sources that demand labels, which come from elsewhere with LABELS.file or LABELS.masks
+OWN_LABELS = {"DATA.labels": "none", "DATA.label_column": ""}
+
 
 def build_data(cfg: Config) -> tuple[Source, Source]:
     """The training images and the held-out ones, which may be none; as the task needs them, with labels of any kind.
@@ -38,9 +41,13 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
 
 def build_sources(cfg: Config) -> tuple[Source, Source]:
     """The training images and the held-out ones, with or without labels."""
+    labels = None if cfg.TASK == "pretrain" else cfg.LABELS
+    if labels is not None and (labels.file or labels.masks):
+        present = cfg.flat()
+        cfg = cfg.replace({key: off for key, off in OWN_LABELS.items() if key in present})
     with listing_once():
         train, held_out = (cfg.DATA.build(split, cfg.DATA.shared) for split in ("train", "val"))
-    return (train, held_out) if cfg.TASK == "pretrain" else join_labels(train, held_out, cfg.LABELS)
+    return (train, held_out) if labels is None else join_labels(train, held_out, labels)
 
 
 def check_classes(train: Source, held_out: Source, use: str) -> None:
