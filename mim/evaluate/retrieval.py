@@ -186,7 +186,9 @@ def _sheet(loaded: LoadedCheckpoint, search: _Search, named: bool, settings: Ret
     for number, query in enumerate(chosen):
         own_pictures = pictures[len(chosen) + number * shown_k :][:shown_k]
         rows.append([_query(search, query, pictures[number]), *_neighbours_of(search, query, own_pictures)])
-    notes = ["Below each image: its class or its name, and the cosine similarity of its features to the query's."]
+    notes = [
+        "Below each image: its class or its name, and the distance of its features from the query's (1 - cosine similarity)."
+    ]
     if not search.no_classes:
         notes.append("Green: the class of the query. Red: another class.")
     return draw_neighbours(rows, f"{title(loaded)}: nearest images", [*notes, *([f"{note}."] if note else [])])
@@ -202,8 +204,8 @@ def _neighbours_of(search: _Search, query: int, pictures: Sequence[np.ndarray]) 
     for place, rgb_HW3 in enumerate(pictures):
         row = int(near.rows_Nk[query, place])
         right = int(search.bank.labels_N[row]) == own_class if own_class >= 0 else None
-        label = _label(search.bank, row)
-        shown.append(ShownNeighbour(rgb_HW3, f"{label} {near.similarity_Nk[query, place]:.3f}", right))
+        label, distance = _label(search.bank, row), 1 - float(near.similarity_Nk[query, place])
+        shown.append(ShownNeighbour(rgb_HW3, f"{label} \N{MIDDLE DOT} {distance:.2g}", right))
     return shown
 
 

@@ -209,9 +209,11 @@ def test_dense_chooses_its_settings_on_training_images(run, tmp_path, some_ink, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["dense", "retrieval"])
+@pytest.mark.parametrize("what", ["dense", "retrieval", "masks"])
 def test_two_processes_give_the_figures_of_one(run, warm, tmp_path, few, what):
     words = [what, str(run), *of(few), "DATA.batch_size", "7", "--output", str(tmp_path / "sheets")]
+    if what == "masks":
+        words = ["dense", str(run), "PLUGINS", "[ink]", *INK, "--patches", "3000", "--output", str(tmp_path / "sheets")]
     code, text = warm.run_program("evaluate", 2, [*words, "--json", str(tmp_path / "two.json")], tmp_path / "two.log")
     assert code == 0, text
     two = json.loads((tmp_path / "two.json").read_text())
