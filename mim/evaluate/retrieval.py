@@ -186,9 +186,7 @@ def _sheet(loaded: LoadedCheckpoint, search: _Search, named: bool, settings: Ret
     for number, query in enumerate(chosen):
         own_pictures = pictures[len(chosen) + number * shown_k :][:shown_k]
         rows.append([_query(search, query, pictures[number]), *_neighbours_of(search, query, own_pictures)])
-    notes = [
-        "Below each image: its class or its name, and the distance of its features from the query's (1 - cosine similarity)."
-    ]
+    notes = ["Below each image: its class or its name, and its distance (1 - cosine similarity) from the query."]
     if not search.no_classes:
         notes.append("Green: the class of the query. Red: another class.")
     return draw_neighbours(rows, f"{title(loaded)}: nearest images", [*notes, *([f"{note}."] if note else [])])
