@@ -17,6 +17,12 @@ from mim.data.sources.base import Source
 COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def warnings_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A run in the same process may have turned on what is only told."""
+    caplog.set_level("WARNING", logger="mim")
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
     return write_photographs(tmp_path / "images")

@@ -25,6 +25,12 @@ from mim.data.transforms import AugmentSettings, CentreCrop
 from mim.structures import LabelSpec
 
 
+@pytest.fixture(autouse=True)
+def warnings_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A run in the same process may have turned on what is only told."""
+    caplog.set_level("WARNING", logger="mim")
+
+
 class Measured(Digits):
     """An own source whose labels are two numbers for each image."""
 
@@ -103,3 +109,13 @@ def test_held_out_share_is_that_of_a_hash(tmp_path: Path, share: float) -> None:
     write_photographs(tmp_path)
     assert [source.held_out_share for source in sources(tmp_path, share, 3)] == [share, share]
     assert measured().held_out_share is None
+
+
+def test_label_kind_of_huge_numbers_makes_no_names() -> None:
+    """As of identities: a list of all names would take all memory."""
+    digits = Digits("train", DataSettings(channels=1))
+    digits.classes, digits.labels = (), digits.labels * 10**9
+    assert (digits.label_kind, Subset(digits, [0, 1]).label_kind) == ("class", "class")
+    assert ImageDataset(digits, CentreCrop(AugmentSettings(), (32, 32)), 0)[0, 2].labels == (int(digits.labels[2]),)
+    with pytest.raises(ValueError, match=r"the labels of DATA\.name digits are numbers up to 9,000,000,000"):
+        _ = digits.label_spec
