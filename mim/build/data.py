@@ -3,6 +3,7 @@
 from mim.config import Config
 from mim.data.augment import RandomCropFlipColour
 from mim.data.labels.join import join_labels
+from mim.data.labels.settings import LabelSettings
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
@@ -26,7 +27,7 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
     if cfg.TASK == "pretrain":
         return train, held_out
     for images, which in ((train, "training"), (held_out, "held-out")):
-        if len(images) and images.label_spec is None:
+        if len(images) and images.label_kind is None:
             raise ValueError(
                 f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
                 "name a data set of class folders, a list with a label after each path, or a table of labels "
@@ -39,9 +40,13 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
     return train, held_out
 
 
-def build_sources(cfg: Config) -> tuple[Source, Source]:
-    """The training images and the held-out ones, with or without labels."""
-    labels = None if cfg.TASK == "pretrain" else cfg.LABELS
+def build_sources(cfg: Config, labels: LabelSettings | None = None) -> tuple[Source, Source]:
+    """The training images and the held-out ones, with or without labels.
+
+    labels: in place of LABELS, which a pretraining config has not.
+    """
+    if labels is None and cfg.TASK != "pretrain":
+        labels = cfg.LABELS
     if labels is not None and (labels.file or labels.masks):
         present = cfg.flat()
         cfg = cfg.replace({key: off for key, off in OWN_LABELS.items() if key in present})

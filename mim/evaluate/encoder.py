@@ -82,7 +82,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
     Arrays: classes, and train_features, train_labels, train_names, val_features, val_labels, val_names.
     """
     with load(run, overrides) as loaded:
-        sources = build.build_sources(loaded.cfg)
+        sources = loaded.sources()
         train, held_out = (split_features(loaded, source, pool) for source in sources)
         if loaded.world.main:
             arrays: dict[str, np.ndarray] = {"classes": np.array(train.classes, dtype=str)}
@@ -97,7 +97,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
 
 def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[SplitFeatures, SplitFeatures]:
     """The features of the labelled training images, and those of the held-out images."""
-    train, held_out = build.build_sources(loaded.cfg)
+    train, held_out = loaded.sources()
     for source in (train, held_out):
         check_labelled(loaded, source)
     build.check_classes(train, held_out, "this evaluation")

@@ -1,5 +1,6 @@
 """A checkpoint that is evaluated, with its config, and checks of the images that an evaluation needs."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from mim import build
-from mim.config import Config, Overrides
+from mim.config import Config, Overrides, read_pairs
+from mim.config.sections import parse_section
+from mim.data.labels.settings import LabelSettings
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
 from mim.encoders import Encoder
@@ -20,6 +23,9 @@ from mim.engine.run_folder import RunFolder
 from mim.init_weights import config_of_checkpoint
 from mim.io.yaml import read_texts
 
+LOG = logging.getLogger("mim")
+LABELS = "LABELS"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
@@ -29,6 +35,11 @@ class LoadedCheckpoint:
     cfg: Config
     content: dict
     world: World
+    labels: LabelSettings | None = None  # LABELS of the command, for a pretraining, whose config has none
+
+    def sources(self) -> tuple[Source, Source]:
+        """The training images and the held-out ones, with labels where there are some."""
+        return build.build_sources(self.cfg, self.labels)
 
 
 @contextmanager
@@ -36,11 +47,16 @@ def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
     """The checkpoint that a path means, with overrides of its config, on the processes that torchrun started."""
     path = checkpoint.find(run)
     content = checkpoint.load(path)
-    cfg = config_of_checkpoint(content["config"], overrides, str(path))
+    pairs, labels = read_pairs(overrides), None
+    if read_texts(content["config"]).get("TASK") == "pretrain" and pairs.get("TASK", "pretrain") == "pretrain":
+        of_labels = {key: pairs.pop(key) for key in list(pairs) if key.startswith(f"{LABELS}.")}
+        if of_labels:
+            labels = LabelSettings(**parse_section("finetune", LABELS, {}, of_labels, LOG.warning))
+    cfg = config_of_checkpoint(content["config"], pairs, str(path))
     if cfg.DATA.mean == "estimate":  # only in a converted file: the config of a run has the numbers
         cfg = build.with_statistics(cfg, build.build_sources(cfg)[0])
     with join_world(cfg.DISTRIBUTED) as world:
-        yield LoadedCheckpoint(path, cfg, content, world)
+        yield LoadedCheckpoint(path, cfg, content, world, labels)
 
 
 def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
@@ -73,7 +89,7 @@ def check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
     which = "training" if source.split == "train" else "held-out"
     if not len(source):
         raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no {which} images: name others with DATA.path")
-    if source.label_spec is None:
+    if source.label_kind is None:
         raise ValueError(f"the {which} images {no_labels(loaded)}")
 
 

@@ -115,7 +115,7 @@ def retrieval(
 
 
 def _search(loaded: LoadedCheckpoint, images: Sequence[Path], settings: RetrievalSettings) -> _Search:
-    train, held_out = build.build_sources(loaded.cfg)
+    train, held_out = loaded.sources()
     name = f"DATA.name {loaded.cfg.DATA.name}"
     if settings.leave_one_out:
         source = held_out if len(held_out) else train

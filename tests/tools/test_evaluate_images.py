@@ -147,7 +147,6 @@ def some_ink(monkeypatch):
     def short(self, split, settings):
         make(self, split, settings)
         self.pictures = self.pictures[: 150 if split == "train" else 40]
-        self.labels = self.labels[: len(self.pictures)]
 
     monkeypatch.setattr(ink.DigitsInk, "__init__", short)
 
@@ -206,6 +205,25 @@ def test_dense_chooses_its_settings_on_training_images(run, tmp_path, some_ink, 
     other = figures(tmp_path, *words)
     assert (other["knn"], other["logistic"]) == (metrics["knn"], metrics["logistic"])
     assert other["dense/knn_miou"] != metrics["dense/knn_miou"]
+
+
+def test_dense_and_retrieval_of_a_pretraining_take_labels_of_the_command(run, tmp_path, few):
+    """Masks of a folder, and a table that says what the class folders say."""
+    for path in few.rglob("*.png"):
+        mask = tmp_path / "masks" / path.relative_to(few)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((np.asarray(Image.open(path)) > ink.INK).astype(np.uint8)).save(mask)
+    labels = ("LABELS.masks", tmp_path / "masks", "LABELS.names", "[paper, ink]")
+    metrics = figures(tmp_path, "dense", run, *of(few), *labels, "--images", 1)
+    assert (metrics["training images"], metrics["held-out images"]) == (20, 10)
+    assert set(metrics["dense/knn_by_class"]) == {"paper", "ink"}
+    rows = [f"{path},class {path.parent.name}\n" for path in few.rglob("*.png")]
+    (tmp_path / "labels.csv").write_text("path,digit\n" + "".join(rows))
+    by_table = figures(tmp_path, "retrieval", run, *of(few), "LABELS.file", tmp_path / "labels.csv")
+    assert by_table["retrieval/map@10"] == figures(tmp_path, "retrieval", run, *of(few))["retrieval/map@10"]
+    code, text = evaluate("dense", run, "LABELS.nonsense", 1)
+    assert code == 2
+    assert "unknown key LABELS.nonsense" in text
 
 
 @pytest.mark.slow
