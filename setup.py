@@ -68,6 +68,7 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": ["faiss-cpu>=1.9"],
+        "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0
         "docs": DOCS,
         "test": TEST,
         "dev": [

@@ -3,8 +3,8 @@
     python examples/solar/prepare.py runs/solar
 
 writes `cells.csv`, a row for each image with its labels; `train.txt` and `val.txt`, lists of images without labels; and
-`cracks.txt`, a few held-out cells to look at. All name the images where the package has them: none is copied. Their licence
-is CC BY-NC-SA 4.0.
+`cracks.txt`, a few held-out cells to look at. All name the images where the package has them: none is copied. Their
+licence is CC BY-NC-SA 4.0.
 
 The package does not say which cells were cut from one module. Its numbers do: cells follow each other module by module.
 docs/solar.md says how the modules below were found, and what shows that no other image of their cells is left.
@@ -43,6 +43,7 @@ class Cell:
 
     @property
     def defect(self) -> str:
+        """The class."""
         return "defective" if self.probability >= THRESHOLD else "functional"
 
 
