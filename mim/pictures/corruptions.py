@@ -33,17 +33,24 @@ def draw_corruption_curves(
     """
     from matplotlib.figure import Figure  # slow to import, and only pictures need it
 
-    figure = Figure(figsize=(3.0 * len(families) + 0.6, 3.6 + 0.18 * len(notes)), dpi=120, layout="constrained")
+    highest = max(clean, *(value for curves in families.values() for each in curves.values() for value in each))
+    figure = Figure(figsize=(2.9 * len(families) + 0.6, 3.7 + 0.18 * len(notes)), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
     for panel, (family, curves) in zip(axes, families.items(), strict=True):
-        panel.axhline(clean, color=LINE, linestyle="--", linewidth=1, label="clean images")
-        panel.axhline(chance, color=LINE, linestyle=":", linewidth=1, label="chance")
-        for colour, (name, accuracy_S) in zip(COLOURS, curves.items(), strict=False):
-            values = [clean, *accuracy_S]
-            panel.plot([0, *severities], values, color=colour, marker="o", markersize=3.5, label=name.replace("_", " "))
-        panel.set(title=family, xlabel="severity", xticks=[0, *severities], ylim=(0, 1))
+        lines = [
+            panel.plot([0, *severities], [clean, *accuracy_S], color=colour, marker="o", markersize=3.5)[0]
+            for colour, accuracy_S in zip(COLOURS, curves.values(), strict=False)
+        ]
+        levels = [
+            panel.axhline(level, color=LINE, linestyle=style, linewidth=1, zorder=1)
+            for level, style in ((clean, "--"), (chance, ":"))
+        ]
+        names = [name.replace("_", " ") for name in curves]
+        if panel is axes[0]:
+            lines, names = [*lines, *levels], [*names, "clean images", "chance"]
+        panel.set(title=family, xlabel="severity", xticks=[0, *severities], ylim=(0, min(1.0, 1.1 * highest + 0.02)))
         panel.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-        panel.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        panel.legend(lines, names, fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     axes[0].set_ylabel("accuracy (top-1)")
     figure.suptitle(title, fontsize=10, parse_math=False)
     if notes:
