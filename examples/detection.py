@@ -46,8 +46,9 @@ class SimpleFeaturePyramid(nn.Module):
 
     def __init__(self, encoder: Encoder, width: int = 256, frozen: bool = False):
         super().__init__()
-        widths = {stage.stride: stage.width for stage in encoder.spec.stages}
-        widths[encoder.spec.stride] = encoder.spec.width
+        widths = {stage.stride: stage.width for stage in encoder.spec.stages} | {
+            encoder.spec.stride: encoder.spec.width
+        }
         if odd := [stride for stride in widths if stride & (stride - 1)]:
             raise ValueError(f"{encoder.title} has strides of {odd} pixels, and RoIAlign needs powers of two")
         # the coarsest map that is not coarser than the level, or the finest; powers of two differ by their bits
@@ -72,8 +73,7 @@ class SimpleFeaturePyramid(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.encoder.feature_maps(img_BCHW, sorted(set(self.sources)))
         levels = [level(maps[source]) for level, source in zip(self.levels, self.sources, strict=True)]
-        names = [*map(str, range(len(levels))), "pool"]
-        return OrderedDict(zip(names, [*levels, levels[-1][..., ::2, ::2]], strict=True))
+        return OrderedDict(zip([*"0123", "pool"], [*levels, levels[-1][..., ::2, ::2]], strict=True))
 
 
 def _level(source: int, doublings: int, width: int) -> nn.Sequential:
@@ -103,7 +103,6 @@ def build_detector(
         options: more arguments of MaskRCNN.
     """
     image, width = pyramid.encoder.image, pyramid.out_channels
-    names = [str(level) for level in range(4)]
     sides = tuple((anchor * stride,) for stride in (*STRIDES, 2 * STRIDES[-1]))
     return MaskRCNN(
         pyramid,
@@ -112,10 +111,10 @@ def build_detector(
         fixed_size=(image.width, image.height),  # images are stretched to the encoder's size
         size_divisible=1,  # and never padded
         rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(width * 7**2, 4 * width),
         box_predictor=FastRCNNPredictor(4 * width, classes),
-        mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=14, sampling_ratio=2),
         mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(width, width, classes),
         **options,
@@ -173,8 +172,11 @@ def picture(detector: MaskRCNN, images: list[Tensor]) -> Tensor:
     columns = []
     for image_CHW, answer in zip(images, detector(images), strict=True):
         sure = answer["scores"] > 0.5
-        shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), answer["masks"][sure, 0] > 0.5, colors="orange")
-        columns.append(draw_bounding_boxes(shown, answer["boxes"][sure], [CLASSES[n] for n in answer["labels"][sure]]))
+        mask_HW = (answer["masks"][sure, 0] > 0.5).any(dim=0)
+        shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), mask_HW, colors="orange")
+        zoom = max(1, 192 // len(mask_HW))  # so that names can be read
+        shown, boxes_N4 = shown.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom * answer["boxes"][sure]
+        columns.append(draw_bounding_boxes(shown, boxes_N4, [CLASSES[label] for label in answer["labels"][sure]]))
     return (255 * torch.cat(columns, dim=2)).byte()
 
 
