@@ -156,8 +156,8 @@ def train(detector: MaskRCNN, steps: int, batch: int, rate: float, seed: int = 0
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * min(1.0, 10 * (step + 1) / steps, 2 * (steps - step) / steps)
         images, targets = draw_shapes(batch, generator, detector.backbone.encoder.image)
-        on_device = [{name: value.to(device) for name, value in target.items()} for target in targets]
-        loss = sum(detector([each.to(device) for each in images], on_device).values())
+        targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
+        loss = sum(detector([each.to(device) for each in images], targets).values())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -175,8 +175,9 @@ def picture(detector: MaskRCNN, images: list[Tensor]) -> Tensor:
         mask_HW = (answer["masks"][sure, 0] > 0.5).any(dim=0)
         shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), mask_HW, colors="orange")
         zoom = max(1, 192 // len(mask_HW))  # so that names can be read
-        shown, boxes_N4 = shown.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom * answer["boxes"][sure]
-        columns.append(draw_bounding_boxes(shown, boxes_N4, [CLASSES[label] for label in answer["labels"][sure]]))
+        shown = shown.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+        names = [CLASSES[label] for label in answer["labels"][sure]]
+        columns.append(draw_bounding_boxes(shown, zoom * answer["boxes"][sure], names))
     return (255 * torch.cat(columns, dim=2)).byte()
 
 
@@ -190,8 +191,7 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is")
     args = parser.parse_args()
     pyramid = SimpleFeaturePyramid(mim.load_encoder(args.weights), width=32, frozen=args.frozen)
-    few = {"rpn_post_nms_top_n_train": 200, "box_batch_size_per_image": 64}  # proposals: the images are small
-    detector = build_detector(pyramid, len(CLASSES), args.mean, args.std, anchor=4, **few)
+    detector = build_detector(pyramid, len(CLASSES), args.mean, args.std, anchor=4, box_batch_size_per_image=64)
     losses = train(detector, args.steps, batch=4, rate=2e-3)
     print(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     images, _ = draw_shapes(6, torch.Generator().manual_seed(1), pyramid.encoder.image)
