@@ -7,9 +7,6 @@ Shapes: B batch, C channels, H W pixels, N objects.
 """
 
 import argparse
-from collections import OrderedDict
-from pathlib import Path
-from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -19,11 +16,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 import mim
 from mim.encoders import Encoder
-from mim.pictures.files import write_picture
 from mim.structures import ImageSpec
 
 STRIDES = (4, 8, 16, 32)
@@ -68,12 +65,12 @@ class SimpleFeaturePyramid(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, img_BCHW: Tensor) -> OrderedDict[str, Tensor]:
+    def forward(self, img_BCHW: Tensor) -> dict[str, Tensor]:
         """The levels by name, the finest first. The last one, `pool`, is for the region proposals alone."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.encoder.feature_maps(img_BCHW, sorted(set(self.sources)))
         levels = [level(maps[source]) for level, source in zip(self.levels, self.sources, strict=True)]
-        return OrderedDict(zip([*"0123", "pool"], [*levels, levels[-1][..., ::2, ::2]], strict=True))
+        return dict(zip([*"0123", "pool"], [*levels, levels[-1][..., ::2, ::2]], strict=True))
 
 
 def _level(source: int, doublings: int, width: int) -> nn.Sequential:
@@ -90,7 +87,7 @@ def _level(source: int, doublings: int, width: int) -> nn.Sequential:
 
 
 def build_detector(
-    pyramid: SimpleFeaturePyramid, classes: int, mean: list[float], std: list[float], anchor: int = 8, **options: Any
+    pyramid: SimpleFeaturePyramid, classes: int, mean: list[float], std: list[float], anchor: int = 8, **options: object
 ) -> MaskRCNN:
     """Mask R-CNN on an encoder.
 
@@ -195,7 +192,7 @@ def main() -> None:
     losses = train(detector, args.steps, batch=4, rate=2e-3)
     print(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     images, _ = draw_shapes(6, torch.Generator().manual_seed(1), pyramid.encoder.image)
-    write_picture(Path("detections.png"), picture(detector.eval(), images).movedim(0, -1))
+    to_pil_image(picture(detector.eval(), images)).save("detections.png")
 
 
 if __name__ == "__main__":
