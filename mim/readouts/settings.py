@@ -1,9 +1,7 @@
-"""The settings of CLASSIFIER and FREEZE: each key with its meaning, its default and its range. No torch here."""
+"""The settings of FREEZE and PROBE: each key with its meaning, its default and its range. No torch here."""
 
 from dataclasses import dataclass
 from typing import Literal
-
-from mim.io.checks import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +10,7 @@ class FreezeSettings:
 
     Args:
         tune_blocks: number of the encoder's last blocks to train, with the layers above them: 0 trains only the
-            classifier, half a block is its MLP, `all` trains everything.
+            readout, half a block is its MLP, `all` trains everything.
     """
 
     tune_blocks: float | Literal["all"] = "all"
@@ -23,41 +21,29 @@ class FreezeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneHeadSettings:
-    """CLASSIFIER of fine-tuning.
+class ProbeSettings:
+    """PROBE: the settings that a probe trains side by side, on one forward pass of the frozen encoder.
+
+    Each of READOUT is trained under each rate and each weight decay. Source: V-JEPA 2 (arXiv:2506.09985), 21 attentive
+    probes; MAE, main_linprobe.py, one linear layer.
 
     Args:
-        pool: `mean` of the patch tokens, or the `class` token.
-        norm: put a new LayerNorm before the linear layer.
-        init_std: standard deviation of the linear layer's initial weights. Source: MAE, main_finetune.py (2e-5); SimMIM
-            (0.02 for Swin, 2e-5 for ViT).
+        rates: factors on the learning rate.
+        weight_decays: weight decays; none for that of OPTIMIZER.
+        choose_share: share of the training images, from 0 to below 1, that chooses among several settings. They are not
+            trained on, and the choice is reported on the held-out images. 0 chooses on the held-out images themselves,
+            which flatters. One setting needs no choice, and is trained on all images.
     """
 
-    pool: Literal["mean", "class"] = "mean"
-    norm: bool = True
-    init_std: float = 2e-5
-
-    def __post_init__(self) -> None:
-        at_least("CLASSIFIER", 0, init_std=self.init_std)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeHeadSettings:
-    """CLASSIFIER of a linear probe. Source: MAE, main_linprobe.py (class token, 0.01, one rate).
-
-    Differs from: `mean` averages the tokens after the encoder's norm; MAE normalises the mean of the tokens instead.
-
-    Args:
-        pool: the `class` token, the `mean` of the patch tokens, or `both`, concatenated.
-        init_std: standard deviation of the initial weights.
-        rates: factors on the learning rate. Each trains its own linear layer, all on one forward pass.
-    """
-
-    pool: Literal["mean", "class", "both"] = "class"
-    init_std: float = 0.01
     rates: tuple[float, ...] = (1.0,)
+    weight_decays: tuple[float, ...] = ()
+    choose_share: float = 0.1
 
     def __post_init__(self) -> None:
-        at_least("CLASSIFIER", 0, init_std=self.init_std)
         if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
-            raise ValueError(f"CLASSIFIER.rates is {list(self.rates)}: one or more different positive factors")
+            raise ValueError(f"PROBE.rates is {list(self.rates)}: one or more different positive factors")
+        decays = self.weight_decays
+        if min(decays, default=0) < 0 or len(set(decays)) < len(decays):
+            raise ValueError(f"PROBE.weight_decays is {list(decays)}: different numbers, at least 0")
+        if not 0 <= self.choose_share < 1:
+            raise ValueError(f"PROBE.choose_share is {self.choose_share}: it is a share, from 0 to below 1")

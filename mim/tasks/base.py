@@ -46,6 +46,9 @@ class BuiltTask(Generic[Model]):
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
+    def weight_decays(self) -> dict[str, float]:
+        return {}
+
     def metadata(self) -> dict[str, Any]:
         return {}
 

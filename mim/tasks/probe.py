@@ -1,0 +1,84 @@
+"""Probe: one step trains readouts on the features of a frozen encoder."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mim import metric_keys as keys
+from mim.data.batch import Batch
+from mim.data.loading.dataset import ImageDataset
+from mim.engine.distributed.world import World
+from mim.engine.protocol import Report, StepContext
+from mim.readouts import Predictor
+from mim.tasks.supervised import Supervised
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSetting:
+    """One of the settings that a probe trains side by side."""
+
+    readout: int  # position in READOUT
+    rate: float  # factor on the learning rate
+    weight_decay: float | None  # None: that of OPTIMIZER
+    title: str  # the keys in which settings differ, as in `rate 3`; empty for the only setting
+
+
+@dataclass(eq=False, kw_only=True)
+class Probe(Supervised):
+    """Readouts side by side, each with its own factor on the learning rate and its own weight decay. See Supervised.
+
+    One of several is chosen: by its score on images that were held back from the training ones or, without these, on the
+    held-out images, so that this score is a little too high. summary.json has all.
+    """
+
+    name = "probe"
+
+    settings_of: tuple[ProbeSetting, ...]  # of each readout
+    choosing: ImageDataset | None = None  # images that choose among settings
+
+    def lr_scales(self, layer_decay: float) -> dict[str, float]:
+        return {name: setting.rate for setting, names in self._parameters() for name in names}
+
+    def weight_decays(self) -> dict[str, float]:
+        return {
+            name: setting.weight_decay
+            for setting, names in self._parameters()
+            for name in names
+            if setting.weight_decay is not None
+        }
+
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
+        """The criterion, in fp32. Its value is the readouts' mean; each readout gets the gradient of its own loss."""
+        scores = model(self.preprocess(batch.images_BCHW, batch.crops_B5))
+        losses = [self.model.criterion(each, batch.labels) for each in scores]
+        total = torch.stack(losses).sum()
+        return total - (total - total / len(losses)).detach()
+
+    def evaluate(self, model: Predictor, world: World) -> Report:
+        """The metrics of the best setting on the held-out images, and the scores of all settings."""
+        if len(self.settings_of) == 1:
+            return super().evaluate(model, world)
+        chosen, scores = None, dict[str, float]()
+        if self.choosing is not None:
+            results, _ = self.results(model, self.choosing, world)
+            chosen = self.best_of(results)
+            scores = self._by_setting(keys.CHOICE, results)
+        if not len(self.held_out):
+            return Report(scores, {})
+        results, broken = self.results(model, self.held_out, world)
+        chosen = self.best_of(results) if chosen is None else chosen
+        report = self.report(results[chosen], broken, self.settings_of[chosen].title)
+        by_setting = {**scores, **self._by_setting(keys.VAL, results)}
+        details = {**report.details, keys.VAL_BEST_SETTING: self.settings_of[chosen].title}
+        return replace(report, metrics={**report.metrics, **by_setting}, details=details)
+
+    def _by_setting(self, prefix: str, results: list) -> dict[str, float]:
+        return {}
+
+    def _parameters(self) -> list[tuple[ProbeSetting, list[str]]]:
+        """Each setting with the names of its parameters."""
+        return [
+            (setting, [f"readouts.{number}.{name}" for name, _ in readout.named_parameters()])
+            for number, (setting, readout) in enumerate(zip(self.settings_of, self.model.readouts, strict=True))
+        ]
