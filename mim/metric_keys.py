@@ -17,7 +17,8 @@ VAL_TOP1 = "val/top1"  # share of held-out images whose class is predicted
 VAL_TOP5 = "val/top5"  # the same for the five most likely classes
 VAL_SAMPLES = "val/samples"  # held-out images
 VAL_BY_CLASS = "val/by_class"  # top1 of each class
-VAL_BEST_RATE = "val/best_rate"  # CLASSIFIER.rates: the best of a linear probe
+VAL_SETTING = "val/setting"  # of a probe with several settings: the position of the chosen one, from 0
+VAL_BEST_RATE = "val/best_rate"  # its factor on the learning rate
 KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
@@ -38,9 +39,14 @@ def at_start(key: str) -> str:
     return f"{key}_at_start"
 
 
-def at_rate(rate: float) -> str:
-    """The key of top1 of one rate of CLASSIFIER.rates."""
-    return f"{VAL_TOP1}_rate_{rate:g}"
+def of_setting(key: str, title: str) -> str:
+    """The key of a metric for one setting of a probe, by its title: `val/top1_rate_3`."""
+    return f"{key}_{title.replace(',', '').replace(' ', '_')}" if title else key
+
+
+def choice(key: str) -> str:
+    """The key of a metric on the training images that choose among the settings of a probe: choice/top1 for val/top1."""
+    return f"choice/{key.rpartition('/')[2]}"
 
 
 def best(key: str) -> str:

@@ -9,14 +9,14 @@ from mim.build.data import (
     evaluation_data,
     with_statistics,
 )
-from mim.build.models import Model, build_classifier, build_model, build_without_memory, image_spec, ready
+from mim.build.models import Model, build_model, build_predictor, build_without_memory, image_spec, ready
 from mim.build.tasks import build_task, chosen_labels, engine_settings
 
 __all__ = [
     "Model",
-    "build_classifier",
     "build_data",
     "build_model",
+    "build_predictor",
     "build_sources",
     "build_task",
     "build_without_memory",

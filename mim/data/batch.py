@@ -15,7 +15,7 @@ class Batch:
     """Images on the host or a device; where they are to be cropped there, with as many labels as crops."""
 
     images_BCHW: Tensor  # in their stored type: uint8, uint16 or float32
-    labels_B: Tensor  # int64, -1 where there is no label
+    labels: Tensor  # (B,), (B, K) or (B, H, W), as the LabelSpec of the data says; (B,) of -1 where there are none
     indices: tuple[int, ...]  # position of each sample in the data set
     broken: tuple[tuple[str, str], ...] = ()  # files that could not be read for this batch, each with the reason
     crops_B5: Tensor | None = None  # for mim.ops.resample.crop_resize, equally many an image; None: cropped already
@@ -34,10 +34,10 @@ class Batch:
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keeps memory that another stream of the device made until this stream has used it."""
-        for tensor in (self.images_BCHW, self.labels_B, self.crops_B5):
+        for tensor in (self.images_BCHW, self.labels, self.crops_B5):
             if tensor is not None:
                 tensor.record_stream(stream)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         crops_B5 = None if self.crops_B5 is None else change(self.crops_B5)
-        return replace(self, images_BCHW=change(self.images_BCHW), labels_B=change(self.labels_B), crops_B5=crops_B5)
+        return replace(self, images_BCHW=change(self.images_BCHW), labels=change(self.labels), crops_B5=crops_B5)

@@ -35,7 +35,7 @@ from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, stored_classes
 from mim.metric_keys import VAL_BEST_RATE, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
-from mim.readouts.classifier import Classifier
+from mim.readouts import Predictor
 from mim.tasks.classify import count_correct
 
 LOG = logging.getLogger("mim")

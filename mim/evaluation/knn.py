@@ -32,7 +32,7 @@ class FeatureTable:
     def add(self, part: EvaluationBatch, img_BCHW: Tensor) -> None:
         """Takes a batch and its preprocessed images."""
         self._features.append(self.encoder(img_BCHW).pooled(self.pool).float())
-        self._labels.append(part.batch.labels_B)
+        self._labels.append(part.batch.labels)
         self._rows += part.rows
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,7 +111,7 @@ def readable_images(data: ImageDataset, count: int, seed: int) -> EvaluationBatc
     reader.settle(len(parts))
     rows = [row for part in parts for row in part.rows][:count]
     images_BCHW = torch.cat([part.batch.images_BCHW for part in parts])[:count]
-    labels_B = torch.cat([part.batch.labels_B for part in parts])[:count]
+    labels_B = torch.cat([part.batch.labels for part in parts])[:count]
     return EvaluationBatch(Batch(images_BCHW, labels_B, tuple(order[row] for row in rows)), rows)
 
 

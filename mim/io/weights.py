@@ -19,7 +19,8 @@ from mim.io.limits import REPEATED, SHARED
 # Buffers that a model computes when it is built; only some releases of timm store them.
 DERIVED_BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
 CHECKPOINT_FORMAT = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
-CLASSES = "classes"  # the key of a checkpoint that holds the names of a classifier's classes, since 0.2.0
+CLASSES = "classes"  # the key of a checkpoint that holds the names of classes, or of columns of numbers, since 0.2.0
+LABEL_KIND = "label_kind"  # key of a checkpoint: LabelSpec.kind of what it predicts; class where it is missing
 TEACHERS = "teachers"  # key of a checkpoint: SHA-256 of the files of fixed networks that a target uses, by path
 ZIP = b"PK\x03\x04"  # the first bytes of what PyTorch writes since 1.6
 FOLDER = 0x10  # an attribute of a zip record; PyTorch does not read such a record

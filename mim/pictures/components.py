@@ -1,7 +1,9 @@
-"""Components: a target that is no picture, and its prediction, as colours.
+"""Components: maps of features as colours, which are their first principal components.
 
-Shapes: B batch, C channels of the target, H W pixels, h w entries of the target, M entries of all maps.
+Shapes: B batch, C channels of a map, H W pixels, h w entries of a map, M entries of all maps, K components.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,8 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mim.ops.components import PrincipalComponents
+
 COLOURS = 3
-RANGE = (0.01, 0.99)  # quantiles of the target that become the darkest and the brightest value of a colour
+RANGE = (0.01, 0.99)  # quantiles of the entries that become the darkest and the brightest value of a colour
 
 
 def component_colours(target_BChw: Tensor, prediction_BChw: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -19,20 +23,21 @@ def component_colours(target_BChw: Tensor, prediction_BChw: Tensor, size: tuple[
 
     A target with fewer components has no blue, or no green and no blue.
     """
-    rows_MC = rearrange(target_BChw.double().cpu(), "b c h w -> (b h w) c")
-    mean_C = rows_MC.mean(dim=0)
-    _, directions_CC = torch.linalg.eigh((rows_MC - mean_C).T @ (rows_MC - mean_C))
-    axes_CK = directions_CC.flip(1)[:, :COLOURS]
-    largest_K = axes_CK.abs().argmax(dim=0, keepdim=True)
-    axes_CK = axes_CK * axes_CK.gather(0, largest_K).sign()  # either sign is an axis: the largest entry is positive
-    low_K, high_K = torch.quantile((rows_MC - mean_C) @ axes_CK, torch.tensor(RANGE, dtype=torch.float64), dim=0)
-    pictures = []
-    for map_BChw in (target_BChw, prediction_BChw):
-        centred_BhwC = rearrange(map_BChw.double().cpu(), "b c h w -> b h w c") - mean_C
-        shares_BKhw = rearrange(
-            (centred_BhwC @ axes_CK - low_K) / (high_K - low_K).clamp(min=1e-12), "b h w k -> b k h w"
-        )
-        missing = COLOURS - shares_BKhw.shape[1]
-        colours_B3HW = F.interpolate(F.pad(shares_BKhw.clamp(0, 1), (0, 0, 0, 0, 0, missing)), size, mode="nearest")
-        pictures.append(rearrange((255 * colours_B3HW).round().byte(), "b c h w -> b h w c").numpy())
-    return tuple(pictures)
+    components = PrincipalComponents.fit(rearrange(target_BChw, "b c h w -> (b h w) c"), COLOURS)
+    maps = [components(rearrange(map_BChw, "b c h w -> b h w c")) for map_BChw in (target_BChw, prediction_BChw)]
+    range_2K = colour_range(rearrange(maps[0], "b h w k -> (b h w) k"))
+    return tuple(colours_of(map_BhwK, range_2K, size) for map_BhwK in maps)
+
+
+def colour_range(rows_MK: Tensor) -> Tensor:
+    """The values (2, K) that become the darkest and the brightest of each colour."""
+    return torch.quantile(rows_MK, torch.tensor(RANGE, dtype=rows_MK.dtype), dim=0)
+
+
+def colours_of(map_BhwK: Tensor, range_2K: Tensor, size: Sequence[int]) -> np.ndarray:
+    """Pictures (B, H, W, 3) uint8 of that size; a map of fewer than three components lacks the last colours."""
+    share_BhwK = (map_BhwK - range_2K[0]) / (range_2K[1] - range_2K[0]).clamp(min=1e-12)
+    share_BKhw = rearrange(share_BhwK.clamp(0, 1), "b h w k -> b k h w")
+    missing = COLOURS - share_BKhw.shape[1]
+    colours_B3HW = F.interpolate(F.pad(share_BKhw, (0, 0, 0, 0, 0, missing)), list(size), mode="nearest")
+    return rearrange((255 * colours_B3HW).round().byte(), "b c h w -> b h w c").numpy()

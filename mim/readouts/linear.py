@@ -52,5 +52,9 @@ class Linear(Readout, name="linear"):
             trunc_normal_(self.linear.weight, init_std)
         nn.init.zeros_(self.linear.bias)
 
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.pool} pooling"
+
     def forward(self, features: Features) -> Tensor:
         return self.linear(self.norm(features.pooled(self.pool)))

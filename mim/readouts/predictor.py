@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
+from mim.criteria import Criterion
 from mim.encoders import Encoder
 from mim.readouts.base import Readout
 from mim.readouts.freeze import freeze
@@ -16,24 +17,31 @@ from mim.structures import Features
 
 
 class Predictor(nn.Module):
-    """An encoder and readouts on its features of whole images: one in fine-tuning, one for each setting of a probe.
+    """An encoder, readouts on its features of whole images, and the criterion that compares their scores with labels.
 
     Args:
         encoder: must have `hidden` none.
-        readouts: all see the same features.
+        readouts: one in fine-tuning, one for each setting of a probe; all see the same features.
+        criterion: is not called here; what it knows of the training labels is saved with the weights.
         tune_blocks: number of the encoder's last blocks that are trained, or `all`; frozen modules stay in eval mode.
 
     Raises ValueError where the encoder hides patches, or has too few blocks.
     """
 
-    def __init__(self, encoder: Encoder, readouts: Sequence[Readout], tune_blocks: float | Literal["all"] = "all"):
+    def __init__(
+        self,
+        encoder: Encoder,
+        readouts: Sequence[Readout],
+        criterion: Criterion,
+        tune_blocks: float | Literal["all"] = "all",
+    ):
         super().__init__()
         if encoder.hidden != "none":
             raise ValueError(
                 f"ENCODER.hidden is {encoder.hidden}: a readout sees whole images, so it must be none (a mask "
                 "token in INIT.checkpoint is then left out)"
             )
-        self.encoder, self.readouts = encoder, nn.ModuleList(readouts)
+        self.encoder, self.readouts, self.criterion = encoder, nn.ModuleList(readouts), criterion
         self.stages = tuple(sorted({stage for readout in readouts for stage in readout.stages}))
         self._frozen = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
 

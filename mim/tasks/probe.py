@@ -34,7 +34,7 @@ class Probe(Supervised):
 
     name = "probe"
 
-    settings_of: tuple[ProbeSetting, ...]  # of each readout
+    grid: tuple[ProbeSetting, ...]  # the setting of each readout
     choosing: ImageDataset | None = None  # images that choose among settings
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
@@ -57,28 +57,30 @@ class Probe(Supervised):
 
     def evaluate(self, model: Predictor, world: World) -> Report:
         """The metrics of the best setting on the held-out images, and the scores of all settings."""
-        if len(self.settings_of) == 1:
+        if len(self.grid) == 1:
             return super().evaluate(model, world)
-        chosen, scores = None, dict[str, float]()
+        best, metrics, score = None, dict[str, float](), ""
         if self.choosing is not None:
-            results, _ = self.results(model, self.choosing, world)
-            chosen = self.best_of(results)
-            scores = self._by_setting(keys.CHOICE, results)
+            chosen_by, _ = self.results(model, self.choosing, world)
+            best, key = self.best_of(chosen_by), keys.choice(self.score)
+            metrics = self._by_setting(key, chosen_by)
+            metrics[key], score = chosen_by[best].score, key
         if not len(self.held_out):
-            return Report(scores, {})
+            return Report(metrics, {}, score=score)
         results, broken = self.results(model, self.held_out, world)
-        chosen = self.best_of(results) if chosen is None else chosen
-        report = self.report(results[chosen], broken, self.settings_of[chosen].title)
-        by_setting = {**scores, **self._by_setting(keys.VAL, results)}
-        details = {**report.details, keys.VAL_BEST_SETTING: self.settings_of[chosen].title}
-        return replace(report, metrics={**report.metrics, **by_setting}, details=details)
+        best = self.best_of(results) if best is None else best
+        metrics |= self._by_setting(self.score, results)
+        metrics |= {keys.VAL_SETTING: best, keys.VAL_BEST_RATE: self.grid[best].rate}
+        report = self.report(results[best], broken, self.grid[best].title)
+        return replace(report, metrics={**report.metrics, **metrics}, score=score or report.score)
 
-    def _by_setting(self, prefix: str, results: list) -> dict[str, float]:
-        return {}
+    def _by_setting(self, key: str, results: Sequence[Result]) -> dict[str, float]:
+        pairs = zip(self.grid, results, strict=True)
+        return {keys.of_setting(key, setting.title): result.score for setting, result in pairs}
 
     def _parameters(self) -> list[tuple[ProbeSetting, list[str]]]:
         """Each setting with the names of its parameters."""
         return [
             (setting, [f"readouts.{number}.{name}" for name, _ in readout.named_parameters()])
-            for number, (setting, readout) in enumerate(zip(self.settings_of, self.model.readouts, strict=True))
+            for number, (setting, readout) in enumerate(zip(self.grid, self.model.readouts, strict=True))
         ]

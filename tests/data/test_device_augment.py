@@ -92,7 +92,7 @@ def test_device_augment_shows_the_crops_of_the_host(kind: str, repeats: int, int
     difference = (device_BCHW.double() - host_BCHW.double()).abs()
     assert difference.max() <= {"uint16": 1, "float32": 1e-4}.get(kind, 3)
     assert (difference > 1).double().mean() < 1e-3  # where Pillow resizes the other axis first
-    assert torch.equal(on_device.labels_B, on_host.labels_B)
+    assert torch.equal(on_device.labels, on_host.labels)
     assert (on_device.indices, on_device.broken) == (on_host.indices, on_host.broken)
     flips = on_device.crops_B5[:, 4].bool()
     assert flips.any()
@@ -137,7 +137,7 @@ def test_device_augment_needs_nothing_of_images_that_are_cropped_already() -> No
 def test_device_augment_crops_travel_with_their_batch() -> None:
     _, batch = first_batch(memory_source("uint8"), True)
     moved = batch.to(torch.device("meta"))
-    assert {tensor.device.type for tensor in (moved.images_BCHW, moved.labels_B, moved.crops_B5)} == {"meta"}
+    assert {tensor.device.type for tensor in (moved.images_BCHW, moved.labels, moved.crops_B5)} == {"meta"}
     assert moved.indices == batch.indices
     assert first_batch(memory_source("uint8"), False)[1].to(torch.device("meta")).crops_B5 is None
 

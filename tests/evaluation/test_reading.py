@@ -36,7 +36,7 @@ def by_row(parts: list[EvaluationBatch]) -> dict[int, tuple]:
     rows = [row for part in parts for row in part.rows]
     assert len(set(rows)) == len(rows)
     return {
-        row: (part.batch.indices[position], part.batch.images_BCHW[position], int(part.batch.labels_B[position]))
+        row: (part.batch.indices[position], part.batch.images_BCHW[position], int(part.batch.labels[position]))
         for part in parts
         for position, row in enumerate(part.rows)
     }

@@ -136,7 +136,7 @@ def test_continued_pretraining_starts_from_the_features_of_the_file(tmp_path):
     for source in build_data(cfg):
         (part,) = Reader(len(source), workers=0).read(evaluation_data(cfg, source), range(len(source)))
         img_BCHW = part.batch.images_BCHW.float() / 255 * 2 - 1
-        tables += [theirs.forward_features(img_BCHW).detach().mean((2, 3)).numpy(), part.batch.labels_B.numpy()]
+        tables += [theirs.forward_features(img_BCHW).detach().mean((2, 3)).numpy(), part.batch.labels.numpy()]
     assert first["step"] == 0
     assert first["knn/top1"] == pytest.approx(knn(*tables), abs=0.003)  # one image of 360, whose neighbours are as near
 

@@ -92,7 +92,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 def scores_and_labels(task: Classify, batch: Batch, img_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
-        return task.model(img_BCHW)[0], batch.labels_B
+        return task.model(img_BCHW)[0], batch.labels
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -116,7 +116,7 @@ def test_finetune_loss_is_timms_soft_target_cross_entropy_under_the_same_mixing(
     expected = []
     for step in range(6):  # both of the two where both are given
         np.random.seed(derive_seed(7, "mix", step, 16) % 2**32)
-        mixed_BCHW, weights_BK = mix(task.preprocess(batch.images_BCHW), batch.labels_B)
+        mixed_BCHW, weights_BK = mix(task.preprocess(batch.images_BCHW), batch.labels)
         scores, _ = scores_and_labels(task, batch, mixed_BCHW)
         expected.append(SoftTargetCrossEntropy()(scores, weights_BK).item())
         loss = task.loss(task.model, batch, StepContext(7, step, 16, 32))
@@ -132,7 +132,7 @@ def test_finetune_loss_is_computed_in_fp32_under_autocast():
         scores = task.model(task.preprocess(batch.images_BCHW))[0]
     assert (scores.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
     assert loss.item() == pytest.approx(
-        LabelSmoothingCrossEntropy(0.1)(scores.float(), batch.labels_B).item(), rel=1e-6
+        LabelSmoothingCrossEntropy(0.1)(scores.float(), batch.labels).item(), rel=1e-6
     )
 
 
@@ -192,7 +192,7 @@ def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own(
     loss = task.loss(task.model, batch, StepContext(0, 0, 0, 8))
     loss.backward()
     scores_LBK = task.model(task.preprocess(batch.images_BCHW))
-    each = [torch.nn.functional.cross_entropy(scores_BK, batch.labels_B) for scores_BK in scores_LBK]
+    each = [torch.nn.functional.cross_entropy(scores_BK, batch.labels) for scores_BK in scores_LBK]
     assert len({one.item() for one in each}) == 3
     assert loss.item() == pytest.approx(np.mean([one.item() for one in each]), rel=1e-6)
     for head, one in zip(task.model.heads, each, strict=True):
@@ -365,7 +365,7 @@ def test_finetune_by_class_are_the_answers_of_its_last_checkpoint(tuned):
     with torch.no_grad():
         for batch in batches(task.held_out, in_order(range(360), 360), 0, False):
             answers = task.model(task.preprocess(batch.images_BCHW))[0].argmax(dim=1)
-            for label, answer in zip(batch.labels_B.tolist(), answers.tolist(), strict=True):
+            for label, answer in zip(batch.labels.tolist(), answers.tolist(), strict=True):
                 right.setdefault(label, []).append(label == answer)
     metrics = summary(tuned)
     assert list(metrics["val/by_class"]) == list("0123456789")

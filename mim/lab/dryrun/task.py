@@ -16,10 +16,10 @@ from mim.engine.distributed.world import device_of
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import resolve_precision
 from mim.lab.dryrun.trainer import ImageNoise
-from mim.tasks.classify import Classify
+from mim.tasks.supervised import Supervised
 from mim.tasks.pretrain import Pretrain
 
-Task = Pretrain | Classify
+Task = Pretrain | Supervised
 
 
 class AbsentImages(Source):
@@ -56,14 +56,14 @@ class DryTask:
     @property
     def noise(self) -> ImageNoise:
         """The random images that replace the real ones."""
-        classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
+        classes = 0 if isinstance(self.task, Pretrain) else self.task.label_spec.outputs
         return ImageNoise(image=build.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
 
     def build_model(self) -> build.Model:
         """The model with its weights."""
         if isinstance(self.task, Pretrain):
             return build.build_model(self.cfg)
-        return build.build_classifier(self.cfg, len(self.task.classes))
+        return build.build_predictor(self.cfg, self.task.label_spec)
 
     def engine_settings(self, compiled: bool = True) -> EngineSettings:
         """The settings of the engine, without those that have no effect. compiled: False turns TRAIN.compile off."""

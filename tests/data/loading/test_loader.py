@@ -63,7 +63,7 @@ def test_loader_batches_are_the_same_bits_with_any_number_of_workers(images: Pat
     assert len(alone) == len(shared) == 6
     for one, two in zip(alone, shared, strict=True):
         assert torch.equal(one.images_BCHW, two.images_BCHW)
-        assert torch.equal(one.labels_B, two.labels_B)
+        assert torch.equal(one.labels, two.labels)
         assert one.indices == two.indices
         assert one.broken == two.broken
 
@@ -88,15 +88,15 @@ def test_loader_batch_carries_labels_and_indices(images: Path) -> None:
     for batch in batches(dataset(source), steps(24), 0, False):
         assert batch.images_BCHW.shape == (6, 1, *SIZE)
         assert batch.images_BCHW.dtype == torch.uint8
-        assert batch.labels_B.dtype == torch.int64
-        assert batch.labels_B.tolist() == [int(source.labels[index]) for index in batch.indices]
+        assert batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == [int(source.labels[index]) for index in batch.indices]
         assert batch.broken == ()
 
 
 def test_loader_label_is_minus_one_where_there_is_none(tmp_path: Path) -> None:
     write_digits(tmp_path, 6)
     (batch,) = batches(dataset(folder(tmp_path)), steps(6, stop=1), 0, False)
-    assert batch.labels_B.tolist() == [-1] * 6
+    assert batch.labels.tolist() == [-1] * 6
 
 
 def test_loader_evaluation_batches_come_in_order_with_the_last_one_smaller() -> None:
@@ -125,7 +125,7 @@ def test_loader_corrupt_image_is_replaced_and_named_and_no_other_changes(images:
     assert torch.equal(batch.images_BCHW[3], good.images_BCHW[stand_in])
     others = [row for row in range(24) if row != 3]
     assert torch.equal(batch.images_BCHW[others], good.images_BCHW[others])
-    assert batch.labels_B.tolist() == [int(index >= 12) for index in batch.indices]
+    assert batch.labels.tolist() == [int(index >= 12) for index in batch.indices]
 
 
 def test_loader_stand_in_brings_its_own_label_and_is_drawn_from_the_whole_data_set(images: Path) -> None:
@@ -225,7 +225,7 @@ def test_collate_joins_what_the_samples_stand_in_for() -> None:
     ]
     batch = collate(samples)
     assert batch.indices == (8, 9, 1)
-    assert batch.labels_B.tolist() == [3, 4, 5]
+    assert batch.labels.tolist() == [3, 4, 5]
     assert batch.broken == (("x", "gone"), ("y", "cut"), ("z", "cut"))
 
 
@@ -256,13 +256,13 @@ def test_pytorchs_pinning_reaches_the_batch_of_a_worker_once(monkeypatch: pytest
 
     def pin(batch: Batch) -> Batch:
         pinned.append(batch)
-        return replace(batch, labels_B=batch.labels_B + 100)
+        return replace(batch, labels=batch.labels + 100)
 
     monkeypatch.setattr(Batch, "pin_memory", pin)
     batch = Batch(torch.zeros(2, 1, 4, 4), torch.zeros(2), (0, 1))
     for answer in (batch, _Answer(batch, None, [])):
         result = pin_memory(answer)
-        assert (result if answer is batch else result.result).labels_B.tolist() == [100, 100]
+        assert (result if answer is batch else result.result).labels.tolist() == [100, 100]
     failed = _Answer(None, ValueError("no"), [])
     assert pin_memory(failed) is failed
     assert len(pinned) == 2
@@ -277,9 +277,9 @@ def test_loader_pins_batches_for_a_gpu_and_keeps_their_order(images: Path, worke
     assert [batch.indices for batch in pinned] == [batch.indices for batch in plain]
     for one, two in zip(pinned, plain, strict=True):
         assert one.images_BCHW.is_pinned()
-        assert one.labels_B.is_pinned()
+        assert one.labels.is_pinned()
         assert torch.equal(one.images_BCHW, two.images_BCHW)
-        assert torch.equal(one.labels_B, two.labels_B)
+        assert torch.equal(one.labels, two.labels)
 
 
 # -------------------------------------------------------------------- files that turned into another type

@@ -89,7 +89,7 @@ def test_repeats_read_each_image_once_for_neighbouring_rows(images: Path) -> Non
     assert source.reads == [4, 9]
     assert batch.indices == (4, 4, 4, 9, 9, 9)
     assert batch.images_BCHW.shape == (6, 1, 16, 16)
-    assert len(batch.labels_B) == 6
+    assert len(batch.labels) == 6
     assert len({tuple(image.flatten().tolist()) for image in batch.images_BCHW}) == 6
 
 

@@ -160,7 +160,7 @@ def test_subset_makes_batches_like_any_source(digits: Digits) -> None:
     data = ImageDataset(part, CentreCrop(AugmentSettings(), (16, 16)), 0)
     (batch,) = batches(data, in_order(range(20), 20), 0, False)
     assert batch.images_BCHW.shape == (20, 1, 16, 16)
-    assert torch.bincount(batch.labels_B).tolist() == [2] * 10
+    assert torch.bincount(batch.labels).tolist() == [2] * 10
 
 
 def test_subset_lists_its_samples_with_their_class_names(digits: Digits, uneven: Folder) -> None:

@@ -16,7 +16,7 @@ from mim.lab.layout import PRETRAINING
 
 SHOWN_ELSEWHERE = ("INIT.", "ENCODER.", "DATA.batch_size", *STATISTICS)  # keys of the start
 OF_THE_START = (*SHOWN_ELSEWHERE, "OPTIMIZER.layer_decay", "LABELS.seed")
-TITLES = {"linear_probe": "linear probe", "finetune": "fine-tuning"}
+TITLES = {"probe": "probe", "finetune": "fine-tuning"}
 Seeds = tuple[int, int]  # of the pretraining, and of the transfer
 Member = tuple[Group, Transfer]
 LeftOut = list[tuple[str, str]]
@@ -97,7 +97,7 @@ def _in_study(transfer: Transfer, studies: Studies) -> bool:
 def _order(studies: Studies, protocol: Protocol) -> tuple[int, bool]:
     positions = [studies.position(transfer.run.folder) for _, transfer in protocol.members()]
     ranks = [position.order[1] for position in positions if position is not None]
-    return min(ranks, default=sys.maxsize), protocol.task != "linear_probe"
+    return min(ranks, default=sys.maxsize), protocol.task != "probe"
 
 
 def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) -> list[tuple[Protocol, set[Hashable]]]:
