@@ -17,13 +17,18 @@ from mim.config import Config, Overrides, inherit, parse_config, read_pairs
 from mim.encoders import Encoder
 from mim.errors import ConfigError
 from mim.interop import ModelWeights, metadata, read
-from mim.interop.formats import UnknownFormat
+from mim.interop.formats import Sections, UnknownFormat
 from mim.interop.initialise import match_weights, read_for
 from mim.ops.seeding import host_seeded
 from mim.structures import ImageSpec
 from mim.targets.base import Network
 
 LOG = logging.getLogger("mim")
+PLAIN: Sections = {"TASK": "finetune", "ENCODER": {"hidden": "none"}}  # of an encoder that overrides describe
+OTHER_FILE = (  # the way out where a teacher's weights are of another model
+    "name a file of exactly this model, the model of timm that it is of with TARGET.model, or the size of its images "
+    "with TARGET.image_size"
+)
 
 
 def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = True) -> Encoder:
@@ -68,18 +73,55 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
     try:
         if not path:
             return Network(bare_encoder(parse_config("TASK: finetune", overrides)), mean, std, "")
+        _check_place(Path(path))
         _check_file(Path(path), model, image, overrides)
         if on_meta:
             encoder, cfg = _without_weights(Path(path), overrides)
         else:  # of a model that timm knows, mean and std are known
-            encoder, cfg = _with_weights(Path(path), overrides, warn=mean is None)
+            encoder, cfg = _with_weights(Path(path), overrides, warn=mean is None, way_out=OTHER_FILE)
     except ValueError as error:
-        may_be_timm = not model and Path(path).is_file()
+        of_size = _fault_of_size(path, model, overrides)
+        may_be_timm = not (model or of_size or OTHER_FILE in str(error)) and Path(path).is_file()
         way_out = "\nWhere this is a model of timm, name it with TARGET.model" if may_be_timm else ""
-        raise ValueError(f"TARGET.checkpoint {path or model}: {error}{way_out}") from error
+        raise ValueError(f"TARGET.checkpoint {path or model}: {of_size or error}{way_out}") from error
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std
     return Network(encoder, mean, std, "" if on_meta else _checksum(init_weights.weights_file(Path(path))))
+
+
+def _check_place(path: Path) -> None:
+    """Raises ValueError where there is no file or folder, with the path that was looked for."""
+    if not path.exists():
+        place = "" if path.is_absolute() else f" in the working folder (it would be {path.absolute()})"
+        raise ValueError(
+            f"{path} does not exist{place}: set TARGET.checkpoint to where it is now, best as an absolute path. A run "
+            "goes on with the same file at another place"
+        )
+
+
+def _fault_of_size(path: str, model: str, overrides: dict[str, Any]) -> str:
+    """Why a network cannot have images of DATA.image_size, where those of its own size would do; else empty."""
+    with torch.device("cpu"):
+        try:
+            weights = ModelWeights({}, PLAIN, model)
+            if path:
+                weights = _encoder_weights(init_weights.weights_file(Path(path)), overrides, lazy=True)
+            size = weights.image_size or _timm_size(model)
+            if size is None:
+                return ""
+            config_of(weights, {**overrides, "DATA.image_size": size})
+        except ValueError:  # something else is wrong, too
+            return ""
+        try:
+            config_of(weights, overrides)
+        except ValueError as error:
+            reason = str(error.__cause__ or error).partition(": use ")[0].replace("ENCODER.", "its ")
+            height, width = overrides["DATA.image_size"]
+            return (
+                f"this network cannot have images of {height}x{width} px: {reason}. Set TARGET.image_size "
+                f'"{list(size)}", which it was trained on, or another size that fits it'
+            )
+    return ""
 
 
 def _check_file(path: Path, model: str, image: ImageSpec, overrides: Overrides) -> None:
@@ -145,8 +187,19 @@ def bare_encoder(cfg: Config) -> Encoder:
     return cfg.ENCODER.build(image_spec(cfg))
 
 
-def _with_weights(path: Path, overrides: Overrides, strict: bool = True, warn: bool = True) -> tuple[Encoder, Config]:
-    """See load_encoder; with the config of the file. warn: whether to warn of keys that were guessed."""
+def _with_weights(
+    path: Path,
+    overrides: Overrides,
+    strict: bool = True,
+    warn: bool = True,
+    way_out: str = "strict=False loads what fits",
+) -> tuple[Encoder, Config]:
+    """See load_encoder; with the config of the file.
+
+    Args:
+        warn: whether to warn of keys that were guessed.
+        way_out: what a user can do where the weights are not exactly those of the encoder.
+    """
     file = init_weights.weights_file(path)
     weights = _encoder_weights(file, overrides)
     cfg = config_of(weights, overrides)
@@ -158,8 +211,8 @@ def _with_weights(path: Path, overrides: Overrides, strict: bool = True, warn: b
     if strict and report.faults():
         details = "\n".join(report.lines()[1:])
         raise ValueError(
-            f"weights {path} are not exactly those of ENCODER.name {encoder.name}, so its features would differ "
-            f"(strict=False loads what fits):\n{details}"
+            f"weights {path} are not exactly those of the encoder {encoder.title}, so its features would differ "
+            f"({way_out}):\n{details}"
         )
     for line in (*report.notes, guess_line(cfg, weights, overrides) if warn else ""):
         if line:
@@ -186,9 +239,9 @@ def _encoder_weights(file: Path, overrides: Overrides, lazy: bool = False) -> Mo
     except UnknownFormat:
         if name is None:
             raise
-        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+        return ModelWeights({}, PLAIN, str(file))
     if name not in (None, weights.sections.get("ENCODER", {}).get("name")) and weights.format != "mim":
-        return ModelWeights({}, {"TASK": "finetune", "ENCODER": {"hidden": "none"}}, str(file))
+        return ModelWeights({}, PLAIN, str(file))
     init_weights.import_plugins(weights)
     unspecified = tuple(key for key in weights.unspecified if not key.startswith("HEAD."))
     return replace(weights, sections=init_weights.encoder_sections(weights), unspecified=unspecified)
@@ -201,6 +254,15 @@ def _timm_statistics(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] 
     except RuntimeError:  # the encoder says what is wrong with the name
         config = None
     return (config.mean, config.std) if config is not None else (None, None)
+
+
+def _timm_size(model: str) -> tuple[int, int] | None:
+    """Height and width of the images that a model of timm was made for, where timm knows the model."""
+    try:
+        config = timm.get_pretrained_cfg(model) if model else None
+    except RuntimeError:
+        return None
+    return (config.input_size[-2], config.input_size[-1]) if config is not None else None
 
 
 def _checksum(file: Path) -> str:

@@ -13,7 +13,7 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"errors", "metric_keys"},
     {"io"},
     {"structures", "registry", "ops"},
-    {"maskers", "encoders", "heads", "losses", "data"},
+    {"maskers", "encoders", "heads", "losses", "criteria", "data"},
     {"targets"},
     {"engine"},
     {"model", "readouts"},
