@@ -21,8 +21,8 @@ from mim.io.weights import read_weights
 from mim.model import MaskedImageModel
 from mim.readouts import Predictor
 from mim.registry import keys_of
-from mim.tasks.supervised import Supervised
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
 OF_THE_RUN = tuple(f"ENCODER.{key}" for key in Encoder.free_keys)  # what they should be depends on the task
 

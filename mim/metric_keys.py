@@ -45,7 +45,7 @@ def of_setting(key: str, title: str) -> str:
 
 
 def choice(key: str) -> str:
-    """The key of a metric on the training images that choose among the settings of a probe: choice/top1 for val/top1."""
+    """The key of a metric on the images that choose among the settings of a probe: choice/top1 for val/top1."""
     return f"choice/{key.rpartition('/')[2]}"
 
 

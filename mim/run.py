@@ -15,8 +15,8 @@ from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
 from mim.resume import FolderRecord, check_classes, check_teachers, extension_of, resumed_config
-from mim.tasks.supervised import Supervised
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
 LOG = logging.getLogger("mim")
 TaskClass = type[Pretrain] | type[Supervised]

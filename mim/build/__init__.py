@@ -9,7 +9,15 @@ from mim.build.data import (
     evaluation_data,
     with_statistics,
 )
-from mim.build.models import Model, build_model, build_predictor, build_without_memory, image_spec, ready
+from mim.build.models import (
+    Model,
+    build_model,
+    build_predictor,
+    build_without_memory,
+    image_spec,
+    probe_settings,
+    ready,
+)
 from mim.build.tasks import build_task, chosen_labels, engine_settings
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "evaluation_data",
     "image_spec",
     "load_config",
+    "probe_settings",
     "ready",
     "with_statistics",
 ]

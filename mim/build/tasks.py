@@ -19,7 +19,7 @@ from mim.data.loading.readable import check_readable
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
 from mim.data.sources.label_check import label_problem
-from mim.data.sources.subset import Subset, few_labels
+from mim.data.sources.subset import Subset, few_labels, split_rows
 from mim.engine.plan import EngineSettings
 from mim.evaluation.reading import Reader
 from mim.model import MaskedImageModel
@@ -104,14 +104,14 @@ def _supervised(cfg: Config, train: Source, held_out: Source, weights: bool) -> 
     model = build_predictor(cfg, labels, training.labels) if weights or shape is None else shape
     assert isinstance(model, Predictor)
     few = "" if labelled is train else f" of {len(train):,}"
-    chosen = f", {len(choosing):,} choose the setting" if choosing is not None else ""
+    choice = f", {len(choosing):,} to choose the setting" if choosing is not None else ""
     shared: dict[str, Any] = {
         "model": model,
         "preprocess": training_preprocess(cfg),
         "train_data": training_data(cfg, training, compare=weights),
         "held_out": evaluation_data(cfg, held_out),
         "settings": cfg.EVALUATE,
-        "labels": f"{len(training):,}{few} labelled{chosen}",
+        "labels": f"{len(training):,}{few} labelled to train{choice}",
         "model_summary": model_summary(shape, model, image_spec(cfg)),
         "reader": Reader(data.batch_size, data.workers),
     }

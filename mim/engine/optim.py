@@ -144,7 +144,10 @@ class _SteadyLars(Lars):
 
 
 def parameter_groups(
-    model: nn.Module, optimizer: Optimizer, lr_scales: dict[str, float], weight_decays: Mapping[str, float] | None = None
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr_scales: Mapping[str, float],
+    weight_decays: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """The trained parameters in groups with one `lr_scale` and weight decay each.
 

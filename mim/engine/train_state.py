@@ -101,7 +101,11 @@ class TrainState:
         """The weight decay of the newest step, where it changes in a run."""
         if self.hyperparameters.weight_decay_end == self.hyperparameters.weight_decay:
             return {}
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups if not group["no_weight_decay"] and group["own_weight_decay"] is None]
+        decays = [
+            group["weight_decay"]
+            for group in self.optimizer.param_groups
+            if not group["no_weight_decay"] and group["own_weight_decay"] is None
+        ]
         return {keys.WEIGHT_DECAY: decays[0]} if decays else {}
 
     @property

@@ -11,7 +11,10 @@ RENAMED = {
     "CLASSIFIER.rates": "PROBE.rates",
     "AUGMENT.smoothing": "CRITERION.smoothing",
 }
-VALUES = {"TASK": {"linear_probe": "probe"}, "READOUT.norm": {"true": "layer", "false": "none"}}  # old and new, as texts
+VALUES = {
+    "TASK": {"linear_probe": "probe"},
+    "READOUT.norm": {"true": "layer", "false": "none"},
+}  # old and new, as texts
 DROPPED = {  # keys that every part of the section had, and that had no effect with this one
     ("SCHEDULE", "cosine"): ("milestones", "gamma"),
     ("SCHEDULE", "multistep"): ("min_lr", "cosine_from"),

@@ -34,7 +34,7 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
         self.encoder, self.outputs, self.stages = encoder, outputs, stages
         if stages and not 0 <= min(stages) <= max(stages) < len(encoder.stages):
             raise ValueError(
-                f"READOUT.name {self.name} needs stages {list(stages)} of the encoder, which has {len(encoder.stages)}: "
+                f"READOUT.name {self.name} needs stages {list(stages)}, and the encoder has {len(encoder.stages)}: "
                 "use stages from 0 on, or another readout"
             )
 

@@ -28,6 +28,8 @@ class Predictor(nn.Module):
     Raises ValueError where the encoder hides patches, or has too few blocks.
     """
 
+    readouts: Sequence[Readout]
+
     def __init__(
         self,
         encoder: Encoder,
@@ -41,7 +43,8 @@ class Predictor(nn.Module):
                 f"ENCODER.hidden is {encoder.hidden}: a readout sees whole images, so it must be none (a mask "
                 "token in INIT.checkpoint is then left out)"
             )
-        self.encoder, self.readouts, self.criterion = encoder, nn.ModuleList(readouts), criterion
+        self.encoder, self.criterion = encoder, criterion
+        self.readouts = nn.ModuleList(readouts)  # type: ignore[assignment]
         self.stages = tuple(sorted({stage for readout in readouts for stage in readout.stages}))
         self._frozen = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
 

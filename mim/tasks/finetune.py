@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from mim.data.augment import BatchAugment
 from mim.data.batch import Batch
-from mim.engine.protocol import Report, StepContext
-from mim.evaluation.accuracy import Counts
+from mim.engine.protocol import StepContext
 from mim.ops.seeding import derive_seed
 from mim.tasks.supervised import Supervised
 
@@ -25,4 +24,4 @@ class Finetune(Supervised):
         seed = derive_seed(context.seed, "mix", context.step, context.start)
         img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
         img_BCHW, truth = self.augment(img_BCHW, batch.labels, seed)
-        return self.criterion(model(img_BCHW)[0], truth)
+        return self.model.criterion(model(img_BCHW)[0], truth)

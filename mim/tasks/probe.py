@@ -1,5 +1,6 @@
 """Probe: one step trains readouts on the features of a frozen encoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
+from mim.evaluation.accuracy import Counts
 from mim.readouts import Predictor
 from mim.tasks.supervised import Supervised
 
@@ -28,8 +30,8 @@ class ProbeSetting:
 class Probe(Supervised):
     """Readouts side by side, each with its own factor on the learning rate and its own weight decay. See Supervised.
 
-    One of several is chosen: by its score on images that were held back from the training ones or, without these, on the
-    held-out images, so that this score is a little too high. summary.json has all.
+    One of several is chosen: by its score on images that were held back from the training ones or, without these, on
+    the held-out images, so that this score is a little too high. summary.json has all.
     """
 
     name = "probe"
@@ -74,7 +76,7 @@ class Probe(Supervised):
         report = self.report(results[best], broken, self.grid[best].title)
         return replace(report, metrics={**report.metrics, **metrics}, score=score or report.score)
 
-    def _by_setting(self, key: str, results: Sequence[Result]) -> dict[str, float]:
+    def _by_setting(self, key: str, results: Sequence[Counts]) -> dict[str, float]:
         pairs = zip(self.grid, results, strict=True)
         return {keys.of_setting(key, setting.title): result.score for setting, result in pairs}
 

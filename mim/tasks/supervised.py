@@ -4,13 +4,12 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mim.criteria import Criterion
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
@@ -35,6 +34,7 @@ class Supervised(BuiltTask[Predictor], ABC):
 
     settings: ClassifyEvaluateSettings
     labels: str  # says which labelled images are trained on
+    score: ClassVar[str] = VAL_TOP1  # the metric that chooses the best checkpoint, and among the settings of a probe
 
     @property
     def label_spec(self) -> LabelSpec:
@@ -58,6 +58,10 @@ class Supervised(BuiltTask[Predictor], ABC):
         counts = count_correct(model, self.preprocess, parts, self.label_spec.outputs, world)
         return counts, self.reader.settle(counts[0].samples, world)
 
+    def best_of(self, results: Sequence[Counts]) -> int:
+        """The position of the best result; the first of equal ones."""
+        return max(range(len(results)), key=lambda number: results[number].score)
+
     def report(self, counts: Counts, broken: dict[str, str], title: str) -> Report:
         """The report of one readout: top-1, top-5, loss, accuracy by class and the confusion matrix."""
         names = self.label_spec.names
@@ -71,7 +75,7 @@ class Supervised(BuiltTask[Predictor], ABC):
         return Report({**top, VAL_LOSS: counts.loss}, pictures, details, score=VAL_TOP1)
 
     def describe(self) -> dict[str, str]:
-        model, encoder = self.model, self.model.encoder
+        encoder = self.model.encoder
         trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         of_encoder = f"{sum(p.numel() for p in trained):,} of {sum(p.numel() for p in encoder.parameters()):,}"
         return {

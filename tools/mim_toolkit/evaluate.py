@@ -57,10 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--label-seed", type=int, default=0, metavar="N", help="seed of the choice of labels; default: %(default)s"
     )
     parser.add_argument(
-        "--rate",
-        type=float,
-        metavar="R",
-        help="classify, predict: the linear layer of this rate of a probe; default: the best on its held-out images",
+        "--setting",
+        metavar="TITLE",
+        help="classify, predict: a setting of a probe, such as 'rate 3'; default: the one that the run chose",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="features, predict: the file to write")
     parser.add_json()
@@ -90,10 +89,10 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
 
     labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
     if args.what == "classify":
-        return evaluate.classify(args.run, args.overrides, args.rate)
+        return evaluate.classify(args.run, args.overrides, args.setting)
     if args.what == "predict":
         images, pairs = _images_and_pairs(args.overrides)
-        return evaluate.predict(args.run, images, args.output, pairs, args.rate)
+        return evaluate.predict(args.run, images, args.output, pairs, args.setting)
     if args.what == "features":
         return evaluate.features(args.run, args.overrides, args.pool, args.output)
     if args.what == "knn":

@@ -54,3 +54,15 @@ def few_labels(source: Source, settings: LabelSettings) -> Source:
         order = torch.randperm(len(indices), generator=generator)
         chosen += indices[order[:per_class].numpy()].tolist()
     return Subset(source, sorted(chosen))
+
+
+def split_rows(source: Source, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """The rows of a source that remain, and a share of them, the same of each class, at least one image in all."""
+    labels_N = source.labels if source.labels is not None else np.zeros(len(source), np.int64)
+    taken: list[int] = []
+    for label in np.unique(labels_N).tolist():
+        indices = np.flatnonzero(labels_N == label)
+        order = torch.randperm(len(indices), generator=generator_for(torch.device("cpu"), seed, "choice", label))
+        taken += indices[order[: round(share * len(indices))].numpy()].tolist()
+    rest = set(range(len(source))) - set(taken)
+    return sorted(rest), sorted(taken)

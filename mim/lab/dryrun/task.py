@@ -16,8 +16,8 @@ from mim.engine.distributed.world import device_of
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import resolve_precision
 from mim.lab.dryrun.trainer import ImageNoise
-from mim.tasks.supervised import Supervised
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
 Task = Pretrain | Supervised
 
