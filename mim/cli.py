@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from mim.config import load_config
 from mim.errors import EXPECTED, ConfigError, ExitCode, exit_code, message
@@ -69,6 +69,12 @@ class Parser(argparse.ArgumentParser):
         """Adds KEY VALUE, as args.overrides."""
         self.add_argument("overrides", nargs="*", metavar="KEY VALUE", help=text)
 
+    def add_channels(self) -> None:
+        """Adds --channels, which `channels` reads."""
+        self.add_argument(
+            "--channels", default="", metavar="C,C,C", help="of other than RGB images: three, one, or pca"
+        )
+
     def add_json(self) -> None:
         """Adds --json."""
         self.add_argument("--json", type=Path, metavar="FILE", help="also write all metrics to this file")
@@ -103,6 +109,16 @@ def run(
         print(_line(error, stopped), file=sys.stderr)
         return exit_code(error)
     return code
+
+
+def channels(text: str) -> tuple[int, ...] | Literal["pca"]:
+    """The value of --channels. Raises ValueError where it is none."""
+    if text == "pca":
+        return "pca"
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ValueError(f"--channels is {text!r}: it must be numbers from 0, such as 0,3,5, or pca") from error
 
 
 def check_config(config: str, overrides: Sequence[str]) -> None:

@@ -15,12 +15,34 @@ TARGET_STD = "val/target_std"  # standard deviation over images of a target that
 TARGET_RANK = "val/target_rank"  # its effective rank (RankMe), of what differs between images
 VAL_TOP1 = "val/top1"  # share of held-out images whose class is predicted
 VAL_TOP5 = "val/top5"  # the same for the five most likely classes
-VAL_SAMPLES = "val/samples"  # held-out images
-VAL_BY_CLASS = "val/by_class"  # top1 of each class
+VAL_BALANCED_ACCURACY = "val/balanced_accuracy"  # mean over classes of the share of their images that is recognised
+VAL_MACRO_F1 = "val/macro_f1"  # mean over classes of F1; of several classes at once, at a probability of 0.5
+VAL_AUROC = "val/auroc"  # area under the ROC curve; of more than two classes, the mean of each against the others
+VAL_MEAN_AP = "val/mean_ap"  # mean over classes of the average precision
+VAL_CALIBRATION_ERROR = "val/calibration_error"  # mean distance of confidence and accuracy, in 15 bins
+VAL_MAE = "val/mae"  # mean absolute error, in the unit of the labels; this and the next three: mean over columns
+VAL_RMSE = "val/rmse"  # root of the mean squared error, in the unit of the labels
+VAL_R2 = "val/r2"  # share of the variance that is explained
+VAL_SPEARMAN = "val/spearman"  # correlation of ranks
+VAL_MIOU = "val/miou"  # mean over classes of intersection over union, over the pixels of all images
+VAL_PIXEL_ACCURACY = "val/pixel_accuracy"  # share of pixels whose class is predicted
+VAL_BOUNDARY_F1 = "val/boundary_f1"  # mean over images of F1 of the pixels along boundaries
+VAL_SAMPLES = "val/samples"  # held-out images with a label
+VAL_BY_CLASS = "val/by_class"  # of each class: top1; of several at once the average precision; of masks the IoU
+VAL_BY_COLUMN = "val/by_column"  # of each column of numbers: mae, rmse, r2, spearman
+VAL_UNDEFINED = "val/undefined"  # why a metric, its interval or a class of its mean is missing, by key
 VAL_SETTING = "val/setting"  # of a probe with several settings: the position of the chosen one, from 0
 VAL_BEST_RATE = "val/best_rate"  # its factor on the learning rate
 KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
+DENSE_KNN_MIOU = "dense/knn_miou"  # mean IoU of masks by nearest neighbours on frozen features of patches
+DENSE_KNN_ACCURACY = "dense/knn_accuracy"  # share of pixels whose class these masks have
+DENSE_KNN_BY_CLASS = "dense/knn_by_class"  # IoU of each class
+DENSE_LOGISTIC_MIOU = "dense/logistic_miou"  # the same of masks by a logistic regression
+DENSE_LOGISTIC_ACCURACY = "dense/logistic_accuracy"
+DENSE_LOGISTIC_BY_CLASS = "dense/logistic_by_class"
+RETRIEVAL_MAP = "retrieval/map"  # mean average precision of the nearest images, with at_k
+RETRIEVAL_RECALL = "retrieval/recall"  # share of queries with an image of their class among the nearest, with at_k
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
 
 
@@ -47,6 +69,16 @@ def of_setting(key: str, title: str) -> str:
 def choice(key: str) -> str:
     """The key of a metric on the images that choose among the settings of a probe: choice/top1 for val/top1."""
     return f"choice/{key.rpartition('/')[2]}"
+
+
+def at_k(key: str, k: int) -> str:
+    """The key of a metric of the k nearest images: retrieval/map@10."""
+    return f"{key}@{k}"
+
+
+def interval(key: str) -> str:
+    """The key of the 95% interval of a metric, [low, high]."""
+    return f"{key}_interval"
 
 
 def best(key: str) -> str:

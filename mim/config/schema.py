@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from mim.config import annotations, catalogue, plugins
-from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings, LabelSettings
+from mim.data.labels.settings import LabelSettings
+from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.readouts.settings import FreezeSettings, ProbeSettings
 from mim.registry import Component, Key, keys_of, unknown_part

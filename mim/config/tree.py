@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from mim.config import annotations, schema
 from mim.config.parts import PartConfig, PartList, section_content, settings_values
-from mim.data.settings import LabelSettings
+from mim.data.labels.settings import LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.io.sections import all_places, flatten, places
 from mim.readouts.settings import FreezeSettings, ProbeSettings

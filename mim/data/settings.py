@@ -1,15 +1,16 @@
-"""The settings of DATA, LABELS and AUGMENT: each key with its meaning, its default and its range. No torch here."""
+"""The settings of DATA and AUGMENT: each key with its meaning, its default and its range. No torch here."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from mim.io.checks import at_least, shares
+from mim.io.checks import at_least
 
 RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
 
 # of a pixel: squares of much larger numbers are infinite in float32, as that of -3.4e38, a common no-data value
 LARGEST_PIXEL = 1e18
+MOST_MASKS = 256  # of an image in a step: 16 times those of data2vec 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class DataSettings:
         repeats: crops of each image in an epoch, in neighbouring rows of one batch; it divides batch_size. Source:
             Hoffer et al. 2020, repeated augmentation.
         masks: masks of each image in a step of pretraining: it is read, cropped and given to the target once, and the
-            encoder sees it under each of them. batch_size and TRAIN.batch count images. Source: data2vec 2.0
-            (arXiv:2212.07525), section 3.4, 8 or 16.
+            encoder sees it under each of them, at most 256. Memory and time of a step grow with them. batch_size and
+            TRAIN.batch count images. Source: data2vec 2.0 (arXiv:2212.07525), section 3.4, 8 or 16.
         workers: dataloader workers of one device; 0 reads in the training process.
         max_broken: share of broken files of the data set, from 0 to 1, above which a run stops: of files that cannot be
             read, or with NaN or infinite pixels. One such file never stops a run.
@@ -59,6 +60,12 @@ class DataSettings:
         }
         at_least("DATA", 1, **counts)
         at_least("DATA", 0, workers=self.workers)
+        if self.masks > MOST_MASKS:
+            raise ValueError(
+                f"DATA.masks is {self.masks}: it must be at most {MOST_MASKS}, because {self.batch_size * self.masks:,} "
+                f"images under masks would be in memory at once, with DATA.batch_size {self.batch_size}. data2vec 2.0 "
+                "has 8 or 16 masks; for more of them train more epochs"
+            )
         if self.batch_size % self.repeats:
             raise ValueError(
                 f"DATA.batch_size is {self.batch_size} and DATA.repeats {self.repeats}: the crops of an image stay in "
@@ -85,30 +92,6 @@ class DataSettings:
             raise ValueError("DATA.mean and DATA.std: give numbers for both, or estimate both")
         if self.std != "estimate" and min(self.std) <= 0:
             raise ValueError(f"DATA.std is {list(self.std)}: every number must be positive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSettings:
-    """LABELS: the labelled images to train on.
-
-    Args:
-        share: share of the training set, above 0 and at most 1, the same number of images from each class.
-        per_class: images of each class; 0 means that share decides.
-        seed: of the choice of images. It is apart from SEED, so that runs of several seeds can use the same images.
-    """
-
-    share: float = 1.0
-    per_class: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("LABELS", 0, per_class=self.per_class, seed=self.seed)
-        shares("LABELS", share=self.share)
-        if self.per_class and self.share != 1:
-            raise ValueError(
-                f"LABELS.share {self.share:g} and LABELS.per_class {self.per_class}: give one of them, and leave share "
-                "1 or per_class 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

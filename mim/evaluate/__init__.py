@@ -1,6 +1,22 @@
-"""Evaluating a checkpoint: its encoder by nearest neighbours and logistic regression, its classifier by accuracy."""
+"""Evaluating a checkpoint: its encoder by neighbours, logistic regression, patches and retrieval, its classifier by
+accuracy.
+"""
 
 from mim.evaluate.classifier import classify, predict
+from mim.evaluate.dense import DenseSettings, dense
 from mim.evaluate.encoder import features, knn, logistic
+from mim.evaluate.patches import PatchSettings
+from mim.evaluate.retrieval import RetrievalSettings, retrieval
 
-__all__ = ["classify", "features", "knn", "logistic", "predict"]
+__all__ = [
+    "DenseSettings",
+    "PatchSettings",
+    "RetrievalSettings",
+    "classify",
+    "dense",
+    "features",
+    "knn",
+    "logistic",
+    "predict",
+    "retrieval",
+]

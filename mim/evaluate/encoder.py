@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mim import build
 from mim.config import Overrides
+from mim.data.labels.settings import LabelSettings
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
-from mim.data.sources.subset import LabelSettings, few_labels
+from mim.data.sources.subset import few_labels
 from mim.encoders import Encoder
 from mim.evaluate.loading import LoadedCheckpoint, check_finite, check_labelled, inference_mode, load, origin, ready
 from mim.evaluation.knn import features_of, knn_accuracy
@@ -32,6 +33,7 @@ class SplitFeatures:
     features_ND: Tensor
     labels_N: Tensor
     names: list[str]
+    rows: list[int]  # the position of each sample in its source
     classes: tuple[str, ...]
     broken: dict[str, str]  # the reason for each file that is left out
 
@@ -74,7 +76,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
     """
     with load(run, overrides) as loaded:
         sources = build.build_sources(loaded.cfg)
-        train, held_out = (_features(loaded, source, pool) for source in sources)
+        train, held_out = (split_features(loaded, source, pool) for source in sources)
         if loaded.world.main:
             arrays: dict[str, np.ndarray] = {"classes": np.array(train.classes, dtype=str)}
             for split, part in (("train", train), ("val", held_out)):
@@ -92,10 +94,11 @@ def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[
     for source in (train, held_out):
         check_labelled(loaded, source)
     build.check_classes(train, held_out, "this evaluation")
-    return _features(loaded, few_labels(train, labels), pool), _features(loaded, held_out, pool)
+    return split_features(loaded, few_labels(train, labels), pool), split_features(loaded, held_out, pool)
 
 
-def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeatures:
+def split_features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeatures:
+    """The features of all images of a source that can be read, in their order."""
     encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
     preprocess, world = ready(loaded, encoder, "encoder."), loaded.world
     data = build.evaluation_data(loaded.cfg, source)
@@ -106,8 +109,9 @@ def _features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeat
     check_finite(loaded, "features", features_ND)
     broken = reader.settle(len(rows_N), world)
     order_N = rows_N.argsort()
-    names = [source.describe(row) for row in rows_N[order_N].tolist()]
-    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, class_names(source), broken)
+    rows = rows_N[order_N].tolist()
+    names = [source.describe(row) for row in rows]
+    return SplitFeatures(features_ND[order_N].cpu(), labels_N[order_N].cpu(), names, rows, class_names(source), broken)
 
 
 def _metrics(

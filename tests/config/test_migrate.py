@@ -6,7 +6,7 @@ import pytest
 import yaml
 from small_data import RECIPE, logged, write_recipe
 
-from mim import build_classifier, build_model
+from mim import build_predictor, build_model
 from mim.config import load_config, parse_config
 
 FOLDER = Path(__file__).parent / "configs_0_1_0"
@@ -38,7 +38,7 @@ def test_config_of_a_run_of_0_1_0_loads_with_all_its_values(file: Path) -> None:
     values, defaults = cfg.flat(), parse_config(f"TASK: {cfg.TASK}").flat()
     later = {key: defaults[key] for key in values if key not in expected}  # keys that 0.1.0 did not have
     assert {**expected, **later} == values
-    model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, 10)
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_predictor(cfg, 10)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1000
 
 

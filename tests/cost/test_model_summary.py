@@ -9,13 +9,7 @@ from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.encoders import Encoder, Swin, ViT
 from mim.heads import Head
 from mim.ops.attention import choose_attention
-from mim.readouts.classifier import (
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
+from small_models import finetuned_predictor, probing_predictor
 from mim.structures import Features, ImageSpec
 
 CROSSES = [(*hiding, head) for hiding in hidings() for head in members(Head) if fits(hiding[1], head)]
@@ -102,10 +96,10 @@ def test_summarise_model_splits_a_classifier_and_counts_no_backward_pass_of_what
         return small(ViT, IMAGE, hidden="none")
 
     def tuned():
-        return finetune_classifier(encoder(), 7, FinetuneHeadSettings(), FreezeSettings())
+        return finetuned_predictor(encoder(), 7)
 
     def probe():
-        return probe_classifier(encoder(), 7, ProbeHeadSettings(rates=(1.0, 2.0)))
+        return probing_predictor(encoder(), 7, rates=(1.0, 2.0))
 
     summary, probed = on_meta(tuned), on_meta(probe)
     assert set(summary.work) == {"encoder", "classifier", "rest"}

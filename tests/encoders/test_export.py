@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mim import load_encoder
 from mim.encoders import Encoder
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
+from small_models import finetuned_predictor
 from mim.structures import PatchMask
 
 EXAMPLE = 2  # images of the batch that is exported; torch.export takes a batch of 1 for a constant
@@ -29,7 +29,7 @@ class Everything(nn.Module):
         super().__init__()
         self.encoder, self.classifier = (
             encoder,
-            finetune_classifier(encoder, 7, FinetuneHeadSettings(), FreezeSettings()),
+            finetuned_predictor(encoder, 7),
         )
         nn.init.normal_(self.classifier.heads[0].weight)
 

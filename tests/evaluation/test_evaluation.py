@@ -14,13 +14,7 @@ from mim.encoders import Swin, ViT
 from mim.evaluation.knn import features_of, knn_accuracy, knn_answers
 from mim.evaluation.reading import EvaluationBatch
 from mim.ops.attention import choose_attention
-from mim.readouts.classifier import (
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
+from small_models import finetuned_predictor, probing_predictor
 from mim.structures import ImageSpec
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -212,9 +206,7 @@ def classifier_flops(build, **keys):
 
 
 def fine_tuning(tune_blocks):
-    return lambda encoder: finetune_classifier(
-        encoder, 7, FinetuneHeadSettings(), FreezeSettings(tune_blocks=tune_blocks)
-    )
+    return lambda encoder: finetuned_predictor(encoder, 7, tune_blocks)
 
 
 def test_dissect_flops_of_a_classifier_equal_a_count_by_hand():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mim.encoders import Encoder
 from mim.ops.initial import Undrawn
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
+from small_models import finetuned_predictor
 from mim.structures import ImageSpec
 
 

@@ -10,14 +10,9 @@ from torch import nn
 from mim.build import load_config
 from mim.encoders import Encoder, ViT
 from mim.encoders.swin import Swin
-from mim.readouts.classifier import (
-    Classifier,
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
+from mim.readouts import Predictor
+from mim.readouts.settings import FreezeSettings, ProbeSettings
+from small_models import finetuned_predictor, probing_predictor
 from mim.structures import Features
 
 ENCODERS = members(Encoder)
@@ -28,22 +23,22 @@ def plain(encoder: type, **keys) -> Encoder:
     return small(encoder, IMAGE, hidden="none", **keys)
 
 
-def finetuned(encoder: type, classes: int = 7, tune_blocks="all", head=None, **keys) -> Classifier:
+def finetuned(encoder: type, classes: int = 7, tune_blocks="all", head=None, **keys) -> Predictor:
     torch.manual_seed(0)
     head = head or FinetuneHeadSettings()
     return finetune_classifier(plain(encoder, **keys), classes, head, FreezeSettings(tune_blocks=tune_blocks))
 
 
-def probe(encoder: type, classes: int = 7, **keys) -> Classifier:
+def probe(encoder: type, classes: int = 7, **keys) -> Predictor:
     torch.manual_seed(0)
-    return probe_classifier(plain(encoder), classes, ProbeHeadSettings(**keys))
+    return probing_predictor(plain(encoder), classes, **keys)
 
 
 def trained(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def backward(model: Classifier) -> None:
+def backward(model: Predictor) -> None:
     """The gradients of one batch of noise."""
     scores_LBK = model(images(4))
     labels_B = torch.arange(4) % scores_LBK.shape[2]
@@ -81,7 +76,7 @@ def test_classifier_refuses_the_class_token_of_a_vit_without_one():
     with pytest.raises(ValueError, match=r"ENCODER\.name vit has no class token; use mean"):
         finetuned(ViT, head=FinetuneHeadSettings(pool="class"), class_token=False)
     with pytest.raises(ValueError, match=r"class token"):
-        load_config(PROBE, ["CLASSIFIER.pool", "class", "ENCODER.class_token", "false"])
+        load_config(PROBE, ["READOUT.pool", "class", "ENCODER.class_token", "false"])
 
 
 @torch.no_grad()
@@ -122,8 +117,8 @@ def test_classifier_heads_start_as_published():
     """MAE: 2e-5 and zero bias in fine-tuning, .01 in a probe, whose BatchNorm has no weights."""
     torch.manual_seed(0)
     encoder = plain(ViT, width=64)
-    fine = finetune_classifier(encoder, 1000, FinetuneHeadSettings(), FreezeSettings())
-    probing = probe_classifier(encoder, 1000, ProbeHeadSettings(rates=(1.0, 0.1)))
+    fine = finetuned_predictor(encoder, 1000)
+    probing = probing_predictor(encoder, 1000, rates=(1.0, 0.1))
     for heads, std in ((fine.heads, 2e-5), (probing.heads, 0.01)):
         for head in heads:
             assert head.weight.std().item() == pytest.approx(std, rel=0.02)
@@ -157,7 +152,7 @@ def test_classifier_refuses_an_encoder_that_hides(recipe, hidden):
         load_config(recipe, ["ENCODER.hidden", hidden])
     encoder = small(ViT, IMAGE, hidden=hidden)
     with pytest.raises(ValueError, match=rf"ENCODER\.hidden is {hidden}"):
-        finetune_classifier(encoder, 2, FinetuneHeadSettings(), FreezeSettings())
+        finetuned_predictor(encoder, 2)
 
 
 # ---------------------------------------------------------------- what is trained
@@ -172,7 +167,7 @@ VIT_BLOCK = VIT_UPPER | {
 }
 SWIN_BLOCK = VIT_BLOCK | {"attn.relative_position_bias_table"}
 TOP = {"encoder.backbone.norm.weight", "encoder.backbone.norm.bias"}  # on the last block, and trained with it
-HEAD = {"norm.weight", "norm.bias", "heads.0.weight", "heads.0.bias"}
+HEAD = {"readouts.0.norm.weight", "readouts.0.norm.bias", "readouts.0.linear.weight", "readouts.0.linear.bias"}
 VIT_STEM = {f"encoder.backbone.{name}" for name in ("cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias")}
 SWIN_STEM = {
     f"encoder.backbone.patch_embed.{name}" for name in ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
@@ -296,11 +291,11 @@ class Convolutions(Encoder, name="classifier_test_convolutions"):
 
 def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
     with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves: use an"):
-        finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
+        finetuned_predictor(Convolutions(IMAGE), 2, 0.5)
     settings = FreezeSettings(tune_blocks=1)
     model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), settings)
     steps = {f"encoder.steps.1.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
-    assert trained(model) == steps | {"heads.0.weight", "heads.0.bias"}
+    assert trained(model) == steps | {"readouts.0.linear.weight", "readouts.0.linear.bias"}
 
 
 # ---------------------------------------------------------------- what is at rest

@@ -61,7 +61,7 @@ def published(*tasks: str) -> list[str]:
     return [path for path, run in PUBLISHED.items() if run.task in tasks]
 
 
-PRETRAINED, FINETUNED, PROBED = published("pretrain"), published("finetune"), published("linear_probe")
+PRETRAINED, FINETUNED, PROBED = published("pretrain"), published("finetune"), published("probe")
 
 
 class Photographs(Source):
@@ -161,7 +161,7 @@ def timms(name: str, classes: int, options: str) -> nn.Module:
 
 def our_name(name: str, classifies: bool) -> str:
     """Our name of one of timm's parameters."""
-    for theirs, ours in (("head.fc.", "heads.0."), ("head.", "heads.0."), ("fc_norm.", "norm.")):
+    for theirs, ours in (("head.fc.", "readouts.0.linear."), ("head.", "readouts.0.linear."), ("fc_norm.", "norm.")):
         if classifies and name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return f"encoder.backbone.{name}"
@@ -456,7 +456,7 @@ def test_recipe_optimizer_and_run_are_the_published_ones(path):
     assert (cfg.OPTIMIZER.per_batch, cfg.OPTIMIZER.weight_decay) == (run.per_batch, run.weight_decay)
     assert cfg.OPTIMIZER.weight_decay_end == run.weight_decay_end
     assert (numbers(cfg.DATA.mean), numbers(cfg.DATA.std)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    if run.task != "linear_probe":
+    if run.task != "probe":
         assert type(built) is torch.optim.AdamW
         assert {(tuple(group["betas"]), group["eps"]) for group in built.param_groups} == {(run.betas, 1e-8)}
     if run.task == "finetune":

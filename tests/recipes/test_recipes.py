@@ -75,7 +75,7 @@ def without_effect(stated: dict) -> set[tuple[str, str]]:
         keys.add(("DATA", "path"))
     if not simple and stated["AUGMENT"]["crop_scale"] == stated["AUGMENT"]["crop_ratio"] == [1, 1]:
         keys.add(("AUGMENT", "interpolation"))
-    if stated["OPTIMIZER"]["layer_decay"] == 1 and stated["TASK"] != "linear_probe":
+    if stated["OPTIMIZER"]["layer_decay"] == 1 and stated["TASK"] != "probe":
         keys.add(("SCHEDULE", "lr_scale_on"))
     return keys
 

@@ -121,14 +121,14 @@ def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whol
     ("recipe", "keys", "names"),
     [
         (FINETUNE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK finetune", "labels")),
-        (PROBE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK linear_probe", "labels")),
+        (PROBE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK probe", "labels")),
         (FINETUNE, {"MASKER.ratio": 0.5}, ("MASKER", "TASK finetune")),
-        (PROBE, {"FREEZE.tune_blocks": 1}, ("FREEZE", "TASK linear_probe")),
+        (PROBE, {"FREEZE.tune_blocks": 1}, ("FREEZE", "TASK probe")),
         (FINETUNE, {"ENCODER.hidden": "replace"}, ("ENCODER.hidden is replace", "none")),
         (FINETUNE, {"FREEZE.tune_blocks": 3}, ("FREEZE.tune_blocks is 3", "ENCODER.name vit", "2 blocks")),
         (FINETUNE, {"AUGMENT.mixup": 0.8, "DATA.batch_size": 5}, ("DATA.batch_size is 5", "even")),
         (FINETUNE, {"LABELS.per_class": 1}, ("10 training images", "16", "TRAIN.batch")),
-        (PROBE, {"TRAIN.clip": 1, "CLASSIFIER.rates": "[1,2]"}, ("TRAIN.clip is 1", "CLASSIFIER.rates")),
+        (PROBE, {"TRAIN.clip": 1, "PROBE.rates": "[1,2]"}, ("TRAIN.clip is 1", "PROBE.rates")),
         (PROBE, {"INIT.checkpoint": "/nowhere/best.pt"}, ("INIT.checkpoint /nowhere/best.pt", "not exist")),
     ],
 )

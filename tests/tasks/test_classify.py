@@ -23,7 +23,7 @@ from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.accuracy import Counts
 from mim.ops.seeding import derive_seed
-from mim.tasks.classify import Classify
+from mim.tasks.supervised import Supervised
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {
@@ -32,20 +32,20 @@ SMALL = {
     **{"LABELS.per_class": 10, "LOG.tensorboard": False, "LOG.every_steps": 1, "EVALUATE.confusion": False},
     **{"TRAIN.precision": "fp32", "TRAIN.epochs": 2, "EVALUATE.every_epochs": 1, "CHECKPOINT.every_epochs": 0},
 }
-FIXED = {"DATA.mean": "[0.3]", "DATA.std": "[0.35]", "ENCODER.drop_path": 0.0, "CLASSIFIER.init_std": 0.5}
+FIXED = {"DATA.mean": "[0.3]", "DATA.std": "[0.35]", "ENCODER.drop_path": 0.0, "READOUT.init_std": 0.5}
 
 
-def task_of(recipe: Path, keys: dict) -> Classify:
+def task_of(recipe: Path, keys: dict) -> Supervised:
     """The task of a recipe, small, with scores that are far from uniform."""
     cfg = load_config(recipe, [str(word) for pair in (SMALL | FIXED | keys).items() for word in pair])
     return build.build_task(cfg, *build.build_data(cfg))
 
 
-def first_batch(task: Classify, rows: int = 8) -> Batch:
+def first_batch(task: Supervised, rows: int = 8) -> Batch:
     return next(batches(task.train_data, in_order(range(rows), rows), 0, False))
 
 
-def evaluated(task: Classify) -> Report:
+def evaluated(task: Supervised) -> Report:
     with torch.no_grad():
         return task.evaluate(task.model.eval(), ALONE)
 
@@ -90,14 +90,14 @@ def pretrained(tmp_path_factory) -> Path:
 # ---------------------------------------------------------------- the loss of fine-tuning
 
 
-def scores_and_labels(task: Classify, batch: Batch, img_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scores_and_labels(task: Supervised, batch: Batch, img_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
         return task.model(img_BCHW)[0], batch.labels
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_finetune_loss_is_timms_cross_entropy(smoothing):
-    task = task_of(FINETUNE, {"AUGMENT.smoothing": smoothing})
+    task = task_of(FINETUNE, {"CRITERION.smoothing": smoothing})
     batch = first_batch(task)
     scores, labels = scores_and_labels(task, batch, task.preprocess(batch.images_BCHW))
     loss = task.loss(task.model, batch, StepContext(0, 3, 0, 8))
@@ -109,7 +109,7 @@ def test_finetune_loss_is_timms_cross_entropy(smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_finetune_loss_is_timms_soft_target_cross_entropy_under_the_same_mixing(mixup, cutmix, smoothing):
-    keys = {"AUGMENT.mixup": mixup, "AUGMENT.cutmix": cutmix, "AUGMENT.smoothing": smoothing}
+    keys = {"AUGMENT.mixup": mixup, "AUGMENT.cutmix": cutmix, "CRITERION.smoothing": smoothing}
     task = task_of(FINETUNE, keys)
     batch = first_batch(task)
     mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=10)
@@ -185,7 +185,7 @@ def test_finetune_rates_decay_from_the_classifier_down():
 
 
 def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own():
-    task = task_of(PROBE, {"CLASSIFIER.rates": "[0.1,1.0,10.0]"})
+    task = task_of(PROBE, {"PROBE.rates": "[0.1,1.0,10.0]"})
     batch = first_batch(task)
     for index, head in enumerate(task.model.heads):  # they start alike
         torch.nn.init.normal_(head.weight, std=0.1 + index)
@@ -203,7 +203,7 @@ def test_probe_loss_is_the_mean_of_its_layers_and_each_gradient_that_of_its_own(
 
 
 def test_probe_rates_multiply_the_learning_rate_of_their_own_layer():
-    task = task_of(PROBE, {"CLASSIFIER.rates": "[0.1,1.0,10.0]"})
+    task = task_of(PROBE, {"PROBE.rates": "[0.1,1.0,10.0]"})
     expected = {f"heads.{index}.{what}": rate for index, rate in enumerate((0.1, 1, 10)) for what in ("weight", "bias")}
     assert task.lr_scales(1.0) == expected
 
@@ -211,12 +211,12 @@ def test_probe_rates_multiply_the_learning_rate_of_their_own_layer():
 def test_probe_of_several_rates_refuses_clipping():
     with pytest.raises(ValueError, match=r"TRAIN\.clip is 1: .*CLASSIFIER\.rates; set TRAIN\.clip 0"):
         load_config(PROBE, ["TRAIN.clip", "1"])
-    load_config(PROBE, ["TRAIN.clip", "1", "CLASSIFIER.rates", "[1.0]"])
+    load_config(PROBE, ["TRAIN.clip", "1", "PROBE.rates", "[1.0]"])
 
 
 # ---------------------------------------------------------------- runs of a probe
 
-PROBED = {"ENCODER.positions": "sincos", "CLASSIFIER.rates": "[0.3,1.0,3.0]"}
+PROBED = {"ENCODER.positions": "sincos", "PROBE.rates": "[0.3,1.0,3.0]"}
 
 
 def fingerprint(folder: Path) -> dict[str, tuple]:
@@ -254,7 +254,7 @@ def test_probe_changes_no_bit_of_the_encoder(pretrained, probed):
 
 def test_probe_changes_heads_and_statistics(probed):
     state = last_state(probed[0])
-    untrained = build.build_classifier(load_config(probed[0] / "config.yaml"), 10).state_dict()
+    untrained = build.build_predictor(load_config(probed[0] / "config.yaml"), 10).state_dict()
     after = {name: weight for name, weight in state["model"].items() if not name.startswith("encoder.")}
     assert set(after) == {
         *(f"heads.{index}.{what}" for index in range(3) for what in ("weight", "bias")),
@@ -275,7 +275,7 @@ def test_probe_reports_the_best_of_its_rates(probed):
 
 
 def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
-    task = task_of(PROBE, {"ENCODER.depth": 1, "CLASSIFIER.rates": "[0.5,1.0,2.0,4.0]"})
+    task = task_of(PROBE, {"ENCODER.depth": 1, "PROBE.rates": "[0.5,1.0,2.0,4.0]"})
     counts = []
     for hits, loss in ((3, 9.0), (5, 8.0), (5, 7.0), (4, 1.0)):
         confusion_KK = torch.zeros(10, 10, dtype=torch.long)
@@ -288,7 +288,7 @@ def test_probe_report_takes_the_first_of_the_best_layers_as_a_whole():
     }
     assert report.details == {"val/by_class": {"0": 1.0, "1": 0.0}, "val/samples": 8}
     assert report.score == "val/top1"
-    alone = task_of(PROBE, {"CLASSIFIER.rates": "[2.0]"}).report(counts[:1])
+    alone = task_of(PROBE, {"PROBE.rates": "[2.0]"}).report(counts[:1])
     assert set(alone.metrics) == {"val/top1", "val/top5", "val/loss"}
 
 
@@ -299,7 +299,7 @@ def test_probe_of_several_rates_trains_each_layer_as_it_would_alone(tmp_path, pr
     keys |= {"OPTIMIZER.name": optimizer, "SCHEDULE.warmup_epochs": 0, "EVALUATE.samples": 9}
     states = {}
     for rates in ((1.0,), (3.0,), (1.0, 3.0)):
-        trained(tmp_path / str(rates), keys | {"CLASSIFIER.rates": list(rates)}, PROBE)
+        trained(tmp_path / str(rates), keys | {"PROBE.rates": list(rates)}, PROBE)
         states[rates] = last_state(tmp_path / str(rates))["model"]
     together = states[1.0, 3.0]
     for what in ("weight", "bias"):
@@ -310,9 +310,9 @@ def test_probe_of_several_rates_trains_each_layer_as_it_would_alone(tmp_path, pr
 
 def test_probe_factor_on_the_rate_is_another_base_rate(tmp_path):
     keys = PROBED | {"TRAIN.epochs": 1, "EVALUATE.samples": 9}
-    trained(tmp_path / "factor", keys | {"CLASSIFIER.rates": "[2.0]", "OPTIMIZER.base_lr": 4.0}, PROBE)
-    trained(tmp_path / "base", keys | {"CLASSIFIER.rates": "[1.0]", "OPTIMIZER.base_lr": 8.0}, PROBE)
-    factor, base = (last_state(tmp_path / name)["model"]["heads.0.weight"] for name in ("factor", "base"))
+    trained(tmp_path / "factor", keys | {"PROBE.rates": "[2.0]", "OPTIMIZER.base_lr": 4.0}, PROBE)
+    trained(tmp_path / "base", keys | {"PROBE.rates": "[1.0]", "OPTIMIZER.base_lr": 8.0}, PROBE)
+    factor, base = (last_state(tmp_path / name)["model"]["readouts.0.linear.weight"] for name in ("factor", "base"))
     torch.testing.assert_close(factor, base, rtol=1e-6, atol=1e-8)
 
 
@@ -415,7 +415,7 @@ def test_finetune_runs_on_class_folders_of_three_classes(tmp_path):
     assert metrics["labelled_images"] == 36
     assert "val/top5" not in metrics
     state = last_state(tmp_path / "run")["model"]
-    assert state["heads.0.weight"].shape == (3, 16)
+    assert state["readouts.0.linear.weight"].shape == (3, 16)
     assert not (tmp_path / "run" / "labelled.txt").exists()
 
 

@@ -48,7 +48,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     assert call(folder / "pretrain", TINY)[0] == 0
     init = {"INIT.checkpoint": folder / "pretrain"}  # its last checkpoint
-    for task, more in (("finetune", {"CLASSIFIER.init_std": 0.5}), ("probe", {"CLASSIFIER.rates": "[1.0, 10.0]"})):
+    for task, more in (("finetune", {"READOUT.init_std": 0.5}), ("probe", {"PROBE.rates": "[1.0, 10.0]"})):
         recipe = ROOT / "configs" / task / "digits.yaml"
         code, text = call(folder / task, {**SMALL, **init, **more, "SCHEDULE.warmup_epochs": 0}, recipe)
         assert code == 0, text
@@ -294,7 +294,7 @@ def test_predict_refuses_scores_that_are_not_finite(runs, tmp_path):
     content = torch.load(runs / "finetune" / "checkpoints" / "best.pt", weights_only=True)
     for weights in (content["model"], content["ema"]):
         for name in weights:
-            if name.endswith("heads.0.bias"):
+            if name.endswith("readouts.0.linear.bias"):
                 weights[name].fill_(np.nan)
     torch.save(content, tmp_path / "diverged.pt")
     code, text = evaluate(

@@ -20,34 +20,46 @@ changed.
   classify  accuracy of a fine-tuned or probed classifier, by names of classes
   features  writes features, labels and names of all images to a .npz file
   predict   writes class and probabilities of any images (files, folders, .txt
-            lists) to a .csv or .jsonl file; IMAGES come before KEY VALUE"""
+            lists) to a .csv or .jsonl file; IMAGES come before KEY VALUE
+  dense     without labels, sheets of what its patches hold: components,
+            foreground, attention, of held-out images or of IMAGES; where
+            images have masks, also mIoU of kNN and logistic regression
+  retrieval the nearest training images of held-out images or of IMAGES, as a
+            sheet; where images have classes, also mAP and recall"""
 PATHS = ("checkpoint", "file")  # metrics that a table could break
 EXAMPLES = (
     "knn runs/mae --k 10",
     "classify runs/finetune DATA.path /data/plates",
     "features runs/mae --output f.npz",
     "predict runs/finetune cat.jpg photos/ --output predictions.csv",
+    "dense runs/mae photos/ --output pictures",
+    "retrieval runs/mae --k 20 --output pictures",
 )
+WHAT = ("knn", "logistic", "classify", "features", "predict", "dense", "retrieval")
 ENDINGS = {"features": (".npz",), "predict": (".csv", ".jsonl")}  # of --output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("evaluate", TEXT, EXAMPLES)
-    parser.add_argument("what", choices=["knn", "logistic", "classify", "features", "predict"], help="see above")
+    parser.add_argument("what", choices=WHAT, help="see above")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its best or last checkpoint) or file")
-    parser.add_pairs("keys of its config, such as DATA.path /data; predict: IMAGES, then such keys")
+    parser.add_pairs("keys of its config, such as DATA.path /data; predict, dense, retrieval: IMAGES ahead of them")
     parser.add_argument(
         "--pool", choices=["mean", "class", "both"], default="mean", help="features of an image; default: %(default)s"
     )
     parser.add_argument(
-        "--k", type=int, metavar="N", help="knn: neighbours that vote; default: the run's EVALUATE.knn, or 20"
+        "--k",
+        type=int,
+        metavar="N",
+        help="knn: neighbours that vote; default: the run's EVALUATE.knn, or 20. dense: the same of patches; default: "
+        "chosen. retrieval: nearest images; default: 10",
     )
     parser.add_argument(
         "--temperature", type=float, default=0.07, metavar="T", help="knn: of the vote; default: %(default)s"
     )
     parser.add_argument(
-        "--c", type=float, default=1.0, metavar="C", help="logistic: inverse penalty; default: %(default)s"
+        "--c", type=float, metavar="C", help="logistic, dense: inverse penalty; default: 1, and for dense chosen"
     )
     parser.add_argument(
         "--share", type=float, default=1.0, metavar="S", help="knn, logistic: share of the labels; default: %(default)s"
@@ -61,9 +73,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="TITLE",
         help="classify, predict: a setting of a probe, such as 'rate 3'; default: the one that the run chose",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="features, predict: the file to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="features, predict: the file to write; dense, retrieval: the folder of the sheets; default: their name",
+    )
+    parser.add_channels()
+    _add_sheets(parser)
     parser.add_json()
     return cli.run(parser, _evaluate, arguments)
+
+
+def _add_sheets(parser: cli.Parser) -> None:
+    """What dense and retrieval show."""
+    sheets = parser.add_argument_group("dense and retrieval")
+    sheets.add_argument("--images", type=int, metavar="N", help="images or queries on a sheet; default: 8, or IMAGES")
+    sheets.add_argument("--seed", type=int, default=0, help="of the choice of images; default: %(default)s")
+    sheets.add_argument("--stride", type=int, metavar="PX", help="dense: of the feature map; default: of the output")
+    sheets.add_argument(
+        "--patches",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="dense: of the training images that are fitted, at most; 0: all; default: %(default)s",
+    )
+    sheets.add_argument("--leave-one-out", action="store_true", help="retrieval: the held-out images search each other")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -79,25 +114,46 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name in PATHS:
         if name in metrics:
             print(f"{name}: {metrics[name]}")
+    for path in metrics.get("pictures", ()):
+        print(f"wrote {path}")
     if args.json:
         write_json(args.json, metrics)
 
 
 def _metrics(args: argparse.Namespace) -> dict[str, Any]:
     from mim import evaluate
-    from mim.data.settings import LabelSettings
+    from mim.data.labels.settings import LabelSettings
 
     labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
     if args.what == "classify":
         return evaluate.classify(args.run, args.overrides, args.setting)
     if args.what == "predict":
         images, pairs = _images_and_pairs(args.overrides)
+        if not images:
+            raise ValueError("predict: name images behind RUN: files, folders or a .txt list, and keys behind them")
         return evaluate.predict(args.run, images, args.output, pairs, args.setting)
+    if args.what in ("dense", "retrieval"):
+        return _sheets(args)
     if args.what == "features":
         return evaluate.features(args.run, args.overrides, args.pool, args.output)
     if args.what == "knn":
         return evaluate.knn(args.run, args.overrides, args.pool, args.k, args.temperature, labels)
-    return evaluate.logistic(args.run, args.overrides, args.pool, args.c, labels)
+    return evaluate.logistic(args.run, args.overrides, args.pool, 1.0 if args.c is None else args.c, labels)
+
+
+def _sheets(args: argparse.Namespace) -> dict[str, Any]:
+    from mim import evaluate
+
+    images, pairs = _images_and_pairs(args.overrides)
+    output = args.output or Path(args.what)
+    shown: dict[str, Any] = {"images": args.images, "channels": cli.channels(args.channels), "seed": args.seed}
+    if args.what == "retrieval":
+        k = 10 if args.k is None else args.k
+        search = evaluate.RetrievalSettings(pool=args.pool, k=k, leave_one_out=args.leave_one_out, **shown)
+        return evaluate.retrieval(args.run, images, output, pairs, search)
+    patches = evaluate.PatchSettings(patches=args.patches, k=args.k, c=args.c, seed=args.seed)
+    look = evaluate.DenseSettings(stride=args.stride, patches=patches, **shown)
+    return evaluate.dense(args.run, images, output, pairs, look)
 
 
 def _check_output(what: str, output: Path | None) -> None:
@@ -111,8 +167,6 @@ def _check_output(what: str, output: Path | None) -> None:
 def _images_and_pairs(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """IMAGES, and the KEY VALUE pairs behind them. A file that is named like a key is written ./DATA.png."""
     index = next((index for index, word in enumerate(words) if _is_key(word)), len(words))
-    if not index:
-        raise ValueError("predict: name images behind RUN: files, folders or a .txt list, and keys behind them")
     return [Path(word) for word in words[:index]], list(words[index:])
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mim import cli
 from mim.pictures.files import check_ending, write_picture
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--beside", type=Path, action="append", default=[], metavar="RUN", help="another run; may be repeated"
     )
     parser.add_argument("--held-out", type=int, metavar="N", help="held-out images, without IMAGE; default: 8")
-    parser.add_argument("--channels", default="", metavar="C,C,C", help="of other than RGB images: three, one, or pca")
+    parser.add_channels()
     parser.add_argument(
         "--set",
         nargs=2,
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-    channels = _channels(args.channels)
+    channels = cli.channels(args.channels)
     check_ending("--output", args.output)
     from rich.console import Console
 
@@ -102,12 +102,3 @@ def _table(sheet: "ReconstructionSheet") -> "Table":
     for run in sheet.loaded:
         table.add_row(run.name, *(f"{error:.2f}" for _, error in sheet.mean_errors(run.name)))
     return table
-
-
-def _channels(text: str) -> tuple[int, ...] | Literal["pca"]:
-    if text == "pca":
-        return "pca"
-    try:
-        return tuple(int(word) for word in text.split(",")) if text else ()
-    except ValueError as error:
-        raise ValueError(f"--channels is {text!r}: it must be numbers from 0, such as 0,3,5, or pca") from error

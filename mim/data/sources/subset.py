@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import torch
 
-from mim.data.settings import LabelSettings
+from mim.data.labels.settings import LabelSettings
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
 from mim.data.sources.view import View

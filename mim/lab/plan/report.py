@@ -230,7 +230,7 @@ def _parts(dry: DryTask) -> tuple[Part, ...]:
         modules["head"] = (model.head.name, [model.head])
         modules["rest"] = (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])
     elif dry.classes is not None:
-        modules["readout"] = (f"{dry.classes} classes", [model.readouts])
+        modules["readout"] = (f"{dry.classes} classes", [*model.readouts])
     parts = []
     for part, (name, members) in modules.items():
         weights = [parameter for module in members for parameter in module.parameters()]

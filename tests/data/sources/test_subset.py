@@ -8,13 +8,14 @@ import torch
 from processes import FINETUNE, call
 from small_data import logged, write_digits
 
+from mim.data.labels.settings import LabelSettings
 from mim.data.loading.dataset import ImageDataset
 from mim.data.loading.loader import batches, in_order
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source
 from mim.data.sources.digits import Digits
 from mim.data.sources.folder import Folder
-from mim.data.sources.subset import LabelSettings, Subset, few_labels
+from mim.data.sources.subset import Subset, few_labels
 from mim.data.transforms import AugmentSettings, CentreCrop
 
 
