@@ -11,8 +11,8 @@ from small_data import FINETUNE, PROBE, RECIPE, logged, write_digits, write_reci
 
 from mim import Encoder, build_model, load_config
 from mim.build import (
-    build_predictor,
     build_data,
+    build_predictor,
     build_task,
     build_without_memory,
     chosen_labels,

@@ -4,6 +4,7 @@ Every sample is counted once, on one process or under torchrun. Shapes: B batch,
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -29,15 +30,14 @@ from mim.evaluate.loading import (
     origin,
     ready,
 )
-from mim.evaluation.accuracy import TOP
 from mim.evaluation.predictions import WRITERS, ClassPrediction, PredictionCounts
 from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, LABEL_KIND, stored_classes
-from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SETTING, VAL_TOP1, VAL_TOP5
+from mim.metric_keys import VAL_LOSS, VAL_SETTING, VAL_TOP1
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
-from mim.tasks.classify import count_correct
+from mim.tasks.supervised import Answers, collect
 
 LOG = logging.getLogger("mim")
 
@@ -83,24 +83,22 @@ def classify(run: Path, overrides: Overrides, setting: str | None = None) -> dic
         data, reader = build.evaluation_data(cfg, matched), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
         with inference_mode(loaded):
             parts = reader.read(data, range(len(data)), world.rank, world.size)
-            results = count_correct(classifier.model, classifier.preprocess, parts, len(names), world)
-        broken = reader.settle(results[0].samples, world)
+            collectors, images = collect(classifier.model, classifier.preprocess, parts, world)
+        answers = Answers(collectors, world, matched.groups, reader.settle(images, world))
         chosen = classifier.chosen
         if chosen is None:
-            chosen = max(range(len(results)), key=lambda number: results[number].top1)
-        counts = results[chosen]
-        check_finite(loaded, "scores", torch.tensor(counts.loss))
-        top5 = {VAL_TOP5: counts.top5} if len(names) > TOP else {}
+            scores = answers.scores(VAL_TOP1)
+            chosen = scores.index(max(scores))
+        result = answers.result(chosen, cfg.EVALUATE.resamples, cfg.SEED)
+        check_finite(loaded, "scores", torch.tensor(result.metrics.get(VAL_LOSS, math.nan)))
         return {
             **origin(loaded),
             **classifier.describe(chosen),
-            "held-out images": counts.samples,
-            **left_out_metrics(broken),
+            "held-out images": result.samples,
+            **left_out_metrics(answers.broken),
             "classes": note or f"all {len(names):,} of the classifier",
-            VAL_TOP1: counts.top1,
-            **top5,
-            VAL_LOSS: counts.loss,
-            VAL_BY_CLASS: counts.by_class(names),
+            **result.metrics,
+            **result.details(),
         }
 
 

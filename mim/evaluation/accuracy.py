@@ -52,11 +52,6 @@ class Counts:
         samples = max(self.samples, 1)
         self.top1, self.top5, self.loss = int(confusion_KK.trace()) / samples, in_top / samples, loss / samples
 
-    @property
-    def score(self) -> float:
-        """What chooses among readouts."""
-        return self.top1
-
     def by_class(self, names: tuple[str, ...]) -> dict[str, float]:
         """Share of correct answers for each class that has samples."""
         correct, samples = self.confusion_KK.diagonal().tolist(), self.confusion_KK.sum(dim=1).tolist()

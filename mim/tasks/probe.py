@@ -1,6 +1,6 @@
 """Probe: one step trains readouts on the features of a frozen encoder."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,8 @@ from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
-from mim.evaluation.accuracy import Counts
 from mim.readouts import Predictor
-from mim.tasks.supervised import Supervised
+from mim.tasks.supervised import Answers, Supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +60,29 @@ class Probe(Supervised):
         """The metrics of the best setting on the held-out images, and the scores of all settings."""
         if len(self.grid) == 1:
             return super().evaluate(model, world)
-        best, metrics, score = None, dict[str, float](), ""
+        metrics: dict[str, float] = {}
+        key, best = self.score, -1
         if self.choosing is not None:
-            chosen_by, _ = self.results(model, self.choosing, world)
-            best, key = self.best_of(chosen_by), keys.choice(self.score)
-            metrics = self._by_setting(key, chosen_by)
-            metrics[key], score = chosen_by[best].score, key
+            key = keys.choice(self.score)
+            best = self._choose(key, self.answers_to(model, self.choosing, world), metrics)
         if not len(self.held_out):
-            return Report(metrics, {}, score=score)
-        results, broken = self.results(model, self.held_out, world)
-        best = self.best_of(results) if best is None else best
-        metrics |= self._by_setting(self.score, results)
-        metrics |= {keys.VAL_SETTING: best, keys.VAL_BEST_RATE: self.grid[best].rate}
-        report = self.report(results[best], broken, self.grid[best].title)
-        return replace(report, metrics={**report.metrics, **metrics}, score=score or report.score)
+            return Report(metrics, {}, score=key)
+        answers = self.answers_to(model, self.held_out, world)
+        best_there = self._choose(self.score, answers, metrics)
+        best = best_there if self.choosing is None else best
+        report = self.report(answers, best, self.grid[best].title)
+        metrics |= {**report.metrics, keys.VAL_SETTING: best, keys.VAL_BEST_RATE: self.grid[best].rate}
+        return replace(report, metrics=metrics, score=key)
 
-    def _by_setting(self, key: str, results: Sequence[Counts]) -> dict[str, float]:
-        pairs = zip(self.grid, results, strict=True)
-        return {keys.of_setting(key, setting.title): result.score for setting, result in pairs}
+    def _choose(self, key: str, answers: Answers, metrics: dict[str, float]) -> int:
+        """The position of the best setting, the first of equal ones; adds the score of each and the best to metrics."""
+        scores = answers.scores(self.score)
+        best = max(range(len(scores)), key=scores.__getitem__)
+        named = zip(self.grid, scores, strict=True)
+        metrics |= {keys.of_setting(key, each.title): score for each, score in named if score > -math.inf}
+        if scores[best] > -math.inf:
+            metrics[key] = scores[best]
+        return best
 
     def _parameters(self) -> list[tuple[ProbeSetting, list[str]]]:
         """Each setting with the names of its parameters."""

@@ -117,6 +117,8 @@ class ClassifyEvaluateSettings:
         samples: held-out images at most; 0 for all.
         crop_pct: share of the image side that the centre crop keeps.
         confusion: draw the confusion matrix.
+        resamples: of the held-out images, for the 95% interval of each metric; 0 for no intervals. Source: Efron and
+            Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (1,000).
     """
 
     every_epochs: int = 1
@@ -124,7 +126,8 @@ class ClassifyEvaluateSettings:
     samples: int = 0
     crop_pct: float = 1.0
     confusion: bool = True
+    resamples: int = 1000
 
     def __post_init__(self) -> None:
-        at_least("EVALUATE", 0, every_epochs=self.every_epochs, samples=self.samples)
+        at_least("EVALUATE", 0, every_epochs=self.every_epochs, samples=self.samples, resamples=self.resamples)
         shares("EVALUATE", crop_pct=self.crop_pct)

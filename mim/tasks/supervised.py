@@ -1,13 +1,16 @@
 """Supervised: the base of fine-tuning and probes, with metrics of held-out images.
 
-Shapes: B batch, C channels, H W pixels.
+Shapes: B batch, C channels, H W pixels, N images, K classes.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mim.data.batch import Batch
@@ -15,10 +18,9 @@ from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
-from mim.evaluation.accuracy import TOP, Counts, Tally
+from mim.evaluation.metrics import CHOSEN_BY, Collector, Result, collector_for
 from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
 from mim.io.weights import CLASSES, LABEL_KIND
-from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, VAL_SAMPLES, VAL_TOP1, VAL_TOP5
 from mim.pictures.confusion import draw_confusion
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
@@ -34,11 +36,15 @@ class Supervised(BuiltTask[Predictor], ABC):
 
     settings: ClassifyEvaluateSettings
     labels: str  # says which labelled images are trained on
-    score: ClassVar[str] = VAL_TOP1  # the metric that chooses the best checkpoint, and among the settings of a probe
 
     @property
     def label_spec(self) -> LabelSpec:
         return self.model.criterion.spec
+
+    @property
+    def score(self) -> str:
+        """The key of the metric that chooses the best checkpoint, and among the settings of a probe."""
+        return CHOSEN_BY[self.label_spec.kind]
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
@@ -48,31 +54,36 @@ class Supervised(BuiltTask[Predictor], ABC):
         """Metrics of the held-out images, each counted once; broken ones are left out and named."""
         if not len(self.held_out):
             return Report({}, {})
-        results, broken = self.results(model, self.held_out, world)
-        return self.report(results[0], broken, "")
+        answers = self.answers_to(model, self.held_out, world)
+        return self.report(answers, 0, "")
 
-    def results(self, model: Predictor, data: ImageDataset, world: World) -> tuple[list[Counts], dict[str, str]]:
-        """The result of each readout on images, and the reason for each file that is left out."""
+    def answers_to(self, model: Predictor, data: ImageDataset, world: World) -> "Answers":
+        """The answers of each readout to images."""
         samples = choose_samples(len(data), self.settings.samples, data.seed)
         parts = self.reader.read(data, samples, world.rank, world.size)
-        counts = count_correct(model, self.preprocess, parts, self.label_spec.outputs, world)
-        return counts, self.reader.settle(counts[0].samples, world)
+        collectors, images = collect(model, self.preprocess, parts, world)
+        broken = self.reader.settle(images, world)
+        groups_N = None if data.source.groups is None else data.source.groups[samples]
+        return Answers(collectors, world, groups_N, broken)
 
-    def best_of(self, results: Sequence[Counts]) -> int:
-        """The position of the best result; the first of equal ones."""
-        return max(range(len(results)), key=lambda number: results[number].score)
+    def report(self, answers: "Answers", number: int, title: str) -> Report:
+        """The report of one readout: metrics, their intervals and the confusion matrix.
 
-    def report(self, counts: Counts, broken: dict[str, str], title: str) -> Report:
-        """The report of one readout: top-1, top-5, loss, accuracy by class and the confusion matrix."""
-        names = self.label_spec.names
-        top = {VAL_TOP1: counts.top1, **({VAL_TOP5: counts.top5} if len(names) > TOP else {})}
+        Args:
+            answers: to the held-out images.
+            number: position of the readout.
+            title: of its setting.
+        """
+        result = answers.result(number, self.settings.resamples, self.held_out.seed)
         pictures = {}
-        if self.settings.confusion:
+        if self.settings.confusion and result.confusion_KK is not None:
             start = ", ".join([self.name, *([title] if title else [])])
-            text = f"{start}: {counts.top1:.1%} of {counts.samples:,} held-out images"
-            pictures["confusion"] = draw_confusion(counts.confusion_KK, names, text)
-        details = {VAL_BY_CLASS: counts.by_class(names), VAL_SAMPLES: counts.samples, **left_out_metrics(broken)}
-        return Report({**top, VAL_LOSS: counts.loss}, pictures, details, score=VAL_TOP1)
+            share = result.confusion_KK.trace() / max(int(result.confusion_KK.sum()), 1)
+            unit = "pixels of " if self.label_spec.kind == "mask" else ""
+            text = f"{start}: {share:.1%} of {unit}{result.samples:,} held-out images"
+            pictures["confusion"] = draw_confusion(result.confusion_KK, self.label_spec.names, text)
+        details = {**result.details(), **left_out_metrics(answers.broken)}
+        return Report(result.metrics, pictures, details, score=self.score)
 
     def describe(self) -> dict[str, str]:
         encoder = self.model.encoder
@@ -105,13 +116,36 @@ class Supervised(BuiltTask[Predictor], ABC):
         return f"{names}; {labels}, {self.model.criterion.name}{many}"
 
 
-def count_correct(
-    model: Predictor, preprocess: Preprocess, parts: Iterable[EvaluationBatch], classes: int, world: World
-) -> list[Counts]:
-    """The counts of each readout over these batches and all ranks."""
-    tallies = [Tally(classes, world.device) for _ in model.readouts]
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What each readout answered to some images."""
+
+    collectors: list[Collector]
+    world: World
+    groups_N: np.ndarray | None  # the group of each image
+    broken: dict[str, str]  # the reason for each file that was left out
+
+    def result(self, number: int, resamples: int, seed: int) -> Result:
+        """The metrics of one readout. resamples: for intervals; 0 for none."""
+        return self.collectors[number].result(self.world, self.groups_N, resamples, seed)
+
+    def scores(self, key: str) -> list[float]:
+        """A metric of each readout; minus infinity where it is not defined."""
+        return [self.result(number, 0, 0).metrics.get(key, -math.inf) for number in range(len(self.collectors))]
+
+
+def collect(
+    model: Predictor, preprocess: Preprocess, parts: Iterable[EvaluationBatch], world: World
+) -> tuple[list[Collector], int]:
+    """The answers of each readout to these batches, and the number of images over all ranks."""
+    criterion, images = model.criterion, 0
+    collectors = [collector_for(criterion.spec, world.device) for _ in model.readouts]
     for part in parts:
-        images_BCHW, labels_B = part.batch.images_BCHW.to(world.device), part.batch.labels.to(world.device)
-        for tally, scores_BK in zip(tallies, model(preprocess(images_BCHW)), strict=True):
-            tally.add(scores_BK, labels_B)
-    return [tally.over_ranks(world) for tally in tallies]
+        images += len(part.rows)
+        labels = part.batch.labels.to(world.device)
+        every = model(preprocess(part.batch.images_BCHW.to(world.device)))
+        for collector, scores in zip(collectors, every, strict=True):
+            losses_B, _ = criterion.losses(scores, labels, plain=True)
+            size = (labels.shape[1], labels.shape[2]) if criterion.spec.kind == "mask" else None
+            collector.add(criterion.answers(scores, size), labels, part.rows, losses_B)
+    return collectors, int(world.sum(torch.tensor([images], device=world.device)))

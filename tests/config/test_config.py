@@ -615,9 +615,7 @@ def test_config_classifier_without_a_class_token_to_pool_is_told_to_take_the_mea
             sections = {"ENCODER": swin} if name == "swin" else {}
             message = refuse("READOUT.pool", pool, *more, task="probe", **sections)
             assert f"CLASSIFIER.pool is {pool}: ENCODER.name {name} has no class token; use mean" in message
-    assert "CLASSIFIER.pool is 'both': it must be one of mean, class" in refuse(
-        "READOUT.pool", "both", task="finetune"
-    )
+    assert "CLASSIFIER.pool is 'both': it must be one of mean, class" in refuse("READOUT.pool", "both", task="finetune")
     text = with_sections(PROBE, ENCODER=swin)
     assert load_config(write_recipe(tmp_path, text), ["READOUT.pool", "mean"]).CLASSIFIER.pool == "mean"
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from small_data import RECIPE, logged, write_recipe
 
-from mim import build_predictor, build_model
+from mim import build_model, build_predictor
 from mim.config import load_config, parse_config
 
 FOLDER = Path(__file__).parent / "configs_0_1_0"

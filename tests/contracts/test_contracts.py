@@ -11,12 +11,14 @@ from small_models import (
     Colours,
     assemble,
     each_part,
+    finetuned_predictor,
     fits,
     hidings,
     images,
     learns,
     members,
     predicts,
+    probing_predictor,
     sampled,
     small,
 )
@@ -26,7 +28,6 @@ from mim.engine.optim import LARS, AdamW, Optimizer, parameter_groups
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
-from small_models import finetuned_predictor, probing_predictor
 from mim.targets import Target
 from mim.targets.features import FeatureTarget
 

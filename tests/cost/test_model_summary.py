@@ -2,14 +2,26 @@
 
 import pytest
 import torch
-from small_models import CPU, IMAGE, assemble, each_part, fits, hidings, images, members, sampled, small
+from small_models import (
+    CPU,
+    IMAGE,
+    assemble,
+    each_part,
+    finetuned_predictor,
+    fits,
+    hidings,
+    images,
+    members,
+    probing_predictor,
+    sampled,
+    small,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.encoders import Encoder, Swin, ViT
 from mim.heads import Head
 from mim.ops.attention import choose_attention
-from small_models import finetuned_predictor, probing_predictor
 from mim.structures import Features, ImageSpec
 
 CROSSES = [(*hiding, head) for hiding in hidings() for head in members(Head) if fits(hiding[1], head)]

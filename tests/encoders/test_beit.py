@@ -11,7 +11,7 @@ import pytest
 import torch
 from einops import rearrange, repeat
 from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, last_state, losses
-from small_models import assemble, generator, images, sampled, shaken
+from small_models import assemble, finetuned_predictor, generator, images, sampled, shaken
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
@@ -23,7 +23,6 @@ from mim.interop.initialise import LoadReport, initialise_encoder
 from mim.losses import L1
 from mim.maskers.random import Random
 from mim.ops.positions import resize_bias_table
-from small_models import finetuned_predictor
 from mim.structures import ImageSpec, PatchMask
 
 SQUARE, WIDE = ImageSpec(3, 32, 32), ImageSpec(3, 32, 64)

@@ -8,12 +8,11 @@ import warnings
 import pytest
 import torch
 from converted import sample
-from small_models import IMAGE, assemble, generator, images, members, small
+from small_models import IMAGE, assemble, finetuned_predictor, generator, images, members, small
 from torch import Tensor, nn
 
 from mim import load_encoder
 from mim.encoders import Encoder
-from small_models import finetuned_predictor
 from mim.structures import PatchMask
 
 EXAMPLE = 2  # images of the batch that is exported; torch.export takes a batch of 1 for a constant
@@ -31,7 +30,7 @@ class Everything(nn.Module):
             encoder,
             finetuned_predictor(encoder, 7),
         )
-        nn.init.normal_(self.classifier.heads[0].weight)
+        nn.init.normal_(self.classifier.readouts[0].linear.weight)
 
     def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
         pool = "both" if self.encoder.spec.num_prefix else "mean"

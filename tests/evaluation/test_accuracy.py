@@ -123,8 +123,8 @@ from mim.tasks.supervised import count_correct
 torch.manual_seed(0)
 encoder = ViT(ImageSpec(1, 32, 32), hidden="none", patch=8, width=16, depth=1, heads=2)
 model = probing_predictor(encoder, 10, rates=(1.0, 2.0)).eval()
-torch.nn.init.normal_(model.heads[0].weight)
-torch.nn.init.normal_(model.heads[1].weight)
+torch.nn.init.normal_(model.readouts[0].linear.weight)
+torch.nn.init.normal_(model.readouts[1].linear.weight)
 data = ImageDataset(Digits("val", DataSettings(channels=1)), CentreCrop(AugmentSettings(), (32, 32)), 0)
 preprocess, reader = Preprocess((0.3,), (0.35,)), Reader(2, 0)
 with join_world(DistributedSettings(device="cpu", backend="gloo")) as world, torch.no_grad():

@@ -46,7 +46,7 @@ from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mim import build_predictor, build_model, load_config, load_encoder
+from mim import build_model, build_predictor, load_config, load_encoder
 from mim.convert import config_of, convert
 from mim.engine.checkpoint import load_strict
 from mim.interop import read

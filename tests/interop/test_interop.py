@@ -9,7 +9,7 @@ from small_data import FINETUNE, write_recipe
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mim import build_predictor, build_model, load_config
+from mim import build_model, build_predictor, load_config
 from mim.encoders import Encoder, Swin, ViT
 from mim.engine import checkpoint
 from mim.interop import read

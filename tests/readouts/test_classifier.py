@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 from processes import FINETUNE, PROBE
-from small_models import IMAGE, images, members, small
+from small_models import IMAGE, finetuned_predictor, images, members, probing_predictor, small
 from torch import nn
 
 from mim.build import load_config
@@ -12,7 +12,6 @@ from mim.encoders import Encoder, ViT
 from mim.encoders.swin import Swin
 from mim.readouts import Predictor
 from mim.readouts.settings import FreezeSettings, ProbeSettings
-from small_models import finetuned_predictor, probing_predictor
 from mim.structures import Features
 
 ENCODERS = members(Encoder)

@@ -131,9 +131,7 @@ def test_finetune_loss_is_computed_in_fp32_under_autocast():
         loss = task.loss(task.model, batch, StepContext(0, 0, 0, 8))
         scores = task.model(task.preprocess(batch.images_BCHW))[0]
     assert (scores.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
-    assert loss.item() == pytest.approx(
-        LabelSmoothingCrossEntropy(0.1)(scores.float(), batch.labels).item(), rel=1e-6
-    )
+    assert loss.item() == pytest.approx(LabelSmoothingCrossEntropy(0.1)(scores.float(), batch.labels).item(), rel=1e-6)
 
 
 MIXING = {"AUGMENT.mixup": 0.8, "AUGMENT.cutmix": 1.0, "AUGMENT.erase": 0.5}
