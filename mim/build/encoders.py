@@ -81,8 +81,10 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
             encoder, cfg = _with_weights(Path(path), overrides, warn=mean is None, way_out=OTHER_FILE)
     except ValueError as error:
         of_size = _fault_of_size(path, model, overrides)
-        may_be_timm = not (model or of_size or OTHER_FILE in str(error)) and Path(path).is_file()
-        way_out = "\nWhere this is a model of timm, name it with TARGET.model" if may_be_timm else ""
+        way_out = ""
+        if Path(path).is_file() and not of_size and OTHER_FILE not in str(error):
+            there = f"TARGET.model is {model}: it must be the model of timm that the file is of"
+            way_out = "\n" + (there if model else "Where this is a model of timm, name it with TARGET.model")
         raise ValueError(f"TARGET.checkpoint {path or model}: {of_size or error}{way_out}") from error
     if cfg.DATA.mean != "estimate":
         mean, std = cfg.DATA.mean, cfg.DATA.std

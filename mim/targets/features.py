@@ -42,6 +42,7 @@ class FeatureTarget(Target):
     """
 
     outside: ClassVar[bool] = True
+    other_network: ClassVar[str] = "ENCODER.name {names}"  # how a user names a network of one of these encoders
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class FeatureTarget(Target):
     ):
         super().__init__(image, encoder)
         at_least("TARGET", 1, layers=layers)
-        _check(network, layers, of, tokens)
+        _check(network, layers, of, tokens, self.other_network)
         _check_norms(network, tokens, layer_norm, norm)
         self.options: dict[str, Any] = {}  # of the network's forward
         if layers > 1 or of != "block":
@@ -90,8 +91,8 @@ class FeatureTarget(Target):
         return _normalise(mean_BDhw, self.norm)
 
 
-def _check(network: Encoder, layers: int, of: StagePart, tokens: str) -> None:
-    """Raises ValueError where the network has no such layers or no class token."""
+def _check(network: Encoder, layers: int, of: StagePart, tokens: str, other_network: str) -> None:
+    """Raises ValueError where the network has no such layers or no class token. other_network: see FeatureTarget."""
     stages, spec = network.spec.stages, network.spec
     alike = [(stage.width, stage.stride) == (spec.width, spec.stride) for stage in stages]
     if layers > 1 and (layers > len(stages) or not all(alike[-layers:])):
@@ -100,10 +101,10 @@ def _check(network: Encoder, layers: int, of: StagePart, tokens: str) -> None:
             f"TARGET.layers is {layers}: of {network.title} at most {most} layers have its last width and stride"
         )
     if of not in network.stage_parts:
-        others = [name for name, part in Encoder.members().items() if of in part.stage_parts]
+        names = " or ".join(name for name, part in Encoder.members().items() if of in part.stage_parts)
         raise ValueError(
-            f"TARGET.of {of} reads a network of {' or '.join(others)}, and this one is {network.title}: use "
-            "TARGET.of block"
+            f"TARGET.of {of} reads a network of {names}, and this one is {network.title}: use TARGET.of block, or "
+            f"{other_network.format(names=names)}"
         )
     if tokens == "class" and (layers > 1 or of != "block" or not spec.num_prefix):
         raise ValueError(

@@ -41,6 +41,7 @@ class Teacher(FeatureTarget, name="teacher"):
     Raises ValueError where the file is missing, is not of that model, or is of images with other channels.
     """
 
+    other_network = "a file of {names}, such as that of a plain ViT of timm with TARGET.model empty"
     scale_C11: Tensor
     shift_C11: Tensor
 

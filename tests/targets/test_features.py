@@ -77,7 +77,9 @@ def test_teacher_has_the_mlps_of_its_own_network():
 def test_target_of_mlps_refuses_a_network_without_them_and_class_tokens():
     for encoder in ("swin", "timm"):
         with pytest.raises(
-            ValueError, match=r"TARGET\.of mlp reads a network of beit or vit.* and this one is .*use TARGET\.of block"
+            ValueError,
+            match=rf"TARGET\.of mlp reads a network of beit or vit.* and this one is {encoder}.*: use TARGET\.of "
+            r"block, or ENCODER\.name beit or vit",
         ):
             assemble("random", encoder, "replace", "convolution", "follower", target_keys={"of": "mlp"})
     with pytest.raises(ValueError, match=r"TARGET\.tokens class needs .*TARGET\.of block .*TARGET\.layers is 1 of mlp"):

@@ -125,6 +125,28 @@ def test_mean_of_the_last_blocks_with_both_norms(files, img):
 
 
 @torch.no_grad()
+def test_mlps_of_a_plain_vit_of_timm_are_read_without_its_name_alone(files, img, tmp_path):
+    """Without TARGET.model its file is of our vit, whose layers can be MLPs; timm's own, by hooks, are the same."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, depth=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "plain.pth")
+    outputs = []
+    for block in theirs.blocks[1:]:
+        block.mlp.register_forward_hook(lambda module, args, output: outputs.append(output))
+    theirs.forward_features(seen(img))
+    keys = {"layers": 2, "of": "mlp", "mean": list(THEIRS[0]), "std": list(THEIRS[1])}
+    actual = model_of(tmp_path / "plain.pth", **keys).target(img)
+    expected = on_grid((outputs[0] + outputs[1])[:, 1:] / 2, 4)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    blocks = model_of(tmp_path / "plain.pth", **keys | {"of": "block"}).target(img)
+    assert not torch.allclose(blocks, expected, atol=1e-2)
+    with pytest.raises(
+        ValueError, match=r"TARGET\.of mlp reads .* this one is timm test_vit.*with TARGET\.model empty"
+    ):
+        model_of(files[1] / "vit.pth", model="test_vit", **keys)
+
+
+@torch.no_grad()
 def test_teacher_sees_images_of_its_own_size_and_its_map_is_resized_to_the_grid_of_the_student(files, img):
     """128 x 96 px are 8 x 6 tokens of the teacher, and 4 x 6 of the student."""
     _, folder = files

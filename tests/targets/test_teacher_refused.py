@@ -73,6 +73,11 @@ def test_file_that_does_not_fit_is_named_with_its_weights_and_keys_that_exist(fi
     assert "ENCODER." not in text
 
 
+def test_file_of_another_model_of_timm_says_which_one_it_should_be(files):
+    with pytest.raises(ValueError, match=r"(?s)vit\.pth: .*only \d+%.*\nTARGET\.model is test_resnet: it must be the"):
+        build_model(teacher(files / "vit.pth", model="test_resnet"))
+
+
 def test_file_that_does_not_fit_can_be_loaded_as_far_as_it_goes_by_python_alone(files):
     with pytest.raises(ValueError, match=r"not exactly those of the encoder vit, .*\(strict=False loads what fits\)"):
         load_encoder(files / "own_part.pt")
