@@ -126,6 +126,13 @@ def _split_for_choice(cfg: Config, labelled: Source) -> tuple[Source, Source | N
     if cfg.TASK != "probe" or not cfg.PROBE.choose_share or len(probe_settings(cfg)) == 1:
         return labelled, None
     rows, choosing = split_rows(labelled, cfg.PROBE.choose_share, cfg.LABELS.seed)
+    if not len(choosing):
+        LOG.warning(
+            "PROBE.choose_share %g of %d training images is none of any class: the held-out images choose the setting, "
+            "which flatters; name a larger share",
+            *(cfg.PROBE.choose_share, len(labelled)),
+        )
+        return labelled, None
     return Subset(labelled, rows), Subset(labelled, choosing)
 
 

@@ -10,9 +10,15 @@ from mim.config import annotations, catalogue, plugins
 from mim.data.labels.settings import LabelSettings
 from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
-from mim.readouts.settings import FreezeSettings, ProbeSettings
 from mim.registry import Component, Key, keys_of, unknown_part
-from mim.tasks.settings import ClassifyEvaluateSettings, EvaluateSettings, InitSettings, TargetSettings
+from mim.tasks.settings import (
+    ClassifyEvaluateSettings,
+    EvaluateSettings,
+    FreezeSettings,
+    InitSettings,
+    ProbeSettings,
+    TargetSettings,
+)
 
 TaskName = Literal["pretrain", "finetune", "probe"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

@@ -12,9 +12,8 @@ from mim.config.parts import PartConfig, PartList, section_content, settings_val
 from mim.data.labels.settings import LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.io.sections import all_places, flatten, places
-from mim.readouts.settings import FreezeSettings, ProbeSettings
 from mim.registry import Key, one_of
-from mim.tasks.settings import InitSettings
+from mim.tasks.settings import FreezeSettings, InitSettings, ProbeSettings
 
 
 @dataclass(frozen=True)

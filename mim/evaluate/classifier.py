@@ -34,7 +34,7 @@ from mim.evaluation.predictions import WRITERS, ClassPrediction, PredictionCount
 from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, LABEL_KIND, stored_classes
-from mim.metric_keys import VAL_LOSS, VAL_SETTING, VAL_TOP1
+from mim.metric_keys import CHOICE_SETTING, VAL_BEST_RATE, VAL_LOSS, VAL_TOP1
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
 from mim.tasks.supervised import Answers, collect
@@ -161,13 +161,16 @@ def _classifier(loaded: LoadedCheckpoint, setting: str | None) -> LoadedClassifi
         )
     labels = LabelSpec(content.get(LABEL_KIND, "class"), classes or numbers(outputs))
     model = build.build_predictor(cfg, labels)
-    settings = tuple(each.title for each in build.probe_settings(cfg)) if cfg.TASK == "probe" else ("",)
+    grid = build.probe_settings(cfg) if cfg.TASK == "probe" else ()
+    settings = tuple(each.title for each in grid) or ("",)
     if setting is not None and setting not in settings:
-        raise ValueError(
-            f"--setting is {setting!r}, and {loaded.path} has {'; '.join(filter(None, settings)) or 'one'}"
-        )
-    chosen = 0 if len(settings) == 1 else content.get("results", {}).get(VAL_SETTING)
-    chosen = settings.index(setting) if setting is not None else chosen
+        known = "; ".join(filter(None, settings)) or "one alone"
+        raise ValueError(f"--setting is {setting!r}, and the settings of {loaded.path} are: {known}")
+    results = content.get("results", {})
+    chosen = results.get(CHOICE_SETTING)
+    if chosen is None and VAL_BEST_RATE in results:
+        chosen = next((n for n, each in enumerate(grid) if each.rate == results[VAL_BEST_RATE]), None)
+    chosen = settings.index(setting) if setting is not None else 0 if len(settings) == 1 else chosen
     return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, settings, chosen)
 
 

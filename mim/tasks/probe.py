@@ -66,13 +66,19 @@ class Probe(Supervised):
             key = keys.choice(self.score)
             best = self._choose(key, self.answers_to(model, self.choosing, world), metrics)
         if not len(self.held_out):
-            return Report(metrics, {}, score=key)
+            return self._chosen(Report(metrics, {}, score=key), best)
         answers = self.answers_to(model, self.held_out, world)
         best_there = self._choose(self.score, answers, metrics)
         best = best_there if self.choosing is None else best
         report = self.report(answers, best, self.grid[best].title)
-        metrics |= {**report.metrics, keys.VAL_SETTING: best, keys.VAL_BEST_RATE: self.grid[best].rate}
-        return replace(report, metrics=metrics, score=key)
+        return self._chosen(replace(report, metrics={**metrics, **report.metrics}, score=key), best)
+
+    def _chosen(self, report: Report, best: int) -> Report:
+        """A report that names the setting which was chosen; nothing where none could be."""
+        if best < 0:
+            return report
+        details = {**report.details, keys.CHOICE_TITLE: self.grid[best].title}
+        return replace(report, metrics={**report.metrics, keys.CHOICE_SETTING: best}, details=details)
 
     def _choose(self, key: str, answers: Answers, metrics: dict[str, float]) -> int:
         """The position of the best setting, the first of equal ones; adds the score of each and the best to metrics."""

@@ -529,8 +529,8 @@ SHARED = {"DATA", "AUGMENT", "ENCODER", "INIT", "TRAIN", "OPTIMIZER", "SCHEDULE"
 SHARED |= {"DISTRIBUTED"}
 TASK_SECTIONS = {
     "pretrain": {"MASKER", "HEAD", "TARGET", "LOSS"},
-    "finetune": {"LABELS", "CLASSIFIER", "FREEZE"},
-    "probe": {"LABELS", "CLASSIFIER"},
+    "finetune": {"LABELS", "READOUT", "CRITERION", "FREEZE"},
+    "probe": {"LABELS", "READOUT", "CRITERION", "PROBE"},
 }
 FOREIGN = [
     (task, section)
@@ -572,11 +572,10 @@ def test_config_task_on_the_command_line_decides_which_sections_there_are(tmp_pa
     path = write_recipe(tmp_path, FINETUNE)
     assert "FREEZE" not in load_config(path, ["TASK", "probe"]).sections
     assert "FREEZE" in load_config(write_recipe(tmp_path, PROBE), ["TASK", "finetune"]).sections
-    assert "READOUT.norm" in refuse("TASK", "probe", task="finetune", CLASSIFIER="{norm: true}")
     assert "MASKER is no section of TASK finetune" in refuse("TASK", "finetune")
 
 
-@pytest.mark.parametrize("value", ["fine-tune", "probe", "Pretrain", "", "[pretrain]"])
+@pytest.mark.parametrize("value", ["fine-tune", "linear probe", "Pretrain", "", "[pretrain]"])
 def test_config_unknown_task_names_all_three(refuse: Refuse, value: str) -> None:
     message = refuse("TASK", value)
     assert f"TASK is {value!r}: it must be one of pretrain, finetune, probe" in message
@@ -586,8 +585,8 @@ def test_config_unknown_task_names_all_three(refuse: Refuse, value: str) -> None
     ("task", "key"),
     [
         *(("pretrain", key) for key in ("AUGMENT.mixup", "AUGMENT.randaugment", "EVALUATE.confusion")),
-        *(("probe", key) for key in ("AUGMENT.cutmix", "CRITERION.smoothing", "AUGMENT.erase", "EVALUATE.knn")),
-        *(("probe", "READOUT.norm"), ("finetune", "PROBE.rates"), ("finetune", "EVALUATE.knn")),
+        *(("probe", key) for key in ("AUGMENT.cutmix", "AUGMENT.erase", "EVALUATE.knn")),
+        *(("finetune", "READOUT.rates"), ("finetune", "EVALUATE.knn")),
     ],
 )
 def test_config_key_of_another_task_is_refused(refuse: Refuse, task: str, key: str) -> None:
@@ -611,23 +610,21 @@ def test_config_classifier_without_a_class_token_to_pool_is_told_to_take_the_mea
 ) -> None:
     swin = "{name: swin, hidden: none, patch: 4, width: 16, depths: [1, 1], heads: [2, 2], window: 4}"
     for pool in ("class", "both"):
-        for more, name in ((("ENCODER.class_token", "false"), "vit"), ((), "swin")):
-            sections = {"ENCODER": swin} if name == "swin" else {}
+        for more, sections in ((("ENCODER.class_token", "false"), {}), ((), {"ENCODER": swin})):
             message = refuse("READOUT.pool", pool, *more, task="probe", **sections)
-            assert f"CLASSIFIER.pool is {pool}: ENCODER.name {name} has no class token; use mean" in message
-    assert "CLASSIFIER.pool is 'both': it must be one of mean, class" in refuse("READOUT.pool", "both", task="finetune")
+            assert f"READOUT.pool is {pool}, and this encoder has no class token: use mean" in message
     text = with_sections(PROBE, ENCODER=swin)
-    assert load_config(write_recipe(tmp_path, text), ["READOUT.pool", "mean"]).CLASSIFIER.pool == "mean"
+    assert load_config(write_recipe(tmp_path, text), ["READOUT.pool", "mean"]).READOUT.pool == "mean"
 
 
 def test_config_clipping_would_couple_the_rates_of_a_probe(tmp_path: Path, refuse: Refuse) -> None:
     message = refuse("TRAIN.clip", "2", "PROBE.rates", "[0.1, 1]", task="probe")
     assert "TRAIN.clip is 2: " in message
-    assert "PROBE.rates" in message
+    assert "the settings of PROBE" in message
     assert "TRAIN.clip 0" in message
     path = write_recipe(tmp_path, PROBE)
     assert load_config(path, ["TRAIN.clip", "2"]).TRAIN.clip == 2  # one layer couples with nothing
-    assert load_config(path, ["PROBE.rates", "[0.1, 1]"]).CLASSIFIER.rates == (0.1, 1.0)
+    assert load_config(path, ["PROBE.rates", "[0.1, 1]"]).PROBE.rates == (0.1, 1.0)
 
 
 @pytest.mark.parametrize("key", ["AUGMENT.mixup", "AUGMENT.cutmix"])
@@ -696,12 +693,9 @@ CLASSIFYING = [
     ("task", "key", "value"),
     [
         *((task, *pair) for task in ("finetune", "probe") for pair in CLASSIFYING),
-        *(
-            ("finetune", f"AUGMENT.{key}", value)
-            for key in ("erase", "smoothing", "jitter")
-            for value in ("-0.1", "1.1")
-        ),
+        *(("finetune", f"AUGMENT.{key}", value) for key in ("erase", "jitter") for value in ("-0.1", "1.1")),
         *(("finetune", f"AUGMENT.{key}", "-0.1") for key in ("mixup", "cutmix")),
+        *(("finetune", "CRITERION.smoothing", value) for value in ("-0.1", "1.1")),
         *(("probe", "PROBE.rates", value) for value in ("[]", "[0]", "[1, -1]", "[1, 2, 1.0]")),
         *(("pretrain", "EVALUATE.crop_pct", value) for value in ("0", "1.01")),
         *(("pretrain", "OPTIMIZER.eps", "-1"), ("pretrain", "OPTIMIZER.layer_decay", "0")),
@@ -749,7 +743,7 @@ def test_config_other_optimizer_by_override_keeps_the_shared_keys(tmp_path: Path
         ("probe", "PROBE.rates", "[0.1,1]", (0.1, 1.0)),
         ("probe", "PROBE.rates", "[1e-2, 3, 30]", (0.01, 3.0, 30.0)),
         ("probe", "READOUT.pool", "both", "both"),
-        ("finetune", "READOUT.norm", "false", False),
+        ("finetune", "READOUT.norm", "none", "none"),
         ("finetune", "READOUT.init_std", "2e-5", 2e-5),
         ("finetune", "FREEZE.tune_blocks", "all", "all"),
         ("finetune", "FREEZE.tune_blocks", "0.5", 0.5),
@@ -804,7 +798,7 @@ def test_config_differing_tells_tasks_apart(tmp_path: Path) -> None:
     lines = differing(probe, fine)
     assert "TASK: finetune there, probe here" in lines
     assert "FREEZE.tune_blocks: all there, absent here" in lines
-    assert "CLASSIFIER.rates: absent there, [1.0] here" in lines
+    assert "PROBE.rates: absent there, [1.0] here" in lines
 
 
 # -------------------------------------------------------------------- plugins

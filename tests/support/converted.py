@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from mim import Encoder, MaskedImageModel, build_model, build_predictor
+from mim import Encoder, MaskedImageModel, Predictor, build_model, build_predictor
 from mim.config import Config, parse_config
 from mim.engine import checkpoint
 from mim.io.weights import DERIVED_BUFFERS

@@ -52,6 +52,7 @@ class Source(Component, ABC, section="DATA"):
 
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
     _is_path = False
 
     def __init__(self, split: Split, settings: DataSettings):
