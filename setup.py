@@ -24,6 +24,7 @@ TEST = [
     "pytest>=9.1",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
+    "torchmetrics>=1.8",
     "transformers>=5.12",
 ]
 

@@ -57,8 +57,8 @@ def with_statistics(cfg: Config, train: Source) -> Config:
 
 
 def evaluation_data(cfg: Config, source: Source) -> ImageDataset:
-    """Images under the evaluation transform."""
-    return ImageDataset(source, evaluation_crop(cfg), cfg.SEED)
+    """Images under the evaluation transform. Pretraining reads no masks."""
+    return ImageDataset(source, evaluation_crop(cfg), cfg.SEED, masks=cfg.TASK != "pretrain")
 
 
 def evaluation_crop(cfg: Config) -> CentreCrop:
@@ -72,7 +72,8 @@ def training_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
     crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
     if cfg.TASK == "finetune" and not augment.on_device:
         crop = RandomCropFlipColour(augment, data)
-    images = ImageDataset(source, crop, cfg.SEED, data.repeats)
+    labels = {} if cfg.TASK == "pretrain" else {"masks": True, "balance": cfg.LABELS.balance}
+    images = ImageDataset(source, crop, cfg.SEED, data.repeats, **labels)
     if compare:
         images.check_sizes()
     return images

@@ -42,6 +42,7 @@ class RandomCropFlipColour(RandomCropFlip):
                     "interpolation": Image.Resampling[settings.interpolation.upper()],
                 },
             )
+        self.moves_pixels = self.rand_augment is not None  # it turns and shears
         self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
 
     def finish(self, image: Stored, seed: int) -> Tensor:

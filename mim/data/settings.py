@@ -62,8 +62,8 @@ class DataSettings:
         at_least("DATA", 0, workers=self.workers)
         if self.masks > MOST_MASKS:
             raise ValueError(
-                f"DATA.masks is {self.masks}: it must be at most {MOST_MASKS}, because {self.batch_size * self.masks:,} "
-                f"images under masks would be in memory at once, with DATA.batch_size {self.batch_size}. data2vec 2.0 "
+                f"DATA.masks is {self.masks}: at most {MOST_MASKS} are allowed, because "
+                f"{self.batch_size * self.masks:,} images under masks would be in memory at once, with DATA.batch_size {self.batch_size}. data2vec 2.0 "
                 "has 8 or 16 masks; for more of them train more epochs"
             )
         if self.batch_size % self.repeats:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
+from mim.data.nearest import Places, centred, nearest, resized_middle
 from mim.data.settings import AugmentSettings
 from mim.data.sources.base import Need, Stored, size_of
 
@@ -37,6 +38,8 @@ class Crop:
 
 class RandomCropFlip:
     """The training transform: a pure function of the image and a seed, equal to torchvision's under that seed."""
+
+    moves_pixels = False  # whether `finish` may move pixels, so that masks would no longer fit
 
     def __init__(self, settings: AugmentSettings, size: tuple[int, int]):
         aspect = size[1] / size[0]
@@ -75,6 +78,15 @@ class RandomCropFlip:
         else:
             image = _resized_crop(image, crop, stored_size, self.size, self.interpolation)
         return _mirrored(image) if crop.flipped else image
+
+    def places(self, crop: Crop, stored_size: tuple[int, int]) -> Places:
+        """The stored pixels that lie nearest to those of a crop."""
+        if self.simple is not None:
+            row_H, column_W = self.simple.places(crop, stored_size)
+        else:
+            row_H = nearest(crop.height, self.size[0], crop.top)
+            column_W = nearest(crop.width, self.size[1], crop.left)
+        return Places(row_H, column_W.flip(0) if crop.flipped else column_W)
 
     def finish(self, image: Stored, seed: int) -> Tensor:
         """The steps after the crop: (C, H, W) in the stored type."""
@@ -144,6 +156,16 @@ class SimpleCrop:
             return image_CHW.view(torch.int16)[:, rows][:, :, columns].view(torch.uint16)
         return image_CHW[:, rows][:, :, columns]
 
+    def places(self, crop: Crop, stored_size: tuple[int, int]) -> Places:
+        """The stored pixels that lie nearest to those of a box of the resized image."""
+        starts, resized = (crop.top, crop.left), self._resized_size(stored_size)
+        longest = self._longest() * min(stored_size)
+        sides = (
+            resized_middle(stored, longest, length)[_mirror_indices(start, count, length)]
+            for stored, length, start, count in zip(stored_size, resized, starts, self.size, strict=True)
+        )
+        return Places(*sides)
+
     def _longest(self) -> int:
         return STRIP * max(self.size) // min(self.size)
 
@@ -168,9 +190,24 @@ class CentreCrop:
 
     def __call__(self, image: Stored, seed: int = 0) -> Tensor:
         """(C, H, W) in the stored type. The seed has no effect."""
-        image = without_ends(image, STRIP * max(self.size) // min(self.size))
+        image = without_ends(image, self._longest())
         resized = _covering(self.size, size_of(image), self.share)
         return to_tensor(F.center_crop(_resize(image, resized, self.interpolation), list(self.size)))
+
+    def places(self, stored_size: tuple[int, int]) -> Places:
+        """The stored pixels that lie nearest to those of the crop."""
+        longest = self._longest() * min(stored_size)
+        kept = min(stored_size[0], longest), min(stored_size[1], longest)
+        sides = (
+            resized_middle(stored, longest, length)[centred(length, count) :][:count]
+            for stored, length, count in zip(
+                stored_size, _covering(self.size, kept, self.share), self.size, strict=True
+            )
+        )
+        return Places(*sides)
+
+    def _longest(self) -> int:
+        return STRIP * max(self.size) // min(self.size)
 
 
 def _covering(size: tuple[int, int], stored: tuple[int, int], share: float = 1.0) -> tuple[int, int]:

@@ -21,7 +21,7 @@ class Prefetcher:
     def __init__(self, data: ImageDataset, plan: Plan, world: World, start: int, workers: int, broken: BrokenFiles):
         order = StepSampler(
             *(len(data), plan.batch, plan.micro_batch, world.rank, world.size),
-            *(data.seed, start, plan.steps, data.repeats),
+            *(data.seed, start, plan.steps, data.repeats, data.balanced_labels),
         )
         self._batches = batches(data, order, workers, pin_memory=world.device.type == "cuda")
         self._device, self._broken = world.device, broken

@@ -15,6 +15,7 @@ from mim.data.sources.base import Source
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.modes import inference
+from mim.engine.run_folder import RunFolder
 from mim.init_weights import config_of_checkpoint
 
 
@@ -56,7 +57,7 @@ def check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
     which = "training" if source.split == "train" else "held-out"
     if not len(source):
         raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no {which} images: name others with DATA.path")
-    if source.labels is None:
+    if source.label_spec is None:
         raise ValueError(f"the {which} images {no_labels(loaded)}")
 
 
@@ -72,6 +73,13 @@ def origin(loaded: LoadedCheckpoint) -> dict[str, Any]:
     """The checkpoint of some metrics."""
     averaged = " (moving average)" if loaded.content["ema"] else ""
     return {"checkpoint": f"{loaded.path}{averaged}", "step": loaded.content["step"]}
+
+
+def title(loaded: LoadedCheckpoint) -> str:
+    """What a sheet calls the checkpoint: the run folder and its steps, or the name of the file."""
+    folder = RunFolder.of_checkpoint(loaded.path)
+    step = loaded.content["step"]
+    return loaded.path.stem if folder is None else f"{folder.path.resolve().name}, {step:,} step{'s' * (step != 1)}"
 
 
 def check_finite(loaded: LoadedCheckpoint, what: str, values: Tensor) -> None:

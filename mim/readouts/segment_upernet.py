@@ -15,7 +15,7 @@ BINS = (1, 2, 3, 6)  # entries high and wide, to which the coarsest map is poole
 
 
 class SegmentUPerNet(Segmentation, name="segment_upernet"):
-    """The decoder by which MAE, SimMIM and BEiT are judged on ADE20K, at a width of your choice.
+    """The decoder by which MAE and BEiT are judged on ADE20K, at a width of your choice.
 
     The coarsest map is pooled to 1, 2, 3 and 6 entries a side; these and the map itself are concatenated and fused.
     Each finer level gets the coarser one added (bilinear). All levels, brought to the finest, are concatenated and

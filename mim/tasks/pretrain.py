@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mim import metric_keys
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
+from mim.data.sources.classes import class_labels
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext, StepLoss
 from mim.evaluation.avg_dist import masker_avg_dist
@@ -159,7 +160,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     @property
     def _labelled(self) -> bool:
-        return self.bank.source.labels is not None and self.held_out.source.labels is not None
+        return all(class_labels(images.source) is not None for images in (self.bank, self.held_out))
 
     def _knn(self, model: MaskedImageModel, world: World, queries: FeatureTable) -> tuple[float, dict[str, str]]:
         """The accuracy, and the reason for each file that evaluations left out."""

@@ -63,7 +63,7 @@ def test_reader_of_all_ranks_together_reads_each_chosen_sample_once(digits, indi
         assert index == indices[row]
         sample = digits[0, indices[row]]
         assert torch.equal(image_CHW, sample.image_CHW)
-        assert label == sample.label
+        assert (label,) == sample.labels
 
 
 def test_reader_batches_have_the_size_asked_for_and_the_last_what_is_left(digits):

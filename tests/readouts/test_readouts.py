@@ -5,16 +5,20 @@ Shapes: B batch, K outputs, h w entries high and wide.
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
+from processes import ROOT
 from small_models import IMAGE, generator, images, members, small
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mim.encoders import Encoder
+from mim.ops.attention import choose_attention
 from mim.readouts.base import Readout
-from mim.registry import keys_of
-from mim.structures import Features, ImageSpec
+from mim.registry import Key, keys_of
+from mim.structures import EncoderSpec, Features, ImageSpec, StageSpec
 
 WIDE = ImageSpec(3, 64, 96)
 HIERA = ("embed_dim=16", "num_heads=1", "stages=[1,1,1,1]")
@@ -31,6 +35,8 @@ READOUTS = {
     "attentive block": {"form": "block", "blocks": 1, "queries": 2},
     "segment_linear of two stages": {"stages": (0, -1)},
 }
+VIT_B = EncoderSpec(768, 16, 16, (14, 14), False, 1, (StageSpec(768, 16),) * 12)
+SWIN_B = EncoderSpec(1024, 32, 4, (7, 7), False, 0, tuple(StageSpec(128 * 2**n, 4 * 2**n) for n in range(4)))
 SILENT = {"pool.key.bias"}  # a softmax does not change with what all its entries share
 EACH = [pytest.mark.parametrize("encoder", ENCODERS), pytest.mark.parametrize("name", READOUTS)]
 
@@ -144,35 +150,63 @@ def test_kinds_say_which_labels_a_readout_answers():
 
 
 def test_a_readout_of_ones_own_joins_by_its_name_and_keyword_only_arguments(monkeypatch):
+    """The example of docs/readouts.md, as it is."""
     monkeypatch.setattr(Readout, "_members", dict(Readout.members()))
+    text = (ROOT / "docs/readouts.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], {"__name__": "my_package.strongest"})
+    part = Readout.named("strongest")
+    assert part.kinds == ("class", "classes", "number")
+    assert keys_of(part) == {"scale": Key(float, 1.0, "factor on the values, above 0.")}
+    trunk, _, inputs = encoded("swin")
+    readout = part(trunk.spec, 2, scale=3.0)
+    expected_BK = 3 * inputs.tokens_BND.max(dim=1).values @ readout.linear.weight.T + readout.linear.bias
+    torch.testing.assert_close(readout(of_images(inputs, readout)), expected_BK)
+    with pytest.raises(ValueError, match=r"READOUT.scale is 0: it must be above 0"):
+        part(trunk.spec, 2, scale=0)
 
-    class Strongest(Readout, name="strongest_of_tests"):
-        """The largest value of each channel, and a linear layer.
 
-        Args:
-            scale: factor on the channels.
-        """
-
-        def __init__(self, encoder, outputs, *, stages: tuple[int, ...] = (0,), scale: float = 1.0):
-            super().__init__(encoder, outputs, stages)
-            self.scale, self.linear = scale, nn.Linear(encoder.stages[stages[0]].width, outputs)
+def test_a_readout_of_ones_own_reads_the_stages_that_it_names_and_no_others():
+    class Two(Readout):
+        name = "two_of_tests"
 
         def forward(self, features):
-            return self.linear(self.scale * features.stages_BDhw[0].amax(dim=(2, 3)))
+            return torch.cat([each.amax(dim=(2, 3)) for each in features.stages_BDhw], dim=1)
 
-    part = Readout.named("strongest_of_tests")
-    assert part is Strongest
-    keys = keys_of(part)
-    assert {name: (key.annotation, key.default) for name, key in keys.items()} == {
-        "stages": (tuple[int, ...], (0,)),
-        "scale": (float, 1.0),
-    }
-    assert keys["scale"].meaning == "factor on the channels."
-    trunk, _, inputs = encoded("swin")
-    readout = part(trunk.spec, 2, stages=(1,), scale=2.0)
-    expected_BK = readout.linear(2 * inputs.stages_BDhw[1].flatten(2).max(dim=2).values)
-    torch.testing.assert_close(readout(of_images(inputs, readout)), expected_BK)
-    with pytest.raises(
-        ValueError, match=r"READOUT.name strongest_of_tests needs stages \[7\] of the encoder, which has 2"
-    ):
-        part(trunk.spec, 2, stages=(7,))
+    trunk, img_BCHW, inputs = encoded("swin")
+    readout = Two(trunk.spec, 24, (1, 0))
+    expected_BK = torch.cat([inputs.stages_BDhw[stage].flatten(2).max(dim=2).values for stage in (1, 0)], dim=1)
+    assert torch.equal(readout(trunk(img_BCHW, None, readout.stages)), expected_BK)
+    with pytest.raises(ValueError, match=r"READOUT.name two_of_tests needs stages \[2\] of the encoder, which has 2"):
+        Two(trunk.spec, 2, (2,))
+
+
+def test_page_names_every_readout():
+    assert set(members(Readout)) <= set(re.findall(r"`(\w+)`", (ROOT / "docs/readouts.md").read_text()))
+
+
+@pytest.mark.slow
+def test_page_has_the_costs_of_readouts():
+    text = (ROOT / "docs/readouts.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \| ([\d.]+) M, ([\d.]+) G \| ([\d.]+) M, ([\d.]+) G \|", text, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for keys, *numbers in rows:
+        name, *pairs = re.findall(r"`(.*?)`", keys)
+        settings = {key: int(value) if value.isdigit() else value for key, value in map(str.split, pairs)}
+        for spec, written in zip((VIT_B, SWIN_B), (numbers[:2], numbers[2:]), strict=True):
+            for number, exact in zip(written, cost(spec, name, settings), strict=True):
+                digits = len(number.partition(".")[2])
+                assert round(exact, digits) == float(number), (keys, exact)
+
+
+def cost(spec: EncoderSpec, name: str, keys: dict) -> tuple[float, float]:
+    """Millions of parameters, and thousand millions of products for an image."""
+    part = Readout.named(name)
+    with torch.device("meta"):
+        readout = part(spec, 150 if part.kinds == ("mask",) else 1000, **keys).eval()
+        stages = [spec.stages[stage] for stage in readout.stages]
+        maps = tuple(torch.empty(1, stage.width, 224 // stage.stride, 224 // stage.stride) for stage in stages)
+        inputs = Features(torch.empty(1, spec.grid[0] * spec.grid[1], spec.width), spec.grid, stages_BDhw=maps)
+    choose_attention(readout, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        readout(inputs)
+    return sum(parameter.numel() for parameter in readout.parameters()) / 1e6, counter.get_total_flops() / 2e9

@@ -89,7 +89,7 @@ def test_file_that_does_not_fit_can_be_loaded_as_far_as_it_goes_by_python_alone(
     ("name", "model", "reason", "size"),
     [
         ("own.pt", '""', "its patch 16 does not divide the image height 60", "[64, 96]"),
-        ("vit.pth", "test_vit", "the encoder's stride 16 does not divide the image height 60", "[160, 160]"),
+        ("vit.pth", "test_vit", "the encoder's patch 16 does not divide the image height 60", "[160, 160]"),
     ],
 )
 def test_size_that_a_teacher_cannot_have_is_named_by_its_key_with_one_that_it_can(

@@ -183,13 +183,13 @@ def test_several_masks_are_refused_where_nothing_is_hidden(name):
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        (0, "must be at least 1"),
-        (-1, "must be at least 1"),
-        (257, r"must be at most 256, because 8,224 images .* with DATA\.batch_size 32\."),
-        (1_000_000, r"must be at most 256, because 32,000,000 images .* with DATA\.batch_size 32\."),
+        (0, "it must be at least 1"),
+        (-1, "it must be at least 1"),
+        (257, r"at most 256 are allowed, because 8,224 images .* with DATA\.batch_size 32\."),
+        (1_000_000, r"at most 256 are allowed, because 32,000,000 images .* with DATA\.batch_size 32\."),
     ],
 )
 def test_number_of_masks_that_cannot_be_is_refused_before_any_is_drawn(masks, message):
-    with pytest.raises(ValueError, match=rf"DATA\.masks is {masks}: it {message}"):
+    with pytest.raises(ValueError, match=rf"DATA\.masks is {masks}: {message}"):
         load_config(RECIPE, ["DATA.masks", str(masks)])
     assert load_config(RECIPE, ["DATA.masks", "256"]).DATA.masks == 256

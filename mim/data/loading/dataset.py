@@ -1,13 +1,14 @@
 """ImageDataset: samples of a source: read, cropped, and replaced where a file is broken.
 
-Shapes: B batch, C channels, H W pixels.
+Shapes: B batch, C channels, H W pixels, K classes or columns of numbers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -17,7 +18,7 @@ from mim.data.decoding.images import BrokenImage
 from mim.data.loading.sampler import SampleKey
 from mim.data.sources.base import Need, Source, Stored, size_of
 from mim.data.sources.retry import RetryingSource
-from mim.data.transforms import Crop, DeviceCropFlip, RandomCropFlip, to_tensor, to_unit
+from mim.data.transforms import CentreCrop, Crop, DeviceCropFlip, RandomCropFlip, to_tensor, to_unit
 from mim.errors import DataLost
 from mim.ops.seeding import derive_seed
 
@@ -30,7 +31,7 @@ class Sample:
     """One transformed image."""
 
     image_CHW: Tensor  # in its stored type
-    label: int  # -1 where there is none
+    labels: tuple[int | Tensor, ...]  # of each row of the batch: a class, -1 for none; (K,) float32; or (H, W) int64
     index: int  # position in the data set of the image that was read
     broken: tuple[tuple[str, str], ...]  # files that this sample replaces, each with the reason
     crops: tuple[Crop, ...] = ()  # to cut on the device, one a row of the batch; empty where the image is cropped
@@ -47,15 +48,34 @@ class ImageDataset(Dataset[Sample]):
         transform: makes an image for the batch from a stored image and a seed.
         seed: of all augmentation.
         repeats: crops of each image, all from one reading.
+        masks: read the masks of images that have them; without, such images have no labels.
+        balance: samplers draw each class equally often, with repetitions.
 
-    Raises DataLost where 20 images in a row cannot be read, or the storage stays away.
+    Raises ValueError where the transform cannot move masks as it moves images, or the balanced labels are no classes;
+    DataLost where 20 images in a row cannot be read, or the storage stays away.
     """
 
     def __init__(
-        self, source: Source, transform: RandomCropFlip | Callable[[Stored, int], Tensor], seed: int, repeats: int = 1
+        self,
+        source: Source,
+        transform: RandomCropFlip | Callable[[Stored, int], Tensor],
+        seed: int,
+        repeats: int = 1,
+        *,
+        masks: bool = False,
+        balance: bool = False,
     ):
         self.source, self.transform, self.seed, self.repeats = source, transform, seed, repeats
         self._reader = RetryingSource(source)
+        self._kind = source.label_spec.kind if source.label_spec is not None else None
+        self._reads_masks = masks and self._kind == "mask"
+        if self._reads_masks and not isinstance(transform, RandomCropFlip | CentreCrop):
+            raise ValueError(f"masks are cut as RandomCropFlip and CentreCrop cut images, not by {transform}")
+        if self._reads_masks and getattr(transform, "moves_pixels", False):
+            raise ValueError("AUGMENT.randaugment turns and shears images, and masks stay: set AUGMENT.randaugment ''")
+        if balance and self._kind != "class":
+            raise ValueError(f"LABELS.balance is for labels of kind class, and these are of kind {self._kind}")
+        self.balanced_labels = source.labels if balance else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -142,8 +162,7 @@ class ImageDataset(Dataset[Sample]):
 
     def _sample(self, index: int, seeds: list[int]) -> list[Sample]:
         """The crops of this image. Raises BrokenImage where it cannot be read."""
-        label = -1 if self.source.labels is None else int(self.source.labels[index])
-        return [Sample(image_CHW, label, index, (), crops) for image_CHW, crops in self._crops(index, seeds)]
+        return [Sample(image_CHW, labels, index, (), crops) for image_CHW, labels, crops in self._crops(index, seeds)]
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The image itself, then images to replace it, each once: all of the data set are equally likely."""
@@ -156,15 +175,17 @@ class ImageDataset(Dataset[Sample]):
                 tried.add(drawn)
                 yield drawn
 
-    def _crops(self, index: int, seeds: list[int]) -> list[tuple[Tensor, tuple[Crop, ...]]]:
+    def _crops(self, index: int, seeds: list[int]) -> list[tuple[Tensor, tuple[int | Tensor, ...], tuple[Crop, ...]]]:
         """One reading of an image, transformed with each seed; or uncropped, once, with the crops of all seeds."""
         transform = self.transform
         if not isinstance(transform, RandomCropFlip):
             stored = self._reader.read(index)
-            return [(transform(stored, seed), ()) for seed in seeds]
+            labels = self._labels(index, size_of(stored), [None] * len(seeds))
+            return [(transform(stored, seed), (label,), ()) for seed, label in zip(seeds, labels, strict=True)]
         if isinstance(transform, DeviceCropFlip):
             stored, size = self._reader.read_reduced(index, _uncropped)
-            return [(to_tensor(stored), tuple(transform.draw_crop(*size, seed) for seed in seeds))]
+            on_device = tuple(transform.draw_crop(*size, seed) for seed in seeds)
+            return [(to_tensor(stored), self._labels(index, size, on_device), on_device)]
         crops: list[Crop] = []
 
         def need_of(height: int, width: int) -> Need:
@@ -174,10 +195,35 @@ class ImageDataset(Dataset[Sample]):
 
         stored, size = self._reader.read_reduced(index, need_of)
         crops = crops or [transform.draw_crop(*size, seed) for seed in seeds]
+        labels = self._labels(index, size, crops)
         return [
-            (transform.finish(transform.cut(stored, crop, size), seed), ())
-            for crop, seed in zip(crops, seeds, strict=True)
+            (transform.finish(transform.cut(stored, crop, size), seed), (label,), ())
+            for crop, seed, label in zip(crops, seeds, labels, strict=True)
         ]
+
+    def _labels(self, index: int, size: tuple[int, int], crops: Sequence[Crop | None]) -> tuple[int | Tensor, ...]:
+        """The label of each crop of an image of that stored size. Raises BrokenImage where its mask cannot be used."""
+        if self._reads_masks:
+            mask_HW = self._reader.mask(index)
+            if mask_HW.shape != size:
+                raise BrokenImage(mask_of_another_size(mask_HW, size))
+            return tuple(self._cut(torch.from_numpy(mask_HW), crop) for crop in crops)
+        labels = self.source.labels
+        if labels is None:
+            return (-1,) * len(crops)
+        label = int(labels[index]) if self._kind == "class" else torch.tensor(labels[index])
+        return (label,) * len(crops)
+
+    def _cut(self, mask_HW: Tensor, crop: Crop | None) -> Tensor:
+        """The pixels of a mask that lie nearest to those of a crop of its image."""
+        size, transform = (mask_HW.shape[0], mask_HW.shape[1]), self.transform
+        if isinstance(transform, RandomCropFlip):
+            assert crop is not None
+            row_H, column_W = transform.places(crop, size)
+        else:
+            assert isinstance(transform, CentreCrop)
+            row_H, column_W = transform.places(size)
+        return mask_HW[row_H][:, column_W]
 
     def _usual_dtype(self) -> torch.dtype | None:
         """The type of at least 4 of 5 images, as some of them show, evenly spread; None where there is no such type."""
@@ -211,15 +257,22 @@ def collate(samples: list[Sample]) -> Batch:
     types = {sample.image_CHW.dtype for sample in samples}
     if len(types) > 1:
         raise ValueError(f"images of one batch are stored as {' and '.join(sorted(map(str, types)))}: use one type")
-    rows = [sample for sample in samples for _ in sample.crops or [None]]
+    rows = [sample for sample in samples for _ in sample.labels]
+    labels = [label for sample in samples for label in sample.labels]
     crops = [astuple(crop) for sample in samples for crop in sample.crops]
     return Batch(
         default_collate([sample.image_CHW for sample in samples]),  # in a worker: into shared memory
-        torch.tensor([row.label for row in rows]),
+        default_collate(labels),
         tuple(row.index for row in rows),
         tuple(file for sample in samples for file in sample.broken),
         torch.tensor(crops, dtype=torch.int32) if crops else None,
     )
+
+
+def mask_of_another_size(mask_HW: np.ndarray, size: tuple[int, int]) -> str:
+    """Why a mask does not fit an image of that height and width."""
+    own = " x ".join(map(str, mask_HW.shape))
+    return f"its mask has {own} pixels and the image {size[0]} x {size[1]} (height x width)"
 
 
 def _other_type(dtype: torch.dtype, usual: torch.dtype) -> str:

@@ -1,6 +1,6 @@
 """Source: the family of parts that read images, one for each format of data sets.
 
-Shapes: C channels, H W pixels.
+Shapes: C channels, H W pixels, K classes or columns of numbers.
 """
 
 import os
@@ -23,6 +23,7 @@ from torch import Tensor
 from mim.data.decoding.broken import Notes
 from mim.data.settings import DataSettings
 from mim.registry import Component
+from mim.structures import LabelSpec
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
@@ -47,12 +48,16 @@ class Source(Component, ABC, section="DATA"):
 
     Keyword-only arguments of a subclass are its own DATA keys, in addition to those of DataSettings.
 
-    Attributes: labels, (samples,) int64 or None; classes, the name of each label.
+    Attributes: labels, by the kind of `label_spec`: class, (samples,) int64; classes, (samples, K) float32 of 0 and 1;
+    number, (samples, K) float32; None where there are none, and for masks. classes, the name of each label of kind
+    class; empty where they are numbered. groups, (samples,) int64, equal for images that belong together, or None.
+    held_out_share, the share by which a hash of the name chose held-out images; None where the data set names them.
     """
 
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    held_out_share: float | None = None
     _is_path = False
 
     def __init__(self, split: Split, settings: DataSettings):
@@ -79,6 +84,21 @@ class Source(Component, ABC, section="DATA"):
         """
         stored = self.read(index)
         return stored, size_of(stored)
+
+    @property
+    def label_spec(self) -> LabelSpec | None:
+        """What the labels are; None where there are none. This default is one class for each image."""
+        if self.labels is None:
+            return None
+        count = 1 + int(self.labels.max()) if len(self.labels) else 0
+        return LabelSpec("class", self.classes or tuple(map(str, range(count))))
+
+    def mask(self, index: int) -> np.ndarray:
+        """The class of each pixel of an image, (H, W) int64 of its stored size, -1 for none; where the kind is mask.
+
+        Raises BrokenImage where it cannot be read.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no masks")
 
     def describe(self, index: int) -> str:
         """The file of a sample, or another name that a person understands, on one line."""

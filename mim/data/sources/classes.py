@@ -19,9 +19,15 @@ class Relabelled(View):
 
 
 def class_names(source: Source) -> tuple[str, ...]:
-    """The name of each class of a labelled source; its number where the source has no names."""
-    count = 1 + int(source.labels.max()) if source.labels is not None and len(source.labels) else 0
-    return source.classes or numbers(count)
+    """The names of the classes, or columns of numbers, of a labelled source; numbers where classes have no names."""
+    spec = source.label_spec
+    return () if spec is None else spec.names
+
+
+def class_labels(source: Source) -> np.ndarray | None:
+    """The class of each image, (samples,) int64; None where there are no labels, or labels of another kind."""
+    spec = source.label_spec
+    return source.labels if spec is not None and spec.kind == "class" else None
 
 
 def composed(name: str) -> str:

@@ -69,6 +69,7 @@ class Folder(Source, name="folder"):
             self._root, listing = (train_root, "DATA.path"), train
             if val_root is None or (not val_path and train_root == root):
                 rows = by_share(train.hash_N, val_share, split)
+                self.held_out_share = val_share
             else:
                 val_key = "DATA.val_path" if val_path else "DATA.path"
                 val_labels = ("folders" if strict else "any") if train.names else "none"

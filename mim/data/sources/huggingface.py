@@ -61,6 +61,7 @@ class HuggingFace(Source, name="huggingface"):
         if not val:
             hash_N = np.array([zlib.crc32(str(row).encode()) for row in self._rows], np.uint32)
             self._rows = by_share(hash_N, val_share, split)
+            self.held_out_share = val_share
         self._images = _images(data, image_column)
         self._column, self._label_column = image_column, label_column
         if label_column:

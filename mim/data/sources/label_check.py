@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mim.data.sources.base import Source
+from mim.data.sources.classes import class_labels
 from mim.io.formatting import printable
 
 FEW = 10  # classes that may have one image each
 SPARSE = 10  # numbers up to this many times the classes may be in use
 SEPARATOR, BRACKETS = re.compile(r"[,;|]"), " \t[](){}\"'"
+KINDS = {"classes": "several classes for each image", "number": "numbers", "mask": "a class for each pixel"}
 Problem = tuple[str, str]  # why labels are no classes, and the way out
 
 
@@ -20,11 +22,15 @@ def label_problem(train: Source, held_out: Source) -> str:
 
     Images of both splits are counted: a class with one training image may have held-out ones.
     """
-    if train.labels is None or not len(train.labels):
+    spec = train.label_spec
+    if spec is not None and spec.kind != "class":
+        return f"{train.label_origin()} are {KINDS[spec.kind]}"
+    train_labels, held_out_labels = class_labels(train), class_labels(held_out)
+    if train_labels is None or not len(train_labels):
         return ""
-    labels = [train.labels]
-    if held_out.labels is not None and held_out.classes == train.classes:
-        labels.append(held_out.labels)
+    labels = [train_labels]
+    if held_out_labels is not None and held_out.classes == train.classes:
+        labels.append(held_out_labels)
     present, first, counts = np.unique(np.concatenate(labels), return_index=True, return_counts=True)
     names = [train.classes[label] if train.classes else str(label) for label in present.tolist()]
     problem = _numbers(names, counts) or _several(names) or _sparse(train, present)
@@ -44,8 +50,8 @@ def _numbers(names: Sequence[str], counts: np.ndarray) -> Problem | None:
     if are_numbers and not all(value.is_integer() for value in values):
         return (
             "they are numbers with decimals",
-            "Sort them into ranges with a name each, such as low and high; where each number is a class, write a word "
-            "before it, as in `level 0.5`",
+            "To learn the numbers, set LABELS.kind number; to learn ranges of them, LABELS.bins, as in [0.5]. Where "
+            "each number is a class, set LABELS.kind class",
         )
     single = int((counts == 1).sum()) / len(names)
     if len(names) > FEW and single >= (0.5 if are_numbers else 0.9):
@@ -77,7 +83,8 @@ def _several(names: Sequence[str]) -> Problem | None:
         return None
     return (
         "labels have several parts (several classes of an image, or decimal commas)",
-        "Name one class for each image; where such a label is one class, write it without the comma",
+        "To learn several classes for each image, set LABELS.kind classes and LABELS.separator; where such a label is "
+        "one class, write it without the comma",
     )
 
 

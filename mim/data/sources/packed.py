@@ -200,6 +200,7 @@ class Packed(Source, name="packed"):
             self._rows = np.arange(contents.images)
             if not has_val:
                 self._rows = by_share(self._files.index["hash"], val_share, split)
+                self.held_out_share = val_share
             if contents.labelled and len(self._rows):
                 self.classes = self.header.classes
                 self.labels = np.ascontiguousarray(self._files.index["label"])[self._rows]

@@ -22,6 +22,7 @@ from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import encoded
 from mim.data.loading.loader import Keys, Results, in_order
 from mim.data.sources.base import Source, Split, size_of
+from mim.data.sources.classes import class_labels
 from mim.data.sources.folder import Folder
 from mim.data.sources.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
 from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
@@ -148,6 +149,7 @@ class _Writer:
     def write(self, split: Split, source: Source) -> Contents:
         """Reads, reduces and writes every image of a split."""
         rows, count, root = np.zeros(len(source), INDEX), 0, _root(source)
+        labels = class_labels(source)
         make, order = partial(_encode, RetryingSource(source), self.settings), in_order(range(len(source)), CHUNK)
         with (
             self._file(split, "images") as images,
@@ -163,7 +165,7 @@ class _Writer:
                 name = source.describe(index)
                 if root is not None and isinstance(source, Folder):
                     name = os.path.relpath(source.paths[index], root)
-                label = -1 if source.labels is None else int(source.labels[index])
+                label = -1 if labels is None else int(labels[index])
                 image = (images.tell(), len(item.content), item.height, item.width)
                 hashes = zlib.crc32(encoded(name)), zlib.crc32(item.content)
                 names.write(encoded(name))
@@ -178,7 +180,7 @@ class _Writer:
             return Contents(images=0, bytes=0, labelled=False)
         with self._file(split, "index") as file:
             np.save(file, rows[:count])
-        return Contents(images=count, bytes=written, labelled=source.labels is not None)
+        return Contents(images=count, bytes=written, labelled=labels is not None)
 
     def _check(self, name: str, image_format: Format) -> None:
         _, channels, pictures = image_format

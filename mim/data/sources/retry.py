@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.values import check_values, wrong_kind
 from mim.data.sources.base import NeedOf, Source, Stored
@@ -19,7 +21,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at storage th
 class RetryingSource:
     """Reads images of a source, and reads again after its storage was away, with a warning.
 
-    Both methods raise BrokenImage where the storage is there and the image cannot be read or has values that no model
+    All methods raise BrokenImage where the storage is there and the image cannot be read or has values that no model
     can compute with (see check_values), DataLost where the storage stays away for DATA.retry_s seconds, and ValueError
     where the source gives something else than an image (see wrong_kind).
     """
@@ -35,6 +37,10 @@ class RetryingSource:
         """As Source.read_reduced."""
         stored, size = self._retry(lambda: self.source.read_reduced(index, need_of))
         return self._checked(index, stored), size
+
+    def mask(self, index: int) -> np.ndarray:
+        """As Source.mask."""
+        return self._retry(lambda: self.source.mask(index))
 
     def _checked(self, index: int, stored: Stored) -> Stored:
         channels = self.source.settings.channels

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mim.data.sources.base import NeedOf, Source, Stored
+from mim.structures import LabelSpec
 
 
 class View(Source):
-    """The base of sources that read the images of another one. Its labels and classes are those of that source.
+    """The base of sources that read the images of another one. Its labels are those of that source.
 
     Args:
         source: the other source.
@@ -20,6 +21,8 @@ class View(Source):
         self.source, self.classes, self.say = source, source.classes, source.say
         self._rows = np.arange(len(source)) if rows is None else np.array(rows, np.int64)
         self.labels = source.labels[self._rows] if source.labels is not None else None
+        self.groups = source.groups[self._rows] if source.groups is not None else None
+        self.held_out_share = source.held_out_share
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -29,6 +32,14 @@ class View(Source):
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         return self.source.read_reduced(int(self._rows[index]), need_of)
+
+    @property
+    def label_spec(self) -> LabelSpec | None:
+        spec = self.source.label_spec
+        return spec if spec is not None and spec.kind != "class" else super().label_spec
+
+    def mask(self, index: int) -> np.ndarray:
+        return self.source.mask(int(self._rows[index]))
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self._rows[index]))

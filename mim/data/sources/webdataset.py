@@ -68,6 +68,7 @@ class WebDataset(Source, name="webdataset"):
         self._rows = np.arange(len(self._index))
         if not val_path:
             self._rows = by_share(self._index.hashes, val_share, split)
+            self.held_out_share = val_share
         self._set_labels(labels, json_key)
         self._labels_in = ".cls" if labels == "cls" else f".json ({json_key})" if labels == "json" else ".cls or .json"
         self._open: dict[int, int] = {}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from einops import parse_shape, rearrange
+from timm.layers import PatchEmbed
 from timm.models.hiera import Hiera
 from torch import Tensor
 
@@ -65,6 +66,7 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
     """
     with torch.device("meta"):
         backbone: Any = settings.build(image).eval()
+        _check_patches(backbone, image)
         img_BCHW = torch.empty(2, image.channels, image.height, image.width)
     try:
         output = backbone.forward_features(img_BCHW)
@@ -97,6 +99,17 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
         has_class=prefix > 0 and any(name.endswith("cls_token") for name, _ in backbone.named_parameters()),
         unused=frozenset(name for name, parameter in backbone.named_parameters() if parameter.grad is None),
     )
+
+
+def _check_patches(backbone: Any, image: ImageSpec) -> None:
+    """Raises ValueError where patches leave a rest at the right or at the bottom, which timm would not look at."""
+    embed = getattr(backbone, "patch_embed", None)
+    if (
+        isinstance(embed, PatchEmbed)
+        and not getattr(embed, "dynamic_img_pad", False)
+        and len(set(embed.patch_size)) == 1
+    ):
+        image.grid(embed.patch_size[0], "the encoder's patch", "another encoder")
 
 
 def _maps(backbone: Any, img_BCHW: Tensor) -> Any:

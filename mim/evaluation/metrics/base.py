@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mim.engine.distributed.world import World
 from mim.evaluation.metrics.bootstrap import RESAMPLES, Measured
-from mim.evaluation.metrics.calibration import Calibration
 from mim.metric_keys import VAL_LOSS, VAL_SAMPLES, VAL_UNDEFINED, interval
+from mim.ops.calibration import Calibration
 from mim.structures import LabelSpec
 
 MOST_VALUES = 2**23  # of all images together that are kept of one column: 64 MiB of float64

@@ -64,14 +64,3 @@ def resampled(groups_N: np.ndarray, resamples: int, seed: int) -> Iterator[np.nd
         drawn_GR = generator.integers(groups, size=(groups, count)) * count + np.arange(count)
         weights_GR = np.bincount(drawn_GR.ravel(), minlength=groups * count).reshape(groups, count)
         yield weights_GR[group_N].astype(np.float64)
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
-    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below != 0)
-
-
-def mean_of_defined(values_KR: np.ndarray) -> np.ndarray:
-    """The mean over the first axis of what is not NaN; NaN where nothing is."""
-    known_KR = ~np.isnan(values_KR)
-    return ratio(np.where(known_KR, values_KR, 0.0).sum(axis=0), known_KR.sum(axis=0))

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mim.engine.distributed.world import World
 from mim.evaluation.metrics.base import MOST_VALUES, Collector
-from mim.evaluation.metrics.bootstrap import Measured, mean_of_defined, ratio
+from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.metrics.boundary import boundary_f1
 from mim.io.formatting import list_names
 from mim.metric_keys import VAL_BOUNDARY_F1, VAL_BY_CLASS, VAL_MIOU, VAL_PIXEL_ACCURACY
+from mim.ops.ratios import mean_of_defined, ratio
 from mim.structures import LabelSpec
 
 

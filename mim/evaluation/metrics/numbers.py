@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from mim.evaluation.metrics.base import Collector
-from mim.evaluation.metrics.bootstrap import Measured, mean_of_defined, ratio
+from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.metrics.ranking import spearman
 from mim.io.formatting import list_names
 from mim.metric_keys import VAL_BY_COLUMN, VAL_MAE, VAL_R2, VAL_RMSE, VAL_SPEARMAN
+from mim.ops.ratios import mean_of_defined, ratio
 
 KEYS = (VAL_MAE, VAL_RMSE, VAL_R2, VAL_SPEARMAN)
 EQUAL = 1e-12  # share of the variance below which the values of a resample count as equal

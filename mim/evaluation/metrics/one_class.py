@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mim.evaluation.accuracy import TOP
 from mim.evaluation.metrics.base import Collector
-from mim.evaluation.metrics.bootstrap import Measured, mean_of_defined, ratio
-from mim.evaluation.metrics.calibration import calibration_error, calibration_of
+from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.metrics.ranking import auroc
 from mim.io.formatting import list_names
 from mim.metric_keys import (
@@ -27,6 +26,8 @@ from mim.metric_keys import (
     VAL_TOP1,
     VAL_TOP5,
 )
+from mim.ops.calibration import calibration_error, calibration_of
+from mim.ops.ratios import mean_of_defined, ratio
 
 
 class ClassCollector(Collector):

@@ -7,7 +7,7 @@ Shapes: N images, R resamples, V different values of a score.
 
 import numpy as np
 
-from mim.evaluation.metrics.bootstrap import ratio
+from mim.ops.ratios import ratio
 
 
 def auroc(scores_N: np.ndarray, true_N: np.ndarray, weights_NR: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from mim.evaluation.metrics.base import Collector
-from mim.evaluation.metrics.bootstrap import Measured, mean_of_defined, ratio
+from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.metrics.ranking import auroc, average_precision
 from mim.io.formatting import list_names
 from mim.metric_keys import VAL_AUROC, VAL_BY_CLASS, VAL_MACRO_F1, VAL_MEAN_AP
+from mim.ops.ratios import mean_of_defined, ratio
 
 THRESHOLD = 0.5  # of a probability, above which a class is answered
 TRUE, FALSE, UNKNOWN = 1, 0, 2  # in columns

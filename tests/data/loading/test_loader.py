@@ -133,10 +133,10 @@ def test_loader_stand_in_brings_its_own_label_and_is_drawn_from_the_whole_data_s
     truncate(images / "a" / "digit-011.jpg")
     data = dataset(folder(images))
     samples = [data[epoch, 11] for epoch in range(100)]
-    assert all(sample.label == int(sample.index >= 12) for sample in samples)
+    assert all(sample.labels == (int(sample.index >= 12),) for sample in samples)
     assert 11 not in {sample.index for sample in samples}
     assert len({sample.index for sample in samples}) == 23
-    assert 30 < sum(sample.label for sample in samples) < 74  # half of them, by 4 standard deviations
+    assert 30 < sum(sample.labels[0] for sample in samples) < 74  # half of them, by 4 standard deviations
     assert [data[epoch, 11].index for epoch in range(100)] == [sample.index for sample in samples]
     assert [dataset(folder(images), seed=1)[epoch, 11].index for epoch in range(100)] != [s.index for s in samples]
 
@@ -219,9 +219,9 @@ def test_loader_batches_keep_the_stored_type(tmp_path: Path, dtype: str) -> None
 def test_collate_joins_what_the_samples_stand_in_for() -> None:
     image_CHW = torch.zeros(1, 2, 2, dtype=torch.uint8)
     samples = [
-        Sample(image_CHW, 3, 8, (("x", "gone"),)),
-        Sample(image_CHW + 1, 4, 9, ()),
-        Sample(image_CHW, 5, 1, (("y", "cut"), ("z", "cut"))),
+        Sample(image_CHW, (3,), 8, (("x", "gone"),)),
+        Sample(image_CHW + 1, (4,), 9, ()),
+        Sample(image_CHW, (5,), 1, (("y", "cut"), ("z", "cut"))),
     ]
     batch = collate(samples)
     assert batch.indices == (8, 9, 1)

@@ -7,6 +7,7 @@ import pytest
 from small_data import digit
 
 from mim.data.settings import DataSettings
+from mim.data.sources.base import Source, Stored
 from mim.data.sources.folder import Folder
 from mim.data.sources.label_check import label_problem
 from mim.data.sources.subset import Subset
@@ -69,7 +70,7 @@ def test_label_problem_names_the_file_the_column_examples_and_the_way_out(splits
     assert text.startswith(f"the labels in the second column of DATA.path {tmp_path}/list.txt are no classes: ")
     assert f"'0.1429' of {tmp_path}/2.png" in text
     assert "16 images have 8 different labels" in text  # the held-out one too
-    assert "low and high" in text
+    assert "LABELS.kind number" in text
 
 
 def test_label_problem_counts_the_held_out_images_of_a_class_with_one_training_image(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_label_problem_counts_the_held_out_images_of_a_class_with_one_training_i
 
 
 def test_label_problem_refuses_numbers_that_need_too_many_outputs() -> None:
-    class Numbered(Subset):
+    class Numbered(Source):
         def __init__(self, labels: list[int]):
             self.labels, self.classes, self.split = np.array(labels), (), "train"
 
@@ -96,6 +97,9 @@ def test_label_problem_refuses_numbers_that_need_too_many_outputs() -> None:
 
         def label_origin(self) -> str:
             return "the labels"
+
+        def read(self, index: int) -> Stored:
+            raise NotImplementedError
 
         def describe(self, index: int) -> str:
             return f"image {index}"

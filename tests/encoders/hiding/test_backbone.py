@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mim.encoders.hiding.backbone import BackboneSettings
+from mim.encoders.hiding.layout import measure
 from mim.structures import ImageSpec
 
 IMAGE = ImageSpec(3, 64, 64)
@@ -37,6 +38,15 @@ def test_mistake_is_refused_with_its_key_and_value(mistake):
     model, options, rate, message = MISTAKES[mistake]
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         BackboneSettings(model, options, rate).build(IMAGE)
+
+
+def test_size_that_leaves_a_rest_beside_the_patches_is_refused():
+    """60 px are 3 patches of 16 px and a rest, of which timm makes 3 x 3 tokens that look like 20 px each."""
+    assert measure(BackboneSettings("vit_tiny_patch16_224", ("depth=1",), 0.0), ImageSpec(3, 48, 64)).grid == (3, 4)
+    with pytest.raises(
+        ValueError, match="the encoder's patch 16 does not divide the image height 60: use a height of 48"
+    ):
+        measure(BackboneSettings("vit_tiny_patch16_224", ("depth=1",), 0.0), ImageSpec(3, 60, 60))
 
 
 def test_rate_reaches_timm_from_its_key_or_from_the_options():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mim.evaluation.metrics.bootstrap import ratio
+from mim.ops.ratios import ratio
 
 BINS = 15
 

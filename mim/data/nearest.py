@@ -1,0 +1,32 @@
+"""Nearest pixels: which stored pixel lies under the middle of each pixel of a crop, for masks of classes.
+
+Shapes: H W rows and columns of a crop, N pixels along a side.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Places(NamedTuple):
+    """The stored row of each row of a crop, and the stored column of each of its columns, int64."""
+
+    row_H: Tensor
+    column_W: Tensor
+
+
+def nearest(length: int, count: int, start: int = 0) -> Tensor:
+    """The pixels of start to start + length that lie under the middle of each of `count` equal parts, (count,)."""
+    return start + torch.div((2 * torch.arange(count) + 1) * length, 2 * count, rounding_mode="floor")
+
+
+def centred(side: int, length: int) -> int:
+    """Where the middle `length` pixels of a side begin, as in torchvision's center_crop."""
+    return round((side - length) / 2.0)
+
+
+def resized_middle(stored: int, longest: int, resized: int) -> Tensor:
+    """The stored pixel of each pixel of a side that was cut to its middle `longest` pixels and resized, (resized,)."""
+    kept = min(stored, longest)
+    return nearest(kept, resized, centred(stored, kept))
