@@ -203,8 +203,8 @@ def test_finetuned_classifier_scores_as_timms_model(twin):
     theirs, img = shaken(twin.theirs(classes=10), seed=1), images(2, ImageSpec(3, *twin.size), dtype=torch.float64)
     last = "head.fc." if "swin" in twin.encoder else "head."
     names = {f"encoder.backbone.{name}": name for name in ours.encoder.backbone.state_dict()}
-    names |= {f"norm.{name}": f"fc_norm.{name}" for name in ours.norm.state_dict()}
-    names |= {f"heads.0.{name}": f"{last}{name}" for name in ("weight", "bias")}
+    names |= {f"readouts.0.norm.{name}": f"fc_norm.{name}" for name in ours.readouts[0].norm.state_dict()}
+    names |= {f"readouts.0.linear.{name}": f"{last}{name}" for name in ("weight", "bias")}
     weights = theirs.state_dict()
     assert {*names.values()} == {*weights}
     ours.load_state_dict({our_name: weights[name] for our_name, name in names.items()}, strict=True)

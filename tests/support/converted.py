@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+from small_models import classes
 from torch import Tensor
 
 from mim import Encoder, MaskedImageModel, Predictor, build_model, build_predictor
@@ -157,7 +158,7 @@ def sample(name: str) -> Sample:
 
 def build_sample(sections: Sections, seed: int = 1) -> Sample:
     cfg = parse_config(yaml.safe_dump(sections))
-    model = build_model(cfg) if cfg.TASK == "pretrain" else build_predictor(cfg, CLASSES)
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_predictor(cfg, classes(CLASSES))
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
