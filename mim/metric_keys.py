@@ -36,12 +36,6 @@ CHOICE_TITLE = "choice/title"  # what differs between it and the others, as in `
 VAL_BEST_RATE = "val/best_rate"  # the rate that runs of 0.1.0 chose
 KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
-DENSE_KNN_MIOU = "dense/knn_miou"  # mean IoU of masks by nearest neighbours on frozen features of patches
-DENSE_KNN_ACCURACY = "dense/knn_accuracy"  # share of pixels whose class these masks have
-DENSE_KNN_BY_CLASS = "dense/knn_by_class"  # IoU of each class
-DENSE_LOGISTIC_MIOU = "dense/logistic_miou"  # the same of masks by a logistic regression
-DENSE_LOGISTIC_ACCURACY = "dense/logistic_accuracy"
-DENSE_LOGISTIC_BY_CLASS = "dense/logistic_by_class"
 RETRIEVAL_MAP = "retrieval/map"  # mean average precision of the nearest images, with at_k
 RETRIEVAL_RECALL = "retrieval/recall"  # share of queries with an image of their class among the nearest, with at_k
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
@@ -70,6 +64,11 @@ def of_setting(key: str, title: str) -> str:
 def choice(key: str) -> str:
     """The key of a metric on the images that choose among the settings of a probe: choice/top1 for val/top1."""
     return f"choice/{key.rpartition('/')[2]}"
+
+
+def dense(classifier: str, key: str) -> str:
+    """The key of a metric of masks by a classifier of patches: dense/knn_miou for val/miou."""
+    return f"dense/{classifier}_{key.rpartition('/')[2]}"
 
 
 def at_k(key: str, k: int) -> str:

@@ -2,10 +2,11 @@
 
 from mim.config import Config
 from mim.data.augment import RandomCropFlipColour
+from mim.data.labels.join import join_labels
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
-from mim.data.sources.classes import class_names, match_classes
+from mim.data.sources.classes import class_labels, class_names, match_classes
 from mim.data.sources.label_check import label_problem
 from mim.data.sources.once import listing_once
 from mim.data.statistics import estimate_statistics
@@ -13,22 +14,24 @@ from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
 
 
 def build_data(cfg: Config) -> tuple[Source, Source]:
-    """The training images and the held-out ones, which may be none; as the task needs them.
+    """The training images and the held-out ones, which may be none; as the task needs them, with labels of any kind.
 
-    Raises ValueError where the task needs classes and the images have no labels, or labels that are no classes, or
-    held-out images have a class without training images.
+    Raises ValueError where the task needs labels and the images have none; and, of kind class, where labels do not look
+    like classes and LABELS.kind does not say class, or held-out images have a class that training images do not know.
     """
     train, held_out = build_sources(cfg)
     if cfg.TASK == "pretrain":
         return train, held_out
     for images, which in ((train, "training"), (held_out, "held-out")):
-        if len(images) and images.labels is None:
+        if len(images) and images.label_spec is None:
             raise ValueError(
                 f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
-                "name a data set of class folders, or a list with a label after each path"
+                "name a data set of class folders, a list with a label after each path, or a table of labels "
+                "(LABELS.file)"
             )
-    check_classes(train, held_out, f"TASK {cfg.TASK}")
-    if held_out.labels is not None:
+    if class_labels(train) is not None and cfg.LABELS.kind != "class":
+        check_classes(train, held_out, f"TASK {cfg.TASK}")
+    if class_labels(held_out) is not None:
         held_out, _ = match_classes(held_out, class_names(train), "the training images")
     return train, held_out
 
@@ -37,7 +40,7 @@ def build_sources(cfg: Config) -> tuple[Source, Source]:
     """The training images and the held-out ones, with or without labels."""
     with listing_once():
         train, held_out = (cfg.DATA.build(split, cfg.DATA.shared) for split in ("train", "val"))
-    return train, held_out
+    return (train, held_out) if cfg.TASK == "pretrain" else join_labels(train, held_out, cfg.LABELS)
 
 
 def check_classes(train: Source, held_out: Source, use: str) -> None:
@@ -56,9 +59,11 @@ def with_statistics(cfg: Config, train: Source) -> Config:
     return cfg.replace({"DATA.mean": mean, "DATA.std": std})
 
 
-def evaluation_data(cfg: Config, source: Source) -> ImageDataset:
-    """Images under the evaluation transform. Pretraining reads no masks."""
-    return ImageDataset(source, evaluation_crop(cfg), cfg.SEED, masks=cfg.TASK != "pretrain")
+def evaluation_data(cfg: Config, source: Source, masks: bool | None = None) -> ImageDataset:
+    """Images under the evaluation transform. masks: whether to read those; None: where the task is no pretraining."""
+    return ImageDataset(
+        source, evaluation_crop(cfg), cfg.SEED, masks=cfg.TASK != "pretrain" if masks is None else masks
+    )
 
 
 def evaluation_crop(cfg: Config) -> CentreCrop:

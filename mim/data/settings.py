@@ -63,8 +63,8 @@ class DataSettings:
         if self.masks > MOST_MASKS:
             raise ValueError(
                 f"DATA.masks is {self.masks}: at most {MOST_MASKS} are allowed, because "
-                f"{self.batch_size * self.masks:,} images under masks would be in memory at once, with DATA.batch_size {self.batch_size}. data2vec 2.0 "
-                "has 8 or 16 masks; for more of them train more epochs"
+                f"{self.batch_size * self.masks:,} images under masks would be in memory at once, with DATA.batch_size "
+                f"{self.batch_size}. data2vec 2.0 has 8 or 16 masks; for more of them train more epochs"
             )
         if self.batch_size % self.repeats:
             raise ValueError(

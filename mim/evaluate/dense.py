@@ -5,11 +5,12 @@ On one process or under torchrun. Shapes: B images, H W pixels, h w patches high
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mim import build
@@ -18,18 +19,21 @@ from mim.data.sources.base import Source
 from mim.data.sources.files import Files
 from mim.data.transforms import to_unit
 from mim.encoders import Encoder
-from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready
-from mim.evaluate.patches import PatchSettings, classify_patches
+from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready, title
+from mim.evaluate.patches import FittedPatches, PatchSettings, classify_patches
 from mim.evaluation.class_attention import class_attention, why_no_class_token
 from mim.evaluation.foreground import find_foreground
-from mim.evaluation.patch_features import PatchEncoder
+from mim.evaluation.patch_classifiers import predicted_masks
+from mim.evaluation.patch_features import PatchEncoder, PatchMaps
 from mim.evaluation.reading import Reader, choose_samples, left_out_metrics
 from mim.pictures.channels import Channels
 from mim.pictures.dense import ShownImages, draw_attention, draw_components, draw_foreground
 from mim.pictures.files import write_picture
+from mim.pictures.segmentations import draw_segmentations
 
 SHOWN, MOST = 8, 100  # images of a sheet by default, and at most
 COMPONENTS, FOREGROUND, ATTENTION = "components.png", "foreground.png", "attention.png"
+MASKS = {"knn": "nearest neighbours", "logistic": "logistic regression"}  # by FittedPatches.classifiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +72,27 @@ def dense(
     """
     with load(run, overrides) as loaded:
         patch_encoder = _encoder(loaded, settings.stride)
-        train, held_out = build.build_sources(loaded.cfg) if not images else (None, None)
         metrics: dict[str, Any] = {**origin(loaded), "stride": patch_encoder.stride}
-        if train is not None and held_out is not None and _has_masks(train) and _has_masks(held_out):
-            metrics |= classify_patches(loaded, patch_encoder, train, held_out, settings.patches)
-        source = Files(images, loaded.cfg.DATA.shared) if images else held_out if held_out else train
-        assert source is not None
-        metrics |= _sheets(loaded, patch_encoder, source, bool(images), output, settings)
-        return metrics
-
-
-def _has_masks(source: Source) -> bool:
-    spec = getattr(source, "label_spec", None)
-    return len(source) > 0 and spec is not None and spec.kind == "mask"
+        source, fitted = _source(loaded, images), None
+        if not images and _has_masks(source):
+            train, held_out = build.build_sources(loaded.cfg)
+            if len(held_out):
+                fitted, counted = classify_patches(loaded, patch_encoder, train, held_out, settings.patches)
+                metrics |= counted
+            else:
+                metrics["no masks are counted"] = "there are no held-out images"
+        samples = _samples(source, bool(images), settings)
+        if not samples:
+            return metrics
+        seen, broken = _look(loaded, patch_encoder, source, samples)
+        metrics |= {"images on sheets": len(seen.names), **({} if fitted else left_out_metrics(broken))}
+        if not seen.attention:
+            metrics["no attention"] = seen.no_attention
+        sheets = _sheets(seen, title(loaded), patch_encoder.stride, settings.channels, fitted)
+        if loaded.world.main:
+            for name, sheet in sheets.items():
+                write_picture(output / name, sheet)
+        return {**metrics, "pictures": [str(output / name) for name in sheets]}
 
 
 def _encoder(loaded: LoadedCheckpoint, stride: int | None) -> PatchEncoder:
@@ -90,73 +102,95 @@ def _encoder(loaded: LoadedCheckpoint, stride: int | None) -> PatchEncoder:
         return PatchEncoder.of(encoder, preprocess, loaded.world.device, stride)
 
 
-def _sheets(
-    loaded: LoadedCheckpoint,
-    patch_encoder: PatchEncoder,
-    source: Source,
-    named: bool,
-    output: Path,
-    settings: DenseSettings,
-) -> dict[str, Any]:
-    """Draws all sheets, and says where they are, or why there is none."""
-    samples = _samples(loaded, source, named, settings)
-    if not samples:
-        return {}
-    reader = Reader(loaded.cfg.DATA.batch_size, 0)
-    stored, indices, maps, attention = [], list[int](), [], []
-    encoder, no_attention = patch_encoder.encoder, why_no_class_token(patch_encoder.encoder)
-    data = build.evaluation_data(loaded.cfg, source)
-    with inference_mode(loaded), closing(reader.read(data, samples, mixed=True)) as parts:
-        for part in parts:
-            stored.append(part.batch.images_BCHW.clone())
-            indices += part.batch.indices
-            maps.append(patch_encoder.maps(part.batch.images_BCHW).cpu())
-            if not no_attention:
-                try:
-                    img_BCHW = patch_encoder.preprocess(part.batch.images_BCHW.to(patch_encoder.device))
-                    attention.append(class_attention(encoder, img_BCHW).cpu())
-                except ValueError as error:  # of an architecture whose attention has another form
-                    no_attention = f"{encoder.title}: {error}"
-    broken = reader.settle(len(indices))
-    map_BDhw = torch.cat(maps)
-    check_finite(loaded, "features", map_BDhw)
-    shown = ShownImages(
-        images_BCHW=torch.cat([to_unit(part) for part in stored]),
-        names=[Path(source.describe(index)).name for index in indices],
-        eight_bit=all(part.dtype == torch.uint8 for part in stored),
-        title=loaded.path.name,
-        channels=settings.channels,
-    )
-    sheets = {
-        COMPONENTS: draw_components(shown, map_BDhw, patch_encoder.stride),
-        FOREGROUND: _foreground_sheet(shown, map_BDhw),
-    }
-    if not no_attention:
-        sheets[ATTENTION] = draw_attention(shown, torch.cat(attention), "the class token in the last block")
-    if loaded.world.main:
-        for name, sheet in sheets.items():
-            write_picture(output / name, sheet)
-    missing = {"no attention": no_attention} if no_attention else {}
-    return {
-        "images on sheets": len(indices),
-        **left_out_metrics(broken),
-        **missing,
-        "pictures": [str(output / name) for name in sheets],
-    }
-
-
-def _foreground_sheet(shown: ShownImages, map_BDhw: Tensor) -> Tensor:
-    foreground = find_foreground(map_BDhw)
-    return draw_foreground(shown, foreground.score_Bhw, foreground.components_BhwK, foreground.share)
-
-
-def _samples(loaded: LoadedCheckpoint, source: Source, named: bool, settings: DenseSettings) -> list[int]:
-    """The images of the sheets. Raises ValueError where there is none, or more than a sheet holds."""
+def _source(loaded: LoadedCheckpoint, images: Sequence[Path]) -> Source:
+    """The images that are shown: those that are named, else held-out ones, else training images."""
+    if images:
+        return Files(images, loaded.cfg.DATA.shared)
+    train, held_out = build.build_sources(loaded.cfg)
+    source = held_out if len(held_out) else train
     if not len(source):
         raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no images: name others by DATA.path, or name IMAGES")
+    return source
+
+
+def _has_masks(source: Source) -> bool:
+    return source.label_spec is not None and source.label_spec.kind == "mask"
+
+
+def _samples(source: Source, named: bool, settings: DenseSettings) -> list[int]:
+    """The images of the sheets. Raises ValueError where they are more than a sheet holds."""
     count = settings.images if settings.images is not None else len(source) if named else SHOWN
     if not 0 <= min(count, len(source)) <= MOST:
         raise ValueError(f"{count} images on a sheet: it holds 0 to {MOST}, see --images")
-    return (
-        list(range(len(source)))[:count] if named else choose_samples(len(source), count, settings.seed)[: count or 0]
-    )
+    if named or not count:
+        return list(range(len(source)))[:count]
+    return choose_samples(len(source), count, settings.seed)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Images, and what the encoder makes of them, batch by batch; on the CPU."""
+
+    names: list[str] = field(default_factory=list)
+    stored: list[Tensor] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)  # features (B, D, h, w)
+    masks: list[Tensor] = field(default_factory=list)  # labels (B, H, W), where images have masks
+    attention: list[Tensor] = field(default_factory=list)  # shares (B, A, h, w), where there is a class token
+    no_attention: str = ""  # why there is none
+
+    def shown(self, title: str, channels: Channels) -> ShownImages:
+        """The images for a sheet."""
+        images_BCHW = torch.cat([to_unit(part) for part in self.stored])
+        eight_bit = all(part.dtype == torch.uint8 for part in self.stored)
+        return ShownImages(
+            images_BCHW=images_BCHW, names=self.names, eight_bit=eight_bit, title=title, channels=channels
+        )
+
+
+def _look(
+    loaded: LoadedCheckpoint, patch_encoder: PatchEncoder, source: Source, samples: Sequence[int]
+) -> tuple[_Seen, dict[str, str]]:
+    """What the encoder makes of these images, on each rank, and the reason for each file that is left out."""
+    reader, encoder = Reader(loaded.cfg.DATA.batch_size, 0), patch_encoder.encoder
+    seen = _Seen(no_attention=why_no_class_token(encoder))
+    data = build.evaluation_data(loaded.cfg, source, masks=_has_masks(source))
+    with inference_mode(loaded), closing(reader.read(data, samples, mixed=True)) as parts:
+        for part in parts:
+            seen.names += [Path(source.describe(index)).name for index in part.batch.indices]
+            seen.stored.append(part.batch.images_BCHW)
+            seen.maps.append(patch_encoder.maps(part.batch.images_BCHW).cpu())
+            if _has_masks(source):
+                seen.masks.append(part.batch.labels)
+            if not seen.no_attention:
+                img_BCHW = patch_encoder.preprocess(part.batch.images_BCHW.to(patch_encoder.device))
+                try:
+                    seen.attention.append(class_attention(encoder, img_BCHW).cpu())
+                except ValueError as error:  # of an architecture whose attention has another form
+                    seen.no_attention = f"{encoder.title}: {error}"
+    broken = reader.settle(len(seen.names))
+    for map_BDhw in seen.maps:
+        check_finite(loaded, "features", map_BDhw)
+    return seen, broken
+
+
+def _sheets(seen: _Seen, run: str, stride: int, channels: Channels, fitted: FittedPatches | None) -> dict[str, Tensor]:
+    """All sheets by the name of their file."""
+    shown, map_BDhw = seen.shown(run, channels), torch.cat(seen.maps)
+    foreground = find_foreground(map_BDhw)
+    sheets = {
+        COMPONENTS: draw_components(shown, map_BDhw, stride),
+        FOREGROUND: draw_foreground(shown, foreground.score_Bhw, foreground.components_BhwK, foreground.share),
+    }
+    if seen.attention:
+        sheets[ATTENTION] = draw_attention(shown, torch.cat(seen.attention), "the class token in the last block")
+    if fitted is not None:
+        part = PatchMaps(rearrange(map_BDhw, "b d h w -> b h w d"), torch.cat(seen.masks), [])
+        for name, classifier in fitted.classifiers.items():
+            answers_BHW = predicted_masks(classifier, part.to(fitted.device))[0].cpu()
+            sheets[f"masks_{name}.png"] = draw_segmentations(
+                *(shown.images_BCHW, part.labels_BHW, answers_BHW, fitted.names),
+                f"{run}: masks by {MASKS[name]}",
+                f"{classifier.settings[0].describe()}, fitted on patches of training images; each pixel has the class "
+                f"of its patch, {stride} px wide.",
+            )
+    return sheets

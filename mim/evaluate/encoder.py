@@ -101,7 +101,7 @@ def split_features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> Spli
     """The features of all images of a source that can be read, in their order."""
     encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
     preprocess, world = ready(loaded, encoder, "encoder."), loaded.world
-    data = build.evaluation_data(loaded.cfg, source)
+    data = build.evaluation_data(loaded.cfg, source, masks=False)
     reader = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers)
     with inference_mode(loaded):
         parts = reader.read(data, range(len(data)), world.rank, world.size)

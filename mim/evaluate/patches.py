@@ -14,7 +14,10 @@ from einops import rearrange
 
 from mim import build
 from mim.data.sources.base import Source
+from mim.data.sources.classes import class_names
 from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode
+from mim.evaluation.metrics.base import Result
+from mim.evaluation.metrics.masks import MaskCollector
 from mim.evaluation.patch_classifiers import (
     DISTANCES,
     NEIGHBOURS,
@@ -23,23 +26,21 @@ from mim.evaluation.patch_classifiers import (
     LogisticPatches,
     Nearest,
     NearestPatches,
+    PatchClassifier,
     best_setting,
     count_regions,
+    predicted_masks,
 )
-from mim.evaluation.patch_features import PatchBank, PatchEncoder, PatchMaps, Regions, collect
+from mim.evaluation.patch_features import PatchBank, PatchEncoder, PatchMaps, collect
 from mim.evaluation.reading import Reader, choose_samples, left_out_metrics
-from mim.metric_keys import (
-    DENSE_KNN_ACCURACY,
-    DENSE_KNN_BY_CLASS,
-    DENSE_KNN_MIOU,
-    DENSE_LOGISTIC_ACCURACY,
-    DENSE_LOGISTIC_BY_CLASS,
-    DENSE_LOGISTIC_MIOU,
-)
+from mim.metric_keys import VAL_BY_CLASS, VAL_LOSS, interval
+from mim.metric_keys import dense as dense_key
 
 MOST_PATCHES = 20_000
 SHARE = 10  # of the training images a tenth chooses the settings
 FIRST = Nearest(10, "cosine"), Logistic(1.0)  # where there is no image to choose with
+
+Classifiers = dict[str, PatchClassifier]  # by name: knn, logistic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,21 @@ class PatchSettings:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class FittedPatches:
+    """The classifiers of patches, each with one setting."""
+
+    classifiers: Classifiers
+    names: tuple[str, ...]  # of the classes
+    device: torch.device
+
+
 class _Patches:
     """Reads the images of a source as maps of features with masks."""
 
     def __init__(self, loaded: LoadedCheckpoint, encoder: PatchEncoder, source: Source):
         self.loaded, self.encoder, self.source = loaded, encoder, source
-        self.data = build.evaluation_data(loaded.cfg, source)
+        self.data = build.evaluation_data(loaded.cfg, source, masks=True)
         self.reader = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers)
         self.images = 0  # that this rank has read
 
@@ -99,8 +109,8 @@ def classify_patches(
     train: Source,
     held_out: Source,
     settings: PatchSettings,
-) -> dict[str, Any]:
-    """Mean IoU and pixel accuracy on held-out masks of two classifiers of patches that are fitted on training images.
+) -> tuple[FittedPatches, dict[str, Any]]:
+    """Two classifiers of patches, fitted on training images, and mIoU, pixel accuracy and boundary F1 on held-out ones.
 
     The class of a patch is that of most of its pixels. Features are standardised over the patches that are fitted.
     Neighbours (1, 3, 10 or 30, by cosine or L2 distance) vote, and logistic regression is fitted by L-BFGS with one of
@@ -118,31 +128,42 @@ def classify_patches(
         train: images with masks.
         held_out: images with masks of the same classes.
     """
-    spec: Any = train.label_spec  # type: ignore[attr-defined]
+    spec = train.label_spec
+    assert spec is not None
     classes, world = spec.outputs, loaded.world
     with inference_mode(loaded):
         fitted, judged = _Patches(loaded, encoder, train), _Patches(loaded, encoder, held_out)
         bank = _bank(fitted, classes, settings)
         nearest, logistic = _chosen(fitted, bank, classes, settings)
-        classifiers = (NearestPatches(bank, [nearest]), LogisticPatches(bank, [logistic]))
-        counts = count_regions(classifiers, judged.of(range(len(held_out))), classes, world.device)
+        classifiers: Classifiers = {
+            "knn": NearestPatches(bank, [nearest]),
+            "logistic": LogisticPatches(bank, [logistic]),
+        }
+        collectors = {name: MaskCollector(spec, world.device) for name in classifiers}
+        for part in judged.of(range(len(held_out))):
+            for name, classifier in classifiers.items():
+                no_losses_B = torch.zeros(len(part.rows), device=world.device)
+                answers_BHW = predicted_masks(classifier, part)[0]
+                collectors[name].add(answers_BHW, part.labels_BHW, part.rows, no_losses_B)
     judged_broken = judged.settle()
-    broken = fitted.settle() | judged_broken
-    knn, regression = (Regions(world.sum(each_SK3)[0]) for each_SK3 in counts)
-    return {
+    metrics: dict[str, Any] = {
         "training images": len(train),
         "patches": len(bank.labels_M),
         "held-out images": len(held_out) - len(judged_broken),
-        **left_out_metrics(broken),
+        **left_out_metrics(fitted.settle() | judged_broken),
         "knn": nearest.describe(),
         "logistic": logistic.describe(),
-        DENSE_KNN_MIOU: knn.miou,
-        DENSE_KNN_ACCURACY: knn.accuracy,
-        DENSE_LOGISTIC_MIOU: regression.miou,
-        DENSE_LOGISTIC_ACCURACY: regression.accuracy,
-        DENSE_KNN_BY_CLASS: {spec.names[number]: value for number, value in knn.by_class.items()},
-        DENSE_LOGISTIC_BY_CLASS: {spec.names[number]: value for number, value in regression.by_class.items()},
     }
+    for name, collector in collectors.items():
+        metrics |= _measured(name, collector.result(world))
+    return FittedPatches(classifiers, spec.names, world.device), metrics
+
+
+def _measured(name: str, result: Result) -> dict[str, Any]:
+    """The metrics of one classifier under its own keys, with intervals."""
+    values = {dense_key(name, key): value for key, value in result.metrics.items() if key != VAL_LOSS}
+    ends = {interval(dense_key(name, key)): list(pair) for key, pair in result.intervals.items() if key != VAL_LOSS}
+    return {**values, **ends, dense_key(name, VAL_BY_CLASS): result.by_name[VAL_BY_CLASS]}
 
 
 def _bank(fitted: _Patches, classes: int, settings: PatchSettings) -> PatchBank:
@@ -156,8 +177,7 @@ def _bank(fitted: _Patches, classes: int, settings: PatchSettings) -> PatchBank:
     bank = PatchBank(world.gather(own.features_MD)[order_M], world.gather(own.labels_M)[order_M], rows_M[order_M])
     present = bank.labels_M.unique().tolist()
     if len(present) < 2:
-        names = source.label_spec.names  # type: ignore[attr-defined]
-        what = f"all of class {names[present[0]]}" if present else "without a class"
+        what = f"all of class {class_names(source)[present[0]]}" if present else "without a class"
         raise ValueError(
             f"the patches of the training images are {what}: dense needs masks of two classes at least, on patches "
             "that are not larger than their regions; --stride names a finer map"

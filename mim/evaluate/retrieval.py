@@ -16,14 +16,15 @@ from torch import Tensor
 from mim import build
 from mim.config import Overrides
 from mim.data.sources.base import Source
+from mim.data.sources.classes import class_labels
 from mim.data.sources.files import Files
 from mim.data.sources.label_check import label_problem
 from mim.data.transforms import to_unit
 from mim.evaluate.encoder import SplitFeatures, split_features
-from mim.evaluate.loading import LoadedCheckpoint, load, origin
+from mim.evaluate.loading import LoadedCheckpoint, load, origin, title
 from mim.evaluation.reading import choose_samples, left_out_metrics
 from mim.evaluation.retrieval import Neighbours, has_faiss, neighbours, retrieval_scores
-from mim.metric_keys import RETRIEVAL_MAP, RETRIEVAL_RECALL, at_k
+from mim.metric_keys import RETRIEVAL_MAP, RETRIEVAL_RECALL, at_k, interval
 from mim.pictures.channels import Channels, view_of
 from mim.pictures.files import write_picture
 from mim.pictures.retrieval import ShownNeighbour, draw_neighbours
@@ -141,8 +142,7 @@ def _search(loaded: LoadedCheckpoint, images: Sequence[Path], settings: Retrieva
 def _have_classes(train: Source, *sources: Source) -> bool:
     """Whether all of these have one class an image, and which labels are not taken for classes."""
     for source in sources:
-        spec = getattr(source, "label_spec", None)
-        if source.labels is None or (spec is not None and spec.kind != "class"):
+        if class_labels(source) is None:
             return False
     problem = label_problem(train, sources[-1])
     if problem:
@@ -155,10 +155,12 @@ def _scores(search: _Search, k: int) -> dict[str, Any]:
     ks = sorted({each for each in (*RECALLS, k) if each <= k})
     scores = retrieval_scores(classes_Nk, search.queries.labels_N, search.bank.labels_N, ks, search.own)
     left_out = len(search.queries.names) - scores.queries
+    keys = {"map": at_k(RETRIEVAL_MAP, k), **{str(each): at_k(RETRIEVAL_RECALL, each) for each in ks}}
     return {
         **({"queries without another image of their class": left_out} if left_out else {}),
-        at_k(RETRIEVAL_MAP, k): scores.mean_precision,
-        **{at_k(RETRIEVAL_RECALL, each): share for each, share in scores.recall.items()},
+        keys["map"]: scores.mean_precision,
+        **{keys[str(each)]: share for each, share in scores.recall.items()},
+        **{interval(keys[name]): list(ends) for name, ends in scores.intervals.items()},
     }
 
 
@@ -189,7 +191,7 @@ def _sheet(loaded: LoadedCheckpoint, search: _Search, named: bool, settings: Ret
     notes = ["Below each image: its class or its name, and the cosine similarity of its features to the query's."]
     if search.with_classes:
         notes.append("Green: the class of the query. Red: another class.")
-    return draw_neighbours(rows, f"{loaded.path.name}: nearest images", [*notes, *([f"{note}."] if note else [])])
+    return draw_neighbours(rows, f"{title(loaded)}: nearest images", [*notes, *([f"{note}."] if note else [])])
 
 
 def _query(search: _Search, query: int, rgb_HW3: np.ndarray) -> ShownNeighbour:
@@ -203,7 +205,7 @@ def _neighbours_of(search: _Search, query: int, pictures: Sequence[np.ndarray]) 
         row = int(near.rows_Nk[query, place])
         right = int(search.bank.labels_N[row]) == own_class if own_class >= 0 else None
         label = _label(search.bank, row)
-        shown.append(ShownNeighbour(rgb_HW3, f"{label} {near.similarity_Nk[query, place]:.2f}", right))
+        shown.append(ShownNeighbour(rgb_HW3, f"{label} {near.similarity_Nk[query, place]:.3f}", right))
     return shown
 
 
@@ -219,7 +221,7 @@ def _pictures(
     """Images of sources, (H, W, 3) uint8, in the order of their rows, and what must be said of their colours."""
     images = []
     for source, rows in rows_of:
-        data = build.evaluation_data(loaded.cfg, source)
+        data = build.evaluation_data(loaded.cfg, source, masks=False)
         unique = list(dict.fromkeys(rows))
         batch = data.readable([(0, row) for row in unique], mixed=True)
         image_of = dict(zip(batch.indices, batch.images_BCHW, strict=True))

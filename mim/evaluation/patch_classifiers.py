@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mim.evaluation.patch_features import PatchBank, PatchMaps, Regions, region_counts, to_pixels
+from mim.evaluation.patch_features import PatchBank, PatchMaps, mean_iou, region_counts, to_pixels
 
 Distance = Literal["cosine", "l2"]
 DISTANCES: tuple[Distance, ...] = ("cosine", "l2")
@@ -69,6 +69,7 @@ class NearestPatches:
     def __init__(self, bank: PatchBank, settings: Sequence[Nearest]):
         self.settings, self._scale = settings, Standardised(bank)
         self._bank_MD, self._labels_M = self._scale(bank.features_MD), bank.labels_M
+        self._directions_MD = F.normalize(self._bank_MD, dim=1)
 
     def __call__(self, features_ND: Tensor) -> Tensor:
         """(S, N) int64: the class for each setting."""
@@ -79,7 +80,7 @@ class NearestPatches:
         votes = {}
         for distance in {setting.distance for setting in self.settings}:
             if distance == "cosine":
-                near_NM = F.normalize(features_ND, dim=1) @ F.normalize(self._bank_MD, dim=1).T
+                near_NM = F.normalize(features_ND, dim=1) @ self._directions_MD.T
             else:
                 near_NM = -torch.cdist(features_ND, self._bank_MD)
             votes[distance] = self._labels_M[near_NM.topk(most, dim=1).indices]
@@ -126,7 +127,7 @@ def count_regions(
     for part in parts:
         for classifier, total_SK3 in zip(classifiers, totals, strict=True):
             for number, answer_BHW in enumerate(predicted_masks(classifier, part)):
-                total_SK3[number] += region_counts(answer_BHW, part.labels_BHW, classes).sum(dim=0)
+                total_SK3[number] += region_counts(answer_BHW, part.labels_BHW, classes)
     return totals
 
 
@@ -139,5 +140,5 @@ def predicted_masks(classifier: PatchClassifier, part: PatchMaps) -> Tensor:
 
 def best_setting(total_SK3: Tensor) -> int:
     """The number of the setting with the highest mIoU; of equal ones the first."""
-    scores = [Regions(counts_K3).miou for counts_K3 in total_SK3]
+    scores = [mean_iou(counts_K3) for counts_K3 in total_SK3]
     return max(range(len(scores)), key=lambda number: (scores[number] == scores[number], scores[number]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mim.data.preprocess import Preprocess
 from mim.encoders import Encoder
+from mim.ops.ratios import mean_of_defined, ratio
 from mim.ops.seeding import generator_for
 
 
@@ -22,6 +23,15 @@ class PatchMaps:
     features_BhwD: Tensor  # float32
     labels_BHW: Tensor  # int64, -1 where a pixel has no class
     rows: list[int]  # position of each image in its data set
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches high and wide."""
+        return self.features_BhwD.shape[1], self.features_BhwD.shape[2]
+
+    def to(self, device: torch.device) -> "PatchMaps":
+        """On a device."""
+        return PatchMaps(self.features_BhwD.to(device), self.labels_BHW.to(device), self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ def collect(
     nothing = torch.empty(0, dtype=torch.long, device=device)  # for a rank without images
     features, labels, rows = [torch.empty(0, width, device=device)], [nothing], [nothing]
     for part in parts:
-        labels_BN = patch_labels(part.labels_BHW, part.features_BhwD.shape[1:3], classes).flatten(1)
+        labels_BN = patch_labels(part.labels_BHW, part.grid, classes).flatten(1)
         for image_ND, label_N, row in zip(part.features_BhwD.flatten(1, 2), labels_BN, part.rows, strict=True):
             patches_M = (label_N >= 0).nonzero()[:, 0]
             if 0 < quota < len(patches_M):
@@ -120,48 +130,17 @@ def collect(
 
 
 def region_counts(predicted_BHW: Tensor, labels_BHW: Tensor, classes: int) -> Tensor:
-    """Pixels of each class in each image, (B, K, 3) int64: predicted and true, predicted, true.
-
-    Pixels without a class count nowhere.
-    """
+    """Pixels of each class, (K, 3) int64: predicted and true, predicted, true. Those without a class count nowhere."""
     known_BHW = labels_BHW >= 0
-    counts = []
-    for chosen_BHW, of in (
-        (known_BHW & (predicted_BHW == labels_BHW), labels_BHW),
-        (known_BHW, predicted_BHW),
-        (known_BHW, labels_BHW),
-    ):
-        bins_BP = torch.where(chosen_BHW, of, classes).flatten(1)
-        counts_BK = torch.zeros(len(bins_BP), classes + 1, dtype=torch.long, device=bins_BP.device)
-        counts.append(counts_BK.scatter_add_(1, bins_BP, torch.ones_like(bins_BP))[:, :classes])
-    return torch.stack(counts, dim=2)
+    predicted_N, true_N = predicted_BHW[known_BHW], labels_BHW[known_BHW]
+    parts = (true_N[predicted_N == true_N], predicted_N, true_N)
+    return torch.stack([torch.bincount(part_N, minlength=classes) for part_N in parts], dim=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Regions:
-    """How well the regions of predicted masks agree with the true ones."""
-
-    counts_K3: Tensor  # of region_counts, over images
-
-    @property
-    def by_class(self) -> dict[int, float]:
-        """Intersection over union of each class that is predicted or true somewhere."""
-        both_K, predicted_K, true_K = self.counts_K3.double().cpu().unbind(1)
-        union_K = predicted_K + true_K - both_K
-        present = union_K.nonzero()[:, 0].tolist()
-        return {number: float(both_K[number] / union_K[number]) for number in present}
-
-    @property
-    def miou(self) -> float:
-        """The mean of `by_class`; NaN without pixels."""
-        values = list(self.by_class.values())
-        return sum(values) / len(values) if values else float("nan")
-
-    @property
-    def accuracy(self) -> float:
-        """Share of pixels whose class is predicted; NaN without pixels."""
-        both, _, true = self.counts_K3.double().sum(dim=0).tolist()
-        return both / true if true else float("nan")
+def mean_iou(counts_K3: Tensor) -> float:
+    """The mean intersection over union of the classes that are predicted or true somewhere; NaN without pixels."""
+    both_K, predicted_K, true_K = counts_K3.double().cpu().numpy().T
+    return float(mean_of_defined(ratio(both_K, predicted_K + true_K - both_K)))
 
 
 def _listed(strides: Iterable[int]) -> str:

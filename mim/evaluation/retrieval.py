@@ -5,11 +5,15 @@ Shapes: M images that are searched, N queries, D feature width, k neighbours, J 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mim.evaluation.metrics.bootstrap import RESAMPLES, Measured
 
 QUERIES_AT_ONCE = 256
 SPARE = 32  # candidates beyond k, of which exact products choose
@@ -81,6 +85,7 @@ class RetrievalScores:
     mean_precision: float  # mAP@k
     recall: dict[int, float]  # by k: share of queries with an image of their class among the k nearest
     queries: int
+    intervals: dict[str, tuple[float, float]]  # 95%, by `map` and the k of recall, such as `5`; see bootstrap.py
 
 
 def retrieval_scores(
@@ -102,10 +107,18 @@ def retrieval_scores(
     counted_N = (query_classes_N >= 0) & (relevant_N > 0)
     right_Nk = (classes_Nk == query_classes_N[:, None])[counted_N].double()
     if not len(right_Nk):
-        return RetrievalScores(float("nan"), dict.fromkeys(ks, float("nan")), 0)
+        return RetrievalScores(float("nan"), dict.fromkeys(ks, float("nan")), 0, {})
     place_k = torch.arange(1, right_Nk.shape[1] + 1, dtype=torch.float64)
     precision_Nk = right_Nk.cumsum(dim=1) / place_k
     most_N = relevant_N[counted_N].clamp(max=right_Nk.shape[1])
     average_N = (precision_Nk * right_Nk).sum(dim=1) / most_N
-    recall = {k: float(right_Nk[:, :k].amax(dim=1).mean()) for k in ks}
-    return RetrievalScores(float(average_N.mean()), recall, len(right_Nk))
+    of_query = {"map": average_N.numpy(), **{str(k): right_Nk[:, :k].amax(dim=1).numpy() for k in ks}}
+    measured = Measured(partial(_means, of_query), len(right_Nk) * len(of_query))
+    resamples = measured.resamples(RESAMPLES) if len(right_Nk) > 1 else 0
+    intervals = measured.intervals(np.arange(len(right_Nk)), resamples, seed=0) if resamples else {}
+    values = measured.values(len(right_Nk))
+    return RetrievalScores(values["map"], {k: values[str(k)] for k in ks}, len(right_Nk), intervals)
+
+
+def _means(of_query: dict[str, np.ndarray], weights_NR: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value_N @ weights_NR / weights_NR.sum(axis=0) for name, value_N in of_query.items()}

@@ -55,7 +55,9 @@ def draw_components(images: ShownImages, map_BDhw: Tensor, stride: int) -> Tenso
         f"Red, green and blue: the first three principal components of the features (stride {stride} px), fitted once "
         f"on all patches of {_count(len(map_BDhw))}. They have {shares} of the variance."
     )
-    return _gallery(images.title, ("image", "components"), (pictures, colours), (note, *notes))
+    return _gallery(
+        f"{images.title}: components of its patches", ("image", "components"), (pictures, colours), (note, *notes)
+    )
 
 
 def draw_foreground(images: ShownImages, score_Bhw: Tensor, components_BhwK: Tensor, share: float) -> Tensor:
@@ -85,7 +87,12 @@ def draw_foreground(images: ShownImages, score_Bhw: Tensor, components_BhwK: Ten
     )
     columns = ("image", "first component", "foreground", "its components")
     parts = (pictures, [Panel(each) for each in scores], [Panel(each) for each in cut])
-    return _gallery(images.title, columns, (*parts, [Panel(each) for each in coloured_BHW3]), (note, *notes))
+    return _gallery(
+        f"{images.title}: foreground without labels",
+        columns,
+        (*parts, [Panel(each) for each in coloured_BHW3]),
+        (note, *notes),
+    )
 
 
 def draw_attention(images: ShownImages, shares_BAhw: Tensor, of: str) -> Tensor:
@@ -103,16 +110,17 @@ def draw_attention(images: ShownImages, shares_BAhw: Tensor, of: str) -> Tensor:
     patches = shares_BAhw.sum(dim=(2, 3)).mean()
     note = (
         f"Attention of {of}: the darker, the larger the share of a patch; each map from 0 to its own largest share. "
-        f"All patches together have {patches:.0%} of the attention, the mean over heads and images."
+        f"All patches together take {patches:.0%} of the attention (mean over heads and images)."
     )
     titles = ("image", "mean of heads", *(f"head {number}" for number in range(1, len(maps))))
-    return _gallery(images.title, titles, parts, (note, *notes))
+    return _gallery(f"{images.title}: attention of {of}", titles, parts, (note, *notes))
 
 
 def _gallery(title: str, titles: Sequence[str], parts: Sequence[Sequence[Panel]], notes: Sequence[str]) -> Tensor:
     """Images beside each other, as many as fit, each with its pictures under `titles`."""
     images = list(zip(*parts, strict=True))
-    across = max(1, min(len(images), WIDEST // len(titles)))
+    bands = -(-len(images) // max(1, WIDEST // len(titles)))
+    across = -(-len(images) // bands)
     rows = []
     for start in range(0, len(images), across):
         beside = images[start : start + across]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mim import cli
 from mim.config.schema import ORDER, TOP
+from mim.metric_keys import interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -195,5 +196,7 @@ def _table(metrics: dict[str, Any]) -> "Table":
             for label, share in value.items():
                 table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
         elif name not in PATHS and not isinstance(value, list):  # the log names files
-            table.add_row(name, _text(name, value))
+            ends = metrics.get(interval(name), ())
+            between = f"  95%: {' to '.join(f'{end:.4f}' for end in ends)}" if ends else ""
+            table.add_row(name, f"{_text(name, value)}{between}")
     return table

@@ -47,9 +47,11 @@ class LabelSettings:
         reduce_zero: with the layout `index`, pixels of number 0 have no class, and 1 is the first class.
         palette: red, green and blue of each class, with the layout `colours`. One colour more is that of pixels
             without a class.
-        share: share of the training set, above 0 and at most 1: of classes, the same number of images from each.
+        share: share of the training set, above 0 and at most 1: of classes, the same number of images from each; of
+            other kinds, whole groups where there are any.
         per_class: images of each class; 0 means that share or count decides.
-        count: number of labelled training images in all, of classes as equally as possible; 0 for no such choice.
+        count: number of labelled training images in all, of classes as equally as possible; 0 for no such choice. The
+            images of a smaller count are among those of a larger one with the same seed.
         balance: draw images so that each class is equally frequent in an epoch, with repetitions.
         seed: of the choice of images and of folds. It is apart from SEED, so that runs of several seeds can use the
             same images.
@@ -134,6 +136,10 @@ class LabelSettings:
             raise ValueError(
                 f"LABELS.names is empty: with the layout {self.layout}, name the classes in the order of their "
                 f"{'numbers' if self.layout == 'index' else 'colours'}"
+            )
+        if self.masks and self.layout not in ("index", "colours") and self.names:
+            raise ValueError(
+                f"LABELS.names has no effect: the layout {self.layout} has its own classes; leave it empty"
             )
         if self.values and len(self.values) != len(self.names):
             raise ValueError(f"LABELS.values has {len(self.values)} numbers and LABELS.names {len(self.names)} classes")

@@ -16,7 +16,7 @@ class View(Source):
         rows: the positions of the images in it; None for all, in order.
     """
 
-    def __init__(self, source: Source, rows: Sequence[int] | None = None):
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray | None = None):
         super().__init__(source.split, source.settings)
         self.source, self.classes, self.say = source, source.classes, source.say
         self._rows = np.arange(len(source)) if rows is None else np.array(rows, np.int64)
