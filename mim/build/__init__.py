@@ -11,6 +11,7 @@ from mim.build.data import (
 )
 from mim.build.models import (
     Model,
+    assumed_labels,
     build_model,
     build_predictor,
     build_without_memory,
@@ -22,6 +23,7 @@ from mim.build.tasks import build_task, chosen_labels, engine_settings
 
 __all__ = [
     "Model",
+    "assumed_labels",
     "build_data",
     "build_model",
     "build_predictor",

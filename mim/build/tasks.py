@@ -14,12 +14,13 @@ from mim.build.models import (
     probe_settings,
 )
 from mim.config import Config
+from mim.criteria import Criterion, TrainingLabels
 from mim.data.augment import BatchAugment
+from mim.data.labels.splits import split_rows
 from mim.data.loading.readable import check_readable
 from mim.data.sources.base import Source
-from mim.data.sources.classes import class_names
 from mim.data.sources.label_check import label_problem
-from mim.data.sources.subset import Subset, few_labels, split_rows
+from mim.data.sources.subset import Subset, few_labels
 from mim.engine.plan import EngineSettings
 from mim.evaluation.reading import Reader
 from mim.model import MaskedImageModel
@@ -97,11 +98,13 @@ def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pr
 
 def _supervised(cfg: Config, train: Source, held_out: Source, weights: bool) -> Finetune | Probe:
     data = cfg.DATA.shared
-    labels = LabelSpec("class", class_names(train))
+    labels = train.label_spec
+    assert labels is not None  # build_data has checked it
+    _check_augmentation(cfg, labels)
     labelled = few_labels(train, cfg.LABELS)
     training, choosing = _split_for_choice(cfg, labelled)
     shape = build_without_memory(cfg, labels)
-    model = build_predictor(cfg, labels, training.labels) if weights or shape is None else shape
+    model = build_predictor(cfg, labels, _training_labels(training)) if weights or shape is None else shape
     assert isinstance(model, Predictor)
     few = "" if labelled is train else f" of {len(train):,}"
     choice = f", {len(choosing):,} to choose the setting" if choosing is not None else ""
@@ -121,18 +124,36 @@ def _supervised(cfg: Config, train: Source, held_out: Source, weights: bool) -> 
     return Finetune(augment=batch_augment(cfg, labels.outputs), **shared)
 
 
+def _training_labels(source: Source) -> TrainingLabels:
+    """The labels of the training images, masks one after the other, which are read where they are needed."""
+    assert source.label_spec is not None
+    if source.label_spec.kind == "mask":
+        return (source.mask(row) for row in range(len(source)))
+    return source.labels
+
+
+def _check_augmentation(cfg: Config, labels: LabelSpec) -> None:
+    """Raises ValueError for augmentation that would part images from their labels."""
+    if cfg.TASK != "finetune":
+        return
+    if cfg.AUGMENT.mixes and (labels.kind != "class" or not Criterion.named(cfg.CRITERION.name).takes_mixed):
+        raise ValueError(
+            f"AUGMENT.mixup {cfg.AUGMENT.mixup:g} and AUGMENT.cutmix {cfg.AUGMENT.cutmix:g} mix images of one class "
+            f"each, under CRITERION.name cross_entropy; the labels are of kind {labels.kind} and CRITERION.name is "
+            f"{cfg.CRITERION.name}: set both to 0"
+        )
+    if cfg.AUGMENT.randaugment and labels.kind == "mask":
+        raise ValueError(
+            f"AUGMENT.randaugment is {cfg.AUGMENT.randaugment!r}: it moves pixels, and masks would stay where they are; "
+            "set AUGMENT.randaugment ''"
+        )
+
+
 def _split_for_choice(cfg: Config, labelled: Source) -> tuple[Source, Source | None]:
     """The images that are trained on, and those that choose among the settings of a probe; None for no choice."""
     if cfg.TASK != "probe" or not cfg.PROBE.choose_share or len(probe_settings(cfg)) == 1:
         return labelled, None
     rows, choosing = split_rows(labelled, cfg.PROBE.choose_share, cfg.LABELS.seed)
-    if not len(choosing):
-        LOG.warning(
-            "PROBE.choose_share %g of %d training images is none of any class: the held-out images choose the setting, "
-            "which flatters; name a larger share",
-            *(cfg.PROBE.choose_share, len(labelled)),
-        )
-        return labelled, None
     return Subset(labelled, rows), Subset(labelled, choosing)
 
 

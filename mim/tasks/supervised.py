@@ -83,7 +83,7 @@ class Supervised(BuiltTask[Predictor], ABC):
             text = f"{start}: {share:.1%} of {unit}{result.samples:,} held-out images"
             pictures["confusion"] = draw_confusion(result.confusion_KK, self.label_spec.names, text)
         details = {**result.details(), **left_out_metrics(answers.broken)}
-        return Report(result.metrics, pictures, details, score=self.score)
+        return Report(result.metrics, pictures, details, score=self.score if self.score in result.metrics else "")
 
     def describe(self) -> dict[str, str]:
         encoder = self.model.encoder
