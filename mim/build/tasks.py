@@ -144,8 +144,8 @@ def _check_augmentation(cfg: Config, labels: LabelSpec) -> None:
         )
     if cfg.AUGMENT.randaugment and labels.kind == "mask":
         raise ValueError(
-            f"AUGMENT.randaugment is {cfg.AUGMENT.randaugment!r}: it moves pixels, and masks would stay where they are; "
-            "set AUGMENT.randaugment ''"
+            f"AUGMENT.randaugment is {cfg.AUGMENT.randaugment!r}: it moves pixels, and masks would stay where they "
+            "are; set AUGMENT.randaugment ''"
         )
 
 

@@ -161,7 +161,8 @@ def timms(name: str, classes: int, options: str) -> nn.Module:
 
 def our_name(name: str, classifies: bool) -> str:
     """Our name of one of timm's parameters."""
-    for theirs, ours in (("head.fc.", "readouts.0.linear."), ("head.", "readouts.0.linear."), ("fc_norm.", "readouts.0.norm.")):
+    readout = {"head.fc.": "readouts.0.linear.", "head.": "readouts.0.linear.", "fc_norm.": "readouts.0.norm."}
+    for theirs, ours in readout.items():
         if classifies and name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return f"encoder.backbone.{name}"

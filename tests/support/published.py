@@ -104,7 +104,8 @@ class Run:
 
     def name(self, ours: str) -> str:
         """The original's name of one of our parameters."""
-        for prefix, theirs in (("encoder.backbone.", ""), ("readouts.0.linear.", "head."), ("readouts.0.norm.", "fc_norm.")):
+        names = {"encoder.backbone.": "", "readouts.0.linear.": "head.", "readouts.0.norm.": "fc_norm."}
+        for prefix, theirs in names.items():
             if ours.startswith(prefix):
                 return theirs + ours.removeprefix(prefix)
         raise AssertionError(f"the original has nothing like {ours}")
