@@ -67,6 +67,7 @@ setup(
     ],
     extras_require={
         "huggingface": HUGGINGFACE,
+        "retrieval": ["faiss-cpu>=1.9"],
         "docs": DOCS,
         "test": TEST,
         "dev": [

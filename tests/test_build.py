@@ -339,3 +339,31 @@ def test_build_data_numbers_held_out_labels_as_the_training_images_do(tmp_path: 
     held_out.labels = before + 1
     with pytest.raises(ValueError, match="other classes than the training images: 10 is not among its 10 classes"):
         build_data(cfg)
+
+
+def test_build_data_joins_the_labels_of_a_table(tmp_path: Path) -> None:
+    paths = write_digits(tmp_path / "images", 20)
+    rows = [f"{path.name},{number / 20},{number // 2}" for number, path in enumerate(paths)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["file,wear,part", *rows]))
+    keys = {
+        **{"DATA.name": "folder", "DATA.path": tmp_path / "images", "LABELS.file": tmp_path / "images" / "labels.csv"},
+        **{"LABELS.path_column": "file", "LABELS.columns": "[wear]", "LABELS.group": "part", "LABELS.folds": 4},
+    }
+    pairs = [str(word) for pair in keys.items() for word in pair]
+    train, held_out = build_data(load_config(write_recipe(tmp_path, FINETUNE), pairs))
+    assert (train.label_spec.kind, train.label_spec.names) == ("number", ("wear",))
+    assert (len(train), len(held_out)) == (14, 6)
+    assert not {*train.groups} & {*held_out.groups}
+    cut = load_config(write_recipe(tmp_path, PROBE), [*pairs, "LABELS.bins", "[0.25, 0.75]"])
+    assert [source.classes for source in build_data(cut)] == [("<0.25", "0.25 to <0.75", ">=0.75")] * 2
+
+
+def test_build_data_takes_decimals_for_classes_where_the_config_says_so(
+    tmp_path: Path, measurements: list[str]
+) -> None:
+    cfg = load_config(write_recipe(tmp_path, FINETUNE), [*measurements, "LABELS.kind", "class"])
+    assert len(build_data(cfg)[0].classes) == 30
+    cfg = load_config(write_recipe(tmp_path, FINETUNE), [*measurements, "LABELS.kind", "number"])
+    train, held_out = build_data(cfg)
+    assert train.labels.dtype == held_out.labels.dtype == np.float32
+    assert sorted([*train.labels[:, 0], *held_out.labels[:, 0]]) == pytest.approx([n / 7 for n in range(30)], abs=1e-4)

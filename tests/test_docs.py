@@ -9,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
+from small_data import write_digits
 
 import mim
 from mim import config, metric_keys
+from mim.build.data import build_data
 from mim.build.models import build_without_memory
 from mim.config.recipes import find_file
 from mim.config.schema import FAMILIES, family
@@ -214,6 +218,33 @@ def test_targets_page_commands_build_their_targets():
         made.append(build_without_memory(mim.load_config(words[2], keys)).target.title)
     named = ["pixels", *["teacher"] * 4, "pixels + fourier", "pixels + hog", "follower"]
     assert [title[: len(name)] for title, name in zip(made, named, strict=True)] == named
+
+
+def test_labels_page_commands_read_labels_of_every_kind(tmp_path):
+    (table,) = re.findall(r"```\n(path,.*?)```", (ROOT / "docs/labels.md").read_text(), flags=re.DOTALL)
+    paths = write_digits(tmp_path / "cells" / "images", 4)
+    rows = [
+        f"images/{path.name},{number / 4},{'mono' if number % 2 else 'poly'},m01" for number, path in enumerate(paths)
+    ]
+    finds = ["1,0", "0,0", "0,1", "1,1"]
+    lines = [",".join(pair) for pair in zip([table.splitlines()[0], *rows], ["crack,dirt", *finds], strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    for path in write_digits(tmp_path / "images", 4):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32), 2, np.uint8)).save(tmp_path / "masks" / path.name)
+    made = []
+    for line in (ROOT / "docs/labels.md").read_text().splitlines():
+        if line.startswith("mim-train "):
+            words = shlex.split(line.replace("/data/", f"{tmp_path}/"))
+            train, _ = build_data(config.load_config(find_file(words[2]), words[5:]))
+            made.append((train.label_spec.kind, train.label_spec.names))
+    assert made == [
+        ("class", ("mono", "poly")),
+        ("number", ("probability",)),
+        ("class", ("<0.5", ">=0.5")),
+        ("classes", ("crack", "dirt")),
+        ("mask", ("background", "crack", "contact")),
+    ]
 
 
 def test_run_folder_page_explains_every_key(tmp_path):

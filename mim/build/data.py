@@ -3,6 +3,7 @@
 from mim.config import Config
 from mim.data.augment import RandomCropFlipColour
 from mim.data.labels.join import join_labels
+from mim.data.labels.settings import LabelSettings
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
@@ -11,6 +12,9 @@ from mim.data.sources.label_check import label_problem
 from mim.data.sources.once import listing_once
 from mim.data.statistics import estimate_statistics
 from mim.data.transforms import CentreCrop, DeviceCropFlip, RandomCropFlip
+
+# keys of sources that demand labels, which come from elsewhere with LABELS.file or LABELS.masks
+OWN_LABELS = {"DATA.labels": "none", "DATA.label_column": ""}
 
 
 def build_data(cfg: Config) -> tuple[Source, Source]:
@@ -23,7 +27,7 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
     if cfg.TASK == "pretrain":
         return train, held_out
     for images, which in ((train, "training"), (held_out, "held-out")):
-        if len(images) and images.label_spec is None:
+        if len(images) and images.label_kind is None:
             raise ValueError(
                 f"TASK {cfg.TASK} needs labels, and the {which} images of DATA.name {cfg.DATA.name} have none: "
                 "name a data set of class folders, a list with a label after each path, or a table of labels "
@@ -36,11 +40,19 @@ def build_data(cfg: Config) -> tuple[Source, Source]:
     return train, held_out
 
 
-def build_sources(cfg: Config) -> tuple[Source, Source]:
-    """The training images and the held-out ones, with or without labels."""
+def build_sources(cfg: Config, labels: LabelSettings | None = None) -> tuple[Source, Source]:
+    """The training images and the held-out ones, with or without labels.
+
+    labels: in place of LABELS, which a pretraining config has not.
+    """
+    if labels is None and cfg.TASK != "pretrain":
+        labels = cfg.LABELS
+    if labels is not None and (labels.file or labels.masks):
+        present = cfg.flat()
+        cfg = cfg.replace({key: off for key, off in OWN_LABELS.items() if key in present})
     with listing_once():
         train, held_out = (cfg.DATA.build(split, cfg.DATA.shared) for split in ("train", "val"))
-    return (train, held_out) if cfg.TASK == "pretrain" else join_labels(train, held_out, cfg.LABELS)
+    return (train, held_out) if labels is None else join_labels(train, held_out, labels)
 
 
 def check_classes(train: Source, held_out: Source, use: str) -> None:

@@ -18,8 +18,7 @@ from mim.config import Overrides
 from mim.data.sources.base import Source
 from mim.data.sources.files import Files
 from mim.data.transforms import to_unit
-from mim.encoders import Encoder
-from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready, title
+from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready_encoder, title
 from mim.evaluate.patches import FittedPatches, PatchSettings, classify_patches
 from mim.evaluation.class_attention import class_attention, why_no_class_token
 from mim.evaluation.foreground import find_foreground
@@ -73,11 +72,10 @@ def dense(
     with load(run, overrides) as loaded:
         patch_encoder = _encoder(loaded, settings.stride)
         metrics: dict[str, Any] = {**origin(loaded), "stride": patch_encoder.stride}
-        source, fitted = _source(loaded, images), None
-        if not images and _has_masks(source):
-            train, held_out = build.build_sources(loaded.cfg)
-            if len(held_out):
-                fitted, counted = classify_patches(loaded, patch_encoder, train, held_out, settings.patches)
+        source, train, fitted = *_sources(loaded, images), None
+        if _has_masks(source):
+            if train is not source:
+                fitted, counted = classify_patches(loaded, patch_encoder, train, source, settings.patches)
                 metrics |= counted
             else:
                 metrics["no masks are counted"] = "there are no held-out images"
@@ -96,25 +94,28 @@ def dense(
 
 
 def _encoder(loaded: LoadedCheckpoint, stride: int | None) -> PatchEncoder:
-    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
-    preprocess = ready(loaded, encoder, "encoder.")
+    encoder, preprocess = ready_encoder(loaded)
     with inference_mode(loaded):
         return PatchEncoder.of(encoder, preprocess, loaded.world.device, stride)
 
 
-def _source(loaded: LoadedCheckpoint, images: Sequence[Path]) -> Source:
-    """The images that are shown: those that are named, else held-out ones, else training images."""
+def _sources(loaded: LoadedCheckpoint, images: Sequence[Path]) -> tuple[Source, Source]:
+    """The images that are shown (those that are named, else held-out ones, else training images), and training images.
+
+    Raises ValueError where there are none.
+    """
     if images:
-        return Files(images, loaded.cfg.DATA.shared)
-    train, held_out = build.build_sources(loaded.cfg)
+        named = Files(images, loaded.cfg.DATA.shared)
+        return named, named
+    train, held_out = loaded.sources()
     source = held_out if len(held_out) else train
     if not len(source):
         raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no images: name others by DATA.path, or name IMAGES")
-    return source
+    return source, train
 
 
 def _has_masks(source: Source) -> bool:
-    return source.label_spec is not None and source.label_spec.kind == "mask"
+    return source.label_kind == "mask"
 
 
 def _samples(source: Source, named: bool, settings: DenseSettings) -> list[int]:

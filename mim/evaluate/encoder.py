@@ -16,8 +16,15 @@ from mim.data.labels.settings import LabelSettings
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
 from mim.data.sources.subset import few_labels
-from mim.encoders import Encoder
-from mim.evaluate.loading import LoadedCheckpoint, check_finite, check_labelled, inference_mode, load, origin, ready
+from mim.evaluate.loading import (
+    LoadedCheckpoint,
+    check_finite,
+    check_labelled,
+    inference_mode,
+    load,
+    origin,
+    ready_encoder,
+)
 from mim.evaluation.knn import features_of, knn_accuracy
 from mim.evaluation.logistic import logistic_accuracy
 from mim.evaluation.reading import Reader, left_out_metrics
@@ -75,7 +82,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
     Arrays: classes, and train_features, train_labels, train_names, val_features, val_labels, val_names.
     """
     with load(run, overrides) as loaded:
-        sources = build.build_sources(loaded.cfg)
+        sources = loaded.sources()
         train, held_out = (split_features(loaded, source, pool) for source in sources)
         if loaded.world.main:
             arrays: dict[str, np.ndarray] = {"classes": np.array(train.classes, dtype=str)}
@@ -90,7 +97,7 @@ def features(run: Path, overrides: Overrides, pool: Pool, output: Path) -> dict[
 
 def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[SplitFeatures, SplitFeatures]:
     """The features of the labelled training images, and those of the held-out images."""
-    train, held_out = build.build_sources(loaded.cfg)
+    train, held_out = loaded.sources()
     for source in (train, held_out):
         check_labelled(loaded, source)
     build.check_classes(train, held_out, "this evaluation")
@@ -99,8 +106,8 @@ def _both(loaded: LoadedCheckpoint, pool: Pool, labels: LabelSettings) -> tuple[
 
 def split_features(loaded: LoadedCheckpoint, source: Source, pool: Pool) -> SplitFeatures:
     """The features of all images of a source that can be read, in their order."""
-    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
-    preprocess, world = ready(loaded, encoder, "encoder."), loaded.world
+    encoder, preprocess = ready_encoder(loaded)
+    world = loaded.world
     data = build.evaluation_data(loaded.cfg, source, masks=False)
     reader = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers)
     with inference_mode(loaded):

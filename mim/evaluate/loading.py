@@ -1,5 +1,6 @@
 """A checkpoint that is evaluated, with its config, and checks of the images that an evaluation needs."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,14 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from mim import build
-from mim.config import Config, Overrides
+from mim.config import Config, Overrides, read_pairs
+from mim.config.sections import parse_section
+from mim.data.labels.settings import LabelSettings
 from mim.data.preprocess import Preprocess
 from mim.data.sources.base import Source
+from mim.encoders import Encoder
 from mim.engine import checkpoint
 from mim.engine.distributed.world import World, join_world
 from mim.engine.modes import inference
 from mim.engine.run_folder import RunFolder
 from mim.init_weights import config_of_checkpoint
+from mim.io.yaml import read_texts
+
+LOG = logging.getLogger("mim")
+LABELS = "LABELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,11 @@ class LoadedCheckpoint:
     cfg: Config
     content: dict
     world: World
+    labels: LabelSettings | None = None  # LABELS of the command, for a pretraining, whose config has none
+
+    def sources(self) -> tuple[Source, Source]:
+        """The training images and the held-out ones, with labels where there are some."""
+        return build.build_sources(self.cfg, self.labels)
 
 
 @contextmanager
@@ -34,17 +47,36 @@ def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
     """The checkpoint that a path means, with overrides of its config, on the processes that torchrun started."""
     path = checkpoint.find(run)
     content = checkpoint.load(path)
-    cfg = config_of_checkpoint(content["config"], overrides, str(path))
+    pairs, labels = read_pairs(overrides), None
+    if read_texts(content["config"]).get("TASK") == "pretrain" and pairs.get("TASK", "pretrain") == "pretrain":
+        of_labels = {key: pairs.pop(key) for key in list(pairs) if key.startswith(f"{LABELS}.")}
+        if of_labels:
+            labels = LabelSettings(**parse_section("finetune", LABELS, {}, of_labels, LOG.warning))
+    cfg = config_of_checkpoint(content["config"], pairs, str(path))
     if cfg.DATA.mean == "estimate":  # only in a converted file: the config of a run has the numbers
         cfg = build.with_statistics(cfg, build.build_sources(cfg)[0])
     with join_world(cfg.DISTRIBUTED) as world:
-        yield LoadedCheckpoint(path, cfg, content, world)
+        yield LoadedCheckpoint(path, cfg, content, world, labels)
 
 
 def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
     """See build.ready; the module is the part of the model whose names start with `prefix`."""
     state = checkpoint.evaluated(loaded.content, prefix)
     return build.ready(module, state, loaded.path, loaded.cfg, loaded.world.device)
+
+
+def ready_encoder(loaded: LoadedCheckpoint) -> tuple[Encoder, Preprocess]:
+    """The encoder of a checkpoint, on this process's device and in eval mode, and its preprocessing.
+
+    Tables of positions are resized where DATA.image_size is another one than in training.
+    """
+    encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
+    state = checkpoint.evaluated(loaded.content, "encoder.")
+    trained = tuple(read_texts(loaded.content["config"])["DATA"]["image_size"])
+    height, width = (int(side) for side in trained)
+    if (height, width) != tuple(loaded.cfg.DATA.image_size):
+        state = {name: encoder.resize_weight(name, weight, (height, width)) for name, weight in state.items()}
+    return encoder, build.ready(encoder, state, loaded.path, loaded.cfg, loaded.world.device)
 
 
 def inference_mode(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:
@@ -57,7 +89,7 @@ def check_labelled(loaded: LoadedCheckpoint, source: Source) -> None:
     which = "training" if source.split == "train" else "held-out"
     if not len(source):
         raise ValueError(f"DATA.name {loaded.cfg.DATA.name} has no {which} images: name others with DATA.path")
-    if source.label_spec is None:
+    if source.label_kind is None:
         raise ValueError(f"the {which} images {no_labels(loaded)}")
 
 

@@ -60,10 +60,12 @@ class PatchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.patches < 0 or (self.k is not None and self.k < 1) or (self.c is not None and self.c <= 0):
-            raise ValueError(
-                f"--patches is {self.patches}, --k {self.k} and --c {self.c}: from 0, at least 1, and above 0"
-            )
+        if self.patches < 0:
+            raise ValueError(f"--patches is {self.patches}: at least 1, or 0 for all")
+        if self.k is not None and self.k < 1:
+            raise ValueError(f"--k is {self.k}: at least 1 neighbour")
+        if self.c is not None and self.c <= 0:
+            raise ValueError(f"--c is {self.c:g}: it must be above 0")
 
 
 @dataclass(frozen=True, slots=True)

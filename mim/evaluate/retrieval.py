@@ -3,7 +3,6 @@
 Every image is read once, on one process or under torchrun. Shapes: N queries, k neighbours, H W pixels.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,6 @@ from mim.pictures.channels import Channels, view_of
 from mim.pictures.files import write_picture
 from mim.pictures.retrieval import ShownNeighbour, draw_neighbours
 from mim.structures import Pool
-
-LOG = logging.getLogger("mim")
 
 RECALLS = (1, 5, 10)  # numbers of neighbours for which recall is given, and the number that was asked for
 WIDEST, QUERIES, MOST = 10, 8, 100  # neighbours on a sheet; queries by default and at most
@@ -67,7 +64,7 @@ class _Search:
     query_source: Source
     queries: SplitFeatures
     near: Neighbours
-    with_classes: bool  # whether queries and images have classes
+    no_classes: str  # why queries and images have no classes to compare; empty where they have
 
     @property
     def own(self) -> bool:
@@ -106,7 +103,7 @@ def retrieval(
             "pool": settings.pool,
             "k": k,
             "search": "faiss" if has_faiss() else "PyTorch",
-            **(_scores(search, k) if search.with_classes else {}),
+            **({"no mAP": search.no_classes} if search.no_classes else _scores(search, k)),
         }
         sheet = _sheet(loaded, search, bool(images), settings)
         if sheet is not None:
@@ -118,7 +115,7 @@ def retrieval(
 
 
 def _search(loaded: LoadedCheckpoint, images: Sequence[Path], settings: RetrievalSettings) -> _Search:
-    train, held_out = build.build_sources(loaded.cfg)
+    train, held_out = loaded.sources()
     name = f"DATA.name {loaded.cfg.DATA.name}"
     if settings.leave_one_out:
         source = held_out if len(held_out) else train
@@ -135,19 +132,20 @@ def _search(loaded: LoadedCheckpoint, images: Sequence[Path], settings: Retrieva
                 "other with --leave-one-out"
             )
         bank, queries = (split_features(loaded, each, settings.pool) for each in (train, query_source))
+    if settings.leave_one_out and len(bank.names) < 2:
+        raise ValueError(f"{name} has {len(bank.names)} image that can be read: at least 2 can search each other")
     near = neighbours(bank.features_ND, queries.features_ND, settings.k, own=settings.leave_one_out)
-    return _Search(source, bank, query_source, queries, near, _have_classes(train, source, query_source))
+    return _Search(source, bank, query_source, queries, near, _no_classes(train, source, query_source))
 
 
-def _have_classes(train: Source, *sources: Source) -> bool:
-    """Whether all of these have one class an image, and which labels are not taken for classes."""
+def _no_classes(train: Source, *sources: Source) -> str:
+    """Why one of these has no class for each image; empty where all have."""
     for source in sources:
         if class_labels(source) is None:
-            return False
-    problem = label_problem(train, sources[-1])
-    if problem:
-        LOG.warning("retrieval counts nothing: %s", problem)
-    return not problem
+            if isinstance(source, Files):
+                return "IMAGES have no classes"
+            return f"the {'training' if source.split == 'train' else 'held-out'} images have no classes"
+    return label_problem(train, sources[-1])
 
 
 def _scores(search: _Search, k: int) -> dict[str, Any]:
@@ -188,8 +186,8 @@ def _sheet(loaded: LoadedCheckpoint, search: _Search, named: bool, settings: Ret
     for number, query in enumerate(chosen):
         own_pictures = pictures[len(chosen) + number * shown_k :][:shown_k]
         rows.append([_query(search, query, pictures[number]), *_neighbours_of(search, query, own_pictures)])
-    notes = ["Below each image: its class or its name, and the cosine similarity of its features to the query's."]
-    if search.with_classes:
+    notes = ["Below each image: its class or its name, and its distance (1 - cosine similarity) from the query."]
+    if not search.no_classes:
         notes.append("Green: the class of the query. Red: another class.")
     return draw_neighbours(rows, f"{title(loaded)}: nearest images", [*notes, *([f"{note}."] if note else [])])
 
@@ -200,12 +198,12 @@ def _query(search: _Search, query: int, rgb_HW3: np.ndarray) -> ShownNeighbour:
 
 def _neighbours_of(search: _Search, query: int, pictures: Sequence[np.ndarray]) -> list[ShownNeighbour]:
     shown, near = [], search.near
-    own_class = int(search.queries.labels_N[query]) if search.with_classes else -1
+    own_class = int(search.queries.labels_N[query]) if not search.no_classes else -1
     for place, rgb_HW3 in enumerate(pictures):
         row = int(near.rows_Nk[query, place])
         right = int(search.bank.labels_N[row]) == own_class if own_class >= 0 else None
-        label = _label(search.bank, row)
-        shown.append(ShownNeighbour(rgb_HW3, f"{label} {near.similarity_Nk[query, place]:.3f}", right))
+        label, distance = _label(search.bank, row), 1 - float(near.similarity_Nk[query, place])
+        shown.append(ShownNeighbour(rgb_HW3, f"{label} \N{MIDDLE DOT} {distance:.2g}", right))
     return shown
 
 

@@ -47,7 +47,7 @@ class Logistic:
     c: float
 
     def describe(self) -> str:
-        return f"C {self.c:.3g}"
+        return f"C {float(f'{self.c:.3g}'):g}"
 
 
 class Standardised:

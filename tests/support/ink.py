@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from mim.data.settings import DataSettings
+from mim.data.sources.base import Split
 from mim.data.sources.digits import Digits
 from mim.structures import LabelSpec
 
@@ -12,6 +14,10 @@ INK = 127  # levels of 255
 
 class DigitsInk(Digits, name="digits_ink"):
     """The digits with a mask each: 0 is paper, 1 is ink, and the pixels of the border have no class."""
+
+    def __init__(self, split: Split, settings: DataSettings):
+        super().__init__(split, settings)
+        self.labels = None
 
     @property
     def label_spec(self) -> LabelSpec:

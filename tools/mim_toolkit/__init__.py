@@ -14,7 +14,7 @@ COMMANDS = {  # name: purpose
     "plan": "shows what a run will be and cost, before it starts",
     "masks": "draws what a masker hides, with AvgDist",
     "reconstruct": "draws what a pretrained model predicts for images",
-    "evaluate": "kNN, logistic regression, accuracy or features of a checkpoint",
+    "evaluate": "kNN, accuracy, features, patches, nearest images of a checkpoint",
     "compare": "compares runs in tables and on one HTML page",
     "sweep": "trains a study: many settings, protocols and seeds",
     "convert": "converts weights to and from other code bases",

@@ -43,7 +43,7 @@ ENDINGS = {"features": (".npz",), "predict": (".csv", ".jsonl")}  # of --output
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit codes are those of mim.errors.ExitCode."""
     parser = cli.Parser("evaluate", TEXT, EXAMPLES)
-    parser.add_argument("what", choices=WHAT, help="see above")
+    parser.add_argument("what", choices=WHAT, metavar="WHAT", help="one of the words above")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its best or last checkpoint) or file")
     parser.add_pairs("keys of its config, such as DATA.path /data; predict, dense, retrieval: IMAGES ahead of them")
     parser.add_argument(

@@ -28,20 +28,9 @@ def find_masks(images: Source, settings: LabelSettings, root: Path) -> MaskFiles
     Raises ValueError where there are no masks, or an image has several.
     """
     folder = Path(os.path.abspath(settings.masks))
-    if not folder.is_dir():
-        raise ValueError(f"LABELS.masks {printable_name(settings.masks)} is no folder: name the folder of the masks")
     image_suffix, mask_suffix = SUFFIXES.get(settings.layout, ("", ""))
     image_suffix, mask_suffix = settings.image_suffix or image_suffix, settings.mask_suffix or mask_suffix
-    masks = [path for path in sorted(_pictures(folder)) if os.path.splitext(path)[0].endswith(mask_suffix)]
-    if not masks:
-        raise ValueError(
-            f"LABELS.masks {printable_name(settings.masks)} has no pictures "
-            + (
-                f"with names that end with {printable(mask_suffix)}"
-                if mask_suffix
-                else f"({' '.join(sorted(ENDINGS))})"
-            )
-        )
+    masks = _masks_in(folder, mask_suffix)
     names = [composed(images.describe(index)) for index in range(len(images))]
     own = {composed(path) for path in masks}
     is_mask_N = np.array([name in own for name in names], bool)
@@ -67,6 +56,17 @@ def find_masks(images: Source, settings: LabelSettings, root: Path) -> MaskFiles
             )
         paths.append(masks[own_masks[0]] if own_masks else "")
     return MaskFiles(paths, is_mask_N, folder, settings, words)
+
+
+def _masks_in(folder: Path, suffix: str) -> list[str]:
+    """The masks of LABELS.masks, in order. Raises ValueError where there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"LABELS.masks {printable_name(folder)} is no folder: name the folder of the masks")
+    masks = [path for path in sorted(_pictures(folder)) if os.path.splitext(path)[0].endswith(suffix)]
+    if not masks:
+        kinds = f"with names that end with {printable(suffix)}" if suffix else f"({' '.join(sorted(ENDINGS))})"
+        raise ValueError(f"LABELS.masks {printable_name(folder)} has no pictures {kinds}")
+    return masks
 
 
 def _match(ours: Sequence[str], theirs: Sequence[str], is_mask_N: np.ndarray) -> list[list[int]]:

@@ -67,7 +67,7 @@ class ImageDataset(Dataset[Sample]):
     ):
         self.source, self.transform, self.seed, self.repeats = source, transform, seed, repeats
         self._reader = RetryingSource(source)
-        self._kind = source.label_spec.kind if source.label_spec is not None else None
+        self._kind = source.label_kind
         self._reads_masks = masks and self._kind == "mask"
         if self._reads_masks and not isinstance(transform, RandomCropFlip | CentreCrop):
             raise ValueError(f"masks are cut as RandomCropFlip and CentreCrop cut images, not by {transform}")

@@ -36,7 +36,7 @@ def check_readable(source: Source, which: str) -> None:
     if reasons:
         tried = f"none of {len(reasons):,}" + (f" of the {len(source):,}" if len(reasons) < len(source) else "")
         raise ValueError(f"{tried} {which} images can be read, such as {reasons[0]}")
-    if source.label_spec is not None and source.label_spec.kind == "mask":
+    if source.label_kind == "mask":
         _check_masks(reader, which)
 
 

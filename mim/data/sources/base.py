@@ -23,12 +23,13 @@ from torch import Tensor
 from mim.data.decoding.broken import Notes
 from mim.data.settings import DataSettings
 from mim.registry import Component
-from mim.structures import LabelSpec
+from mim.structures import LabelKind, LabelSpec
 
 Split = Literal["train", "val"]
 Stored = Image.Image | Tensor
 # what numpy and zipfile raise for a damaged npz file; the last where it claims to be encrypted, or compressed otherwise
 DAMAGED_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+MOST_CLASSES = 2**20  # without names; more numbers than that are measurements or identities
 PROBED = 8  # paths that are looked for after one could not be read
 
 
@@ -87,11 +88,27 @@ class Source(Component, ABC, section="DATA"):
 
     @property
     def label_spec(self) -> LabelSpec | None:
-        """What the labels are; None where there are none. This default is one class for each image."""
+        """What the labels are; None where there are none. This default is one class for each image.
+
+        Raises ValueError where classes have no names, and their numbers are so large that they can be none.
+        """
         if self.labels is None:
             return None
         count = 1 + int(self.labels.max()) if len(self.labels) else 0
+        if count > MOST_CLASSES and not self.classes:
+            raise ValueError(
+                f"{self.label_origin()} are numbers up to {count - 1:,}, and a classifier has an output for each: "
+                "number the classes from 0"
+            )
         return LabelSpec("class", self.classes or tuple(map(str, range(count))))
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """The kind of `label_spec`, without the names of its classes."""
+        if self.labels is not None and self.labels.ndim == 1:
+            return "class"
+        spec = self.label_spec
+        return None if spec is None else spec.kind
 
     def mask(self, index: int) -> np.ndarray:
         """The class of each pixel of an image, (H, W) int64 of its stored size, -1 for none; where the kind is mask.

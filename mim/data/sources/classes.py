@@ -26,8 +26,7 @@ def class_names(source: Source) -> tuple[str, ...]:
 
 def class_labels(source: Source) -> np.ndarray | None:
     """The class of each image, (samples,) int64; None where there are no labels, or labels of another kind."""
-    spec = source.label_spec
-    return source.labels if spec is not None and spec.kind == "class" else None
+    return source.labels if source.label_kind == "class" else None
 
 
 def composed(name: str) -> str:

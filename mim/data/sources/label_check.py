@@ -13,7 +13,11 @@ from mim.io.formatting import printable
 FEW = 10  # classes that may have one image each
 SPARSE = 10  # numbers up to this many times the classes may be in use
 SEPARATOR, BRACKETS = re.compile(r"[,;|]"), " \t[](){}\"'"
-KINDS = {"classes": "several classes for each image", "number": "numbers", "mask": "a class for each pixel"}
+KINDS: dict[str, str] = {
+    "classes": "several classes for each image",
+    "number": "numbers",
+    "mask": "a class for each pixel",
+}
 Problem = tuple[str, str]  # why labels are no classes, and the way out
 
 
@@ -22,9 +26,8 @@ def label_problem(train: Source, held_out: Source) -> str:
 
     Images of both splits are counted: a class with one training image may have held-out ones.
     """
-    spec = train.label_spec
-    if spec is not None and spec.kind != "class":
-        return f"{train.label_origin()} are {KINDS[spec.kind]}"
+    if train.label_kind not in ("class", None):
+        return f"{train.label_origin()} are {KINDS[train.label_kind]}"
     train_labels, held_out_labels = class_labels(train), class_labels(held_out)
     if train_labels is None or not len(train_labels):
         return ""

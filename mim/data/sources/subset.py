@@ -55,7 +55,7 @@ def few_labels(source: Source, settings: LabelSettings) -> Source:
     """
     if settings.share == 1 and not settings.per_class and not settings.count:
         return source
-    if source.label_spec is None:
+    if source.label_kind is None:
         raise ValueError("LABELS: the training images have no labels to choose from")
     if settings.count > len(source):
         raise ValueError(
@@ -68,7 +68,7 @@ def few_labels(source: Source, settings: LabelSettings) -> Source:
         return Subset(source, _per_class(source, label_N, settings))
     if settings.per_class:
         raise ValueError(
-            f"LABELS.per_class is for labels of kind class, and these are of kind {source.label_spec.kind}: use "
+            f"LABELS.per_class is for labels of kind class, and these are of kind {source.label_kind}: use "
             "LABELS.share or LABELS.count"
         )
     return Subset(source, _share(source, settings))

@@ -35,8 +35,7 @@ class View(Source):
 
     @property
     def label_spec(self) -> LabelSpec | None:
-        spec = self.source.label_spec
-        return spec if spec is not None and spec.kind != "class" else super().label_spec
+        return super().label_spec if self.source.label_kind in ("class", None) else self.source.label_spec
 
     def mask(self, index: int) -> np.ndarray:
         return self.source.mask(int(self._rows[index]))

@@ -132,11 +132,11 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
 
 def _without_images(cfg: Config, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
     """The task on AbsentImages; an unknown number of classes counts as two."""
-    spec, outputs = None, 1
+    spec, rows = None, images or 1
     if cfg.TASK != "pretrain":
         outputs = classes or 2
         spec = replace(build.assumed_labels(cfg), names=tuple(map(str, range(outputs))))
-    rows = images or outputs * max(1, 0 if spec is None else cfg.LABELS.per_class)
+        rows = images or max(outputs * max(1, cfg.LABELS.per_class), cfg.LABELS.count, 2)
     settings = cfg.DATA.shared
     held_out = AbsentImages("val", settings, 0, spec)
     task = _task(cfg, AbsentImages("train", settings, rows, spec), held_out)

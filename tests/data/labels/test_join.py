@@ -14,6 +14,12 @@ ANIMALS = [f"digit-{number:03d}.png,{'cat' if number % 3 else 'dog'}" for number
 EXPECTED = {f"digit-{number:03d}": "cat" if number % 3 else "dog" for number in range(8)}
 
 
+@pytest.fixture(autouse=True)
+def warnings_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A run in the same process may have turned on what is only told."""
+    caplog.set_level("WARNING", logger="mim")
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     write_images(tmp_path / "images")
