@@ -81,6 +81,11 @@ def interval(key: str) -> str:
     return f"{key}_interval"
 
 
+def on_held_out(key: str) -> str:
+    """The key of the same metric on held-out images: val/top1 for choice/top1."""
+    return val(key.rpartition("/")[2])
+
+
 def best(key: str) -> str:
-    """The key of a metric's value at its best evaluation: best/top1 for val/top1."""
-    return f"best/{key.rpartition('/')[2]}"
+    """The key of a metric's value at the best evaluation: best/top1 for val/top1, best/choice_top1 for choice/top1."""
+    return f"best/{key.removeprefix('val/').replace('/', '_')}"

@@ -194,7 +194,7 @@ def _table(metrics: dict[str, Any]) -> "Table":
         if isinstance(value, dict):
             table.add_row(name, "")
             for label, share in value.items():
-                table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
+                table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else _text(label, share))
         elif name not in PATHS and not isinstance(value, list):  # the log names files
             ends = metrics.get(interval(name), ())
             between = f"  95%: {' to '.join(f'{end:.4f}' for end in ends)}" if ends else ""
