@@ -7,7 +7,6 @@ Shapes: B batch, C channels, H W pixels, N objects.
 """
 
 import argparse
-import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,10 @@ class SimpleFeaturePyramid(nn.Module):
         widths[encoder.spec.stride] = encoder.spec.width
         if odd := [stride for stride in widths if stride & (stride - 1)]:
             raise ValueError(f"{encoder.title} has strides of {odd} pixels, and RoIAlign needs powers of two")
-        # the coarsest map that is not coarser than the level, or the finest of all
+        # the coarsest map that is not coarser than the level, or the finest; powers of two differ by their bits
         self.sources = [max((own for own in widths if own <= stride), default=min(widths)) for stride in STRIDES]
         self.levels = nn.ModuleList(
-            _level(widths[source], int(math.log2(source / stride)), width)
+            _level(widths[source], source.bit_length() - stride.bit_length(), width)
             for source, stride in zip(self.sources, STRIDES, strict=True)
         )
         self.encoder, self.frozen, self.out_channels = encoder, frozen, width

@@ -3,8 +3,8 @@
     python examples/solar/prepare.py runs/solar
 
 writes `cells.csv`, a row for each image with its labels; `train.txt` and `val.txt`, lists of images without labels; and
-`cracks.txt`, a few held-out cells to look at. All name the images where the package has them: none is copied. Their licence
-is CC BY-NC-SA 4.0.
+`cracks.txt`, a few held-out cells to look at. All name the images where the package has them: none is copied. Their
+licence is CC BY-NC-SA 4.0.
 
 The package does not say which cells were cut from one module. Its numbers do: cells follow each other module by module.
 docs/solar.md says how the modules below were found, and what shows that no other image of their cells is left.
@@ -24,10 +24,12 @@ FIRST_CELLS = (
     *range(1785, 2146, 60),
     *(2217, 2277, 2337, 2397, 2445, 2505, 2565),
 )
-TWICE = {2277: 1735}  # 50 cells of module 2277 are those of module 1735, in another picture: one group
+# The group that a module joins. 50 cells of 2277 are those of 1735 in another picture, and cells of the two others have
+# a twin in it: a correlation above 0.7, without background and contacts.
+ONE_GROUP = {2277: 1735, 1785: 1735, 721: 601}
 THRESHOLD = 0.5  # the probability from which a cell counts as defective
 HELD_OUT = 3  # every third module of each type is held out
-CRACKS = (221, 428, 434, 448, 459, 462, 1630, 2544)  # held-out cells with cracks and dark parts
+CRACKS = (187, 221, 428, 448, 459, 462, 800, 817)  # held-out cells with cracks and dark parts
 COLUMNS = ("path", "defect", "probability", "type", "module", "split")
 
 
@@ -39,10 +41,11 @@ class Cell:
     path: Path
     probability: float
     type: str  # mono or poly
-    module: int  # the number of its first cell
+    module: int  # the number of the first cell of its group of modules
 
     @property
     def defect(self) -> str:
+        """The class."""
         return "defective" if self.probability >= THRESHOLD else "functional"
 
 
@@ -63,9 +66,9 @@ def read_cells() -> list[Cell]:
 
 
 def module_of(number: int) -> int:
-    """The number of the first cell of the module that a cell belongs to."""
+    """The number of the first cell of the group of modules that a cell belongs to."""
     first = FIRST_CELLS[bisect_right(FIRST_CELLS, number) - 1]
-    return TWICE.get(first, first)
+    return ONE_GROUP.get(first, first)
 
 
 def held_out_modules(cells: list[Cell]) -> set[int]:

@@ -13,6 +13,7 @@ from mim.data.decoding.names import printable_name
 from mim.data.labels.layouts import FOREIGN, mask_layout, packed
 from mim.data.labels.settings import LabelSettings
 from mim.data.sources.base import unreachable
+from mim.data.sources.names import Names
 from mim.io.formatting import list_names, printable
 from mim.structures import LabelSpec
 
@@ -32,8 +33,8 @@ class MaskFiles:
     """
 
     def __init__(self, paths: list[str], is_mask_N: np.ndarray, folder: Path, settings: LabelSettings, words: str):
-        self.paths, self.is_mask_N, self.words = np.array(paths), is_mask_N, words
-        self.is_there_N = self.paths != ""
+        self.paths, self.is_mask_N, self.words = Names.of(paths), is_mask_N, words
+        self.is_there_N = self.paths.sizes() > 0
         self.folder, self.layout, self._name = folder, mask_layout(settings), settings.layout
         self.spec = LabelSpec("mask", self.layout.names)
 
@@ -42,7 +43,7 @@ class MaskFiles:
 
         Raises BrokenImage where the file cannot be read, or has a number or colour that the layout does not have.
         """
-        path = str(self.paths[index])
+        path = self.paths[index]
         try:
             pixels = np.load(path, allow_pickle=False) if path.endswith(".npy") else self._pixels(path)
         except Exception as error:  # decoders raise a dozen unrelated types on damaged files

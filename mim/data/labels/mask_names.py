@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -97,7 +97,7 @@ def _below(keys: Sequence[str], root: Path) -> list[str]:
 
 
 def _ends(keys: Sequence[str], parts: int) -> list[str]:
-    return ["/".join(PurePosixPath(key.replace(os.sep, "/")).parts[-parts:]) for key in keys]
+    return ["/".join(key.replace(os.sep, "/").rsplit("/", parts)[-parts:]) for key in keys]
 
 
 def _words(parts: int) -> str:

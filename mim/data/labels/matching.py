@@ -7,7 +7,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -149,7 +149,7 @@ def _normal(name: str) -> str:
 
 
 def _end(path: str, parts: int) -> str:
-    return "/".join(PurePosixPath(path).parts[-parts:])
+    return "/".join(path.rsplit("/", parts)[-parts:])
 
 
 def _slashes(path: str) -> str:

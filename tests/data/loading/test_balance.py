@@ -16,6 +16,10 @@ from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.sources.subset import few_labels
 from mim.data.transforms import AugmentSettings, RandomCropFlip
+from mim.engine.distributed.world import World
+from mim.engine.failures import BrokenFiles
+from mim.engine.plan import Plan
+from mim.engine.prefetcher import Prefetcher
 
 LABELS = np.array([0] * 60 + [1] * 30 + [3] * 7 + [2] * 3)  # 100 samples of 4 classes
 
@@ -24,6 +28,13 @@ def steps(
     rank: int = 0, world: int = 1, micro: int = 20, start: int = 0, stop: int = 15
 ) -> list[list[tuple[int, int]]]:
     return list(StepSampler(len(LABELS), 20, micro, rank, world, 5, start, stop, label_N=LABELS))
+
+
+def uneven(folder: Path) -> Path:
+    """A table of eight digits, one of them of a rare class."""
+    write_images(folder)
+    rows = [f"digit-00{number}.png,{'rare' if number == 1 else 'usual'},{number / 8}" for number in range(8)]
+    return write_table(folder, "path,class,wear", rows)
 
 
 def test_balanced_epochs_have_each_class_equally_often() -> None:
@@ -67,9 +78,7 @@ def test_balanced_order_of_uneven_numbers_differs_by_one() -> None:
 
 
 def test_balance_is_for_classes_and_follows_the_labels_of_a_table(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    rows = [f"digit-00{number}.png,{'rare' if number == 1 else 'usual'},{number / 8}" for number in range(8)]
-    file = write_table(tmp_path, "path,class,wear", rows)
+    file = uneven(tmp_path)
     with logged():
         train, _ = join(tmp_path, val_share=0, file=file, columns=("class",))
     data = ImageDataset(
@@ -81,3 +90,11 @@ def test_balance_is_for_classes_and_follows_the_labels_of_a_table(tmp_path: Path
     numbers, _ = join(tmp_path, val_share=0, file=file, columns=("wear",))
     with pytest.raises(ValueError, match=r"LABELS\.balance is for labels of kind class, and these are of kind number"):
         ImageDataset(numbers, RandomCropFlip(AugmentSettings(), (32, 32)), 0, balance=True)
+
+
+def test_balance_reaches_the_batches_of_a_run(tmp_path: Path) -> None:
+    train, _ = join(tmp_path, val_share=0, file=uneven(tmp_path), columns=("class",))
+    data = ImageDataset(train, RandomCropFlip(AugmentSettings(), (32, 32)), 0, balance=True)
+    prefetcher = Prefetcher(data, Plan(8, 4, 1, 2, 2, 1), World(0, 1, torch.device("cpu")), 0, 0, BrokenFiles(8, 1.0))
+    labels = torch.cat([prefetcher.next().labels for _ in range(4)])
+    assert labels.reshape(2, 8).sum(dim=1).tolist() == [4, 4]
