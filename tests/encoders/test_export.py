@@ -35,14 +35,14 @@ class Everything(nn.Module):
     def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
         pool = "both" if self.encoder.spec.num_prefix else "mean"
         maps = self.encoder.feature_maps(img_BCHW).values()
-        return self.encoder(img_BCHW).pooled(pool), self.classifier(img_BCHW), *maps
+        return self.encoder(img_BCHW).pooled(pool), *self.classifier(img_BCHW), *maps
 
 
 class Scores(Everything):
     """Class scores alone, which take half the time to export."""
 
     def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
-        return (self.classifier(img_BCHW),)
+        return self.classifier(img_BCHW)
 
 
 def everything(name: str, kind: type[Everything] = Everything, **keys) -> nn.Module:
