@@ -46,8 +46,9 @@ class SimpleFeaturePyramid(nn.Module):
 
     def __init__(self, encoder: Encoder, width: int = 256, frozen: bool = False):
         super().__init__()
-        widths = {stage.stride: stage.width for stage in encoder.spec.stages}
-        widths[encoder.spec.stride] = encoder.spec.width
+        widths = {stage.stride: stage.width for stage in encoder.spec.stages} | {
+            encoder.spec.stride: encoder.spec.width
+        }
         if odd := [stride for stride in widths if stride & (stride - 1)]:
             raise ValueError(f"{encoder.title} has strides of {odd} pixels, and RoIAlign needs powers of two")
         # the coarsest map that is not coarser than the level, or the finest; powers of two differ by their bits
@@ -72,8 +73,7 @@ class SimpleFeaturePyramid(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.encoder.feature_maps(img_BCHW, sorted(set(self.sources)))
         levels = [level(maps[source]) for level, source in zip(self.levels, self.sources, strict=True)]
-        names = [*map(str, range(len(levels))), "pool"]
-        return OrderedDict(zip(names, [*levels, levels[-1][..., ::2, ::2]], strict=True))
+        return OrderedDict(zip([*"0123", "pool"], [*levels, levels[-1][..., ::2, ::2]], strict=True))
 
 
 def _level(source: int, doublings: int, width: int) -> nn.Sequential:
@@ -103,7 +103,6 @@ def build_detector(
         options: more arguments of MaskRCNN.
     """
     image, width = pyramid.encoder.image, pyramid.out_channels
-    names = [str(level) for level in range(4)]
     sides = tuple((anchor * stride,) for stride in (*STRIDES, 2 * STRIDES[-1]))
     return MaskRCNN(
         pyramid,
@@ -112,10 +111,10 @@ def build_detector(
         fixed_size=(image.width, image.height),  # images are stretched to the encoder's size
         size_divisible=1,  # and never padded
         rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(width * 7**2, 4 * width),
         box_predictor=FastRCNNPredictor(4 * width, classes),
-        mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=14, sampling_ratio=2),
         mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(width, width, classes),
         **options,
@@ -157,8 +156,8 @@ def train(detector: MaskRCNN, steps: int, batch: int, rate: float, seed: int = 0
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * min(1.0, 10 * (step + 1) / steps, 2 * (steps - step) / steps)
         images, targets = draw_shapes(batch, generator, detector.backbone.encoder.image)
-        on_device = [{name: value.to(device) for name, value in target.items()} for target in targets]
-        loss = sum(detector([each.to(device) for each in images], on_device).values())
+        targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
+        loss = sum(detector([each.to(device) for each in images], targets).values())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -173,8 +172,12 @@ def picture(detector: MaskRCNN, images: list[Tensor]) -> Tensor:
     columns = []
     for image_CHW, answer in zip(images, detector(images), strict=True):
         sure = answer["scores"] > 0.5
-        shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), answer["masks"][sure, 0] > 0.5, colors="orange")
-        columns.append(draw_bounding_boxes(shown, answer["boxes"][sure], [CLASSES[n] for n in answer["labels"][sure]]))
+        mask_HW = (answer["masks"][sure, 0] > 0.5).any(dim=0)
+        shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), mask_HW, colors="orange")
+        zoom = max(1, 192 // len(mask_HW))  # so that names can be read
+        shown = shown.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+        names = [CLASSES[label] for label in answer["labels"][sure]]
+        columns.append(draw_bounding_boxes(shown, zoom * answer["boxes"][sure], names))
     return (255 * torch.cat(columns, dim=2)).byte()
 
 
@@ -182,14 +185,14 @@ def main() -> None:
     """Trains on the encoder of a run or of a file, and draws its answers to other shapes."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("weights", help="run folder, checkpoint or file of mim.load_encoder")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--mean", type=float, nargs="+", default=[0.5], help="DATA.mean of the pretraining")
     parser.add_argument("--std", type=float, nargs="+", default=[0.25], help="DATA.std of the pretraining")
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is")
     args = parser.parse_args()
-    pyramid = SimpleFeaturePyramid(mim.load_encoder(args.weights), width=64, frozen=args.frozen)
-    detector = build_detector(pyramid, len(CLASSES), args.mean, args.std, anchor=4)
-    losses = train(detector, args.steps, batch=8, rate=1e-3)
+    pyramid = SimpleFeaturePyramid(mim.load_encoder(args.weights), width=32, frozen=args.frozen)
+    detector = build_detector(pyramid, len(CLASSES), args.mean, args.std, anchor=4, box_batch_size_per_image=64)
+    losses = train(detector, args.steps, batch=4, rate=2e-3)
     print(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     images, _ = draw_shapes(6, torch.Generator().manual_seed(1), pyramid.encoder.image)
     write_picture(Path("detections.png"), picture(detector.eval(), images).movedim(0, -1))

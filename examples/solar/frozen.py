@@ -5,12 +5,13 @@
 reads the study in runs/solar/study, and writes `frozen.json` and `table.md` to runs/solar. The features are raw pixels,
 HOG, and the mean patch tokens of each encoder of the study. All are judged by the same labels: those that LABELS.count
 takes and, where they are few, those of four other LABELS.seed. Features of encoders are kept in runs/solar/features, so
-that a second call is quick.
+that a second call is quick, and so are answers of fine-tuned runs in runs/solar/answers.
 
 Shapes: N images, D values of a feature.
 """
 
 import argparse
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -43,7 +44,12 @@ DRAWS = 5  # of few labels
 PENALTIES = np.logspace(-4, 0, 5)  # inverse strengths, of which cross-validation on the labels takes one
 SIDE, PIXELS, CELL = 128, 32, 8  # pixels of an image, of its side as raw pixels, and of a cell of HOG
 DEFECTIVE = 0  # position among the classes, in the order of their names
-METRICS = {"AUROC": "auroc", "average precision": "average_precision", "balanced accuracy": "balanced_accuracy"}
+METRICS = {
+    "AUROC": "auroc",
+    "AUROC within modules": "auroc_within",
+    "average precision": "average_precision",
+    "balanced accuracy": "balanced_accuracy",
+}
 Features = dict[str, np.ndarray]  # (D,) by the name of an image
 Scores = dict[str, float]  # by METRICS
 
@@ -99,12 +105,32 @@ def judge(features: Features, cells: Cells, count: int, draw: int) -> Scores:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     folds = StratifiedKFold(min(5, int(min(y_N.sum(), (~y_N).sum()))), shuffle=True, random_state=0)
     search = GridSearchCV(model, {"logisticregression__C": PENALTIES}, scoring="roc_auc", cv=folds).fit(x_ND, y_N)
-    share_N = search.predict_proba(held_out_ND)[:, 1]
+    return scores_of(truth_N, search.predict_proba(held_out_ND)[:, 1], cells.held_out.groups)
+
+
+def scores_of(truth_N: np.ndarray, share_N: np.ndarray, group_N: np.ndarray | None) -> Scores:
+    """All metrics of one answer. share_N: the probability of a defect, by the model."""
     return {
         "auroc": float(roc_auc_score(truth_N, share_N)),
+        "auroc_within": auroc_within(truth_N, share_N, np.zeros(len(truth_N)) if group_N is None else group_N),
         "average_precision": float(average_precision_score(truth_N, share_N)),
         "balanced_accuracy": float(balanced_accuracy_score(truth_N, share_N > 0.5)),
     }
+
+
+def auroc_within(truth_N: np.ndarray, share_N: np.ndarray, group_N: np.ndarray) -> float:
+    """The share of pairs of a defective and a functional cell of one group that are in the right order.
+
+    What differs between modules alone, such as their brightness, says nothing here.
+    """
+    right = pairs = 0.0
+    for group in np.unique(group_N):
+        true_N = truth_N[group_N == group]
+        count = float(true_N.sum() * (~true_N).sum())
+        if count:
+            right += count * roc_auc_score(true_N, share_N[group_N == group])
+            pairs += count
+    return right / pairs
 
 
 def judge_all(folder: Path, cells: Cells) -> dict[str, dict[str, list[Scores]]]:
@@ -127,22 +153,32 @@ def judge_all(folder: Path, cells: Cells) -> dict[str, dict[str, list[Scores]]]:
     return scores
 
 
-def fine_tuned(folder: Path) -> dict[str, dict[str, list[Scores]]]:
-    """The scores of the fine-tunings of the study, in the same form."""
+def fine_tuned(folder: Path, cells: Cells) -> dict[str, dict[str, list[Scores]]]:
+    """The scores of the fine-tunings of the study, in the same form; their answers are kept in a file for each run."""
     study = read_study(STUDY)
+    truth_N = np.asarray(cells.held_out.labels) == DEFECTIVE
     scores: dict[str, dict[str, list[Scores]]] = {}
     for start in study.starts:
         for protocol in study.protocols:
             count = re.search(r"\d+|all", protocol)
             if protocol == PROBE or count is None:
                 continue
-            files = [study_run(folder / "study", protocol, start, seed) / "summary.json" for seed in study.seeds]
-            summaries = [json.loads(file.read_text()) for file in files if file.is_file()]
+            runs = [study_run(folder / "study", protocol, start, seed) for seed in study.seeds]
+            shares = [answers(run, folder, cells) for run in runs if (run / "summary.json").is_file()]
             scores.setdefault(start, {})[count[0]] = [
-                {metric: each[f"val/{metric}"] for metric in METRICS.values() if f"val/{metric}" in each}
-                for each in summaries
+                scores_of(truth_N, share_N, cells.held_out.groups) for share_N in shares
             ]
     return scores
+
+
+def answers(run: Path, folder: Path, cells: Cells) -> np.ndarray:
+    """The probability of a defect of each held-out cell, by a fine-tuned run."""
+    file = folder / "answers" / f"{run.parent.name}-{run.name}.csv"
+    if not file.is_file():
+        evaluate.predict(run, [folder / "val.txt"], file)
+    with file.open(newline="", encoding="utf-8") as rows:
+        share_of = {Path(row["path"]).name: float(row["defective"]) for row in csv.DictReader(rows)}
+    return np.array([share_of[name] for name in cells.names(cells.held_out)])
 
 
 def table(title: str, metric: str, scores: dict[str, dict[str, list[Scores]]]) -> list[str]:
@@ -169,7 +205,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of prepare.py, with the study in it")
     folder = parser.parse_args().folder
     cells = Cells(*build.build_sources(load_config(CONFIG)))
-    frozen, tuned = judge_all(folder, cells), fine_tuned(folder)
+    frozen, tuned = judge_all(folder, cells), fine_tuned(folder, cells)
     (folder / "frozen.json").write_text(json.dumps({"frozen": frozen, "fine-tuned": tuned}, indent=1) + "\n")
     lines = []
     for words, metric in METRICS.items():

@@ -87,9 +87,17 @@ def test_solar_features_that_know_the_class_are_judged_perfect(frozen):
     train, held_out = (_Source(names[part], labels[part]) for part in (slice(0, 40), slice(40, 60)))
     features = {name: np.array([label, 0.5], np.float32) for name, label in zip(names, labels, strict=True)}
     scores = frozen.judge(features, frozen.Cells(train, held_out), count=10, draw=0)
-    assert scores == {"auroc": 1, "average_precision": 1, "balanced_accuracy": 1}
+    assert scores == {"auroc": 1, "auroc_within": 1, "average_precision": 1, "balanced_accuracy": 1}
     features = {name: -feature if name in names[40:] else feature for name, feature in features.items()}
     assert frozen.judge(features, frozen.Cells(train, held_out), count=0, draw=0)["auroc"] == 0
+
+
+def test_solar_auroc_within_modules_knows_no_difference_between_them(frozen):
+    """Pairs of one group: 3 of 4 in group 0, 1 of 2 in group 1; group 2 has none."""
+    truth_N = np.array([True, True, False, False, True, False, False, True])
+    share_N = np.array([0.9, 0.2, 0.1, 0.3, 0.8, 0.7, 0.85, 0.0])
+    group_N = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    assert frozen.auroc_within(truth_N, share_N, group_N) == pytest.approx(4 / 6)
 
 
 def test_solar_table_has_means_and_intervals_over_seeds(frozen):
