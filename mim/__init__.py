@@ -7,8 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mim.build import build_classifier, build_model, load_config
+    from mim.build import build_model, build_predictor, load_config
     from mim.build.encoders import load_encoder
+    from mim.criteria import Criterion
     from mim.data.decoding.broken import BrokenImage
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
     from mim.maskers import Masker
     from mim.model import MaskedImageModel
     from mim.pretrained import load_model
-    from mim.readouts.classifier import Classifier
+    from mim.readouts import Predictor, Readout
     from mim.run import train
-    from mim.structures import EncoderSpec, Features, ImageSpec, Output, PatchMask, Prediction, TargetSpec
+    from mim.structures import EncoderSpec, Features, ImageSpec, LabelSpec, Output, PatchMask, Prediction, TargetSpec
     from mim.targets import FrozenNetwork, Target
 
 __version__ = "0.2.0.dev0"
 DISTRIBUTION = "mim-toolkit"  # mim_toolkit tells this package by it from another one named mim, such as openmim
 
 MODULES = {  # where each public name lives
-    "mim.build": ("build_classifier", "build_model", "load_config"),
+    "mim.build": ("build_model", "build_predictor", "load_config"),
     "mim.build.encoders": ("load_encoder",),
+    "mim.criteria": ("Criterion",),
     "mim.data.decoding.broken": ("BrokenImage",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),
@@ -44,9 +46,18 @@ MODULES = {  # where each public name lives
     "mim.maskers": ("Masker",),
     "mim.model": ("MaskedImageModel",),
     "mim.pretrained": ("load_model",),
-    "mim.readouts.classifier": ("Classifier",),
+    "mim.readouts": ("Predictor", "Readout"),
     "mim.run": ("train",),
-    "mim.structures": ("EncoderSpec", "Features", "ImageSpec", "Output", "PatchMask", "Prediction", "TargetSpec"),
+    "mim.structures": (
+        "EncoderSpec",
+        "Features",
+        "ImageSpec",
+        "LabelSpec",
+        "Output",
+        "PatchMask",
+        "Prediction",
+        "TargetSpec",
+    ),
     "mim.targets": ("FrozenNetwork", "Target"),
 }
 __all__ = sorted(name for names in MODULES.values() for name in names)

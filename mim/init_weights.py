@@ -19,15 +19,15 @@ from mim.interop.initialise_model import anew_line, initialise_model
 from mim.io.sections import all_places
 from mim.io.weights import read_weights
 from mim.model import MaskedImageModel
-from mim.readouts.classifier import Classifier
+from mim.readouts import Predictor
 from mim.registry import keys_of
-from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
 OF_THE_RUN = tuple(f"ENCODER.{key}" for key in Encoder.free_keys)  # what they should be depends on the task
 
 
-def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
+def initialise(cfg: Config, task: Pretrain | Supervised) -> list[str]:
     """Loads INIT.checkpoint, or the published weights that the encoder asks for, and returns a report in lines."""
     lines = _initialise(cfg, task)
     if isinstance(task.model, MaskedImageModel) and cfg.INIT.parts == "encoder":
@@ -35,7 +35,7 @@ def initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
     return lines
 
 
-def _initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
+def _initialise(cfg: Config, task: Pretrain | Supervised) -> list[str]:
     file = init_file(cfg)
     if file is None:
         return task.model.encoder.load_published()
@@ -44,7 +44,7 @@ def _initialise(cfg: Config, task: Pretrain | Classify) -> list[str]:
         assert isinstance(model, MaskedImageModel)
         weights = read_for(model.encoder, file, "INIT.checkpoint")
         return [*initialise_model(model, weights, cfg.values(), init.keep), *cfg.notes]
-    is_frozen = model.is_frozen if isinstance(model, Classifier) else lambda name: False
+    is_frozen = model.is_frozen if isinstance(model, Predictor) else lambda name: False
     report = initialise_encoder(model.encoder, file, is_frozen, init.adapt_channels, init.leave_out)
     return [*report.lines(), anew_line(model, report.behind), *cfg.notes]
 

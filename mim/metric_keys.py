@@ -31,7 +31,9 @@ VAL_SAMPLES = "val/samples"  # held-out images with a label
 VAL_BY_CLASS = "val/by_class"  # of each class: top1; of several at once the average precision; of masks the IoU
 VAL_BY_COLUMN = "val/by_column"  # of each column of numbers: mae, rmse, r2, spearman
 VAL_UNDEFINED = "val/undefined"  # why a metric, its interval or a class of its mean is missing, by key
-VAL_BEST_RATE = "val/best_rate"  # CLASSIFIER.rates: the best of a linear probe
+CHOICE_SETTING = "choice/setting"  # of a probe with several settings: the position of the chosen one, from 0
+CHOICE_TITLE = "choice/title"  # what differs between it and the others, as in `rate 3`
+VAL_BEST_RATE = "val/best_rate"  # the rate that runs of 0.1.0 chose
 KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
 RETRIEVAL_MAP = "retrieval/map"  # mean average precision of the nearest images, with at_k
@@ -54,9 +56,14 @@ def at_start(key: str) -> str:
     return f"{key}_at_start"
 
 
-def at_rate(rate: float) -> str:
-    """The key of top1 of one rate of CLASSIFIER.rates."""
-    return f"{VAL_TOP1}_rate_{rate:g}"
+def of_setting(key: str, title: str) -> str:
+    """The key of a metric for one setting of a probe, by its title: `val/top1_rate_3`."""
+    return f"{key}_{title.replace(',', '').replace(' ', '_')}" if title else key
+
+
+def choice(key: str) -> str:
+    """The key of a metric on the images that choose among the settings of a probe: choice/top1 for val/top1."""
+    return f"choice/{key.rpartition('/')[2]}"
 
 
 def dense(classifier: str, key: str) -> str:
@@ -74,6 +81,11 @@ def interval(key: str) -> str:
     return f"{key}_interval"
 
 
+def on_held_out(key: str) -> str:
+    """The key of the same metric on held-out images: val/top1 for choice/top1."""
+    return val(key.rpartition("/")[2])
+
+
 def best(key: str) -> str:
-    """The key of a metric's value at its best evaluation: best/top1 for val/top1."""
-    return f"best/{key.rpartition('/')[2]}"
+    """The key of a metric's value at the best evaluation: best/top1 for val/top1, best/choice_top1 for choice/top1."""
+    return f"best/{key.removeprefix('val/').replace('/', '_')}"

@@ -15,11 +15,11 @@ from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
 from mim.resume import FolderRecord, check_classes, check_teachers, extension_of, resumed_config
-from mim.tasks.classify import Classify
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
 LOG = logging.getLogger("mim")
-TaskClass = type[Pretrain] | type[Classify]
+TaskClass = type[Pretrain] | type[Supervised]
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
         output: the run folder; default: runs/NAME, where NAME is that of the file.
         resume: a checkpoint to continue from, instead of the last one of the folder.
         quiet: whether the log goes to log.txt alone, and not to the console.
-        task: a subclass of the class of TASK (Pretrain, Finetune or LinearProbe) that takes its place.
+        task: a subclass of the class of TASK (Pretrain, Finetune or Probe) that takes its place.
         extend: epochs in all to which the finished run of the folder is prolonged, from its last checkpoint with its
             optimizer; from there on the learning rate is that of a run of so many epochs.
 
@@ -104,7 +104,7 @@ def _run(
             return trainer.run(lines)
 
 
-def _check_or_initialise(cfg: Config, task: Pretrain | Classify, content: dict | None, path: Path | None) -> None:
+def _check_or_initialise(cfg: Config, task: Pretrain | Supervised, content: dict | None, path: Path | None) -> None:
     """Loads the weights that a new run starts from; checks that a run that is resumed has the same teachers."""
     if content is None:
         for line in init_weights.initialise(cfg, task):
@@ -113,7 +113,7 @@ def _check_or_initialise(cfg: Config, task: Pretrain | Classify, content: dict |
         check_teachers(task.teachers, content, path)
 
 
-def _as_subclass(task: Pretrain | Classify, own: TaskClass | None) -> Pretrain | Classify:
+def _as_subclass(task: Pretrain | Supervised, own: TaskClass | None) -> Pretrain | Supervised:
     if own is None:
         return task
     if not issubclass(own, type(task)):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from small_data import FINETUNE, PROBE, RECIPE, logged, write_digits, write_recipe
+from small_models import classes
 
 from mim import Encoder, build_model, load_config
 from mim.build import (
-    build_classifier,
     build_data,
+    build_predictor,
     build_task,
     build_without_memory,
     chosen_labels,
@@ -21,7 +22,7 @@ from mim.build import (
 )
 from mim.data.sources.classes import class_names
 from mim.engine.optim import LARS, AdamW
-from mim.readouts.classifier import Classifier
+from mim.readouts import Predictor
 
 
 @pytest.fixture
@@ -85,43 +86,43 @@ def test_build_without_memory_has_the_names_and_shapes_of_the_model(recipe: Path
 # -------------------------------------------------------------------- classifiers
 
 
-@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
-def test_build_classifier_weights_are_a_function_of_the_seed(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "probe"])
+def test_build_predictor_weights_are_a_function_of_the_seed(tmp_path: Path, text: str) -> None:
     path = write_recipe(tmp_path, text)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = build_classifier(load_config(path), 10).state_dict()
+    first = build_predictor(load_config(path), classes(10)).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    twin = build_classifier(load_config(path), 10).state_dict()
-    other = build_classifier(load_config(path, ["SEED", "1"]), 10).state_dict()
+    twin = build_predictor(load_config(path), classes(10)).state_dict()
+    other = build_predictor(load_config(path, ["SEED", "1"]), classes(10)).state_dict()
     assert list(first) == list(twin) == list(other)
     assert all(torch.equal(first[name], twin[name]) for name in first)
     random_names = {name for name in first if not torch.equal(first[name], other[name])}
-    assert {"encoder.backbone.patch_embed.proj.weight", "heads.0.weight"} <= random_names
+    assert {"encoder.backbone.patch_embed.proj.weight", "readouts.0.linear.weight"} <= random_names
 
 
-def test_build_classifier_is_built_for_images_and_classes(tmp_path: Path) -> None:
+def test_build_predictor_is_built_for_images_and_classes(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, PROBE)
-    cfg = load_config(path, ["DATA.image_size", "[16, 40]", "DATA.channels", "3", "CLASSIFIER.rates", "[1, 2]"])
-    assert build_classifier(cfg, 7)(torch.rand(4, 3, 16, 40)).shape == (2, 4, 7)
+    cfg = load_config(path, ["DATA.image_size", "[16, 40]", "DATA.channels", "3", "PROBE.rates", "[1, 2]"])
+    assert [scores.shape for scores in build_predictor(cfg, classes(7))(torch.rand(4, 3, 16, 40))] == 2 * [(4, 7)]
 
 
 @pytest.mark.parametrize(
     ("text", "overrides"),
     [
         (FINETUNE, []),
-        (FINETUNE, ["FREEZE.tune_blocks", "0.5", "ENCODER.norm", "false", "CLASSIFIER.pool", "class"]),
+        (FINETUNE, ["FREEZE.tune_blocks", "0.5", "ENCODER.norm", "false", "READOUT.pool", "class"]),
         (PROBE, []),
-        (PROBE, ["CLASSIFIER.rates", "[0.1, 1]", "CLASSIFIER.pool", "both"]),
+        (PROBE, ["PROBE.rates", "[0.1, 1]", "READOUT.pool", "both"]),
     ],
 )
 def test_build_without_memory_has_the_names_and_shapes_of_the_classifier(
     tmp_path: Path, text: str, overrides: list[str]
 ) -> None:
     cfg = load_config(write_recipe(tmp_path, text), overrides)
-    shape, model = build_without_memory(cfg, 10), build_classifier(cfg, 10)
-    assert isinstance(shape, Classifier)
+    shape, model = build_without_memory(cfg, classes(10)), build_predictor(cfg, classes(10))
+    assert isinstance(shape, Predictor)
     assert all(parameter.is_meta for parameter in shape.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())
     meta, real = dict(shape.named_parameters()), dict(model.named_parameters())
@@ -131,7 +132,7 @@ def test_build_without_memory_has_the_names_and_shapes_of_the_classifier(
 
 
 def test_build_model_of_a_classifiers_config_names_the_task(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="TASK is finetune: it has a classifier, see build_classifier"):
+    with pytest.raises(ValueError, match="TASK is finetune: it has a readout, see build_predictor"):
         build_model(load_config(write_recipe(tmp_path, FINETUNE)))
 
 
@@ -240,7 +241,7 @@ def task_of(path: Path, *overrides: str):
     return build_task(cfg, *build_data(cfg))
 
 
-@pytest.mark.parametrize(("text", "name"), [(RECIPE, "pretrain"), (FINETUNE, "finetune"), (PROBE, "linear_probe")])
+@pytest.mark.parametrize(("text", "name"), [(RECIPE, "pretrain"), (FINETUNE, "finetune"), (PROBE, "probe")])
 def test_build_task_is_the_one_that_the_config_names(tmp_path: Path, text: str, name: str) -> None:
     task = task_of(write_recipe(tmp_path, text))
     assert task.name == name
@@ -249,7 +250,7 @@ def test_build_task_is_the_one_that_the_config_names(tmp_path: Path, text: str, 
     assert chosen_labels(task) is None
 
 
-@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "probe"])
 def test_build_task_trains_on_the_labels_that_the_config_asks_for(tmp_path: Path, text: str) -> None:
     path = write_recipe(tmp_path, text)
     tasks = [task_of(path, "LABELS.per_class", "3", "LABELS.seed", seed) for seed in ("0", "0", "1")]
@@ -257,11 +258,11 @@ def test_build_task_trains_on_the_labels_that_the_config_asks_for(tmp_path: Path
     for task, lines in zip(tasks, listed, strict=True):
         assert len(task.train_data) == 30
         assert len(task.held_out) == 360  # fewer labels to train on are not fewer to judge by
-        assert task.labels == "30 of 1,437 labelled"
+        assert task.labels == "30 of 1,437 labelled to train"
         classes = [line.rpartition("\t")[2] for line in lines.splitlines()]
         assert sorted(classes) == sorted(3 * [str(digit) for digit in range(10)])
     assert listed[0] == listed[1] != listed[2]
-    assert task_of(path, "LABELS.share", "0.1").labels == "140 of 1,437 labelled"
+    assert task_of(path, "LABELS.share", "0.1").labels == "140 of 1,437 labelled to train"
 
 
 def test_build_task_gives_its_classifier_every_class_of_the_data(tmp_path: Path) -> None:
@@ -270,8 +271,8 @@ def test_build_task_gives_its_classifier_every_class_of_the_data(tmp_path: Path)
     task = task_of(
         write_recipe(tmp_path, FINETUNE), "DATA.name", "folder", "DATA.path", str(tmp_path / "images"), "SEED", "1"
     )
-    assert task.classes == ("five", "four", "one")
-    assert task.model.heads[0].out_features == 3
+    assert task.label_spec.names == ("five", "four", "one")
+    assert task.model.readouts[0].linear.out_features == 3
 
 
 def test_build_class_names_are_the_datas_own_or_numbers(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_build_class_names_are_the_datas_own_or_numbers(tmp_path: Path) -> None:
     assert class_names(train) == ()
 
 
-@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "probe"])
 def test_build_data_without_labels_is_refused_where_the_task_needs_them(tmp_path: Path, text: str) -> None:
     write_digits(tmp_path / "images", 12)
     overrides = ["DATA.name", "folder", "DATA.path", str(tmp_path / "images")]
@@ -308,7 +309,7 @@ def measurements(tmp_path: Path) -> list[str]:
     return ["DATA.name", "folder", "DATA.path", str(tmp_path / "images" / "list.txt")]
 
 
-@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "linear_probe"])
+@pytest.mark.parametrize("text", [FINETUNE, PROBE], ids=["finetune", "probe"])
 def test_build_data_refuses_labels_that_are_no_classes(tmp_path: Path, measurements: list[str], text: str) -> None:
     with pytest.raises(ValueError, match=r"TASK \w+ needs classes, and the labels in the second column of .*list\.txt"):
         build_data(load_config(write_recipe(tmp_path, text), measurements))

@@ -24,7 +24,7 @@ from mim.build.models import build_without_memory
 from mim.config.recipes import find_file
 from mim.config.schema import FAMILIES, family
 from mim.engine import checkpoint
-from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_rate, at_start
+from mim.metric_keys import KNN_TOP1, VAL_TOP1, at_start, choice, of_setting
 
 
 def _blocks(document: str, language: str) -> dict[str, str]:
@@ -255,12 +255,14 @@ def test_run_folder_page_explains_every_key(tmp_path):
             PROBE, {**TINY_CLASSIFIER, "TRAIN.epochs": 1, "SCHEDULE.warmup_epochs": 0}, tmp_path / "probe", quiet=True
         ),
     ]
-    rates = summaries[1].keys() & {at_rate(rate) for rate in (1.0, 3.0, 10.0, 30.0)}
+    rates = summaries[1].keys() & {
+        of_setting(key, f"rate {rate:g}") for key in (VAL_TOP1, choice(VAL_TOP1)) for rate in (1.0, 3.0, 10.0, 30.0)
+    }
     keys = {value for name, value in vars(metric_keys).items() if name.isupper()}
     for key in sorted(keys.union(*summaries) - rates):
         assert f"`{key}`" in text, key
-    assert len(rates) == 4
-    assert "`val/top1_rate_R`" in text
+    assert len(rates) == 8
+    assert "`val/top1_SETTING`, `choice/top1_SETTING`" in text
 
 
 def test_commands_table_lists_every_command_and_part():

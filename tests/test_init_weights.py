@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from small_data import FINETUNE, PROBE, RECIPE, logged, write_recipe
+from small_models import classes
 
 from mim import build, build_model, load_config, load_encoder, train
 from mim.config import Config
@@ -18,7 +19,7 @@ from mim.engine import checkpoint
 from mim.errors import ConfigError
 from mim.init_weights import config_of_checkpoint, find_facts, initialise, weights_file
 from mim.interop import read
-from mim.readouts.classifier import Classifier
+from mim.readouts import Predictor
 
 NUMBERS = f"channels: 12, mean: {[0.25] * 12}, std: {[0.5] * 12}"
 TWELVE = RECIPE.replace("channels: 1", NUMBERS).replace("[32, 32]", "[64, 64]")
@@ -30,7 +31,7 @@ ENCODER: {name: swin_v2, hidden: replace, patch: 4, width: 16, depths: [1, 1], h
 HEAD: {name: pixel_shuffle}
 """
 BARE_PROBE = """\
-TASK: linear_probe
+TASK: probe
 DATA: {name: folder, batch_size: 4, workers: 0, val_share: 0.5}
 ENCODER: {hidden: none}
 CLASSIFIER: {pool: mean}
@@ -66,9 +67,9 @@ def arrays(folder: Path, channels: int, size: int = 64) -> Path:
     return folder
 
 
-def start(cfg: Config, model: Classifier | None = None) -> list[str]:
+def start(cfg: Config, model: Predictor | None = None) -> list[str]:
     """The report of a classifier of a config that starts from INIT.checkpoint."""
-    task = SimpleNamespace(model=model or build.build_classifier(cfg, 2))
+    task = SimpleNamespace(model=model or build.build_predictor(cfg, classes(2)))
     return initialise(cfg, task)  # type: ignore[arg-type]
 
 
@@ -212,7 +213,7 @@ def test_every_door_refuses_other_values_than_those_of_the_run(tmp_path: Path) -
 def test_frozen_encoder_refuses_what_no_training_mends(tmp_path: Path, theirs: dict, named: str) -> None:
     file = timm_file(tmp_path / "theirs.pth", **theirs)
     keys = {"INIT.checkpoint": file, "INIT.keep": ["DATA.channels"], "ENCODER.norm": True}
-    whole = {"CLASSIFIER.norm": False}
+    whole = {"READOUT.norm": False}
     for text, more in ((PROBE, {}), (FINETUNE, {**whole, "FREEZE.tune_blocks": 0})):
         with pytest.raises(ValueError, match="no training mends") as caught:
             start(load_config(write_recipe(tmp_path, text), {**keys, **more}))
@@ -265,7 +266,7 @@ def test_first_layer_is_adapted_to_other_channels_as_timm_does(tmp_path: Path, c
     file = timm_file(tmp_path / "coloured.pth")
     keys = {"INIT.checkpoint": file, "DATA.channels": channels, "INIT.adapt_channels": True}
     cfg = load_config(write_recipe(tmp_path, PROBE), keys)
-    model = build.build_classifier(cfg, 2)
+    model = build.build_predictor(cfg, classes(2))
     lines = start(cfg, model)
     expected = timm.models.adapt_input_conv(channels, torch.load(file)["patch_embed.proj.weight"])
     assert torch.equal(model.encoder.backbone.patch_embed.proj.weight, expected)
@@ -374,7 +375,7 @@ def test_plugin_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path,
 def test_state_dict_under_the_names_of_ones_own_encoder_starts_it(tmp_path: Path, plugin: str, prefix: str) -> None:
     keys = {"ENCODER.name": plugin, "PLUGINS": [plugin], "ENCODER.width": 16}
     cfg = load_config(write_recipe(tmp_path, BARE_PROBE), {**keys, "DATA.name": "digits", "DATA.channels": 1})
-    source = build.build_classifier(cfg, 2).encoder
+    source = build.build_predictor(cfg, classes(2)).encoder
     with torch.no_grad():
         for weight in source.parameters():
             weight.normal_()
@@ -382,7 +383,7 @@ def test_state_dict_under_the_names_of_ones_own_encoder_starts_it(tmp_path: Path
     state = {prefix + name: weight for name, weight in source.state_dict().items()}
     torch.save({**state, **({"head.weight": torch.zeros(2)} if prefix else {})}, tmp_path / "own.pth")
     own = cfg.replace({"INIT.checkpoint": str(tmp_path / "own.pth"), "DATA.image_size": [32, 32]})
-    model = build.build_classifier(own, 2)
+    model = build.build_predictor(own, classes(2))
     assert any("check what no shape of a weight shows, such as heads" in line for line in start(own, model))
     assert all(torch.equal(weight, source.state_dict()[name]) for name, weight in model.encoder.state_dict().items())
     loaded = load_encoder(tmp_path / "own.pth", {**keys, "DATA.channels": 1, "DATA.image_size": [32, 32]})

@@ -9,14 +9,24 @@ from mim.build.data import (
     evaluation_data,
     with_statistics,
 )
-from mim.build.models import Model, build_classifier, build_model, build_without_memory, image_spec, ready
+from mim.build.models import (
+    Model,
+    assumed_labels,
+    build_model,
+    build_predictor,
+    build_without_memory,
+    image_spec,
+    probe_settings,
+    ready,
+)
 from mim.build.tasks import build_task, chosen_labels, engine_settings
 
 __all__ = [
     "Model",
-    "build_classifier",
+    "assumed_labels",
     "build_data",
     "build_model",
+    "build_predictor",
     "build_sources",
     "build_task",
     "build_without_memory",
@@ -28,6 +38,7 @@ __all__ = [
     "evaluation_data",
     "image_spec",
     "load_config",
+    "probe_settings",
     "ready",
     "with_statistics",
 ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mim import config
-from mim.build.models import build_without_memory
+from mim.build.models import build_without_memory, probe_settings
 from mim.build.tasks import batch_augment
 from mim.config import Config, Overrides
 from mim.config.inherit import FindFacts
@@ -54,7 +54,13 @@ def check(cfg: Config) -> None:
         RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)
     else:
         RandomCropFlip(cfg.AUGMENT, cfg.DATA.image_size)
-    if cfg.TASK == "linear_probe" and cfg.TRAIN.clip and len(cfg.CLASSIFIER.rates) > 1:
+    if cfg.TASK == "probe" and cfg.TRAIN.clip and len(probe_settings(cfg)) > 1:
         raise ValueError(
-            f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the linear layers of CLASSIFIER.rates; set TRAIN.clip 0"
+            f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the settings of PROBE, which train side by side; set "
+            "TRAIN.clip 0"
+        )
+    if cfg.TASK == "finetune" and len(cfg.parts("READOUT")) > 1:
+        raise ValueError(
+            f"READOUT is a list of {len(cfg.parts('READOUT'))}: fine-tuning has one readout; TASK probe trains several "
+            "on a frozen encoder"
         )

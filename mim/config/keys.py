@@ -22,6 +22,9 @@ OF_LISTS = {  # what a list means in a section that may be one
     "is the same as its mapping.",
     "LOSS": "A mapping is the loss of every target. A list has a loss for each target of a list in TARGET: "
     "`LOSS: [{name: mse}, {name: l1}]`. Overrides are as those of TARGET.",
+    "READOUT": "With TASK probe a list makes several readouts, each of which is trained under all settings of PROBE: "
+    "`READOUT: [{name: linear}, {name: attentive}]`. Overrides are as those of TARGET. With TASK probe the defaults of "
+    "`linear` are pool class, norm batch and init_std 0.01.",
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mim.config import annotations, checks, inherit, migrate, plugins, schema
+from mim.config import annotations, checks, inherit, plugins, schema
 from mim.config.annotations import as_yaml
 from mim.config.inherit import FindFacts
 from mim.config.recipes import find_file
@@ -18,6 +18,7 @@ from mim.config.sections import parse_section, parse_value, with_whole_sections
 from mim.config.tree import Config
 from mim.config.words import pairs_of_words
 from mim.errors import ConfigError
+from mim.io import migrate
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import CONFIG_BYTES
 from mim.io.sections import flatten

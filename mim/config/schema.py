@@ -3,17 +3,24 @@
 import importlib
 import sys
 from contextlib import suppress
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, get_args
 
 from mim.config import annotations, catalogue, plugins
 from mim.data.labels.settings import LabelSettings
 from mim.data.settings import AugmentSettings, ClassifyAugmentSettings, DataSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
-from mim.readouts.settings import FinetuneHeadSettings, FreezeSettings, ProbeHeadSettings
 from mim.registry import Component, Key, keys_of, unknown_part
-from mim.tasks.settings import ClassifyEvaluateSettings, EvaluateSettings, InitSettings, TargetSettings
+from mim.tasks.settings import (
+    ClassifyEvaluateSettings,
+    EvaluateSettings,
+    FreezeSettings,
+    InitSettings,
+    ProbeSettings,
+    TargetSettings,
+)
 
-TaskName = Literal["pretrain", "finetune", "linear_probe"]
+TaskName = Literal["pretrain", "finetune", "probe"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 TOP: dict[str, Key] = {
@@ -42,11 +49,14 @@ FAMILIES = {
     "HEAD": Family("mim.heads.base", "Head", "transformer"),
     "TARGET": Family("mim.targets.base", "Target", "pixels"),
     "LOSS": Family("mim.losses", "Loss", "mse"),
+    "READOUT": Family("mim.readouts.base", "Readout", "linear"),
+    "CRITERION": Family("mim.criteria.base", "Criterion", "cross_entropy"),
     "OPTIMIZER": Family("mim.engine.optim", "Optimizer", "adamw"),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
 }
 ORDER = (
-    *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "CLASSIFIER", "FREEZE", "INIT"),
+    *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"),
+    *("READOUT", "CRITERION", "PROBE", "FREEZE", "INIT"),
     *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
 )
 SHARED: dict[str, type] = {
@@ -58,18 +68,24 @@ SHARED: dict[str, type] = {
     "DISTRIBUTED": DistributedSettings,
 }
 LABELLED = {**SHARED, "LABELS": LabelSettings, "EVALUATE": ClassifyEvaluateSettings}
-FINETUNING = {"AUGMENT": ClassifyAugmentSettings, "CLASSIFIER": FinetuneHeadSettings, "FREEZE": FreezeSettings}
+FINETUNING = {"AUGMENT": ClassifyAugmentSettings, "FREEZE": FreezeSettings}
 SETTINGS: dict[str, dict[str, type]] = {
     "pretrain": {**SHARED, "AUGMENT": AugmentSettings, "TARGET": TargetSettings, "EVALUATE": EvaluateSettings},
     "finetune": {**LABELLED, **FINETUNING},
-    "linear_probe": {**LABELLED, "AUGMENT": AugmentSettings, "CLASSIFIER": ProbeHeadSettings},
+    "probe": {**LABELLED, "AUGMENT": AugmentSettings, "PROBE": ProbeSettings},
 }
 ONLY_PRETRAINING = ("MASKER", "HEAD", "TARGET", "LOSS")
+ONLY_WITH_LABELS = ("READOUT", "CRITERION")
+# defaults of a part that another task has: MAE's linear probe, main_linprobe.py
+DEFAULTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("probe", "READOUT", "linear"): {"pool": "class", "norm": "batch", "init_std": 0.01},
+}
 
 
 def sections(task: str) -> tuple[str, ...]:
     """The sections of a task's config, in their order."""
-    families = [section for section in FAMILIES if task == "pretrain" or section not in ONLY_PRETRAINING]
+    others = ONLY_WITH_LABELS if task == "pretrain" else ONLY_PRETRAINING
+    families = [section for section in FAMILIES if section not in others]
     return tuple(section for section in ORDER if section in families or section in SETTINGS[task])
 
 
@@ -109,6 +125,8 @@ def section_keys(task: str, section: str, name: str) -> dict[str, Key]:
     own = part_keys(section, name)
     if both := keys.keys() & own:
         raise ValueError(f"{section}.name {name}: its key {min(both)} is one of all parts of {section}: rename it")
+    defaults = DEFAULTS.get((task, section, name), {})
+    own = {key: replace(kind, default=defaults[key]) if key in defaults else kind for key, kind in own.items()}
     keys = {**keys, **own}
     for key, kind in keys.items():
         for annotation in annotations.unknown(kind.annotation):

@@ -3,9 +3,10 @@
 import logging
 from typing import Any
 
-from mim.config import annotations, migrate, schema
+from mim.config import annotations, schema
 from mim.config.parts import named_by_place
 from mim.errors import ConfigError
+from mim.io import migrate
 from mim.io.formatting import printable, short_repr
 from mim.io.sections import LISTS, is_list, places
 from mim.io.yaml import read_texts

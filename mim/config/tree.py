@@ -12,9 +12,8 @@ from mim.config.parts import PartConfig, PartList, section_content, settings_val
 from mim.data.labels.settings import LabelSettings
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
 from mim.io.sections import all_places, flatten, places
-from mim.readouts.settings import FreezeSettings
 from mim.registry import Key, one_of
-from mim.tasks.settings import InitSettings
+from mim.tasks.settings import FreezeSettings, InitSettings, ProbeSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ class Config:
     HEAD: PartConfig = field(init=False, repr=False, compare=False)
     TARGET: PartConfig | PartList = field(init=False, repr=False, compare=False)
     LOSS: PartConfig | PartList = field(init=False, repr=False, compare=False)
-    CLASSIFIER: Any = field(init=False, repr=False, compare=False)
+    READOUT: PartConfig | PartList = field(init=False, repr=False, compare=False)
+    CRITERION: PartConfig = field(init=False, repr=False, compare=False)
+    PROBE: ProbeSettings = field(init=False, repr=False, compare=False)
     FREEZE: FreezeSettings = field(init=False, repr=False, compare=False)
     INIT: InitSettings = field(init=False, repr=False, compare=False)
     TRAIN: TrainSettings = field(init=False, repr=False, compare=False)

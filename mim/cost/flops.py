@@ -5,7 +5,7 @@ normalisations and element-wise operations are not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,8 @@ def count_work(
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors of a tensor or of a dataclass."""
-    values = [value] if isinstance(value, Tensor) else [getattr(value, field.name) for field in fields(value)]
-    return [tensor for tensor in values if isinstance(tensor, Tensor)]
+    """The tensors of a tensor, of a tuple or of a dataclass."""
+    if isinstance(value, Tensor):
+        return [value]
+    values = [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else value
+    return [tensor for each in values if isinstance(each, Tensor | tuple) for tensor in _tensors(each)]

@@ -1,6 +1,6 @@
 """ModelSummary: the shapes between the parts of a model, and the operations of each part.
 
-Shapes: B batch, C channels, H W pixels or cells, N tokens, K prefix tokens, D width, L linear layers.
+Shapes: B batch, C channels, H W pixels or cells, N tokens, K prefix tokens, D width.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from torch import Tensor
 from mim.cost.flops import Work, count_work
 from mim.model import MaskedImageModel, repeat_rows
 from mim.ops.attention import choose_attention
-from mim.readouts.classifier import Classifier
+from mim.readouts import Predictor
 from mim.structures import ImageSpec, PatchMask
 
-Model = MaskedImageModel | Classifier
+Model = MaskedImageModel | Predictor
 CPU = torch.device("cpu")
 IMAGES = 2  # batch normalisation needs more than one
 
@@ -25,7 +25,7 @@ IMAGES = 2  # batch normalisation needs more than one
 class Boundary:
     """What one part of a model passes to the next, for one image."""
 
-    what: str  # image, mask, tokens, prefix tokens, prediction, target, features or scores
+    what: str  # image, mask, tokens, prefix tokens, prediction, target or scores
     source: str  # the part that it comes from
     shape: tuple[int, ...]  # without the batch
     axes: str  # what each number of the shape counts
@@ -41,7 +41,7 @@ class ModelSummary:
     """Shapes and operations of a model."""
 
     boundaries: tuple[Boundary, ...]  # in the order of the forward pass
-    work: dict[str, Work] | None  # by `encoder`, `head` or `classifier`, and `rest` (target, loss); None if not counted
+    work: dict[str, Work] | None  # by `encoder`, `head` or `readout`, and `rest` (target, loss); None if not counted
 
     @property
     def flops(self) -> int | None:
@@ -106,10 +106,9 @@ def _parts(model: Model, img_BCHW: Tensor, mask: PatchMask | None) -> list[tuple
             ("rest", lambda prediction: model.loss(prediction, repeat_rows(model.target(img_BCHW), masks), mask)),
         ]
     return [
-        ("encoder", model.encoder),
-        ("classifier", lambda features: model.norm(features.pooled(model.pool))),
-        ("classifier", lambda features_BD: torch.stack([head(features_BD) for head in model.heads])),
-        ("rest", lambda scores_LBK: scores_LBK.float().sum()),
+        ("encoder", model.features),
+        ("readout", model.read),
+        ("rest", lambda scores: sum(each.float().sum() for each in scores)),
     ]
 
 
@@ -126,9 +125,9 @@ def _boundaries(model: Model, img_BCHW: Tensor, mask: PatchMask | None, outcomes
         rows.append(("target", model.target.name, model.target(img_BCHW), "channels x high x wide"))
         last = Boundary("loss", model.loss.name, (), "mean over the batch")
     else:
-        rows.append(("features", f"{model.pool} pooling", outcomes[1], "width"))
-        layers, _, classes = outcomes[2].shape
-        last = Boundary("scores", "linear layer", (classes,), "classes")
-        if layers > 1:
-            last = Boundary("scores", "linear layers", (layers, classes), "layers x classes")
+        scores, names = outcomes[1], dict.fromkeys(readout.name for readout in model.readouts)
+        shape, axes = tuple(scores[0].shape[1:]), "classes x high x wide" if scores[0].ndim == 4 else "outputs"
+        if len(scores) > 1 and len({each.shape for each in scores}) == 1:
+            shape, axes = (len(scores), *shape), f"readouts x {axes}"
+        last = Boundary("scores", ", ".join(names), shape, axes)
     return [*(Boundary(what, source, tuple(tensor.shape[1:]), axes) for what, source, tensor, axes in rows), last]

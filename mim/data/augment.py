@@ -70,11 +70,13 @@ class RandomCropFlipColour(RandomCropFlip):
 class BatchAugment:
     """Erasing, then mixing, of normalised images on their device.
 
+    smoothing: share of a label's weight that mixing spreads over all classes.
+
     Source: timm's RandomErasing in `pixel` mode and Mixup in `batch` mode, as MAE and SimMIM call them.
     Raises ValueError where images are mixed and the batch is odd.
     """
 
-    def __init__(self, settings: ClassifyAugmentSettings, classes: int, batch_size: int):
+    def __init__(self, settings: ClassifyAugmentSettings, classes: int, batch_size: int, smoothing: float = 0.0):
         if settings.mixes and batch_size % 2:
             raise ValueError(
                 f"DATA.batch_size is {batch_size}: AUGMENT.mixup and AUGMENT.cutmix mix images in pairs, so it must be "
@@ -83,7 +85,7 @@ class BatchAugment:
         self.erase = RandomErasing(settings.erase, mode="pixel", device="cpu") if settings.erase else None
         self.mix = None
         if settings.mixes:
-            self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
+            self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=smoothing, num_classes=classes)
 
     def __call__(self, img_BCHW: Tensor, labels_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images, and labels (B,) or, where images are mixed, class weights (B, K). It changes img_BCHW in place."""

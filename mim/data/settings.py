@@ -149,7 +149,6 @@ class ClassifyAugmentSettings(AugmentSettings):
         erase: probability that a rectangle of the image becomes noise.
         mixup: alpha of the Beta distribution for mixup; 0 for none. With mixup and cutmix, each batch gets one of them.
         cutmix: alpha of the Beta distribution for CutMix; 0 for none.
-        smoothing: share of a label's weight that is spread over all classes, from 0 to 1.
     """
 
     randaugment: str = ""
@@ -157,11 +156,10 @@ class ClassifyAugmentSettings(AugmentSettings):
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         AugmentSettings.__post_init__(self)
-        for key, share in (("erase", self.erase), ("smoothing", self.smoothing), ("jitter", self.jitter)):
+        for key, share in (("erase", self.erase), ("jitter", self.jitter)):
             if not 0 <= share <= 1:
                 raise ValueError(f"AUGMENT.{key} is {share}: it must be from 0 to 1")
         at_least("AUGMENT", 0, mixup=self.mixup, cutmix=self.cutmix)

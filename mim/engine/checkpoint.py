@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from mim.engine.run_folder import RunFolder
 from mim.io.files import remove_abandoned, write_atomically, write_text
-from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS, read_weights
+from mim.io.weights import CHECKPOINT_FORMAT, DERIVED_BUFFERS, read_weights, rename_classifier
 
 LOG = logging.getLogger("mim")
 
@@ -104,6 +104,17 @@ def load(path: Path) -> dict:
     content = read_weights(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this toolkit: it lacks the mark {CHECKPOINT_FORMAT!r}")
+    return _with_names_of_today(content)
+
+
+def _with_names_of_today(content: dict) -> dict:
+    """A checkpoint with its weights and the optimizer's moments under today's names."""
+    for key in ("model", "ema"):
+        if isinstance(content.get(key), dict):
+            content[key] = rename_classifier(content[key])
+    moments = content.get("optimizer")
+    if isinstance(moments, dict) and isinstance(moments.get("state"), dict):
+        moments["state"] = rename_classifier(moments["state"])
     return content
 
 

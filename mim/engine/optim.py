@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -72,7 +72,8 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
         weight_decay = self.weight_decay_at(progress)
         for group in groups:
             group["lr"] = rate(group["lr_scale"])
-            group["weight_decay"] = 0.0 if group["no_weight_decay"] else weight_decay
+            own = weight_decay if group["own_weight_decay"] is None else group["own_weight_decay"]
+            group["weight_decay"] = 0.0 if group["no_weight_decay"] else own
 
 
 class AdamW(Optimizer, name="adamw"):
@@ -142,22 +143,33 @@ class _SteadyLars(Lars):
                 value.copy_(torch.where(self.found_inf > 0, old, value))
 
 
-def parameter_groups(model: nn.Module, optimizer: Optimizer, lr_scales: dict[str, float]) -> list[dict]:
-    """The trained parameters in groups with one `lr_scale` each, with weight decay or without.
+def parameter_groups(
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr_scales: Mapping[str, float],
+    weight_decays: Mapping[str, float] | None = None,
+) -> list[dict]:
+    """The trained parameters in groups with one `lr_scale` and weight decay each.
 
     Biases, 1-D parameters (norms, layer scales) and those that `no_decay` names have none (`no_weight_decay`).
-    lr_scales: factor on the learning rate by name of the parameter; 1 for all others.
+
+    Args:
+        lr_scales: factor on the learning rate by name of the parameter; 1 for all others.
+        weight_decays: by name of the parameter; for all others that of the optimizer (`own_weight_decay` None).
+
     Source: timm, optim_factory.py, add_weight_decay (MAE); MAE, util/lr_decay.py; SimMIM, optimizer.py.
     """
-    groups: dict[tuple[float, bool], dict] = {}
+    groups: dict[tuple[float, bool, float | None], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         no_weight_decay = parameter.ndim <= 1 or name.endswith(".bias") or _is_named(name, optimizer.no_decay)
-        decay, lr_scale = 0.0 if no_weight_decay else optimizer.weight_decay, lr_scales.get(name, 1.0)
-        new = {"params": [], "weight_decay": decay, "lr_scale": lr_scale, "no_weight_decay": no_weight_decay}
-        groups.setdefault((lr_scale, no_weight_decay), new)["params"].append(parameter)
-    return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1]))]
+        own = None if no_weight_decay else (weight_decays or {}).get(name)
+        lr_scale = lr_scales.get(name, 1.0)
+        decay = 0.0 if no_weight_decay else optimizer.weight_decay if own is None else own
+        new = {"weight_decay": decay, "lr_scale": lr_scale, "no_weight_decay": no_weight_decay, "own_weight_decay": own}
+        groups.setdefault((lr_scale, no_weight_decay, own), {"params": [], **new})["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1], key[2] or 0.0))]
 
 
 def unmatched(model: nn.Module, optimizer: Optimizer) -> list[str]:

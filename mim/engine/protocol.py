@@ -66,6 +66,9 @@ class Task(Protocol):
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         """Factors on the learning rate by name of the parameter; 1 for all others."""
 
+    def weight_decays(self) -> dict[str, float]:
+        """Weight decay by name of the parameter, for those that have another than the optimizer's."""
+
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor | StepLoss:
         """The scalar loss of a micro-batch on the device, perhaps with metrics, which have the same keys in every step.
 

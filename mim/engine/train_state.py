@@ -62,7 +62,8 @@ class TrainState:
         self.parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         lr_scales = task.lr_scales(settings.optimizer.layer_decay)
         self.hyperparameters = settings.optimizer
-        self.optimizer = settings.optimizer.build(parameter_groups(task.model, settings.optimizer, lr_scales))
+        groups = parameter_groups(task.model, settings.optimizer, lr_scales, task.weight_decays())
+        self.optimizer = settings.optimizer.build(groups)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
 
     def wrap(self) -> nn.Module:
@@ -100,7 +101,11 @@ class TrainState:
         """The weight decay of the newest step, where it changes in a run."""
         if self.hyperparameters.weight_decay_end == self.hyperparameters.weight_decay:
             return {}
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups if not group["no_weight_decay"]]
+        decays = [
+            group["weight_decay"]
+            for group in self.optimizer.param_groups
+            if not group["no_weight_decay"] and group["own_weight_decay"] is None
+        ]
         return {keys.WEIGHT_DECAY: decays[0]} if decays else {}
 
     @property

@@ -204,14 +204,14 @@ class Trainer:
             self.results.update({keys.at_start(name): value for name, value in report.metrics.items()})
         self.results.update({**report.metrics, **report.details})
         self.logger.evaluated(self._progress, report)
-        if report.score:
-            self._keep_best(report.score, report.metrics[report.score])
+        self._keep_best(report.score, report.metrics)
 
-    def _keep_best(self, key: str, score: float) -> None:
+    def _keep_best(self, score: str, metrics: dict[str, float]) -> None:
         """Writes the best checkpoint where this evaluation is the best so far."""
-        if score <= self.results.get(keys.best(key), -torch.inf):
+        if not score or metrics[score] <= self.results.get(keys.best(score), -torch.inf):
             return
-        self.results.update({keys.best(key): score, keys.BEST_EPOCH: self._progress.epoch})
+        best = {keys.best(key): metrics[key] for key in (score, keys.on_held_out(score)) if key in metrics}
+        self.results.update({**best, keys.BEST_EPOCH: self._progress.epoch})
         self.saver.write(self.folder.best)
 
     def _skip(self, status: StepStatus) -> None:

@@ -4,6 +4,7 @@ Every sample is counted once, on one process or under torchrun. Shapes: B batch,
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -29,14 +30,14 @@ from mim.evaluate.loading import (
     origin,
     ready,
 )
-from mim.evaluation.accuracy import TOP
 from mim.evaluation.predictions import WRITERS, ClassPrediction, PredictionCounts
 from mim.evaluation.reading import Reader, left_out_metrics
 from mim.io.formatting import list_names
-from mim.io.weights import CLASSES, stored_classes
-from mim.metric_keys import VAL_BEST_RATE, VAL_BY_CLASS, VAL_LOSS, VAL_TOP1, VAL_TOP5
-from mim.readouts.classifier import Classifier
-from mim.tasks.classify import count_correct
+from mim.io.weights import CLASSES, LABEL_KIND, stored_classes
+from mim.metric_keys import CHOICE_SETTING, VAL_BEST_RATE, VAL_LOSS, VAL_TOP1
+from mim.readouts import Predictor
+from mim.structures import LabelSpec
+from mim.tasks.supervised import Answers, collect
 
 LOG = logging.getLogger("mim")
 
@@ -45,30 +46,30 @@ LOG = logging.getLogger("mim")
 class LoadedClassifier:
     """The classifier of a checkpoint, on this process's device and in eval mode."""
 
-    model: Classifier
+    model: Predictor
     preprocess: Preprocess
     classes: tuple[str, ...]  # by name; empty where the checkpoint has no names
     outputs: int  # number of classes
-    rates: tuple[float, ...]  # learning rate of each linear layer
-    layer: int | None  # the only one, the one that was asked for, or the best on the run's held-out images, if known
+    settings: tuple[str, ...]  # title of the setting of each readout
+    chosen: int | None  # the only one, the one that was asked for, or the one that the run chose, if known
 
-    def describe(self, layer: int) -> dict[str, str]:
-        """Which linear layer of a probe answers; nothing where there is one."""
-        if len(self.rates) == 1:
+    def describe(self, chosen: int) -> dict[str, str]:
+        """Which readout of a probe answers; nothing where there is one."""
+        if len(self.settings) == 1:
             return {}
-        return {"linear layer": f"of learning rate x {self.rates[layer]:g}, one of {len(self.rates)}"}
+        return {"setting": f"{self.settings[chosen]}, one of {len(self.settings)}"}
 
 
-def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict[str, Any]:
+def classify(run: Path, overrides: Overrides, setting: str | None = None) -> dict[str, Any]:
     """Top-1 and top-5 of a fine-tuned or probed checkpoint on all held-out images. Classes are compared by their names.
 
-    rate: the learning rate of a probe's linear layer, see LoadedClassifier.
+    setting: the title of one setting of a probe, such as `rate 3`, see LoadedClassifier.
 
     Raises ValueError where the checkpoint has no classifier, or an image has a class that it does not know.
     """
     with load(run, overrides) as loaded:
         cfg, world = loaded.cfg, loaded.world
-        classifier = _classifier(loaded, rate)
+        classifier = _classifier(loaded, setting)
         train, held_out = build.build_sources(cfg)
         if len(held_out) and held_out.labels is None:
             raise ValueError(
@@ -82,29 +83,27 @@ def classify(run: Path, overrides: Overrides, rate: float | None = None) -> dict
         data, reader = build.evaluation_data(cfg, matched), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
         with inference_mode(loaded):
             parts = reader.read(data, range(len(data)), world.rank, world.size)
-            layers = count_correct(classifier.model, classifier.preprocess, parts, len(names), world)
-        broken = reader.settle(layers[0].samples, world)
-        layer = classifier.layer
-        if layer is None:
-            layer = max(range(len(layers)), key=lambda number: layers[number].top1)
-        counts = layers[layer]
-        check_finite(loaded, "scores", torch.tensor(counts.loss))
-        top5 = {VAL_TOP5: counts.top5} if len(names) > TOP else {}
+            collectors, images = collect(classifier.model, classifier.preprocess, parts, world)
+        answers = Answers(collectors, world, matched.groups, reader.settle(images, world))
+        chosen = classifier.chosen
+        if chosen is None:
+            scores = answers.scores(VAL_TOP1)
+            chosen = scores.index(max(scores))
+        result = answers.result(chosen, cfg.EVALUATE.resamples, cfg.SEED)
+        check_finite(loaded, "scores", torch.tensor(result.metrics.get(VAL_LOSS, math.nan)))
         return {
             **origin(loaded),
-            **classifier.describe(layer),
-            "held-out images": counts.samples,
-            **left_out_metrics(broken),
+            **classifier.describe(chosen),
+            "held-out images": result.samples,
+            **left_out_metrics(answers.broken),
             "classes": note or f"all {len(names):,} of the classifier",
-            VAL_TOP1: counts.top1,
-            **top5,
-            VAL_LOSS: counts.loss,
-            VAL_BY_CLASS: counts.by_class(names),
+            **result.metrics,
+            **result.details(),
         }
 
 
 def predict(
-    run: Path, images: Sequence[Path], output: Path, overrides: Overrides = (), rate: float | None = None
+    run: Path, images: Sequence[Path], output: Path, overrides: Overrides = (), setting: str | None = None
 ) -> dict[str, Any]:
     """Writes the class of each image, and the probability of each class, and returns what was counted.
 
@@ -113,17 +112,17 @@ def predict(
         images: files, folders and lists, see Files. They need no labels.
         output: the file to write, with an ending of WRITERS.
         overrides: config keys.
-        rate: the learning rate of a probe's linear layer, see LoadedClassifier.
+        setting: the title of one setting of a probe, such as `rate 3`, see LoadedClassifier.
 
     Raises ValueError where the checkpoint has no classifier, or `images` names none, and DataLost where none can be
     read.
     """
     with load(run, overrides) as loaded:
-        classifier = _classifier(loaded, rate)
-        if classifier.layer is None:
+        classifier = _classifier(loaded, setting)
+        if classifier.chosen is None:
             raise ValueError(
-                f"{loaded.path} has {len(classifier.rates)} linear layers and no held-out accuracy that says which is "
-                f"best: name one with --rate, {', '.join(f'{rate:g}' for rate in classifier.rates)}"
+                f"{loaded.path} has {len(classifier.settings)} settings and no score that says which is best: name one "
+                f"with --setting: {'; '.join(classifier.settings)}"
             )
         source = Files(images, loaded.cfg.DATA.shared)
         names = classifier.classes or numbers(classifier.outputs)
@@ -136,7 +135,7 @@ def predict(
                 deque(counts.of(answers), maxlen=0)
         return {
             **origin(loaded),
-            **classifier.describe(classifier.layer),
+            **classifier.describe(classifier.chosen),
             "images": counts.images,
             **left_out_metrics(reader.left_out(loaded.world)),
             "file": str(output),
@@ -144,31 +143,35 @@ def predict(
         }
 
 
-def _classifier(loaded: LoadedCheckpoint, rate: float | None) -> LoadedClassifier:
-    """The classifier of a checkpoint. Raises ValueError where it has none, or no linear layer of that rate."""
+def _classifier(loaded: LoadedCheckpoint, setting: str | None) -> LoadedClassifier:
+    """The classifier of a checkpoint. Raises ValueError where it has none, or no such setting."""
     cfg, content = loaded.cfg, loaded.content
     if cfg.TASK == "pretrain":
         raise ValueError(f"{loaded.path} is a pretraining run and has no classifier: use knn or logistic")
-    if "heads.0.bias" not in content["model"]:
+    if not any(name.startswith("readouts.") for name in content["model"]):
         raise ValueError(f"{loaded.path} holds an encoder without a classifier: use knn or logistic")
-    outputs = len(content["model"]["heads.0.bias"])
-    classes = stored_classes(content.get(CLASSES), outputs)
+    names = content.get(CLASSES)
+    outputs = len(content["model"].get("readouts.0.linear.bias", names or ()))
+    classes = stored_classes(names, outputs)
     if not classes:
         LOG.warning(
             "%s holds no names of its classes, as runs of mim 0.1.0: number 0 stands for the first class of the data "
             "that it was trained on, in sorted order, and so on",
             loaded.path,
         )
-    model = build.build_classifier(cfg, outputs)
-    rates = cfg.CLASSIFIER.rates if cfg.TASK == "linear_probe" else (1.0,)
-    best = rate or content.get("results", {}).get(VAL_BEST_RATE)
-    if rate is not None and rate not in rates:
-        listing = ", ".join(f"{rate:g}" for rate in rates)
-        raise ValueError(
-            f"--rate is {rate:g}, and the linear layers of {loaded.path} have the learning rates {listing}"
-        )
-    layer = 0 if len(rates) == 1 else rates.index(best) if best in rates else None
-    return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, rates, layer)
+    labels = LabelSpec(content.get(LABEL_KIND, "class"), classes or numbers(outputs))
+    model = build.build_predictor(cfg, labels)
+    grid = build.probe_settings(cfg) if cfg.TASK == "probe" else ()
+    settings = tuple(each.title for each in grid) or ("",)
+    if setting is not None and setting not in settings:
+        known = "; ".join(filter(None, settings)) or "one alone"
+        raise ValueError(f"--setting is {setting!r}, and the settings of {loaded.path} are: {known}")
+    results = content.get("results", {})
+    chosen = results.get(CHOICE_SETTING)
+    if chosen is None and VAL_BEST_RATE in results:
+        chosen = next((n for n, each in enumerate(grid) if each.rate == results[VAL_BEST_RATE]), None)
+    chosen = settings.index(setting) if setting is not None else 0 if len(settings) == 1 else chosen
+    return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, settings, chosen)
 
 
 def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> tuple[str, ...]:
@@ -189,8 +192,8 @@ def _answers(
 
     Raises DataLost at the end where none can be read.
     """
-    world, images, layer = loaded.world, 0, classifier.layer
-    assert layer is not None
+    world, images, chosen = loaded.world, 0, classifier.chosen
+    assert chosen is not None
     data = build.evaluation_data(loaded.cfg, source)
     shared = reader.batch_size * world.size  # rows of a batch of all ranks
     with closing(reader.read(data, range(len(source)), world.rank, world.size, mixed=True)) as parts:
@@ -199,7 +202,7 @@ def _answers(
             rows, probabilities_BK = list[int](), torch.empty(0, classifier.outputs, device=world.device)
             if part is not None and part.rows[0] < start + shared:  # else this rank's batch is broken, or empty
                 img_BCHW = classifier.preprocess(part.batch.images_BCHW.to(world.device))
-                rows, probabilities_BK = part.rows, classifier.model(img_BCHW)[layer].float().softmax(dim=1)
+                rows, probabilities_BK = part.rows, classifier.model(img_BCHW)[chosen].float().softmax(dim=1)
                 part = next(parts, None)
             rows_B = world.gather(torch.tensor(rows, dtype=torch.long, device=world.device))
             probabilities_BK = world.gather(probabilities_BK)

@@ -9,7 +9,7 @@ from mim.interop.files import WeightsFile
 from mim.io.weights import CLASSES, stored_classes
 
 KEY = "mim_classes"  # holds the names, as JSON, beside the weights in the formats of other code bases
-BIAS = "heads.0.bias"  # of the classifier, under our names
+BIAS = "readouts.0.linear.bias"  # of the classifier, under our names
 
 
 def read_classes(file: WeightsFile, state: dict[str, Tensor]) -> tuple[str, ...]:

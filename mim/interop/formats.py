@@ -43,7 +43,7 @@ Sections = dict[str, Any]
 class ModelWeights:
     """A model's weights under this toolkit's names, and what is known of the model."""
 
-    state: dict[str, Tensor]  # by name, as in a checkpoint's `model` (encoder.*, head.*, norm.*, heads.0.*)
+    state: dict[str, Tensor]  # by name, as in a checkpoint's `model` (encoder.*, head.*, readouts.0.*)
     sections: Sections  # with the keys that are known
     source: str  # path of the file
     unspecified: tuple[str, ...] = ()  # keys, as SECTION.key, that matter and that nothing in the file specifies

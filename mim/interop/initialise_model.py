@@ -58,7 +58,8 @@ def initialise_model(
 
 def anew_line(model: nn.Module, names_in_file: Iterable[str]) -> str:
     """INIT.parts encoder: which parts of a model begin anew, and what the file holds behind the encoder."""
-    parts = list(dict.fromkeys(name.partition(".")[0] for name in behind_encoder(model)))
+    modules = dict.fromkeys(name.partition(".")[0] for name in behind_encoder(model))
+    parts = ["readout" if module == "readouts" else module for module in modules]
     begin = f"{' and '.join(parts)} begin{'s' * (len(parts) == 1)} anew"
     names = [name for name in names_in_file if not name.startswith(ENCODER)]
     if not names:

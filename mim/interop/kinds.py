@@ -14,12 +14,25 @@ def has_classifier(weights: ModelWeights, pools: Iterable[str]) -> bool:
 
     `class` and `mean` pool tokens after the encoder's norm; `mean, norm` is a mean that the norm follows.
     """
-    if weights.sections["TASK"] != "finetune" or "heads.0.weight" not in weights.state:
+    if weights.sections["TASK"] != "finetune" or "readouts.0.linear.weight" not in weights.state:
         return False
-    encoder, pooled = weights.sections["ENCODER"], weights.sections["CLASSIFIER"]
-    if pooled["norm"] == encoder.get("norm", True):
+    encoder, readout = weights.sections["ENCODER"], _linear(weights)
+    has_norm = readout.get("norm") != "none"
+    if readout.get("norm", "batch") == "batch" or has_norm == encoder.get("norm", True):
         return False  # two norms, or none
-    return pooled["pool"] + (", norm" if pooled["norm"] else "") in pools
+    return readout["pool"] + (", norm" if has_norm else "") in pools
+
+
+def is_linear_probe(weights: ModelWeights, pool: str) -> bool:
+    """Whether weights are of one linear probe behind a batch norm, with this way of pooling."""
+    readout = _linear(weights) if weights.sections["TASK"] == "probe" else {}
+    return (readout.get("pool"), readout.get("norm")) == (pool, "batch")
+
+
+def _linear(weights: ModelWeights) -> dict[str, Any]:
+    """READOUT where it is one linear layer; empty otherwise."""
+    readout = weights.sections.get("READOUT")
+    return readout if isinstance(readout, dict) and readout.get("name", "linear") == "linear" else {}
 
 
 def check_encoder(sections: Sections, encoders: Iterable[str], code_base: str) -> str:

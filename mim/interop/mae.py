@@ -15,7 +15,7 @@ from mim.heads import Transformer
 from mim.interop import metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, FUSION, ModelWeights, Sections, WeightsFormat, WriteReport
-from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
+from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier, is_linear_probe
 from mim.interop.names import add_prefix, rows, same, to_ours, to_theirs
 from mim.io.files import write_atomically
 from mim.io.limits import SIDE
@@ -36,11 +36,11 @@ DECODER = (
     *add_prefix(BLOCK, "layers.{block}.", "decoder_blocks.{block}."),
 )
 PRETRAINED = (*add_prefix(VIT, BACKBONE), *add_prefix(DECODER, "head."))
-FINETUNED = (*add_prefix(VIT, BACKBONE), *rows(("norm", "fc_norm"), ("heads.0", "head")))
+FINETUNED = (*add_prefix(VIT, BACKBONE), *rows(("readouts.0.norm", "fc_norm"), ("readouts.0.linear", "head")))
 PROBED = (
     *add_prefix(VIT, BACKBONE),
-    *add_prefix(same("running_mean", "running_var", "num_batches_tracked"), "norm.", "head.0."),
-    *rows(("heads.0", "head.1")),
+    *add_prefix(same("running_mean", "running_var", "num_batches_tracked"), "readouts.0.norm.", "head.0."),
+    *rows(("readouts.0.linear", "head.1")),
 )
 POSITIONS = "decoder_pos_embed"
 TABLE = f"{BACKBONE}pos_embed"
@@ -84,16 +84,16 @@ class MAE(WeightsFormat, name="mae"):
         check_keys(weights.sections, "facebookresearch/mae", **only)
         weights = with_class_position(weights)
         task, encoder = weights.sections["TASK"], weights.sections["ENCODER"]
-        table, ours = FINETUNED, weights.without(f"{ENCODER}mask_token", "head.", "heads.", "norm.")
+        table, ours = FINETUNED, weights.without(f"{ENCODER}mask_token", "head.", "readouts.")
         if task == "pretrain":
             table, ours = PRETRAINED, {**ours, **(weights.select("head.") if has_mae_decoder(weights) else {})}
         elif has_classifier(weights, ["class", "mean, norm"]):
             ours = weights.state
-        elif task == "linear_probe" and weights.sections["CLASSIFIER"]["pool"] == "class":
+        elif is_linear_probe(weights, "class"):
             table, ours = PROBED, weights.state
         if not encoder["class_token"]:
             raise ValueError("ENCODER.class_token is false: models_mae.py and models_vit.py have no ViT without one")
-        if not encoder["norm"] and "norm.weight" not in ours:
+        if not encoder["norm"] and "readouts.0.norm.weight" not in ours:
             raise ValueError("ENCODER.norm is false: models_mae.py and models_vit.py have no ViT without a last norm")
         theirs, left_out = to_theirs(table, ours)
         if "decoder_embed.weight" in theirs:

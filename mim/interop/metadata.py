@@ -13,6 +13,7 @@ from mim.interop import class_names
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections
 from mim.io.formatting import printable, short_repr
 from mim.io.limits import LARGEST
+from mim.io.migrate import rename
 from mim.io.sections import flatten, is_list
 from mim.io.yaml import read_values
 
@@ -20,7 +21,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # attention heads of a ViT, by its width
 METADATA_KEY = "mim_config"  # holds, as YAML, what converted weights do not show
 PRETRAINING = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
-CLASSIFICATION = ("ENCODER", "CLASSIFIER", "DATA", "EVALUATE")
+CLASSIFICATION = ("ENCODER", "READOUT", "DATA", "EVALUATE")
 LISTS = ("DATA.image_size", "ENCODER.depths")
 POSITIVE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys of integers above 0
 CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # of the published evaluations of classifiers
@@ -34,9 +35,10 @@ def metadata_of(weights: ModelWeights, names: Iterable[str]) -> dict[str, str]:
     data, encoder = sections["DATA"], sections["ENCODER"]
     sections["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
     sections["ENCODER"] = {key: value for key, value in encoder.items() if key != "hidden"}
-    if "heads" in modules and weights.sections["TASK"] == "finetune":
-        sections["CLASSIFIER"] = {key: weights.sections["CLASSIFIER"][key] for key in ("pool", "norm")}
-    named = "heads" in modules and weights.classes
+    readout = weights.sections.get("READOUT", {})
+    if "readouts" in modules and weights.sections["TASK"] == "finetune":
+        sections["READOUT"] = {key: readout[key] for key in ("name", "pool", "norm") if key in readout}
+    named = "readouts" in modules and weights.classes
     classes = {class_names.KEY: json.dumps(weights.classes)} if named else {}
     return {**origin(weights), METADATA_KEY: to_yaml(sections), **classes}
 
@@ -79,10 +81,10 @@ def parse_sections(text: Any) -> Sections:
         content = read_values(text) if isinstance(text, str) else {}
     except ValueError:  # something else has this key
         return {}
-    pairs = content.items() if isinstance(content, dict) else ()
+    sections = rename(content) if isinstance(content, dict) else {}
     return {
         name: keys
-        for name, keys in pairs
+        for name, keys in sections.items()
         if (isinstance(keys, dict) or is_list(name, keys)) != (name in ("TASK", "SEED"))
     }
 
@@ -146,12 +148,13 @@ def without_recorded(guesses: Mapping[str, str], *records: Sections) -> dict[str
 
 
 def classification_sections(state: dict[str, Tensor]) -> Sections:
-    """TASK, ENCODER.hidden and CLASSIFIER of an encoder that sees whole images, with or without a linear layer."""
-    if "norm.running_mean" in state:
-        return {"TASK": "linear_probe", "ENCODER": {"hidden": "none"}}
-    has_norm = "norm.weight" in state
+    """TASK, ENCODER.hidden and READOUT of an encoder that sees whole images, with or without a linear layer."""
+    if "readouts.0.norm.running_mean" in state:
+        return {"TASK": "probe", "ENCODER": {"hidden": "none"}}
+    has_norm = "readouts.0.norm.weight" in state
     pool = "mean" if has_norm or f"{BACKBONE}cls_token" not in state else "class"
-    return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "CLASSIFIER": {"pool": pool, "norm": has_norm}}
+    readout = {"name": "linear", "pool": pool, "norm": "layer" if has_norm else "none"}
+    return {"TASK": "finetune", "ENCODER": {"hidden": "none"}, "READOUT": readout}
 
 
 def published_heads(state: dict[str, Tensor]) -> tuple[Sections, dict[str, str]]:

@@ -8,7 +8,7 @@ from mim.interop import metadata
 from mim.interop.files import WeightsFile, tensors
 from mim.interop.formats import ModelWeights, WeightsFormat, WriteReport
 from mim.io.files import write_atomically
-from mim.io.weights import CHECKPOINT_FORMAT, CLASSES, DERIVED_BUFFERS
+from mim.io.weights import CHECKPOINT_FORMAT, CLASSES, DERIVED_BUFFERS, rename_classifier
 
 AVERAGE = "module."  # the prefix of a moving average's names
 
@@ -33,7 +33,7 @@ class Native(WeightsFormat, name="mim"):
         config = file.metadata.get("config")
         sections, plugins = metadata.parse_sections(config), metadata.parse_plugins(config)
         unspecified = () if "ENCODER" in sections else ("ENCODER.name",)
-        state = average or dict(file.weights)
+        state = rename_classifier(average or file.weights)
         return ModelWeights(state, sections, str(file.path), unspecified, averaged=bool(average), plugins=plugins)
 
     def write(self, weights: ModelWeights, path: Path) -> WriteReport:

@@ -67,12 +67,12 @@ class SimMIM(WeightsFormat, name="simmim"):
         kind = check_encoder(weights.sections, TABLES, "microsoft/SimMIM")
         check_keys(weights.sections, "microsoft/SimMIM", norm_eps=1e-6)
         pretrained = weights.sections["TASK"] == "pretrain"
-        ours = weights.without("head.", "heads.", "norm.")
+        ours = weights.without("head.", "readouts.")
         if pretrained and has_simmim_head(weights):
             ours |= weights.select("head.")
         if has_classifier(weights, ["class", "mean, norm"] if kind == "beit" else ["mean"]):
             ours = weights.state
-        if not weights.sections["ENCODER"].get("norm", True) and "norm.weight" not in ours:
+        if not weights.sections["ENCODER"].get("norm", True) and "readouts.0.norm.weight" not in ours:
             raise ValueError("ENCODER.norm is false: SimMIM has no ViT without a last norm")
         theirs, left_out = to_theirs(table(kind, pretrained), ours)
         content = {"model": theirs, **metadata.metadata_of(weights, ours)}
@@ -89,7 +89,7 @@ def table(kind: str, pretrained: bool) -> tuple[Row, ...]:
             *same(f"{ENCODER}mask_token"),
             *rows(("head.conv", "decoder.0")),
         )
-    return (*add_prefix(TABLES[kind], BACKBONE), *rows(("norm", "fc_norm"), ("heads.0", "head")))
+    return (*add_prefix(TABLES[kind], BACKBONE), *rows(("readouts.0.norm", "fc_norm"), ("readouts.0.linear", "head")))
 
 
 def pretraining(kind: str) -> Sections:

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from mim.encoders import Timm as Encoder
 from mim.encoders.hiding.backbone import BackboneSettings
-from mim.interop import metadata
+from mim.interop import class_names, metadata
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
@@ -23,7 +23,8 @@ MODELS = {  # a model of timm for each encoder; create_arguments turns it into t
     "swin": "swin_base_patch4_window7_224",
     "swin_v2": "swinv2_base_window8_256",
 }
-PLAIN_CLASSIFIER, SWIN_CLASSIFIER = rows(("norm", "fc_norm"), ("heads.0", "head")), rows(("heads.0", "head.fc"))
+PLAIN_CLASSIFIER = rows(("readouts.0.norm", "fc_norm"), ("readouts.0.linear", "head"))
+SWIN_CLASSIFIER = rows(("readouts.0.linear", "head.fc"))
 TIMM_EPS = 1e-6  # of the LayerNorm of its ViT and Beit
 CLASSIFIERS = {"vit": PLAIN_CLASSIFIER, "beit": PLAIN_CLASSIFIER, "swin": SWIN_CLASSIFIER, "swin_v2": SWIN_CLASSIFIER}
 POOLS = {
@@ -72,7 +73,7 @@ class Timm(WeightsFormat, name="timm"):
         theirs, backbone = to_theirs(CLASSIFIERS[kind], ours)
         theirs.update({name.removeprefix(BACKBONE): ours[name].contiguous() for name in backbone})
         _write_file(path, theirs, metadata.metadata_of(weights, ours))
-        classes = len(weights.state["heads.0.bias"]) if classifier else 0
+        classes = len(weights.state[class_names.BIAS]) if classifier else 0
         keywords = {"checkpoint_path": str(path), **create_arguments(weights.sections, classes)}
         arguments = ", ".join(f"{name}={_code(value)}" for name, value in keywords.items())
         left_out = [name for name in weights.state if name not in ours]
@@ -127,13 +128,14 @@ def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
             "window_size": encoder["window"],
             **({"pretrained_window_sizes": pretrained} if any(pretrained) else {}),
         }
-    pooled = sections["CLASSIFIER"] if classes else {"pool": "class", "norm": False}
+    pooled = sections["READOUT"] if classes else {"pool": "class", "norm": "none"}
+    has_norm = pooled["norm"] != "none"
     token = encoder.get("class_token", True) and pooled["pool"] == "class"
     arguments |= {"depth": encoder["depth"], "num_heads": encoder["heads"], "global_pool": "token" if token else "avg"}
     if encoder.get("norm_eps", TIMM_EPS) != TIMM_EPS:
         arguments["norm_layer"] = partial(torch.nn.LayerNorm, eps=encoder["norm_eps"])
     if encoder["name"] == "vit":
-        norm = {"fc_norm": pooled["norm"], "final_norm": encoder["norm"] or pooled["norm"]}
+        norm = {"fc_norm": has_norm, "final_norm": encoder["norm"] or has_norm}
         bias = {} if encoder.get("qkv_bias", True) else {"qkv_bias": False}
         position = {} if encoder.get("class_position", True) else {"no_embed_class": True}
         return {**arguments, "class_token": encoder["class_token"], **norm, **bias, **position}

@@ -79,5 +79,5 @@ ENCODERS = {  # by model_type: our encoder, the prefix of its names, their table
 def table_of(model_type: str, bare: bool) -> tuple[Row, ...]:
     """The names of a model of this type; with `bare`, of its encoder alone, which has no prefix."""
     _, prefix, table = ENCODERS[model_type]
-    top = DECODER if model_type == "vit_mae" else rows(("head.conv", "decoder.0"), ("heads.0", "classifier"))
+    top = DECODER if model_type == "vit_mae" else rows(("head.conv", "decoder.0"), ("readouts.0.linear", "classifier"))
     return table if bare else (*add_prefix(table, theirs=prefix), *top)

@@ -19,10 +19,12 @@ from mim.io.limits import REPEATED, SHARED
 # Buffers that a model computes when it is built; only some releases of timm store them.
 DERIVED_BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
 CHECKPOINT_FORMAT = "mim-toolkit checkpoint 1"  # marks a checkpoint of this toolkit
-CLASSES = "classes"  # the key of a checkpoint that holds the names of a classifier's classes, since 0.2.0
+CLASSES = "classes"  # the key of a checkpoint that holds the names of classes, or of columns of numbers, since 0.2.0
+LABEL_KIND = "label_kind"  # key of a checkpoint: LabelSpec.kind of what it predicts; class where it is missing
 TEACHERS = "teachers"  # key of a checkpoint: SHA-256 of the files of fixed networks that a target uses, by path
 ZIP = b"PK\x03\x04"  # the first bytes of what PyTorch writes since 1.6
 FOLDER = 0x10  # an attribute of a zip record; PyTorch does not read such a record
+LINEAR_LAYER, NORM = re.compile(r"(module\.)?heads\.(\d+)\."), re.compile(r"(module\.)?norm\.")  # before 0.2.0
 # Classes that old training scripts stored with the weights, and how they are read. No other class of a pickle is.
 SAFE_CLASSES: list[Any] = [
     argparse.Namespace,
@@ -101,6 +103,27 @@ def _unusual_layout(weight: torch.Tensor) -> str:
     if weight.device.type != "cpu":
         return f"a tensor without values (on the device {weight.device})"
     return ""
+
+
+def rename_classifier(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict, or values by name of a parameter, with today's names of a classifier's weights.
+
+    Before 0.2.0 one norm stood ahead of all linear layers: `norm.weight` is now `readouts.0.norm.weight`, and
+    `heads.0.weight` is `readouts.0.linear.weight`.
+    """
+    names = [name for name in state if isinstance(name, str)]  # not the numbers that 0.1.0 gave parameters
+    numbers = sorted({match[2] for name in names if (match := LINEAR_LAYER.match(name))})
+    if not numbers:
+        return dict(state)
+    renamed: dict[str, Any] = {}
+    for name, value in state.items():
+        if match := LINEAR_LAYER.match(name):
+            renamed[f"{match[1] or ''}readouts.{match[2]}.linear.{name[match.end() :]}"] = value
+        elif match := NORM.match(name):
+            renamed |= {f"{match[1] or ''}readouts.{number}.norm.{name[match.end() :]}": value for number in numbers}
+        else:
+            renamed[name] = value
+    return renamed
 
 
 def depth_of(state: Mapping[str, torch.Tensor], prefix: str) -> int:

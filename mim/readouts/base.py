@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mim.registry import Component
-from mim.structures import EncoderSpec, Features, LabelKind
+from mim.structures import EncoderSpec, Features, LabelKind, LabelSpec
 
 
 class Readout(Component, nn.Module, ABC, section="READOUT"):
@@ -34,9 +34,24 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
         self.encoder, self.outputs, self.stages = encoder, outputs, stages
         if stages and not 0 <= min(stages) <= max(stages) < len(encoder.stages):
             raise ValueError(
-                f"READOUT.name {self.name} needs stages {list(stages)} of the encoder, which has {len(encoder.stages)}: "
+                f"READOUT.name {self.name} needs stages {list(stages)}, and the encoder has {len(encoder.stages)}: "
                 "use stages from 0 on, or another readout"
             )
+
+    @classmethod
+    def check(cls, labels: LabelSpec) -> None:
+        """Raises ValueError for labels that this readout cannot answer."""
+        if labels.kind not in cls.kinds:
+            fitting = [name for name, part in sorted(cls.members().items()) if labels.kind in part.kinds]
+            raise ValueError(
+                f"READOUT.name {cls.name} answers labels of kind {' or '.join(cls.kinds)}, and these are of kind "
+                f"{labels.kind}: use READOUT.name {' or '.join(fitting)}"
+            )
+
+    @property
+    def title(self) -> str:
+        """What reports call it, with the keys that matter most."""
+        return self.name
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor:

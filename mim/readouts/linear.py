@@ -16,9 +16,9 @@ from mim.structures import EncoderSpec, Features, Pool
 class Linear(Readout, name="linear"):
     """The readout of both papers' fine-tunings, and of a linear probe.
 
-    Source: MAE, main_finetune.py (mean, layer, 2e-5) and main_linprobe.py (class, batch, 0.01), which are the defaults of
-    TASK finetune and of TASK probe; SimMIM, main_finetune.py (0.02 for Swin, 2e-5 for ViT). Differs from: in a probe,
-    `mean` averages the tokens after the encoder's norm; MAE normalises the mean of the tokens instead.
+    Source: MAE, main_finetune.py (mean, layer, 2e-5) and main_linprobe.py (class, batch, 0.01), which are the defaults
+    of TASK finetune and of TASK probe; SimMIM, main_finetune.py (0.02 for Swin, 2e-5 for ViT). Differs from: in a
+    probe, `mean` averages the tokens after the encoder's norm; MAE normalises the mean of the tokens instead.
 
     Args:
         pool: `mean` of the patch tokens, the `class` token, or `both`, concatenated.
@@ -51,6 +51,10 @@ class Linear(Readout, name="linear"):
         if init_std:
             trunc_normal_(self.linear.weight, init_std)
         nn.init.zeros_(self.linear.bias)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.pool} pooling"
 
     def forward(self, features: Features) -> Tensor:
         return self.linear(self.norm(features.pooled(self.pool)))

@@ -46,6 +46,9 @@ class BuiltTask(Generic[Model]):
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {f"encoder.{name}": lr_scale for name, lr_scale in self.model.encoder.lr_scales(layer_decay).items()}
 
+    def weight_decays(self) -> dict[str, float]:
+        return {}
+
     def metadata(self) -> dict[str, Any]:
         return {}
 
@@ -56,6 +59,6 @@ class BuiltTask(Generic[Model]):
         return []
 
     def images_line(self, train: str) -> str:
-        """What is trained on, the number of held-out images, and their shape."""
+        """What is trained on, as in `80 to train`, the number of held-out images, and their shape."""
         image = self.model.encoder.image
-        return f"{train} to train, {len(self.held_out):,} held out; {image.channels} x {image.height} x {image.width}"
+        return f"{train}, {len(self.held_out):,} held out; {image.channels} x {image.height} x {image.width}"

@@ -114,7 +114,7 @@ def test_config_override_three_levels_deep_is_refused(refuse: Refuse) -> None:
         ("TRAIN.compile", "1", "true or false"),
         ("TRAIN.deterministic", "maybe", "true or false or auto"),
         ("TRAIN.precision", "fp8", "one of auto, bf16, fp16, fp32"),
-        ("TASK", "pretraining", "one of pretrain, finetune, linear_probe"),
+        ("TASK", "pretraining", "one of pretrain, finetune, probe"),
     ],
 )
 def test_config_scalar_of_the_wrong_type_names_key_value_and_what_is_allowed(
@@ -529,8 +529,8 @@ SHARED = {"DATA", "AUGMENT", "ENCODER", "INIT", "TRAIN", "OPTIMIZER", "SCHEDULE"
 SHARED |= {"DISTRIBUTED"}
 TASK_SECTIONS = {
     "pretrain": {"MASKER", "HEAD", "TARGET", "LOSS"},
-    "finetune": {"LABELS", "CLASSIFIER", "FREEZE"},
-    "linear_probe": {"LABELS", "CLASSIFIER"},
+    "finetune": {"LABELS", "READOUT", "CRITERION", "FREEZE"},
+    "probe": {"LABELS", "READOUT", "CRITERION", "PROBE"},
 }
 FOREIGN = [
     (task, section)
@@ -548,7 +548,7 @@ def test_schema_gives_each_task_its_sections_in_one_order() -> None:
 
 
 def test_config_of_each_task_is_complete_without_a_line_of_its_own(tmp_path: Path) -> None:
-    for task in ("finetune", "linear_probe"):
+    for task in ("finetune", "probe"):
         cfg = load_config(write_recipe(tmp_path, f"TASK: {task}\nENCODER: {{hidden: none}}\n"))
         assert task == cfg.TASK
         assert (cfg.DATA.name, cfg.ENCODER.name, cfg.OPTIMIZER.name) == ("digits", "vit", "adamw")
@@ -570,24 +570,23 @@ def test_config_section_of_another_task_is_refused_by_name_with_those_there_are(
 
 def test_config_task_on_the_command_line_decides_which_sections_there_are(tmp_path: Path, refuse: Refuse) -> None:
     path = write_recipe(tmp_path, FINETUNE)
-    assert "FREEZE" not in load_config(path, ["TASK", "linear_probe"]).sections
+    assert "FREEZE" not in load_config(path, ["TASK", "probe"]).sections
     assert "FREEZE" in load_config(write_recipe(tmp_path, PROBE), ["TASK", "finetune"]).sections
-    assert "CLASSIFIER.norm" in refuse("TASK", "linear_probe", task="finetune", CLASSIFIER="{norm: true}")
     assert "MASKER is no section of TASK finetune" in refuse("TASK", "finetune")
 
 
-@pytest.mark.parametrize("value", ["fine-tune", "probe", "Pretrain", "", "[pretrain]"])
+@pytest.mark.parametrize("value", ["fine-tune", "linear probe", "Pretrain", "", "[pretrain]"])
 def test_config_unknown_task_names_all_three(refuse: Refuse, value: str) -> None:
     message = refuse("TASK", value)
-    assert f"TASK is {value!r}: it must be one of pretrain, finetune, linear_probe" in message
+    assert f"TASK is {value!r}: it must be one of pretrain, finetune, probe" in message
 
 
 @pytest.mark.parametrize(
     ("task", "key"),
     [
         *(("pretrain", key) for key in ("AUGMENT.mixup", "AUGMENT.randaugment", "EVALUATE.confusion")),
-        *(("linear_probe", key) for key in ("AUGMENT.cutmix", "AUGMENT.smoothing", "AUGMENT.erase", "EVALUATE.knn")),
-        *(("linear_probe", "CLASSIFIER.norm"), ("finetune", "CLASSIFIER.rates"), ("finetune", "EVALUATE.knn")),
+        *(("probe", key) for key in ("AUGMENT.cutmix", "AUGMENT.erase", "EVALUATE.knn")),
+        *(("finetune", "READOUT.rates"), ("finetune", "EVALUATE.knn")),
     ],
 )
 def test_config_key_of_another_task_is_refused(refuse: Refuse, task: str, key: str) -> None:
@@ -596,7 +595,7 @@ def test_config_key_of_another_task_is_refused(refuse: Refuse, task: str, key: s
         assert f"unknown key {key}" in message
 
 
-@pytest.mark.parametrize("task", ["finetune", "linear_probe"])
+@pytest.mark.parametrize("task", ["finetune", "probe"])
 @pytest.mark.parametrize("hidden", ["drop", "replace"])
 def test_config_classifier_on_an_encoder_that_hides_is_told_to_hide_nothing(
     refuse: Refuse, task: str, hidden: str
@@ -611,25 +610,21 @@ def test_config_classifier_without_a_class_token_to_pool_is_told_to_take_the_mea
 ) -> None:
     swin = "{name: swin, hidden: none, patch: 4, width: 16, depths: [1, 1], heads: [2, 2], window: 4}"
     for pool in ("class", "both"):
-        for more, name in ((("ENCODER.class_token", "false"), "vit"), ((), "swin")):
-            sections = {"ENCODER": swin} if name == "swin" else {}
-            message = refuse("CLASSIFIER.pool", pool, *more, task="linear_probe", **sections)
-            assert f"CLASSIFIER.pool is {pool}: ENCODER.name {name} has no class token; use mean" in message
-    assert "CLASSIFIER.pool is 'both': it must be one of mean, class" in refuse(
-        "CLASSIFIER.pool", "both", task="finetune"
-    )
+        for more, sections in ((("ENCODER.class_token", "false"), {}), ((), {"ENCODER": swin})):
+            message = refuse("READOUT.pool", pool, *more, task="probe", **sections)
+            assert f"READOUT.pool is {pool}, and this encoder has no class token: use mean" in message
     text = with_sections(PROBE, ENCODER=swin)
-    assert load_config(write_recipe(tmp_path, text), ["CLASSIFIER.pool", "mean"]).CLASSIFIER.pool == "mean"
+    assert load_config(write_recipe(tmp_path, text), ["READOUT.pool", "mean"]).READOUT.pool == "mean"
 
 
 def test_config_clipping_would_couple_the_rates_of_a_probe(tmp_path: Path, refuse: Refuse) -> None:
-    message = refuse("TRAIN.clip", "2", "CLASSIFIER.rates", "[0.1, 1]", task="linear_probe")
+    message = refuse("TRAIN.clip", "2", "PROBE.rates", "[0.1, 1]", task="probe")
     assert "TRAIN.clip is 2: " in message
-    assert "CLASSIFIER.rates" in message
+    assert "the settings of PROBE" in message
     assert "TRAIN.clip 0" in message
     path = write_recipe(tmp_path, PROBE)
     assert load_config(path, ["TRAIN.clip", "2"]).TRAIN.clip == 2  # one layer couples with nothing
-    assert load_config(path, ["CLASSIFIER.rates", "[0.1, 1]"]).CLASSIFIER.rates == (0.1, 1.0)
+    assert load_config(path, ["PROBE.rates", "[0.1, 1]"]).PROBE.rates == (0.1, 1.0)
 
 
 @pytest.mark.parametrize("key", ["AUGMENT.mixup", "AUGMENT.cutmix"])
@@ -680,7 +675,7 @@ def test_config_tune_blocks_that_cannot_be_is_refused(refuse: Refuse, value: str
 
 
 def test_config_labels_by_share_and_by_number_exclude_each_other(refuse: Refuse) -> None:
-    for task in ("finetune", "linear_probe"):
+    for task in ("finetune", "probe"):
         message = refuse("LABELS.share", "0.5", "LABELS.per_class", "3", task=task)
         assert "LABELS.share 0.5 and LABELS.per_class 3: give one of them" in message
 
@@ -688,7 +683,7 @@ def test_config_labels_by_share_and_by_number_exclude_each_other(refuse: Refuse)
 CLASSIFYING = [
     *(("LABELS.share", "0"), ("LABELS.share", "1.5"), ("LABELS.share", "-0.1"), ("LABELS.per_class", "-1")),
     *(("LABELS.seed", "-1"), ("EVALUATE.crop_pct", "0"), ("EVALUATE.crop_pct", "1.01"), ("EVALUATE.samples", "-1")),
-    *(("EVALUATE.every_epochs", "-1"), ("CLASSIFIER.init_std", "-0.1"), ("AUGMENT.flip", "1.5")),
+    *(("EVALUATE.every_epochs", "-1"), ("READOUT.init_std", "-0.1"), ("AUGMENT.flip", "1.5")),
     *(("OPTIMIZER.layer_decay", "0"), ("OPTIMIZER.layer_decay", "1.1"), ("OPTIMIZER.per_batch", "0")),
     *(("OPTIMIZER.base_lr", "-1"), ("OPTIMIZER.weight_decay", "-1"), ("SCHEDULE.warmup_epochs", "-1")),
 ]
@@ -697,14 +692,11 @@ CLASSIFYING = [
 @pytest.mark.parametrize(
     ("task", "key", "value"),
     [
-        *((task, *pair) for task in ("finetune", "linear_probe") for pair in CLASSIFYING),
-        *(
-            ("finetune", f"AUGMENT.{key}", value)
-            for key in ("erase", "smoothing", "jitter")
-            for value in ("-0.1", "1.1")
-        ),
+        *((task, *pair) for task in ("finetune", "probe") for pair in CLASSIFYING),
+        *(("finetune", f"AUGMENT.{key}", value) for key in ("erase", "jitter") for value in ("-0.1", "1.1")),
         *(("finetune", f"AUGMENT.{key}", "-0.1") for key in ("mixup", "cutmix")),
-        *(("linear_probe", "CLASSIFIER.rates", value) for value in ("[]", "[0]", "[1, -1]", "[1, 2, 1.0]")),
+        *(("finetune", "CRITERION.smoothing", value) for value in ("-0.1", "1.1")),
+        *(("probe", "PROBE.rates", value) for value in ("[]", "[0]", "[1, -1]", "[1, 2, 1.0]")),
         *(("pretrain", "EVALUATE.crop_pct", value) for value in ("0", "1.01")),
         *(("pretrain", "OPTIMIZER.eps", "-1"), ("pretrain", "OPTIMIZER.layer_decay", "0")),
     ],
@@ -748,11 +740,11 @@ def test_config_other_optimizer_by_override_keeps_the_shared_keys(tmp_path: Path
 @pytest.mark.parametrize(
     ("task", "key", "text", "value"),
     [
-        ("linear_probe", "CLASSIFIER.rates", "[0.1,1]", (0.1, 1.0)),
-        ("linear_probe", "CLASSIFIER.rates", "[1e-2, 3, 30]", (0.01, 3.0, 30.0)),
-        ("linear_probe", "CLASSIFIER.pool", "both", "both"),
-        ("finetune", "CLASSIFIER.norm", "false", False),
-        ("finetune", "CLASSIFIER.init_std", "2e-5", 2e-5),
+        ("probe", "PROBE.rates", "[0.1,1]", (0.1, 1.0)),
+        ("probe", "PROBE.rates", "[1e-2, 3, 30]", (0.01, 3.0, 30.0)),
+        ("probe", "READOUT.pool", "both", "both"),
+        ("finetune", "READOUT.norm", "none", "none"),
+        ("finetune", "READOUT.init_std", "2e-5", 2e-5),
         ("finetune", "FREEZE.tune_blocks", "all", "all"),
         ("finetune", "FREEZE.tune_blocks", "0.5", 0.5),
         ("finetune", "FREEZE.tune_blocks", "2", 2.0),
@@ -784,10 +776,10 @@ CHANGED = {
     "pretrain": ["OPTIMIZER.name", "lars", "SCHEDULE.lr_scale_on", "peak", "EVALUATE.crop_pct", "0.875"],
     "finetune": [
         *("FREEZE.tune_blocks", "0.5", "LABELS.per_class", "3", "AUGMENT.randaugment", "rand-m9-mstd0.5-inc1"),
-        *("CLASSIFIER.init_std", "2e-5", "OPTIMIZER.no_decay", "[pos_embed]", "ENCODER.norm", "false"),
+        *("READOUT.init_std", "2e-5", "OPTIMIZER.no_decay", "[pos_embed]", "ENCODER.norm", "false"),
         *("AUGMENT.mixup", "0.8", "OPTIMIZER.layer_decay", "0.65"),
     ],
-    "linear_probe": ["CLASSIFIER.rates", "[1e-7, 1]", "OPTIMIZER.name", "lars", "LABELS.share", "0.1"],
+    "probe": ["PROBE.rates", "[1e-7, 1]", "OPTIMIZER.name", "lars", "LABELS.share", "0.1"],
 }
 
 
@@ -804,9 +796,9 @@ def test_config_dump_of_each_task_loads_back_to_the_same_config(tmp_path: Path, 
 def test_config_differing_tells_tasks_apart(tmp_path: Path) -> None:
     fine, probe = (load_config(write_recipe(tmp_path, text)) for text in (FINETUNE, PROBE))
     lines = differing(probe, fine)
-    assert "TASK: finetune there, linear_probe here" in lines
+    assert "TASK: finetune there, probe here" in lines
     assert "FREEZE.tune_blocks: all there, absent here" in lines
-    assert "CLASSIFIER.rates: absent there, [1.0] here" in lines
+    assert "PROBE.rates: absent there, [1.0] here" in lines
 
 
 # -------------------------------------------------------------------- plugins

@@ -18,9 +18,9 @@ KNOWN = ModelFacts(
     },
     free=frozenset(("ENCODER.hidden", "ENCODER.drop_path", "ENCODER.norm", "ENCODER.positions")),
 )
-BARE = "TASK: linear_probe\nDATA: {name: folder}\nENCODER: {hidden: none}\n"
+BARE = "TASK: probe\nDATA: {name: folder}\nENCODER: {hidden: none}\n"
 SET = """\
-TASK: linear_probe
+TASK: probe
 DATA: {name: digits, image_size: [32, 32], channels: 1, mean: estimate, std: estimate}
 ENCODER: {name: vit, hidden: none, patch: 4, width: 96, depth: 6, heads: 4, norm: true}
 """

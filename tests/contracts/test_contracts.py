@@ -11,12 +11,14 @@ from small_models import (
     Colours,
     assemble,
     each_part,
+    finetuned_predictor,
     fits,
     hidings,
     images,
     learns,
     members,
     predicts,
+    probing_predictor,
     sampled,
     small,
 )
@@ -26,13 +28,6 @@ from mim.engine.optim import LARS, AdamW, Optimizer, parameter_groups
 from mim.heads import Head
 from mim.losses import Loss
 from mim.maskers import Masker
-from mim.readouts.classifier import (
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
 from mim.targets import Target
 from mim.targets.features import FeatureTarget
 
@@ -229,8 +224,8 @@ def classifier(encoder, tune_blocks):
     torch.manual_seed(0)
     body = small(Encoder.named(encoder), IMAGE, hidden="none")
     if tune_blocks == "probe":
-        return probe_classifier(body, 5, ProbeHeadSettings(pool="mean", rates=(0.1, 1.0, 10.0)))
-    return finetune_classifier(body, 5, FinetuneHeadSettings(init_std=0.5), FreezeSettings(tune_blocks=tune_blocks))
+        return probing_predictor(body, 5, pool="mean", rates=(0.1, 1.0, 10.0))
+    return finetuned_predictor(body, 5, tune_blocks, init_std=0.5)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(base_lr=1e-3), LARS()], ids=["adamw", "lars"])
@@ -258,7 +253,7 @@ def test_optimizer_builds_what_the_engine_drives(name):
     """Groups keep their own rate and factor, and a step whose found_inf is set changes nothing."""
     optimizer = Optimizer.named(name)()
     model = classifier("vit", "all")
-    groups = parameter_groups(model, optimizer, {"heads.0.weight": 0.5})
+    groups = parameter_groups(model, optimizer, {"readouts.0.linear.weight": 0.5})
     built = optimizer.build(groups)
     assert isinstance(built, torch.optim.Optimizer)
     assert [group["lr_scale"] for group in built.param_groups] == [1.0, 1.0, 0.5]

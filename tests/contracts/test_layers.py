@@ -108,7 +108,7 @@ def test_imports_point_down():
         ("heads/new.py", "def late():\n    from mim.model import MaskedImageModel"),
         ("model.py", "from mim.tasks.pretrain import Pretrain"),
         ("structures.py", "from mim.registry import Component"),
-        ("engine/new.py", "from mim.tasks.classify import Classify"),
+        ("engine/new.py", "from mim.tasks.supervised import Supervised"),
         ("engine/new.py", "from mim.evaluation.knn import knn_accuracy"),
         ("build.py", "from mim.lab.plan import plan"),
         ("lab/plan/new.py", "from mim.lab.study import read_study"),

@@ -2,20 +2,26 @@
 
 import pytest
 import torch
-from small_models import CPU, IMAGE, assemble, each_part, fits, hidings, images, members, sampled, small
+from small_models import (
+    CPU,
+    IMAGE,
+    assemble,
+    each_part,
+    finetuned_predictor,
+    fits,
+    hidings,
+    images,
+    members,
+    probing_predictor,
+    sampled,
+    small,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim.cost.model_summary import ModelSummary, summarise_model
 from mim.encoders import Encoder, Swin, ViT
 from mim.heads import Head
 from mim.ops.attention import choose_attention
-from mim.readouts.classifier import (
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
 from mim.structures import Features, ImageSpec
 
 CROSSES = [(*hiding, head) for hiding in hidings() for head in members(Head) if fits(hiding[1], head)]
@@ -102,22 +108,22 @@ def test_summarise_model_splits_a_classifier_and_counts_no_backward_pass_of_what
         return small(ViT, IMAGE, hidden="none")
 
     def tuned():
-        return finetune_classifier(encoder(), 7, FinetuneHeadSettings(), FreezeSettings())
+        return finetuned_predictor(encoder(), 7)
 
     def probe():
-        return probe_classifier(encoder(), 7, ProbeHeadSettings(rates=(1.0, 2.0)))
+        return probing_predictor(encoder(), 7, rates=(1.0, 2.0))
 
     summary, probed = on_meta(tuned), on_meta(probe)
-    assert set(summary.work) == {"encoder", "classifier", "rest"}
+    assert set(summary.work) == {"encoder", "readout", "rest"}
     assert summary.work["encoder"].training > 2.5 * summary.work["encoder"].forward
     assert probed.work["encoder"].training == probed.work["encoder"].forward == summary.work["encoder"].forward
-    assert probed.work["classifier"].forward == 2 * summary.work["classifier"].forward == 2 * (2 * 16 * 7)
-    assert (by_axis(summary)["features"], by_axis(summary)["scores"]) == ((16,), (7,))
+    assert probed.work["readout"].forward == 2 * summary.work["readout"].forward == 2 * (2 * 16 * 7)
+    assert by_axis(summary)["scores"] == (7,)
     assert by_axis(probed)["scores"] == (2, 7)
     img = images(2)
     model = tuned()
     choose_attention(model, CPU)
-    assert summary.flops == pytest.approx(counted(lambda: model(img).sum().backward()) / 2, rel=0.01)
+    assert summary.flops == pytest.approx(counted(lambda: model(img)[0].sum().backward()) / 2, rel=0.01)
 
 
 class Grouped(Encoder):

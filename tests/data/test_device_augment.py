@@ -167,7 +167,7 @@ def test_device_augment_gives_the_loss_of_the_host_path(recipe: Path, repeats: i
     if recipe == FINETUNE:
         keys |= {"AUGMENT.randaugment": "", "AUGMENT.jitter": 0}
     if recipe != RECIPE:
-        keys |= {"CLASSIFIER.init_std": 0.5}  # scores that are far from uniform
+        keys |= {"READOUT.init_std": 0.5}  # scores that are far from uniform
     off, on, other = (first_loss(recipe, keys | more) for more in ({}, ON, {"SEED": 1}))
     assert on == pytest.approx(off, rel=1e-3)
     assert abs(off - other) > 3 * abs(on - off)  # other crops, masks and weights make a difference

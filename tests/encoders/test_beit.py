@@ -11,7 +11,7 @@ import pytest
 import torch
 from einops import rearrange, repeat
 from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, last_checkpoint, last_state, losses
-from small_models import assemble, generator, images, sampled, shaken
+from small_models import assemble, finetuned_predictor, generator, images, sampled, shaken
 from timm.models.beit import Beit as TimmBeit
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
@@ -23,7 +23,6 @@ from mim.interop.initialise import LoadReport, initialise_encoder
 from mim.losses import L1
 from mim.maskers.random import Random
 from mim.ops.positions import resize_bias_table
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
 from mim.structures import ImageSpec, PatchMask
 
 SQUARE, WIDE = ImageSpec(3, 32, 32), ImageSpec(3, 32, 64)
@@ -230,9 +229,7 @@ def test_beit_layer_ids_count_the_stem_the_blocks_and_a_shared_table_on_top(bias
 @pytest.mark.parametrize("layer_scale", [0.0, 0.1])
 def test_beit_trains_half_a_block_as_its_mlp_with_norm_and_layer_scale(layer_scale):
     encoder = beit(hidden="none", bias="block", norm=False, layer_scale=layer_scale)
-    model = finetune_classifier(
-        encoder, 4, FinetuneHeadSettings(init_std=0.02), FreezeSettings(tune_blocks=0.5)
-    ).train()
+    model = finetuned_predictor(encoder, 4, 0.5, init_std=0.02).train()
     model(images(4, SQUARE)).square().mean().backward()
     upper = ["norm2.weight", "norm2.bias", *(f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))]
     expected = {f"backbone.blocks.1.{name}" for name in [*upper, *(["gamma_2"] if layer_scale else [])]}
@@ -328,7 +325,7 @@ def test_train_fine_tunes_from_a_pretrained_beit_and_tells_where_its_biases_went
     assert table.any(dim=1).all()  # it has learned, in every row
 
     keys = {"ENCODER.bias": "block", "INIT.checkpoint": last_checkpoint(tmp_path / "pretrain")}
-    rates = {"OPTIMIZER.base_lr": 0.1, "CLASSIFIER.init_std": 0.02, "OPTIMIZER.no_decay": "[cls_token]"}
+    rates = {"OPTIMIZER.base_lr": 0.1, "READOUT.init_std": 0.02, "OPTIMIZER.no_decay": "[cls_token]"}
     code, output = call(tmp_path / "finetune", TINY_CLASSIFIER | shared | keys | rates, FINETUNE)
     assert code == 0, output
     rows = len(table)

@@ -119,7 +119,8 @@ def test_encoder_that_cannot_drop_names_the_alternatives(name, part):
 @pytest.mark.parametrize("name", members(Encoder))
 @pytest.mark.parametrize(("size", "axis"), [((36, 64), "height 36"), ((32, 68), "width 68")])
 def test_encoder_names_the_axis_that_its_patches_do_not_divide(name, size, axis):
-    with pytest.raises(ValueError, match=f"(ENCODER.patch|the encoder's (stride|patch)) 8 does not divide the image {axis}"):
+    key = "(ENCODER.patch|the encoder's (stride|patch))"
+    with pytest.raises(ValueError, match=f"{key} 8 does not divide the image {axis}"):
         make(name, ImageSpec(3, *size))
 
 

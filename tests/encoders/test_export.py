@@ -8,12 +8,11 @@ import warnings
 import pytest
 import torch
 from converted import sample
-from small_models import IMAGE, assemble, generator, images, members, small
+from small_models import IMAGE, assemble, finetuned_predictor, generator, images, members, small
 from torch import Tensor, nn
 
 from mim import load_encoder
 from mim.encoders import Encoder
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
 from mim.structures import PatchMask
 
 EXAMPLE = 2  # images of the batch that is exported; torch.export takes a batch of 1 for a constant
@@ -29,21 +28,21 @@ class Everything(nn.Module):
         super().__init__()
         self.encoder, self.classifier = (
             encoder,
-            finetune_classifier(encoder, 7, FinetuneHeadSettings(), FreezeSettings()),
+            finetuned_predictor(encoder, 7),
         )
-        nn.init.normal_(self.classifier.heads[0].weight)
+        nn.init.normal_(self.classifier.readouts[0].linear.weight)
 
     def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
         pool = "both" if self.encoder.spec.num_prefix else "mean"
         maps = self.encoder.feature_maps(img_BCHW).values()
-        return self.encoder(img_BCHW).pooled(pool), self.classifier(img_BCHW), *maps
+        return self.encoder(img_BCHW).pooled(pool), *self.classifier(img_BCHW), *maps
 
 
 class Scores(Everything):
     """Class scores alone, which take half the time to export."""
 
     def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
-        return (self.classifier(img_BCHW),)
+        return self.classifier(img_BCHW)
 
 
 def everything(name: str, kind: type[Everything] = Everything, **keys) -> nn.Module:

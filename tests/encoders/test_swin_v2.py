@@ -258,8 +258,8 @@ def test_train_pretrains_swin_v2_on_local_windows_and_fine_tunes_it_at_another_w
     assert sum(curve[-5:]) < sum(curve[:5])
 
     base = {key: value for key, value in TINY_CLASSIFIER.items() if not key.startswith("ENCODER.")}
-    other = {"ENCODER.window": 8, "ENCODER.pretrained_windows": "[4, 4]", "CLASSIFIER.init_std": 0.02}
-    checkpoint = {"INIT.checkpoint": last_checkpoint(tmp_path / "pretrain"), "CLASSIFIER.norm": False}
+    other = {"ENCODER.window": 8, "ENCODER.pretrained_windows": "[4, 4]", "READOUT.init_std": 0.02}
+    checkpoint = {"INIT.checkpoint": last_checkpoint(tmp_path / "pretrain"), "READOUT.norm": False}
     code, output = call(tmp_path / "finetune", base | OURS | other | checkpoint, FINETUNE)
     assert code == 0, output
     log = (tmp_path / "finetune" / "log.txt").read_text()

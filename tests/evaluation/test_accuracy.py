@@ -107,7 +107,7 @@ import json
 
 import torch
 
-from mim.readouts.classifier import ProbeHeadSettings, probe_classifier
+from small_models import probing_predictor
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 from mim.data.loading.dataset import ImageDataset
@@ -118,13 +118,13 @@ from mim.engine.distributed.world import join_world
 from mim.engine.settings import DistributedSettings
 from mim.evaluation.reading import Reader, choose_samples
 from mim.structures import ImageSpec
-from mim.tasks.classify import count_correct
+from mim.tasks.supervised import count_correct
 
 torch.manual_seed(0)
 encoder = ViT(ImageSpec(1, 32, 32), hidden="none", patch=8, width=16, depth=1, heads=2)
-model = probe_classifier(encoder, 10, ProbeHeadSettings(rates=(1.0, 2.0))).eval()
-torch.nn.init.normal_(model.heads[0].weight)
-torch.nn.init.normal_(model.heads[1].weight)
+model = probing_predictor(encoder, 10, rates=(1.0, 2.0)).eval()
+torch.nn.init.normal_(model.readouts[0].linear.weight)
+torch.nn.init.normal_(model.readouts[1].linear.weight)
 data = ImageDataset(Digits("val", DataSettings(channels=1)), CentreCrop(AugmentSettings(), (32, 32)), 0)
 preprocess, reader = Preprocess((0.3,), (0.35,)), Reader(2, 0)
 with join_world(DistributedSettings(device="cpu", backend="gloo")) as world, torch.no_grad():

@@ -4,7 +4,18 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from small_data import digit
-from small_models import CPU, IMAGE, assemble, generator, images, mae, sampled, simmim
+from small_models import (
+    CPU,
+    IMAGE,
+    assemble,
+    finetuned_predictor,
+    generator,
+    images,
+    mae,
+    probing_predictor,
+    sampled,
+    simmim,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim.cost.model_summary import summarise_model
@@ -14,13 +25,6 @@ from mim.encoders import Swin, ViT
 from mim.evaluation.knn import features_of, knn_accuracy, knn_answers
 from mim.evaluation.reading import EvaluationBatch
 from mim.ops.attention import choose_attention
-from mim.readouts.classifier import (
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
 from mim.structures import ImageSpec
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -212,9 +216,7 @@ def classifier_flops(build, **keys):
 
 
 def fine_tuning(tune_blocks):
-    return lambda encoder: finetune_classifier(
-        encoder, 7, FinetuneHeadSettings(), FreezeSettings(tune_blocks=tune_blocks)
-    )
+    return lambda encoder: finetuned_predictor(encoder, 7, tune_blocks)
 
 
 def test_dissect_flops_of_a_classifier_equal_a_count_by_hand():
@@ -229,6 +231,5 @@ def test_dissect_flops_of_a_classifier_equal_a_count_by_hand():
     assert classifier_flops(fine_tuning(1.0)) == forward + 2 * (2 * block + 2 * head)
     assert classifier_flops(fine_tuning(0.5)) == forward + 2 * (2 * mlp + 2 * head)
     for layers in (1, 3):
-        keys = ProbeHeadSettings(pool="mean", rates=tuple(range(1, layers + 1)))
-        flops = classifier_flops(lambda encoder, keys=keys: probe_classifier(encoder, 7, keys))
+        flops = classifier_flops(lambda encoder, layers=layers: probing_predictor(encoder, 7, range(layers), "mean"))
         assert flops == 2 * (embed + 2 * block + layers * head) + 2 * layers * head

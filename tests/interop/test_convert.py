@@ -115,7 +115,7 @@ def timm_model(lines: list[str], cfg, classes: int) -> nn.Module:
 
 
 THEIRS = {"mae": mae_model, "simmim": simmim_model, "timm": timm_model}
-HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("norm.", "heads.")
+HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("readouts.",)
 HEADS_ONLY = re.compile("-decoder|-fused")  # timm takes the encoder, which another model converts as well
 CASES = [  # format, model, and what of the model the format has no place for
     *(("mae", name, ()) for name in ("mae", "mae-two-targets", "mae-tall-grey", "mae-wide-many")),
@@ -155,7 +155,7 @@ def test_convert_there_and_back(tmp_path: Path, to: str, suffix: str, model: str
     matches = [line for line in lines if line.endswith(f"left out: {fold_names(left_out)}")]
     assert len(matches) == bool(left_out)
 
-    classified = "heads.0.weight" in source.state and not left_out
+    classified = "readouts.0.linear.weight" in source.state and not left_out
     loaded, img_BCHW = THEIRS[to](lines, source.cfg, CLASSES if classified else 0).eval(), source.images()
     with torch.no_grad():
         features = loaded.forward_features(img_BCHW)

@@ -41,12 +41,13 @@ from foreign_files import (
 )
 from processes import FINETUNE, ROOT, TINY_CLASSIFIER, call, last_state
 from safetensors.torch import save_file
+from small_models import classes
 from timm.models import beit as timm_beit
 from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mim import build_classifier, build_model, load_config, load_encoder
+from mim import build_model, build_predictor, load_config, load_encoder
 from mim.convert import config_of, convert
 from mim.engine.checkpoint import load_strict
 from mim.interop import read
@@ -60,10 +61,10 @@ BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask", "dec
 def our_name(name: str) -> str:
     """Our name of an official one, said once more and otherwise than in mim.interop."""
     for theirs, ours in (
-        ("head.0.", "norm."),
-        ("head.1.", "heads.0."),
-        ("head.", "heads.0."),
-        ("fc_norm.", "norm."),
+        ("head.0.", "readouts.0.norm."),
+        ("head.1.", "readouts.0.linear."),
+        ("head.", "readouts.0.linear."),
+        ("fc_norm.", "readouts.0.norm."),
         ("mask_token", "head.mask_token"),
         ("decoder_embed.", "head.embed."),
         ("decoder_blocks.", "head.layers."),
@@ -112,21 +113,21 @@ FILES: dict[str, tuple[str, State, File, list[str], dict[str, object]]] = {
             write_mae, weights=state, global_pool=True, **ARGUMENTS | {"model": "vit_large_patch16", "input_size": 32}
         ),
         HEADS,
-        {"TASK": "finetune", "CLASSIFIER.pool": "mean", "CLASSIFIER.norm": True, "ENCODER.norm": False},
+        {"TASK": "finetune", "READOUT.pool": "mean", "READOUT.norm": "layer", "ENCODER.norm": False},
     ),
     "mae fine-tuned on the class token": (
         "mae",
         (state := mae_finetuned(pool="class")),
         partial(write_mae, weights=state),
         HEADS,
-        {"TASK": "finetune", "CLASSIFIER.pool": "class", "CLASSIFIER.norm": False, "ENCODER.norm": True},
+        {"TASK": "finetune", "READOUT.pool": "class", "READOUT.norm": "none", "ENCODER.norm": True},
     ),
     "mae probed": (
         "mae",
         (state := mae_probed()),
         partial(write_mae, weights=state),
         HEADS,
-        {"TASK": "linear_probe", "CLASSIFIER.pool": "class", "ENCODER.norm": True, "DATA.image_size": [32, 32]},
+        {"TASK": "probe", "READOUT.pool": "class", "ENCODER.norm": True, "DATA.image_size": [32, 32]},
     ),
     "simmim pretrained swin": (
         "simmim",
@@ -149,7 +150,7 @@ FILES: dict[str, tuple[str, State, File, list[str], dict[str, object]]] = {
         (state := simmim_finetuned(SWIN_FILE(), buffers=V1_BUFFERS)),
         partial(write_simmim, weights=state),
         [],
-        {"TASK": "finetune", "CLASSIFIER.pool": "mean", "CLASSIFIER.norm": False, "ENCODER.heads": [2, 4]},
+        {"TASK": "finetune", "READOUT.pool": "mean", "READOUT.norm": "none", "ENCODER.heads": [2, 4]},
     ),
     "simmim pretrained vit": (
         "simmim",
@@ -163,7 +164,7 @@ FILES: dict[str, tuple[str, State, File, list[str], dict[str, object]]] = {
         (state := simmim_finetuned(simmim_vit(shared=False))),
         partial(write_simmim, weights=state, config=BEIT_CONFIG),
         [],
-        {"TASK": "finetune", "ENCODER.bias": "block", "CLASSIFIER.pool": "mean", "CLASSIFIER.norm": True},
+        {"TASK": "finetune", "ENCODER.bias": "block", "READOUT.pool": "mean", "READOUT.norm": "layer"},
     ),
     "simmim pretrained swin v2": (
         "simmim",
@@ -177,7 +178,7 @@ FILES: dict[str, tuple[str, State, File, list[str], dict[str, object]]] = {
         (state := simmim_finetuned(V2_FILE(), buffers=V2_BUFFERS)),
         partial(write_simmim, weights=state, config=simmim_config(section="SWINV2", PRETRAINED_WINDOW_SIZES=[2, 3])),
         [],
-        {"TASK": "finetune", "ENCODER.window": 4, "ENCODER.pretrained_windows": [2, 3], "CLASSIFIER.pool": "mean"},
+        {"TASK": "finetune", "ENCODER.window": 4, "ENCODER.pretrained_windows": [2, 3], "READOUT.pool": "mean"},
     ),
 }
 
@@ -198,7 +199,7 @@ def test_official_file_is_read_to_the_last_value(tmp_path: Path, name: str, with
     for key, value in expected.items():
         setting = cfg.flat()[key]
         assert (list(setting) if isinstance(setting, tuple) else setting) == value, key
-    model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, 10)
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_predictor(cfg, classes(10))
     if "decoder_pos_embed" in state:
         torch.testing.assert_close(model.head.positions, state["decoder_pos_embed"])
     if name != "mae pretrained, encoder alone":

@@ -29,7 +29,7 @@ import transformers
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("norm.", "heads.")
+HEAD, MASKING, CLASSIFIER = ("head.",), ("encoder.mask_token", "head."), ("readouts.",)
 CASES = [  # our model, the class there, and what of the model it has no place for
     ("mae", "ViTMAEForPreTraining", ()),
     ("mae-square-many", "ViTMAEForPreTraining", ()),

@@ -235,7 +235,7 @@ def test_model_of_a_file_without_a_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"encoder\.pth holds an encoder alone.*INIT\.parts encoder"):
         load(cfg, path)
     path = write_mae(tmp_path / "tuned.pth", mae_finetuned(pool="class"), input_size=32)
-    with pytest.raises(ValueError, match=r"tuned\.pth holds another head.*\n(.*\n)*.*there only: heads\.0"):
+    with pytest.raises(ValueError, match=r"tuned\.pth holds another head.*\n(.*\n)*.*there only: readouts\.0"):
         load(cfg, path)
 
 
@@ -281,5 +281,5 @@ def test_encoder_alone_of_a_file_that_holds_no_more_says_so() -> None:
 
 def test_encoder_alone_of_a_classifier_names_what_was_not_taken(tmp_path: Path) -> None:
     line = anew_line(sample("vit-mean").model, sample("mae").state)
-    assert line.startswith("  norm and heads begin anew: in the file, and not taken: head.mask_token")
+    assert line.startswith("  readout begins anew: in the file, and not taken: head.mask_token")
     assert "INIT.parts" not in line

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import FINETUNE, write_recipe
+from small_models import classes
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mim import build_classifier, build_model, load_config
+from mim import build_model, build_predictor, load_config
 from mim.encoders import Encoder, Swin, ViT
 from mim.engine import checkpoint
 from mim.interop import read
@@ -291,7 +292,8 @@ def test_initialise_reads_the_average_as_the_engine_keeps_it(tmp_path: Path) -> 
         average.update_parameters(model)
         shaken(model.encoder, seed=3)
     checkpoint.write(tmp_path / "a.pt", {"model": model.state_dict(), "ema": average.state_dict()})
-    encoder = build_classifier(load_config(write_recipe(tmp_path, FINETUNE), ["ENCODER.depth", "1"]), 10).encoder
+    cfg = load_config(write_recipe(tmp_path, FINETUNE), ["ENCODER.depth", "1"])
+    encoder = build_predictor(cfg, classes(10)).encoder
     assert initialise_encoder(encoder, tmp_path / "a.pt").averaged
     expected = average.module.encoder.state_dict()
     assert set(equal(encoder.state_dict(), expected)) == set(expected)
@@ -301,7 +303,7 @@ def test_initialise_classifier_from_a_replacing_run_leaves_its_mask_token_out_an
     recipe = write_recipe(tmp_path)
     pretrained = build_model(load_config(recipe, ["ENCODER.hidden", "replace", "ENCODER.depth", "2", "SEED", "1"]))
     checkpoint.write(tmp_path / "a.pt", {"model": pretrained.state_dict(), "ema": {}})
-    encoder = build_classifier(load_config(write_recipe(tmp_path, FINETUNE)), 10).encoder
+    encoder = build_predictor(load_config(write_recipe(tmp_path, FINETUNE)), classes(10)).encoder
     report = initialise_encoder(encoder, tmp_path / "a.pt")
     assert report.unexpected == ["mask_token"]
     assert "  in the file only, left out: mask_token" in report.lines()
@@ -317,7 +319,7 @@ def test_initialise_encoder_without_norm_leaves_the_norm_out_and_names_it(tmp_pa
 
 def test_initialise_pretraining_from_a_fine_tuned_run(tmp_path: Path) -> None:
     cfg = load_config(write_recipe(tmp_path, FINETUNE), ["SEED", "1"])
-    classifier = build_classifier(cfg, 10)
+    classifier = build_predictor(cfg, classes(10))
     checkpoint.write(tmp_path / "a.pt", {"model": classifier.state_dict(), "ema": {}, "config": cfg.to_yaml()})
     encoder = vit("replace")
     report = initialise_encoder(encoder, tmp_path / "a.pt")

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from small_models import generator, images, members
+from small_models import finetuned_predictor, generator, images, members
 from torch import Tensor, nn
 
 from mim.encoders import Encoder
 from mim.ops.initial import Undrawn
-from mim.readouts.classifier import FinetuneHeadSettings, FreezeSettings, finetune_classifier
 from mim.structures import ImageSpec
 
 
@@ -200,13 +199,12 @@ def test_encoder_features_are_timms(twin):
 @torch.no_grad()
 def test_finetuned_classifier_scores_as_timms_model(twin):
     """Pooling, norm and linear layer included, under timm's names for these."""
-    head = FinetuneHeadSettings(pool="mean", norm=not twin.keys.get("norm", True))
-    ours = finetune_classifier(twin.ours(), 10, head, FreezeSettings()).eval()
+    ours = finetuned_predictor(twin.ours(), 10, norm="none" if twin.keys.get("norm", True) else "layer").eval()
     theirs, img = shaken(twin.theirs(classes=10), seed=1), images(2, ImageSpec(3, *twin.size), dtype=torch.float64)
     last = "head.fc." if "swin" in twin.encoder else "head."
     names = {f"encoder.backbone.{name}": name for name in ours.encoder.backbone.state_dict()}
-    names |= {f"norm.{name}": f"fc_norm.{name}" for name in ours.norm.state_dict()}
-    names |= {f"heads.0.{name}": f"{last}{name}" for name in ("weight", "bias")}
+    names |= {f"readouts.0.norm.{name}": f"fc_norm.{name}" for name in ours.readouts[0].norm.state_dict()}
+    names |= {f"readouts.0.linear.{name}": f"{last}{name}" for name in ("weight", "bias")}
     weights = theirs.state_dict()
     assert {*names.values()} == {*weights}
     ours.load_state_dict({our_name: weights[name] for our_name, name in names.items()}, strict=True)

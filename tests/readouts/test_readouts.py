@@ -176,7 +176,7 @@ def test_a_readout_of_ones_own_reads_the_stages_that_it_names_and_no_others():
     readout = Two(trunk.spec, 24, (1, 0))
     expected_BK = torch.cat([inputs.stages_BDhw[stage].flatten(2).max(dim=2).values for stage in (1, 0)], dim=1)
     assert torch.equal(readout(trunk(img_BCHW, None, readout.stages)), expected_BK)
-    with pytest.raises(ValueError, match=r"READOUT.name two_of_tests needs stages \[2\] of the encoder, which has 2"):
+    with pytest.raises(ValueError, match=r"READOUT.name two_of_tests needs stages \[2\], and the encoder has 2"):
         Two(trunk.spec, 2, (2,))
 
 

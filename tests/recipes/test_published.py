@@ -61,7 +61,7 @@ def published(*tasks: str) -> list[str]:
     return [path for path, run in PUBLISHED.items() if run.task in tasks]
 
 
-PRETRAINED, FINETUNED, PROBED = published("pretrain"), published("finetune"), published("linear_probe")
+PRETRAINED, FINETUNED, PROBED = published("pretrain"), published("finetune"), published("probe")
 
 
 class Photographs(Source):
@@ -161,7 +161,8 @@ def timms(name: str, classes: int, options: str) -> nn.Module:
 
 def our_name(name: str, classifies: bool) -> str:
     """Our name of one of timm's parameters."""
-    for theirs, ours in (("head.fc.", "heads.0."), ("head.", "heads.0."), ("fc_norm.", "norm.")):
+    readout = {"head.fc.": "readouts.0.linear.", "head.": "readouts.0.linear.", "fc_norm.": "readouts.0.norm."}
+    for theirs, ours in readout.items():
         if classifies and name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return f"encoder.backbone.{name}"
@@ -209,10 +210,11 @@ def test_finetuned_classifier_has_one_norm(path):
     # MAE, models_vit.py; SimMIM, models/vision_transformer.py with USE_MEAN_POOLING: behind the mean of the patches.
     # SimMIM, models/swin_transformer.py: ahead of the mean
     model, vit = task(path).model, len(PUBLISHED[path].depths) == 1
-    used, unused = (model.norm, model.encoder.backbone.norm) if vit else (model.encoder.backbone.norm, model.norm)
+    (readout,) = model.readouts
+    used, unused = (readout.norm, model.encoder.backbone.norm)[:: 1 if vit else -1]
     assert isinstance(unused, nn.Identity)
-    assert (used.eps, model.pool) == (1e-6 if vit else 1e-5, "mean")
-    assert recipe(path).CLASSIFIER.init_std == (2e-5 if vit else 0.02)
+    assert (used.eps, readout.pool) == (1e-6 if vit else 1e-5, "mean")
+    assert recipe(path).READOUT.init_std == (2e-5 if vit else 0.02)
 
 
 def test_simmim_vit_has_the_published_layer_scale():
@@ -456,7 +458,7 @@ def test_recipe_optimizer_and_run_are_the_published_ones(path):
     assert (cfg.OPTIMIZER.per_batch, cfg.OPTIMIZER.weight_decay) == (run.per_batch, run.weight_decay)
     assert cfg.OPTIMIZER.weight_decay_end == run.weight_decay_end
     assert (numbers(cfg.DATA.mean), numbers(cfg.DATA.std)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    if run.task != "linear_probe":
+    if run.task != "probe":
         assert type(built) is torch.optim.AdamW
         assert {(tuple(group["betas"]), group["eps"]) for group in built.param_groups} == {(run.betas, 1e-8)}
     if run.task == "finetune":
@@ -516,9 +518,10 @@ def test_mae_probe_trains_the_head_alone_by_lars(path):
     assert [group["always_adapt"] for group in (weight, bias)] == [True, False]
     for group in (weight, bias):
         assert (group["momentum"], group["trust_coeff"]) == (0.9, 0.001)
-    assert (type(model.norm), model.norm.eps, model.norm.affine) == (nn.BatchNorm1d, 1e-6, False)
+    (readout,) = model.readouts
+    assert (type(readout.norm), readout.norm.eps, readout.norm.affine) == (nn.BatchNorm1d, 1e-6, False)
     assert model.encoder.backbone.norm.eps == 1e-6
-    assert (model.pool, cfg.CLASSIFIER.init_std, numbers(cfg.CLASSIFIER.rates)) == ("class", 0.01, [1.0])
+    assert (readout.pool, cfg.READOUT.init_std, numbers(cfg.PROBE.rates)) == ("class", 0.01, [1.0])
     assert cfg.ENCODER.positions == "sincos"
 
 
@@ -645,10 +648,11 @@ def test_cifar10_finetuning_is_the_published_one():
     ]
     assert [numbers(getattr(cfg.AUGMENT, key)) for key in ("crop_scale", "crop_ratio")] == [[1, 1], [1, 1]]
     assert not any(
-        getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix", "smoothing")
+        getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix")
     )
-    assert (cfg.CLASSIFIER.pool, cfg.CLASSIFIER.norm, cfg.ENCODER.norm) == ("class", False, True)
-    assert cfg.CLASSIFIER.init_std == pytest.approx(nn.Linear(192, 10_000).weight.std().item(), rel=1e-2)
+    assert (cfg.READOUT.pool, cfg.READOUT.norm, cfg.ENCODER.norm) == ("class", "none", True)
+    assert cfg.CRITERION.smoothing == 0
+    assert cfg.READOUT.init_std == pytest.approx(nn.Linear(192, 10_000).weight.std().item(), rel=1e-2)
     assert (numbers(cfg.OPTIMIZER.betas), numbers(cfg.OPTIMIZER.no_decay)) == ([0.9, 0.999], [])
     assert (cfg.OPTIMIZER.weight_decay, cfg.OPTIMIZER.layer_decay) == (0.05, 1)
     assert (cfg.TRAIN.epochs, cfg.TRAIN.batch, cfg.TRAIN.precision, cfg.TRAIN.clip) == (100, 128, "fp32", 0)

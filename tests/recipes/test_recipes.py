@@ -1,14 +1,17 @@
 """The shipped recipes: complete, in order, free of settings without effect, and derived from each other as they say."""
 
 import re
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from small_models import classes
 
 from mim import build, config, load_config
 from mim.config import schema
+from mim.data.labels.settings import LabelSettings
 from mim.engine.optim import unmatched
 from mim.engine.plan import Plan
 from mim.io.sections import flatten, places
@@ -51,7 +54,7 @@ def recipe(name: str):
 
 @cache
 def model(name: str):
-    return build.build_without_memory(recipe(name), CLASSES[recipe(name).DATA.name])
+    return build.build_without_memory(recipe(name), classes(CLASSES[recipe(name).DATA.name]))
 
 
 def plan(name: str, devices: int = 1) -> Plan:
@@ -70,12 +73,14 @@ def without_effect(stated: dict) -> set[tuple[str, str]]:
     targets = places("TARGET", stated.get("TARGET", {}))
     keys = {(place, key) for place, of in targets.items() for key in of_normalize.get(of.get("normalize"), ())}
     simple = stated["AUGMENT"].get("crop") == "simple"
+    of_classes = ("share", "per_class", "seed")  # of class folders; the others are of tables and masks
+    keys |= {("LABELS", field.name) for field in fields(LabelSettings) if field.name not in of_classes}
     keys |= {("AUGMENT", key) for key in (("crop_scale", "crop_ratio") if simple else ("padding",))}
     if stated["DATA"]["name"] == "digits":
         keys.add(("DATA", "path"))
     if not simple and stated["AUGMENT"]["crop_scale"] == stated["AUGMENT"]["crop_ratio"] == [1, 1]:
         keys.add(("AUGMENT", "interpolation"))
-    if stated["OPTIMIZER"]["layer_decay"] == 1 and stated["TASK"] != "linear_probe":
+    if stated["OPTIMIZER"]["layer_decay"] == 1 and stated["TASK"] != "probe":
         keys.add(("SCHEDULE", "lr_scale_on"))
     return keys
 

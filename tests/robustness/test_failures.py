@@ -111,7 +111,7 @@ def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whol
     assert code == 3, output
     assert re.search(r"the (loss|gradient norm) is not finite at step \d+", output)
     state = torch.load(next((tmp_path / "run" / "checkpoints").glob("nonfinite-*.pt")), weights_only=True)
-    tensors = [weight for name, weight in state["model"].items() if not name.startswith("norm.running")]
+    tensors = [weight for name, weight in state["model"].items() if ".norm.running" not in name]
     tensors += [value for moments in state["optimizer"]["state"].values() for value in moments.values()]
     assert len(tensors) > 10
     assert all(torch.isfinite(value).all() for value in tensors)
@@ -121,14 +121,14 @@ def test_non_finite_loss_of_a_classifier_leaves_trained_weights_and_momenta_whol
     ("recipe", "keys", "names"),
     [
         (FINETUNE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK finetune", "labels")),
-        (PROBE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK linear_probe", "labels")),
+        (PROBE, {"DATA.name": "folder", "DATA.path": "{flat}"}, ("TASK probe", "labels")),
         (FINETUNE, {"MASKER.ratio": 0.5}, ("MASKER", "TASK finetune")),
-        (PROBE, {"FREEZE.tune_blocks": 1}, ("FREEZE", "TASK linear_probe")),
+        (PROBE, {"FREEZE.tune_blocks": 1}, ("FREEZE", "TASK probe")),
         (FINETUNE, {"ENCODER.hidden": "replace"}, ("ENCODER.hidden is replace", "none")),
         (FINETUNE, {"FREEZE.tune_blocks": 3}, ("FREEZE.tune_blocks is 3", "ENCODER.name vit", "2 blocks")),
         (FINETUNE, {"AUGMENT.mixup": 0.8, "DATA.batch_size": 5}, ("DATA.batch_size is 5", "even")),
         (FINETUNE, {"LABELS.per_class": 1}, ("10 training images", "16", "TRAIN.batch")),
-        (PROBE, {"TRAIN.clip": 1, "CLASSIFIER.rates": "[1,2]"}, ("TRAIN.clip is 1", "CLASSIFIER.rates")),
+        (PROBE, {"TRAIN.clip": 1, "PROBE.rates": "[1,2]"}, ("TRAIN.clip is 1", "the settings of PROBE")),
         (PROBE, {"INIT.checkpoint": "/nowhere/best.pt"}, ("INIT.checkpoint /nowhere/best.pt", "not exist")),
     ],
 )

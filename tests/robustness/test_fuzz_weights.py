@@ -148,7 +148,13 @@ ODD_NAMES = st.one_of(
             ),
             *("blocks.999999999.attn.qkv.weight", "blocks.-1.norm1.weight", "blocks.٣.norm1.weight", "fc_norm.weight"),
             *("blocks." + "9" * 5000 + ".norm1.weight", "layers.7.blocks.0.attn.qkv.weight", "decoder_embed.weight"),
-            *("encoder.backbone.blocks.0.norm1.weight", "decoder.0.weight", "heads.0.weight", "cls_token", "pos_embed"),
+            *(
+                "encoder.backbone.blocks.0.norm1.weight",
+                "decoder.0.weight",
+                "readouts.0.linear.weight",
+                "cls_token",
+                "pos_embed",
+            ),
         ]
     ),
     st.text(max_size=6),

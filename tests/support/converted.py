@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import yaml
+from small_models import classes
 from torch import Tensor
 
-from mim import Classifier, Encoder, MaskedImageModel, build_classifier, build_model
+from mim import Encoder, MaskedImageModel, Predictor, build_model, build_predictor
 from mim.config import Config, parse_config
 from mim.engine import checkpoint
 from mim.io.weights import DERIVED_BUFFERS
@@ -70,9 +71,9 @@ MODELS: dict[str, Sections] = {
     "vit-no-class": tuned({**NO_CLASS, "norm": False}, "mean", True, SQUARE),
     "vit-no-class-normed": tuned(NO_CLASS, "mean", False, SQUARE),
     "vit-two-norms": tuned(VIT, "mean", True, SQUARE),
-    "vit-probe": {"TASK": "linear_probe", "ENCODER": {**VIT, "hidden": "none"}, **TALL},
+    "vit-probe": {"TASK": "probe", "ENCODER": {**VIT, "hidden": "none"}, **TALL},
     "vit-probe-mean": {
-        "TASK": "linear_probe",
+        "TASK": "probe",
         "ENCODER": {**VIT, "hidden": "none"},
         "CLASSIFIER": {"pool": "mean", "rates": [1, 2]},
         **TALL,
@@ -112,7 +113,7 @@ class Sample:
     """A model in eval mode, with its config and its weights; to be left as it is."""
 
     cfg: Config
-    model: MaskedImageModel | Classifier
+    model: MaskedImageModel | Predictor
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -157,7 +158,7 @@ def sample(name: str) -> Sample:
 
 def build_sample(sections: Sections, seed: int = 1) -> Sample:
     cfg = parse_config(yaml.safe_dump(sections))
-    model = build_model(cfg) if cfg.TASK == "pretrain" else build_classifier(cfg, CLASSES)
+    model = build_model(cfg) if cfg.TASK == "pretrain" else build_predictor(cfg, classes(CLASSES))
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.state_dict().items():
         if name.endswith("num_batches_tracked"):

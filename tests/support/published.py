@@ -46,7 +46,7 @@ class Run:
     millions: float
     drop_path: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    task: ClassVar[Literal["pretrain", "finetune", "linear_probe"]]
+    task: ClassVar[Literal["pretrain", "finetune", "probe"]]
     # where we differ on purpose, as the recipe says
     ahead: ClassVar[int] = 0  # steps by which its rates come before ours
     close: ClassVar[tuple[float, float]] = (1e-12, 1e-15)  # distance of rates: relative, and as a share of the peak
@@ -104,7 +104,8 @@ class Run:
 
     def name(self, ours: str) -> str:
         """The original's name of one of our parameters."""
-        for prefix, theirs in (("encoder.backbone.", ""), ("heads.0.", "head."), ("norm.", "fc_norm.")):
+        names = {"encoder.backbone.": "", "readouts.0.linear.": "head.", "readouts.0.norm.": "fc_norm."}
+        for prefix, theirs in names.items():
             if ours.startswith(prefix):
                 return theirs + ours.removeprefix(prefix)
         raise AssertionError(f"the original has nothing like {ours}")
@@ -210,7 +211,7 @@ class MaeFinetuning(Mae):
 class MaeProbe(Mae):
     """main_linprobe.py: LARS over the head, without weight decay."""
 
-    task = "linear_probe"
+    task = "probe"
 
     def exempt(self, name: str, dimensions: int) -> bool:
         return True

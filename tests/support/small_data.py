@@ -24,8 +24,8 @@ TASK: finetune
 DATA: {name: digits, image_size: [32, 32], channels: 1, batch_size: 8, workers: 0}
 ENCODER: {name: vit, hidden: none, patch: 8, width: 16, depth: 2, heads: 2}
 """
-PROBE = FINETUNE.replace("finetune", "linear_probe")
-RECIPES = {"pretrain": RECIPE, "finetune": FINETUNE, "linear_probe": PROBE}
+PROBE = FINETUNE.replace("finetune", "probe")
+RECIPES = {"pretrain": RECIPE, "finetune": FINETUNE, "probe": PROBE}
 
 
 def digit(index: int = 0) -> Image.Image:

@@ -3,9 +3,12 @@
 A new part joins by itself; only one whose keys are unlike those of its neighbours needs a line in SMALL.
 """
 
+from copy import deepcopy
+
 import pytest
 import torch
 
+from mim.criteria.cross_entropy import CrossEntropy
 from mim.encoders import Encoder, Swin, SwinV2, ViT
 from mim.heads import Head
 from mim.heads.pixel_shuffle import PixelShuffle
@@ -14,8 +17,10 @@ from mim.losses import L1, MSE, Loss
 from mim.maskers import Masker
 from mim.maskers.random import Random
 from mim.model import MaskedImageModel
+from mim.readouts import Predictor
+from mim.readouts.linear import Linear
 from mim.registry import keys_of
-from mim.structures import ImageSpec, TargetSpec
+from mim.structures import ImageSpec, LabelSpec, TargetSpec
 from mim.targets import Pixels, Target
 from mim.targets.base import Network, TargetContext
 
@@ -187,3 +192,20 @@ def generator(seed: int) -> torch.Generator:
 def sampled(model: MaskedImageModel, img_BCHW: torch.Tensor, seed: int = 0):
     """A mask of the model's own masker."""
     return model.sample_mask(img_BCHW, generator(seed))
+
+
+def classes(count: int) -> LabelSpec:
+    """One class an image, of this number of classes."""
+    return LabelSpec("class", tuple(map(str, range(count))))
+
+
+def finetuned_predictor(encoder: Encoder, outputs: int, tune_blocks="all", **keys) -> Predictor:
+    """An encoder with a linear readout of these keys, as fine-tuning trains it."""
+    readout = Linear(encoder.spec, outputs, **keys)
+    return Predictor(encoder, [readout], CrossEntropy(classes(outputs)), tune_blocks)
+
+
+def probing_predictor(encoder: Encoder, outputs: int, rates=(1.0,), pool="class", init_std=0.01) -> Predictor:
+    """A frozen encoder with one linear readout for each rate, all with equal first weights."""
+    readout = Linear(encoder.spec, outputs, pool=pool, norm="batch", init_std=init_std)
+    return Predictor(encoder, [deepcopy(readout) for _ in rates], CrossEntropy(classes(outputs)), 0)

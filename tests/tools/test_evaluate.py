@@ -48,7 +48,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     assert call(folder / "pretrain", TINY)[0] == 0
     init = {"INIT.checkpoint": folder / "pretrain"}  # its last checkpoint
-    for task, more in (("finetune", {"CLASSIFIER.init_std": 0.5}), ("probe", {"CLASSIFIER.rates": "[1.0, 10.0]"})):
+    for task, more in (("finetune", {"READOUT.init_std": 0.5}), ("probe", {"PROBE.rates": "[1.0, 10.0]"})):
         recipe = ROOT / "configs" / task / "digits.yaml"
         code, text = call(folder / task, {**SMALL, **init, **more, "SCHEDULE.warmup_epochs": 0}, recipe)
         assert code == 0, text
@@ -154,7 +154,7 @@ def with_classes(run: Path, target: Path, classes: list[str] | None, flipped: bo
     content |= {} if classes is None else {"classes": classes}
     if flipped:
         for weights in (content["model"], content["ema"]):
-            weights |= {name: weight.flip(0) for name, weight in weights.items() if "heads." in name}
+            weights |= {name: weight.flip(0) for name, weight in weights.items() if "readouts.0.linear." in name}
     torch.save(content, target)
     return target
 
@@ -249,23 +249,21 @@ def test_predict_says_which_layer_of_a_probe_answers(runs, tmp_path):
     from small_data import write_digits
 
     write_digits(tmp_path, 3)
-    best = torch.load(runs / "probe" / "checkpoints" / "best.pt", weights_only=True)["results"]["val/best_rate"]
+    best = torch.load(runs / "probe" / "checkpoints" / "best.pt", weights_only=True)["results"]["choice/title"]
     words = ["predict", runs / "probe", tmp_path / "digit-000.png", tmp_path / "digit-002.png"]
-    assert figures(tmp_path, *words, "--output", tmp_path / "p.csv")["linear layer"] == (
-        f"of learning rate x {best:g}, one of 2"
-    )
-    other = 11 - best  # the rates are 1 and 10
-    metrics = figures(tmp_path, *words, "--output", tmp_path / "q.csv", "--rate", other)
-    assert metrics["linear layer"] == f"of learning rate x {other:g}, one of 2"
+    assert figures(tmp_path, *words, "--output", tmp_path / "p.csv")["setting"] == f"{best}, one of 2"
+    other = "rate 1" if best == "rate 10" else "rate 10"
+    metrics = figures(tmp_path, *words, "--output", tmp_path / "q.csv", "--setting", other)
+    assert metrics["setting"] == f"{other}, one of 2"
     first, second = (predictions(tmp_path / name) for name in ("p.csv", "q.csv"))
     assert [row["path"] for row in first] == [row["path"] for row in second]
     assert first != second
-    assert figures(tmp_path, "classify", runs / "probe", "--rate", other)["val/top1"] == pytest.approx(
-        summary(runs / "probe")[f"val/top1_rate_{other:g}"]
+    assert figures(tmp_path, "classify", runs / "probe", "--setting", other)["val/top1"] == pytest.approx(
+        summary(runs / "probe")[f"val/top1_{other.replace(' ', '_')}"]
     )
-    code, text = evaluate(*words, "--output", tmp_path / "p.csv", "--rate", 3)
+    code, text = evaluate(*words, "--output", tmp_path / "p.csv", "--setting", "rate 3")
     assert code == 2
-    assert "have the learning rates 1, 10" in text
+    assert "are: rate 1; rate 10" in text
 
 
 def test_predict_names_and_counts_broken_images(runs, tmp_path):
@@ -294,7 +292,7 @@ def test_predict_refuses_scores_that_are_not_finite(runs, tmp_path):
     content = torch.load(runs / "finetune" / "checkpoints" / "best.pt", weights_only=True)
     for weights in (content["model"], content["ema"]):
         for name in weights:
-            if name.endswith("heads.0.bias"):
+            if name.endswith("readouts.0.linear.bias"):
                 weights[name].fill_(np.nan)
     torch.save(content, tmp_path / "diverged.pt")
     code, text = evaluate(

@@ -268,7 +268,7 @@ TASKS = pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "p
 
 
 def _classify(output, recipe, **settings) -> list[float]:
-    rates = {"CLASSIFIER.rates": "[0.3,1,3]"} if recipe == PROBE else {}
+    rates = {"PROBE.rates": "[0.3,1,3]"} if recipe == PROBE else {}
     keys = KEYS | rates | {key.replace("__", "."): value for key, value in settings.items()}
     code, text = call(output, keys, recipe)
     assert code == 0, text
@@ -289,9 +289,12 @@ def test_best_checkpoint_is_that_of_the_best_epoch(tmp_path, recipe):
 
 def _step_of_the_best(folder: Path) -> int:
     """Of a run of six epochs whose best checkpoint holds what it should."""
-    epochs = [(row["step"], row["epoch"], row["val/top1"]) for row in rows(folder) if "val/top1" in row]
+    evaluations = [row for row in rows(folder) if "val/top1" in row]
+    score = "choice/top1" if "choice/top1" in evaluations[0] else "val/top1"
+    epochs = [(row["step"], row["epoch"], row["val/top1"]) for row in evaluations]
     assert [epoch for _, epoch, _ in epochs] == [1, 2, 3, 4, 5, 6]
-    step, epoch, best = max(epochs, key=lambda row: row[2])  # the first of equals
+    first = max(evaluations, key=lambda row: row[score])  # the first of equals
+    step, epoch, best = first["step"], first["epoch"], first["val/top1"]
     content = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     assert content["step"] == step
     assert (content["results"]["best/top1"], content["results"]["best/epoch"]) == (best, epoch)
@@ -342,7 +345,7 @@ def test_finetune_lr_scale_on_the_peak_leaves_the_warmups_start_alone(tmp_path):
 
 
 def test_probe_learns_at_each_of_its_rates(tmp_path):
-    _classify(tmp_path, PROBE, CLASSIFIER__rates="[0.1,1,30]")
+    _classify(tmp_path, PROBE, PROBE__rates="[0.1,1,30]")
     rate = next(row["train/learning_rate"] for row in rows(tmp_path)[::-1] if "train/loss" in row)
     state = last_state(tmp_path)
     factors = [30, 30, 1, 1, 0.1, 0.1]  # a weight and a bias each
@@ -353,7 +356,7 @@ def test_probe_learns_at_each_of_its_rates(tmp_path):
 
 
 LEARNING = {  # settings under which ten steps are enough to learn something
-    FINETUNE: {"OPTIMIZER__base_lr": 0.1, "CLASSIFIER__init_std": 0.5, "ENCODER__drop_path": 0},
+    FINETUNE: {"OPTIMIZER__base_lr": 0.1, "READOUT__init_std": 0.5, "ENCODER__drop_path": 0},
     PROBE: {"OPTIMIZER__base_lr": 8, "OPTIMIZER__trust": 0.3},
 }
 

@@ -70,10 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--label-seed", type=int, default=0, metavar="N", help="seed of the choice of labels; default: %(default)s"
     )
     parser.add_argument(
-        "--rate",
-        type=float,
-        metavar="R",
-        help="classify, predict: the linear layer of this rate of a probe; default: the best on its held-out images",
+        "--setting",
+        metavar="TITLE",
+        help="classify, predict: a setting of a probe, such as 'rate 3'; default: the one that the run chose",
     )
     parser.add_argument(
         "--output",
@@ -128,12 +127,12 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
 
     labels = LabelSettings(share=args.share, per_class=args.per_class, seed=args.label_seed)
     if args.what == "classify":
-        return evaluate.classify(args.run, args.overrides, args.rate)
+        return evaluate.classify(args.run, args.overrides, args.setting)
     if args.what == "predict":
         images, pairs = _images_and_pairs(args.overrides)
         if not images:
             raise ValueError("predict: name images behind RUN: files, folders or a .txt list, and keys behind them")
-        return evaluate.predict(args.run, images, args.output, pairs, args.rate)
+        return evaluate.predict(args.run, images, args.output, pairs, args.setting)
     if args.what in ("dense", "retrieval"):
         return _sheets(args)
     if args.what == "features":
@@ -195,7 +194,7 @@ def _table(metrics: dict[str, Any]) -> "Table":
         if isinstance(value, dict):
             table.add_row(name, "")
             for label, share in value.items():
-                table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else f"{share:,}")
+                table.add_row(f"  {label}", f"{share:.4f}" if isinstance(share, float) else _text(label, share))
         elif name not in PATHS and not isinstance(value, list):  # the log names files
             ends = metrics.get(interval(name), ())
             between = f"  95%: {' to '.join(f'{end:.4f}' for end in ends)}" if ends else ""

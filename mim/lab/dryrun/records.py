@@ -13,7 +13,7 @@ from mim.engine.cpu import cpu_name
 from mim.io.files import to_json
 from mim.lab.dryrun.measure import StepMeasurement
 
-SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.")
+SECTIONS = ("MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "READOUT.", "CRITERION.", "PROBE.", "FREEZE.")
 KEYS = (
     *("TASK", "DATA.image_size", "DATA.channels", "DATA.batch_size", "AUGMENT.erase", "AUGMENT.mixup"),
     *("AUGMENT.cutmix", "TRAIN.precision", "TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic"),

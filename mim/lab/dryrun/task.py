@@ -11,28 +11,34 @@ from mim.config import Config
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split, Stored
-from mim.data.sources.classes import class_names
 from mim.engine.distributed.world import device_of
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import resolve_precision
 from mim.lab.dryrun.trainer import ImageNoise
-from mim.tasks.classify import Classify
+from mim.structures import LabelSpec
 from mim.tasks.pretrain import Pretrain
+from mim.tasks.supervised import Supervised
 
-Task = Pretrain | Classify
+Task = Pretrain | Supervised
 
 
 class AbsentImages(Source):
-    """Images of which only the number is known. Their classes, where there are any, repeat in order."""
+    """Images of which only the number is known. Their labels, where there are any, repeat in order."""
 
     name = "absent"
 
-    def __init__(self, split: Split, settings: DataSettings, count: int, classes: int):
+    def __init__(self, split: Split, settings: DataSettings, count: int, spec: LabelSpec | None):
         super().__init__(split, settings)
         self.count = count
-        if classes:
-            self.labels = np.arange(count, dtype=np.int64) % classes
-            self.classes = tuple(map(str, range(classes)))
+        self.spec = spec
+        if spec is not None and spec.kind != "mask":
+            labels_N = np.arange(count, dtype=np.int64) % spec.outputs
+            self.labels = labels_N if spec.kind == "class" else np.eye(spec.outputs, dtype=np.float32)[labels_N]
+            self.classes = spec.names if spec.kind == "class" else ()
+
+    @property
+    def label_spec(self) -> LabelSpec | None:
+        return self.spec
 
     def __len__(self) -> int:
         return self.count
@@ -56,14 +62,14 @@ class DryTask:
     @property
     def noise(self) -> ImageNoise:
         """The random images that replace the real ones."""
-        classes = 0 if isinstance(self.task, Pretrain) else len(self.task.classes)
-        return ImageNoise(image=build.image_spec(self.cfg), stored=self.stored or torch.uint8, classes=classes)
+        labels = None if isinstance(self.task, Pretrain) else self.task.label_spec
+        return ImageNoise(image=build.image_spec(self.cfg), stored=self.stored or torch.uint8, labels=labels)
 
     def build_model(self) -> build.Model:
         """The model with its weights."""
         if isinstance(self.task, Pretrain):
             return build.build_model(self.cfg)
-        return build.build_classifier(self.cfg, len(self.task.classes))
+        return build.build_predictor(self.cfg, self.task.label_spec)
 
     def engine_settings(self, compiled: bool = True) -> EngineSettings:
         """The settings of the engine, without those that have no effect. compiled: False turns TRAIN.compile off."""
@@ -80,7 +86,7 @@ class DryTask:
         task, data = copy.copy(self.task), self.task.train_data
         task.model, task.preprocess = copy.deepcopy(task.model), copy.deepcopy(task.preprocess)
         task.fixed = [task.preprocess]
-        absent = AbsentImages("train", data.source.settings, plan.batch, self.noise.classes)
+        absent = AbsentImages("train", data.source.settings, plan.batch, self.noise.labels)
         task.train_data = ImageDataset(absent, data.transform, data.seed, data.repeats)
         return task
 
@@ -114,7 +120,8 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
         except ValueError as error:
             missing = [f"{error}. Unknown without the images: {'; '.join(unknown)}"]
     if sources is not None:
-        actual_classes = 0 if pretraining else len(class_names(sources[0]))
+        spec = None if pretraining else sources[0].label_spec
+        actual_classes = 0 if spec is None else spec.outputs
         if images is None and classes in (None, actual_classes):
             task = _task(cfg, *sources)
             counts = {"images": len(task.train_data), "held_out": len(sources[1]), "classes": actual_classes}
@@ -124,13 +131,15 @@ def dry_task(cfg: Config, images: int | None = None, classes: int | None = None)
 
 
 def _without_images(cfg: Config, images: int | None, classes: int | None, missing: tuple[str, ...]) -> DryTask:
-    """The task on AbsentImages; an unknown number of classes counts as one."""
-    label_classes = 1 if classes is None else classes
-    per_class, count = (0, 0) if cfg.TASK == "pretrain" else (cfg.LABELS.per_class, cfg.LABELS.count)
-    rows = images or max(max(label_classes, 1) * max(1, per_class), count)
+    """The task on AbsentImages; an unknown number of classes counts as two."""
+    spec, rows = None, images or 1
+    if cfg.TASK != "pretrain":
+        outputs = classes or 2
+        spec = replace(build.assumed_labels(cfg), names=tuple(map(str, range(outputs))))
+        rows = images or max(outputs * max(1, cfg.LABELS.per_class), cfg.LABELS.count, 2)
     settings = cfg.DATA.shared
-    held_out = AbsentImages("val", settings, 0, label_classes)
-    task = _task(cfg, AbsentImages("train", settings, rows, label_classes), held_out)
+    held_out = AbsentImages("val", settings, 0, spec)
+    task = _task(cfg, AbsentImages("train", settings, rows, spec), held_out)
     counts = {"images": None if images is None else len(task.train_data), "held_out": None, "classes": classes}
     return DryTask(cfg=cfg, task=task, stored=None, missing=missing, **counts)
 

@@ -17,7 +17,7 @@ from mim.engine.prefetcher import Prefetcher
 from mim.engine.protocol import Task
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
-from mim.structures import ImageSpec
+from mim.structures import ImageSpec, LabelSpec
 
 Phase = Literal["batch", "forward", "backward", "update", "end"]
 PhaseCallback = Callable[[Phase], None]  # called as each phase of a step begins, and at the end of the step
@@ -31,7 +31,7 @@ class ImageNoise:
 
     image: ImageSpec  # their size
     stored: torch.dtype  # the type in which they are stored
-    classes: int = 0  # number of classes of their labels; 0 for none
+    labels: LabelSpec | None = None  # what their labels are; None for none
 
 
 class DryPrefetcher(Prefetcher):
@@ -57,8 +57,15 @@ class DryPrefetcher(Prefetcher):
             images_BCHW = torch.randn(shape, dtype=stored, device=self.device)
         else:
             images_BCHW = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device).to(stored)
-        labels_B = torch.randint(0, max(self.noise.classes, 1), (self.rows,), device=self.device)
-        return Batch(images_BCHW, labels_B, tuple(range(self.rows)))
+        return Batch(images_BCHW, self._labels(), tuple(range(self.rows)))
+
+    def _labels(self) -> Tensor:
+        """Random labels of the kind of the noise."""
+        spec, image = self.noise.labels, self.noise.image
+        if spec is not None and spec.kind in ("classes", "number"):
+            return torch.rand(self.rows, spec.outputs, device=self.device).round()
+        shape = (self.rows, image.height, image.width) if spec is not None and spec.kind == "mask" else (self.rows,)
+        return torch.randint(0, spec.outputs if spec is not None else 1, shape, device=self.device)
 
     def prefetch(self) -> None:
         if self.real is not None:

@@ -10,7 +10,19 @@ from mim.config.keys import as_written
 from mim.config.recipes import recipe_file, recipe_names
 
 Group = Literal["in effect", "method", "training", "data and machine"]
-METHOD = ("TASK", "MASKER.", "ENCODER.", "HEAD.", "TARGET.", "LOSS.", "CLASSIFIER.", "FREEZE.", "INIT.")
+METHOD = (
+    "TASK",
+    "MASKER.",
+    "ENCODER.",
+    "HEAD.",
+    "TARGET.",
+    "LOSS.",
+    "READOUT.",
+    "CRITERION.",
+    "PROBE.",
+    "FREEZE.",
+    "INIT.",
+)
 MACHINE = ("TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic")
 TRAINING = ("AUGMENT.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
 ORDER: tuple[Group, ...] = get_args(Group)

@@ -30,7 +30,7 @@ from mim.model import MaskedImageModel
 class Part:
     """One part of the model."""
 
-    part: str  # encoder, head, classifier, or target and loss
+    part: str  # encoder, head, readout, or target and loss
     name: str  # as in the config
     parameters: int
     trained: int
@@ -209,17 +209,17 @@ def _lines(dry: DryTask, plan: Plan, settings: EngineSettings, world: World) -> 
     if dry.images is None:
         del lines["images"], lines["steps"]
     if dry.classes is None:
-        del lines["classifier"]
+        del lines["readout"]
         lines |= _model_summary(dry).describe()
     return lines
 
 
 def _model_summary(dry: DryTask) -> ModelSummary:
-    """The model summary, without a classifier of unknown classes."""
+    """The model summary, without a readout of unknown classes."""
     summary = dry.task.model_summary
     if dry.classes is not None:
         return summary
-    work = {part: each for part, each in summary.work.items() if part != "classifier"} if summary.work else None
+    work = {part: each for part, each in summary.work.items() if part != "readout"} if summary.work else None
     return ModelSummary(tuple(each for each in summary.boundaries if each.what != "scores"), work)
 
 
@@ -230,7 +230,7 @@ def _parts(dry: DryTask) -> tuple[Part, ...]:
         modules["head"] = (model.head.name, [model.head])
         modules["rest"] = (f"{model.target.name}, {model.loss.name}", [model.target, model.loss])
     elif dry.classes is not None:
-        modules["classifier"] = (f"{dry.classes} classes", [model.norm, model.heads])
+        modules["readout"] = (f"{dry.classes} classes", [*model.readouts])
     parts = []
     for part, (name, members) in modules.items():
         weights = [parameter for module in members for parameter in module.parameters()]

@@ -146,7 +146,7 @@ def test_two_processes_find_the_accuracy_of_one(tuned):
 @pytest.mark.slow
 def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
     """The statistics of its BatchNorm differ from rank to rank until the next step brings those of the main one."""
-    keys = {"EVALUATE.samples": 9, "CLASSIFIER.rates": "[1.0,3.0]", "CLASSIFIER.init_std": 1.0, "DATA.batch_size": 4}
+    keys = {"EVALUATE.samples": 9, "PROBE.rates": "[1.0,3.0]", "READOUT.init_std": 1.0, "DATA.batch_size": 4}
     output = tmp_path / "run"
     code, text = warm.run(2, output, CLASSIFIER | keys, PROBE)
     assert code == 0, text

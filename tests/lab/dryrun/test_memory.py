@@ -49,7 +49,7 @@ RECIPES = {
     "swin": SIMMIM.replace(VIT, SWIN),
     "beit": SIMMIM.replace(VIT, VIT.replace("vit", "beit").replace("drop", "replace")),
     "finetune": FINETUNE,
-    "probe": FINETUNE.replace("finetune", "linear_probe").replace(FINETUNE.splitlines()[2] + "\n", "")
+    "probe": FINETUNE.replace("finetune", "probe").replace(FINETUNE.splitlines()[2] + "\n", "")
     + "OPTIMIZER: {name: lars}\nCLASSIFIER: {rates: [0.1, 1]}\n",
 }
 

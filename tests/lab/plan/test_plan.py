@@ -131,7 +131,7 @@ def test_plan_of_a_classifier_without_images_leaves_the_classifier_out():
     complete = planned(path, overrides, images=IMAGENET, classes=1000)
     assert complete.missing == ()
     assert complete.parts[1].parameters == 768 * 1000 + 1000 + 2 * 768  # and its norm
-    assert complete.lines["shapes"].endswith("features 768 -> scores 1000")
+    assert complete.lines["shapes"].endswith("and a class token -> scores 1000")
     half = planned(path, overrides, images=IMAGENET)
     assert "steps" in half.lines
     assert "--images" not in half.missing[0]

@@ -12,7 +12,7 @@ from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol
 from mim.metric_keys import KNN_TOP1
 
-PROBE = "linear_probe"
+PROBE = "probe"
 
 
 @dataclass(slots=True)

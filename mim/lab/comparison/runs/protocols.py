@@ -1,13 +1,14 @@
 """Protocols: probes and fine-tunings under one recipe, whatever they started from, make one column."""
 
+import re
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mim.lab.comparison.formatting import ABSENT, by_value, settings_text, value_text
+from mim.lab.comparison.formatting import ABSENT, by_value, join_names, settings_text, value_text
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.provenance import Transfer
 from mim.lab.comparison.runs.recipes import STATISTICS, differing_keys, identity_of, recipe_of
@@ -16,7 +17,7 @@ from mim.lab.layout import PRETRAINING
 
 SHOWN_ELSEWHERE = ("INIT.", "ENCODER.", "DATA.batch_size", *STATISTICS)  # keys of the start
 OF_THE_START = (*SHOWN_ELSEWHERE, "OPTIMIZER.layer_decay", "LABELS.seed")
-TITLES = {"linear_probe": "linear probe", "finetune": "fine-tuning"}
+NAME_OF_READOUT = re.compile(r"READOUT\.(\d+\.)?name")
 Seeds = tuple[int, int]  # of the pretraining, and of the transfer
 Member = tuple[Group, Transfer]
 LeftOut = list[tuple[str, str]]
@@ -97,7 +98,7 @@ def _in_study(transfer: Transfer, studies: Studies) -> bool:
 def _order(studies: Studies, protocol: Protocol) -> tuple[int, bool]:
     positions = [studies.position(transfer.run.folder) for _, transfer in protocol.members()]
     ranks = [position.order[1] for position in positions if position is not None]
-    return min(ranks, default=sys.maxsize), protocol.task != "linear_probe"
+    return min(ranks, default=sys.maxsize), protocol.task != "probe"
 
 
 def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) -> list[tuple[Protocol, set[Hashable]]]:
@@ -107,7 +108,7 @@ def _of_studies(members: Sequence[Member], studies: Studies, left_out: LeftOut) 
         position = studies.position(transfer.run.folder)
         assert position is not None
         task = transfer.run.task
-        title = _task_title(task) if position.protocol == PRETRAINING else position.protocol_name
+        title = _title_of(task, recipe_of(transfer.run)) if position.protocol == PRETRAINING else position.protocol_name
         folders.setdefault((title, task, position.root), []).append((group, transfer))
     protocols: list[tuple[Protocol, set[Hashable]]] = []
     for (title, task, _), same in folders.items():
@@ -153,8 +154,12 @@ def _set_titles(protocols: Sequence[Protocol]) -> None:
         keys = differing_keys([protocol.settings for protocol in same])
         for protocol in same:
             settings = settings_text(protocol.settings, keys, most=3)
-            protocol.title = f"{_task_title(task)}{', ' if settings else ''}{settings}"
+            protocol.title = f"{_title_of(task, protocol.settings)}{', ' if settings else ''}{settings}"
 
 
-def _task_title(task: str) -> str:
-    return TITLES.get(task, task.replace("_", " "))
+def _title_of(task: str, keys: Mapping[str, Any]) -> str:
+    """What a protocol is called: fine-tuning, or a probe by its readouts, as `linear probe`."""
+    if task == "finetune":
+        return "fine-tuning"
+    names = [str(value).replace("_", " ") for key, value in keys.items() if NAME_OF_READOUT.fullmatch(key)]
+    return f"{join_names(list(dict.fromkeys(names)))} {task}".strip()

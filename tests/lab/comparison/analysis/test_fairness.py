@@ -168,5 +168,5 @@ def test_settings_are_of_pretraining_and_name_no_seed(real, tmp_path):
     values = {setting.key: setting.values for setting in result.settings}
     assert values["MASKER.ratio"] == ("0.75", "0.5", "–")
     assert values["seeds"] == ("0, 1", "0, 1", "0")
-    assert "CLASSIFIER.pool" not in values
+    assert "READOUT.pool" not in values
     assert "TASK" not in values

@@ -1,24 +1,18 @@
-"""The classifier: any encoder, any number of classes; which of its parameters are trained; and what stays at rest."""
+"""The predictor: any encoder, any number of classes; which of its parameters are trained; and what stays at rest."""
 
 import pytest
 import torch
 from einops import rearrange
 from processes import FINETUNE, PROBE
-from small_models import IMAGE, images, members, small
+from small_models import IMAGE, finetuned_predictor, images, members, probing_predictor, small
 from torch import nn
 
 from mim.build import load_config
 from mim.encoders import Encoder, ViT
 from mim.encoders.swin import Swin
-from mim.readouts.classifier import (
-    Classifier,
-    FinetuneHeadSettings,
-    FreezeSettings,
-    ProbeHeadSettings,
-    finetune_classifier,
-    probe_classifier,
-)
+from mim.readouts import Predictor
 from mim.structures import Features
+from mim.tasks.settings import FreezeSettings, ProbeSettings
 
 ENCODERS = members(Encoder)
 
@@ -28,26 +22,25 @@ def plain(encoder: type, **keys) -> Encoder:
     return small(encoder, IMAGE, hidden="none", **keys)
 
 
-def finetuned(encoder: type, classes: int = 7, tune_blocks="all", head=None, **keys) -> Classifier:
+def finetuned(encoder: type, classes: int = 7, tune_blocks="all", readout=None, **keys) -> Predictor:
     torch.manual_seed(0)
-    head = head or FinetuneHeadSettings()
-    return finetune_classifier(plain(encoder, **keys), classes, head, FreezeSettings(tune_blocks=tune_blocks))
+    return finetuned_predictor(plain(encoder, **keys), classes, tune_blocks, **(readout or {}))
 
 
-def probe(encoder: type, classes: int = 7, **keys) -> Classifier:
+def probe(encoder: type, classes: int = 7, **keys) -> Predictor:
     torch.manual_seed(0)
-    return probe_classifier(plain(encoder), classes, ProbeHeadSettings(**keys))
+    return probing_predictor(plain(encoder), classes, **keys)
 
 
 def trained(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def backward(model: Classifier) -> None:
+def backward(model: Predictor) -> None:
     """The gradients of one batch of noise."""
-    scores_LBK = model(images(4))
-    labels_B = torch.arange(4) % scores_LBK.shape[2]
-    sum(nn.functional.cross_entropy(scores_BK, labels_B) for scores_BK in scores_LBK).backward()
+    scores = model(images(4))
+    labels_B = torch.arange(4) % scores[0].shape[1]
+    sum(nn.functional.cross_entropy(scores_BK, labels_B) for scores_BK in scores).backward()
 
 
 # ---------------------------------------------------------------- shapes and pools
@@ -55,109 +48,115 @@ def backward(model: Classifier) -> None:
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_classifier_gives_one_score_a_class_with_every_encoder(name, classes):
+def test_predictor_gives_one_score_a_class_with_every_encoder(name, classes):
     img = images(3)
-    fine = finetuned(ENCODERS[name], classes, head=FinetuneHeadSettings(pool="mean", init_std=0.02))
-    scores = [fine(img), probe(ENCODERS[name], classes, pool="mean", rates=(1.0, 2.0, 3.0))(img)]
-    assert [one.shape for one in scores] == [(1, 3, classes), (3, 3, classes)]
+    fine = finetuned(ENCODERS[name], classes, readout={"pool": "mean", "init_std": 0.02})
+    scores = [*fine(img), *probe(ENCODERS[name], classes, pool="mean", rates=(1.0, 2.0, 3.0))(img)]
+    assert [one.shape for one in scores] == 4 * [(3, classes)]
     assert all(one.isfinite().all() for one in scores)
-    assert all(one.std(dim=1).min() > 0 for one in scores)  # another image, other scores
+    assert all(one.std(dim=0).min() > 0 for one in scores)  # another image, other scores
 
 
 @pytest.mark.parametrize("pool", ["class", "both"])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_classifier_pools_the_class_token_or_says_that_there_is_none(name, pool):
+def test_predictor_pools_the_class_token_or_says_that_there_is_none(name, pool):
     if plain(ENCODERS[name]).spec.num_prefix:
-        assert probe(ENCODERS[name], pool=pool)(images(2)).shape == (1, 2, 7)
+        assert probe(ENCODERS[name], pool=pool)(images(2))[0].shape == (2, 7)
         return
-    with pytest.raises(ValueError, match=rf"CLASSIFIER\.pool is {pool}: ENCODER\.name {name} has no class token; use"):
+    with pytest.raises(ValueError, match=rf"READOUT\.pool is {pool}, and this encoder has no class token: use mean"):
         probe(ENCODERS[name], pool=pool)
     if pool == "class":
         with pytest.raises(ValueError, match=r"use mean"):
-            finetuned(ENCODERS[name], head=FinetuneHeadSettings(pool=pool))
+            finetuned(ENCODERS[name], readout={"pool": pool})
 
 
-def test_classifier_refuses_the_class_token_of_a_vit_without_one():
-    with pytest.raises(ValueError, match=r"ENCODER\.name vit has no class token; use mean"):
-        finetuned(ViT, head=FinetuneHeadSettings(pool="class"), class_token=False)
+def test_predictor_refuses_the_class_token_of_a_vit_without_one():
+    with pytest.raises(ValueError, match=r"this encoder has no class token: use mean"):
+        finetuned(ViT, readout={"pool": "class"}, class_token=False)
     with pytest.raises(ValueError, match=r"class token"):
-        load_config(PROBE, ["CLASSIFIER.pool", "class", "ENCODER.class_token", "false"])
+        load_config(PROBE, ["READOUT.pool", "class", "ENCODER.class_token", "false"])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("pool", "picks"), [("mean", [slice(1, None)]), ("class", [0]), ("both", [slice(1, None), 0])])
-def test_classifier_scores_are_those_of_timms_backbone_pooled_and_normed(pool, picks):
+def test_predictor_scores_are_those_of_timms_backbone_pooled_and_normed(pool, picks):
     """Mean pooling leaves the class token out."""
     img = images(5)
     model = probe(ViT, pool=pool, rates=(1.0, 2.0)).eval()
     tokens = model.encoder.backbone.forward_features(img)
     parts = [tokens[:, pick].mean(dim=1) if pick != 0 else tokens[:, 0] for pick in picks]
     pooled = torch.cat(parts, dim=1) / (1 + 1e-6) ** 0.5  # a BatchNorm that has seen nothing
-    for index, head in enumerate(model.heads):
+    for index, head in enumerate(readout.linear for readout in model.readouts):
         torch.testing.assert_close(model(img)[index], pooled @ head.weight.T + head.bias, rtol=1e-5, atol=1e-6)
     if pool != "both":
-        fine = finetuned(ViT, head=FinetuneHeadSettings(pool=pool, init_std=1.0), norm=False)
+        fine = finetuned(ViT, readout={"pool": pool, "init_std": 1.0}, norm=False)
         (features,) = (
             tokens[:, pick].mean(dim=1) if pick != 0 else tokens[:, 0]
             for tokens in [fine.encoder.backbone.forward_features(img)]
             for pick in picks
         )
         normed = nn.functional.layer_norm(features, (16,), eps=1e-6)
-        torch.testing.assert_close(fine(img)[0], normed @ fine.heads[0].weight.T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fine(img)[0], normed @ fine.readouts[0].linear.weight.T, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
-def test_classifier_without_a_norm_scores_the_pooled_features_themselves(name):
-    model = finetuned(ENCODERS[name], head=FinetuneHeadSettings(norm=False, init_std=1.0)).eval()
+def test_predictor_without_a_norm_scores_the_pooled_features_themselves(name):
+    model = finetuned(ENCODERS[name], readout={"norm": "none", "init_std": 1.0}).eval()
     features = model.encoder(images(3)).tokens_BND.mean(dim=1)
-    torch.testing.assert_close(model(images(3))[0], features @ model.heads[0].weight.T, rtol=1e-4, atol=1e-5)
-    assert not [name for name, _ in model.named_parameters() if name.startswith("norm.")]
+    torch.testing.assert_close(model(images(3))[0], features @ model.readouts[0].linear.weight.T, rtol=1e-4, atol=1e-5)
+    assert not [name for name, _ in model.named_parameters() if name.startswith("readouts.0.norm.")]
 
 
 # ---------------------------------------------------------------- first weights
 
 
-def test_classifier_heads_start_as_published():
+def test_predictor_heads_start_as_published():
     """MAE: 2e-5 and zero bias in fine-tuning, .01 in a probe, whose BatchNorm has no weights."""
     torch.manual_seed(0)
     encoder = plain(ViT, width=64)
-    fine = finetune_classifier(encoder, 1000, FinetuneHeadSettings(), FreezeSettings())
-    probing = probe_classifier(encoder, 1000, ProbeHeadSettings(rates=(1.0, 0.1)))
-    for heads, std in ((fine.heads, 2e-5), (probing.heads, 0.01)):
-        for head in heads:
+    fine = finetuned_predictor(encoder, 1000)
+    probing = probing_predictor(encoder, 1000, rates=(1.0, 0.1))
+    for model, std in ((fine, 2e-5), (probing, 0.01)):
+        for head in [readout.linear for readout in model.readouts]:
             assert head.weight.std().item() == pytest.approx(std, rel=0.02)
             assert abs(head.weight.mean().item()) < 0.02 * std
             assert not head.bias.any()
-    assert torch.equal(probing.heads[0].weight, probing.heads[1].weight)  # only their rates differ
-    assert probing.heads[0].weight is not probing.heads[1].weight
-    assert not list(probing.norm.parameters())
-    assert (fine.norm.eps, probing.norm.eps) == (1e-6, 1e-6)
+    first, second = (readout.linear.weight for readout in probing.readouts)
+    assert torch.equal(first, second)  # only their rates differ
+    assert first is not second
+    assert not list(probing.readouts[0].norm.parameters())
+    assert (fine.readouts[0].norm.eps, probing.readouts[0].norm.eps) == (1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("std", [0.0, 0.02])
-def test_classifier_heads_start_with_the_init_std_asked_for(std):
-    head = finetuned(ViT, classes=2000, head=FinetuneHeadSettings(init_std=std)).heads[0]
+def test_predictor_heads_start_with_the_init_std_asked_for(std):
+    head = finetuned(ViT, classes=2000, readout={"init_std": std}).readouts[0].linear
     assert head.weight.std().item() == pytest.approx(std, rel=0.02)
 
 
-def test_head_settings_out_of_range_are_refused():
-    for settings in (FinetuneHeadSettings, ProbeHeadSettings):
-        with pytest.raises(ValueError, match=r"CLASSIFIER\.init_std is -1"):
-            settings(init_std=-1.0)
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"READOUT\.init_std is -1"):
+        finetuned(ViT, readout={"init_std": -1.0})
     for rates in ((), (0.0, 1.0), (-1.0,), (1.0, 2.0, 1.0)):
-        with pytest.raises(ValueError, match=r"CLASSIFIER\.rates"):
-            ProbeHeadSettings(rates=rates)
+        with pytest.raises(ValueError, match=r"PROBE\.rates"):
+            ProbeSettings(rates=rates)
+    for decays in ((-0.1,), (0.1, 0.1)):
+        with pytest.raises(ValueError, match=r"PROBE\.weight_decays"):
+            ProbeSettings(weight_decays=decays)
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"PROBE\.choose_share"):
+            ProbeSettings(choose_share=share)
 
 
 @pytest.mark.parametrize("recipe", [FINETUNE, PROBE], ids=["finetune", "probe"])
 @pytest.mark.parametrize("hidden", ["drop", "replace"])
-def test_classifier_refuses_an_encoder_that_hides(recipe, hidden):
+def test_predictor_refuses_an_encoder_that_hides(recipe, hidden):
     with pytest.raises(ValueError, match=rf"ENCODER\.hidden is {hidden}.*it must be none"):
         load_config(recipe, ["ENCODER.hidden", hidden])
     encoder = small(ViT, IMAGE, hidden=hidden)
     with pytest.raises(ValueError, match=rf"ENCODER\.hidden is {hidden}"):
-        finetune_classifier(encoder, 2, FinetuneHeadSettings(), FreezeSettings())
+        finetuned_predictor(encoder, 2)
 
 
 # ---------------------------------------------------------------- what is trained
@@ -172,7 +171,7 @@ VIT_BLOCK = VIT_UPPER | {
 }
 SWIN_BLOCK = VIT_BLOCK | {"attn.relative_position_bias_table"}
 TOP = {"encoder.backbone.norm.weight", "encoder.backbone.norm.bias"}  # on the last block, and trained with it
-HEAD = {"norm.weight", "norm.bias", "heads.0.weight", "heads.0.bias"}
+HEAD = {"readouts.0.norm.weight", "readouts.0.norm.bias", "readouts.0.linear.weight", "readouts.0.linear.bias"}
 VIT_STEM = {f"encoder.backbone.{name}" for name in ("cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias")}
 SWIN_STEM = {
     f"encoder.backbone.patch_embed.{name}" for name in ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
@@ -247,7 +246,7 @@ def test_freeze_leaves_a_fixed_table_fixed_and_trains_a_learned_one_with_the_ste
 def test_probe_trains_its_linear_layers_only(name):
     model = probe(ENCODERS[name], pool="mean", rates=(1.0, 2.0)).train()
     backward(model)
-    expected = {f"heads.{index}.{what}" for index in (0, 1) for what in ("weight", "bias")}
+    expected = {f"readouts.{index}.linear.{what}" for index in (0, 1) for what in ("weight", "bias")}
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained(model) == with_gradient == expected
     assert all(model.get_parameter(name).grad.any() for name in expected)
@@ -296,11 +295,10 @@ class Convolutions(Encoder, name="classifier_test_convolutions"):
 
 def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
     with pytest.raises(ValueError, match=rf"the blocks of ENCODER\.name {Convolutions.name} have no halves: use an"):
-        finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(), FreezeSettings(tune_blocks=0.5))
-    settings = FreezeSettings(tune_blocks=1)
-    model = finetune_classifier(Convolutions(IMAGE), 2, FinetuneHeadSettings(norm=False), settings)
+        finetuned_predictor(Convolutions(IMAGE), 2, 0.5)
+    model = finetuned_predictor(Convolutions(IMAGE), 2, 1, norm="none")
     steps = {f"encoder.steps.1.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
-    assert trained(model) == steps | {"heads.0.weight", "heads.0.bias"}
+    assert trained(model) == steps | {"readouts.0.linear.weight", "readouts.0.linear.bias"}
 
 
 # ---------------------------------------------------------------- what is at rest
@@ -309,7 +307,7 @@ def test_freeze_refuses_half_a_block_where_blocks_have_no_halves():
 @pytest.mark.parametrize("encoder", [ViT, Swin])
 @pytest.mark.parametrize("tune_blocks", [0, "all"])
 @torch.no_grad()
-def test_classifier_drops_no_path_of_a_frozen_encoder(encoder, tune_blocks):
+def test_predictor_drops_no_path_of_a_frozen_encoder(encoder, tune_blocks):
     model = finetuned(encoder, tune_blocks=tune_blocks, drop_path=0.5)
     for _ in range(2):  # whatever mode it was in before
         model.eval()
@@ -317,12 +315,12 @@ def test_classifier_drops_no_path_of_a_frozen_encoder(encoder, tune_blocks):
     first, second = (model.encoder(images(8)).tokens_BND for _ in range(2))
     assert torch.equal(first, second) is (tune_blocks == 0)
     assert model.training
-    assert model.heads[0].training
+    assert model.readouts[0].training
 
 
 @pytest.mark.parametrize("encoder", [ViT, Swin])
 @torch.no_grad()
-def test_classifier_drops_paths_of_trained_blocks_only(encoder):
+def test_predictor_drops_paths_of_trained_blocks_only(encoder):
     model = finetuned(encoder, tune_blocks=1, drop_path=0.5).train()
     *frozen, last = model.blocks()
     below: list = []
@@ -337,11 +335,10 @@ def test_classifier_drops_paths_of_trained_blocks_only(encoder):
 
 
 @pytest.mark.parametrize("tune_blocks", [0, 1, 2])
-def test_classifier_keeps_statistics_and_dropout_of_what_is_frozen_at_rest(tune_blocks):
+def test_predictor_keeps_statistics_and_dropout_of_what_is_frozen_at_rest(tune_blocks):
     """The stem too, below the blocks."""
     torch.manual_seed(0)
-    freezing = FreezeSettings(tune_blocks=tune_blocks)
-    model = finetune_classifier(Convolutions(IMAGE), 5, FinetuneHeadSettings(init_std=0.02), freezing).train()
+    model = finetuned_predictor(Convolutions(IMAGE), 5, tune_blocks, init_std=0.02).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     outputs: list = []
     model.encoder.stem.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -363,11 +360,11 @@ def test_probe_in_training_moves_the_statistics_of_its_norm_and_no_buffer_of_the
         backward(model)
         optimizer.step()
     assert all(torch.equal(value, encoder[key]) for key, value in model.encoder.state_dict().items())
-    assert model.norm.num_batches_tracked == 3
-    assert model.norm.running_mean.any()
+    assert model.readouts[0].norm.num_batches_tracked == 3
+    assert model.readouts[0].norm.running_mean.any()
 
 
-def test_classifier_at_rest_survives_a_copy():
+def test_predictor_at_rest_survives_a_copy():
     """The trainer averages a copy; it must put its own modules to rest, not those of the original."""
     from copy import deepcopy
 

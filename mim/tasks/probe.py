@@ -1,0 +1,98 @@
+"""Probe: one step trains readouts on the features of a frozen encoder."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mim import metric_keys as keys
+from mim.data.batch import Batch
+from mim.data.loading.dataset import ImageDataset
+from mim.engine.distributed.world import World
+from mim.engine.protocol import Report, StepContext
+from mim.readouts import Predictor
+from mim.tasks.supervised import Answers, Supervised
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSetting:
+    """One of the settings that a probe trains side by side."""
+
+    readout: int  # position in READOUT
+    rate: float  # factor on the learning rate
+    weight_decay: float | None  # None: that of OPTIMIZER
+    title: str  # the keys in which settings differ, as in `rate 3`; empty for the only setting
+
+
+@dataclass(eq=False, kw_only=True)
+class Probe(Supervised):
+    """Readouts side by side, each with its own factor on the learning rate and its own weight decay. See Supervised.
+
+    One of several is chosen: by its score on images that were held back from the training ones or, without these, on
+    the held-out images, so that this score is a little too high. summary.json has all.
+    """
+
+    name = "probe"
+
+    grid: tuple[ProbeSetting, ...]  # the setting of each readout
+    choosing: ImageDataset | None = None  # images that choose among settings
+
+    def lr_scales(self, layer_decay: float) -> dict[str, float]:
+        return {name: setting.rate for setting, names in self._parameters() for name in names}
+
+    def weight_decays(self) -> dict[str, float]:
+        return {
+            name: setting.weight_decay
+            for setting, names in self._parameters()
+            for name in names
+            if setting.weight_decay is not None
+        }
+
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
+        """The criterion, in fp32. Its value is the readouts' mean; each readout gets the gradient of its own loss."""
+        scores = model(self.preprocess(batch.images_BCHW, batch.crops_B5))
+        losses = [self.model.criterion(each, batch.labels) for each in scores]
+        total = torch.stack(losses).sum()
+        return total - (total - total / len(losses)).detach()
+
+    def evaluate(self, model: Predictor, world: World) -> Report:
+        """The metrics of the best setting on the held-out images, and the scores of all settings."""
+        if len(self.grid) == 1:
+            return super().evaluate(model, world)
+        metrics: dict[str, float] = {}
+        key, best = self.score, -1
+        if self.choosing is not None:
+            key = keys.choice(self.score)
+            best = self._choose(key, self.answers_to(model, self.choosing, world), metrics)
+        if not len(self.held_out):
+            return self._chosen(Report(metrics, {}, score=key), best)
+        answers = self.answers_to(model, self.held_out, world)
+        best_there = self._choose(self.score, answers, metrics)
+        best = best_there if self.choosing is None else best
+        report = self.report(answers, best, self.grid[best].title)
+        return self._chosen(replace(report, metrics={**metrics, **report.metrics}, score=key), best)
+
+    def _chosen(self, report: Report, best: int) -> Report:
+        """A report that names the setting which was chosen; nothing where none could be."""
+        if best < 0:
+            return report
+        details = {**report.details, keys.CHOICE_TITLE: self.grid[best].title}
+        return replace(report, metrics={**report.metrics, keys.CHOICE_SETTING: best}, details=details)
+
+    def _choose(self, key: str, answers: Answers, metrics: dict[str, float]) -> int:
+        """The position of the best setting, the first of equal ones; adds the score of each and the best to metrics."""
+        scores = answers.scores(self.score)
+        best = max(range(len(scores)), key=scores.__getitem__)
+        named = zip(self.grid, scores, strict=True)
+        metrics |= {keys.of_setting(key, each.title): score for each, score in named if score > -math.inf}
+        if scores[best] > -math.inf:
+            metrics[key] = scores[best]
+        return best
+
+    def _parameters(self) -> list[tuple[ProbeSetting, list[str]]]:
+        """Each setting with the names of its parameters."""
+        return [
+            (setting, [f"readouts.{number}.{name}" for name, _ in readout.named_parameters()])
+            for number, (setting, readout) in enumerate(zip(self.grid, self.model.readouts, strict=True))
+        ]

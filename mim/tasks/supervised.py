@@ -1,0 +1,151 @@
+"""Supervised: the base of fine-tuning and probes, with metrics of held-out images.
+
+Shapes: B batch, C channels, H W pixels, N images, K classes.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mim.data.batch import Batch
+from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import Preprocess
+from mim.engine.distributed.world import World
+from mim.engine.protocol import Report, StepContext
+from mim.evaluation.metrics import CHOSEN_BY, Collector, Result, collector_for
+from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
+from mim.io.weights import CLASSES, LABEL_KIND
+from mim.pictures.confusion import draw_confusion
+from mim.readouts import Predictor
+from mim.structures import LabelSpec
+from mim.tasks.base import BuiltTask
+from mim.tasks.settings import ClassifyEvaluateSettings
+
+
+@dataclass(eq=False, kw_only=True)
+class Supervised(BuiltTask[Predictor], ABC):
+    """A task with labels; mim.engine.protocol.Task explains the methods."""
+
+    name = ""
+
+    settings: ClassifyEvaluateSettings
+    labels: str  # says which labelled images are trained on
+
+    @property
+    def label_spec(self) -> LabelSpec:
+        return self.model.criterion.spec
+
+    @property
+    def score(self) -> str:
+        """The key of the metric that chooses the best checkpoint, and among the settings of a probe."""
+        return CHOSEN_BY[self.label_spec.kind]
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
+        """The scalar loss of a micro-batch on the device."""
+
+    def evaluate(self, model: Predictor, world: World) -> Report:
+        """Metrics of the held-out images, each counted once; broken ones are left out and named."""
+        if not len(self.held_out):
+            return Report({}, {})
+        answers = self.answers_to(model, self.held_out, world)
+        return self.report(answers, 0, "")
+
+    def answers_to(self, model: Predictor, data: ImageDataset, world: World) -> "Answers":
+        """The answers of each readout to images."""
+        samples = choose_samples(len(data), self.settings.samples, data.seed)
+        parts = self.reader.read(data, samples, world.rank, world.size)
+        collectors, images = collect(model, self.preprocess, parts, world)
+        broken = self.reader.settle(images, world)
+        groups_N = None if data.source.groups is None else data.source.groups[samples]
+        return Answers(collectors, world, groups_N, broken)
+
+    def report(self, answers: "Answers", number: int, title: str) -> Report:
+        """The report of one readout: metrics, their intervals and the confusion matrix.
+
+        Args:
+            answers: to the held-out images.
+            number: position of the readout.
+            title: of its setting.
+        """
+        result = answers.result(number, self.settings.resamples, self.held_out.seed)
+        pictures = {}
+        if self.settings.confusion and result.confusion_KK is not None:
+            start = ", ".join([self.name, *([title] if title else [])])
+            share = result.confusion_KK.trace() / max(int(result.confusion_KK.sum()), 1)
+            unit = "pixels of " if self.label_spec.kind == "mask" else ""
+            text = f"{start}: {share:.1%} of {unit}{result.samples:,} held-out images"
+            pictures["confusion"] = draw_confusion(result.confusion_KK, self.label_spec.names, text)
+        details = {**result.details(), **left_out_metrics(answers.broken)}
+        return Report(result.metrics, pictures, details, score=self.score if self.score in result.metrics else "")
+
+    def describe(self) -> dict[str, str]:
+        encoder = self.model.encoder
+        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+        of_encoder = f"{sum(p.numel() for p in trained):,} of {sum(p.numel() for p in encoder.parameters()):,}"
+        return {
+            "encoder": f"{encoder.title}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
+            f"{encoder.spec.width}; {of_encoder} parameters are trained",
+            "readout": self._readouts(),
+            "images": self.images_line(self.labels),
+            **self.model_summary.describe(),
+            **({} if len(self.held_out) else {"evaluation": "none: no images are held out"}),
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        return {CLASSES: list(self.label_spec.names), LABEL_KIND: self.label_spec.kind}
+
+    def metrics(self) -> dict:
+        return {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "labelled_images": len(self.train_data),
+            **self.model_summary.metrics(),
+        }
+
+    def _readouts(self) -> str:
+        names = ", ".join(dict.fromkeys(readout.title for readout in self.model.readouts))
+        labels = f"{self.label_spec.outputs} {'numbers' if self.label_spec.kind == 'number' else 'classes'}"
+        many = f", {len(self.model.readouts)} side by side" if len(self.model.readouts) > 1 else ""
+        return f"{names}; {labels}, {self.model.criterion.name}{many}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What each readout answered to some images."""
+
+    collectors: list[Collector]
+    world: World
+    groups_N: np.ndarray | None  # the group of each image
+    broken: dict[str, str]  # the reason for each file that was left out
+
+    def result(self, number: int, resamples: int, seed: int) -> Result:
+        """The metrics of one readout. resamples: for intervals; 0 for none."""
+        return self.collectors[number].result(self.world, self.groups_N, resamples, seed)
+
+    def scores(self, key: str) -> list[float]:
+        """A metric of each readout; minus infinity where it is not defined."""
+        return [self.result(number, 0, 0).metrics.get(key, -math.inf) for number in range(len(self.collectors))]
+
+
+def collect(
+    model: Predictor, preprocess: Preprocess, parts: Iterable[EvaluationBatch], world: World
+) -> tuple[list[Collector], int]:
+    """The answers of each readout to these batches, and the number of images over all ranks."""
+    criterion, images = model.criterion, 0
+    collectors = [collector_for(criterion.spec, world.device) for _ in model.readouts]
+    for part in parts:
+        images += len(part.rows)
+        labels = part.batch.labels.to(world.device)
+        every = model(preprocess(part.batch.images_BCHW.to(world.device)))
+        for collector, scores in zip(collectors, every, strict=True):
+            losses_B, _ = criterion.losses(scores, labels, plain=True)
+            size = (labels.shape[1], labels.shape[2]) if criterion.spec.kind == "mask" else None
+            collector.add(criterion.answers(scores, size), labels, part.rows, losses_B)
+    return collectors, int(world.sum(torch.tensor([images], device=world.device)))
