@@ -38,6 +38,9 @@ KNN_TOP1 = "knn/top1"  # top1 of nearest neighbours on frozen features
 LOGISTIC_TOP1 = "logistic/top1"  # top1 of a logistic regression on frozen features
 RETRIEVAL_MAP = "retrieval/map"  # mean average precision of the nearest images, with at_k
 RETRIEVAL_RECALL = "retrieval/recall"  # share of queries with an image of their class among the nearest, with at_k
+CORRUPTIONS_CLEAN = "corruptions/clean_top1"  # top1 of the held-out images as they are, beside corrupted ones
+CORRUPTIONS_TOP1 = "corruptions/top1"  # its mean over corruptions and severities of ImageNet-C
+CORRUPTIONS_BY_NAME = "corruptions/by_name"  # of each corruption: its mean over severities, interval and each severity
 BEST_EPOCH = "best/epoch"  # epoch of best.pt
 
 

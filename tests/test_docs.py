@@ -259,7 +259,9 @@ def test_run_folder_page_explains_every_key(tmp_path):
         of_setting(key, f"rate {rate:g}") for key in (VAL_TOP1, choice(VAL_TOP1)) for rate in (1.0, 3.0, 10.0, 30.0)
     }
     keys = {value for name, value in vars(metric_keys).items() if name.isupper()}
-    for key in sorted(keys.union(*summaries) - rates):
+    intervals = {key for key in keys.union(*summaries) if key.endswith("_interval")}
+    assert "`val/top1_interval`" in text
+    for key in sorted(keys.union(*summaries) - rates - intervals):
         assert f"`{key}`" in text, key
     assert len(rates) == 8
     assert "`val/top1_SETTING`, `choice/top1_SETTING`" in text

@@ -69,17 +69,8 @@ def classify(run: Path, overrides: Overrides, setting: str | None = None) -> dic
     """
     with load(run, overrides) as loaded:
         cfg, world = loaded.cfg, loaded.world
-        classifier = _classifier(loaded, setting)
-        train, held_out = build.build_sources(cfg)
-        if len(held_out) and held_out.labels is None:
-            raise ValueError(
-                f"the held-out images {no_labels(loaded)}; predict says the class of images without labels"
-            )
-        check_labelled(loaded, held_out)
-        names = classifier.classes or _names_by_number(loaded, classifier.outputs, train)
-        matched, note = match_classes(held_out, names, f"the data that {loaded.path} was trained on")
-        if note:
-            LOG.warning("%s", note)
+        classifier = load_classifier(loaded, setting)
+        matched, note = matched_source(loaded, classifier)
         data, reader = build.evaluation_data(cfg, matched), Reader(cfg.DATA.batch_size, cfg.DATA.workers)
         with inference_mode(loaded):
             parts = reader.read(data, range(len(data)), world.rank, world.size)
@@ -96,7 +87,7 @@ def classify(run: Path, overrides: Overrides, setting: str | None = None) -> dic
             **classifier.describe(chosen),
             "held-out images": result.samples,
             **left_out_metrics(answers.broken),
-            "classes": note or f"all {len(names):,} of the classifier",
+            "classes": note or f"all {classifier.outputs:,} of the classifier",
             **result.metrics,
             **result.details(),
         }
@@ -118,7 +109,7 @@ def predict(
     read.
     """
     with load(run, overrides) as loaded:
-        classifier = _classifier(loaded, setting)
+        classifier = load_classifier(loaded, setting)
         if classifier.chosen is None:
             raise ValueError(
                 f"{loaded.path} has {len(classifier.settings)} settings and no score that says which is best: name one "
@@ -143,7 +134,7 @@ def predict(
         }
 
 
-def _classifier(loaded: LoadedCheckpoint, setting: str | None) -> LoadedClassifier:
+def load_classifier(loaded: LoadedCheckpoint, setting: str | None) -> LoadedClassifier:
     """The classifier of a checkpoint. Raises ValueError where it has none, or no such setting."""
     cfg, content = loaded.cfg, loaded.content
     if cfg.TASK == "pretrain":
@@ -172,6 +163,22 @@ def _classifier(loaded: LoadedCheckpoint, setting: str | None) -> LoadedClassifi
         chosen = next((n for n, each in enumerate(grid) if each.rate == results[VAL_BEST_RATE]), None)
     chosen = settings.index(setting) if setting is not None else 0 if len(settings) == 1 else chosen
     return LoadedClassifier(model, ready(loaded, model, ""), classes, outputs, settings, chosen)
+
+
+def matched_source(loaded: LoadedCheckpoint, classifier: LoadedClassifier) -> tuple[Source, str]:
+    """The held-out images with the classes of the classifier, and what differs between the two.
+
+    Raises ValueError where there are none, or an image has a class that the classifier does not know.
+    """
+    train, held_out = build.build_sources(loaded.cfg)
+    if len(held_out) and held_out.labels is None:
+        raise ValueError(f"the held-out images {no_labels(loaded)}; predict says the class of images without labels")
+    check_labelled(loaded, held_out)
+    names = classifier.classes or _names_by_number(loaded, classifier.outputs, train)
+    matched, note = match_classes(held_out, names, f"the data that {loaded.path} was trained on")
+    if note:
+        LOG.warning("%s", note)
+    return matched, note
 
 
 def _names_by_number(loaded: LoadedCheckpoint, outputs: int, train: Source) -> tuple[str, ...]:

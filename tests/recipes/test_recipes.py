@@ -24,8 +24,8 @@ NAMES = sorted(
     if "studies" not in path.parts
 )
 CLASSIFIERS = [name for name in NAMES if name.startswith(("finetune/", "probe/"))]
-TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437}  # folder: every such recipe is ImageNet's
-CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10}
+TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437, "solar": 1_850}  # folder: ImageNet
+CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10, "solar": 2}
 WHERE = {"on_device", "retry_s", "index", "nodata"}  # say where and how something is read or computed, not what
 OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_first", "norm_eps"}
 OF_ENCODER |= {"linear_init", "init_std"}
@@ -36,6 +36,11 @@ DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in O
 DETAILS |= {("DATA", "masks"), ("TARGET", "weight"), ("OPTIMIZER", "weight_decay_end")}  # one of each
 DETAILS |= {("AUGMENT", "crop")}
 EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
+
+
+def images_of(name: str) -> str:
+    """A key of TRAINING_IMAGES."""
+    return "solar" if "solar" in name else recipe(name).DATA.name
 
 
 def text(name: str) -> str:
@@ -54,12 +59,12 @@ def recipe(name: str):
 
 @cache
 def model(name: str):
-    return build.build_without_memory(recipe(name), classes(CLASSES[recipe(name).DATA.name]))
+    return build.build_without_memory(recipe(name), classes(CLASSES[images_of(name)]))
 
 
 def plan(name: str, devices: int = 1) -> Plan:
     cfg = recipe(name)
-    return Plan.of(build.engine_settings(cfg), TRAINING_IMAGES[cfg.DATA.name], devices)
+    return Plan.of(build.engine_settings(cfg), TRAINING_IMAGES[images_of(name)], devices)
 
 
 def plain(value: object) -> object:
@@ -73,7 +78,7 @@ def without_effect(stated: dict) -> set[tuple[str, str]]:
     targets = places("TARGET", stated.get("TARGET", {}))
     keys = {(place, key) for place, of in targets.items() for key in of_normalize.get(of.get("normalize"), ())}
     simple = stated["AUGMENT"].get("crop") == "simple"
-    of_classes = ("share", "per_class", "seed")  # of class folders; the others are of tables and masks
+    of_classes = ("share", "per_class", "seed", *stated.get("LABELS", ()))  # others are of tables and masks
     keys |= {("LABELS", field.name) for field in fields(LabelSettings) if field.name not in of_classes}
     keys |= {("AUGMENT", key) for key in (("crop_scale", "crop_ratio") if simple else ("padding",))}
     if stated["DATA"]["name"] == "digits":
@@ -135,7 +140,7 @@ def test_recipe_names_the_published_one_that_it_follows(name):
     assert named == recipe(named).RECIPE
     assert recipe(named).TASK == recipe(name).TASK
     folder = name.split("/")[0]
-    published = folder in ("mae", "simmim") or (recipe(name).DATA.name == "folder" and folder != "cross")
+    published = folder in ("mae", "simmim") or (images_of(name) == "folder" and folder != "cross")
     assert (named == name) == published
 
 
@@ -150,7 +155,7 @@ def test_recipe_header_says_how_it_was_run(name):
     commands = re.sub(r"\\\n# +", "", header[0])
     train = rf"python tools/train\.py --config {re.escape(path)} --output runs/\w+\n"
     assert re.search(r"^# command: +" + train, commands, re.MULTILINE)
-    if recipe(name).DATA.name == "folder":
+    if images_of(name) == "folder":
         torchrun = train.replace("python", r"torchrun --nproc_per_node \d+", 1)
         assert re.search(r"^# +" + torchrun, commands, re.MULTILINE)
     # a slash before a word and after none: where a path of somebody's machine would start

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mim import cli
 from mim.config.schema import ORDER, TOP
-from mim.metric_keys import interval
+from mim.metric_keys import CORRUPTIONS_BY_NAME, interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,9 @@ changed.
             foreground, attention, of held-out images or of IMAGES; where
             images have masks, also mIoU of kNN and logistic regression
   retrieval the nearest training images of held-out images or of IMAGES, as a
-            sheet; where images have classes, also mAP and recall"""
+            sheet; where images have classes, also mAP and recall
+  corruptions  accuracy of a classifier on held-out images under ImageNet-C's
+            corruptions, with a curve of each; needs mim-toolkit[corruptions]"""
 PATHS = ("checkpoint", "file")  # metrics that a table could break
 EXAMPLES = (
     "knn runs/mae --k 10",
@@ -35,8 +37,9 @@ EXAMPLES = (
     "predict runs/finetune cat.jpg photos/ --output predictions.csv",
     "dense runs/mae photos/ --output pictures",
     "retrieval runs/mae --k 20 --output pictures",
+    "corruptions runs/finetune --only noise,fog --images 1000",
 )
-WHAT = ("knn", "logistic", "classify", "features", "predict", "dense", "retrieval")
+WHAT = ("knn", "logistic", "classify", "features", "predict", "dense", "retrieval", "corruptions")
 ENDINGS = {"features": (".npz",), "predict": (".csv", ".jsonl")}  # of --output
 
 
@@ -72,13 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--setting",
         metavar="TITLE",
-        help="classify, predict: a setting of a probe, such as 'rate 3'; default: the one that the run chose",
+        help="classify, predict, corruptions: a setting of a probe, as 'rate 3'; default: the one that the run chose",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="features, predict: the file to write; dense, retrieval: the folder of the sheets; default: their name",
+        help="features, predict: the file to write; dense, retrieval, corruptions: the folder of pictures; default: "
+        "their name",
     )
     parser.add_channels()
     _add_sheets(parser)
@@ -88,8 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_sheets(parser: cli.Parser) -> None:
     """What dense and retrieval show."""
-    sheets = parser.add_argument_group("dense and retrieval")
-    sheets.add_argument("--images", type=int, metavar="N", help="images or queries on a sheet; default: 8, or IMAGES")
+    sheets = parser.add_argument_group("dense, retrieval and corruptions")
+    sheets.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="images or queries on a sheet; default: 8, or IMAGES. corruptions: held-out images; default: all",
+    )
     sheets.add_argument("--seed", type=int, default=0, help="of the choice of images; default: %(default)s")
     sheets.add_argument("--stride", type=int, metavar="PX", help="dense: of the feature map; default: of the output")
     sheets.add_argument(
@@ -100,6 +109,9 @@ def _add_sheets(parser: cli.Parser) -> None:
         help="dense: of the training images that are fitted, at most; 0: all; default: %(default)s",
     )
     sheets.add_argument("--leave-one-out", action="store_true", help="retrieval: the held-out images search each other")
+    sheets.add_argument(
+        "--only", default="", metavar="NAMES", help="corruptions: names or families, as noise,fog; default: all 15"
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -112,6 +124,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     if int(os.environ.get("RANK", 0)):
         return
     Console().print(_table(metrics))
+    if CORRUPTIONS_BY_NAME in metrics:
+        Console().print(_corruption_table(metrics[CORRUPTIONS_BY_NAME]))
     for name in PATHS:
         if name in metrics:
             print(f"{name}: {metrics[name]}")
@@ -135,6 +149,10 @@ def _metrics(args: argparse.Namespace) -> dict[str, Any]:
         return evaluate.predict(args.run, images, args.output, pairs, args.setting)
     if args.what in ("dense", "retrieval"):
         return _sheets(args)
+    if args.what == "corruptions":
+        names = [word for word in args.only.split(",") if word]
+        corrupted = evaluate.CorruptionSettings(only=names, images=args.images, seed=args.seed, setting=args.setting)
+        return evaluate.corruptions(args.run, args.output or Path(args.what), args.overrides, corrupted)
     if args.what == "features":
         return evaluate.features(args.run, args.overrides, args.pool, args.output)
     if args.what == "knn":
@@ -191,6 +209,8 @@ def _table(metrics: dict[str, Any]) -> "Table":
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in metrics.items():
+        if name == CORRUPTIONS_BY_NAME:
+            continue  # a table of its own
         if isinstance(value, dict):
             table.add_row(name, "")
             for label, share in value.items():
@@ -199,4 +219,18 @@ def _table(metrics: dict[str, Any]) -> "Table":
             ends = metrics.get(interval(name), ())
             between = f"  95%: {' to '.join(f'{end:.4f}' for end in ends)}" if ends else ""
             table.add_row(name, f"{_text(name, value)}{between}")
+    return table
+
+
+def _corruption_table(by_name: dict[str, dict[str, Any]]) -> "Table":
+    """A row a corruption: top-1 at each severity, and their mean with its interval."""
+    from rich import box
+    from rich.table import Table
+
+    severities = range(1, 1 + max(len(each["by_severity"]) for each in by_name.values()))
+    table = Table("top-1 at severity", *map(str, severities), "mean", "95%", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, each in by_name.items():
+        ends = " to ".join(f"{end:.3f}" for end in each.get("interval", ()))
+        shares = (f"{share:.3f}" for share in (*each["by_severity"], each["top1"]))
+        table.add_row(name.replace("_", " "), *shares, ends)
     return table

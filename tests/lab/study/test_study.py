@@ -455,19 +455,25 @@ def few_digits(tmp_path_factory):
     for number, label in enumerate(datasets.load_digits().target[:120]):
         (folder / str(label)).mkdir(exist_ok=True)
         digit(number).save(folder / str(label) / f"{number}.png")
-    return {"DATA.name": "folder", "DATA.path": str(folder), "DATA.val_share": 0.3}
+    held_out = {"DATA.val_path": "", "DATA.val_share": 0.3}
+    return {"DATA.name": "folder", "DATA.path": str(folder), "DATA.labels": "folders", **held_out}
 
 
 TINY_SWEEP = SMALL | {"ENCODER.patch": 2, "DATA.image_size": "[16, 16]"}
 TINY_TRANSFER = SMALL | {"MASKER.cell": 8}
 TINY_BACKBONES = {key: value for key, value in SMALL.items() if not key.startswith("ENCODER.")}  # timm's own are tiny
 TINY_BACKBONES |= {"DATA.image_size": "[32, 32]"}
+TINY_SOLAR = SMALL | {"DATA.image_size": "[32, 32]", "ENCODER.patch": 16, "MASKER.cell": 16, "DATA.batch_size": 10}
+TINY_SOLAR |= {"LABELS.file": "", "LABELS.columns": "[]", "LABELS.group": "", "LABELS.per_class": 0, "LABELS.count": 20}
+TINY_SOLAR["TRAIN.batch"] = 10
 
 
 def tiny_keys(file: Path) -> dict:
     """What makes the runs of a shipped study small."""
     if file not in TRANSFERS:
         return TINY_SWEEP
+    if file.parent.name == "solar":
+        return TINY_SOLAR
     return TINY_BACKBONES if file.stem.endswith("backbones") else TINY_TRANSFER
 
 
