@@ -26,7 +26,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "cifar10 simmim vit": ("cifar10/simmim_vit_tiny", FULL | CIFAR),
     "cifar10 simmim swin": ("cifar10/simmim_swin_tiny", FULL | CIFAR),
     "finetune digits": ("finetune/digits", FULL),
-    "probe digits": ("probe/digits", FULL),
+    "probe digits": ("probe/digits", FULL | {"PROBE.choose_share": "0"}),  # as before 0.2.0
     "finetune cifar10": ("finetune/cifar10_vit_tiny_modern", FULL | CIFAR | {"DATA.workers": "0"}),
 }
 PREFIXES = ("train/", "val/", "knn/", "best/")  # prefixes of the metrics that are compared
