@@ -228,9 +228,11 @@ def _corruption_table(by_name: dict[str, dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     severities = range(1, 1 + max(len(each["by_severity"]) for each in by_name.values()))
-    table = Table("top-1 at severity", *map(str, severities), "mean", "95%", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("severity", *map(str, severities), "mean", "95%", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
     for name, each in by_name.items():
-        ends = " to ".join(f"{end:.3f}" for end in each.get("interval", ()))
+        ends = "-".join(f"{end:.3f}" for end in each.get("interval", ()))
         shares = (f"{share:.3f}" for share in (*each["by_severity"], each["top1"]))
         table.add_row(name.replace("_", " "), *shares, ends)
     return table
