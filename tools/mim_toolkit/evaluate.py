@@ -232,7 +232,7 @@ def _corruption_table(by_name: dict[str, dict[str, Any]]) -> "Table":
     for column in table.columns:
         column.no_wrap = True
     for name, each in by_name.items():
-        ends = "-".join(f"{end:.3f}" for end in each.get("interval", ()))
+        ends = "-".join(f"{end:.2f}" for end in each.get("interval", ()))
         shares = (f"{share:.3f}" for share in (*each["by_severity"], each["top1"]))
         table.add_row(name.replace("_", " "), *shares, ends)
     return table
