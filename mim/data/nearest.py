@@ -30,3 +30,15 @@ def resized_middle(stored: int, longest: int, resized: int) -> Tensor:
     """The stored pixel of each pixel of a side that was cut to its middle `longest` pixels and resized, (resized,)."""
     kept = min(stored, longest)
     return nearest(kept, resized, centred(stored, kept))
+
+
+def cropped_middle(stored: int, longest: int, resized: int, count: int) -> Tensor:
+    """The other way round: of each stored pixel, the pixel of the middle `count` ones that covers its middle, (stored,).
+
+    -1 for stored pixels that are not in the crop.
+    """
+    kept = min(stored, longest)
+    inside_S = torch.arange(stored) - centred(stored, kept)
+    place_S = (2 * inside_S + 1) * resized // (2 * kept) - centred(resized, count)
+    in_crop_S = (inside_S >= 0) & (inside_S < kept) & (place_S >= 0) & (place_S < count)
+    return place_S.where(in_crop_S, -1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
-from mim.data.nearest import Places, centred, nearest, resized_middle
+from mim.data.nearest import Places, centred, cropped_middle, nearest, resized_middle
 from mim.data.settings import AugmentSettings
 from mim.data.sources.base import Need, Stored, size_of
 
@@ -166,6 +166,18 @@ class SimpleCrop:
         )
         return Places(*sides)
 
+    def cropped_places(self, stored_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The row of the crop for each stored row (H,), and the column for each stored column (W,); -1 outside of it."""
+        longest = self._longest() * min(stored_size)
+        kept = min(stored_size[0], longest), min(stored_size[1], longest)
+        row_H, column_W = (
+            cropped_middle(stored, longest, length, count)
+            for stored, length, count in zip(
+                stored_size, _covering(self.size, kept, self.share), self.size, strict=True
+            )
+        )
+        return row_H, column_W
+
     def _longest(self) -> int:
         return STRIP * max(self.size) // min(self.size)
 
@@ -205,6 +217,18 @@ class CentreCrop:
             )
         )
         return Places(*sides)
+
+    def cropped_places(self, stored_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The row of the crop for each stored row (H,), and the column for each stored column (W,); -1 outside of it."""
+        longest = self._longest() * min(stored_size)
+        kept = min(stored_size[0], longest), min(stored_size[1], longest)
+        row_H, column_W = (
+            cropped_middle(stored, longest, length, count)
+            for stored, length, count in zip(
+                stored_size, _covering(self.size, kept, self.share), self.size, strict=True
+            )
+        )
+        return row_H, column_W
 
     def _longest(self) -> int:
         return STRIP * max(self.size) // min(self.size)

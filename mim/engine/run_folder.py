@@ -20,7 +20,8 @@ LOG = logging.getLogger("mim")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "einops")
 CONFIG, CHECKPOINTS, TENSORBOARD = "config.yaml", "checkpoints", "tensorboard"
 RECONSTRUCTIONS, CONFUSION = "reconstructions", "confusion"  # pictures of an evaluation, by name
-SUBFOLDERS = frozenset({CHECKPOINTS, TENSORBOARD, RECONSTRUCTIONS, CONFUSION})
+RELIABILITY, SEGMENTATIONS = "reliability", "segmentations"
+SUBFOLDERS = frozenset({CHECKPOINTS, TENSORBOARD, RECONSTRUCTIONS, CONFUSION, RELIABILITY, SEGMENTATIONS})
 
 
 class RunFolder:

@@ -70,7 +70,7 @@ class Probe(Supervised):
         answers = self.answers_to(model, self.held_out, world)
         best_there = self._choose(self.score, answers, metrics)
         best = best_there if self.choosing is None else best
-        report = self.report(answers, best, self.grid[best].title)
+        report = self.report(model, answers, best, self.grid[best].title)
         return self._chosen(replace(report, metrics={**metrics, **report.metrics}, score=key), best)
 
     def _chosen(self, report: Report, best: int) -> Report:

@@ -116,7 +116,8 @@ class ClassifyEvaluateSettings:
         at_start: also evaluate before the first step.
         samples: held-out images at most; 0 for all.
         crop_pct: share of the image side that the centre crop keeps.
-        confusion: draw the confusion matrix.
+        confusion: draw the pictures of an evaluation: the confusion matrix, of one class an image the reliability
+            diagram, and of masks a sheet of eight images with their true and predicted masks.
         resamples: of the held-out images, for the 95% interval of each metric; 0 for no intervals. Source: Efron and
             Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (1,000).
     """

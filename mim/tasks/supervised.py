@@ -21,10 +21,10 @@ from mim.engine.protocol import Report, StepContext
 from mim.evaluation.metrics import CHOSEN_BY, Collector, Result, collector_for
 from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
 from mim.io.weights import CLASSES, LABEL_KIND
-from mim.pictures.confusion import draw_confusion
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
 from mim.tasks.base import BuiltTask
+from mim.tasks.held_out_pictures import draw_masks, draw_result
 from mim.tasks.settings import ClassifyEvaluateSettings
 
 
@@ -55,7 +55,7 @@ class Supervised(BuiltTask[Predictor], ABC):
         if not len(self.held_out):
             return Report({}, {})
         answers = self.answers_to(model, self.held_out, world)
-        return self.report(answers, 0, "")
+        return self.report(model, answers, 0, "")
 
     def answers_to(self, model: Predictor, data: ImageDataset, world: World) -> "Answers":
         """The answers of each readout to images."""
@@ -66,22 +66,23 @@ class Supervised(BuiltTask[Predictor], ABC):
         groups_N = None if data.source.groups is None else data.source.groups[samples]
         return Answers(collectors, world, groups_N, broken)
 
-    def report(self, answers: "Answers", number: int, title: str) -> Report:
-        """The report of one readout: metrics, their intervals and the confusion matrix.
+    def report(self, model: Predictor, answers: "Answers", number: int, title: str) -> Report:
+        """The report of one readout: metrics, their intervals and the pictures.
 
         Args:
+            model: gave the answers.
             answers: to the held-out images.
             number: position of the readout.
             title: of its setting.
         """
         result = answers.result(number, self.settings.resamples, self.held_out.seed)
-        pictures = {}
-        if self.settings.confusion and result.confusion_KK is not None:
-            start = ", ".join([self.name, *([title] if title else [])])
-            share = result.confusion_KK.trace() / max(int(result.confusion_KK.sum()), 1)
-            unit = "pixels of " if self.label_spec.kind == "mask" else ""
-            text = f"{start}: {share:.1%} of {unit}{result.samples:,} held-out images"
-            pictures["confusion"] = draw_confusion(result.confusion_KK, self.label_spec.names, text)
+        pictures: dict[str, Tensor] = {}
+        if self.settings.confusion:
+            title = ", ".join([self.name, *([title] if title else [])])
+            pictures = draw_result(result, self.label_spec, title)
+            if self.label_spec.kind == "mask":
+                shown = (self.preprocess, self.held_out, self.settings.samples)
+                pictures |= draw_masks(model, number, *shown, title)
         details = {**result.details(), **left_out_metrics(answers.broken)}
         return Report(result.metrics, pictures, details, score=self.score if self.score in result.metrics else "")
 

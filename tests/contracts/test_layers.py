@@ -29,7 +29,7 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"__main__"},
 ]
 LAB_ROWS = [  # the same of the rooms of mim/lab
-    {"layout", "console", "masks"},
+    {"layout", "console", "masks", "label_metrics"},
     {"dryrun", "reconstruct"},
     {"plan", "benchmark", "comparison"},
     {"study"},

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mim.data.decoding.images import decode
+from mim.data.decoding.images import decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import Source, Stored, none_reachable
+from mim.data.sources.base import NeedOf, Source, Stored, none_reachable
 from mim.data.sources.listing import list_images
 
 LIST = ".txt"  # the ending of a list file
@@ -33,6 +33,9 @@ class Files(Source):
 
     def read(self, index: int) -> Stored:
         return decode(Path(self.paths[index]), self.settings.channels, self.say)
+
+    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
+        return decode_reduced(Path(self.paths[index]), self.settings.channels, need_of, self.say)
 
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])

@@ -36,7 +36,7 @@ from mim.metric_keys import TRAIN_LOSS, VAL_LOSS
 
 SHEETS = 6  # entries with reconstructions side by side
 REASONS = 5  # folders left out that an error names
-SECTIONS = ("accuracy", "loss", "cost")
+SECTIONS = ("accuracy", "loss", "cost", "more")
 
 
 def compare(

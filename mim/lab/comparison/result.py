@@ -1,12 +1,13 @@
 """Comparison: what a table, a CSV file and a page show of several runs, as plain values."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from mim.ops.intervals import Estimate, Paired
 
 Axis = Literal["images_seen", "flops", "seconds"]
-Section = Literal["accuracy", "loss", "cost"]
+Section = Literal["accuracy", "loss", "cost", "more"]  # more: further metrics of held-out labels
 Better = Literal["higher", "lower", "neither"]
 Role = Literal["method", "fairness", "other"]
 
@@ -22,6 +23,8 @@ class Column:
     better: Better
     note: str = ""  # what a reader must know, such as that losses of different targets do not compare
     exact: bool = False  # whether it is counted, so that every run of an entry has one value
+    most: float = inf  # that it can be; a percentage is at most 100
+    group: str = ""  # of further metrics: the title of their protocol
 
 
 @dataclass(frozen=True, slots=True)

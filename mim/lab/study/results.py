@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from mim.build import image_spec
 from mim.config import Config
 from mim.evaluation.avg_dist import masker_avg_dist
 from mim.io.files import write_json, write_text
+from mim.lab.label_metrics import MAIN, LabelMetric
 from mim.lab.layout import RESULTS, RESULTS_TABLE, slug
 from mim.lab.study.file import Study, Trial, short_names
-from mim.lab.study.pictures import Dot, draw_heat_maps, draw_over, draw_points, interval_text
+from mim.lab.study.pictures import PERCENT, Dot, Scale, draw_heat_maps, draw_over, draw_points, interval_text
 from mim.metric_keys import KNN_TOP1, VAL_LOSS, VAL_TOP1
 from mim.ops.intervals import Estimate, estimate
 
@@ -29,13 +31,15 @@ class Metric:
     title: str
     values: dict[str, Estimate]  # by name of the trial
     measured: bool = True  # over seeds, not computed from the config alone
+    scale: Scale = PERCENT
 
     def text(self, trial: str) -> str:
         """The metric of a trial as text; a dash where there is none."""
         value = self.values.get(trial)
         if value is None:
             return "–"
-        return f"{value.mean:.1f}" + (f" {interval_text(value)}" if self.measured and value.half is not None else "")
+        interval = f" {interval_text(value, self.scale)}" if self.measured and value.half is not None else ""
+        return self.scale.text(value.mean) + interval
 
 
 @dataclass
@@ -59,15 +63,24 @@ class Results:
         return {seed: value for seed, value in values.items() if isinstance(value, (int, float))}
 
     def metrics(self) -> list[Metric]:
-        """Accuracies in percent under each protocol and by kNN; where masks differ, also what they hide."""
-        keys = [(protocol, protocol, VAL_TOP1) for protocol in self.study.protocols]
+        """The main metric of each protocol, and kNN; where masks differ, also what they hide."""
+        columns = [(protocol, protocol, main) for protocol in self.study.protocols for main in MAIN]
+        columns += [("", "", main) for main in MAIN]
         metrics = []
-        for title, protocol, key in [*keys, ("top-1", "", VAL_TOP1), ("kNN", "", KNN_TOP1)]:
-            by_trial = {trial.name: self.values(trial.name, protocol, key) for trial in self.trials}
-            means = {name: estimate([100 * v for v in values.values()]) for name, values in by_trial.items() if values}
+        for title, protocol, main in [*columns, ("kNN", "", LabelMetric(KNN_TOP1, ""))]:
+            by_trial = {trial.name: self.values(trial.name, protocol, main.key) for trial in self.trials}
+            means = {name: estimate(list(map(main.shown, each.values()))) for name, each in by_trial.items() if each}
             if means:
-                metrics.append(Metric(f"{title}, %", means))
+                metrics.append(Metric(_metric_title(title, main), means, scale=_scale(main, means)))
         return [*metrics, *self._masks()]
+
+    def _main_keys(self) -> list[str]:
+        """Keys of the metrics that judge the protocols; top-1 always, whose entry names all protocols."""
+        keys = {key for summary in self.summaries.values() for key in summary}
+        return [main.key for main in MAIN if main.key == VAL_TOP1 or main.key in keys]
+
+    def _by_protocol(self, trial: str, key: str) -> dict[str, dict[int, float]]:
+        return {protocol: self.values(trial, protocol, key) for protocol in self.study.protocols}
 
     def _masks(self) -> list[Metric]:
         """Hidden share and AvgDist, where trials differ in them."""
@@ -98,7 +111,7 @@ class Results:
                 "start": trial.start,
                 "set": trial.point,
                 "pretraining": {key: self.values(trial.name, "", key) for key in keys},
-                VAL_TOP1: {protocol: self.values(trial.name, protocol, VAL_TOP1) for protocol in self.study.protocols},
+                **{key: self._by_protocol(trial.name, key) for key in self._main_keys()},
             }
             for trial in self.trials
         }
@@ -119,16 +132,17 @@ class Results:
         over = f"mean and 95% interval over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
         title = f"{self.study.name} ({over})"
         keys = list(short_names(tuple(self.study.grid)).values())
+        scales = {metric.title: metric.scale for metric in metrics}
         if len(keys) == 2:
             pictures = self._heat_maps(accuracies, title, keys)
         else:
             names = [trial.name for trial in self.trials]
             columns = {metric.title: [metric.values.get(name) for name in names] for metric in accuracies}
-            pictures = {"points": draw_points(title, names, columns)}
+            pictures = {"points": draw_points(title, names, columns, scales)}
         distances = next((metric.values for metric in metrics if metric.title == AVG_DIST), {})
         if len({round(each.mean, 3) for each in distances.values()}) >= LEAST:
             dots = {metric.title: self._dots(metric, distances, keys) for metric in accuracies}
-            pictures["over_avg_dist"] = draw_over(title, AVG_DIST, dots, keys[0] if len(keys) == 2 else "")
+            pictures["over_avg_dist"] = draw_over(title, AVG_DIST, dots, keys[0] if len(keys) == 2 else "", scales)
         return pictures
 
     def _heat_maps(self, metrics: Sequence[Metric], title: str, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -147,7 +161,8 @@ class Results:
             }
             if maps:
                 name = "heat_map" if len(self.study.starts) == 1 else f"heat_map_{slug(start)}"
-                pictures[name] = draw_heat_maps(f"{title}: {start}", maps, keys[0], rows, keys[1], columns)
+                scales = {metric.title: metric.scale for metric in metrics}
+                pictures[name] = draw_heat_maps(f"{title}: {start}", maps, keys[0], rows, keys[1], columns, scales)
         return pictures
 
     def _dots(self, metric: Metric, over: dict[str, Estimate], keys: Sequence[str]) -> list[Dot]:
@@ -162,6 +177,17 @@ class Results:
                 series = f"{keys[1]} {other}"
             dots.append(Dot(over[trial.name].mean, metric.values[trial.name], series, label))
         return dots
+
+
+def _metric_title(title: str, metric: LabelMetric) -> str:
+    """`linear probe, %` for top-1, the name of another metric, and the unit."""
+    name = metric.title if metric.key != VAL_TOP1 or not title else ""
+    return ", ".join(part for part in (title, name, metric.unit) if part)
+
+
+def _scale(metric: LabelMetric, means: dict[str, Estimate]) -> Scale:
+    least = 0.0 if min(each.mean for each in means.values()) >= 0 else -inf
+    return PERCENT if metric.unit == "%" else Scale(least, metric.most, digits=3)
 
 
 def markdown(table: list[list[str]]) -> str:

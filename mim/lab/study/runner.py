@@ -9,11 +9,12 @@ from mim.config import Config, parse_config, read_pairs
 from mim.engine import checkpoint
 from mim.engine.log import log_to_console
 from mim.engine.run_folder import RunFolder
+from mim.lab.label_metrics import MAIN, kind_of
 from mim.lab.layout import study_run
 from mim.lab.study.file import Pairs, Study, Trial
 from mim.lab.study.processes import Job, JobResult, run_chains
 from mim.lab.study.results import Results
-from mim.metric_keys import KNN_TOP1, VAL_TOP1
+from mim.metric_keys import KNN_TOP1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ def run_study(study: Study, output: Path, overrides: Sequence[str], jobs: int, s
 
     def add(result: JobResult) -> None:
         run, summary, reason = by_name[result.job.name], result.summary, result.reason
-        if summary is not None and run.protocol and VAL_TOP1 not in summary:
-            reason = "no images are held out, so there is no accuracy to compare"
+        if summary is not None and run.protocol and kind_of(summary) is None:
+            reason = "no images are held out, so there is no metric to compare"
         if summary is not None and summary["epochs"] != run.cfg.TRAIN.epochs:
             reason = f"it was extended to {summary['epochs']} epochs, and the study has {run.cfg.TRAIN.epochs}"
         if summary is None or reason:
@@ -121,6 +122,6 @@ def _chain(study: Study, trial: Trial, seed: int, output: Path, overrides: Pairs
 
 
 def _summary_text(summary: dict) -> str:
-    names = {"kNN": KNN_TOP1, "top-1": VAL_TOP1}
+    names = {"kNN": KNN_TOP1, **{main.title: main.key for main in MAIN}}
     accuracies = [f"{name} {summary[key]:.4f}" for name, key in names.items() if key in summary]
     return ", ".join([f"{summary['epochs']} epochs in {summary['seconds']:,.0f} s", *accuracies])

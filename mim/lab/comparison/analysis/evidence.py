@@ -19,6 +19,7 @@ PROBE = "probe"
 class _Baseline:
     """How entries compare with random weights in one column: texts of those that are not better."""
 
+    digits: int = 1  # after the point
     no_better: list[str] = field(default_factory=list)
     not_separated: list[str] = field(default_factory=list)
 
@@ -30,7 +31,7 @@ class _Baseline:
             for each in (values, random)
         )
         test = paired_over_seeds(values, random)
-        text = f"{quoted(name)} {ours:.1f} beside {theirs:.1f}"
+        text = f"{quoted(name)} {ours:.{self.digits}f} beside {theirs:.{self.digits}f}"
         if ours <= theirs:
             self.no_better.append(text)
         elif test is not None and not is_separated(test[1]):
@@ -76,7 +77,8 @@ def _against_random(
         if column is None:
             continue
         members = [group for group in groups if group.name in column.values]
-        title, baseline, without = _sentence_start(protocol.title), _Baseline(), []
+        title, without = _sentence_start(column.column.title), []
+        baseline = _Baseline(1 if column.column.unit == "%" else 3)
         for group in members:
             same = [other for other in members if other.is_random and _one_encoder(group, other)]
             if not group.is_random and same:

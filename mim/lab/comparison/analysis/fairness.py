@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mim.lab.comparison.analysis.unlike_transfers import transfer_warnings
 from mim.lab.comparison.formatting import ABSENT, by_value, join_names, value_text
 from mim.lab.comparison.result import Role, Setting
 from mim.lab.comparison.runs.groups import Group
@@ -70,7 +71,7 @@ def warnings_of(groups: Sequence[Group], protocols: Sequence[Protocol]) -> tuple
             differences["images seen"] = _images(groups)
         if differences:
             warnings.append(f"{opening}: {_text(differences)}.")
-    warnings += [*_encoders(groups), *_seeds(groups), *_missing(groups, protocols)]
+    warnings += [*_encoders(groups), *_seeds(groups), *_missing(groups, protocols), *transfer_warnings(protocols)]
     commits = _over_runs(groups, "git")
     if commits:
         warnings.append(f"Not all were made by the same version: commit {by_value(commits)}.")

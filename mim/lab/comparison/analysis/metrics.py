@@ -7,11 +7,11 @@ from statistics import fmean
 from mim.lab.comparison.result import Column
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol, Seeds
+from mim.lab.label_metrics import MAIN, PERCENT, LabelMetric, metrics_in
 from mim.metric_keys import KNN_TOP1, VAL_BASELINE, VAL_LOSS, VAL_TOP1, at_start
 from mim.ops.intervals import Estimate, estimate
 
 Values = dict[Seeds, float]  # by the seed of the pretraining, and of the run that was evaluated
-PERCENT = 100.0
 TRAINING_FLOPS = "training_flops"  # of the whole run
 AT_START = at_start(KNN_TOP1)  # of random weights
 
@@ -48,16 +48,35 @@ def pretraining_metrics(groups: Sequence[Group], unlike_losses: str, unlike_mach
 
 
 def transfer_metrics(protocols: Sequence[Protocol]) -> list[ColumnValues]:
-    """Held-out accuracy after the last epoch, a column for each protocol."""
-    columns = []
-    for number, protocol in enumerate(protocols, 1):
-        values: dict[str, Values] = {}
-        for name, transfer in protocol.members():
-            if VAL_TOP1 in transfer.run.summary:
-                values.setdefault(name, {})[transfer.seeds] = PERCENT * transfer.run.summary[VAL_TOP1]
-        column = Column(f"transfer/{number}", protocol.title, "%", "accuracy", "higher", protocol.note())
-        columns.append(ColumnValues(column, values, tested=True))
-    return [column for column in columns if column.values]
+    """Held-out metrics after the last epoch: a column for each protocol and main metric, then further metrics."""
+    values = [_by_metric(protocol) for protocol in protocols]
+    only_top1 = {metric.key for each in values for metric in each if metric in MAIN} <= {VAL_TOP1}
+    main, more = [], []
+    for number, (protocol, by_metric) in enumerate(zip(protocols, values, strict=True), 1):
+        key = f"transfer/{number}"
+        for metric, of_metric in by_metric.items():
+            if metric in MAIN:
+                title = protocol.title if only_top1 else f"{protocol.title}, {metric.title}"
+                column = Column(key, title, metric.unit, "accuracy", metric.better, protocol.note(), most=metric.most)
+                main.append(ColumnValues(column, of_metric, tested=True))
+                key = f"transfer/{number}/{metric.key}"  # of another metric, where labels are of several kinds
+    for number, (protocol, by_metric) in enumerate(zip(protocols, values, strict=True), 1):
+        for metric, of_metric in by_metric.items():
+            if metric not in MAIN:
+                key, title = f"transfer/{number}/{metric.key}", f"{protocol.title}, {metric.title}"
+                column = Column(key, title, metric.unit, "more", metric.better, most=metric.most, group=protocol.title)
+                more.append(ColumnValues(column, of_metric))
+    return [*main, *more]
+
+
+def _by_metric(protocol: Protocol) -> dict[LabelMetric, dict[str, Values]]:
+    """The metrics of a protocol in their order, and of each the values of every entry in its unit."""
+    values: dict[LabelMetric, dict[str, Values]] = {}
+    for name, transfer in protocol.members():
+        for metric in metrics_in(transfer.run.summary):
+            of_entry = values.setdefault(metric, {}).setdefault(name, {})
+            of_entry[transfer.seeds] = metric.shown(transfer.run.summary[metric.key])
+    return values
 
 
 def by_seed(values: Values) -> dict[int, float]:

@@ -37,7 +37,7 @@ def is_without_effect(key: str) -> bool:
 
 def is_path(key: str) -> bool:
     """Whether a key names a file or a folder."""
-    return key == "INIT.checkpoint" or key.endswith((".path", "_path"))
+    return key in ("INIT.checkpoint", "LABELS.file", "LABELS.masks") or key.endswith((".path", "_path"))
 
 
 def differing_keys(recipes: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 from mim.config import Config, parse_config, read_mapping, schema
 from mim.engine.run_folder import CONFIG, SUBFOLDERS, RunFolder
 from mim.lab.comparison.formatting import display_path, first_line
-from mim.metric_keys import VAL_TOP1
+from mim.lab.label_metrics import METRICS, kind_of
+from mim.metric_keys import VAL_BY_CLASS, VAL_BY_COLUMN
+from mim.structures import LabelKind
 
 WITHOUT_RUNS = SUBFOLDERS | {"__pycache__"}
 REQUIRED = {"pretrain": ("images_seen", "images_per_s", "seconds", "parameters")}
@@ -29,6 +31,7 @@ class Run:
     summary: dict[str, float]  # the finite numbers of summary.json
     rows: tuple[dict[str, float], ...] = ()  # metrics.jsonl, finite numbers only
     environment: dict[str, Any] = field(default_factory=dict)  # environment.json; empty where it cannot be read
+    names: tuple[str, ...] = ()  # of the classes that its held-out labels show, or of the columns of numbers
 
     @property
     def path(self) -> str:  # of the folder, for messages
@@ -82,13 +85,13 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
     try:
         cfg = _config(files.config)
         rows = _rows(files.metrics, remarks)
-        summary = _summary(files.summary, cfg, rows, remarks)
+        content = _summary(files.summary, cfg, rows, remarks)
     except _UnusableRun as reason:
         return None, [str(reason)]
     environment = read_environment(folder)
     if environment is None:
         remarks.append("environment.json is missing or damaged: compared without its hardware, commit and origin")
-    return Run(folder, cfg, cfg.flat(), summary, rows, environment or {}), remarks
+    return Run(folder, cfg, cfg.flat(), _numbers(content), rows, environment or {}, _names(content)), remarks
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:
@@ -121,7 +124,7 @@ def _config(path: Path) -> Config:
     return cfg
 
 
-def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remarks: list[str]) -> dict[str, float]:
+def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remarks: list[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -133,7 +136,7 @@ def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remark
         raise _UnusableRun("summary.json is damaged: it is not a mapping")
     if content.get("epochs") != cfg.TRAIN.epochs:
         raise _UnusableRun(f"summary.json is of {content.get('epochs')} epochs, config.yaml of {cfg.TRAIN.epochs}")
-    required = REQUIRED.get(cfg.TASK, (VAL_TOP1,))
+    required = REQUIRED.get(cfg.TASK) or (METRICS[kind_of(content) or _kind_in(cfg)][0].key,)
     for name, value in content.items():
         is_metric = name in required or isinstance(value, float) or (value is None and "/" in name)
         if is_metric and not _is_number(value):
@@ -141,7 +144,18 @@ def _summary(path: Path, cfg: Config, rows: tuple[dict[str, float], ...], remark
     missing = [name for name in required if name not in content]
     if missing:
         remarks.append(f"summary.json lacks {', '.join(missing)}: compared without")
-    return _numbers(content)
+    return content
+
+
+def _kind_in(cfg: Config) -> LabelKind:
+    """What the labels are as far as the config alone tells."""
+    kind = cfg.LABELS.kind
+    return "class" if kind == "auto" else kind
+
+
+def _names(content: dict[str, Any]) -> tuple[str, ...]:
+    by_name = content.get(VAL_BY_CLASS, content.get(VAL_BY_COLUMN))
+    return tuple(by_name) if isinstance(by_name, dict) else ()
 
 
 def _rows(path: Path, remarks: list[str]) -> tuple[dict[str, float], ...]:

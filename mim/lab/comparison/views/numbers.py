@@ -82,9 +82,9 @@ def styles_of(columns: Sequence[Column], entries: Sequence[Entry]) -> dict[str, 
 
 
 def bounds_of(column: Column, entries: Sequence[Entry]) -> Bounds:
-    """The least and the most that a column can be: a percentage 0 and 100, others 0 unless a value is below it."""
+    """The least and the most that a column can be: the least is 0 unless a value is below it."""
     values = [value for entry in entries for value in _values(entry, column.key)]
-    return (-math.inf if min(values, default=0.0) < 0 else 0.0), (100.0 if column.unit == "%" else math.inf)
+    return (-math.inf if min(values, default=0.0) < 0 else 0.0), (100.0 if column.unit == "%" else column.most)
 
 
 def _values(entry: Entry, key: str) -> Sequence[float]:

@@ -5,7 +5,7 @@ import math
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,7 +13,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image
 
-from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Section, Sheet
+from mim.lab.comparison.result import Better, Column, Comparison, PairedTest, Role, Section, Sheet
 from mim.lab.comparison.views.dot_plots import plots
 from mim.lab.comparison.views.numbers import (
     ANY,
@@ -87,6 +87,7 @@ def render(comparison: Comparison) -> str:
         best_budget=any(budget.best for budget in comparison.budgets),
         compared=len(entries) > 1,
         cost=_table(comparison, "cost"),
+        more=_more(comparison),
         plots=plots(comparison),
         curves=htmlsafe_json_dumps(_curves(comparison), allow_nan=False, separators=(",", ":")),
         axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
@@ -118,8 +119,24 @@ def _seeds(comparison: Comparison) -> str:
     return "" if others or not first else f"seed{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
 
 
+def _more(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
+    """A table for each protocol, with its further metrics."""
+    further = [column for column in comparison.columns if column.section == "more"]
+    tables = []
+    for group in dict.fromkeys(column.group for column in further):
+        of_group = [column for column in further if column.group == group]
+        table = _table_of(comparison, [replace(each, title=each.title.removeprefix(f"{group}, ")) for each in of_group])
+        tables += [(group, table)] if table else []
+    return tables
+
+
 def _table(comparison: Comparison, *sections: Section) -> HtmlTable | None:
-    columns = [column for section in sections for column in comparison.columns if column.section == section]
+    return _table_of(
+        comparison, [column for section in sections for column in comparison.columns if column.section == section]
+    )
+
+
+def _table_of(comparison: Comparison, columns: Sequence[Column]) -> HtmlTable | None:
     styles = styles_of(columns, comparison.entries)
     headings, filled, notes = [], [], []
     for column in columns:

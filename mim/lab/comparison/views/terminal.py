@@ -18,6 +18,7 @@ TESTS = 12  # tests that are printed; the page shows all
 UNBOUNDED = 10_000  # columns, to measure the width that a table needs
 MANY = 6  # entries above which each has a row
 BEFORE = "Before you compare"
+MORE = "More metrics of held-out labels are on the page and in comparison.csv."
 INTERVALS = "mean, with its 95% interval over seeds; bold: the best beyond chance"
 SECTIONS = (("Accuracy and loss", ("accuracy", "loss")), ("Cost of pretraining", ("cost",)))
 
@@ -48,6 +49,8 @@ def show(comparison: Comparison, console: Console) -> None:
         for table in _tables(comparison, metrics, console):
             console.print(table)
         notes = [_clean(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
+        if "accuracy" in sections and any(column.section == "more" for column in comparison.columns):
+            notes.append(MORE)
         print_notes(console, notes, "dim")
     if 0 < len(comparison.tests) <= TESTS:
         remark = "first minus second, seed by seed; p is not corrected for the number of tests"
