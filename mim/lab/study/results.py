@@ -105,7 +105,7 @@ class Results:
 
     def write(self, output: Path) -> None:
         """Writes results.json, results.md and the pictures to `output`."""
-        keys = (KNN_TOP1, VAL_TOP1, VAL_LOSS, "epochs", "images_seen", "images_per_s", "seconds")
+        keys = (KNN_TOP1, *self._main_keys(), VAL_LOSS, "epochs", "images_seen", "images_per_s", "seconds")
         trials = {
             trial.name: {
                 "start": trial.start,

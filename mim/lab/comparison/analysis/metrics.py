@@ -51,22 +51,21 @@ def transfer_metrics(protocols: Sequence[Protocol]) -> list[ColumnValues]:
     """Held-out metrics after the last epoch: a column for each protocol and main metric, then further metrics."""
     values = [_by_metric(protocol) for protocol in protocols]
     only_top1 = {metric.key for each in values for metric in each if metric in MAIN} <= {VAL_TOP1}
-    main, more = [], []
+    columns = []
     for number, (protocol, by_metric) in enumerate(zip(protocols, values, strict=True), 1):
+        name = protocol.title
         key = f"transfer/{number}"
         for metric, of_metric in by_metric.items():
+            title = f"{name}, {metric.title}"
             if metric in MAIN:
-                title = protocol.title if only_top1 else f"{protocol.title}, {metric.title}"
-                column = Column(key, title, metric.unit, "accuracy", metric.better, protocol.note(), most=metric.most)
-                main.append(ColumnValues(column, of_metric, tested=True))
-                key = f"transfer/{number}/{metric.key}"  # of another metric, where labels are of several kinds
-    for number, (protocol, by_metric) in enumerate(zip(protocols, values, strict=True), 1):
-        for metric, of_metric in by_metric.items():
-            if metric not in MAIN:
-                key, title = f"transfer/{number}/{metric.key}", f"{protocol.title}, {metric.title}"
-                column = Column(key, title, metric.unit, "more", metric.better, most=metric.most, group=protocol.title)
-                more.append(ColumnValues(column, of_metric))
-    return [*main, *more]
+                title, note = name if only_top1 else title, protocol.note()
+                column = Column(key, title, metric.unit, "accuracy", metric.better, note, most=metric.most)
+                key = f"transfer/{number}/{metric.key}"  # of another one, where labels are of several kinds
+            else:
+                key_of_more = f"more/{number}/{metric.key}"
+                column = Column(key_of_more, title, metric.unit, "more", metric.better, most=metric.most, group=name)
+            columns.append(ColumnValues(column, of_metric, tested=metric in MAIN))
+    return columns
 
 
 def _by_metric(protocol: Protocol) -> dict[LabelMetric, dict[str, Values]]:
