@@ -1,6 +1,6 @@
 """Nearest pixels: which stored pixel lies under the middle of each pixel of a crop, for masks of classes.
 
-Shapes: H W rows and columns of a crop, N pixels along a side.
+Shapes: H W rows and columns of a crop, N pixels along a side, S pixels along a stored side.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def resized_middle(stored: int, longest: int, resized: int) -> Tensor:
 
 
 def cropped_middle(stored: int, longest: int, resized: int, count: int) -> Tensor:
-    """The other way round: of each stored pixel, the pixel of the middle `count` ones that covers its middle, (stored,).
+    """The other way round, (stored,): the pixel under the middle of each stored one, of the middle `count` of `resized`.
 
     -1 for stored pixels that are not in the crop.
     """

@@ -166,18 +166,6 @@ class SimpleCrop:
         )
         return Places(*sides)
 
-    def cropped_places(self, stored_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The row of the crop for each stored row (H,), and the column for each stored column (W,); -1 outside of it."""
-        longest = self._longest() * min(stored_size)
-        kept = min(stored_size[0], longest), min(stored_size[1], longest)
-        row_H, column_W = (
-            cropped_middle(stored, longest, length, count)
-            for stored, length, count in zip(
-                stored_size, _covering(self.size, kept, self.share), self.size, strict=True
-            )
-        )
-        return row_H, column_W
-
     def _longest(self) -> int:
         return STRIP * max(self.size) // min(self.size)
 
@@ -219,15 +207,11 @@ class CentreCrop:
         return Places(*sides)
 
     def cropped_places(self, stored_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The row of the crop for each stored row (H,), and the column for each stored column (W,); -1 outside of it."""
+        """The crop's row for each stored row (H,), and its column for each stored column (W,); -1 outside of it."""
         longest = self._longest() * min(stored_size)
         kept = min(stored_size[0], longest), min(stored_size[1], longest)
-        row_H, column_W = (
-            cropped_middle(stored, longest, length, count)
-            for stored, length, count in zip(
-                stored_size, _covering(self.size, kept, self.share), self.size, strict=True
-            )
-        )
+        sides = zip(stored_size, _covering(self.size, kept, self.share), self.size, strict=True)
+        row_H, column_W = (cropped_middle(stored, longest, length, count) for stored, length, count in sides)
         return row_H, column_W
 
     def _longest(self) -> int:

@@ -27,8 +27,8 @@ from mim.data.corruptions import (
 )
 from mim.data.loading.dataset import ImageDataset
 from mim.data.sources.base import Source, Stored
-from mim.evaluate.classifier import LoadedClassifier, load_classifier, matched_source
 from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, title
+from mim.evaluate.predictor import LoadedPredictor, load_predictor, matched_source
 from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.reading import Reader, choose_samples, left_out_metrics
 from mim.metric_keys import CORRUPTIONS_BY_NAME, CORRUPTIONS_CLEAN, CORRUPTIONS_TOP1, interval
@@ -72,8 +72,8 @@ def corruptions(run: Path, output: Path, overrides: Overrides, settings: Corrupt
         raise ValueError(f"--images is {settings.images}: at least 1 held-out image")
     with load(run, overrides) as loaded:
         _check_images(loaded)
-        classifier = load_classifier(loaded, settings.setting)
-        kind = classifier.model.criterion.spec.kind
+        classifier = load_predictor(loaded, settings.setting)
+        kind = classifier.spec.kind
         if kind != "class":
             raise ValueError(f"corruptions counts right answers to labels of kind class, and {loaded.path} has {kind}")
         matched, note = matched_source(loaded, classifier)
@@ -84,13 +84,13 @@ def corruptions(run: Path, output: Path, overrides: Overrides, settings: Corrupt
         result = loaded.world.from_main(lambda: _result(loaded, names, right_NC, groups_N))
         path = output / CURVES
         if loaded.world.main:
-            write_picture(path, _curves(loaded, result, 1 / classifier.outputs))
+            write_picture(path, _curves(loaded, result, 1 / classifier.spec.outputs))
         return {
             **origin(loaded),
             **classifier.describe(answers.chosen),
             "held-out images": len(right_NC),
             **left_out_metrics(answers.broken),
-            "classes": note or f"all {classifier.outputs:,} of the classifier",
+            "classes": note or f"all {classifier.spec.outputs:,} of the classifier",
             **result,
             "pictures": [str(path)],
         }
@@ -112,7 +112,7 @@ def _check_images(loaded: LoadedCheckpoint) -> None:
 class _Answers:
     """Right and wrong answers to the chosen images under each corruption."""
 
-    def __init__(self, loaded: LoadedCheckpoint, classifier: LoadedClassifier, source: Source, samples: Sequence[int]):
+    def __init__(self, loaded: LoadedCheckpoint, classifier: LoadedPredictor, source: Source, samples: Sequence[int]):
         self.loaded, self.classifier, self.source, self.samples = loaded, classifier, source, samples
         self.reader = Reader(loaded.cfg.DATA.batch_size, loaded.cfg.DATA.workers)
         self.chosen = 0 if classifier.chosen is None else classifier.chosen

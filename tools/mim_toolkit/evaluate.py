@@ -18,10 +18,12 @@ changed.
 
   knn       the nearest training images vote on the class of a held-out one
   logistic  logistic regression on features of the encoder
-  classify  accuracy of a fine-tuned or probed classifier, by names of classes
+  classify  metrics of a fine-tuned or probed readout on held-out images, by
+            names of classes or of columns of numbers
   features  writes features, labels and names of all images to a .npz file
-  predict   writes class and probabilities of any images (files, folders, .txt
-            lists) to a .csv or .jsonl file; IMAGES come before KEY VALUE
+  predict   writes classes and probabilities, or numbers, of any images (files,
+            folders, .txt lists) to a .csv or .jsonl file, and masks as
+            pictures into a folder; IMAGES come before KEY VALUE
   dense     without labels, sheets of what its patches hold: components,
             foreground, attention, of held-out images or of IMAGES; where
             images have masks, also mIoU of kNN and logistic regression
@@ -81,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="features, predict: the file to write; dense, retrieval, corruptions: the folder of pictures; default: "
-        "their name",
+        help="features, predict: the file to write, of masks the folder; dense, retrieval, corruptions: the folder of "
+        "pictures; default: their name",
     )
     parser.add_channels()
     _add_sheets(parser)
@@ -178,6 +180,8 @@ def _sheets(args: argparse.Namespace) -> dict[str, Any]:
 def _check_output(what: str, output: Path | None) -> None:
     """Raises ValueError where --output is missing, or has an ending of another kind of file."""
     endings = ENDINGS.get(what, ())
+    if what == "predict" and output is not None and not output.suffix:
+        return  # a folder, which masks need
     if endings and (output is None or output.suffix.lower() not in endings):
         value = f"--output is {output}: " if output else ""
         raise ValueError(f"{value}{what} writes a file: name it with --output FILE{' or FILE'.join(endings)}")
