@@ -122,4 +122,6 @@ def _differ(values: Values) -> bool:
 
 
 def _joined(values: Values) -> dict[str, str]:
-    return {name: join_names(dict.fromkeys(by_seeds.values())) for name, by_seeds in values.items()}
+    """The values of each entry in one text; the only one stands as it is."""
+    texts = {name: list(dict.fromkeys(by_seeds.values())) for name, by_seeds in values.items()}
+    return {name: each[0] if len(each) == 1 else join_names(each) for name, each in texts.items()}

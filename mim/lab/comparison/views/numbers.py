@@ -50,11 +50,11 @@ class Cell:
     best: bool = False  # whether it differs from all others beyond chance
 
 
-def style_of(unit: str, estimates: Iterable[Estimate | None]) -> Style:
+def style_of(unit: str, estimates: Iterable[Estimate | None], most: float = math.inf) -> Style:
     """One style for a column; the prefix of its unit suits the middle value.
 
     Where values have intervals, three in four of these show a digit that is not 0, and the middle value at most five
-    digits; elsewhere the smallest value shows three. Percentages show at least one digit after the point.
+    digits; elsewhere the smallest value shows three. Percentages show at least one digit after the point, what is `most` 1 two.
     """
     finite = [each for each in estimates if each is not None and math.isfinite(each.mean)]
     sizes = [abs(each.mean) for each in finite if each.mean]
@@ -67,7 +67,7 @@ def style_of(unit: str, estimates: Iterable[Estimate | None]) -> Style:
         digits = 1 if unit == "%" else 2 - _power(min(sizes) / factor)
     else:
         digits = 0
-    digits = max(digits, 1 if unit == "%" else 0)
+    digits = max(digits, 1 if unit == "%" else 2 if most <= 1 else 0)
     return Style(factor, name, digits if digits <= MOST_DIGITS else None)
 
 
@@ -77,7 +77,9 @@ def styles_of(columns: Sequence[Column], entries: Sequence[Entry]) -> dict[str, 
     for column in columns:
         share = [other.key for other in columns if other.unit == column.unit == "%" and other.section == column.section]
         keys = share or [column.key]
-        styles[column.key] = style_of(column.unit, [entry.metrics.get(key) for entry in entries for key in keys])
+        styles[column.key] = style_of(
+            column.unit, [entry.metrics.get(key) for entry in entries for key in keys], column.most
+        )
     return styles
 
 

@@ -211,7 +211,7 @@ def _tests(comparison: Comparison) -> list[tuple[PairedTest, Heading, Cell, str]
             raise ValueError(f"a test of {names_of_test} has no place here")
         column, difference = columns[test.column], test.result.difference
         alike = [other.result.difference for other in comparison.tests if columns[other.column].unit == column.unit]
-        style = style_of(column.unit, alike)
+        style = style_of(column.unit, alike, column.most)
         text = ("+" if difference.mean > 0 else "") + style.text(difference.mean)
         bounds = POINTS if column.unit == "%" else ANY
         cell = Cell(text, interval_texts([difference], style, bounds)[0], order=difference.mean)

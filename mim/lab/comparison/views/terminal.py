@@ -70,7 +70,7 @@ def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
     for column in comparison.columns:
         if column.section in sections:
             estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
-            style = style_of(column.unit, estimates)
+            style = style_of(column.unit, estimates, column.most)
             heading = f"{column.title}, {style.unit}" if style.unit not in ("", column.title) else column.title
             best, bounds = comparison.best.get(column.key, ""), bounds_of(column, comparison.entries)
             texts = [_cell(cell) for cell in cells(comparison.entries, estimates, style, best, bounds)]
@@ -114,7 +114,7 @@ def _tests(comparison: Comparison) -> Table:
     columns = {column.key: column for column in comparison.columns}
     for test in comparison.tests:
         column, difference = columns[test.column], test.result.difference
-        style = style_of(column.unit, [difference])
+        style = style_of(column.unit, [difference], column.most)
         title = f"{column.title}, {style.unit}" if style.unit else column.title
         bounds = POINTS if column.unit == "%" else ANY
         table.add_row(
