@@ -4,8 +4,12 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from collecting import answered, result_of
+from label_files import write_images, write_table
+from PIL import Image
+from processes import PROBE, TINY_CLASSIFIER, call
 from rich.console import Console
 from run_folders import Real, compared, read_json, real_runs, titles, values_of, write_run
 
@@ -133,3 +137,26 @@ def test_page_has_a_table_of_more_metrics_and_csv_all_of_them(real, tmp_path):
     rows = list(csv.DictReader(io.StringIO((page.parent / "comparison.csv").read_text())))
     assert float(rows[0]["probe, MAE: mean"]) == metrics["val/mae"]
     assert float(rows[0]["probe, R²: mean"]) == metrics["val/r2"]
+
+
+def test_real_probe_of_a_number_beside_those_of_classes(real, tmp_path):
+    images = write_images(tmp_path / "images", 40)
+    ink = [f"{path.name},{np.asarray(Image.open(path).convert('L')).mean():.3f}" for path in images]
+    keys = {
+        **TINY_CLASSIFIER,
+        "DATA.name": "folder",
+        "DATA.path": tmp_path / "images",
+        "DATA.val_share": 0.25,
+        "LABELS.file": write_table(tmp_path, "path,ink", ink),
+        "LABELS.per_class": 0,
+        "CRITERION.name": "mse",
+        "INIT.checkpoint": real.pretraining,
+    }
+    code, text = call(tmp_path / "ink", keys, PROBE)
+    assert code == 0, text
+    result = compared(real.pretraining, real.probe, tmp_path / "ink")
+    (entry,) = result.entries
+    r2 = read_json(tmp_path / "ink" / "summary.json")["val/r2"]
+    assert values_of(result, "linear probe, R²") == {entry.name: (r2,)}
+    assert titles(result) == {"linear-probe, top-1", "fine-tuning, top-1", "linear probe, R²"}
+    assert (result.left_out, result.warnings) == ((), ())
