@@ -33,7 +33,7 @@ def resized_middle(stored: int, longest: int, resized: int) -> Tensor:
 
 
 def cropped_middle(stored: int, longest: int, resized: int, count: int) -> Tensor:
-    """The other way round, (stored,): the pixel under the middle of each stored one, of the middle `count` of `resized`.
+    """The other way round, (stored,): the pixel under the middle of each stored one, of `count` in the middle.
 
     -1 for stored pixels that are not in the crop.
     """
