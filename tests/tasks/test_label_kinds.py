@@ -18,7 +18,9 @@ from small_data import write_digits
 
 from mim import build
 from mim.config import parse_config
+from mim.engine.distributed.world import World
 from mim.metric_keys import interval
+from mim.pictures.segmentations import draw_segmentations
 
 IMAGES, INK = 72, 127
 SMALL = {
@@ -232,6 +234,22 @@ def test_predict_writes_masks_that_are_labels_of_the_same_images(runs, tmp_path,
     assert metrics["held-out images"] == len(paths)
 
 
+@pytest.mark.slow
+def test_predict_and_classify_of_masks_on_two_processes_equal_one(runs, warm, tmp_path, data):
+    for words in (["classify", runs("mask")], ["predict", runs("mask"), data / "images"]):
+        more = [] if words[0] == "classify" else ["--output", tmp_path / "two"]
+        words = [*words, *more, "DATA.batch_size", 5, "--json", tmp_path / "two.json"]
+        code, text = warm.run_program("evaluate", 2, list(map(str, words)), tmp_path / "two.log")
+        assert code == 0, text
+        one = evaluate(tmp_path, *(tmp_path / "one" if word == tmp_path / "two" else word for word in words[:-2]))
+        two = json.loads((tmp_path / "two.json").read_text())
+        assert {**two, "file": ""} == {**one, "file": ""}
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == IMAGES + 1
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def test_predict_names_the_output_that_the_labels_need(runs, tmp_path):
     for kind, output, way_out in (("mask", "p.csv", "name a folder"), ("number", "folder", "FILE.csv or FILE.jsonl")):
         text = io.StringIO()
@@ -243,17 +261,34 @@ def test_predict_names_the_output_that_the_labels_need(runs, tmp_path):
         assert way_out in " ".join(text.getvalue().split())
 
 
-def test_pictures_of_an_evaluation_suit_the_labels(runs, data, tmp_path):
-    """Masks have a sheet, one class an image has a reliability diagram, and both a confusion matrix."""
-    keys = {"EVALUATE.confusion": True, "TRAIN.epochs": 1}
-    names = {}
-    for kind in OF_KIND:
-        trained(tmp_path / kind, keys_of(data, kind, FINETUNE) | keys, FINETUNE)
-        names[kind] = {path.parent.name for path in (tmp_path / kind).glob("*/step-*.png")}
-    assert names == {
-        **{"number": set(), "classes": set()},
-        **{"ordinal": {"confusion", "reliability"}, "mask": {"confusion", "segmentations"}},
-    }
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("number", set()),
+        ("classes", set()),
+        ("ordinal", {"confusion", "reliability"}),
+        ("mask", {"confusion", "segmentations"}),
+    ],
+)
+def test_pictures_of_an_evaluation_suit_the_labels(runs, kind, names):
+    """The sheet has the first eight held-out images, with the masks that the readout answers."""
+    content = last_state(runs(kind))
+    cfg = parse_config(content["config"]).replace({"EVALUATE.confusion": True, "EVALUATE.resamples": 0})
+    task = build.build_task(cfg, *build.build_data(cfg))
+    task.model.load_state_dict(content["model"])
+    with torch.no_grad():
+        pictures = task.evaluate(task.model.eval(), World(0, 1, torch.device("cpu"))).pictures
+    assert pictures.keys() == names
+    if kind != "mask":
+        return
+    scores, criterion, source, _ = held_out(runs(kind))
+    grey_NHW = torch.stack([torch.from_numpy(np.array(source.read(row))) for row in range(8)])
+    truth_NHW = torch.stack([torch.from_numpy(source.mask(row)) for row in range(8)])
+    answers_NHW = torch.from_numpy(by_hand("mask", scores[:8], criterion))
+    expected_HW3 = draw_segmentations(grey_NHW[:, None] / 255, truth_NHW, answers_NHW, ("paper", "ink"), "finetune")
+    off = (pictures["segmentations"].int() - expected_HW3.int()).abs()
+    assert off.max() <= 1  # images were normalised and back
+    assert answers_NHW.unique().tolist() == [0, 1]
 
 
 @pytest.mark.slow
