@@ -230,7 +230,7 @@ def test_beit_layer_ids_count_the_stem_the_blocks_and_a_shared_table_on_top(bias
 def test_beit_trains_half_a_block_as_its_mlp_with_norm_and_layer_scale(layer_scale):
     encoder = beit(hidden="none", bias="block", norm=False, layer_scale=layer_scale)
     model = finetuned_predictor(encoder, 4, 0.5, init_std=0.02).train()
-    model(images(4, SQUARE)).square().mean().backward()
+    model(images(4, SQUARE))[0].square().mean().backward()
     upper = ["norm2.weight", "norm2.bias", *(f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))]
     expected = {f"backbone.blocks.1.{name}" for name in [*upper, *(["gamma_2"] if layer_scale else [])]}
     assert {name for name, weight in encoder.named_parameters() if weight.requires_grad} == expected
