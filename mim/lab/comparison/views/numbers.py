@@ -54,7 +54,8 @@ def style_of(unit: str, estimates: Iterable[Estimate | None], most: float = math
     """One style for a column; the prefix of its unit suits the middle value.
 
     Where values have intervals, three in four of these show a digit that is not 0, and the middle value at most five
-    digits; elsewhere the smallest value shows three. Percentages show at least one digit after the point, what is `most` 1 two.
+    digits; elsewhere the smallest value shows three. Percentages show at least one digit after the point, and a metric
+    that can be 1 at `most` two.
     """
     finite = [each for each in estimates if each is not None and math.isfinite(each.mean)]
     sizes = [abs(each.mean) for each in finite if each.mean]
