@@ -40,7 +40,7 @@ OF_KIND = {
     "number": {"LABELS.columns": "[level,spread]", "LABELS.kind": "number", "CRITERION.name": "mse"},
     "classes": {"LABELS.columns": "[bright,rich]", "LABELS.kind": "classes", "CRITERION.name": "binary"},
     "ordinal": {"LABELS.columns": "[level]", "LABELS.bins": "[830,1030]", "CRITERION.name": "ordinal"},
-    "mask": {"LABELS.names": "[paper,ink]", "LABELS.ignore": -1, "READOUT.name": "segment_linear"},
+    "mask": {"LABELS.names": "[paper,ink]", "LABELS.ignore": -1, "READOUT.name": "segment_linear", "TRAIN.epochs": 8},
 }
 
 
