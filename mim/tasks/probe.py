@@ -66,12 +66,13 @@ class Probe(Supervised):
             key = keys.choice(self.score)
             best = self._choose(key, self.answers_to(model, self.choosing, world), metrics)
         if not len(self.held_out):
-            return self._chosen(Report(metrics, {}, score=key), best)
+            return self._chosen(Report(metrics, {}, score=key if key in metrics else ""), best)
         answers = self.answers_to(model, self.held_out, world)
         best_there = self._choose(self.score, answers, metrics)
         best = best_there if self.choosing is None else best
         report = self.report(model, answers, best, self.grid[best].title)
-        return self._chosen(replace(report, metrics={**metrics, **report.metrics}, score=key), best)
+        metrics |= report.metrics
+        return self._chosen(replace(report, metrics=metrics, score=key if key in metrics else ""), best)
 
     def _chosen(self, report: Report, best: int) -> Report:
         """A report that names the setting which was chosen; nothing where none could be."""

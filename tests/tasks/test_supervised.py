@@ -541,3 +541,17 @@ def test_probe_crop_pct_keeps_the_share_of_the_side(tmp_path):
     small = torch.nn.functional.avg_pool2d(centre_CHW.float()[None], 2)[0]
     middle = full_CHW[:, 8:24, 8:24].float()
     assert (small - middle).abs().mean() < 6 < (small - full_CHW[:, :16, :16].float()).abs().mean()
+
+
+def test_probe_of_labels_without_a_score_has_no_best_checkpoint(tmp_path):
+    """R2 of equal numbers is not defined."""
+    table = tmp_path / "labels.csv"
+    images = class_folders(tmp_path / "images", 2, train=6, held_out=3)
+    rows = [f"{path},1.5" for path in sorted(images.rglob("*.jpg"))]
+    table.write_text("\n".join(["path,level", *rows]))
+    keys = of_folder(images) | {"LABELS.file": table, "LABELS.columns": "[level]", "LABELS.kind": "number"}
+    keys |= {"DATA.labels": "none", "LABELS.per_class": 0, "CRITERION.name": "mse", "PROBE.rates": "[0.5,1.0]"}
+    report = evaluated(task_of(PROBE, keys))
+    assert report.score == ""
+    assert "val/r2" not in report.metrics
+    assert "all" in report.details["val/undefined"]["val/r2"]
