@@ -147,7 +147,8 @@ def test_every_recipe_has_a_published_run_or_is_said_to_be_ours():
         "enter a new recipe's original in published.py, or why there is none in OURS"
     )
     for path in OURS:
-        assert recipe(path).DATA.name != "folder" or "solar" in path, f"{path} is of ImageNet: compare it with what was published"
+        is_imagenet = recipe(path).DATA.name == "folder" and "solar" not in path
+        assert not is_imagenet, f"{path} is of ImageNet: compare it with what was published"
         assert "ours" in (ROOT / path).read_text().partition("# source:")[2].partition("\n# hardware:")[0], path
 
 
@@ -649,9 +650,7 @@ def test_cifar10_finetuning_is_the_published_one():
         [32, 32],
     ]
     assert [numbers(getattr(cfg.AUGMENT, key)) for key in ("crop_scale", "crop_ratio")] == [[1, 1], [1, 1]]
-    assert not any(
-        getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix")
-    )
+    assert not any(getattr(cfg.AUGMENT, key) for key in ("flip", "randaugment", "jitter", "erase", "mixup", "cutmix"))
     assert (cfg.READOUT.pool, cfg.READOUT.norm, cfg.ENCODER.norm) == ("class", "none", True)
     assert cfg.CRITERION.smoothing == 0
     assert cfg.READOUT.init_std == pytest.approx(nn.Linear(192, 10_000).weight.std().item(), rel=1e-2)
