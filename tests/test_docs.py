@@ -68,6 +68,7 @@ def registry_copy(monkeypatch, tmp_path):
         del sys.modules[module]
 
 
+@pytest.mark.slow
 def test_extending_examples_train_together(tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
     _start(tmp_path, "python", "make_stack.py")

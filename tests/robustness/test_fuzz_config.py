@@ -209,7 +209,7 @@ def check_load(path: Path, case: tuple[bytes, list[str]]) -> None:
     assert reread.to_yaml() == cfg.to_yaml()
 
 
-@profile(40, 800)
+@profile(25, 800)
 def test_fuzz_config_of_changed_recipes(tmp_path: Path, cases: int, explore: Explore) -> None:
     explore("config recipes", cases, mutated(), lambda case: check_load(tmp_path / "recipe.yaml", case))
 

@@ -94,7 +94,8 @@ def test_accuracies_are_those_of_classify_on_corrupted_files(run, digits, tmp_pa
     assert Image.open(metrics["pictures"][0]).width > 300
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_accuracies_are_the_same_each_time(run, tmp_path, workers):
     words = ["corruptions", run, "--only", "gaussian_noise", "--output", tmp_path]
     first = metrics_of(tmp_path, *words)
@@ -104,12 +105,14 @@ def test_accuracies_are_the_same_each_time(run, tmp_path, workers):
     assert metrics_of(tmp_path, *words, "SEED", 5) != first
 
 
+@pytest.mark.slow
 def test_chosen_images_are_a_part_of_all(run, tmp_path):
     words = ["corruptions", run, "--only", "contrast", "--output", tmp_path]
     assert metrics_of(tmp_path, *words, "--images", 10)["held-out images"] == 10
     assert metrics_of(tmp_path, *words, "--images", 1000) == metrics_of(tmp_path, *words)
 
 
+@pytest.mark.slow
 def test_a_broken_image_is_left_out_of_each_column(run, digits, tmp_path):
     val = corrupted_copy(digits, tmp_path, "contrast", 1)
     broken, *_ = sorted(val.rglob("*.png"))

@@ -78,6 +78,7 @@ def test_dense_without_labels_writes_three_sheets_and_no_metric(run, tmp_path, f
     assert not [key for key in metrics if key.startswith("dense/")]
 
 
+@pytest.mark.slow
 def test_dense_of_one_named_image_and_of_a_broken_one(run, tmp_path):
     _, two = write_digits(tmp_path / "images", 2)
     two.write_bytes(two.read_bytes()[:50])
@@ -89,6 +90,7 @@ def test_dense_of_one_named_image_and_of_a_broken_one(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_dense_at_another_size_that_is_no_square_resizes_positions(run, tmp_path, few):
     metrics = figures(tmp_path, "dense", run, *of(few), "DATA.image_size", "[32, 48]", "--images", 2)
     assert metrics["images on sheets"] == 2
@@ -109,6 +111,7 @@ def test_dense_at_another_size_that_is_no_square_resizes_positions(run, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "f.npz")["val_features"], expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dense_of_an_encoder_without_class_token_says_so_and_takes_a_stride(tmp_path, few):
     code, text = call(tmp_path / "swin", SWIN)
     assert code == 0, text
@@ -207,6 +210,7 @@ def test_dense_chooses_its_settings_on_training_images(run, tmp_path, some_ink, 
     assert other["dense/knn_miou"] != metrics["dense/knn_miou"]
 
 
+@pytest.mark.slow
 def test_dense_and_retrieval_of_a_pretraining_take_labels_of_the_command(run, tmp_path, few):
     """Masks of a folder, and a table that says what the class folders say."""
     for path in few.rglob("*.png"):
@@ -272,6 +276,7 @@ def test_retrieval_of_named_images_and_without_labels_counts_nothing(run, tmp_pa
     assert not [key for key in [*metrics, *without] if key.startswith("retrieval/")]
 
 
+@pytest.mark.slow
 def test_retrieval_leaves_broken_files_out_by_name(run, tmp_path, few):
     import shutil
 
@@ -283,6 +288,7 @@ def test_retrieval_leaves_broken_files_out_by_name(run, tmp_path, few):
     assert broken.name in metrics["evaluation/left_out_files"][0]
 
 
+@pytest.mark.slow
 def test_retrieval_with_leave_one_out_searches_among_the_held_out_or_only_images(run, tmp_path, few):
     metrics = figures(tmp_path, "retrieval", run, *of(few / "train"), "DATA.val_share", 0, "--leave-one-out")
     assert metrics["queries"] == metrics["searched images"] == 20

@@ -110,7 +110,7 @@ def test_results_are_made_two_ahead_for_each_worker_and_no_further() -> None:
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
-        (signal.SIGKILL, "was ended by SIGKILL .*memory"),
+        pytest.param(signal.SIGKILL, "was ended by SIGKILL .*memory", marks=pytest.mark.slow),
         pytest.param(signal.SIGBUS, "was ended by SIGBUS .*shared memory", marks=pytest.mark.slow),
         pytest.param(None, "ended by itself with exit code 7", marks=pytest.mark.slow),
     ],

@@ -482,7 +482,13 @@ def first_points(study):
     return dataclasses.replace(study, trials=study.trials[:2], seeds=(0,), protocols={})
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=named)
+LONG = ("digits/transfer_backbones", "digits/readouts", "solar/transfer")  # the others have parts of each kind
+VARYING = [
+    pytest.param(file, marks=pytest.mark.slow) if str(file.with_suffix("")).endswith(LONG) else file for file in STUDIES
+]
+
+
+@pytest.mark.parametrize("file", VARYING, ids=named)
 def test_shipped_study_varies_what_its_title_says(file, tmp_path, monkeypatch):
     """Its runs have configs that can be built, and its first points one of their own; nothing is trained."""
     monkeypatch.setattr("mim.lab.study.runner.run_chains", lambda *_: None)
