@@ -1,7 +1,9 @@
 """Probe: one step trains readouts on the features of a frozen encoder."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.readouts import Predictor
-from mim.tasks.supervised import Answers, Supervised
+from mim.tasks.supervised import Supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +59,30 @@ class Probe(Supervised):
         return total - (total - total / len(losses)).detach()
 
     def evaluate(self, model: Predictor, world: World) -> Report:
-        """The metrics of the best setting on the held-out images, and the scores of all settings."""
+        """The metrics of the best setting on the held-out images; the scores of all settings are details."""
         if len(self.grid) == 1:
             return super().evaluate(model, world)
-        metrics: dict[str, float] = {}
-        key, best = self.score, -1
+        key, best, metrics, details = self.score, -1, dict[str, float](), dict[str, Any]()
         if self.choosing is not None:
             key = keys.choice(self.score)
-            best = self._choose(key, self.answers_to(model, self.choosing, world), metrics)
-        if not len(self.held_out):
-            return self._chosen(Report(metrics, {}, score=key if key in metrics else ""), best)
-        answers = self.answers_to(model, self.held_out, world)
-        best_there = self._choose(self.score, answers, metrics)
-        best = best_there if self.choosing is None else best
-        report = self.report(model, answers, best, self.grid[best].title)
-        metrics |= report.metrics
-        return self._chosen(replace(report, metrics=metrics, score=key if key in metrics else ""), best)
-
-    def _chosen(self, report: Report, best: int) -> Report:
-        """A report that names the setting which was chosen; nothing where none could be."""
+            scores = self.answers_to(model, self.choosing, world).scores(self.score)
+            best, details = _best(scores), self._by_setting(key, scores)
+            metrics = {key: scores[best]} if scores[best] > -math.inf else {}
+        report = Report({}, {})
+        if len(self.held_out):
+            answers = self.answers_to(model, self.held_out, world)
+            scores = answers.scores(self.score)
+            best, details = best if best >= 0 else _best(scores), details | self._by_setting(self.score, scores)
+            report = self.report(model, answers, best, self.grid[best].title)
         if best < 0:
             return report
-        details = {**report.details, keys.CHOICE_TITLE: self.grid[best].title}
-        return replace(report, metrics={**report.metrics, keys.CHOICE_SETTING: best}, details=details)
+        metrics = {**report.metrics, **metrics, keys.CHOICE_SETTING: best}
+        details = {**report.details, **details, keys.CHOICE_TITLE: self.grid[best].title}
+        return Report(metrics, report.pictures, details, score=key if key in metrics else "")
 
-    def _choose(self, key: str, answers: Answers, metrics: dict[str, float]) -> int:
-        """The position of the best setting, the first of equal ones; adds the score of each and the best to metrics."""
-        scores = answers.scores(self.score)
-        best = max(range(len(scores)), key=scores.__getitem__)
+    def _by_setting(self, key: str, scores: Sequence[float]) -> dict[str, float]:
         named = zip(self.grid, scores, strict=True)
-        metrics |= {keys.of_setting(key, each.title): score for each, score in named if score > -math.inf}
-        if scores[best] > -math.inf:
-            metrics[key] = scores[best]
-        return best
+        return {keys.of_setting(key, each.title): score for each, score in named if score > -math.inf}
 
     def _parameters(self) -> list[tuple[ProbeSetting, list[str]]]:
         """Each setting with the names of its parameters."""
@@ -97,3 +90,8 @@ class Probe(Supervised):
             (setting, [f"readouts.{number}.{name}" for name, _ in readout.named_parameters()])
             for number, (setting, readout) in enumerate(zip(self.grid, self.model.readouts, strict=True))
         ]
+
+
+def _best(scores: Sequence[float]) -> int:
+    """The position of the best score, the first of equal ones."""
+    return max(range(len(scores)), key=scores.__getitem__)
