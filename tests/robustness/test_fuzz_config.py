@@ -84,7 +84,8 @@ def fitting(annotation: Any) -> st.SearchStrategy[str]:
         inside = fitting(arguments[0])
         count = (0, 4) if arguments[1:] == (...,) else (len(arguments),) * 2
         items = st.lists(inside, min_size=count[0], max_size=count[1])
-        return items.map(lambda values: "[" + ", ".join(f"'{item}'" for item in values) + "]")
+        quote = "" if get_origin(arguments[0]) is tuple else "'"  # a list of lists
+        return items.map(lambda values: "[" + ", ".join(f"{quote}{item}{quote}" for item in values) + "]")
     if origin is Union or len(arguments) > 1:
         return st.one_of(*map(fitting, arguments))
     if annotation is bool:

@@ -46,9 +46,14 @@ def logged(output: Path) -> int:
 
 
 def named(output: Path) -> int:
-    """The step of the checkpoint that a run goes on from; 0 where there is none."""
-    pointer = output / "checkpoints" / "last"
-    return int(pointer.read_text().strip().removeprefix("step-").removesuffix(".pt")) if pointer.exists() else 0
+    """The step of the checkpoint that a run goes on from; 0 where there is none.
+
+    A run that is killed between its first checkpoint and `last` has only the checkpoint, which is taken then.
+    """
+    folder = output / "checkpoints"
+    name = (folder / "last").read_text().strip() if (folder / "last").exists() else ""
+    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")]
+    return int(name.removeprefix("step-").removesuffix(".pt")) if name else max(steps, default=0)
 
 
 def halves(output: Path) -> list[Path]:

@@ -12,7 +12,6 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from mim.evaluation.accuracy import TOP
 from mim.evaluation.metrics.base import Collector
 from mim.evaluation.metrics.bootstrap import Measured
 from mim.evaluation.metrics.ranking import auroc
@@ -28,6 +27,8 @@ from mim.metric_keys import (
 )
 from mim.ops.calibration import calibration_error, calibration_of
 from mim.ops.ratios import mean_of_defined, ratio
+
+TOP = 5
 
 
 class ClassCollector(Collector):
