@@ -3,8 +3,8 @@
     python examples/ink.py runs/ink
 
 writes `images/` and `masks/`, each with `train` and `val` as DATA.name digits has them. In a mask, ink has the class of
-its digit, 1 for a zero to 10 for a nine, and 0 is paper. Ink is what is darker than half of the darkest level. So a model
-must know where the ink is, and which digit it is part of.
+its digit, 1 for a zero to 10 for a nine, and 0 is paper. Ink is what is brighter than half of the brightest level: the
+digits are bright on black. So a model must know where the ink is, and which digit it is part of.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from PIL import Image
 from mim.data.settings import DataSettings
 from mim.data.sources.digits import Digits
 
-INK = 127  # levels of 255, from which a pixel is ink: the digits are bright on black
+INK = 127  # of 255 levels: ink is above it
 
 
 def main(folder: Path) -> None:
