@@ -63,7 +63,8 @@ def test_corrupt_file_among_good_ones_is_counted_and_named_and_the_run_goes_on(t
     assert "010.jpg" in (tmp_path / "run" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_corrupt_files_above_the_limit_stop_every_rank(tmp_path, warm, images, processes):
     for number in range(0, 64, 4):
         _truncate(images / f"{number:03d}.jpg")

@@ -210,7 +210,7 @@ def check_load(path: Path, case: tuple[bytes, list[str]]) -> None:
     assert reread.to_yaml() == cfg.to_yaml()
 
 
-@profile(25, 800)
+@profile(15, 800)
 def test_fuzz_config_of_changed_recipes(tmp_path: Path, cases: int, explore: Explore) -> None:
     explore("config recipes", cases, mutated(), lambda case: check_load(tmp_path / "recipe.yaml", case))
 

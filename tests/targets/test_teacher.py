@@ -360,6 +360,7 @@ RUN = TINY | {
 }
 
 
+@pytest.mark.slow
 def test_run_goes_on_with_the_teacher_of_the_same_content_alone(tmp_path):
     files = [tmp_path / name for name in ("teacher.pt", "other.pt", "moved.pt")]
     words = [str(word) for pair in (RUN | {"TARGET.name": "pixels", "ENCODER.width": 8}).items() for word in pair]
