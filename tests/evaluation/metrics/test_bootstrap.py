@@ -47,7 +47,7 @@ def test_intervals_are_percentiles_of_the_metrics_of_resampled_images(kind, grou
 def test_an_interval_of_top1_is_that_of_a_loop_of_scikit_learn():
     answers, labels, _ = data = answered("class", 4, 100)
     result, said = result_of("class", data, 4, resamples=200, seed=1), answers.argmax(dim=1).numpy()
-    tops = [sk.accuracy_score(labels[drawn], said[drawn]) for drawn in drawn_by_loop(np.arange(100), 200, 1)]
+    tops = [sk.accuracy_score(labels.numpy()[drawn], said[drawn]) for drawn in drawn_by_loop(np.arange(100), 200, 1)]
     assert result.intervals["val/top1"] == pytest.approx(tuple(np.percentile(tops, [2.5, 97.5])), rel=1e-12)
     low, high = result.intervals["val/top1"]
     assert low < result.metrics["val/top1"] < high

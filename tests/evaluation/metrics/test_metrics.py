@@ -30,24 +30,25 @@ def close(ours: dict[str, float], theirs: dict[str, float]) -> None:
 def test_metrics_of_one_class_equal_scikit_learn_and_torchmetrics(classes):
     answers, labels, losses = data = answered("class", classes, 300)
     result, share, said = result_of("class", data, classes, **NONE), answers.numpy(), answers.argmax(dim=1).numpy()
+    truth = labels.numpy()
     expected = {
-        "val/top1": sk.accuracy_score(labels, said),
-        "val/balanced_accuracy": sk.balanced_accuracy_score(labels, said),
-        "val/macro_f1": sk.f1_score(labels, said, average="macro"),
-        "val/auroc": sk.roc_auc_score(labels, share[:, 1] if classes == 2 else share, multi_class="ovr"),
+        "val/top1": sk.accuracy_score(truth, said),
+        "val/balanced_accuracy": sk.balanced_accuracy_score(truth, said),
+        "val/macro_f1": sk.f1_score(truth, said, average="macro"),
+        "val/auroc": sk.roc_auc_score(truth, share[:, 1] if classes == 2 else share, multi_class="ovr"),
         "val/calibration_error": tm.calibration_error(
             answers, labels, "multiclass", n_bins=15, num_classes=classes
         ).item(),
         "val/loss": losses.double().mean().item(),
     }
     if classes > 5:
-        expected["val/top5"] = sk.top_k_accuracy_score(labels, share, k=5)
+        expected["val/top5"] = sk.top_k_accuracy_score(truth, share, k=5)
     assert result.metrics.keys() == expected.keys()
     assert result.metrics.pop("val/calibration_error") == pytest.approx(expected.pop("val/calibration_error"), rel=1e-5)
     close(result.metrics, expected)
-    assert np.array_equal(result.confusion_KK, sk.confusion_matrix(labels, said))
+    assert np.array_equal(result.confusion_KK, sk.confusion_matrix(truth, said))
     assert result.confusion_KK.dtype == torch.int64
-    recalls = sk.recall_score(labels, said, average=None)
+    recalls = sk.recall_score(truth, said, average=None)
     close(result.by_name[VAL_BY_CLASS], dict(zip(spec_of("class", classes).names, recalls, strict=True)))
     assert (result.samples, result.reasons, result.intervals) == (300, {}, {})
 
@@ -134,7 +135,7 @@ def test_a_class_that_is_unknown_for_an_image_is_judged_on_the_others():
     result = result_of("classes", (answers, labels, losses), 3, **NONE)
     rows = {0: slice(None), 1: slice(30, None), 2: slice(None)}
     areas = [sk.roc_auc_score(labels[rows[k], k], answers[rows[k], k]) for k in range(3)]
-    scores = [sk.f1_score(labels[rows[k], k], answers[rows[k], k] > 0.5) for k in range(3)]
+    scores = [sk.f1_score(labels[rows[k], k].numpy(), answers[rows[k], k].numpy() > 0.5) for k in range(3)]
     assert result.metrics["val/auroc"] == pytest.approx(np.mean(areas))
     assert result.metrics["val/macro_f1"] == pytest.approx(np.mean(scores))
 
@@ -176,7 +177,7 @@ def test_numbers_that_are_all_equal_have_no_r2_and_no_correlation():
     answers, labels, losses = answered("number", 2, 40)
     labels[:, 1] = 0.1
     result = result_of("number", (answers, labels, losses), 2, **NONE)
-    assert result.metrics["val/r2"] == pytest.approx(sk.r2_score(labels[:, 0], answers[:, 0]))
+    assert result.metrics["val/r2"] == pytest.approx(sk.r2_score(labels[:, 0].numpy(), answers[:, 0].numpy()))
     assert result.reasons["val/r2"] == "without columns whose labels or answers are all equal: n1"
     assert result.by_name[VAL_BY_COLUMN]["n1"].keys() == {"mae", "rmse"}
     alone = result_of("number", (answers[:, 1:], labels[:, 1:], losses), 1)
