@@ -170,11 +170,11 @@ def picture(detector: MaskRCNN, images: list[Tensor]) -> Tensor:
     for image_CHW, answer in zip(images, detector(images), strict=True):
         sure = answer["scores"] > 0.5
         mask_HW = (answer["masks"][sure, 0] > 0.5).any(dim=0)
-        shown = draw_segmentation_masks(image_CHW.expand(3, -1, -1), mask_HW, colors="orange")
+        picture_CHW = draw_segmentation_masks(image_CHW.expand(3, -1, -1), mask_HW, colors="orange")
         zoom = max(1, 192 // len(mask_HW))  # so that names can be read
-        shown = shown.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+        picture_CHW = picture_CHW.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
         names = [CLASSES[label] for label in answer["labels"][sure]]
-        columns.append(draw_bounding_boxes(shown, zoom * answer["boxes"][sure], names))
+        columns.append(draw_bounding_boxes(picture_CHW, zoom * answer["boxes"][sure], names))
     return (255 * torch.cat(columns, dim=2)).byte()
 
 

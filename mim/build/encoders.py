@@ -94,9 +94,9 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
 def _check_place(path: Path) -> None:
     """Raises ValueError where there is no file or folder, with the path that was looked for."""
     if not path.exists():
-        place = "" if path.is_absolute() else f" in the working folder (it would be {path.absolute()})"
+        folder = "" if path.is_absolute() else f" in the working folder (it would be {path.absolute()})"
         raise ValueError(
-            f"{path} does not exist{place}: set TARGET.checkpoint to where it is now, best as an absolute path. A run "
+            f"{path} does not exist{folder}: set TARGET.checkpoint to where it is now, best as an absolute path. A run "
             "goes on with the same file at another place"
         )
 

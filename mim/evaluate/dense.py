@@ -176,20 +176,20 @@ def _look(
 
 def _sheets(seen: _Seen, run: str, stride: int, channels: Channels, fitted: FittedPatches | None) -> dict[str, Tensor]:
     """All sheets by the name of their file."""
-    shown, map_BDhw = seen.shown(run, channels), torch.cat(seen.maps)
+    images, map_BDhw = seen.shown(run, channels), torch.cat(seen.maps)
     foreground = find_foreground(map_BDhw)
     sheets = {
-        COMPONENTS: draw_components(shown, map_BDhw, stride),
-        FOREGROUND: draw_foreground(shown, foreground.score_Bhw, foreground.components_BhwK, foreground.share),
+        COMPONENTS: draw_components(images, map_BDhw, stride),
+        FOREGROUND: draw_foreground(images, foreground.score_Bhw, foreground.components_BhwK, foreground.share),
     }
     if seen.attention:
-        sheets[ATTENTION] = draw_attention(shown, torch.cat(seen.attention), "the class token in the last block")
+        sheets[ATTENTION] = draw_attention(images, torch.cat(seen.attention), "the class token in the last block")
     if fitted is not None:
         part = PatchMaps(rearrange(map_BDhw, "b d h w -> b h w d"), torch.cat(seen.masks), [])
         for name, classifier in fitted.classifiers.items():
             answers_BHW = predicted_masks(classifier, part.to(fitted.device))[0].cpu()
             sheets[f"masks_{name}.png"] = draw_segmentations(
-                *(shown.images_BCHW, part.labels_BHW, answers_BHW, fitted.names),
+                *(images.images_BCHW, part.labels_BHW, answers_BHW, fitted.names),
                 f"{run}: masks by {MASKS[name]}",
                 f"{classifier.settings[0].describe()}, fitted on patches of training images; each pixel has the class "
                 f"of its patch, {stride} px wide.",

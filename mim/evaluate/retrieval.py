@@ -197,14 +197,14 @@ def _query(search: _Search, query: int, rgb_HW3: np.ndarray) -> ShownNeighbour:
 
 
 def _neighbours_of(search: _Search, query: int, pictures: Sequence[np.ndarray]) -> list[ShownNeighbour]:
-    shown, near = [], search.near
+    neighbours, near = [], search.near
     own_class = int(search.queries.labels_N[query]) if not search.no_classes else -1
-    for place, rgb_HW3 in enumerate(pictures):
-        row = int(near.rows_Nk[query, place])
+    for position, rgb_HW3 in enumerate(pictures):
+        row = int(near.rows_Nk[query, position])
         right = int(search.bank.labels_N[row]) == own_class if own_class >= 0 else None
-        label, distance = _label(search.bank, row), 1 - float(near.similarity_Nk[query, place])
-        shown.append(ShownNeighbour(rgb_HW3, f"{label} \N{MIDDLE DOT} {distance:.2g}", right))
-    return shown
+        label, distance = _label(search.bank, row), 1 - float(near.similarity_Nk[query, position])
+        neighbours.append(ShownNeighbour(rgb_HW3, f"{label} \N{MIDDLE DOT} {distance:.2g}", right))
+    return neighbours
 
 
 def _label(features: SplitFeatures, row: int) -> str:

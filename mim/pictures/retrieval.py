@@ -32,15 +32,15 @@ def draw_neighbours(rows: Sequence[Sequence[ShownNeighbour]], title: str, notes:
     for row in rows:
         panels = [Panel(_framed(each), each.caption) for each in row]
         drawn.append(Row((*panels, *[None] * (count + 1 - len(row)))))
-    shown = columns if count else columns[:1]
-    return draw(Layout(columns=shown, rows=tuple(drawn), title=title, notes=tuple(notes)))
+    titles = columns if count else columns[:1]
+    return draw(Layout(columns=titles, rows=tuple(drawn), title=title, notes=tuple(notes)))
 
 
-def _framed(shown: ShownNeighbour) -> np.ndarray:
+def _framed(neighbour: ShownNeighbour) -> np.ndarray:
     """The picture in a frame that is green where it is right and red where it is wrong."""
-    height, width, _ = shown.rgb_HW3.shape
+    height, width, _ = neighbour.rgb_HW3.shape
     edge = max(1, round(min(height, width) / FRAME))
-    colour = NEUTRAL if shown.right is None else RIGHT if shown.right else WRONG
+    colour = NEUTRAL if neighbour.right is None else RIGHT if neighbour.right else WRONG
     framed_HW3 = np.full((height + 2 * edge, width + 2 * edge, 3), colour, dtype=np.uint8)
-    framed_HW3[edge:-edge, edge:-edge] = shown.rgb_HW3
+    framed_HW3[edge:-edge, edge:-edge] = neighbour.rgb_HW3
     return framed_HW3

@@ -56,8 +56,10 @@ def draw_segmentations(
     sheet_HW3 = draw(
         Layout(columns=columns, rows=tuple(rows), title=title, notes=tuple(filter(None, (note, view.note))))
     )
-    shown = torch.cat([truth_NHW.flatten(), answers_NHW.flatten()]).unique().tolist()
-    legend_HW3 = _legend([number for number in shown if number != ABSENT], names, ABSENT in shown, sheet_HW3.shape[1])
+    classes = torch.cat([truth_NHW.flatten(), answers_NHW.flatten()]).unique().tolist()
+    legend_HW3 = _legend(
+        [number for number in classes if number != ABSENT], names, ABSENT in classes, sheet_HW3.shape[1]
+    )
     return torch.cat([sheet_HW3, legend_HW3])
 
 
@@ -76,9 +78,9 @@ def _caption(truth_HW: np.ndarray, said_HW: np.ndarray) -> str:
     return f"{(truth_HW == said_HW)[known_HW].mean():.1%} right" if known_HW.any() else "all ignored"
 
 
-def _legend(shown: Sequence[int], names: Sequence[str], ignored: bool, width: int) -> Tensor:
+def _legend(classes: Sequence[int], names: Sequence[str], ignored: bool, width: int) -> Tensor:
     """A strip (H, width, 3): a square of its colour and the name of each class, line by line."""
-    entries = [(colour_of(number), names[number]) for number in shown[:NAMED]]
+    entries = [(colour_of(number), names[number]) for number in classes[:NAMED]]
     entries += [(IGNORED, "ignored")] if ignored else []
     places, left, top = [], EDGE, 0
     for colour, name in entries:
@@ -88,7 +90,7 @@ def _legend(shown: Sequence[int], names: Sequence[str], ignored: bool, width: in
             left, top = EDGE, top + round(1.5 * LETTER)
         places.append((left, top, colour, text))
         left += wide + SPACE
-    more = f"and {len(shown) - NAMED} more classes" if len(shown) > NAMED else ""
+    more = f"and {len(classes) - NAMED} more classes" if len(classes) > NAMED else ""
     strip = Image.new("RGB", (width, top + round(1.5 * LETTER) * (2 if more else 1) + EDGE // 2), "white")
     pen = ImageDraw.Draw(strip)
     for left, top, colour, text in places:

@@ -104,6 +104,14 @@ def tool(name: str):
     return importlib.import_module(f"mim_toolkit.{name}")
 
 
+def evaluate(*words) -> tuple[int, str]:
+    """Exit code and output of tools/evaluate.py in this process."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        code = tool("evaluate").main([str(word) for word in words])
+    return code, text.getvalue()
+
+
 def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...] = ()) -> tuple[int, str]:
     """Exit code and output of tools/train.py in this process, which saves the seconds of starting another."""
     text = io.StringIO()

@@ -1,16 +1,14 @@
 """tools/evaluate.py: the figures it gives, that it gives them again, and that it leaves the run alone."""
 
-import contextlib
 import csv
 import hashlib
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from processes import ROOT, TINY, call, summary, tool
+from processes import ROOT, TINY, call, evaluate, summary
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -19,13 +17,6 @@ from sklearn.preprocessing import StandardScaler
 SMALL = {**{key: value for key, value in TINY.items() if not key.startswith("HEAD.")}, "EVALUATE.samples": 0}
 for foreign in ("EVALUATE.reconstructions", "EVALUATE.knn_bank"):
     del SMALL[foreign]
-
-
-def evaluate(*words) -> tuple[int, str]:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        code = tool("evaluate").main([str(word) for word in words])
-    return code, text.getvalue()
 
 
 def figures(folder: Path, *words) -> dict:

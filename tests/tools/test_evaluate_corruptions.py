@@ -3,8 +3,6 @@
 Shapes: C channels, H W pixels, 3 red, green, blue.
 """
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT, TINY, call, tool
+from processes import ROOT, TINY, call, evaluate
 from sklearn.datasets import load_digits
 from small_data import digit
 
@@ -26,13 +24,6 @@ pytest.importorskip("imagecorruptions", exc_type=ImportError)  # also where libG
 FOREIGN = ("HEAD.", "EVALUATE.reconstructions", "EVALUATE.knn_bank")
 SMALL = {key: value for key, value in TINY.items() if not key.startswith(FOREIGN)}
 HELD_OUT = 40
-
-
-def evaluate(*words) -> tuple[int, str]:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        code = tool("evaluate").main([str(word) for word in words])
-    return code, text.getvalue()
 
 
 def metrics_of(folder: Path, *words) -> dict:

@@ -1,7 +1,5 @@
 """tools/evaluate.py dense and retrieval: figures, sheets and errors on runs of the digits."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import TINY, call, tool
+from processes import TINY, call, evaluate
 from run_folders import real_runs
 from small_data import write_digits
 
@@ -30,13 +28,6 @@ SWIN = {
     "HEAD.name": "pixel_shuffle",
 }
 INK = ("DATA.name", "digits_ink")
-
-
-def evaluate(*words) -> tuple[int, str]:
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        code = tool("evaluate").main([str(word) for word in words])
-    return code, text.getvalue()
 
 
 def figures(folder: Path, *words) -> dict:

@@ -91,9 +91,9 @@ class LabelSettings:
         at_least("LABELS", 0, per_class=self.per_class, count=self.count, seed=self.seed, fold=self.fold)
         shares("LABELS", share=self.share)
         choices = {"share": self.share if self.share != 1 else 0, "per_class": self.per_class, "count": self.count}
-        given = [f"LABELS.{key} {value:g}" for key, value in choices.items() if value]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)}: give one of them, and leave share 1, per_class 0 and count 0")
+        texts = [f"LABELS.{key} {value:g}" for key, value in choices.items() if value]
+        if len(texts) > 1:
+            raise ValueError(f"{' and '.join(texts)}: give one of them, and leave share 1, per_class 0 and count 0")
         self._check_kind()
         self._check_split()
         self._check_masks()

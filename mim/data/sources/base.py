@@ -115,7 +115,7 @@ class Source(Component, ABC, section="DATA"):
 
         Raises BrokenImage where it cannot be read.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no masks")
+        raise TypeError(f"{type(self).__name__} has labels of kind {self.label_kind}, and only kind mask has masks")
 
     def describe(self, index: int) -> str:
         """The file of a sample, or another name that a person understands, on one line."""

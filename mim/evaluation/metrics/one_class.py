@@ -82,8 +82,8 @@ class ClassCollector(Collector):
         if not np.isfinite(scores_NK).all():
             return {VAL_AUROC: np.full(weights_NR.shape[1], np.nan)}
         classes: Sequence[int] = (1,) if self.spec.outputs == 2 else range(self.spec.outputs)
-        shown = [number for number in classes if (data["labels"] == number).any()]
-        areas = [auroc(scores_NK[:, number], data["labels"] == number, weights_NR) for number in shown]
+        present = [number for number in classes if (data["labels"] == number).any()]
+        areas = [auroc(scores_NK[:, number], data["labels"] == number, weights_NR) for number in present]
         return {VAL_AUROC: mean_of_defined(np.stack(areas)) if areas else np.full(weights_NR.shape[1], np.nan)}
 
     def _by_class(self, classes_N: np.ndarray, values_N: np.ndarray | None = None) -> csr_matrix:
@@ -95,8 +95,8 @@ class ClassCollector(Collector):
     def why_undefined(self, key: str, data: dict[str, np.ndarray]) -> str:
         absent = [name for name, count in zip(self.spec.names, self._counts(data["labels"]), strict=True) if not count]
         if key == VAL_AUROC and len(absent) == self.spec.outputs - 1:
-            shown = next(name for name in self.spec.names if name not in absent)
-            return f"all held-out images are of one class, {shown}"
+            only = next(name for name in self.spec.names if name not in absent)
+            return f"all held-out images are of one class, {only}"
         if key in (VAL_AUROC, VAL_BALANCED_ACCURACY) and absent:
             return f"without classes that no held-out image shows: {list_names(absent)}"
         return ""
