@@ -10,7 +10,8 @@ It names recipes, not hyper-parameters:
     SEEDS:      [0, 1]
 
 GRID tries every combination of its values, LIST (instead of GRID) each of its points, on every start with a config.
-`set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights.
+`set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights. The value
+SEED stands for the seed of each run: `LABELS.seed: SEED` draws few labels anew for each.
 """
 
 import json
@@ -25,6 +26,7 @@ from mim.init_weights import facts_of_config, find_facts
 from mim.registry import one_of
 
 MARKS_OF_YAML = set(",[]{}:#&*!|>%@`\"'")  # a text with one of them is quoted in a list
+SEED = "SEED"  # as a value: the seed of the run
 KEYS = ("TITLE", "STARTS", "GRID", "LIST", "PROTOCOLS", "SEEDS")
 Pairs = dict[str, str]
 
@@ -45,7 +47,8 @@ class Recipe:
         assert self.file is not None
         sections = schema.sections(config.load_config(self.file).TASK)
         of_task = {key: value for key, value in overrides.items() if key.partition(".")[0] in sections}
-        pairs = {**self.pairs, **point, **of_task, "SEED": str(seed)}
+        pairs = {**self.pairs, **point, **of_task, SEED: SEED}
+        pairs = {key: str(seed) if value == SEED else value for key, value in pairs.items()}
         facts = None if start is None else facts_of_config(start, "its pretraining")
         return build.load_config(self.file, pairs, lambda initial: find_facts(initial) if initial else facts)
 
