@@ -48,9 +48,11 @@ compare: $(STAMP)
 solar: $(VENV)/.examples
 	$(BIN)/python examples/solar/prepare.py runs/solar
 	$(BIN)/python tools/sweep.py configs/studies/solar/transfer.yaml --output runs/solar/study --jobs 2
+	$(BIN)/python tools/reconstruct.py runs/solar/study/pretraining/mae-seed0 runs/solar/cracks.txt --output runs/solar/cracks.png
 	$(BIN)/python tools/evaluate.py dense runs/solar/study/fine-tuning-all-labels/mae-seed0 runs/solar/cracks.txt \
 		--output runs/solar/attention
 	$(BIN)/python examples/solar/frozen.py runs/solar
+	$(BIN)/python examples/solar/page.py runs/solar
 
 $(VENV)/.examples: $(STAMP)
 	$(BIN)/python $(PIP) install --quiet --editable '.[examples]'

@@ -1,8 +1,8 @@
-"""Frozen: defects by logistic regression on features that stay as they are, and the table of the whole study.
+"""Frozen: defects by logistic regression on features that stay as they are, and the scores of the study's fine-tunings.
 
     python examples/solar/frozen.py runs/solar
 
-reads the study in runs/solar/study, and writes `frozen.json` and `table.md` to runs/solar. The features are raw pixels,
+reads the study in runs/solar/study, and writes `scores.json` to runs/solar, which page.py shows. The features are raw pixels,
 HOG, and the mean patch tokens of each encoder of the study. All are judged by the same labels: those that LABELS.count
 takes and, where they are few, those of four other LABELS.seed. Features of encoders are kept in runs/solar/features, so
 that a second call is quick, and so are answers of fine-tuned runs in runs/solar/answers.
@@ -33,7 +33,6 @@ from mim.data.sources.base import Source
 from mim.data.sources.subset import few_labels
 from mim.lab.layout import study_run
 from mim.lab.study import read_study
-from mim.ops.intervals import estimate
 from mim.structures import EncoderSpec, ImageSpec
 from mim.targets.hog import HOG
 
@@ -44,14 +43,8 @@ DRAWS = 5  # of few labels
 PENALTIES = np.logspace(-4, 0, 5)  # inverse strengths, of which cross-validation on the labels takes one
 SIDE, PIXELS, CELL = 128, 32, 8  # pixels of an image, of its side as raw pixels, and of a cell of HOG
 DEFECTIVE = 0  # position among the classes, in the order of their names
-METRICS = {
-    "AUROC": "auroc",
-    "AUROC within modules": "auroc_within",
-    "average precision": "average_precision",
-    "balanced accuracy": "balanced_accuracy",
-}
 Features = dict[str, np.ndarray]  # (D,) by the name of an image
-Scores = dict[str, float]  # by METRICS
+Scores = dict[str, float]  # by metric: auroc, auroc_within, average_precision, balanced_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,39 +174,14 @@ def answers(run: Path, folder: Path, cells: Cells) -> np.ndarray:
     return np.array([share_of[name] for name in cells.names(cells.held_out)])
 
 
-def table(title: str, metric: str, scores: dict[str, dict[str, list[Scores]]]) -> list[str]:
-    """One metric as a Markdown table: a row a feature, a column a number of labels; nothing where no run has it."""
-    counts = [str(count or "all") for count in COUNTS]
-    rows = []
-    for name, by_count in scores.items():
-        cells = []
-        for count in counts:
-            values = [100 * each[metric] for each in by_count.get(count, []) if metric in each]
-            found = estimate(values) if values else None
-            half = "" if found is None or found.half is None else f" ± {found.half:.1f}"
-            cells.append("–" if found is None else f"{found.mean:.1f}{half}")
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    if all(set(row.split(" | ")[1:]) <= {"–", "– |"} for row in rows):
-        return []
-    heading = f"| {title} | {' | '.join(f'{count} labels' for count in counts)} |"
-    return [heading, f"|{'---|' * (len(counts) + 1)}", *rows, ""]
-
-
 def main() -> None:
-    """Judges all features and writes the table."""
+    """Judges all features and fine-tunings, and writes their scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of prepare.py, with the study in it")
     folder = parser.parse_args().folder
     cells = Cells(*build.build_sources(load_config(CONFIG)))
     frozen, tuned = judge_all(folder, cells), fine_tuned(folder, cells)
-    (folder / "frozen.json").write_text(json.dumps({"frozen": frozen, "fine-tuned": tuned}, indent=1) + "\n")
-    lines = []
-    for words, metric in METRICS.items():
-        lines += table(f"{words}, %: logistic regression on frozen features", metric, frozen)
-        lines += table(f"{words}, %: fine-tuned", metric, tuned)
-    text = "\n".join(lines)
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    print(text)
+    (folder / "scores.json").write_text(json.dumps({"frozen": frozen, "fine-tuned": tuned}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 from types import SimpleNamespace
 
@@ -24,6 +25,11 @@ def prepare():
 @pytest.fixture(scope="module")
 def frozen():
     return SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / "solar" / "frozen.py")))
+
+
+@pytest.fixture(scope="module")
+def page():
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / "solar" / "page.py")))
 
 
 @pytest.fixture
@@ -100,11 +106,27 @@ def test_solar_auroc_within_modules_knows_no_difference_between_them(frozen):
     assert frozen.auroc_within(truth_N, share_N, group_N) == pytest.approx(4 / 6)
 
 
-def test_solar_table_has_means_and_intervals_over_seeds(frozen):
-    scores = {"MAE": {"10": [{"auroc": 0.5}, {"auroc": 0.7}], "all": [{"auroc": 0.8}]}}
-    lines = frozen.table("AUROC", "auroc", json.loads(json.dumps(scores)))
-    assert lines[2] == "| MAE | 60.0 ± 127.1 | – | – | 80.0 |"
-    assert frozen.table("precision", "average_precision", scores) == []
+def test_solar_page_has_means_and_intervals_over_seeds(page, tmp_path, monkeypatch):
+    """50 and 70 %, of two seeds: 60 ± 12.7 * 14.1 / 2 ** .5; one seed has no interval, and what no run has is a dash."""
+    of_runs = {"10": [_scores(0.5), _scores(0.7)], "all": [_scores(0.8)]}
+    scores = {"frozen": {"HOG": {"10": [_scores(0.55)]}}, "fine-tuned": {"MAE": of_runs}}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    monkeypatch.setattr("sys.argv", ["page.py", str(tmp_path)])
+    page.main()
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[:3] == [
+        "| AUROC, %: fine-tuned | 10 labels | 50 labels | 200 labels | all labels |",
+        "|---|---|---|---|---|",
+        "| MAE | 60.0 ± 127.1 | – | – | 80.0 |",
+    ]
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("<table>") == html.count("</table>") == 8
+    assert '<td class="best">60.0 ± 127.1</td>' in html
+    assert html.count("<svg") == 1 and "http" not in re.sub(r"<svg.*</svg>", "", html, flags=re.DOTALL)
+
+
+def _scores(value):
+    return dict.fromkeys(("auroc", "auroc_within", "average_precision", "balanced_accuracy"), value)
 
 
 class _Source(Source):
