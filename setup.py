@@ -14,6 +14,7 @@ COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
 )
 HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
+RETRIEVAL = ["faiss-cpu>=1.9"]
 DOCS = [
     "mkdocs-material>=9.6",
     "mkdocstrings[python]>=0.29",
@@ -68,7 +69,7 @@ setup(
     ],
     extras_require={
         "huggingface": HUGGINGFACE,
-        "retrieval": ["faiss-cpu>=1.9"],
+        "retrieval": RETRIEVAL,
         "corruptions": CORRUPTIONS,
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0
         "docs": DOCS,
@@ -77,6 +78,7 @@ setup(
             *TEST,
             *DOCS,
             *CORRUPTIONS,
+            *RETRIEVAL,
             "ruff>=0.15",
             "mypy>=1.18",
             "types-PyYAML",

@@ -86,8 +86,12 @@ def evaluation_crop(cfg: Config) -> CentreCrop:
 def training_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
     """Images under the training transform. compare: check on a few images that they have one size, if they must."""
     data, augment = cfg.DATA.shared, cfg.AUGMENT
-    crop = (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size)
-    if cfg.TASK == "finetune" and not augment.on_device:
+    crop: CentreCrop | RandomCropFlip = (DeviceCropFlip if augment.on_device else RandomCropFlip)(
+        augment, data.image_size
+    )
+    if augment.crop == "centre":
+        crop = evaluation_crop(cfg)
+    elif cfg.TASK == "finetune" and not augment.on_device:
         crop = RandomCropFlipColour(augment, data)
     labels = {} if cfg.TASK == "pretrain" else {"masks": True, "balance": cfg.LABELS.balance}
     images = ImageDataset(source, crop, cfg.SEED, data.repeats, **labels)

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mim.build.data import evaluation_data, training_data, training_preprocess
@@ -27,11 +28,13 @@ from mim.model import MaskedImageModel
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
 from mim.tasks.finetune import Finetune
+from mim.tasks.kept_features import Keep
 from mim.tasks.pretrain import Pretrain
 from mim.tasks.probe import Probe
 from mim.tasks.supervised import Supervised
 
 Task = Pretrain | Supervised
+DECIDE_FEATURES = ("PLUGINS", "ENCODER.", "DATA.name", "DATA.channels", "DATA.mean", "DATA.std", "DATA.nodata")
 
 LOG = logging.getLogger("mim")
 
@@ -120,8 +123,16 @@ def _supervised(cfg: Config, train: Source, held_out: Source, weights: bool) -> 
     }
     if cfg.TASK == "probe":
         images = None if choosing is None else evaluation_data(cfg, choosing)
-        return Probe(grid=probe_settings(cfg), choosing=images, **shared)
+        return Probe(grid=probe_settings(cfg), choosing=images, keep=_keep(cfg), **shared)
     return Finetune(augment=batch_augment(cfg, labels.outputs), **shared)
+
+
+def _keep(cfg: Config) -> Keep | None:
+    """Where the features of a probe are kept; None where augmentation changes images, or the config says no."""
+    if not cfg.PROBE.keep_features or cfg.AUGMENT.crop != "centre":
+        return None
+    settings = [(key, value) for key, value in cfg.flat().items() if key.startswith(DECIDE_FEATURES)]
+    return Keep(Path(cfg.PROBE.features) if cfg.PROBE.features else None, repr(settings))
 
 
 def _training_labels(source: Source) -> TrainingLabels:

@@ -101,7 +101,8 @@ class AugmentSettings:
     Args:
         crop: `random_resized`, a box of random size and shape, resized (crop_scale, crop_ratio); or `simple`, the whole
             image, resized so that it just covers DATA.image_size, at a random place (padding). Source of `simple`:
-            DeiT III (arXiv:2204.07118), PixMIM (arXiv:2303.02416).
+            DeiT III (arXiv:2204.07118), PixMIM (arXiv:2303.02416). Or `centre`, the crop of evaluations
+            (EVALUATE.crop_pct), the same in each epoch, without a flip.
         padding: pixels of a border that mirrors the resized image, into which a `simple` crop may reach; less than the
             sides of DATA.image_size.
         crop_scale: smallest and largest area of a `random_resized` crop, as shares of the image area.
@@ -113,7 +114,7 @@ class AugmentSettings:
             have one size.
     """
 
-    crop: Literal["random_resized", "simple"] = "random_resized"
+    crop: Literal["random_resized", "simple", "centre"] = "random_resized"
     padding: int = 4
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
@@ -129,10 +130,15 @@ class AugmentSettings:
         if not 0 <= self.flip <= 1:
             raise ValueError(f"AUGMENT.flip is {self.flip}: it is a probability, from 0 to 1")
         at_least("AUGMENT", 0, padding=self.padding)
-        if self.crop == "simple" and self.on_device:
+        if self.crop != "random_resized" and self.on_device:
             raise ValueError(
-                "AUGMENT.crop is simple, and AUGMENT.on_device cuts random_resized crops alone: set AUGMENT.on_device "
-                "false, or AUGMENT.crop random_resized"
+                f"AUGMENT.crop is {self.crop}, and AUGMENT.on_device cuts random_resized crops alone: set "
+                "AUGMENT.on_device false, or AUGMENT.crop random_resized"
+            )
+        if self.crop == "centre" and self.flip:
+            raise ValueError(
+                f"AUGMENT.crop is centre, which is the same in each epoch, and AUGMENT.flip is {self.flip}: set "
+                "AUGMENT.flip 0"
             )
 
 
@@ -169,6 +175,11 @@ class ClassifyAugmentSettings(AugmentSettings):
                 "rand-m9-mstd0.5-inc1, with the sections m, n, mmax, mstd, p, inc and tweights"
             )
         for key, value, off in (("randaugment", self.randaugment, "''"), ("jitter", self.jitter, 0)):
+            if self.crop == "centre" and value:
+                raise ValueError(
+                    f"AUGMENT.{key} is {value}, and AUGMENT.crop is centre, which changes no image otherwise: set "
+                    f"AUGMENT.crop simple, or AUGMENT.{key} {off}"
+                )
             if self.on_device and value:
                 raise ValueError(
                     f"AUGMENT.{key} is {value}: it changes crops on the host, and AUGMENT.on_device makes them on the "

@@ -1,6 +1,7 @@
 """Task: all that the engine knows about what it trains."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -47,11 +48,13 @@ class Task(Protocol):
     """What one step and one evaluation mean.
 
     Attributes: name, as in TASK; model, which is trained and saved; train_data, the samples of an epoch; fixed, modules
-    without trained weights that must be on the device, such as the preprocessing.
+    without trained weights that must be on the device, such as the preprocessing; prepares, whether before_first_step
+    does anything.
     """
 
     name: str
     train_data: ImageDataset
+    prepares: bool
     fixed: list[nn.Module]
 
     @property
@@ -73,6 +76,12 @@ class Task(Protocol):
         """The scalar loss of a micro-batch on the device, perhaps with metrics, which have the same keys in every step.
 
         `model` is `self.model`, perhaps wrapped or compiled.
+        """
+
+    def before_first_step(self, model: Any, world: World, folder: Path) -> None:
+        """Called once in a process, before all steps and evaluations, with the model of `evaluate`.
+
+        It may replace `train_data` by a data set of the same length. folder: of the run.
         """
 
     def after_step(self, progress: float) -> None:

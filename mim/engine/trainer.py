@@ -96,6 +96,9 @@ class Trainer:
         with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:
             self.logger.plan({**self._describe(), **(lines or {})}, self._warnings())
             self.model = self.train_state.wrap()
+            if self.task.prepares:
+                with self._autocast(), self.train_state.eval_mode() as model:
+                    self.task.before_first_step(model, self.world, self.folder.path)
             if self.step == 0 and self.settings.evaluate_at_start:
                 self._evaluate()
             data, workers = self.task.train_data, self.settings.workers
@@ -180,8 +183,7 @@ class Trainer:
         self.broken.settle(self.world)
         images = self.plan.batch * (self.step - self._logged)
         means, norm = self.meter.take(LINE), float(self.norm)  # host sync
-        lap = self.stopwatch.lap()
-        self._logged = self.step
+        lap, self._logged = self.stopwatch.lap(), self.step
         row = {
             **means,
             keys.LEARNING_RATE: self.rate,
@@ -245,9 +247,7 @@ class Trainer:
         """Returns the summary, on every rank. The main rank writes it."""
         trained = self.stopwatch.total()["train"]
         summary = {
-            "task": self.task.name,
-            "epochs": self.plan.epochs,
-            "steps": self.step,
+            **{"task": self.task.name, "epochs": self.plan.epochs, "steps": self.step},
             "images_seen": self._images_seen,
             **self.results,
             **self.broken.metrics(),

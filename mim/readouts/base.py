@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mim.registry import Component
-from mim.structures import EncoderSpec, Features, LabelKind, LabelSpec
+from mim.structures import EncoderSpec, Features, LabelKind, LabelSpec, Pool
 
 
 class Readout(Component, nn.Module, ABC, section="READOUT"):
@@ -28,6 +28,7 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
     """
 
     kinds: ClassVar[tuple[LabelKind, ...]] = ("class", "classes", "number")
+    reads: Pool | None = None  # where `forward` reads nothing of the features but `features.pooled(reads)`
 
     def __init__(self, encoder: EncoderSpec, outputs: int, stages: tuple[int, ...] = ()):
         super().__init__()

@@ -40,7 +40,8 @@ class Linear(Readout, name="linear"):
         at_least("READOUT", 0, init_std=init_std)
         if pool != "mean" and not encoder.num_prefix:
             raise ValueError(f"READOUT.pool is {pool}, and this encoder has no class token: use mean")
-        self.pool, width = pool, encoder.width * (2 if pool == "both" else 1)
+        self.pool = self.reads = pool
+        width = encoder.width * (2 if pool == "both" else 1)
         self.norm: nn.Module = nn.Identity()
         if norm == "layer":
             self.norm = nn.LayerNorm(width, eps=1e-6)

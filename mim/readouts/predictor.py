@@ -48,14 +48,20 @@ class Predictor(nn.Module):
         self.stages = tuple(sorted({stage for readout in readouts for stage in readout.stages}))
         self._frozen = [] if tune_blocks == "all" else freeze(encoder, tune_blocks)
 
-    def forward(self, img_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """The scores of each readout for normalised images, (B, K) or (B, K, h, w)."""
-        return self.read(self.features(img_BCHW))
+    def forward(self, images: Tensor | Features) -> tuple[Tensor, ...]:
+        """The scores of each readout, (B, K) or (B, K, h, w), for normalised images (B, C, H, W) or their features."""
+        return self.read(images if isinstance(images, Features) else self.features(images))
 
     def features(self, img_BCHW: Tensor) -> Features:
         """What the encoder makes of normalised images, with the maps of all stages that a readout needs."""
         stages = (self.stages,) if self.stages else ()  # not every encoder has such an argument
         return self.encoder(img_BCHW, None, *stages)
+
+    def needed(self, features: Features) -> Features:
+        """The features without what no readout reads: where all pool, one token is left, the mean of the patches'."""
+        if any(readout.reads is None for readout in self.readouts):
+            return features
+        return replace(features, tokens_BND=features.tokens_BND.mean(dim=1, keepdim=True))
 
     def read(self, features: Features) -> tuple[Tensor, ...]:
         """The scores of each readout."""

@@ -1,6 +1,7 @@
 """BuiltTask: what pretraining, fine-tuning and linear probing have in common."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
@@ -9,6 +10,7 @@ from mim.cost.model_summary import ModelSummary
 from mim.data.loading.dataset import ImageDataset
 from mim.data.preprocess import Preprocess
 from mim.encoders.base import Encoder
+from mim.engine.distributed.world import World
 from mim.evaluation.reading import Reader
 
 
@@ -34,6 +36,8 @@ class BuiltTask(Generic[Model]):
     model_summary: ModelSummary
     reader: Reader  # of the images of evaluations
 
+    prepares = False
+
     def __post_init__(self) -> None:
         self.fixed: list[nn.Module] = [self.preprocess]
 
@@ -51,6 +55,9 @@ class BuiltTask(Generic[Model]):
 
     def metadata(self) -> dict[str, Any]:
         return {}
+
+    def before_first_step(self, model: Any, world: World, folder: Path) -> None:
+        pass
 
     def after_step(self, progress: float) -> None:
         pass

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from mim.data.loading.dataset import ImageDataset
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.readouts import Predictor
-from mim.tasks.supervised import Supervised
+from mim.structures import Features
+from mim.tasks.kept_features import FOLDER, FeatureDataset, Keep, fingerprint_of, keep_features
+from mim.tasks.supervised import Prepare, Supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,32 @@ class Probe(Supervised):
 
     grid: tuple[ProbeSetting, ...]  # the setting of each readout
     choosing: ImageDataset | None = None  # images that choose among settings
+    keep: Keep | None = None  # None: features are computed in each step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._kept: dict[ImageDataset, FeatureDataset] = {}
+        self.prepares = self.keep is not None
+
+    def before_first_step(self, model: Predictor, world: World, folder: Path) -> None:
+        """Computes the features of all images, where augmentation leaves them the same in each epoch."""
+        assert self.keep is not None
+        folder = folder / FOLDER if self.keep.folder is None else self.keep.folder
+        precision = torch.is_autocast_enabled(world.device.type), torch.get_autocast_dtype(world.device.type)
+        more = self.keep.settings, model.stages, all(readout.reads for readout in model.readouts), *precision
+
+        def features(images_BCHW: Tensor) -> Features:
+            return model.needed(model.features(self.preprocess(images_BCHW.to(world.device))))
+
+        for images in filter(None, (self.train_data, self.choosing, self.held_out)):
+            if len(images):
+                fingerprint = world.from_main(partial(fingerprint_of, model.encoder, images, more))
+                self._kept[images] = keep_features(images, features, self.reader, folder, fingerprint, world)
+        self.train_data = self._kept[self.train_data]
+
+    def stored(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
+        kept = self._kept.get(data)
+        return super().stored(data) if kept is None else (kept, kept.unpack)
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {name: setting.rate for setting, names in self._parameters() for name in names}
@@ -53,7 +83,10 @@ class Probe(Supervised):
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> Tensor:
         """The criterion, in fp32. Its value is the readouts' mean; each readout gets the gradient of its own loss."""
-        scores = model(self.preprocess(batch.images_BCHW, batch.crops_B5))
+        if isinstance(self.train_data, FeatureDataset):
+            scores = model(self.train_data.unpack(batch.images_BCHW))
+        else:
+            scores = model(self.preprocess(batch.images_BCHW, batch.crops_B5))
         losses = [self.model.criterion(each, batch.labels) for each in scores]
         total = torch.stack(losses).sum()
         return total - (total - total / len(losses)).detach()

@@ -163,11 +163,17 @@ class ProbeSettings:
         choose_share: share of the training images, from 0 to below 1, that chooses among several settings. They are not
             trained on, and the choice is reported on the held-out images. 0 chooses on the held-out images themselves,
             which flatters. One setting needs no choice, and is trained on all images.
+        keep_features: where augmentation leaves images the same in each epoch (AUGMENT.crop centre), compute the
+            encoder's features of all images before the first step, keep them in files and train on these.
+        features: folder of these files, which several probes may share: what has the same weights, images and
+            preprocessing is found there again. Empty for the run folder.
     """
 
     rates: tuple[float, ...] = (1.0,)
     weight_decays: tuple[float, ...] = ()
     choose_share: float = 0.1
+    keep_features: bool = True
+    features: str = ""
 
     def __post_init__(self) -> None:
         if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):

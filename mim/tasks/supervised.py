@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H W pixels, N images, K classes.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
-from mim.data.preprocess import Preprocess
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.evaluation.metrics import CHOSEN_BY, Collector, Result, collector_for
 from mim.evaluation.reading import EvaluationBatch, choose_samples, left_out_metrics
 from mim.io.weights import CLASSES, LABEL_KIND
 from mim.readouts import Predictor
-from mim.structures import LabelSpec
+from mim.structures import Features, LabelSpec
 from mim.tasks.base import BuiltTask
 from mim.tasks.held_out_pictures import draw_masks, draw_result
 from mim.tasks.settings import ClassifyEvaluateSettings
+
+Prepare = Callable[[Tensor], Tensor | Features]  # the model's input, from images as they are stored
 
 
 @dataclass(eq=False, kw_only=True)
@@ -60,11 +61,16 @@ class Supervised(BuiltTask[Predictor], ABC):
     def answers_to(self, model: Predictor, data: ImageDataset, world: World) -> "Answers":
         """The answers of each readout to images."""
         samples = choose_samples(len(data), self.settings.samples, data.seed)
-        parts = self.reader.read(data, samples, world.rank, world.size)
-        collectors, images = collect(model, self.preprocess, parts, world)
+        stored, prepare = self.stored(data)
+        parts = self.reader.read(stored, samples, world.rank, world.size)
+        collectors, images = collect(model, prepare, parts, world)
         broken = self.reader.settle(images, world)
         groups_N = None if data.source.groups is None else data.source.groups[samples]
         return Answers(collectors, world, groups_N, broken)
+
+    def stored(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
+        """The data set that is read in place of another in an evaluation, and what makes the model's input of it."""
+        return data, self.preprocess
 
     def report(self, model: Predictor, answers: "Answers", number: int, title: str) -> Report:
         """The report of one readout: metrics, their intervals and the pictures.
@@ -136,7 +142,7 @@ class Answers:
 
 
 def collect(
-    model: Predictor, preprocess: Preprocess, parts: Iterable[EvaluationBatch], world: World
+    model: Predictor, prepare: Prepare, parts: Iterable[EvaluationBatch], world: World
 ) -> tuple[list[Collector], int]:
     """The answers of each readout to these batches, and the number of images over all ranks."""
     criterion, images = model.criterion, 0
@@ -144,7 +150,7 @@ def collect(
     for part in parts:
         images += len(part.rows)
         labels = part.batch.labels.to(world.device)
-        every = model(preprocess(part.batch.images_BCHW.to(world.device)))
+        every = model(prepare(part.batch.images_BCHW.to(world.device)))
         for collector, scores in zip(collectors, every, strict=True):
             losses_B, _ = criterion.losses(scores, labels, plain=True)
             size = (labels.shape[1], labels.shape[2]) if criterion.spec.kind == "mask" else None

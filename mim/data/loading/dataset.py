@@ -68,10 +68,10 @@ class ImageDataset(Dataset[Sample]):
         self.source, self.transform, self.seed, self.repeats = source, transform, seed, repeats
         self._reader = RetryingSource(source)
         self._kind = source.label_kind
-        self._reads_masks = masks and self._kind == "mask"
-        if self._reads_masks and not isinstance(transform, RandomCropFlip | CentreCrop):
+        self.reads_masks = masks and self._kind == "mask"
+        if self.reads_masks and not isinstance(transform, RandomCropFlip | CentreCrop):
             raise ValueError(f"masks are cut as RandomCropFlip and CentreCrop cut images, not by {transform}")
-        if self._reads_masks and getattr(transform, "moves_pixels", False):
+        if self.reads_masks and getattr(transform, "moves_pixels", False):
             raise ValueError("AUGMENT.randaugment turns and shears images, and masks stay: set AUGMENT.randaugment ''")
         if balance and self._kind != "class":
             raise ValueError(f"LABELS.balance is for labels of kind class, and these are of kind {self._kind}")
@@ -201,11 +201,16 @@ class ImageDataset(Dataset[Sample]):
             for crop, seed, label in zip(crops, seeds, labels, strict=True)
         ]
 
-    def _labels(self, index: int, size: tuple[int, int], crops: Sequence[Crop | None]) -> tuple[int | Tensor, ...]:
-        """The label of each crop of an image of that stored size. Raises BrokenImage where its mask cannot be used."""
-        if self._reads_masks:
+    def _labels(
+        self, index: int, size: tuple[int, int] | None, crops: Sequence[Crop | None]
+    ) -> tuple[int | Tensor, ...]:
+        """The label of each crop of an image of that stored size. Raises BrokenImage where its mask cannot be used.
+
+        size: None where its mask was compared with the image before.
+        """
+        if self.reads_masks:
             mask_HW = self._reader.mask(index)
-            if mask_HW.shape != size:
+            if size is not None and mask_HW.shape != size:
                 raise BrokenImage(mask_of_another_size(mask_HW, size))
             return tuple(self._cut(torch.from_numpy(mask_HW), crop) for crop in crops)
         labels = self.source.labels

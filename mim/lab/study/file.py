@@ -10,8 +10,8 @@ It names recipes, not hyper-parameters:
     SEEDS:      [0, 1]
 
 GRID tries every combination of its values, LIST (instead of GRID) each of its points, on every start with a config.
-`set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights. The value
-SEED stands for the seed of each run: `LABELS.seed: SEED` draws few labels anew for each.
+`set` changes the named config, `then` every protocol from that start: layer decay does not suit random weights. The
+value SEED stands for the seed of each run: `LABELS.seed: SEED` draws few labels anew for each.
 """
 
 import json

@@ -274,7 +274,9 @@ def test_texts_with_brackets_reach_a_run_in_their_list(tmp_path):
 
 def test_seed_as_a_value_is_the_seed_of_each_run(tmp_path):
     keys = "{config: probe/digits.yaml, set: {LABELS.share: 0.1, LABELS.seed: SEED}}"
-    study = read_study(write_study(tmp_path, f"STARTS: {{scratch: {{}}}}\nPROTOCOLS: {{probe: {keys}}}\nSEEDS: [0, 5]\n"))
+    study = read_study(
+        write_study(tmp_path, f"STARTS: {{scratch: {{}}}}\nPROTOCOLS: {{probe: {keys}}}\nSEEDS: [0, 5]\n")
+    )
     configs = [study.protocols["probe"].load(seed, {}, {}) for seed in study.seeds]
     assert [(cfg.SEED, cfg.LABELS.seed) for cfg in configs] == [(0, 0), (5, 5)]
 
