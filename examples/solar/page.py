@@ -2,7 +2,8 @@
 
     python examples/solar/page.py runs/solar
 
-reads `scores.json` of frozen.py and the pictures beside it, and writes `table.md` and `page.html`, which needs no network.
+reads `scores.json` of frozen.py and the pictures beside it, and writes `table.md` and `page.html`, one file that needs no
+network.
 """
 
 import argparse
@@ -37,49 +38,9 @@ COLOURS = {
 PICTURES = {  # by file beside the scores
     "cracks.png": "Eight held-out cells with defects: what MAE sees, what it predicts, and the original.",
     "attention/attention.png": "What each head of the fine-tuned encoder's class token attends to, all labels.",
-    "attention/components.png": "The three strongest directions of the patch features of the fine-tuned encoder, as colours.",
+    "attention/components.png": "The three strongest directions of the fine-tuned encoder's patch features, as colours.",
 }
-TEMPLATE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Defects of solar cells</title>
-<style>
-  :root { color-scheme: light dark }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-  table { border-collapse: collapse; margin: 1rem 0 2rem }
-  th, td { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #8886; font-variant-numeric: tabular-nums }
-  th:first-child, td:first-child { text-align: left; padding-left: 0 }
-  td.best { font-weight: 600 }
-  figure { margin: 2rem 0 }
-  figure img { max-width: 100%; height: auto; background: white }
-  figure > div { background: white; overflow-x: auto }
-  figcaption { color: #888 }
-</style>
-<h1>Defects of solar cells</h1>
-<p>Which of 774 held-out cells are defective? Pretrained without labels on 1,850 cells of other modules, then trained on 10,
-50, 200 or all of their labels. Each number is the mean over the seeds {{ seeds }} with its 95% interval; a seed changes the
-weights, the order of images, the masks and which cells are the few labelled ones. AUROC is the share of pairs of a defective and a
-functional cell that the model puts in the right order; <em>within modules</em> counts only pairs of one module, which a difference in
-brightness between modules cannot decide.</p>
-<figure><div>{{ curves }}</div><figcaption>Above: fine-tuned, from a pretraining or from scratch. Below: logistic regression on
-features that stay as they are. Dashed, in both: features without any network.</figcaption></figure>
-{% for heading, counts, rows in tables %}
-<table>
-<tr><th>{{ heading }}</th>{% for count in counts %}<th>{{ count }} labels</th>{% endfor %}</tr>
-{% for name, cells in rows %}<tr><td>{{ name }}</td>
-{% for text, best in cells %}<td{% if best %} class="best"{% endif %}>{{ text }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% endfor %}
-{% for picture, caption in pictures %}
-<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ picture }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-<p>Curves, costs and what does not compare: <a href="study/comparison/comparison.html">the comparison of all runs</a>.
-Images: Buerhop-Lutz et al., EU PVSEC 2018 (package elpv-dataset, CC BY-NC-SA 4.0).</p>
-</html>
-"""
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
 Scores = dict[str, dict[str, list[dict[str, float]]]]  # by name of the row, then by number of labels: one a seed
 Rows = list[tuple[str, list[tuple[str, bool]]]]  # name, then the text of each count and whether it is the best
 
@@ -170,7 +131,7 @@ def main() -> None:
         if (folder / name).is_file()
     ]
     seeds = max((len(each) for by_count in scores["fine-tuned"].values() for each in by_count.values()), default=0)
-    page = jinja2.Template(TEMPLATE, autoescape=False).render(
+    page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=False).render(
         curves=curves(scores), tables=tables, pictures=pictures, seeds=", ".join(map(str, range(seeds)))
     )
     (folder / "page.html").write_text(page, encoding="utf-8")

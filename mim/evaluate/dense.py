@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -20,6 +20,7 @@ from mim.data.sources.files import Files
 from mim.data.transforms import to_unit
 from mim.evaluate.loading import LoadedCheckpoint, check_finite, inference_mode, load, origin, ready_encoder, title
 from mim.evaluate.patches import FittedPatches, PatchSettings, classify_patches
+from mim.evaluate.predictor import load_attending
 from mim.evaluation.class_attention import class_attention, why_no_class_token
 from mim.evaluation.foreground import find_foreground
 from mim.evaluation.patch_classifiers import predicted_masks
@@ -29,9 +30,10 @@ from mim.pictures.channels import Channels
 from mim.pictures.dense import ShownImages, draw_attention, draw_components, draw_foreground
 from mim.pictures.files import write_picture
 from mim.pictures.segmentations import draw_segmentations
+from mim.readouts import Predictor
 
 SHOWN, MOST = 8, 100  # images of a sheet by default, and at most
-COMPONENTS, FOREGROUND, ATTENTION = "components.png", "foreground.png", "attention.png"
+COMPONENTS, FOREGROUND, ATTENTION, QUERIES = "components.png", "foreground.png", "attention.png", "queries.png"
 MASKS = {"knn": "nearest neighbours", "logistic": "logistic regression"}  # by FittedPatches.classifiers
 
 
@@ -82,11 +84,15 @@ def dense(
         samples = _samples(source, bool(images), settings)
         if not samples:
             return metrics
-        seen, broken = _look(loaded, patch_encoder, source, samples)
+        queries = Queries.of(loaded)
+        seen, broken = _look(loaded, patch_encoder, source, samples, queries)
         metrics |= {"images on sheets": len(seen.names), **({} if fitted else left_out_metrics(broken))}
         if not seen.attention:
             metrics["no attention"] = seen.no_attention
         sheets = _sheets(seen, title(loaded), patch_encoder.stride, settings.channels, fitted)
+        if queries is not None:
+            images_shown = seen.shown(title(loaded), settings.channels)
+            sheets[QUERIES] = draw_attention(images_shown, torch.cat(seen.queries), queries.title, "query")
         if loaded.world.main:
             for name, sheet in sheets.items():
                 write_picture(output / name, sheet)
@@ -128,6 +134,30 @@ def _samples(source: Source, named: bool, settings: DenseSettings) -> list[int]:
     return choose_samples(len(source), count, settings.seed)
 
 
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """A readout whose queries attend to patches."""
+
+    model: Predictor
+    number: int  # position of the readout
+    title: str
+
+    @classmethod
+    def of(cls, loaded: LoadedCheckpoint) -> Self | None:
+        """That of a checkpoint; None where no readout of it attends."""
+        found = load_attending(loaded)
+        if found is None:
+            return None
+        model, number, setting = found
+        return cls(model, number, f"the queries of the readout{f' ({setting})' if setting else ''}")
+
+    def shares(self, img_BCHW: Tensor) -> Tensor:
+        """The share of each patch in what a query gathers, the mean over its heads: (B, Q, h, w)."""
+        features = self.model.features(img_BCHW)
+        shares_BQHN = self.model.readouts[self.number].attention(features)  # type: ignore[operator]
+        return rearrange(shares_BQHN.float().mean(dim=2), "b q (h w) -> b q h w", h=features.grid[0])
+
+
 @dataclass(slots=True)
 class _Seen:
     """Images, and what the encoder makes of them, batch by batch; on the CPU."""
@@ -138,6 +168,7 @@ class _Seen:
     masks: list[Tensor] = field(default_factory=list)  # labels (B, H, W), where images have masks
     attention: list[Tensor] = field(default_factory=list)  # shares (B, A, h, w), where there is a class token
     no_attention: str = ""  # why there is none
+    queries: list[Tensor] = field(default_factory=list)  # shares (B, Q, h, w), where a readout attends
 
     def shown(self, title: str, channels: Channels) -> ShownImages:
         """The images for a sheet."""
@@ -149,7 +180,11 @@ class _Seen:
 
 
 def _look(
-    loaded: LoadedCheckpoint, patch_encoder: PatchEncoder, source: Source, samples: Sequence[int]
+    loaded: LoadedCheckpoint,
+    patch_encoder: PatchEncoder,
+    source: Source,
+    samples: Sequence[int],
+    queries: Queries | None,
 ) -> tuple[_Seen, dict[str, str]]:
     """What the encoder makes of these images, on each rank, and the reason for each file that is left out."""
     reader, encoder = Reader(loaded.cfg.DATA.batch_size, 0), patch_encoder.encoder
@@ -162,8 +197,10 @@ def _look(
             seen.maps.append(patch_encoder.maps(part.batch.images_BCHW).cpu())
             if _has_masks(source):
                 seen.masks.append(part.batch.labels)
+            img_BCHW = patch_encoder.preprocess(part.batch.images_BCHW.to(patch_encoder.device))
+            if queries is not None:
+                seen.queries.append(queries.shares(img_BCHW).cpu())
             if not seen.no_attention:
-                img_BCHW = patch_encoder.preprocess(part.batch.images_BCHW.to(patch_encoder.device))
                 try:
                     seen.attention.append(class_attention(encoder, img_BCHW).cpu())
                 except ValueError as error:  # of an architecture whose attention has another form

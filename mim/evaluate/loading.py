@@ -60,23 +60,24 @@ def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
 
 
 def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
-    """See build.ready; the module is the part of the model whose names start with `prefix`."""
+    """See build.ready; the module is the part of the model whose names start with `prefix`: an encoder, or what has one.
+
+    Tables of positions are resized where DATA.image_size is another one than in training.
+    """
     state = checkpoint.evaluated(loaded.content, prefix)
+    encoder, start = (module, "") if isinstance(module, Encoder) else (module.encoder, "encoder.")
+    assert isinstance(encoder, Encoder)
+    height, width = (int(side) for side in read_texts(loaded.content["config"])["DATA"]["image_size"])
+    if (height, width) != tuple(loaded.cfg.DATA.image_size):
+        for name in [name for name in state if name.startswith(start)]:
+            state[name] = encoder.resize_weight(name.removeprefix(start), state[name], (height, width))
     return build.ready(module, state, loaded.path, loaded.cfg, loaded.world.device)
 
 
 def ready_encoder(loaded: LoadedCheckpoint) -> tuple[Encoder, Preprocess]:
-    """The encoder of a checkpoint, on this process's device and in eval mode, and its preprocessing.
-
-    Tables of positions are resized where DATA.image_size is another one than in training.
-    """
+    """The encoder of a checkpoint, on this process's device and in eval mode, and its preprocessing."""
     encoder: Encoder = loaded.cfg.ENCODER.build(build.image_spec(loaded.cfg))
-    state = checkpoint.evaluated(loaded.content, "encoder.")
-    trained = tuple(read_texts(loaded.content["config"])["DATA"]["image_size"])
-    height, width = (int(side) for side in trained)
-    if (height, width) != tuple(loaded.cfg.DATA.image_size):
-        state = {name: encoder.resize_weight(name, weight, (height, width)) for name, weight in state.items()}
-    return encoder, build.ready(encoder, state, loaded.path, loaded.cfg, loaded.world.device)
+    return encoder, ready(loaded, encoder, "encoder.")
 
 
 def inference_mode(loaded: LoadedCheckpoint) -> AbstractContextManager[None]:

@@ -60,6 +60,21 @@ def load_predictor(loaded: LoadedCheckpoint, setting: str | None) -> LoadedPredi
     return LoadedPredictor(model, ready(loaded, model, ""), spec, is_named, settings, chosen)
 
 
+def load_attending(loaded: LoadedCheckpoint) -> tuple[Predictor, int, str] | None:
+    """The predictor of a checkpoint, the position of a readout that attends to patches, and the title of its setting.
+
+    It is the chosen one or, where that does not attend, the first that does; None where there is none.
+    """
+    if loaded.cfg.TASK == "pretrain" or not any(name.startswith("readouts.") for name in loaded.content["model"]):
+        return None
+    predictor = load_predictor(loaded, None)
+    attending = [n for n, readout in enumerate(predictor.model.readouts) if hasattr(readout, "attention")]
+    if not attending:
+        return None
+    number = predictor.chosen if predictor.chosen in attending else attending[0]
+    return predictor.model, number, predictor.settings[number]
+
+
 def _label_spec(loaded: LoadedCheckpoint) -> tuple[LabelSpec, bool]:
     """What the readouts answer, and whether the checkpoint has its names. Warns where it has not."""
     content = loaded.content

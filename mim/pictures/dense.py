@@ -20,6 +20,8 @@ from mim.pictures.sheets import Columns, Layout, Panel, Row, draw
 
 BACKGROUND = 0.15  # of the image that is left where it is no foreground; the rest is white
 WIDEST = 10  # pictures beside each other, at most
+MOST_HEADS = 16  # of an attention, on a sheet
+PLURAL = {"head": "heads", "query": "queries"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +97,18 @@ def draw_foreground(images: ShownImages, score_Bhw: Tensor, components_BhwK: Ten
     )
 
 
-def draw_attention(images: ShownImages, shares_BAhw: Tensor, of: str) -> Tensor:
-    """The sheet of what a token or a query attends to: an image, the mean over heads, each head.
+def draw_attention(images: ShownImages, shares_BAhw: Tensor, of: str, part: str = "head") -> Tensor:
+    """The sheet of what a token or queries attend to: an image, the mean over heads, and heads, at most 16 of them.
 
-    of: what attends, as in `the class token in the last block`.
+    Args:
+        images: as many as there are shares.
+        shares_BAhw: the share of each patch, for each head or query.
+        of: what attends, as in `the class token in the last block`.
+        part: what A counts: `head` or `query`.
     """
     pictures, notes = images.panels()
-    shares_BAhw = shares_BAhw.float().cpu()
-    maps = [shares_BAhw.mean(dim=1), *shares_BAhw.unbind(1)]
+    shares_BAhw, parts_of = shares_BAhw.float().cpu(), PLURAL[part]
+    maps = [shares_BAhw.mean(dim=1), *shares_BAhw.unbind(1)[:MOST_HEADS]]
     parts = [pictures]
     for map_Bhw in maps:
         top_B = map_Bhw.flatten(1).amax(dim=1).clamp(min=1e-12)[:, None, None]
@@ -110,9 +116,11 @@ def draw_attention(images: ShownImages, shares_BAhw: Tensor, of: str) -> Tensor:
     patches = shares_BAhw.sum(dim=(2, 3)).mean()
     note = (
         f"Attention of {of}: the darker, the larger the share of a patch; each map from 0 to its own largest share. "
-        f"All patches together take {patches:.0%} of the attention (mean over heads and images)."
+        f"All patches together take {patches:.0%} of the attention (mean over {parts_of} and images)."
     )
-    titles = ("image", "mean of heads", *(f"head {number}" for number in range(1, len(maps))))
+    if shares_BAhw.shape[1] > MOST_HEADS:
+        note += f" The mean is over {shares_BAhw.shape[1]} {parts_of}; the first {MOST_HEADS} are drawn."
+    titles = ("image", f"mean of {parts_of}", *(f"{part} {number}" for number in range(1, len(maps))))
     return _gallery(f"{images.title}: attention of {of}", titles, parts, (note, *notes))
 
 

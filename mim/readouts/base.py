@@ -16,7 +16,8 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
     """From features to scores, which a criterion compares with labels.
 
     To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
-    Keyword-only arguments of a subclass are its keys. The class attribute `kinds` says which labels it can answer.
+    Keyword-only arguments of a subclass are its keys. The class attribute `kinds` says which labels it can answer. One
+    whose queries attend to patches may have `attention(features)`, which mim-evaluate dense draws: (B, Q, heads, N).
 
     Args:
         encoder: what comes in.

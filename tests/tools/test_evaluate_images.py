@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import TINY, call, evaluate
+from processes import PROBE, TINY, TINY_CLASSIFIER, call, evaluate
 from run_folders import real_runs
 from small_data import write_digits
 
 from mim import build, config
+from mim.evaluate.dense import Queries
+from mim.evaluate.loading import load
+from mim.evaluate.predictor import load_attending
 from mim.evaluation.retrieval import has_faiss
 from mim.ops.positions import resize_positions
 
@@ -27,6 +30,7 @@ SWIN = {
     "ENCODER.window": 4,
     "HEAD.name": "pixel_shuffle",
 }
+SHEETS = ["components.png", "foreground.png", "attention.png"]
 INK = ("DATA.name", "digits_ink")
 
 
@@ -64,7 +68,7 @@ def of(folder: Path) -> tuple[str, ...]:
 
 def test_dense_without_labels_writes_three_sheets_and_no_metric(run, tmp_path, few):
     metrics = figures(tmp_path, "dense", run, *of(few))
-    assert [Path(path).name for path in metrics["pictures"]] == ["components.png", "foreground.png", "attention.png"]
+    assert [Path(path).name for path in metrics["pictures"]] == SHEETS
     assert metrics["images on sheets"] == 8
     assert not [key for key in metrics if key.startswith("dense/")]
 
@@ -100,6 +104,26 @@ def test_dense_at_another_size_that_is_no_square_resizes_positions(run, tmp_path
     with torch.no_grad():
         expected = encoder((stored.float() / 255 - cfg.DATA.mean[0]) / cfg.DATA.std[0]).pooled("mean")
     np.testing.assert_allclose(np.load(tmp_path / "f.npz")["val_features"], expected.numpy(), atol=1e-5)
+
+
+def test_dense_draws_what_the_queries_of_a_readout_attend_to(tmp_path, few):
+    """Of the readout that attends, of two; also in images of another size than those of its training."""
+    readouts = "[{name: linear}, {name: attentive, queries: 4, heads: 2}]"
+    code, text = call(tmp_path / "probe", TINY_CLASSIFIER | {"TRAIN.epochs": 1, "READOUT": readouts}, PROBE)
+    assert code == 0, text
+    for size, sheet in (("[32, 32]", "square"), ("[32, 48]", "wide")):
+        words = (*of(few), "DATA.image_size", size, "LABELS.per_class", 0, "--images", 2)
+        metrics = figures(tmp_path / sheet, "dense", tmp_path / "probe", *words)
+        assert [Path(path).name for path in metrics["pictures"]] == [*SHEETS, "queries.png"]
+    with load(tmp_path / "probe", of(few)) as loaded:
+        model, number, title = load_attending(loaded)
+        assert number == next(n for n, each in enumerate(model.readouts) if each.name == "attentive")
+        assert title.startswith("attentive")
+        img_BCHW = torch.randn(2, 1, 32, 32)
+        shares_BQhw = Queries(model, number, title).shares(img_BCHW)
+        expected_BQHN = model.readouts[number].attention(model.encoder(img_BCHW))
+    torch.testing.assert_close(shares_BQhw.flatten(2), expected_BQHN.mean(dim=2))
+    torch.testing.assert_close(shares_BQhw.sum(dim=(2, 3)), torch.ones(2, 4))
 
 
 @pytest.mark.slow
