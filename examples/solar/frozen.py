@@ -3,9 +3,9 @@
     python examples/solar/frozen.py runs/solar
 
 reads the study in runs/solar/study, and writes `scores.json` to runs/solar, which page.py shows. The features are raw
-pixels, HOG, and the mean patch tokens of each encoder of the study. All are judged by the same labels: those that LABELS.count
-takes and, where they are few, those of four other LABELS.seed. Features of encoders are kept in runs/solar/features, so
-that a second call is quick, and so are answers of fine-tuned runs in runs/solar/answers.
+pixels, HOG, and the mean patch tokens of each encoder of the study. All are judged by the same labels: those that
+LABELS.count takes and, where they are few, those of four other LABELS.seed. Features of encoders are kept in
+runs/solar/features, so that a second call is quick, and so are answers of fine-tuned runs in runs/solar/answers.
 
 Shapes: N images, D values of a feature.
 """

@@ -2,8 +2,8 @@
 
     python examples/solar/page.py runs/solar
 
-reads `scores.json` of frozen.py and the pictures beside it, and writes `table.md` and `page.html`, one file that needs no
-network.
+reads `scores.json` of frozen.py and the pictures beside it, and writes `table.md` and `page.html`, one file that needs
+no network.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COLOURS = {
 PICTURES = {  # by file beside the scores
     "cracks.png": "Eight held-out cells with defects: what MAE sees, what it predicts, and the original.",
     "attention/attention.png": "What each head of the fine-tuned encoder's class token attends to, all labels.",
-    "attention/components.png": "The three strongest directions of the fine-tuned encoder's patch features, as colours.",
+    "attention/components.png": "The three strongest directions of the patch features, fine-tuned, as colours.",
 }
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 Scores = dict[str, dict[str, list[dict[str, float]]]]  # by name of the row, then by number of labels: one a seed

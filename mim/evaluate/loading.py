@@ -60,7 +60,7 @@ def load(run: Path, overrides: Overrides) -> Iterator[LoadedCheckpoint]:
 
 
 def ready(loaded: LoadedCheckpoint, module: nn.Module, prefix: str) -> Preprocess:
-    """See build.ready; the module is the part of the model whose names start with `prefix`: an encoder, or what has one.
+    """See build.ready; the module is the part of the model whose names start with `prefix`, an encoder or what has one.
 
     Tables of positions are resized where DATA.image_size is another one than in training.
     """
