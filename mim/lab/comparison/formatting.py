@@ -51,6 +51,16 @@ def by_value(values: Mapping[str, str], separator: str = "; ") -> str:
     return separator.join(texts)
 
 
+def capital(text: str) -> str:
+    """The text as a heading; names such as kNN stay as they are."""
+    return text[:1].upper() + text[1:] if text[:2].islower() else text
+
+
+def on_one_line(text: str) -> str:
+    """One line without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def natural_key(text: str) -> tuple[tuple[Hashable, ...], ...]:
     """A key that sorts texts by the numbers in them: `ratio-0.5` before `ratio-0.75`, `seed2` before `seed10`."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)

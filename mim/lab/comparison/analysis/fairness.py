@@ -14,8 +14,8 @@ METHOD = (
     *("OPTIMIZER.", "SCHEDULE.", "TRAIN.clip", "TRAIN.ema"),  # each method is published with its own
 )
 FAIRNESS = (
-    *("DATA.", "LABELS.", "AUGMENT.", "ENCODER.", "INIT.", "TRAIN.epochs", "TRAIN.extended_at"),
-    *("TRAIN.batch", "TRAIN.precision"),
+    *("DATA.", "LABELS.", "AUGMENT.", "AUGMENTATION.", "ENCODER.", "INIT.", "TRAIN.epochs"),
+    *("TRAIN.extended_at", "TRAIN.batch", "TRAIN.precision"),
     *("EVALUATE.knn", "EVALUATE.samples", "EVALUATE.crop_pct"),
 )
 OF_THE_LOSS = ("MASKER.", "TARGET.", "LOSS.", "DATA.", "EVALUATE.samples", "EVALUATE.crop_pct")
@@ -23,7 +23,7 @@ OPENINGS = (  # how a warning begins, and the keys that it is about
     ("The data differs", ("DATA.",)),
     ("Training is not equally long", ("TRAIN.epochs",)),
     ("Some were extended, under another course of the learning rate", ("TRAIN.extended_at",)),
-    ("Augmentation differs", ("AUGMENT.",)),
+    ("Augmentation differs", ("AUGMENT.", "AUGMENTATION.")),
     ("Not all start from the same weights", ("INIT.",)),
     ("Precision differs", ("TRAIN.precision",)),
     ("kNN is not measured alike", ("EVALUATE.knn",)),

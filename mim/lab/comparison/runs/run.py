@@ -18,6 +18,7 @@ from mim.structures import LabelKind
 
 WITHOUT_RUNS = SUBFOLDERS | {"__pycache__"}
 REQUIRED = {"pretrain": ("images_seen", "images_per_s", "seconds", "parameters")}
+YOUNGER = ("AUGMENTATION",)  # sections that runs of before lack: their defaults are what those runs did
 DAMAGED = "config.yaml is damaged or of another version"
 
 
@@ -118,7 +119,8 @@ def _config(path: Path) -> Config:
         raise _UnusableRun("config.yaml is missing") from None
     except Exception as error:  # a module of PLUGINS may raise anything
         raise _UnusableRun(f"{DAMAGED}: {first_line(error)}") from error
-    missing = [name for name in ("TASK", "SEED", *schema.sections(cfg.TASK)) if name not in sections]
+    required = ("TASK", "SEED", *(name for name in schema.sections(cfg.TASK) if name not in YOUNGER))
+    missing = [name for name in required if name not in sections]
     if missing:  # the config of a run folder is complete, so defaults would be a guess
         raise _UnusableRun(f"{DAMAGED}: it lacks {', '.join(missing)}")
     return cfg

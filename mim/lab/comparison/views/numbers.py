@@ -135,6 +135,11 @@ def cells(
     return column
 
 
+def heading_text(title: str, unit: str) -> str:
+    """A heading with its unit, unless that says the same."""
+    return f"{title}, {unit}" if unit not in ("", title) else title
+
+
 def short(value: float, unit: str) -> str:
     """A number with its unit in three digits: `20k`, `1.5 PFLOP`, `2 min`."""
     factor, name = _unit_for(unit, abs(value), without_prefix=0)

@@ -5,7 +5,7 @@ import math
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,7 +13,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image
 
-from mim.lab.comparison.result import Better, Column, Comparison, PairedTest, Role, Section, Sheet
+from mim.lab.comparison.formatting import capital
+from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Sheet
 from mim.lab.comparison.views.dot_plots import plots
 from mim.lab.comparison.views.numbers import (
     ANY,
@@ -25,8 +26,8 @@ from mim.lab.comparison.views.numbers import (
     p_text,
     short,
     style_of,
-    styles_of,
 )
+from mim.lab.comparison.views.tables import EntryTable, Heading, result_table, table_of
 
 AXES = {"images_seen": "Images seen", "flops": "FLOPs", "seconds": "Seconds"}
 UNITS = {"images_seen": "", "flops": "FLOP", "seconds": "s"}  # of the axes, as numbers.py knows them
@@ -40,26 +41,6 @@ SIGNIFICANT = 7  # digits of the curves' values in the page
 MANY = 6  # entries above which a table of settings has a row for each entry
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """The heading of a column."""
-
-    title: str
-    unit: str
-    better: Better
-    mark: int = 0  # number of its note, 0 where it has none
-
-
-@dataclass(frozen=True, slots=True)
-class HtmlTable:
-    """A table with a row for each entry."""
-
-    headings: list[Heading]
-    rows: list[tuple[Cell, ...]]
-    notes: list[str] = field(default_factory=list)
-    groups: list[tuple[str, int]] = field(default_factory=list)  # headings above headings, and how many each spans
-
-
 def render(comparison: Comparison) -> str:
     """The page as HTML. Its tables, settings and pictures need no JavaScript.
 
@@ -69,12 +50,12 @@ def render(comparison: Comparison) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(capital=_capital, unusual=_unusual)
+    environment.filters.update(capital=capital, unusual=_unusual)
     style, *scripts = (
         loader.get_source(environment, name)[0].replace("\r\n", "\n") for name in ("comparison.css", *SCRIPTS)
     )
     script = "".join(scripts)
-    entries, results = comparison.entries, _table(comparison, "accuracy", "loss")
+    entries, results = comparison.entries, result_table(comparison, "accuracy", "loss")
     of_role = {role: [setting for setting in comparison.settings if setting.role == role] for role in ROLES}
     html = environment.get_template("comparison.html").render(
         page=comparison,
@@ -86,7 +67,7 @@ def render(comparison: Comparison) -> str:
         best=results is not None and any(cell.best for row in results.rows for cell in row),
         best_budget=any(budget.best for budget in comparison.budgets),
         compared=len(entries) > 1,
-        cost=_table(comparison, "cost"),
+        cost=result_table(comparison, "cost"),
         more=_more(comparison),
         plots=plots(comparison),
         curves=htmlsafe_json_dumps(_curves(comparison), allow_nan=False, separators=(",", ":")),
@@ -103,11 +84,6 @@ def render(comparison: Comparison) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what UTF-8 cannot
 
 
-def _capital(text: str) -> str:
-    """The text as a heading; names such as kNN stay as they are."""
-    return text[:1].upper() + text[1:] if text[:2].islower() else text
-
-
 def _hash(text: str) -> str:
     """As a content security policy names an inline style or script."""
     return "sha256-" + b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
@@ -119,41 +95,18 @@ def _seeds(comparison: Comparison) -> str:
     return "" if others or not first else f"seed{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
 
 
-def _more(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
+def _more(comparison: Comparison) -> list[tuple[str, EntryTable]]:
     """A table for each protocol, with its further metrics."""
     further = [column for column in comparison.columns if column.section == "more"]
     tables = []
     for group in dict.fromkeys(column.group for column in further):
         of_group = [column for column in further if column.group == group]
-        table = _table_of(comparison, [replace(each, title=each.title.removeprefix(f"{group}, ")) for each in of_group])
+        table = table_of(comparison, [replace(each, title=each.title.removeprefix(f"{group}, ")) for each in of_group])
         tables += [(group, table)] if table else []
     return tables
 
 
-def _table(comparison: Comparison, *sections: Section) -> HtmlTable | None:
-    return _table_of(
-        comparison, [column for section in sections for column in comparison.columns if column.section == section]
-    )
-
-
-def _table_of(comparison: Comparison, columns: Sequence[Column]) -> HtmlTable | None:
-    styles = styles_of(columns, comparison.entries)
-    headings, filled, notes = [], [], []
-    for column in columns:
-        estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
-        if not any(estimates):
-            continue
-        if column.note and column.note not in notes:
-            notes.append(column.note)
-        style = styles[column.key]
-        mark = notes.index(column.note) + 1 if column.note else 0
-        headings.append(Heading(column.title, style.unit, column.better, mark))
-        bounds = bounds_of(column, comparison.entries)
-        filled.append(cells(comparison.entries, estimates, style, comparison.best.get(column.key, ""), bounds))
-    return HtmlTable(headings, list(zip(*filled, strict=True)), notes) if headings else None
-
-
-def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
+def _budgets(comparison: Comparison) -> list[tuple[str, EntryTable]]:
     """A table for each metric, with a column for each budget, grouped by axis."""
     columns = {column.key: column for column in comparison.columns}
     entries, names = comparison.entries, [entry.name for entry in comparison.entries]
@@ -170,7 +123,7 @@ def _budgets(comparison: Comparison) -> list[tuple[str, HtmlTable]]:
             cells(entries, [each.estimates.get(name) for name in names], style, each.best, bounds) for each in budgets
         ]
         groups = [(AXES[axis], span) for axis, span in Counter(budget.axis for budget in budgets).items()]
-        table = HtmlTable(headings, list(zip(*filled, strict=True)), groups=groups)
+        table = EntryTable(headings, list(zip(*filled, strict=True)), groups=groups)
         tables.append((comparison.metric_names.get(metric, metric), table))
     return tables
 
@@ -186,7 +139,7 @@ def _curves(comparison: Comparison) -> dict[str, object]:
         at = {axis: _numbers(values) for axis, values in curve.at.items()}
         indices = {"entry": names.index(curve.entry), "metric": metrics.index(curve.metric)}
         curves.append({**indices, "seed": curve.seed, "at": at, "values": _numbers(curve.values)})
-    titles = [_capital(comparison.metric_names.get(metric, metric)) for metric in metrics]
+    titles = [capital(comparison.metric_names.get(metric, metric)) for metric in metrics]
     return {"entries": names, "metrics": titles, "curves": curves}
 
 

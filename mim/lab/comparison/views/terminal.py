@@ -8,8 +8,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mim.lab.comparison.formatting import on_one_line
 from mim.lab.comparison.result import Comparison
-from mim.lab.comparison.views.numbers import ANY, POINTS, Cell, bounds_of, cells, interval_texts, p_text, style_of
+from mim.lab.comparison.views.numbers import (
+    ANY,
+    POINTS,
+    Cell,
+    bounds_of,
+    cells,
+    heading_text,
+    interval_texts,
+    p_text,
+    style_of,
+)
 from mim.lab.console import new_table, print_heading, print_notes
 
 NAME = 32  # letters of an entry's name in a line
@@ -48,7 +59,7 @@ def show(comparison: Comparison, console: Console) -> None:
         print_heading(console, title, INTERVALS if several else "")
         for table in _tables(comparison, metrics, console):
             console.print(table)
-        notes = [_clean(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
+        notes = [on_one_line(f"{metric.title}: {metric.note}") for metric in metrics if metric.note]
         if "accuracy" in sections and any(column.section == "more" for column in comparison.columns):
             notes.append(MORE)
         print_notes(console, notes, "dim")
@@ -62,7 +73,7 @@ def show(comparison: Comparison, console: Console) -> None:
     for title, texts in lists.items():
         if texts:
             print_heading(console, title)
-            print_notes(console, map(_clean, texts), "yellow" if title == BEFORE else "")
+            print_notes(console, map(on_one_line, texts), "yellow" if title == BEFORE else "")
 
 
 def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
@@ -71,16 +82,16 @@ def _metrics(comparison: Comparison, sections: Sequence[str]) -> list[_Metric]:
         if column.section in sections:
             estimates = [entry.metrics.get(column.key) for entry in comparison.entries]
             style = style_of(column.unit, estimates, column.most)
-            heading = f"{column.title}, {style.unit}" if style.unit not in ("", column.title) else column.title
+            heading = heading_text(column.title, style.unit)
             best, bounds = comparison.best.get(column.key, ""), bounds_of(column, comparison.entries)
             texts = [_cell(cell) for cell in cells(comparison.entries, estimates, style, best, bounds)]
-            metrics.append(_Metric(column.title, _clean(heading), texts, column.note))
+            metrics.append(_Metric(column.title, on_one_line(heading), texts, column.note))
     return metrics
 
 
 def _tables(comparison: Comparison, metrics: list[_Metric], console: Console) -> list[Table]:
     """A row for each metric where that fits; else a row for each entry, in as many tables as the width needs."""
-    names = [_clean(entry.name) for entry in comparison.entries]
+    names = [on_one_line(entry.name) for entry in comparison.entries]
     if len(names) <= MANY:
         rows = [(metric.heading, metric.cells) for metric in metrics]
         table = _table([_wrapped(name, HEADING + 2) for name in names], rows, None)
@@ -115,10 +126,10 @@ def _tests(comparison: Comparison) -> Table:
     for test in comparison.tests:
         column, difference = columns[test.column], test.result.difference
         style = style_of(column.unit, [difference], column.most)
-        title = f"{column.title}, {style.unit}" if style.unit else column.title
+        title = heading_text(column.title, style.unit)
         bounds = POINTS if column.unit == "%" else ANY
         table.add_row(
-            *(Text(_clean(name)) for name in (title, test.first, test.second)),
+            *(Text(on_one_line(name)) for name in (title, test.first, test.second)),
             f"{style.text(difference.mean)} {interval_texts([difference], style, bounds)[0]}".strip(),
             *(p_text(test.result.p), str(len(test.seeds))),
         )
@@ -137,8 +148,3 @@ def _wrapped(text: str, width: int) -> str:
 def _fits(table: Table, console: Console) -> bool:
     unbounded = console.options.update_width(UNBOUNDED)
     return console.measure(table, options=unbounded).maximum <= console.width
-
-
-def _clean(text: str) -> str:
-    """One line without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
