@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W pixels, h w tokens high and wide, N tokens, K p
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -77,6 +78,7 @@ def measure(settings: BackboneSettings, image: ImageSpec) -> Layout:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ENCODER.model {settings.model} does not take images of {image}: {reason}") from error
     stages = tuple(StageSpec(each.shape[1], _stride(settings, image, tuple(each.shape[2:]))) for each in maps)
+    _check_maps(backbone, image, stages)
     order: Order = "stage"
     prefix, width, grid = 0, stages[-1].width, tuple(maps[-1].shape[-2:])
     if isinstance(output, Tensor) and output.ndim == 4:
@@ -110,6 +112,13 @@ def _check_patches(backbone: Any, image: ImageSpec) -> None:
         and len(set(embed.patch_size)) == 1
     ):
         image.grid(embed.patch_size[0], "the encoder's patch", "another encoder")
+
+
+def _check_maps(backbone: Any, image: ImageSpec, stages: Sequence[StageSpec]) -> None:
+    """Raises ValueError where a layer halves a map of odd size and leaves its last row and column out."""
+    nominal = max((info["reduction"] for info in backbone.feature_info), default=stages[-1].stride)
+    if stages[-1].stride > nominal:
+        image.grid(nominal, "the encoder's stride", "another encoder")
 
 
 def _maps(backbone: Any, img_BCHW: Tensor) -> Any:

@@ -49,6 +49,15 @@ def test_size_that_leaves_a_rest_beside_the_patches_is_refused():
         measure(BackboneSettings("vit_tiny_patch16_224", ("depth=1",), 0.0), ImageSpec(3, 60, 60))
 
 
+@pytest.mark.parametrize("side", [48, 80])
+def test_size_of_which_a_layer_leaves_the_border_out_is_refused(side):
+    """A ConvNeXt of 80 px has maps of 20, 10, 5 and 2 places: the last row and column are not looked at."""
+    settings = BackboneSettings("convnext_atto", (), 0.0)
+    assert [stage.stride for stage in measure(settings, ImageSpec(3, 96, 64)).stages] == [4, 8, 16, 32]
+    with pytest.raises(ValueError, match=f"the encoder's stride 32 does not divide the image height {side}"):
+        measure(settings, ImageSpec(3, side, side))
+
+
 def test_rate_reaches_timm_from_its_key_or_from_the_options():
     for settings in (BackboneSettings("test_vit", (), 0.2), BackboneSettings("test_vit", ("drop_path_rate=0.2",))):
         with torch.device("meta"):
