@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from mim.build import build_model, build_predictor, load_config
     from mim.build.encoders import load_encoder
     from mim.criteria import Criterion
+    from mim.data.augmentations.base import Augmentation
+    from mim.data.augmentations.geometric import GeometricAugmentation
+    from mim.data.augmentations.values import ValueAugmentation
     from mim.data.decoding.broken import BrokenImage
     from mim.data.sources.base import Source
     from mim.encoders import Encoder
@@ -34,6 +37,9 @@ MODULES = {  # where each public name lives
     "mim.build": ("build_model", "build_predictor", "load_config"),
     "mim.build.encoders": ("load_encoder",),
     "mim.criteria": ("Criterion",),
+    "mim.data.augmentations.base": ("Augmentation",),
+    "mim.data.augmentations.geometric": ("GeometricAugmentation",),
+    "mim.data.augmentations.values": ("ValueAugmentation",),
     "mim.data.decoding.broken": ("BrokenImage",),
     "mim.data.sources.base": ("Source",),
     "mim.encoders": ("Encoder",),

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from mim import config
+from mim.build.data import training_crop
 from mim.build.models import build_without_memory, probe_settings
 from mim.build.tasks import batch_augment
 from mim.config import Config, Overrides
 from mim.config.inherit import FindFacts
 from mim.config.load import named
 from mim.config.recipes import find_file
-from mim.data.augment import RandomCropFlipColour
-from mim.data.transforms import RandomCropFlip
 from mim.engine.schedule import ScheduledRun
 from mim.init_weights import find_facts
 
@@ -51,9 +50,7 @@ def check(cfg: Config) -> None:
         raise ValueError(f"DATA.masks is {cfg.DATA.masks}, and TASK {cfg.TASK} hides nothing: leave it out")
     if cfg.TASK == "finetune":
         batch_augment(cfg, classes=1)
-        RandomCropFlipColour(cfg.AUGMENT, cfg.DATA.shared)
-    else:
-        RandomCropFlip(cfg.AUGMENT, cfg.DATA.image_size)
+    training_crop(cfg)
     if cfg.TASK == "probe" and cfg.TRAIN.clip and len(probe_settings(cfg)) > 1:
         raise ValueError(
             f"TRAIN.clip is {cfg.TRAIN.clip:g}: it would couple the settings of PROBE, which train side by side; set "

@@ -2,6 +2,7 @@
 
 from mim.config import Config
 from mim.data.augment import RandomCropFlipColour
+from mim.data.augmentations.base import Augmentations
 from mim.data.labels.join import join_labels
 from mim.data.labels.settings import LabelSettings
 from mim.data.loading.dataset import ImageDataset
@@ -83,21 +84,40 @@ def evaluation_crop(cfg: Config) -> CentreCrop:
     return CentreCrop(cfg.AUGMENT, cfg.DATA.image_size, cfg.EVALUATE.crop_pct)
 
 
+def training_crop(cfg: Config) -> CentreCrop | RandomCropFlip:
+    """The training transform. Raises ValueError for keys of AUGMENT and AUGMENTATION that exclude each other."""
+    data, augment, augmentations = cfg.DATA.shared, cfg.AUGMENT, _augmentations(cfg)
+    if augment.crop == "centre":
+        return evaluation_crop(cfg)
+    if cfg.TASK == "finetune" and not augment.on_device:
+        return RandomCropFlipColour(augment, data, augmentations)
+    return (DeviceCropFlip if augment.on_device else RandomCropFlip)(augment, data.image_size, augmentations)
+
+
 def training_data(cfg: Config, source: Source, compare: bool) -> ImageDataset:
     """Images under the training transform. compare: check on a few images that they have one size, if they must."""
-    data, augment = cfg.DATA.shared, cfg.AUGMENT
-    crop: CentreCrop | RandomCropFlip = (DeviceCropFlip if augment.on_device else RandomCropFlip)(
-        augment, data.image_size
-    )
-    if augment.crop == "centre":
-        crop = evaluation_crop(cfg)
-    elif cfg.TASK == "finetune" and not augment.on_device:
-        crop = RandomCropFlipColour(augment, data)
     labels = {} if cfg.TASK == "pretrain" else {"masks": True, "balance": cfg.LABELS.balance}
-    images = ImageDataset(source, crop, cfg.SEED, data.repeats, **labels)
+    images = ImageDataset(source, training_crop(cfg), cfg.SEED, cfg.DATA.repeats, **labels)
     if compare:
         images.check_sizes()
     return images
+
+
+def _augmentations(cfg: Config) -> Augmentations:
+    """The parts of AUGMENTATION. Raises ValueError where there are some and AUGMENT.crop or on_device excludes them."""
+    parts = [part for part in cfg.parts("AUGMENTATION") if part.name != "none"]
+    for part in parts:
+        if cfg.AUGMENT.crop == "centre":
+            raise ValueError(
+                f"{part.place}.name is {part.name}, and AUGMENT.crop is centre, which leaves an image the same in each "
+                "epoch: set AUGMENT.crop simple, or leave AUGMENTATION out"
+            )
+        if cfg.AUGMENT.on_device:
+            raise ValueError(
+                f"{part.place}.name is {part.name}: it changes crops on the host, and AUGMENT.on_device makes them on "
+                "the device; set AUGMENT.on_device false, or leave AUGMENTATION out"
+            )
+    return Augmentations(tuple(part.build(cfg.DATA.shared) for part in parts))
 
 
 def training_preprocess(cfg: Config) -> Preprocess:

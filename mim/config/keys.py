@@ -20,6 +20,9 @@ OF_LISTS = {  # what a list means in a section that may be one
     "`TARGET: [{name: pixels}, {name: hog, weight: 0.5}]`. An override names a part by its position in the list, as in "
     '`TARGET.1.weight 2`, or gives all of the section: `TARGET "[{name: pixels}, {name: hog}]"`. A list of one part '
     "is the same as its mapping.",
+    "AUGMENTATION": "What changes training images after the crop and flip of AUGMENT (in fine-tuning, also after "
+    "randaugment and jitter), before they are normalised. A list applies several, one after the other: "
+    "`AUGMENTATION: [{name: vertical_flip}, {name: noise, std: 0.05}]`. Overrides are as those of TARGET.",
     "LOSS": "A mapping is the loss of every target. A list has a loss for each target of a list in TARGET: "
     "`LOSS: [{name: mse}, {name: l1}]`. Overrides are as those of TARGET.",
     "READOUT": "With TASK probe a list makes several readouts, each of which is trained under all settings of PROBE: "

@@ -42,6 +42,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "DATA": Family("mim.data.sources.base", "Source", "digits"),
+    "AUGMENTATION": Family("mim.data.augmentations.base", "Augmentation", "none"),
     "MASKER": Family("mim.maskers.base", "Masker", "random"),
     "ENCODER": Family(
         "mim.encoders.base", "Encoder", "vit", ", and a model of timm is ENCODER.name timm ENCODER.model NAME"
@@ -55,7 +56,7 @@ FAMILIES = {
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
 }
 ORDER = (
-    *("DATA", "LABELS", "AUGMENT", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"),
+    *("DATA", "LABELS", "AUGMENT", "AUGMENTATION", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"),
     *("READOUT", "CRITERION", "PROBE", "FREEZE", "INIT"),
     *("TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED"),
 )

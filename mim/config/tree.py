@@ -34,6 +34,7 @@ class Config:
     DATA: PartConfig = field(init=False, repr=False, compare=False)
     LABELS: LabelSettings = field(init=False, repr=False, compare=False)
     AUGMENT: Any = field(init=False, repr=False, compare=False)
+    AUGMENTATION: PartConfig | PartList = field(init=False, repr=False, compare=False)
     MASKER: PartConfig = field(init=False, repr=False, compare=False)
     ENCODER: PartConfig = field(init=False, repr=False, compare=False)
     HEAD: PartConfig = field(init=False, repr=False, compare=False)

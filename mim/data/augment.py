@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2.functional import to_pil_image
 
+from mim.data.augmentations.base import Augmentations
 from mim.data.settings import ClassifyAugmentSettings, DataSettings
 from mim.data.sources.base import Stored
-from mim.data.transforms import RandomCropFlip, to_tensor
+from mim.data.transforms import NO_MORE, RandomCropFlip
 from mim.ops.seeding import derive_seed, host_seeded
 
 
@@ -24,8 +25,8 @@ class RandomCropFlipColour(RandomCropFlip):
     Raises ValueError where RandAugment or jitter is on and images have neither 1 nor 3 channels.
     """
 
-    def __init__(self, settings: ClassifyAugmentSettings, data: DataSettings):
-        super().__init__(settings, data.image_size)
+    def __init__(self, settings: ClassifyAugmentSettings, data: DataSettings, augmentations: Augmentations = NO_MORE):
+        super().__init__(settings, data.image_size, augmentations)
         for key, value, off in (("randaugment", settings.randaugment, "''"), ("jitter", settings.jitter, 0)):
             if value and data.channels not in (1, 3):
                 raise ValueError(
@@ -46,7 +47,7 @@ class RandomCropFlipColour(RandomCropFlip):
         self.jitter = ColorJitter(*[settings.jitter] * 3) if settings.jitter else None
 
     def finish(self, image: Stored, seed: int) -> Tensor:
-        """RandAugment and colour jitter."""
+        """RandAugment and colour jitter, then the steps of every task."""
         with host_seeded(derive_seed(seed, "colour")):
             if self.rand_augment is not None:
                 if isinstance(image, Tensor) and image.dtype == torch.uint8:
@@ -64,7 +65,7 @@ class RandomCropFlipColour(RandomCropFlip):
                         f"{image.dtype}: set AUGMENT.jitter 0"
                     )
                 image = self.jitter(image)
-        return to_tensor(image)
+        return super().finish(image, seed)
 
 
 class BatchAugment:

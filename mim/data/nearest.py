@@ -3,6 +3,7 @@
 Shapes: H W rows and columns of a crop, N pixels along a side, S pixels along a stored side.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,11 @@ class Places(NamedTuple):
 
     row_H: Tensor
     column_W: Tensor
+
+
+def moved(image: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """An image whose pixels `move` puts elsewhere, in any stored type: older PyTorch flips and indexes no uint16."""
+    return move(image.view(torch.int16)).view(torch.uint16) if image.dtype == torch.uint16 else move(image)
 
 
 def nearest(length: int, count: int, start: int = 0) -> Tensor:

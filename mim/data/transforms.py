@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
-from mim.data.nearest import Places, centred, cropped_middle, nearest, resized_middle
+from mim.data.augmentations.base import Augmentations
+from mim.data.nearest import Places, centred, cropped_middle, moved, nearest, resized_middle
 from mim.data.settings import AugmentSettings
 from mim.data.sources.base import Need, Stored, size_of
 
 STRIP = 100  # of an image that is longer than this many times its width, only the middle is used
 ATTEMPTS = 10  # draws of a crop that fits into the image
+NO_MORE = Augmentations()
 SPARE = 1.5  # stored pixels that a reduced decoding must leave for each pixel of the result, along each side
 
 
@@ -41,8 +43,8 @@ class RandomCropFlip:
 
     moves_pixels = False  # whether `finish` may move pixels, so that masks would no longer fit
 
-    def __init__(self, settings: AugmentSettings, size: tuple[int, int]):
-        aspect = size[1] / size[0]
+    def __init__(self, settings: AugmentSettings, size: tuple[int, int], augmentations: Augmentations = NO_MORE):
+        aspect, self.augmentations = size[1] / size[0], augmentations
         self.settings, self.size, self.flip, self.scale = settings, size, settings.flip, settings.crop_scale
         self.ratio = [limit * aspect for limit in settings.crop_ratio]
         self.log_ratio = torch.tensor(self.ratio, device="cpu").log().tolist()
@@ -90,7 +92,12 @@ class RandomCropFlip:
 
     def finish(self, image: Stored, seed: int) -> Tensor:
         """The steps after the crop: (C, H, W) in the stored type."""
-        return to_tensor(image)
+        return self.augmentations.image(to_tensor(image), seed)
+
+    def cut_mask(self, mask_HW: Tensor, crop: Crop, seed: int) -> Tensor:
+        """A mask of the stored image as `cut` and `finish` make the image: the nearest pixels, augmented alike."""
+        row_H, column_W = self.places(crop, (mask_HW.shape[0], mask_HW.shape[1]))
+        return self.augmentations.mask(mask_HW[row_H][:, column_W], seed)
 
     def _draw_resized(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width. After 10 boxes that do not fit, the largest centred box of an allowed shape."""
@@ -152,9 +159,7 @@ class SimpleCrop:
         image_CHW = to_tensor(_resize(without_ends(image, self._longest()), (height, width), self.interpolation))
         rows = _mirror_indices(crop.top, crop.height, height)
         columns = _mirror_indices(crop.left, crop.width, width)
-        if image_CHW.dtype == torch.uint16:  # older PyTorch does not index this type
-            return image_CHW.view(torch.int16)[:, rows][:, :, columns].view(torch.uint16)
-        return image_CHW[:, rows][:, :, columns]
+        return moved(image_CHW, lambda pixels: pixels[:, rows][:, :, columns])
 
     def places(self, crop: Crop, stored_size: tuple[int, int]) -> Places:
         """The stored pixels that lie nearest to those of a box of the resized image."""
@@ -286,9 +291,7 @@ def _resize(image: Stored, size: tuple[int, int], interpolation: InterpolationMo
 
 
 def _mirrored(image: Stored) -> Stored:
-    if isinstance(image, Tensor) and image.dtype == torch.uint16:  # older PyTorch does not flip this type
-        return image.view(torch.int16).flip(-1).view(torch.uint16)
-    return F.horizontal_flip(image)
+    return moved(image, lambda pixels: pixels.flip(-1)) if isinstance(image, Tensor) else F.horizontal_flip(image)
 
 
 def to_tensor(image: Stored) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-LISTS = ("TARGET", "LOSS", "READOUT")  # the sections that may be lists, of one mapping for each of their parts
+LISTS = ("AUGMENTATION", "TARGET", "LOSS", "READOUT")  # sections that may be lists, of a mapping for each part
 
 
 def is_list(section: str, content: Any) -> bool:

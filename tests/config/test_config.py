@@ -526,7 +526,7 @@ def test_config_yaml_is_read_by_yacs_to_the_same_values(recipe: Path) -> None:
 # -------------------------------------------------------------------- tasks
 
 SHARED = {"DATA", "AUGMENT", "ENCODER", "INIT", "TRAIN", "OPTIMIZER", "SCHEDULE", "EVALUATE", "CHECKPOINT", "LOG"}
-SHARED |= {"DISTRIBUTED"}
+SHARED |= {"AUGMENTATION", "DISTRIBUTED"}
 TASK_SECTIONS = {
     "pretrain": {"MASKER", "HEAD", "TARGET", "LOSS"},
     "finetune": {"LABELS", "READOUT", "CRITERION", "FREEZE"},

@@ -35,7 +35,8 @@ OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
 DETAILS |= {("DATA", "masks"), ("TARGET", "weight"), ("OPTIMIZER", "weight_decay_end")}  # one of each
 DETAILS |= {("AUGMENT", "crop")}
-EVERY_RUN = ("INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")  # their defaults do for any method
+# their defaults do for any method
+EVERY_RUN = ("AUGMENTATION", "INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")
 
 
 def images_of(name: str) -> str:

@@ -180,12 +180,12 @@ class ImageDataset(Dataset[Sample]):
         transform = self.transform
         if not isinstance(transform, RandomCropFlip):
             stored = self._reader.read(index)
-            labels = self._labels(index, size_of(stored), [None] * len(seeds))
+            labels = self._labels(index, size_of(stored), [None] * len(seeds), seeds)
             return [(transform(stored, seed), (label,), ()) for seed, label in zip(seeds, labels, strict=True)]
         if isinstance(transform, DeviceCropFlip):
             stored, size = self._reader.read_reduced(index, _uncropped)
             on_device = tuple(transform.draw_crop(*size, seed) for seed in seeds)
-            return [(to_tensor(stored), self._labels(index, size, on_device), on_device)]
+            return [(to_tensor(stored), self._labels(index, size, on_device, seeds), on_device)]
         crops: list[Crop] = []
 
         def need_of(height: int, width: int) -> Need:
@@ -195,14 +195,14 @@ class ImageDataset(Dataset[Sample]):
 
         stored, size = self._reader.read_reduced(index, need_of)
         crops = crops or [transform.draw_crop(*size, seed) for seed in seeds]
-        labels = self._labels(index, size, crops)
+        labels = self._labels(index, size, crops, seeds)
         return [
             (transform.finish(transform.cut(stored, crop, size), seed), (label,), ())
             for crop, seed, label in zip(crops, seeds, labels, strict=True)
         ]
 
     def _labels(
-        self, index: int, size: tuple[int, int] | None, crops: Sequence[Crop | None]
+        self, index: int, size: tuple[int, int] | None, crops: Sequence[Crop | None], seeds: Sequence[int]
     ) -> tuple[int | Tensor, ...]:
         """The label of each crop of an image of that stored size. Raises BrokenImage where its mask cannot be used.
 
@@ -212,22 +212,21 @@ class ImageDataset(Dataset[Sample]):
             mask_HW = self._reader.mask(index)
             if size is not None and mask_HW.shape != size:
                 raise BrokenImage(mask_of_another_size(mask_HW, size))
-            return tuple(self._cut(torch.from_numpy(mask_HW), crop) for crop in crops)
+            whole_HW = torch.from_numpy(mask_HW)
+            return tuple(self._cut(whole_HW, crop, seed) for crop, seed in zip(crops, seeds, strict=True))
         labels = self.source.labels
         if labels is None:
             return (-1,) * len(crops)
         label = int(labels[index]) if self._kind == "class" else torch.tensor(labels[index])
         return (label,) * len(crops)
 
-    def _cut(self, mask_HW: Tensor, crop: Crop | None) -> Tensor:
+    def _cut(self, mask_HW: Tensor, crop: Crop | None, seed: int) -> Tensor:
         """The pixels of a mask that lie nearest to those of a crop of its image."""
-        size, transform = (mask_HW.shape[0], mask_HW.shape[1]), self.transform
-        if isinstance(transform, RandomCropFlip):
+        if isinstance(self.transform, RandomCropFlip):
             assert crop is not None
-            row_H, column_W = transform.places(crop, size)
-        else:
-            assert isinstance(transform, CentreCrop)
-            row_H, column_W = transform.places(size)
+            return self.transform.cut_mask(mask_HW, crop, seed)
+        assert isinstance(self.transform, CentreCrop)
+        row_H, column_W = self.transform.places((mask_HW.shape[0], mask_HW.shape[1]))
         return mask_HW[row_H][:, column_W]
 
     def _usual_dtype(self) -> torch.dtype | None:

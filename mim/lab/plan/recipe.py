@@ -24,7 +24,7 @@ METHOD = (
     "INIT.",
 )
 MACHINE = ("TRAIN.compile", "TRAIN.activation_checkpointing", "TRAIN.deterministic")
-TRAINING = ("AUGMENT.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
+TRAINING = ("AUGMENT.", "AUGMENTATION.", "LABELS.", "TRAIN.", "OPTIMIZER.", "SCHEDULE.")
 ORDER: tuple[Group, ...] = get_args(Group)
 OF_THE_FILE = ("RECIPE", "INIT.take", "INIT.keep")  # they say where values are from, not what is trained
 ABSENT = "-"
