@@ -11,6 +11,7 @@ from pathlib import Path
 PRETRAINING = "pretraining"  # stands beside a folder for each protocol
 RESULTS, RESULTS_TABLE = "results.json", "results.md"
 PAGE, ENTRIES, RUNS = "comparison.html", "comparison.csv", "comparison_runs.csv"
+TABLES = {"latex": "comparison.tex", "markdown": "comparison.md"}  # of results, by format
 
 
 def study_run(study: Path, protocol: str, trial: str, seed: int) -> Path:

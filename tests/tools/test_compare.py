@@ -103,6 +103,18 @@ def test_compare_without_reconstructions_draws_none(real, tmp_path):
     assert "data:image/png" not in (tmp_path / "comparison.html").read_text()
 
 
+def test_compare_writes_the_table_for_a_paper_in_each_format_that_is_asked_for(real, tmp_path):
+    words = ("--format", "latex", "--format", "markdown", "--no-reconstructions", "--output", tmp_path)
+    code, text = run(real.pretraining, *words)
+    assert code == 0, text
+    summary = json.loads((real.pretraining / "summary.json").read_text())
+    for name, percent in (("comparison.tex", r"\%"), ("comparison.md", "%")):
+        assert str(tmp_path / name) in text.replace("\n", "")
+        table = (tmp_path / name).read_text(encoding="utf-8")
+        assert f"kNN, {percent}" in table
+        assert f"{100 * summary['knn/top1']:.1f}" in table
+
+
 def test_compare_goes_on_where_pictures_cannot_be_drawn(real, tmp_path):
     gone = tmp_path / "gone-seed0"
     shutil.copytree(real.pretraining, gone)
@@ -122,6 +134,7 @@ def test_compare_goes_on_where_pictures_cannot_be_drawn(real, tmp_path):
         (["{tmp}/none"], "does not exist"),
         (["{tmp}"], "no config.yaml"),
         (["{real}", "--output", "{tmp}/file"], "is a file"),
+        (["{real}", "--format", "html"], "invalid choice: 'html'"),
         (["{real}", "--output", "{tmp}/page.html"], "page.html: files are written into a folder"),
     ],
 )

@@ -7,11 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from mim import cli
+from mim.lab.layout import ENTRIES, TABLES
 
 TEXT = """Compares pretraining runs, and the probes and fine-tunings that started from them, in tables and on one page.
 These are looked for beside the runs. Writes comparison.html, which needs no network, comparison.csv (a row an entry)
 and comparison_runs.csv (a row a run). Run folders are not changed."""
-EXAMPLES = ("runs/mae-seed* runs/simmim-seed*", "runs/my_study --output runs/page --title 'Ratios of MAE'")
+EXAMPLES = (
+    "runs/mae-seed* runs/simmim-seed*",
+    "runs/my_study --output runs/page --title 'Ratios of MAE'",
+    "runs/my_study --format latex",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--title", default="", help="title of the page; default: the names of the runs")
     parser.add_argument("--no-reconstructions", action="store_true", help="draw no pictures: faster, needs no data")
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=tuple(TABLES),
+        help="also write the table of results for a paper, as comparison.tex or comparison.md; may be repeated",
+    )
     words = cli.words(arguments)
     return cli.run(parser, partial(_compare, words), words)
 
@@ -37,6 +49,7 @@ def _compare(words: list[str], args: argparse.Namespace) -> None:
     log_to_console(False)  # configs are read again; their warnings were shown when they ran
     command = shlex.join([*cli.command_words("compare"), *words])
     comparison = compare(args.runs, title=args.title, reconstructions=not args.no_reconstructions, command=command)
-    page = write(comparison, args.output)
+    page = write(comparison, args.output, args.format)
     show(comparison, Console())
-    print(f"\nPage:    {page}\nTables:  {args.output / 'comparison.csv'}")
+    tables = [args.output / name for name in (ENTRIES, *(TABLES[each] for each in dict.fromkeys(args.format)))]
+    print(f"\nPage:    {page}\nTables:  {', '.join(map(str, tables))}")

@@ -30,8 +30,9 @@ from mim.lab.comparison.runs.provenance import RunCollection, collect_runs
 from mim.lab.comparison.runs.studies import Studies
 from mim.lab.comparison.views.csv_files import write_csv
 from mim.lab.comparison.views.page import render
+from mim.lab.comparison.views.papers import write_tables
 from mim.lab.comparison.views.reconstructions import held_out_sheets
-from mim.lab.layout import PAGE
+from mim.lab.layout import PAGE, TABLES
 from mim.metric_keys import TRAIN_LOSS, VAL_LOSS
 
 SHEETS = 6  # entries with reconstructions side by side
@@ -101,12 +102,24 @@ def compare(
     )
 
 
-def write(comparison: Comparison, output: Path) -> Path:
-    """Writes the page and the CSV files to a folder, which it makes unless it is a file. Returns the page's path."""
+def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> Path:
+    """Writes the page and the CSV files to a folder, which it makes. Returns the page's path.
+
+    Args:
+        comparison: what is written.
+        output: the folder.
+        tables: formats in which the table of results is written, too: `latex`, `markdown`.
+
+    Raises ValueError where the folder is a file, for another format, and where a table would have no column.
+    """
+    for name in tables:
+        if name not in TABLES:
+            raise ValueError(f"a table has no format {name!r}: name one of {', '.join(TABLES)}")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file: name a folder")
     output.mkdir(parents=True, exist_ok=True)
     write_csv(comparison, output)
+    write_tables(comparison, tables, output)
     write_text(output / PAGE, render(comparison))
     return output / PAGE
 
