@@ -8,6 +8,7 @@ from torch import nn
 
 from mim.cost.model_summary import ModelSummary
 from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.description import describe_training
 from mim.data.preprocess import Preprocess
 from mim.encoders.base import Encoder
 from mim.engine.distributed.world import World
@@ -65,7 +66,10 @@ class BuiltTask(Generic[Model]):
     def warnings(self, results: dict[str, Any]) -> list[str]:
         return []
 
-    def images_line(self, train: str) -> str:
-        """What is trained on, as in `80 to train`, the number of held-out images, and their shape."""
+    def image_lines(self, train: str) -> dict[str, str]:
+        """The number of images and their shape, and what becomes of those for training. train: as in `80 to train`."""
         image = self.model.encoder.image
-        return f"{train}, {len(self.held_out):,} held out; {image.channels} x {image.height} x {image.width}"
+        return {
+            "images": f"{train}, {len(self.held_out):,} held out; {image.channels} x {image.height} x {image.width}",
+            "training images": describe_training(self.train_data),
+        }

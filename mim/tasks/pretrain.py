@@ -120,7 +120,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             f"tokens of width {spec.width}; {_words(_parameters(model.encoder))} trained parameters",
             "head": f"{model.head.name}; {_words(_parameters(model.head))} trained parameters",
             "target, loss": f"{model.target.title}, {model.loss.name} over {model.loss.over} cells",
-            "images": self.images_line(f"{len(self.train_data):,} to train"),
+            **self.image_lines(f"{len(self.train_data):,} to train"),
             **self.model_summary.describe(),
         }
         if not len(self.held_out):

@@ -100,7 +100,7 @@ class Supervised(BuiltTask[Predictor], ABC):
             "encoder": f"{encoder.title}; {encoder.spec.grid[0]} x {encoder.spec.grid[1]} tokens of width "
             f"{encoder.spec.width}; {of_encoder} parameters are trained",
             "readout": self._readouts(),
-            "images": self.images_line(self.labels),
+            **self.image_lines(self.labels),
             **self.model_summary.describe(),
             **({} if len(self.held_out) else {"evaluation": "none: no images are held out"}),
         }

@@ -67,7 +67,7 @@ class QuarterTurns(GeometricAugmentation, name="quarter_turns"):
     @property
     def title(self) -> str:
         """With its numbers of turns."""
-        return f"{self.name} {', '.join(map(str, self.turns))}"
+        return f"{self.name} {list(self.turns)}"
 
     def move(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """The pixels, turned. Equal to numpy's rot90 in the plane of rows and columns."""

@@ -132,9 +132,13 @@ class ImageDataset(Dataset[Sample]):
 
     def stored_type(self) -> torch.dtype | None:
         """The number type of the first image; None where it cannot be read."""
+        stored = self.first()
+        return stored.dtype if isinstance(stored, Tensor) else None if stored is None else torch.uint8
+
+    def first(self) -> Stored | None:
+        """The first image as it is stored; None where it cannot be read."""
         with suppress(BrokenImage, OSError):
-            stored = self.source.read(0)
-            return stored.dtype if isinstance(stored, Tensor) else torch.uint8
+            return self.source.read(0)
         return None
 
     def _seeds(self, epoch: int, index: int, repeats: int) -> list[int]:

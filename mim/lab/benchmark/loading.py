@@ -15,9 +15,9 @@ from torchvision.transforms import InterpolationMode
 
 from mim.build import load_config
 from mim.data.loading.dataset import ImageDataset
+from mim.data.loading.description import crops_text
 from mim.data.loading.loader import batches
 from mim.data.loading.sampler import StepSampler
-from mim.data.settings import AugmentSettings
 from mim.lab.benchmark.contenders import training_images
 from mim.lab.benchmark.machine import Machine, theme_of
 from mim.lab.dryrun.task import dry_task
@@ -74,14 +74,6 @@ def benchmark_loading(config: str | Path, overrides: Sequence[str], files: Path 
         files=files,
         images_per_s=measure_loading(images, files, size, rounds=rounds),
     )
-
-
-def crops_text(size: tuple[int, int], augment: AugmentSettings) -> str:
-    """What a training crop is."""
-    taken = f"{augment.crop_scale[0]:g} to {augment.crop_scale[1]:g} of the area"
-    if augment.crop == "simple":
-        taken = f"of the whole image with a border of {augment.padding} pixels"
-    return f"{size[0]} x {size[1]}, {taken}, {augment.interpolation}"
 
 
 def measure_loading(

@@ -8,6 +8,7 @@ import torch
 
 from mim import build
 from mim.config import Config
+from mim.data.decoding.broken import BrokenImage
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split, Stored
@@ -44,7 +45,7 @@ class AbsentImages(Source):
         return self.count
 
     def read(self, index: int) -> Stored:
-        raise RuntimeError("these images are not here")
+        raise BrokenImage("these images are not here")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

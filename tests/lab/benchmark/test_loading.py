@@ -11,7 +11,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, RandomCropFlip
 from mim.lab.benchmark import loading
-from mim.lab.benchmark.loading import LoadingResult, crops_text, measure_loading
+from mim.lab.benchmark.loading import LoadingResult, measure_loading
 
 
 @pytest.fixture
@@ -69,9 +69,3 @@ def test_measure_loading_says_what_cannot_be_measured(images: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="cannot read an image"):
         measure_loading(dataset(images), images, (16, 16), rounds=1, seconds=0.01)
     assert torch.get_num_threads() == threads
-
-
-def test_crops_are_told_in_words() -> None:
-    assert crops_text((224, 192), AugmentSettings()) == "224 x 192, 0.2 to 1 of the area, bicubic"
-    simple = AugmentSettings(crop="simple", padding=3, interpolation="bilinear")
-    assert crops_text((224, 224), simple) == "224 x 224, of the whole image with a border of 3 pixels, bilinear"
