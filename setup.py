@@ -10,11 +10,14 @@ from setuptools import find_packages, setup
 
 COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
     *("train", "plan", "masks", "reconstruct", "evaluate", "compare"),
-    *("sweep", "convert", "backbones", "pack", "benchmark", "quickstart"),
+    *("sweep", "convert", "export", "backbones", "pack", "benchmark", "quickstart"),
 )
 HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
+TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
+SCHEDULEFREE = ["schedulefree>=1.4"]
+EXPORT = ["onnx>=1.19", "onnxscript>=0.5.4", "onnxruntime>=1.23"]
 DOCS = [
     "mkdocs-material>=9.6",
     "mkdocstrings[python]>=0.29",
@@ -23,6 +26,8 @@ DOCS = [
 ]
 TEST = [
     *HUGGINGFACE,
+    *SCHEDULEFREE,
+    *TIFF,
     "pytest>=9.1",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
@@ -70,7 +75,10 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
+        "schedulefree": SCHEDULEFREE,
+        "tiff": TIFF,
         "corruptions": CORRUPTIONS,
+        "export": EXPORT,
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0
         "docs": DOCS,
         "test": TEST,
@@ -79,6 +87,7 @@ setup(
             *DOCS,
             *CORRUPTIONS,
             *RETRIEVAL,
+            *EXPORT,
             "ruff>=0.15",
             "mypy>=1.18",
             "types-PyYAML",

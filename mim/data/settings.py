@@ -12,6 +12,18 @@ RAND_AUGMENT = r"rand(-((m|n|mmax)\d+|(mstd|p)\d+(\.\d+)?|inc[01]|tweights))*"
 LARGEST_PIXEL = 1e18
 MOST_MASKS = 256  # of an image in a step: 16 times those of data2vec 2.0
 
+Pages = Literal["channels", "first", "middle", "max"]
+Scale = tuple[float, float] | Literal["type", "percentile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which channels of a file become those of an image."""
+
+    numbers: tuple[int | str, ...] = ()  # DATA.channels_from; none for all
+    pages: Pages = "channels"  # DATA.pages
+    to_float: bool = False  # whether the image is scaled to floats, so that its stored type does not matter
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -21,8 +33,18 @@ class DataSettings:
         path: where the images are; each source says what it expects here.
         image_size: height and width in pixels that the model sees.
         channels: channels of an image.
-        mean: mean per channel of images scaled to [0, 1] (of float images as they are); `estimate` computes it from the
-            training images.
+        channels_from: which channels of a file these are, in this order: numbers from 0, or names where the file has
+            them (OME-TIFF, GeoTIFF by GDAL), such as `[3, 2, 1]`; `all` takes all, and then a file must have
+            DATA.channels. A channel may stand there twice.
+        pages: what several pages of a TIFF are: `channels` of one image, in the file's order, whatever its axes; or
+            planes or frames, of which the `first` or the `middle` is read, or the largest value of each pixel (`max`).
+            A channel axis, which OME-TIFF, ImageJ and tifffile name, and samples of a page always are channels.
+        scale: what the model sees of a pixel value, before mean and std: `type` divides uint8 by 255 and uint16 by
+            65535, and leaves floats as they are; `percentile` maps the 1st and 99th percentile of each channel of each
+            image to 0 and 1, and clips what is beyond; `[low, high]` maps these two numbers to 0 and 1, and clips
+            nothing.
+        mean: mean per channel of images under DATA.scale, which are in [0, 1] (float images by `type` as they are);
+            `estimate` computes it from the training images.
         std: standard deviation per channel, as for mean; give both, or estimate both.
         nodata: the number that marks missing pixels in the files, such as -9999; `estimate` leaves these pixels out.
             Nothing else does: training and evaluation see the number itself, so fill such pixels in the files.
@@ -41,6 +63,9 @@ class DataSettings:
     path: str = ""
     image_size: tuple[int, int] = (224, 224)
     channels: int = 3
+    channels_from: tuple[int | str, ...] | Literal["all"] = "all"
+    pages: Pages = "channels"
+    scale: Scale = "type"
     mean: tuple[float, ...] | Literal["estimate"] = "estimate"
     std: tuple[float, ...] | Literal["estimate"] = "estimate"
     nodata: float | Literal["none"] = "none"
@@ -60,6 +85,7 @@ class DataSettings:
         }
         at_least("DATA", 1, **counts)
         at_least("DATA", 0, workers=self.workers)
+        self._check_channels()
         if self.masks > MOST_MASKS:
             raise ValueError(
                 f"DATA.masks is {self.masks}: at most {MOST_MASKS} are allowed, because "
@@ -92,6 +118,32 @@ class DataSettings:
             raise ValueError("DATA.mean and DATA.std: give numbers for both, or estimate both")
         if self.std != "estimate" and min(self.std) <= 0:
             raise ValueError(f"DATA.std is {list(self.std)}: every number must be positive")
+
+    def _check_channels(self) -> None:
+        """Raises ValueError where channels_from names another number of channels, or scale has no range."""
+        if self.channels_from != "all" and len(self.channels_from) != self.channels:
+            names = ", ".join(map(str, self.channels_from))
+            raise ValueError(
+                f"DATA.channels_from is [{names}] and DATA.channels is {self.channels}: set DATA.channels "
+                f"{len(self.channels_from)}, the number of channels of an image, or name {self.channels}"
+            )
+        if not isinstance(self.scale, str) and not (
+            self.scale[0] < self.scale[1] and max(map(abs, self.scale)) <= LARGEST_PIXEL
+        ):
+            raise ValueError(
+                f"DATA.scale is {list(self.scale)}: two rising numbers up to {LARGEST_PIXEL:g}, in the units of a file"
+            )
+
+    @property
+    def selection(self) -> Selection:
+        """Which channels of a file become those of an image."""
+        numbers = () if self.channels_from == "all" else self.channels_from
+        return Selection(numbers, self.pages, self.scale != "type")
+
+    @property
+    def nodata_value(self) -> float | None:
+        """DATA.nodata as a number; None for none."""
+        return None if self.nodata == "none" else self.nodata
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ LEAST_SHARE, LEAST_PIXELS = 1e-4, 10  # sampled pixels of that value
 def estimate_statistics(
     source: Source, seed: int, nodata: float | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over up to 1,000 images, chosen by the seed, scaled as in Preprocess.
+    """Mean and standard deviation of each channel over up to 1,000 images, chosen by the seed, as a model sees them.
 
     Broken images are left out, with a warning. A constant channel gets the deviation 1, with a warning. A value that
     looks like a mark for missing pixels is warned of. nodata: stored pixels of this value are left out.
@@ -42,12 +42,14 @@ def estimate_statistics(
     reader = RetryingSource(source)
     for index in order.tolist():
         try:
-            stored_CHW = to_tensor(reader.read(index))
+            stored = reader.read_stored(index)
+            unit_CHW = to_unit(to_tensor(reader.scaled(stored)))
         except BrokenImage as error:
             broken[source.describe(index)] = str(error)
             continue
+        stored_CHW = to_tensor(stored)
         valid_CHW = None if nodata is None else stored_CHW.float() != torch.tensor(nodata, dtype=torch.float32)
-        sums.add(to_unit(stored_CHW).double(), valid_CHW)
+        sums.add(unit_CHW.double(), valid_CHW)
         sampled.append(_some_pixels(stored_CHW, seed, index))
     if broken:
         name, reason = next(iter(broken.items()))

@@ -28,7 +28,7 @@ NAMES = {  # of modules that Windows has
     },
     "select": {"POLLERR", "POLLHUP", "POLLIN", "epoll", "kqueue", "poll"},
 }
-OPTIONAL = {"faiss"}  # an extra of its own, imported where it is installed
+OPTIONAL = {"faiss", "onnx", "onnxruntime", "onnxscript", "tifffile"}  # of an extra, imported where they are installed
 BEHIND_A_CHECK = {("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")}
 
 

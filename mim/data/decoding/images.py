@@ -18,12 +18,13 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import UnidentifiedImageError
-from torch import Tensor
 
 from mim.data.decoding.broken import BrokenImage, Say, say_each
 from mim.data.decoding.jpeg import decode_needed, factor, read_header
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import read_picture
+from mim.data.decoding.selection import WHOLE, pick
+from mim.data.settings import Selection
 from mim.data.sources.base import NeedOf, Stored, size_of
 
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"])
@@ -33,47 +34,55 @@ READ_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O
 __all__ = ["EXTENSIONS", "PICTURES", "READ_FLAGS", "BrokenImage", "decode", "decode_reduced"]
 
 
-def decode(file: Path | bytes, channels: int, say: Say = say_each) -> Stored:
+def decode(file: Path | bytes, channels: int, say: Say = say_each, selection: Selection = WHOLE) -> Stored:
     """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays, deeper pictures and several TIFF pages.
 
     A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or a float type. Where the first and the last axis
-    both have `channels` entries, the last one is taken as the channels.
+    both have `channels` entries, the last one is taken as the channels; where the selection names channels, the shorter
+    one is, if it is shorter than both sides of the image.
 
     Args:
         file: its path or its content.
         channels: of the result.
         say: takes what of the file is left out or added, and the file; a source has one that says each note once.
+        selection: of pages and channels.
 
     Raises BrokenImage for every error of a decoder, and where the pixels would not be those of the file.
     """
     notes: list[str] = []
     with _broken():
         if _is_array(file):
-            stored: Stored = _array(file, channels, notes)
+            stored: Stored = _array(file, channels, notes, selection)
         else:
             with _open(file) as stream:
-                stored = read_picture(stream, channels, notes)
+                stored = read_picture(stream, channels, notes, selection=selection)
     say(notes, file)
     return stored
 
 
 def decode_reduced(
-    file: Path | bytes, channels: int, need_of: NeedOf, say: Say = say_each
+    file: Path | bytes, channels: int, need_of: NeedOf, say: Say = say_each, selection: Selection = WHOLE
 ) -> tuple[Stored, tuple[int, int]]:
     """As decode, perhaps smaller or without its lowest rows, and the height and width of the image in the file.
 
     The sides of a JPEG file are divided by the largest of 2, 4 and 8 that `need_of` allows. Where they are not divided,
-    the result may be a uint8 tensor (C, H, W) with the same pixels as the picture that decode gives.
+    the result may be a uint8 tensor (C, H, W) with the same pixels as the picture that decode gives. A file is decoded
+    in full where the selection names channels.
     """
+    if selection.numbers:
+        stored = decode(file, channels, say, selection)
+        return stored, size_of(stored)
     notes: list[str] = []
+    stored: Stored | None = None
     with _broken():
         if _is_array(file):
-            stored: Stored | None = _array(file, channels, notes)
+            stored = _array(file, channels, notes, selection)
         else:
             with _open(file) as stream:
                 content = bytearray(stream.read())
             header = read_header(content)
-            stored = read_picture(BytesIO(content), channels, notes) if header is None else None
+            if header is None:
+                stored = read_picture(BytesIO(content), channels, notes, selection=selection)
     if stored is not None:
         say(notes, file)
         return stored, size_of(stored)
@@ -121,7 +130,7 @@ def _open(file: Path | bytes) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _array(file: Path | bytes, channels: int, notes: list[str]) -> Tensor:
+def _array(file: Path | bytes, channels: int, notes: list[str], selection: Selection) -> Stored:
     with _open(file) as stream:
         _check_array_size(stream, len(file) if isinstance(file, bytes) else os.fstat(stream.fileno()).st_size)
         array = np.load(stream, allow_pickle=False)
@@ -133,7 +142,27 @@ def _array(file: Path | bytes, channels: int, notes: list[str]) -> Tensor:
             )
         with np.errstate(over="ignore"):  # what becomes infinite counts as broken
             array = array.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(_channels_first(array, channels, notes)))
+    if selection.numbers:
+        channels = _own_channels(array.shape, notes)
+    array_CHW = torch.from_numpy(np.ascontiguousarray(_channels_first(array, channels, notes)))
+    return pick(array_CHW, selection.numbers)
+
+
+def _own_channels(shape: tuple[int, ...], notes: list[str]) -> int:
+    """The channels of an array: 1 of (H, W), else the shorter end where it is shorter than both other axes.
+
+    Raises BrokenImage where neither end is.
+    """
+    if len(shape) == 2:
+        return 1
+    if len(shape) == 3 and shape[0] != shape[2] and min(shape[0], shape[2]) < shape[1]:
+        which = "first" if shape[0] < shape[2] else "last"
+        notes.append(f"of an array of shape {shape}, the {which} axis is taken as the channels")
+        return min(shape[0], shape[2])
+    raise BrokenImage(
+        f"an array of shape {shape}, and DATA.channels_from is set: the axis of the channels is the one at an end that "
+        "is shorter than both others, and there is none"
+    )
 
 
 def _channels_first(array: np.ndarray, channels: int, notes: list[str]) -> np.ndarray:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from mim.data.decoding import tiff
 from mim.data.decoding.broken import BrokenImage
+from mim.data.decoding.selection import MODES, WHOLE, pick
+from mim.data.decoding.stacks import is_stack, read_stack
+from mim.data.settings import Selection
 from mim.data.sources.base import Stored
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # the formats of Pillow that are read; some of its others start programs
 FORMATS = frozenset(["JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF"])
 ANIMATED = frozenset(["GIF", "PNG", "WEBP", "AVIF"])
@@ -29,17 +31,29 @@ AS_ARRAYS = "save it as .npy"
 NO_ALPHA = "its alpha channel is left out by DATA.channels {}, and not blended"
 
 
-def read_picture(file: BinaryIO, channels: int, notes: list[str], by: int = 1) -> Stored:
-    """An 8-bit PIL image; a tensor (C, H, W) for grey levels of more bits, PNGs of 16 bits, and several TIFF pages.
+def read_picture(file: BinaryIO, channels: int, notes: list[str], by: int = 1, selection: Selection = WHOLE) -> Stored:
+    """An 8-bit PIL image; a tensor (C, H, W) for grey levels of more bits, PNGs of 16 bits, and TIFFs beyond Pillow.
 
     Args:
         file: a file from its beginning.
         channels: of the result.
         notes: gets what of the file is left out, and what the result has beyond it.
         by: the number that divides the sides of a JPEG file.
+        selection: of pages and channels.
 
-    Raises BrokenImage, or any error of Pillow's, where it cannot be read as the file has it.
+    Raises BrokenImage, or any error of a decoder, where it cannot be read as the file has it.
     """
+    if is_stack(file, selection):
+        return read_stack(file, channels, notes, selection)
+    try:
+        if selection.numbers:
+            return pick(_by_pillow(file, _own_channels(file), notes), selection.numbers)
+        return _by_pillow(file, channels, notes, by)
+    except tiff.BeyondPillow as refusal:
+        return read_stack(file, channels, notes, selection, str(refusal))
+
+
+def _by_pillow(file: BinaryIO, channels: int, notes: list[str], by: int = 1) -> Stored:
     file, pages = tiff.prepare(file, channels, notes)
     head = file.read(PNG_COLOUR + 1)
     file.seek(0)
@@ -62,6 +76,15 @@ def read_picture(file: BinaryIO, channels: int, notes: list[str], by: int = 1) -
             levels_HW = _levels_HW(picture)
             return _repeated(levels_HW >> shift if shift else levels_HW, channels)
         return to_mode(picture, channels, notes)
+
+
+def _own_channels(file: BinaryIO) -> int:
+    """The channels of a picture: 1 for grey levels, 3 for colours, 4 for colours with alpha."""
+    with Image.open(file, formats=_formats()) as picture:
+        is_grey = picture.mode in ("1", "L", "LA", "La") or _is_deep(picture)
+        alpha = picture.has_transparency_data
+    file.seek(0)
+    return 1 if is_grey else 3 + alpha
 
 
 def check_channels(channels: int) -> None:

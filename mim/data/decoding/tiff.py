@@ -1,7 +1,8 @@
 """TIFF files: what each page holds by its tags, and whether Pillow reads just that.
 
 Pillow reads one page. Of more than 3 samples it keeps what it can name, and of 16-bit colours the high byte. So each
-file whose samples, bits or pages would be lost is refused here, before it is decoded.
+file whose samples, bits or pages would be lost is refused here, before it is decoded; mim/data/decoding/stacks.py reads
+most of them.
 Source: TIFF 6.0 (Adobe, 1992), sections 2, 3 and 18; the tags are parsed by Pillow.
 """
 
@@ -28,6 +29,12 @@ UNSPECIFIED, PREMULTIPLIED, ALPHA = 0, 1, 2  # extra samples
 NOT_A_PAGE = 1 | 4  # a smaller copy, a transparency mask
 MOST_PAGES = 1000  # that are looked for
 AS_ARRAYS = "save it as .npy, such as numpy.save(name, tifffile.imread(file)), and set DATA.channels to its samples"
+BY_TIFFFILE = "pip install 'mim-toolkit[tiff]' installs tifffile, which reads it; or save it as .npy"
+AS_CHANNELS = "its {} pages are read as the channels of one image"
+
+
+class BeyondPillow(BrokenImage):
+    """A TIFF of which Pillow would read other pixels than it has, and tifffile may read just those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +71,20 @@ def prepare(file: BinaryIO, channels: int, notes: list[str]) -> tuple[BinaryIO, 
 
     Several pages are the channels of the image. `notes` gets what of the file is left out.
 
-    Raises BrokenImage where Pillow would read other pixels than the file has.
+    Raises BeyondPillow where Pillow would read other pixels than the file has; BrokenImage where tifffile would, too.
     """
     pages = read_pages(file)
     file.seek(0)
     if not pages:
         return file, (0,)
     whole = [page for page in pages if not page.partial] or pages[:1]
-    _check_hidden_pages(whole)
+    if has_hidden_pages(whole):
+        raise BeyondPillow(f"a TIFF of more pages than it has tags for, by its description: {BY_TIFFFILE}")
     if len(whole) > 1:
+        positions = _check_stack(whole, channels)
         if channels <= 4:  # perhaps they are pages of a document
-            notes.append(f"its {len(whole)} pages are read as the channels of one image")
-        return file, _check_stack(whole, channels)
+            notes.append(AS_CHANNELS.format(len(whole)))
+        return file, positions
     page = whole[0]
     _check_samples(page)
     _check_extra(page, channels, notes)
@@ -131,49 +140,58 @@ def _tuple(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _check_hidden_pages(pages: Sequence[Page]) -> None:
-    """Raises BrokenImage for a file of ImageJ or tifffile that has more pages than it has tags for."""
+def has_hidden_pages(pages: Sequence[Page]) -> bool:
+    """Whether it is a file of ImageJ or tifffile that has more pages than it has tags for."""
+    if not pages:
+        return False
     text = pages[0].description
     images = next((line[7:] for line in text.splitlines() if line.startswith("images=")), "")
     more = text.startswith("ImageJ=") and images.isdecimal() and int(images) > len(pages)
-    if more or (text.startswith("{") and '"truncated": true' in text):
-        raise BrokenImage(f"a TIFF of more pages than it has tags for, by its description: {AS_ARRAYS}")
+    return more or (text.startswith("{") and '"truncated": true' in text)
 
 
 def _check_stack(pages: Sequence[Page], channels: int) -> tuple[int, ...]:
     """The positions of grey pages that are the channels of one image."""
-    count = f"{MOST_PAGES:,} or more" if len(pages) > MOST_PAGES else f"{len(pages):,}"
+    if len(pages) > MOST_PAGES:
+        raise BrokenImage(
+            f"a TIFF of {MOST_PAGES:,} or more pages: so many are no channels; DATA.pages first, middle or max reads "
+            "them as planes or frames"
+        )
+    count = f"{len(pages):,}"
     grey = all(page.type == pages[0].type and len(page.bits) == 1 for page in pages)
     if not grey or pages[0].photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO):
-        raise BrokenImage(f"a TIFF of {count} pages that are not grey levels of one size and type: save each as a file")
+        raise BeyondPillow(f"a TIFF of {count} pages that are not grey levels of one size and type: {BY_TIFFFILE}")
     if len(pages) != channels:
-        raise BrokenImage(
+        raise BeyondPillow(
             f"a TIFF of {count} pages, which are read as the channels of one image, and DATA.channels is {channels}: "
-            "set it to the number of pages, or save each page as a file"
+            "set it to the number of pages; where they are planes or frames, set DATA.pages first, middle or max, with "
+            f"tifffile: {BY_TIFFFILE}"
         )
     _check_samples(pages[0])
     return tuple(page.position for page in pages)
 
 
 def _check_samples(page: Page) -> None:
-    """Raises BrokenImage where a sample has a type that Pillow changes, or does not read."""
+    """Raises BeyondPillow where a sample has a type that Pillow changes, or does not read."""
     colours, bits, count = COLOURS.get(page.photometric, 1), set(page.bits), len(page.bits)
     if len(bits) > 1 or page.kind not in (UNSIGNED, SIGNED, FLOAT):
-        raise BrokenImage(f"a TIFF of {page.words()}: {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}: {BY_TIFFFILE}")
     if count > 1 and (page.kind != UNSIGNED or max(bits) > 8):
-        raise BrokenImage(f"a TIFF of {page.words()}: of several samples, 8 bits are read; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}: of several samples, 8 bits are read; {BY_TIFFFILE}")
     if page.kind == SIGNED and max(bits) <= 8:
-        raise BrokenImage(f"a TIFF of {page.words()}: of signed levels, 16 and 32 bits are read; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}: of signed levels, 16 and 32 bits are read; {BY_TIFFFILE}")
     if page.swapped:
-        raise BrokenImage(f"a TIFF of {page.words()}, in big-endian order: Pillow reads other numbers; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}, in big-endian order: Pillow reads other numbers; {BY_TIFFFILE}")
     if page.predicted:
-        raise BrokenImage(f"a TIFF of {page.words()}, with a predictor that its compression does not know: {AS_ARRAYS}")
+        raise BeyondPillow(
+            f"a TIFF of {page.words()}, with a predictor that its compression does not know: {BY_TIFFFILE}"
+        )
     if page.planar and page.photometric == LAB:
-        raise BrokenImage(f"a TIFF of {page.words()}, L*a*b* in planes: Pillow reads other colours; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}, L*a*b* in planes: Pillow reads other colours; {BY_TIFFFILE}")
     if page.photometric == WHITE_IS_ZERO and max(bits) > 8:
-        raise BrokenImage(f"a TIFF of {page.words()}, in which 0 is white: of those, 8 bits are read; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}, in which 0 is white: of those, 8 bits are read; {BY_TIFFFILE}")
     if count > colours and page.photometric not in COLOURS and not (count == 2 and page.extra == (ALPHA,)):
-        raise BrokenImage(f"a TIFF of {page.words()}, and of samples without a colour one is read; {AS_ARRAYS}")
+        raise BeyondPillow(f"a TIFF of {page.words()}, and of samples without a colour one is read; {BY_TIFFFILE}")
 
 
 def _check_extra(page: Page, channels: int, notes: list[str]) -> None:
@@ -181,18 +199,23 @@ def _check_extra(page: Page, channels: int, notes: list[str]) -> None:
     count = len(page.bits)
     behind = count - COLOURS.get(page.photometric, 1)
     if PREMULTIPLIED in page.extra:
-        raise BrokenImage(
-            f"a TIFF of {page.words()}, with colours that are multiplied by alpha (ExtraSamples 1): save it with plain "
-            f"colours, or {AS_ARRAYS}"
-        )
+        raise BrokenImage(premultiplied(page.words()))
     allowed = (1, 3, 4) if (count, page.photometric) == (4, RGB) else (1, 3)
     if channels not in allowed:
-        raise BrokenImage(
+        raise BeyondPillow(
             f"a TIFF of {page.words()}, and DATA.channels is {channels}: set it to "
-            f"{' or '.join(map(str, allowed))}, or {AS_ARRAYS}"
+            f"{' or '.join(map(str, allowed))}, or, with tifffile, to its samples: {BY_TIFFFILE}"
         )
     if behind > 0 and channels < 4 and page.extra != (ALPHA,):
         notes.append(f"DATA.channels {channels} leaves out {behind} of its {count} samples a pixel")
+
+
+def premultiplied(words: str) -> str:
+    """Why a file is refused whose colours are multiplied by alpha. words: its samples and bits."""
+    return (
+        f"a TIFF of {words}, with colours that are multiplied by alpha (ExtraSamples 1): save it with plain colours, "
+        f"or {AS_ARRAYS}"
+    )
 
 
 def _with_alpha(file: BinaryIO, page: Page) -> BinaryIO:

@@ -53,16 +53,25 @@ class Source(Component, ABC, section="DATA"):
     number, (samples, K) float32; None where there are none, and for masks. classes, the name of each label of kind
     class; empty where they are numbered. groups, (samples,) int64, equal for images that belong together, or None.
     held_out_share, the share by which a hash of the name chose held-out images; None where the data set names them.
+    chooses_channels, whether it follows DATA.channels_from.
+
+    Raises ValueError where DATA.channels_from is set and the source does not follow it.
     """
 
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
     held_out_share: float | None = None
+    chooses_channels = False
     _is_path = False
 
     def __init__(self, split: Split, settings: DataSettings):
         quiet_decoders()
+        if settings.channels_from != "all" and not self.chooses_channels:
+            raise ValueError(
+                f"DATA.channels_from is {list(settings.channels_from)}, and DATA.name {self.name} does not choose "
+                "among channels: leave it out"
+            )
         self.split, self.settings = split, settings
         self._is_path = bool(settings.path) and os.path.exists(settings.path)  # and not a name on a hub
 

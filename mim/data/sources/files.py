@@ -23,19 +23,23 @@ class Files(Source):
     Raises ValueError where a name does not exist, or a folder or list has no images.
     """
 
+    chooses_channels = True
+
     def __init__(self, named: Sequence[Path], settings: DataSettings):
         super().__init__("val", settings)
-        self.paths = list(dict.fromkeys(path for each in named for path in _images_of(each)))
+        self.paths = list(dict.fromkeys(path for each in named for path in images_of(each)))
         self._was_reachable = not self._reason()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> Stored:
-        return decode(Path(self.paths[index]), self.settings.channels, self.say)
+        return decode(Path(self.paths[index]), self.settings.channels, self.say, self.settings.selection)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(Path(self.paths[index]), self.settings.channels, need_of, self.say)
+        return decode_reduced(
+            Path(self.paths[index]), self.settings.channels, need_of, self.say, self.settings.selection
+        )
 
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])
@@ -49,7 +53,7 @@ class Files(Source):
         return reason and f"none of {len(probed)} images tried is there ({reason})"
 
 
-def _images_of(name: Path) -> Iterator[str]:
+def images_of(name: Path) -> Iterator[str]:
     """The images of a file, a folder or a list, named as the caller named it."""
     if not name.exists():
         raise ValueError(f"{printable_name(name)} does not exist: name images, folders of them, or a {LIST} list")

@@ -46,6 +46,8 @@ class Folder(Source, name="folder"):
     label, or a held-out image has a label that no training image has.
     """
 
+    chooses_channels = True
+
     def __init__(
         self,
         split: Split,
@@ -87,10 +89,10 @@ class Folder(Source, name="folder"):
         return len(self.paths)
 
     def read(self, index: int) -> Stored:
-        return decode(self.paths[index], self.settings.channels, self.say)
+        return decode(self.paths[index], self.settings.channels, self.say, self.settings.selection)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self.paths[index], self.settings.channels, need_of, self.say)
+        return decode_reduced(self.paths[index], self.settings.channels, need_of, self.say, self.settings.selection)
 
     def describe(self, index: int) -> str:
         return printable_name(self.paths[index])

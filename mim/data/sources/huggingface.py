@@ -36,6 +36,8 @@ class HuggingFace(Source, name="huggingface"):
     Raises ValueError where the package is missing, the data set cannot be loaded, or has no such split or column.
     """
 
+    chooses_channels = True
+
     def __init__(
         self,
         split: Split,
@@ -71,10 +73,10 @@ class HuggingFace(Source, name="huggingface"):
         return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say)
+        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say)
+        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say, self.settings.selection)
 
     def describe(self, index: int) -> str:
         return f"{self.settings.path} {self.split_name} row {self._rows[index]}"

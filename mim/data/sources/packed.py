@@ -26,6 +26,7 @@ from torch import Tensor
 from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import check_channels
+from mim.data.decoding.selection import pick
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
@@ -71,6 +72,7 @@ class Header:
     splits: dict[str, Contents]  # the splits that hold images
     left_out: int  # number of images that could not be read
     size: tuple[int, int] | None = None  # height and width of all images; None for several sizes, and in old headers
+    channels_from: tuple[int | str, ...] = ()  # DATA.channels_from, by which the channels were chosen; none for all
 
     def text(self) -> str:
         """The content of packed.json."""
@@ -100,6 +102,7 @@ class Header:
                 height, width = content["size"]
                 content["size"] = int(height), int(width)
             content["classes"] = tuple(content["classes"])
+            content["channels_from"] = tuple(content.get("channels_from", ()))
             DTYPES[content["dtype"]]
             return cls(**{field.name: content[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -178,6 +181,8 @@ class Packed(Source, name="packed"):
     DATA.channels.
     """
 
+    chooses_channels = True
+
     def __init__(self, split: Split, settings: DataSettings, *, val_share: float = 0.05):
         super().__init__(split, settings)
         check_share(val_share)
@@ -185,13 +190,7 @@ class Packed(Source, name="packed"):
             raise ValueError("DATA.path is empty: name a folder that tools/pack.py wrote")
         folder = Path(settings.path).absolute()
         self._val_share, self.header = val_share, Header.of(folder)
-        if settings.channels != self.header.channels:
-            raise ValueError(
-                f"DATA.channels is {settings.channels} and the images packed in {folder} have {self.header.channels}: "
-                "set it to that, or pack again"
-            )
-        if self.header.pictures:
-            check_channels(settings.channels)
+        self._check_channels(folder)
         has_val = "val" in self.header.splits
         contents = self.header.splits.get(split if has_val else "train")
         self._rows = np.arange(0)
@@ -205,6 +204,28 @@ class Packed(Source, name="packed"):
                 self.classes = self.header.classes
                 self.labels = np.ascontiguousarray(self._files.index["label"])[self._rows]
 
+    def _check_channels(self, folder: Path) -> None:
+        """Raises ValueError where the packed images have other channels, or were packed by DATA.channels_from."""
+        numbers, channels = self.settings.selection.numbers, self.header.channels
+        if not numbers and self.settings.channels != channels:
+            raise ValueError(
+                f"DATA.channels is {self.settings.channels} and the images packed in {folder} have {channels}: "
+                "set it to that, or pack again"
+            )
+        if not numbers and self.header.pictures:
+            check_channels(channels)
+        if numbers and self.header.channels_from:
+            raise ValueError(
+                f"DATA.channels_from is {list(numbers)}, and the images in {folder} were packed with it as "
+                f"{list(self.header.channels_from)}: leave it out"
+            )
+        wrong = [number for number in numbers if isinstance(number, str) or not 0 <= number < channels]
+        if wrong:
+            raise ValueError(
+                f"DATA.channels_from names {wrong[0]}, and the images packed in {folder} have the channels 0 to "
+                f"{channels - 1}, without names"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), val_share=self._val_share), (self.split, self.settings)
 
@@ -214,17 +235,20 @@ class Packed(Source, name="packed"):
     def read(self, index: int) -> Stored:
         content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
-            return decode(content_N.numpy().tobytes(), self.settings.channels, self.say)
+            return decode(content_N.numpy().tobytes(), self.settings.channels, self.say, self.settings.selection)
         pixels_HWC = self._pixels(content_N, size)
         if not self.header.pictures:
-            return pixels_HWC.permute(2, 0, 1)
-        return Image.fromarray((pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC).numpy())
+            return pick(pixels_HWC.permute(2, 0, 1), self.settings.selection.numbers)
+        picture = Image.fromarray((pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC).numpy())
+        return pick(picture, self.settings.selection.numbers)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         content_N, size = self._files.content(int(self._rows[index]))
         if self.header.store == "jpeg":
-            return decode_reduced(content_N.numpy().tobytes(), self.settings.channels, need_of, self.say)
-        return self._pixels(content_N, size).permute(2, 0, 1), size
+            return decode_reduced(
+                content_N.numpy().tobytes(), self.settings.channels, need_of, self.say, self.settings.selection
+            )
+        return pick(self._pixels(content_N, size).permute(2, 0, 1), self.settings.selection.numbers), size
 
     def describe(self, index: int) -> str:
         name = self._files.name(int(self._rows[index]))

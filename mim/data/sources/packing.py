@@ -112,6 +112,7 @@ def pack(
             classes=training.classes,
             splits={split: contents[split] for split, source in sources.items() if len(source)},
             left_out=len(broken),
+            channels_from=training.settings.selection.numbers,
         )
         if broken:
             (part / LEFT_OUT).write_text("".join(f"{name}\t{reason}\n" for name, reason in broken), encoding="utf-8")
@@ -209,7 +210,7 @@ def _encode(reader: RetryingSource, settings: PackSettings, keys: Keys) -> list[
 
 def _item(reader: RetryingSource, settings: PackSettings, index: int) -> _Item:
     try:
-        image, size = reader.read(index), settings.size
+        image, size = reader.read_stored(index), settings.size
         image = fit_to_size(image, size) if size else reduce_to_short_side(image, settings.short_side)
     except BrokenImage as error:
         return _Item(reason=str(error))

@@ -9,7 +9,8 @@ import numpy as np
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.values import check_values, wrong_kind
-from mim.data.sources.base import NeedOf, Source, Stored
+from mim.data.scaling import scaled
+from mim.data.sources.base import NeedOf, Source, Stored, size_of
 from mim.errors import DataLost
 
 LOG = logging.getLogger("mim")
@@ -30,13 +31,27 @@ class RetryingSource:
         self.source = source
 
     def read(self, index: int) -> Stored:
+        """As Source.read, scaled by DATA.scale."""
+        return self.scaled(self.read_stored(index))
+
+    def read_stored(self, index: int) -> Stored:
         """As Source.read."""
         return self._checked(index, self._retry(lambda: self.source.read(index)))
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        """As Source.read_reduced."""
+        """As Source.read_reduced; or, where DATA.scale is not `type`, the whole image, scaled."""
+        if self.source.settings.scale != "type":
+            stored = self.read(index)
+            return stored, size_of(stored)
         stored, size = self._retry(lambda: self.source.read_reduced(index, need_of))
         return self._checked(index, stored), size
+
+    def scaled(self, stored: Stored) -> Stored:
+        """An image under DATA.scale. Raises BrokenImage where a pixel is infinite then."""
+        settings = self.source.settings
+        if settings.scale == "type":
+            return stored
+        return check_values(scaled(stored, settings.scale, settings.nodata_value))
 
     def mask(self, index: int) -> np.ndarray:
         """As Source.mask."""

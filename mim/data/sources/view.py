@@ -17,6 +17,7 @@ class View(Source):
     """
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray | None = None):
+        self.chooses_channels = source.chooses_channels
         super().__init__(source.split, source.settings)
         self.source, self.classes, self.say = source, source.classes, source.say
         self._rows = np.arange(len(source)) if rows is None else np.array(rows, np.int64)

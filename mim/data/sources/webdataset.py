@@ -46,6 +46,8 @@ class WebDataset(Source, name="webdataset"):
     lacks the label that `labels` names.
     """
 
+    chooses_channels = True
+
     def __init__(
         self,
         split: Split,
@@ -77,10 +79,10 @@ class WebDataset(Source, name="webdataset"):
         return len(self._rows)
 
     def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say)
+        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say)
+        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say, self.settings.selection)
 
     def describe(self, index: int) -> str:
         row = int(self._rows[index])

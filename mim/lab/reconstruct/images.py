@@ -14,6 +14,8 @@ from mim import build
 from mim.data.decoding.broken import Notes
 from mim.data.decoding.images import EXTENSIONS, BrokenImage, decode
 from mim.data.decoding.values import check_values
+from mim.data.scaling import scaled
+from mim.data.sources.files import images_of
 from mim.evaluation.reading import readable_images
 from mim.lab.reconstruct.models import LoadedRun
 
@@ -30,16 +32,17 @@ class ImageSet:
 
 
 def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
-    """Images from files, and from all files in and below folders, under the evaluation transform of a run."""
+    """Images from files, list files and all files in and below folders, under the evaluation transform of a run."""
     files = [file for path in paths for file in _files(path)]
     if len(files) > MOST:
         raise ValueError(f"{len(files)} images are named, and a sheet holds at most {MOST}: name fewer")
     crop = build.evaluation_crop(loaded.cfg)
     images: list[Tensor] = []
-    say = Notes()
+    data, say = loaded.cfg.DATA.shared, Notes()
     for file in files:
         try:
-            images.append(crop(check_values(decode(file, loaded.image.channels, say))))
+            stored = check_values(decode(file, loaded.image.channels, say, data.selection))
+            images.append(crop(scaled(stored, data.scale, data.nodata_value)))
         except BrokenImage as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:
@@ -70,9 +73,9 @@ def _names(files: Sequence[Path]) -> tuple[str, ...]:
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
-        raise ValueError(f"{path} does not exist: name images, or folders of them")
+        raise ValueError(f"{path} does not exist: name images, folders of them, or a .txt list")
     if path.is_file():
-        return [path]
+        return [Path(name) for name in images_of(path)]
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
     if not files:
         raise ValueError(f"{path} holds no images: in it and below there is none of {' '.join(sorted(EXTENSIONS))}")
