@@ -23,6 +23,8 @@ from mim.data.sources.base import Source
 from mim.data.sources.label_check import label_problem
 from mim.data.sources.subset import Subset, few_labels
 from mim.engine.plan import EngineSettings
+from mim.engine.settings import LogSettings
+from mim.engine.trackers.base import Tracker
 from mim.evaluation.reading import Reader
 from mim.model import MaskedImageModel
 from mim.readouts import Predictor
@@ -72,8 +74,17 @@ def engine_settings(cfg: Config) -> EngineSettings:
         schedule=cfg.SCHEDULE.build,
         checkpoint=cfg.CHECKPOINT,
         log=cfg.LOG,
+        trackers=trackers(cfg.LOG),
         distributed=cfg.DISTRIBUTED,
     )
+
+
+def trackers(settings: LogSettings) -> tuple[Tracker, ...]:
+    """The trackers of LOG.trackers, and TensorBoard where LOG.tensorboard is true. None of them has begun."""
+    keys = {each["name"]: each for each in map(dict, settings.trackers)}
+    if settings.tensorboard:
+        keys = {"tensorboard": {"name": "tensorboard"}} | keys
+    return tuple(Tracker.named(each.pop("name"))(**each) for each in keys.values())
 
 
 def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pretrain:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from mim.io.formatting import printable, short_repr
 from mim.io.yaml import read_texts
 
-SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
+SCALARS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text", dict: "a mapping"}
 BOOLEANS = {"true": True, "false": False}
 UNIONS = (Union, types.UnionType)
 REFUSALS = (ValueError, TypeError, KeyError)
@@ -86,6 +86,8 @@ def _parse(value: Any, annotation: Any) -> Any:
             raise TypeError
         kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
         return tuple(_parse(item, kind) for item, kind in zip(value, kinds, strict=True))
+    if annotation is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value  # of texts, which its reader parses
     if not isinstance(value, str):
         raise TypeError
     if origin is Literal:
@@ -120,5 +122,7 @@ def allowed(annotation: Any) -> str:
         return " or ".join(map(allowed, arguments))
     if origin is tuple:
         count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
-        return f"a list of {count}{allowed(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
+        kinds = get_args(arguments[0]) if get_origin(arguments[0]) in UNIONS else arguments[:1]
+        plurals = [f"{allowed(kind).removeprefix('a ').removeprefix('an ')}s" for kind in kinds]
+        return f"a list of {count}{' or '.join(plurals)}"
     return SCALARS.get(annotation, str(annotation))

@@ -77,7 +77,11 @@ def keys_text(topic: str | None = None) -> str:
 
 def owners(section: str, key: str) -> list[str]:
     """What has a key of a section: `HEAD.name cross_attention`, or `EVALUATE with TASK pretrain`."""
-    return [f"{section}.name {part}" if part else title for part, title, _, keys in _entries(section) if key in keys]
+    return [
+        f"{section}.name {part}" if part and section in schema.FAMILIES else title
+        for part, title, _, keys in _entries(section)
+        if key in keys
+    ]
 
 
 def _entries(section: str, shipped: bool = False) -> Iterator[_Entry]:
@@ -87,8 +91,16 @@ def _entries(section: str, shipped: bool = False) -> Iterator[_Entry]:
         yield _Entry("", section, note, {})
     for title, cls in settings:
         yield _Entry("", title, "\n\n".join(filter(None, (_purpose(cls.__doc__), note))), keys_of(cls))
-    if section not in schema.FAMILIES:
-        return
+    for family in schema.FAMILIES:
+        if family == section:
+            yield from _parts(section, shipped)
+        elif family.startswith(f"{section}."):  # of a key, as in LOG.trackers
+            key = family.removeprefix(f"{section}.")
+            yield from (each._replace(part=f"{key}.{each.part}") for each in _parts(family, shipped))
+
+
+def _parts(section: str, shipped: bool) -> Iterator[_Entry]:
+    """The parts of a family."""
     for part in catalogue.names(schema.FAMILIES[section].module) if shipped else schema.part_names(section):
         default = ", the default" if part == schema.FAMILIES[section].default else ""
         purpose, keys = _purpose(_document(section, part)), schema.part_keys(section, part)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mim.config import schema
+from mim.config import schema, trackers
 from mim.registry import one_of
 
 
@@ -87,6 +87,8 @@ def settings_values(settings: Any) -> dict[str, Any]:
 def _content(task: str, section: str, place: str, values: Mapping[str, Any]) -> Any:
     cls = schema.SETTINGS[task].get(section)
     names = {each.name for each in dataclasses.fields(cls)} if cls else set()
+    if section == "LOG":
+        values = {**values, "trackers": trackers.complete(values["trackers"])}
     with named_by_place(place):
         settings = cls(**{key: values[key] for key in names}) if cls else None
     if section not in schema.FAMILIES:

@@ -54,6 +54,7 @@ FAMILIES = {
     "CRITERION": Family("mim.criteria.base", "Criterion", "cross_entropy"),
     "OPTIMIZER": Family("mim.engine.optim", "Optimizer", "adamw"),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
+    "LOG.trackers": Family("mim.engine.trackers.base", "Tracker", "tensorboard"),  # a key that lists parts, no section
 }
 ORDER = (
     *("DATA", "LABELS", "AUGMENT", "AUGMENTATION", "MASKER", "ENCODER", "HEAD", "TARGET", "LOSS"),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from mim.engine.optim import Optimizer
 from mim.engine.schedule import Extended, Schedule, ScheduledRun
 from mim.engine.settings import CheckpointSettings, DistributedSettings, LogSettings, TrainSettings
+from mim.engine.trackers.base import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class EngineSettings:
     schedule: Callable[[ScheduledRun], Schedule]
     checkpoint: CheckpointSettings
     log: LogSettings
+    trackers: tuple[Tracker, ...] = ()
     distributed: DistributedSettings
 
 

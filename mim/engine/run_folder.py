@@ -34,6 +34,8 @@ class RunFolder:
         self.path = path
         self.config = path / CONFIG
         self.metrics = path / "metrics.jsonl"
+        self.table = path / "metrics.csv"
+        self.trackers = path / "trackers.json"  # the ids of the tracked runs
         self.summary = path / "summary.json"
         self.environment = path / "environment.json"
         self.log = path / "log.txt"

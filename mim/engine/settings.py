@@ -89,11 +89,14 @@ class LogSettings:
 
     Args:
         every_steps: optimizer steps between two log lines. Each line waits for the device.
-        tensorboard: write TensorBoard event files.
+        tensorboard: write TensorBoard event files; the same as `tensorboard` in the list of trackers.
+        trackers: what else shows the run while it trains, by name, or as mappings with keys of a tracker:
+            `[csv, {name: wandb, project: plates}]`. A tracker that fails is turned off, and the run goes on.
     """
 
     every_steps: int = 50
     tensorboard: bool = True
+    trackers: tuple[str | dict, ...] = ()
 
     def __post_init__(self) -> None:
         at_least("LOG", 1, every_steps=self.every_steps)

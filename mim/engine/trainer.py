@@ -25,7 +25,8 @@ from mim.engine.saver import Saver
 from mim.engine.signals import EndRequests, note_end_requests
 from mim.engine.start import describe_start, start_warnings
 from mim.engine.step_status import StepMonitor, StepStatus
-from mim.engine.trackers.metrics import EPOCH, LINE, Meter, RunLogger, RunProgress, Stopwatch, log_progress
+from mim.engine.trackers.base import RunProgress
+from mim.engine.trackers.metrics import EPOCH, LINE, Meter, RunLogger, Stopwatch, log_progress
 from mim.engine.train_state import TrainState
 from mim.errors import RunInterrupted, RunStopped
 from mim.io.files import write_json
@@ -89,8 +90,7 @@ class Trainer:
         Raises RunStopped where the run must end early, RunInterrupted where it was asked to end.
         """
         self._start()
-        progress = (self.plan.steps, self.step, self._images_seen)
-        logger = RunLogger(self.folder, self.settings.log, *progress, self.world.main)
+        logger = RunLogger(self.folder, self.settings, self.plan.steps, self._progress, self.world.main)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
         memory = kept_memory(self.world.device)
         with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:

@@ -1,12 +1,11 @@
-"""RunLogger: writes the metrics of a run to its folder, TensorBoard, the log and the progress bar while it trains."""
+"""RunLogger: writes the metrics of a run to its folder, its trackers, the log and the progress bar while it trains."""
 
 import logging
 import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -16,25 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mim.engine.log import announce
+from mim.engine.plan import EngineSettings
 from mim.engine.protocol import Report
 from mim.engine.run_folder import RunFolder
-from mim.engine.settings import LogSettings
-from mim.engine.trackers.tensorboard import TensorBoardWriter
+from mim.engine.trackers.base import RunProgress, TrackedRun
+from mim.engine.trackers.tracking import Tracking
 from mim.io.files import append_text, to_json, write_atomically
+from mim.io.yaml import read_values
 from mim.metric_keys import DATA_SHARE, GRADIENT_NORM, IMAGES_PER_S, LEARNING_RATE, TRAIN_LOSS
 
 LOG = logging.getLogger("mim")
 LINE, EPOCH = "line", "epoch"  # the spans of a Meter
-
-
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """How far a run has come. seconds: of all its processes so far, evaluations included."""
-
-    step: int
-    epoch: float
-    images_seen: int
-    seconds: float
 
 
 class Meter:
@@ -76,36 +67,35 @@ class Meter:
 class RunLogger:
     """Writes on the main rank; on the others it does nothing. A context manager.
 
-    steps: of the whole run; start, images_seen: where this process begins.
+    steps: of the whole run; start: where this process begins. Raises ValueError where a tracker needs a package that is
+    not installed.
     """
 
-    def __init__(self, folder: RunFolder, settings: LogSettings, steps: int, start: int, images_seen: int, main: bool):
+    def __init__(self, folder: RunFolder, settings: EngineSettings, steps: int, start: RunProgress, main: bool):
+        for tracker in settings.trackers:
+            tracker.check()
         self.folder, self.settings, self.main = folder, settings, main
-        self.tensorboard: TensorBoardWriter | None = None
         self.bar: Progress | None = None
-        self._steps, self._start, self._images_seen = steps, start, images_seen
+        self._steps, self._start = steps, start
 
     def __enter__(self) -> Self:
+        run = TrackedRun(self.folder, read_values(self.folder.config_text) or {}, self._start, tracked="")
+        self.tracking = Tracking(self.settings.trackers if self.main else (), run)
         if not self.main:
             return self
-        if self.settings.tensorboard:
-            purge = self._images_seen if self._start else None
-            self.tensorboard = TensorBoardWriter(self.folder.tensorboard, purge)
         console = get_console()
         if console.is_terminal:
             times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             columns = (TextColumn("training"), BarColumn(), *times, TextColumn("{task.fields[note]}"))
             self.bar = Progress(*columns, console=console, transient=True)
-            self._task = self.bar.add_task("", total=self._steps, completed=self._start, note="")
+            self._task = self.bar.add_task("", total=self._steps, completed=self._start.step, note="")
             self.bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.stop()
-        if self.tensorboard is not None:
-            with suppress(OSError) if error is not None else nullcontext():  # a second error would hide the first
-                self.tensorboard.close()
+        self.tracking.close(completed=error is None)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -113,14 +103,12 @@ class RunLogger:
             self.bar.update(self._task, completed=step)
 
     def plan(self, lines: dict[str, str], warnings: list[str]) -> None:
-        """What the run is about to do: in the log, and as a table in TensorBoard."""
+        """What the run is about to do: in the log, and for the trackers."""
         announce(lines, warnings)
-        if self.tensorboard is not None:
-            rows = "".join(f"\n| {name} | {text} |" for name, text in lines.items())
-            self.tensorboard.text("plan", f"| | |\n|---|---|{rows}", self._images_seen)
+        self.tracking.each(lambda tracker: tracker.plan(lines, self._start.images_seen))
 
     def row(self, progress: RunProgress, metrics: dict[str, float]) -> None:
-        """One row of the metrics file, and the same values in TensorBoard."""
+        """One row of the metrics file, and the same values for the trackers."""
         if not self.main:
             return
         row = {
@@ -131,9 +119,7 @@ class RunLogger:
             **{name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no other numbers
         }
         append_text(self.folder.metrics, to_json(row) + "\n")
-        if self.tensorboard is not None:
-            for name, value in metrics.items():
-                self.tensorboard.scalar(name, value, progress.images_seen)
+        self.tracking.each(lambda tracker: tracker.metrics(metrics, progress))
         if self.bar is not None and TRAIN_LOSS in metrics:
             self.bar.update(self._task, note=f"loss {metrics[TRAIN_LOSS]:.4f}")
 
@@ -146,14 +132,13 @@ class RunLogger:
             self.picture(name, progress, image_HWC)
 
     def picture(self, name: str, progress: RunProgress, image_HWC: Tensor) -> None:
-        """A PNG in the run folder, in a folder of that name, and the same picture in TensorBoard."""
+        """A PNG in the run folder, in a folder of that name, and the same picture for the trackers."""
         if not self.main:
             return
         folder, image = self.folder.path / name, Image.fromarray(image_HWC.numpy())
         folder.mkdir(exist_ok=True)
         write_atomically(folder / f"step-{progress.step}.png", lambda file: image.save(file, "PNG"))
-        if self.tensorboard is not None:
-            self.tensorboard.picture(name, image_HWC, progress.images_seen)
+        self.tracking.each(lambda tracker: tracker.picture(name, image_HWC.numpy(), progress))
 
 
 class Stopwatch:

@@ -1,51 +1,50 @@
-"""Event files for TensorBoard. I/O errors name the log folder, in whichever thread they occur."""
+"""TensorBoard: event files. I/O errors name their folder, in whichever thread they occur."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
+
+from mim.engine.trackers.base import RunProgress, TrackedRun, Tracker, as_markdown
 
 
-class TensorBoardWriter:
-    """Event files in a folder. Every x-axis counts images seen.
+class TensorBoard(Tracker, name="tensorboard"):
+    """Event files in the folder tensorboard of the run: metrics, pictures, and what the run is about to do.
 
-    Args:
-        folder: where the files are.
-        purge: what was written there for this number of images and more is void; None keeps all.
-
-    Raises OSError, which names the folder, where nothing can be written.
+    A run that is resumed goes on in the same folder, and what was written there after its checkpoint is hidden.
     """
 
-    def __init__(self, folder: Path, purge: int | None):
+    _folder: Path
+
+    def start(self, run: TrackedRun) -> str:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and not every run needs it
 
-        self._folder = folder
+        self._folder = run.folder.tensorboard
         self._hook, threading.excepthook = threading.excepthook, self._skip_os_errors
         try:
             with self._naming_folder():
-                self._writer = SummaryWriter(str(folder), purge_step=purge)
+                self._writer = SummaryWriter(str(self._folder), purge_step=run.start.images_seen or None)
         except OSError:
             threading.excepthook = self._hook
             raise
+        return ""
 
-    def text(self, name: str, text: str, images_seen: int) -> None:
-        """Adds Markdown."""
+    def plan(self, lines: Mapping[str, str], images_seen: int) -> None:
         with self._naming_folder():
-            self._writer.add_text(name, text, images_seen)
+            self._writer.add_text("plan", as_markdown(lines), images_seen)
 
-    def scalar(self, name: str, value: float, images_seen: int) -> None:
-        """Adds a point to a curve."""
+    def metrics(self, metrics: Mapping[str, float], progress: RunProgress) -> None:
         with self._naming_folder():
-            self._writer.add_scalar(name, value, images_seen)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, progress.images_seen)
 
-    def picture(self, name: str, image_HWC: Tensor, images_seen: int) -> None:
-        """Adds a picture, (H, W, 3) uint8."""
+    def picture(self, name: str, image_HWC: np.ndarray, progress: RunProgress) -> None:
         with self._naming_folder():
-            self._writer.add_image(name, image_HWC.numpy(), images_seen, dataformats="HWC")
+            self._writer.add_image(name, image_HWC, progress.images_seen, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, completed: bool) -> None:
         """Writes what is left."""
         try:
             with self._naming_folder():
