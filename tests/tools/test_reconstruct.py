@@ -276,6 +276,12 @@ def test_equal_file_names_are_told_apart_by_their_folders(runs, tmp_path):
     assert reconstruction_sheet(runs / "mae", [tmp_path]).names == ("a/digit-000.png", "b/digit-000.png")
 
 
+def test_a_list_names_images_in_its_order(runs, tmp_path):
+    first, second = write_digits(tmp_path / "images", 2)
+    (tmp_path / "chosen.txt").write_text(f"{second}\n{first}\n")
+    assert reconstruction_sheet(runs / "mae", [tmp_path / "chosen.txt"]).names == (second.name, first.name)
+
+
 # ---------------------------------------------------------------- what can be loaded, and what not
 
 

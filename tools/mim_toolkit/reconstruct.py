@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.Parser("reconstruct", TEXT, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint, or a file of weights")
     parser.add_argument(
-        "images", type=Path, nargs="*", metavar="IMAGE", help="files or folders; default: held-out images"
+        "images", type=Path, nargs="*", metavar="IMAGE", help="files, folders or .txt lists; default: held-out images"
     )
     parser.add_argument(
         "--output",
