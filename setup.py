@@ -16,6 +16,7 @@ HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
 TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
+SCHEDULEFREE = ["schedulefree>=1.4.1"]
 SCHEDULEFREE = ["schedulefree>=1.4"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.5.4", "onnxruntime>=1.23"]
 DOCS = [
@@ -26,6 +27,7 @@ DOCS = [
 ]
 TEST = [
     *HUGGINGFACE,
+    *SCHEDULEFREE,
     *SCHEDULEFREE,
     *TIFF,
     "pytest>=9.1",
@@ -75,6 +77,7 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
+        "schedulefree": SCHEDULEFREE,
         "schedulefree": SCHEDULEFREE,
         "tiff": TIFF,
         "corruptions": CORRUPTIONS,

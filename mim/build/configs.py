@@ -10,6 +10,7 @@ from mim.config import Config, Overrides
 from mim.config.inherit import FindFacts
 from mim.config.load import named
 from mim.config.recipes import find_file
+from mim.engine.optim import Optimizer
 from mim.engine.schedule import ScheduledRun
 from mim.init_weights import find_facts
 
@@ -39,6 +40,7 @@ def load_config(path: str | Path, overrides: Overrides = (), find_facts: FindFac
 def check(cfg: Config) -> None:
     """Checks that need two sections at once, or torch. Raises ValueError, naming the key and the way out."""
     optimizer = cfg.OPTIMIZER.build()
+    _check_optimizer(cfg, optimizer)
     cfg.SCHEDULE.build(ScheduledRun(optimizer.base_lr, 1.0, cfg.TRAIN.epochs, 1))
     build_without_memory(cfg)
     if cfg.TASK != "pretrain" and cfg.INIT.parts == "model":
@@ -60,4 +62,17 @@ def check(cfg: Config) -> None:
         raise ValueError(
             f"READOUT is a list of {len(cfg.parts('READOUT'))}: fine-tuning has one readout; TASK probe trains several "
             "on a frozen encoder"
+        )
+
+
+def _check_optimizer(cfg: Config, optimizer: Optimizer) -> None:
+    if optimizer.averages and cfg.TRAIN.ema:
+        raise ValueError(
+            f"TRAIN.ema is {cfg.TRAIN.ema:g}, and OPTIMIZER.name {optimizer.name} evaluates an average of its own: set "
+            "TRAIN.ema 0"
+        )
+    if cfg.DISTRIBUTED.strategy == "fsdp" and not optimizer.sharded:
+        raise ValueError(
+            f"DISTRIBUTED.strategy is fsdp, and the steps of OPTIMIZER.name {optimizer.name} are not known to be right "
+            "where each device has a shard of each weight: set DISTRIBUTED.strategy ddp, or OPTIMIZER.name adamw"
         )

@@ -27,4 +27,6 @@ def describe_start(
 
 def start_warnings(task: Task, plan: Plan, settings: EngineSettings) -> list[str]:
     """Settings of a run that have no effect, or not the one that they seem to have, a sentence each."""
-    return [*plan.schedule(settings).warnings(), *without_effect(task.model, settings.optimizer, task.lr_scales)]
+    optimizer, schedule = settings.optimizer, plan.schedule(settings)
+    lines = [*schedule.warnings(), *optimizer.warnings(schedule)]
+    return [*lines, *without_effect(task.model, optimizer, task.lr_scales)]

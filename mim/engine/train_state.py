@@ -116,7 +116,8 @@ class TrainState:
     @contextmanager
     def eval_mode(self) -> Iterator[nn.Module]:
         """Inside, that model with all weights on every rank, without gradients. It is not compiled: batches vary."""
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self.strategy.gather(self.evaluated) as model:
+        averaged, eager = self.hyperparameters.averaged(self.optimizer), torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), eager, averaged, self.strategy.gather(self.evaluated) as model:
             model.eval()
             yield model
             model.train()
@@ -129,27 +130,39 @@ class TrainState:
             moments = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
         return {
             "model": get_model_state_dict(self.model, options=FULL),
-            "ema": get_model_state_dict(self.average, options=FULL) if self.average is not None else {},
+            "ema": self._average_state(),
             "optimizer": moments,
             "scaler": self.scaler.state_dict(),
         }
 
+    def _average_state(self) -> dict[str, Any]:
+        """The weights that are evaluated, where they are an average; empty where they are those that are trained."""
+        if self.average is not None:
+            return get_model_state_dict(self.average, options=FULL)
+        if not self.hyperparameters.averages:
+            return {}
+        with self.hyperparameters.averaged(self.optimizer):
+            weights = get_model_state_dict(self.model, options=FULL)
+            return {f"module.{name}": weight.clone() for name, weight in weights.items()}  # as AveragedModel names them
+
     def load(self, content: Mapping, path: Path) -> None:
         """Takes the state that `state` returned, from the file `path`. Raises ValueError where it does not fit."""
         if content["optimizer"]["state"]:
-            self._load_moments(content["optimizer"]["state"])
+            self._load_moments(content["optimizer"])
         checkpoint.load_strict(self.model, content["model"], path)
         if self.average is not None:
             checkpoint.load_strict(self.average, content["ema"], path)
         self.scaler.load_state_dict(content["scaler"])
 
-    def _load_moments(self, saved: Mapping[str | int, dict]) -> None:
-        """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups."""
+    def _load_moments(self, saved: Mapping[str, Any]) -> None:
+        """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups; and counters."""
         hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # those of files differ
         groups: Any = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         names = [name for group in groups for name in group["params"]]
-        moments = {names[key] if isinstance(key, int) else key: value for key, value in saved.items()}
+        moments = {names[key] if isinstance(key, int) else key: value for key, value in saved["state"].items()}
         state: Any = {"state": moments, "param_groups": groups}
         set_optimizer_state_dict(self.model, self.optimizer, state, options=FULL)
-        for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=True):
-            group.update(values)
+        counters = self.hyperparameters.counters
+        counted = saved["param_groups"] if counters else hyperparameters
+        for group, values, before in zip(self.optimizer.param_groups, hyperparameters, counted, strict=True):
+            group.update(values, **{name: before[name] for name in counters if name in before})
