@@ -62,6 +62,12 @@ WARNINGS = {
     ),
     "encoder": ({"ENCODER.width": 20}, {}, {}, "Encoders differ: vit with 7,920 parameters and 8 x 8 tokens in a;"),
     "augmentation": ({"AUGMENT.flip": 0.5}, {}, {}, "Augmentation differs: AUGMENT.flip is 0 in a, 0.5 in b."),
+    "more augmentation": (
+        {"AUGMENTATION": "[{name: vertical_flip}, {name: noise}]"},
+        {},
+        {},
+        "Augmentation differs: AUGMENTATION.name is none in a",
+    ),
     "start": ({"INIT.checkpoint": "/models/c.pt"}, {}, {}, "Not all start from the same weights: INIT.checkpoint is"),
     "precision": ({"TRAIN.precision": "bf16"}, {}, {}, "Precision differs: TRAIN.precision is fp32 in a, bf16 in b."),
     "kNN": ({"EVALUATE.knn": 5}, {}, {}, "kNN is not measured alike: EVALUATE.knn is 3 in a, 5 in b."),
