@@ -94,9 +94,7 @@ def broken_plugin(tmp_path, monkeypatch):
 def test_run_of_before_a_section_there_was_is_compared_by_its_defaults(real, tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"a-seed{seed}", real.pretraining, {"SEED": seed})
-    path = tmp_path / "a-seed0" / "config.yaml"
-    (line,) = [line for line in path.read_text().splitlines() if line.startswith("AUGMENTATION:")]
-    edit(path, f"{line}\n  name: none\n", "")
+    edit(tmp_path / "a-seed0" / "config.yaml", "AUGMENTATION: {name: none}\n", "")
     result = compare([tmp_path], reconstructions=False)
     assert [entry.seeds for entry in result.entries] == [(0, 1)]
     assert not result.left_out
