@@ -48,7 +48,7 @@ def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = Tru
 
     Raises ValueError where the file is missing, damaged, in no known format, or lacks a key that is needed.
     """
-    return _with_weights(Path(path), overrides, strict)[0]
+    return read_encoder(Path(path), overrides, strict)[0]
 
 
 def load_network(path: str, model: str, image: ImageSpec) -> Network:
@@ -78,7 +78,7 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
         if on_meta:
             encoder, cfg = _without_weights(Path(path), overrides)
         else:  # of a model that timm knows, mean and std are known
-            encoder, cfg = _with_weights(Path(path), overrides, warn=mean is None, way_out=OTHER_FILE)
+            encoder, cfg = read_encoder(Path(path), overrides, warn=mean is None, way_out=OTHER_FILE)
     except ValueError as error:
         of_size = _fault_of_size(path, model, overrides)
         way_out = ""
@@ -189,16 +189,19 @@ def bare_encoder(cfg: Config) -> Encoder:
     return cfg.ENCODER.build(image_spec(cfg))
 
 
-def _with_weights(
+def read_encoder(
     path: Path,
     overrides: Overrides,
     strict: bool = True,
     warn: bool = True,
     way_out: str = "strict=False loads what fits",
 ) -> tuple[Encoder, Config]:
-    """See load_encoder; with the config of the file.
+    """See load_encoder, also for what it raises; with the config of the file.
 
     Args:
+        path: as load_encoder takes it.
+        overrides: config keys.
+        strict: whether weights that are missing or left over are an error.
         warn: whether to warn of keys that were guessed.
         way_out: what a user can do where the weights are not exactly those of the encoder.
     """

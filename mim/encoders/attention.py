@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mim.encoders.base import Encoder
+from mim.ops.attention import attention_kernels
 
 ADVICE = (
     "shows no attention: one of its modules must pass the softmax through a module `attn_drop`, as timm's attention "
@@ -63,7 +64,8 @@ def recorded_attention(encoder: Encoder, blocks: Sequence[int]) -> Iterator[dict
         return lambda _, arguments: weights.update({number: arguments[0]})
 
     modules = {number: _after_softmax(all_blocks[number], number) for number in blocks}
-    with _explicit_attention([all_blocks[number] for number in blocks]):
+    layers = [layer for number in blocks for layer in all_blocks[number].modules()]
+    with attention_kernels(layers, fused=False):
         handles = [module.register_forward_pre_hook(keep(number)) for number, module in modules.items()]
         try:
             yield weights
@@ -97,17 +99,3 @@ def _after_softmax(block: nn.Module, number: int) -> nn.Module:
     if len(modules) != 1:
         raise ValueError(f"block {number} {ADVICE}")
     return modules[0]
-
-
-@contextmanager
-def _explicit_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Attention as two matrix products with the softmax in between, in all modules that have the choice."""
-    modules = [module for block in blocks for module in block.modules()]
-    fused = [module for module in modules if vars(module).get("fused_attn") is True]
-    for module in fused:
-        vars(module)["fused_attn"] = False
-    try:
-        yield
-    finally:
-        for module in fused:
-            vars(module)["fused_attn"] = True

@@ -40,11 +40,7 @@ def predict(
     """
     with load(run, overrides) as loaded:
         predictor = load_predictor(loaded, setting)
-        if predictor.chosen is None:
-            raise ValueError(
-                f"{loaded.path} has {len(predictor.settings)} settings and no score that says which is best: name one "
-                f"with --setting: {'; '.join(predictor.settings)}"
-            )
+        chosen = predictor.require_chosen(loaded.path)
         is_mask = predictor.spec.kind == "mask"
         _check_output(output, is_mask)
         source = Files(images, loaded.cfg.DATA.shared)
@@ -62,7 +58,7 @@ def predict(
                 WRITERS[output.suffix.lower()](table.counted(answers), table, output)
         return {
             **origin(loaded),
-            **predictor.describe(predictor.chosen),
+            **predictor.describe(chosen),
             "images": table.images,
             **left_out_metrics(reader.left_out(loaded.world)),
             "file": str(output),

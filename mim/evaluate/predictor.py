@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from mim import build
 from mim.data.labels.matched import match_labels
@@ -36,6 +37,15 @@ class LoadedPredictor:
         if len(self.settings) == 1:
             return {}
         return {"setting": f"{self.settings[chosen]}, one of {len(self.settings)}"}
+
+    def require_chosen(self, path: Path) -> int:
+        """The position of the readout that answers. Raises ValueError, naming the checkpoint, where it is not known."""
+        if self.chosen is None:
+            raise ValueError(
+                f"{path} has {len(self.settings)} settings and no score that says which is best: name one with "
+                f"--setting: {'; '.join(self.settings)}"
+            )
+        return self.chosen
 
 
 def load_predictor(loaded: LoadedCheckpoint, setting: str | None) -> LoadedPredictor:

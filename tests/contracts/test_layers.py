@@ -23,7 +23,7 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"init_weights"},
     {"build", "resume"},
     {"run", "evaluate", "convert"},
-    {"pretrained"},
+    {"pretrained", "export"},
     {"lab"},
     {"cli"},
     {"__main__"},
@@ -32,7 +32,7 @@ LAB_ROWS = [  # the same of the rooms of mim/lab
     {"layout", "console", "masks", "label_metrics"},
     {"dryrun", "reconstruct"},
     {"plan", "benchmark", "comparison"},
-    {"study"},
+    {"study", "watch"},
 ]
 ROW = {unit: height for height, units in enumerate(ROWS) for unit in units}
 LAB_ROW = {unit: height for height, units in enumerate(LAB_ROWS) for unit in units}
