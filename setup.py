@@ -9,15 +9,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
-    *("train", "plan", "masks", "reconstruct", "evaluate", "compare"),
+    *("train", "plan", "masks", "reconstruct", "evaluate", "compare", "watch"),
     *("sweep", "convert", "export", "backbones", "pack", "benchmark", "quickstart"),
 )
 HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
 TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
+HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.0"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
-SCHEDULEFREE = ["schedulefree>=1.4"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.5.4", "onnxruntime>=1.23"]
 DOCS = [
     "mkdocs-material>=9.6",
@@ -28,8 +28,11 @@ DOCS = [
 TEST = [
     *HUGGINGFACE,
     *SCHEDULEFREE,
-    *SCHEDULEFREE,
     *TIFF,
+    *HDF5,
+    *ZARR,
+    *LMDB,
+    *DICOM,
     "pytest>=9.1",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
@@ -53,7 +56,11 @@ setup(
     packages=[*find_packages(include=["mim", "mim.*"]), "mim.configs", "mim_toolkit"],
     # mim/config/recipes.py finds the recipes in the clone and in the package
     package_dir={"mim.configs": "configs", "mim_toolkit": "tools/mim_toolkit"},
-    package_data={"mim.lab.comparison": ["views/templates/*"], "mim.configs": ["**/*.yaml"]},
+    package_data={
+        "mim.lab.comparison": ["views/templates/*"],
+        "mim.lab.watch": ["templates/*"],
+        "mim.configs": ["**/*.yaml"],
+    },
     entry_points={"console_scripts": [f"mim-{name} = mim_toolkit:script" for name in COMMANDS]},
     python_requires=">=3.11,<3.14",
     install_requires=[
@@ -78,8 +85,11 @@ setup(
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
         "schedulefree": SCHEDULEFREE,
-        "schedulefree": SCHEDULEFREE,
         "tiff": TIFF,
+        "hdf5": HDF5,
+        "zarr": ZARR,
+        "lmdb": LMDB,
+        "dicom": DICOM,
         "corruptions": CORRUPTIONS,
         "export": EXPORT,
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0

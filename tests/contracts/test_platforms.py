@@ -28,7 +28,9 @@ NAMES = {  # of modules that Windows has
     },
     "select": {"POLLERR", "POLLHUP", "POLLIN", "epoll", "kqueue", "poll"},
 }
-OPTIONAL = {"faiss", "onnx", "onnxruntime", "onnxscript", "tifffile"}  # of an extra, imported where they are installed
+OPTIONAL = {  # of an extra, imported where they are installed
+    *("faiss", "h5py", "lmdb", "onnx", "onnxruntime", "onnxscript", "pydicom", "tifffile", "zarr"),
+}
 BEHIND_A_CHECK = {("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")}
 
 
