@@ -192,9 +192,7 @@ def _compare(program: Program, run: Run, runner: str) -> Comparison:
         theirs = run(images_BCHW)
         for name, ours in program(images_BCHW).items():
             if not ours.isfinite().all():
-                raise ValueError(
-                    f"{name} are not finite: the training diverged, so use an earlier checkpoint"
-                )
+                raise ValueError(f"{name} are not finite: the training diverged, so use an earlier checkpoint")
             shapes[name] = tuple(ours.shape[1:])
             largest = ours.abs().max().clamp(min=torch.finfo(ours.dtype).tiny)
             fits = theirs[name].shape == ours.shape
