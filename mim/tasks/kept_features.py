@@ -192,7 +192,7 @@ class FeatureDataset(ImageDataset):
             raise BrokenImage(self.kept.broken[index])
         self._maps = self._maps or self.kept.mapped()
         values_V = self._maps[index % self.kept.ranks][index // self.kept.ranks]
-        return [(values_V, (label,), ()) for label in self._labels(index, None, [None] * len(seeds))]
+        return [(values_V, (label,), ()) for label in self._labels(index, None, [None] * len(seeds), seeds)]
 
 
 def keep_features(
