@@ -15,7 +15,7 @@ COMMANDS = (  # of tools/mim_toolkit; tests/tools/test_cli.py compares the two
 HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
 TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
-HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.0"]
+HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.1"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.5.4", "onnxruntime>=1.23"]

@@ -20,6 +20,7 @@ import torch
 from PIL import UnidentifiedImageError
 
 from mim.data.decoding.broken import BrokenImage, Say, say_each
+from mim.data.decoding.dicom import ENDINGS, is_dicom, read_dicom
 from mim.data.decoding.jpeg import decode_needed, factor, read_header
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import read_picture
@@ -28,14 +29,14 @@ from mim.data.settings import Selection
 from mim.data.sources.base import NeedOf, Stored, size_of
 
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"])
-EXTENSIONS = PICTURES | {".npy"}
+EXTENSIONS = PICTURES | {".npy"} | ENDINGS
 READ_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
 __all__ = ["EXTENSIONS", "PICTURES", "READ_FLAGS", "BrokenImage", "decode", "decode_reduced"]
 
 
 def decode(file: Path | bytes, channels: int, say: Say = say_each, selection: Selection = WHOLE) -> Stored:
-    """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays, deeper pictures and several TIFF pages.
+    """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays, deeper pictures, several TIFF pages and DICOM.
 
     A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or a float type. Where the first and the last axis
     both have `channels` entries, the last one is taken as the channels; where the selection names channels, the shorter
@@ -51,9 +52,8 @@ def decode(file: Path | bytes, channels: int, say: Say = say_each, selection: Se
     """
     notes: list[str] = []
     with _broken():
-        if _is_array(file):
-            stored: Stored = _array(file, channels, notes, selection)
-        else:
+        stored = _no_picture(file, channels, notes, selection)
+        if stored is None:
             with _open(file) as stream:
                 stored = read_picture(stream, channels, notes, selection=selection)
     say(notes, file)
@@ -73,11 +73,9 @@ def decode_reduced(
         stored = decode(file, channels, say, selection)
         return stored, size_of(stored)
     notes: list[str] = []
-    stored: Stored | None = None
     with _broken():
-        if _is_array(file):
-            stored = _array(file, channels, notes, selection)
-        else:
+        stored = _no_picture(file, channels, notes, selection)
+        if stored is None:
             with _open(file) as stream:
                 content = bytearray(stream.read())
             header = read_header(content)
@@ -110,6 +108,16 @@ def _broken() -> Iterator[None]:
     except Exception as error:  # decoders raise a dozen unrelated types on damaged files
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error  # without the name again
         raise BrokenImage(printable_name(f"{type(error).__name__}: {reason}")) from error
+
+
+def _no_picture(file: Path | bytes, channels: int, notes: list[str], selection: Selection) -> Stored | None:
+    """A numpy array or a DICOM image; None for other files."""
+    if _is_array(file):
+        return _array(file, channels, notes, selection)
+    if not is_dicom(file, EXTENSIONS):
+        return None
+    with _open(file) as stream:
+        return read_dicom(stream, channels, notes, selection)
 
 
 def _is_array(file: Path | bytes) -> bool:
