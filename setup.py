@@ -18,7 +18,7 @@ TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
 HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.1"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
-EXPORT = ["onnx>=1.19", "onnxscript>=0.5.4", "onnxruntime>=1.23"]
+EXPORT = ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"]
 DOCS = [
     "mkdocs-material>=9.6",
     "mkdocstrings[python]>=0.29",

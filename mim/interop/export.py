@@ -117,7 +117,7 @@ def write_program(program: Program, path: Path, metadata: Mapping[str, str]) -> 
     """Writes a program for batches of any size, .onnx or .pt2, once its answers are those of the model.
 
     Attention is explicit products in ONNX, which has no fused kernel at this opset, and PyTorch's
-    scaled_dot_product_attention in a .pt2, which takes the fastest kernel of the device that runs it.
+    scaled_dot_product_attention in a .pt2, which chooses a kernel where it runs.
 
     Args:
         metadata: texts by name, in the metadata_props of ONNX, or in the file METADATA of a .pt2, as JSON.
