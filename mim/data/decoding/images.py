@@ -70,8 +70,8 @@ def decode_reduced(
     in full where the selection names channels.
     """
     if selection.numbers:
-        stored = decode(file, channels, say, selection)
-        return stored, size_of(stored)
+        whole = decode(file, channels, say, selection)
+        return whole, size_of(whole)
     notes: list[str] = []
     with _broken():
         stored = _no_picture(file, channels, notes, selection)

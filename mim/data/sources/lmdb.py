@@ -59,7 +59,8 @@ class Lmdb(Source, name="lmdb"):
         self._keys = once((self.name, self.file.path, prefix), lambda: self._list(prefix))
         self._rows = np.arange(len(self._keys))
         if not val_path:
-            hash_N = np.array([zlib.crc32(self._keys.content(row, row + 1)) for row in self._rows], np.uint32)
+            keys = (self._keys.content(row, row + 1) for row in range(len(self._keys)))
+            hash_N = np.array(list(map(zlib.crc32, keys)), np.uint32)
             self._rows = by_share(hash_N, val_share, split)
             self.held_out_share = val_share
         if labels:
