@@ -16,6 +16,7 @@ HUGGINGFACE = ["datasets>=3.0"]
 CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it reads scikit-image's minor version alone
 TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
 HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.1"]
+NIFTI = ["nibabel>=5.3.0"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"]
@@ -33,6 +34,7 @@ TEST = [
     *ZARR,
     *LMDB,
     *DICOM,
+    *NIFTI,
     "pytest>=9.1",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
@@ -90,6 +92,7 @@ setup(
         "zarr": ZARR,
         "lmdb": LMDB,
         "dicom": DICOM,
+        "nifti": NIFTI,
         "corruptions": CORRUPTIONS,
         "export": EXPORT,
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0

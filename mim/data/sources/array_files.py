@@ -186,9 +186,11 @@ def _list_hdf5(path: Path) -> Mapping[str, Any]:
 def _open_zarr(path: Path, key: str) -> Any:
     import zarr
 
-    node = zarr.open(path, mode="r")
+    node: Any = zarr.open(path, mode="r")
+    if key and not hasattr(node, "arrays"):
+        raise KeyError(key)  # an array has no names in it
     if key:
-        node = node[key] if hasattr(node, "arrays") else {}[key]  # an array has no names in it
+        node = node[key]
     if hasattr(node, "dtype"):
         _check_codecs(node)
     return node
