@@ -9,6 +9,7 @@ from typing import Literal
 from mim import init_weights
 from mim.build.encoders import read_encoder
 from mim.config import Config, Overrides
+from mim.criteria.numbers import NumberCriterion
 from mim.data.preprocess import Preprocess
 from mim.encoders import Encoder
 from mim.evaluate.loading import load
@@ -112,12 +113,16 @@ def _load_predictor(source: Path, setting: str | None, overrides: Overrides) -> 
     with load(source, overrides) as loaded:
         predictor = load_predictor(loaded, setting)
         chosen = predictor.require_chosen(loaded.path)
-        metadata = {f"mim_{LABEL_KIND}": predictor.spec.kind}
+        criterion = predictor.model.criterion
+        metadata = {f"mim_{LABEL_KIND}": str(predictor.spec.kind), "mim_criterion": criterion.name}
+        if isinstance(criterion, NumberCriterion):  # scores are in standard deviations
+            moments = {"mim_label_mean": criterion.mean_K, "mim_label_std": criterion.std_K}
+            metadata |= {name: json.dumps(values_K.tolist()) for name, values_K in moments.items()}
         if predictor.is_named:
             metadata[KEY] = json.dumps(predictor.spec.names)
         metadata |= {f"mim_{key}": value for key, value in predictor.describe(chosen).items()}
         model = predictor.model
-        one = Predictor(model.encoder, [model.readouts[chosen]], model.criterion)
+        one = Predictor(model.encoder, [model.readouts[chosen]], criterion)
         return _Source(one.cpu().eval(), loaded.cfg, metadata)
 
 

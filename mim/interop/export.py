@@ -60,7 +60,7 @@ class Program(nn.Module):
             raise ValueError(
                 f"ENCODER.hidden is {encoder.hidden}: an exported encoder sees whole images, so it must be none"
             )
-        _check_types(model)
+        _check_types([model] if isinstance(model, Encoder) else [encoder, *model.readouts])
         self.model, self.preprocess, self.image, self.title = model, preprocess, encoder.image, encoder.title
         possible = ("tokens", *(["prefix"] if encoder.spec.num_prefix else []), "pooled")
         for name in features:
@@ -206,10 +206,10 @@ def _compare(program: Program, run: Run, runner: str) -> Comparison:
     return Comparison(runner, worst, shapes)
 
 
-def _check_types(model: nn.Module) -> None:
+def _check_types(parts: Sequence[nn.Module]) -> None:
     """Raises ValueError where a weight has another type than float32."""
-    state = model.state_dict()
-    others = {str(each.dtype) for each in state.values() if each.is_floating_point()} - {"torch.float32"}
+    weights = [weight for part in parts for weight in part.state_dict().values()]
+    others = {str(weight.dtype) for weight in weights if weight.is_floating_point()} - {"torch.float32"}
     if others:
         raise ValueError(
             f"the weights of this model are {list_names(sorted(others))}: programs are exported and compared in "

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted import Sample, sample
+import yaml
+from converted import MODELS, Sample, sample
 from processes import FINETUNE, ROOT, TINY, TINY_CLASSIFIER, call, tool
 from torch import Tensor
 
-from mim import load_encoder
+from mim import build_predictor, load_encoder
+from mim.config import parse_config
+from mim.structures import LabelSpec
 
 MEAN, STD = 0.4, 0.3  # of all samples
 
@@ -86,6 +89,25 @@ def test_export_of_a_probe_gives_the_scores_of_one_setting(tmp_path: Path) -> No
     assert facts["mim_setting"] == "rate 2, one of 2"
     assert close(program(images_BCHW)["scores"], second)
     assert not close(first, second)
+
+
+@pytest.mark.slow
+def test_export_of_numbers_says_how_scores_become_answers(tmp_path: Path) -> None:
+    cfg = parse_config(yaml.safe_dump({**MODELS["vit-class"], "CRITERION": {"name": "mse"}}))
+    model = build_predictor(cfg, LabelSpec("number", ("weight", "age"))).eval()
+    torch.nn.init.normal_(model.readouts[0].linear.weight)
+    model.criterion.mean_K.copy_(torch.tensor([70.0, 40.0]))
+    model.criterion.std_K.copy_(torch.tensor([12.0, 9.0]))
+    of = Sample(cfg, model)
+    run = of.write(tmp_path / "run.pt", classes=["weight", "age"], label_kind="number")
+    exported(run, "--output", tmp_path / "a.pt2")
+    program, facts = opened(tmp_path / "a.pt2")
+    assert (facts["mim_label_kind"], facts["mim_criterion"]) == ("number", "mse")
+    mean_K, std_K = (torch.tensor(json.loads(facts[key])) for key in ("mim_label_mean", "mim_label_std"))
+    images_BCHW, img_BCHW = unit_images(of, 4)
+    answers = model.criterion.answers(of.scores(img_BCHW)).float()
+    assert close(program(images_BCHW)["scores"] * std_K + mean_K, answers)
+    assert answers.std(dim=0).min() > 0.1
 
 
 @pytest.mark.slow
