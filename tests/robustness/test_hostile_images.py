@@ -93,8 +93,9 @@ def test_decode_16_bit_colours_keep_their_bits_or_are_refused(tmp_path: Path) ->
     image = both(png_of_16_bits(tmp_path / "a.png", deep_HWC))
     assert image.dtype == np.uint16
     assert np.array_equal(image, deep_HWC)
-    (reason,) = refusals(tiff_of_16_bits(tmp_path / "a.tif", deep_HWC))
-    assert reason.startswith("a TIFF of 3 samples a pixel of 16 bits, unsigned: of several samples, 8 bits are read")
+    assert np.array_equal(both(tiff_of_16_bits(tmp_path / "a.tif", deep_HWC)), deep_HWC)
+    (reason,) = refusals(tmp_path / "a.tif", 1)
+    assert reason.startswith("a TIFF of 3 samples a pixel of 16 bits, uint16, and DATA.channels is 1: set it to 3")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -17,12 +17,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from mim.data.decoding import tiff
 from mim.data.decoding.band_names import band_names
 from mim.data.decoding.broken import BrokenImage
-from mim.data.decoding.selection import pick
+from mim.data.decoding.selection import MODES, pick
 from mim.data.settings import Pages, Selection
+from mim.data.sources.base import Stored
 
 CHANNELS = "CS"  # axes that are channels, whatever DATA.pages is
 MOST_BYTES = 2**32  # of one decoded file
@@ -48,8 +50,8 @@ def is_stack(file: BinaryIO, selection: Selection) -> bool:
 
 def read_stack(
     file: BinaryIO, channels: int, notes: list[str], selection: Selection, refusal: str = "its keys of DATA need it"
-) -> Tensor:
-    """The image (C, H, W) of uint8, uint16 or float32. Whole numbers of other types become float32.
+) -> Stored:
+    """The image: a picture where one page has 8 bits, else (C, H, W). Whole numbers of other types become float32.
 
     Args:
         file: a TIFF.
@@ -72,9 +74,11 @@ def read_stack(
         names = band_names(stack, page) if selection.numbers else ()
     pixels_NHW = _channels_first(pixels, axes)
     image_NHW = torch.from_numpy(_levels(pixels_NHW, page))
+    count = len(image_NHW) // page.samplesperpixel
     if selection.numbers:
         return pick(image_NHW, selection.numbers, names if len(names) == len(image_NHW) else ())
-    return _fit(image_NHW, page, len(image_NHW) // page.samplesperpixel, channels, notes)
+    image_CHW = _fit(image_NHW, page, count, channels, notes)
+    return to_pil_image(image_CHW) if count == 1 and image_CHW.dtype == torch.uint8 and channels in MODES else image_CHW
 
 
 def _tifffile(refusal: str) -> ModuleType:

@@ -9,7 +9,7 @@ Source: TIFF 6.0 (Adobe, 1992), sections 2, 3 and 18; the tags are parsed by Pil
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -53,6 +53,7 @@ class Page:
     planar: bool  # whether samples lie one after the other, each as a plane
     predicted: bool  # whether it has a predictor that Pillow leaves as it is
     description: str
+    breaks_off: bool = False  # whether the tags of a page behind it are damaged, or not in the file
 
     @property
     def type(self) -> tuple[Any, ...]:
@@ -77,6 +78,10 @@ def prepare(file: BinaryIO, channels: int, notes: list[str]) -> tuple[BinaryIO, 
     file.seek(0)
     if not pages:
         return file, (0,)
+    if pages[-1].breaks_off:
+        if len(pages) > 1 or pages[0].photometric not in COLOURS:  # perhaps one of several channels
+            raise BrokenImage(f"a TIFF that is damaged or incomplete: its list of pages breaks off after {len(pages)}")
+        notes.append("its list of pages breaks off, and its first page is read")
     whole = [page for page in pages if not page.partial] or pages[:1]
     if has_hidden_pages(whole):
         raise BeyondPillow(f"a TIFF of more pages than it has tags for, by its description: {BY_TIFFFILE}")
@@ -102,13 +107,16 @@ def read_pages(file: BinaryIO) -> list[Page]:
     tags = ImageFileDirectory_v2(head if head[2] == 43 else head[:8])
     pages: list[Page] = []
     seen = {0}
+    whole = False
     with suppress(Exception):  # damage; that of the first page is for Pillow to name
         while (offset := tags.next) not in seen and len(pages) <= MOST_PAGES:
             seen.add(offset)
             file.seek(offset)
             tags.load(file)
-            if WIDTH in tags and HEIGHT in tags:
-                pages.append(_page(tags, len(seen) - 2, offset))
+            pages.append(_page(tags, len(seen) - 2, offset))
+        whole = True
+    if pages and not whole:
+        pages[-1] = replace(pages[-1], breaks_off=True)
     return pages
 
 
@@ -172,26 +180,26 @@ def _check_stack(pages: Sequence[Page], channels: int) -> tuple[int, ...]:
 
 
 def _check_samples(page: Page) -> None:
-    """Raises BeyondPillow where a sample has a type that Pillow changes, or does not read."""
+    """Raises BrokenImage where a sample has a type that Pillow changes, or does not read."""
     colours, bits, count = COLOURS.get(page.photometric, 1), set(page.bits), len(page.bits)
     if len(bits) > 1 or page.kind not in (UNSIGNED, SIGNED, FLOAT):
-        raise BeyondPillow(f"a TIFF of {page.words()}: {BY_TIFFFILE}")
+        raise _refusal(page)
     if count > 1 and (page.kind != UNSIGNED or max(bits) > 8):
-        raise BeyondPillow(f"a TIFF of {page.words()}: of several samples, 8 bits are read; {BY_TIFFFILE}")
+        raise _refusal(page, ": of several samples, Pillow reads 8 bits")
     if page.kind == SIGNED and max(bits) <= 8:
-        raise BeyondPillow(f"a TIFF of {page.words()}: of signed levels, 16 and 32 bits are read; {BY_TIFFFILE}")
+        raise _refusal(page, ": of signed levels, Pillow reads 16 and 32 bits")
+    if page.kind == FLOAT and bits != {32}:
+        raise _refusal(page, ": of floats, Pillow reads 32 bits")
     if page.swapped:
-        raise BeyondPillow(f"a TIFF of {page.words()}, in big-endian order: Pillow reads other numbers; {BY_TIFFFILE}")
+        raise _refusal(page, ", in big-endian order: Pillow reads other numbers")
     if page.predicted:
-        raise BeyondPillow(
-            f"a TIFF of {page.words()}, with a predictor that its compression does not know: {BY_TIFFFILE}"
-        )
+        raise _refusal(page, ", with a predictor that its compression does not know")
     if page.planar and page.photometric == LAB:
-        raise BeyondPillow(f"a TIFF of {page.words()}, L*a*b* in planes: Pillow reads other colours; {BY_TIFFFILE}")
+        raise _refusal(page, ", L*a*b* in planes: Pillow reads other colours")
     if page.photometric == WHITE_IS_ZERO and max(bits) > 8:
-        raise BeyondPillow(f"a TIFF of {page.words()}, in which 0 is white: of those, 8 bits are read; {BY_TIFFFILE}")
+        raise _refusal(page, ", in which 0 is white: of those, Pillow reads 8 bits")
     if count > colours and page.photometric not in COLOURS and not (count == 2 and page.extra == (ALPHA,)):
-        raise BeyondPillow(f"a TIFF of {page.words()}, and of samples without a colour one is read; {BY_TIFFFILE}")
+        raise _refusal(page, ", and of samples without a colour Pillow reads one")
 
 
 def _check_extra(page: Page, channels: int, notes: list[str]) -> None:
@@ -202,12 +210,16 @@ def _check_extra(page: Page, channels: int, notes: list[str]) -> None:
         raise BrokenImage(premultiplied(page.words()))
     allowed = (1, 3, 4) if (count, page.photometric) == (4, RGB) else (1, 3)
     if channels not in allowed:
-        raise BeyondPillow(
-            f"a TIFF of {page.words()}, and DATA.channels is {channels}: set it to "
-            f"{' or '.join(map(str, allowed))}, or, with tifffile, to its samples: {BY_TIFFFILE}"
-        )
+        raise _refusal(page, f", and DATA.channels is {channels}: set it to {' or '.join(map(str, allowed))}")
     if behind > 0 and channels < 4 and page.extra != (ALPHA,):
         notes.append(f"DATA.channels {channels} leaves out {behind} of its {count} samples a pixel")
+
+
+def _refusal(page: Page, what: str = "") -> BrokenImage:
+    """Why Pillow does not read a page. tifffile reads grey levels and RGB as they are; others it does not convert."""
+    if page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+        return BeyondPillow(f"a TIFF of {page.words()}{what}; {BY_TIFFFILE}")
+    return BrokenImage(f"a TIFF of {page.words()}{what}; {AS_ARRAYS}")
 
 
 def premultiplied(words: str) -> str:

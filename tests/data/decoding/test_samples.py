@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,36 +86,54 @@ def test_tiff_bands_beside_the_colours_are_left_out_with_a_word(tmp_path: Path) 
     assert np.array_equal(image, levels("uint8", *SIZE, 2)[..., :1])
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "what"),
-    [
-        ("rgb and two more", 4, "5 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3, or"),
-        ("rgb and two more", 5, "5 samples a pixel of 8 bits, unsigned, and DATA.channels is 5"),
-        ("rgb times alpha", 3, "multiplied by alpha"),
-        ("rgb times alpha", 4, "multiplied by alpha"),
-        ("rgb of 16 bits", 3, "3 samples a pixel of 16 bits"),
-        ("rgb of 16 bits, compressed", 3, "3 samples a pixel of 16 bits"),
-        ("four of 16 bits", 4, "4 samples a pixel of 16 bits"),
-        ("four of 16 bits", 3, "4 samples a pixel of 16 bits"),
-        ("twelve samples", 12, "12 samples a pixel of 16 bits"),
-        ("twelve samples", 3, "12 samples a pixel of 16 bits"),
-        ("four without a colour", 4, "4 samples a pixel of 8 bits"),
-        ("two without a colour", 1, "2 samples a pixel of 8 bits"),
-        ("signed of 8 bits", 1, "1 sample a pixel of 8 bits, signed"),
-        ("floats, big-endian, compressed", 1, "1 sample a pixel of 32 bits, float, in big-endian order"),
-        ("white is zero", 1, "in which 0 is white"),
-        ("lab, planes", 3, "3 samples a pixel of 8 bits, unsigned, L*a*b* in planes"),
-        ("predicted, packed bits", 1, "1 sample a pixel of 8 bits, unsigned, with a predictor"),
-        ("cmyk", 4, "4 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3"),
-        ("floats", 12, "and DATA.channels is 12: set it to 1 or 3"),
-        ("rgb and alpha", 12, "and DATA.channels is 12: set it to 1 or 3 or 4"),
-    ],
-)
-def test_tiff_that_would_lose_samples_or_bits_is_refused(tmp_path: Path, name: str, channels: int, what: str) -> None:
+BEYOND_PILLOW = [
+    ("rgb and two more", 5, "5 samples a pixel of 8 bits, unsigned, and DATA.channels is 5"),
+    ("rgb of 16 bits", 3, "3 samples a pixel of 16 bits"),
+    ("four of 16 bits", 4, "4 samples a pixel of 16 bits"),
+    ("twelve samples", 12, "12 samples a pixel of 16 bits"),
+    ("four without a colour", 4, "4 samples a pixel of 8 bits"),
+    ("signed of 8 bits", 1, "1 sample a pixel of 8 bits, signed"),
+    ("floats, big-endian, compressed", 1, "1 sample a pixel of 32 bits, float, in big-endian order"),
+    ("white is zero", 1, "in which 0 is white"),
+    ("predicted, packed bits", 1, "1 sample a pixel of 8 bits, unsigned, with a predictor"),
+    ("twelve pages with the tags of one", 12, "more pages than it has tags for"),
+]
+
+
+@pytest.mark.parametrize(("name", "channels", "what"), BEYOND_PILLOW)
+def test_tiff_that_pillow_would_change_names_the_extra_where_tifffile_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, channels: int, what: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     refusal = reason(write_foreign(tmp_path, name), channels)
     assert what in refusal
     assert "a TIFF of" in refusal
-    assert "save it as .npy" in refusal
+    assert "pip install 'mim-toolkit[tiff]'" in refusal
+    assert refusal.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "what"),
+    [
+        ("rgb and two more", 4, "5 samples a pixel of 8 bits, uint8, and DATA.channels is 4: set it to 5; or choose 4"),
+        ("rgb and one more", 5, "4 samples a pixel of 8 bits, uint8, and DATA.channels is 5: set it to 4"),
+        ("rgb and alpha", 12, "4 samples a pixel of 8 bits, uint8, and DATA.channels is 12: set it to 4"),
+        ("rgb times alpha", 3, "multiplied by alpha"),
+        ("rgb times alpha", 4, "multiplied by alpha"),
+        ("rgb of 16 bits", 1, "3 samples a pixel of 16 bits, uint16, and DATA.channels is 1: set it to 3; or choose 1"),
+        ("twelve samples", 3, "12 samples a pixel of 16 bits, uint16, and DATA.channels is 3: set it to 12; or choose"),
+        ("two without a colour", 1, "2 samples a pixel of 8 bits, uint8, and DATA.channels is 1: set it to 2"),
+        ("lab, planes", 3, "3 samples a pixel of 8 bits, unsigned, L*a*b* in planes"),
+        ("cmyk", 4, "4 samples a pixel of 8 bits, unsigned, and DATA.channels is 4: set it to 1 or 3"),
+        ("floats", 12, "1 sample a pixel of 32 bits, float32, and DATA.channels is 12: set it to 1 or 3"),
+    ],
+)
+def test_tiff_of_other_samples_than_the_channels_is_refused(
+    tmp_path: Path, name: str, channels: int, what: str
+) -> None:
+    refusal = reason(write_foreign(tmp_path, name), channels)
+    assert what in refusal
+    assert "a TIFF of" in refusal
     assert refusal.isprintable()
 
 
@@ -153,23 +172,21 @@ def test_tiff_pages_are_the_channels_of_one_image_or_the_file_is_refused(
     assert notes == []
     for channels in (1, 3, 4, 11):
         refusal = reason(path, channels)
-        assert f"a TIFF of 12 pages, which are read as the channels of one image, and DATA.channels is {channels}" in (
-            refusal
-        )
+        assert f"which are read as the channels of one image, and DATA.channels is {channels}: set it to 12" in refusal
+        assert "set DATA.pages first, middle or max" in refusal
 
 
-def test_tiff_pages_of_colours_or_without_tags_are_refused(tmp_path: Path) -> None:
-    assert "a TIFF of 3 pages that are not grey levels" in reason(write_foreign(tmp_path, "three pages of rgb"), 3)
-    for channels in (1, 12):
-        refusal = reason(write_foreign(tmp_path, "twelve pages with the tags of one"), channels)
-        assert "more pages than it has tags for" in refusal
+def test_tiff_pages_of_colours_or_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path, "three pages of rgb")
+    assert "a TIFF of 3 pages of 3 samples a pixel of 8 bits, uint8, which are read as the channels" in reason(path, 3)
     first, second = Image.new("L", (4, 4)), Image.new("L", (5, 4))
     first.save(tmp_path / "three.tif", save_all=True, append_images=[Image.new("L", (4, 4), level) for level in (1, 2)])
     image, notes = read(tmp_path / "three.tif", 3)
     assert image[0, 0].tolist() == [0, 1, 2]
     assert notes == ["its 3 pages are read as the channels of one image"]
     first.save(tmp_path / "sizes.tif", save_all=True, append_images=[second, first])
-    assert "not grey levels of one size" in reason(tmp_path / "sizes.tif", 3)
+    refusal = reason(tmp_path / "sizes.tif", 3)
+    assert "a TIFF of 2 images of several sizes or types (2x4x4, 4x5): DATA.pages first" in refusal
 
 
 def test_tiff_smaller_copies_are_no_pages(tmp_path: Path) -> None:
