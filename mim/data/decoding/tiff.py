@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
+from PIL.TiffImagePlugin import COMPRESSION_INFO, PREFIXES, ImageFileDirectory_v2
 
 from mim.data.decoding.broken import BrokenImage
 
@@ -52,6 +52,7 @@ class Page:
     swapped: bool  # whether Pillow gives the bytes of each level in the wrong order
     planar: bool  # whether samples lie one after the other, each as a plane
     predicted: bool  # whether it has a predictor that Pillow leaves as it is
+    is_known: bool  # whether Pillow knows its compression
     description: str
     breaks_off: bool = False  # whether the tags of a page behind it are damaged, or not in the file
 
@@ -140,6 +141,7 @@ def _page(tags: ImageFileDirectory_v2, position: int, offset: int) -> Page:
         tags.prefix == b"MM" and bits[0] > 8 and (unsigned_of == 32 or (compressed and unsigned_of != 16)),
         tags.get(PLANAR, 1) == 2,
         tags.get(PREDICTOR, 1) > 1 and compression not in PREDICTED,
+        compression in COMPRESSION_INFO,
         str(tags.get(DESCRIPTION, "")),
     )
 
@@ -190,6 +192,8 @@ def _check_samples(page: Page) -> None:
         raise _refusal(page, ": of signed levels, Pillow reads 16 and 32 bits")
     if page.kind == FLOAT and bits != {32}:
         raise _refusal(page, ": of floats, Pillow reads 32 bits")
+    if not page.is_known:
+        raise _refusal(page, ", of a compression that Pillow does not know")
     if page.swapped:
         raise _refusal(page, ", in big-endian order: Pillow reads other numbers")
     if page.predicted:

@@ -138,7 +138,7 @@ class ImageDataset(Dataset[Sample]):
     def first(self) -> Stored | None:
         """The first image as it is stored; None where it cannot be read."""
         with suppress(BrokenImage, OSError):
-            return self.source.read(0)
+            return self._reader.scaled(self.source.read(0))
         return None
 
     def _seeds(self, epoch: int, index: int, repeats: int) -> list[int]:
@@ -245,7 +245,7 @@ class ImageDataset(Dataset[Sample]):
         """Some images, evenly spread, with their positions; those that can be read."""
         for index in dict.fromkeys(number * len(self) // images for number in range(images)) if len(self) else ():
             with suppress(BrokenImage):
-                yield index, self.source.read(index)
+                yield index, self._reader.scaled(self.source.read(index))
 
     def _check_sizes(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
         """Raises ValueError, naming two images, where images (index, size) are not of one size."""

@@ -156,6 +156,16 @@ def test_deep_colours_are_those_that_were_written(tmp_path: Path, planar: str, d
         assert equal(read(tmp_path / "a.tif", 2, numbers=(2, 0)), colours[[2, 0]])
 
 
+@pytest.mark.parametrize("compression", ["jpeg2000", "lerc", "png", "packbits"])
+def test_compressions_beyond_pillow_are_read(tmp_path: Path, compression: str) -> None:
+    colours = levels("uint8", HEIGHT, WIDTH, 3)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb", compression=compression)
+    assert isinstance(decode(tmp_path / "a.tif", 3), Image.Image)
+    assert equal(read(tmp_path / "a.tif", 3), np.moveaxis(colours, -1, 0))
+    tifffile.imwrite(tmp_path / "b.tif", STACK, photometric="minisblack", compression=compression)
+    assert equal(read(tmp_path / "b.tif", 12), STACK)
+
+
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "int8", "float64", "float16"])
 def test_numbers_of_other_types_are_the_same_as_floats(tmp_path: Path, dtype: str) -> None:
     values = np.arange(-40, 40).reshape(1, 8, 10).astype(dtype) if dtype != "uint32" else np.arange(80, dtype="uint32")
