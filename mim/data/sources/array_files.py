@@ -111,11 +111,12 @@ class ArrayFile:
         raise ValueError(f"{self._named} {what} {printable(key)!r}: {one_of(key, names)}")
 
     def _only(self) -> tuple[str, Any]:
-        """The only array whose rows may be images."""
+        """The name of the only array whose rows may be images, and that array."""
         arrays = self._named_errors(lambda: dict(LIST[self.format](self.path)))
         several = {name: array for name, array in arrays.items() if array.ndim in (3, 4)}
         if len(several) == 1:
-            return next(iter(several.items()))
+            (name,) = several
+            return name, self._named_errors(lambda: OPEN[self.format](self.path, name))
         listed = [f"{printable(name)} {tuple(arrays[name].shape)}" for name in [*(several or arrays)][:MOST_LISTED]]
         count = "no array" if not several else f"{len(several)} arrays"
         raise ValueError(
