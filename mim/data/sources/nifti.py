@@ -166,7 +166,7 @@ def _slice(path: Path, axis: int, row: int) -> np.ndarray:
     index[stored_axis] = row
     pixels = np.asarray(image.dataobj[tuple(index)])
     left = [stored for stored in range(3) if stored != stored_axis]
-    pixels = np.flip(pixels, [place for place, stored in enumerate(left) if signs[stored] < 0])
+    pixels = np.flip(pixels, tuple(place for place, stored in enumerate(left) if signs[stored] < 0))
     if axes[left[0]] > axes[left[1]]:
         pixels = pixels.swapaxes(0, 1)
     pixels = np.flip(pixels.swapaxes(0, 1), 0)  # rows downwards

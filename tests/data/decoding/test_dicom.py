@@ -1,6 +1,7 @@
 """DICOM: real files that pydicom ships have the values that their bytes say, or are refused with a reason."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,12 @@ def test_dicom_that_is_damaged_or_no_image_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BrokenImage, match=text):
             decode(path, 1)
+
+
+def test_dicom_without_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(BrokenImage, match=r"pip install 'mim-toolkit\[dicom\]'"):
+        decode(CT, 1)
 
 
 def test_dicom_window_is_a_key_and_is_said(tmp_path: Path) -> None:

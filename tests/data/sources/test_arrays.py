@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,17 @@ def test_arrays_with_a_codec_that_unpickles_are_refused(tmp_path: Path) -> None:
     header.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"DATA\.labels_array \S* cannot be opened: .* runs code that the file names"):
         source(path, labels_array="names")
+
+
+@pytest.mark.parametrize(("write", "package"), [(write_hdf5, "h5py"), (write_zarr, "zarr")])
+def test_arrays_name_the_package_that_is_missing(
+    write: Writer, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, some(2, 5, 6, 3))
+    monkeypatch.setitem(sys.modules, package, None)
+    extra = {"h5py": "hdf5", "zarr": "zarr"}[package]
+    with pytest.raises(ValueError, match=rf"DATA\.path .* package {package}: pip install 'mim-toolkit\[{extra}\]'"):
+        source(path)
 
 
 # -------------------------------------------------------------------- splits and labels

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import lmdb
@@ -132,6 +133,13 @@ def test_lmdb_other_and_incomplete_files_are_refused(tmp_path: Path) -> None:
             source(tmp_path / name)
     with pytest.raises(ValueError, match=r"DATA\.path is empty"):
         source("")
+
+
+def test_lmdb_without_the_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a", digits(2))
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ValueError, match=r"pip install 'mim-toolkit\[lmdb\]'"):
+        source(path)
 
 
 def test_lmdb_that_vanishes_or_shrinks_gives_broken_images(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import nibabel
@@ -107,6 +108,12 @@ def test_nifti_without_volumes_is_refused(tmp_path: Path) -> None:
             source(path)
     with pytest.raises(ValueError, match=r"DATA\.margin is 0\.5: it is a share"):
         source(BRAIN, margin=0.5)
+
+
+def test_nifti_without_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(ValueError, match=r"pip install 'mim-toolkit\[nifti\]'"):
+        source(BRAIN)
 
 
 def test_nifti_copies_and_workers_read_the_same() -> None:
