@@ -28,7 +28,7 @@ class Lmdb(Source, name="lmdb"):
 
     Args:
         prefix: how the keys of images begin, such as `image-`; empty for all keys but those that begin with `__`.
-        labels: a text file with a key, a tab and the class of that image in each line; empty for no labels.
+        label_list: a text file with a key, a tab and the class of that image in each line; empty for no labels.
         val_path: a file of held-out images, as DATA.path.
         val_share: share of the images that is held out where val_path is empty, from 0 to below 1. A hash of the key
             decides.
@@ -45,7 +45,7 @@ class Lmdb(Source, name="lmdb"):
         settings: DataSettings,
         *,
         prefix: str = "",
-        labels: str = "",
+        label_list: str = "",
         val_path: str = "",
         val_share: float = 0.05,
     ):
@@ -63,8 +63,8 @@ class Lmdb(Source, name="lmdb"):
             hash_N = np.array(list(map(zlib.crc32, keys)), np.uint32)
             self._rows = by_share(hash_N, val_share, split)
             self.held_out_share = val_share
-        if labels:
-            self.labels, self.classes = _labels(Path(labels), [self._keys[int(row)] for row in self._rows])
+        if label_list:
+            self.labels, self.classes = _labels(Path(label_list), [self._keys[int(row)] for row in self._rows])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,7 +80,7 @@ class Lmdb(Source, name="lmdb"):
         return printable_name(f"{self.file.path} key {self._keys[int(self._rows[index])]}")
 
     def label_origin(self) -> str:
-        return "the labels of DATA.labels"
+        return "the labels of DATA.label_list"
 
     def missing(self) -> str:
         reason = unreachable(self.file.path)
@@ -119,17 +119,17 @@ def _labels(path: Path, keys: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"DATA.labels {printable_name(path)} cannot be read as text in UTF-8: {error}") from error
+        raise ValueError(f"DATA.label_list {printable_name(path)} cannot be read as text in UTF-8: {error}") from error
     class_of: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         key, tab, label = line.rpartition("\t")
         if line.strip() and not (tab and key and label):
-            raise ValueError(f"DATA.labels {printable_name(path)}: line {number} has no key, tab and class")
+            raise ValueError(f"DATA.label_list {printable_name(path)}: line {number} has no key, tab and class")
         if tab:
             class_of[key] = label
     unknown = next((key for key in keys if key not in class_of), None)
     if unknown is not None:
-        raise ValueError(f"DATA.labels {printable_name(path)} has no key {unknown!r}: {one_of(unknown, class_of)}")
+        raise ValueError(f"DATA.label_list {printable_name(path)} has no key {unknown!r}: {one_of(unknown, class_of)}")
     classes = tuple(sorted(set(class_of.values())))
     number_of = {name: number for number, name in enumerate(classes)}
     return np.array([number_of[class_of[key]] for key in keys], np.int64), classes

@@ -70,14 +70,14 @@ def test_lmdb_labels_of_a_list(tmp_path: Path) -> None:
     path = write(tmp_path / "a", digits(4))
     labels = tmp_path / "labels.txt"
     labels.write_text("0003\tcat\n0000\tdog\n\n0001\tcat\n0002\tant\n9999\tfox\n")
-    images = source(path, labels=str(labels))
+    images = source(path, label_list=str(labels))
     assert (images.classes, images.labels.tolist()) == (("ant", "cat", "dog", "fox"), [2, 1, 0, 1])
     labels.write_text("0003\tcat\n0000\tdog\n0001\tcat\n002\tant\n")
     with pytest.raises(ValueError, match=r"labels\.txt has no key '0002': did you mean '002'\?"):
-        source(path, labels=str(labels))
+        source(path, label_list=str(labels))
     labels.write_text("0003 cat\n")
     with pytest.raises(ValueError, match=r"labels\.txt: line 1 has no key, tab and class"):
-        source(path, labels=str(labels))
+        source(path, label_list=str(labels))
 
 
 def test_lmdb_splits_by_a_hash_of_the_key_or_by_val_path(tmp_path: Path) -> None:
