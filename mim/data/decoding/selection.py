@@ -31,14 +31,16 @@ def pick(stored: Stored, numbers: Sequence[int | str], names: Sequence[str] = ()
     """
     if not numbers:
         return stored
-    is_picture = isinstance(stored, Image.Image)
-    count = len(stored.getbands()) if is_picture else len(stored)
-    rows = [_row(number, count, names, numbers) for number in numbers]
-    if is_picture and len(rows) in MODES:
+    if isinstance(stored, Image.Image):
         bands = stored.split()
-        return bands[rows[0]] if len(rows) == 1 else Image.merge(MODES[len(rows)], [bands[row] for row in rows])
-    pixels_NHW = np.stack([np.asarray(band) for band in stored.split()]) if is_picture else stored.numpy()
-    return torch.from_numpy(np.ascontiguousarray(pixels_NHW[rows]))
+        rows = [_row(number, len(bands), names, numbers) for number in numbers]
+        if len(rows) == 1:
+            return bands[rows[0]]
+        if len(rows) in MODES:
+            return Image.merge(MODES[len(rows)], [bands[row] for row in rows])
+        return torch.from_numpy(np.stack([np.asarray(bands[row]) for row in rows]))
+    rows = [_row(number, len(stored), names, numbers) for number in numbers]
+    return torch.from_numpy(np.ascontiguousarray(stored.numpy()[rows]))
 
 
 def _row(number: int | str, count: int, names: Sequence[str], numbers: Sequence[int | str]) -> int:
