@@ -11,7 +11,9 @@ from typing import Any
 from mim.config import Config, differing, parse_config
 from mim.data.sources.base import Source
 from mim.data.sources.classes import class_names
+from mim.engine import checkpoint
 from mim.engine.run_folder import RunFolder
+from mim.engine.schedule import ScheduledRun
 from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, TEACHERS
 
@@ -76,6 +78,36 @@ def resumed_config(
         return cfg
     _check_extension(extend, lengths[-1], content["step"], record, path)
     return _with_lengths(cfg, (*lengths, extend))
+
+
+def start_of_extension(cfg: Config, content: Mapping[str, Any], path: Path, record: FolderRecord) -> Path:
+    """The checkpoint from which a run goes on: `path`, or ahead of the decay at the end of a finished run (wsd).
+
+    Args:
+        cfg: what resumed_config returned.
+        content: the checkpoint of `path`.
+        record: of the run folder.
+
+    Raises ValueError where the run is extended, and no checkpoint from before its decay is left.
+    """
+    theirs, (epochs, steps) = parse_config(content["config"]), record.finished
+    if cfg.TRAIN.lengths == theirs.TRAIN.lengths or content["step"] != steps or not steps:
+        return path
+    until = theirs.SCHEDULE.build(ScheduledRun(1.0, 1.0, epochs, steps // epochs)).stable_until
+    if until is None or until >= steps:
+        return path
+    for candidate in checkpoint.up_to(path.parent, until):
+        try:
+            checkpoint.check(checkpoint.load(candidate), candidate)
+        except ValueError as error:
+            LOG.warning("%s", error)
+            continue
+        return candidate
+    raise ValueError(
+        f"--extend: SCHEDULE.name {theirs.SCHEDULE.name} lets the rate fall from step {until:,} on, and {path.parent} "
+        f"holds no intact checkpoint of step {until:,} or before, from which a longer run could go on. Put a copy "
+        f"of one there, or begin a run of {cfg.TRAIN.epochs} epochs with another --output"
+    )
 
 
 def extension_of(cfg: Config, content: Mapping[str, Any]) -> dict[str, int] | None:

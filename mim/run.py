@@ -14,7 +14,14 @@ from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
-from mim.resume import FolderRecord, check_classes, check_teachers, extension_of, resumed_config
+from mim.resume import (
+    FolderRecord,
+    check_classes,
+    check_teachers,
+    extension_of,
+    resumed_config,
+    start_of_extension,
+)
 from mim.tasks.pretrain import Pretrain
 from mim.tasks.supervised import Supervised
 
@@ -80,11 +87,12 @@ def _run(
                 record = world.from_main(lambda: FolderRecord.of(folder))
                 check_classes(cfg, content, path, training)
                 cfg = resumed_config(cfg, content, path, record, extend)
+                path, content = _start_of_extension(cfg, content, path, record, world)
             elif extend is not None:
                 raise ValueError(
                     f"--extend: {output} holds no last checkpoint to prolong its run from{_way_out_of_best(folder)}"
                 )
-        _prepare(folder, cfg, world, content)
+        _prepare(folder, cfg, world, content, path)
         with log_to_file(folder.log, world.main, before):
             task = _as_subclass(build.build_task(cfg, training, held_out), own)
             chosen = build.chosen_labels(task)
@@ -141,6 +149,14 @@ def _checkpoint_to_resume(folder: RunFolder, resume: Path | None, world: World) 
     return path, content
 
 
+def _start_of_extension(
+    cfg: Config, content: dict, path: Path, record: FolderRecord, world: World
+) -> tuple[Path, dict]:
+    """The path and content of the checkpoint from which the run goes on, where `path` is the newest one."""
+    start = world.from_main(lambda: start_of_extension(cfg, content, path, record))
+    return (path, content) if start == path else (start, checkpoint.load(start))
+
+
 def _way_out_of_best(folder: RunFolder) -> str:
     """How a run goes on whose last checkpoints were deleted; empty where its best one is gone, too."""
     if not folder.best.exists():
@@ -166,12 +182,18 @@ def _origin(cfg: Config) -> dict | None:
     return {"checkpoint": cfg.INIT.checkpoint, **checkpoint.origin_of(file)} if file is not None else None
 
 
-def _prepare(folder: RunFolder, cfg: Config, world: World, content: dict | None) -> None:
-    """Makes the folder and writes what is known before the first step; content: the checkpoint that is resumed."""
+def _prepare(folder: RunFolder, cfg: Config, world: World, content: dict | None, path: Path | None) -> None:
+    """Makes the folder and writes what is known before the first step.
+
+    content: the checkpoint of `path`, from which the run goes on.
+    """
     origin = _origin(cfg) if content is None else None
     extension = extension_of(cfg, content) if content is not None else None
     world.barrier()
     if world.main:
         folder.create(cfg.to_yaml(), keep_metrics=content is not None)
         folder.write_environment(world.device, world.size, content is not None, origin, extension)
+        epochs, steps = FolderRecord.of(folder).finished
+        if extension and path is not None and path.parent == folder.checkpoints and extension["step"] < steps:
+            checkpoint.set_end_aside(folder, path, epochs, steps)
     world.barrier()

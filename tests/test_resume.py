@@ -10,6 +10,7 @@ from processes import PARTS, RECIPE, TINY, call, last_state, losses, rows, same,
 import mim
 from mim import build
 from mim.config import parse_config
+from mim.engine import checkpoint
 from mim.engine.plan import Plan
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
@@ -157,6 +158,39 @@ def test_extension_that_was_killed_in_the_middle_goes_on(copy, extended, monkeyp
     train(copy, extend=extend)
     same(last_state(copy)["model"], last_state(extended)["model"])
     assert losses(copy) == losses(extended)
+
+
+# -------------------------------------------------------------------- a stable phase that is prolonged
+
+WSD = {"SCHEDULE.name": "wsd", "SCHEDULE.decay_epochs": 1, "CHECKPOINT.keep": 1}
+
+
+def test_extended_wsd_equals_a_run_of_its_length_and_keeps_the_end_of_the_shorter_one(tmp_path, monkeypatch):
+    """To the bit, also where the extension was killed before its first checkpoint."""
+    train(tmp_path / "run", WSD)
+    end = last_state(tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "run", lambda *_: exec("raise MemoryError"))
+        with pytest.raises(MemoryError):
+            train(tmp_path / "run", WSD, extend=3)
+    train(tmp_path / "run", WSD, extend=3)
+    train(tmp_path / "whole", {**WSD, "TRAIN.epochs": 3})
+    ours, theirs = last_state(tmp_path / "run"), last_state(tmp_path / "whole")
+    for part in PARTS:
+        same(ours[part], theirs[part])
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert recorded(tmp_path / "run")["extensions"] == [{"from_epochs": 2, "to_epochs": 3, "step": 5}]
+    assert (tmp_path / "run" / "metrics-epoch-2.jsonl").read_bytes() == metrics
+    assert (tmp_path / "run" / "summary-epoch-2.json").exists()
+    same(checkpoint.load(tmp_path / "run" / "checkpoints" / "epoch-2.pt")["model"], end["model"])
+    assert (
+        "from epoch 2 to 3 epochs, out of its stable phase, which ended at step 5"
+        in (tmp_path / "run" / "log.txt").read_text()
+    )
+    (tmp_path / "run" / "checkpoints" / "step-10.pt").unlink()
+    with pytest.raises(ValueError, match=r"--extend: SCHEDULE\.name wsd .* no intact checkpoint of step 10 or before"):
+        train(tmp_path / "run", WSD, extend=4)
 
 
 # -------------------------------------------------------------------- what cannot be

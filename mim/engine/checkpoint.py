@@ -22,8 +22,10 @@ FIELDS: dict[str, type | tuple[type, ...]] = {  # what a run needs to continue
 LAST = "last"  # a text file with the name of the newest checkpoint
 
 
-def save(folder: Path, step: int, content: dict, keep: int) -> Path:
+def save(folder: Path, step: int, content: dict, keep: int, until: int | None = None) -> Path:
     """Writes step-<n>.pt, points `last` at it, and removes all but the newest `keep`, and what killed processes left.
+
+    until: the newest one of the steps up to that stays, too.
 
     Both files are written under other names, synced and renamed, before any other file is removed. So a crash or a full
     disk at any moment leaves the previous checkpoint as it was. Raises OSError where there is no space.
@@ -33,9 +35,31 @@ def save(folder: Path, step: int, content: dict, keep: int) -> Path:
     write(path, content)
     write_text(folder / LAST, path.name + "\n")
     # later steps go first: they were given up when the run was resumed from an earlier step
+    stable = [] if until is None else up_to(folder, min(until, step))[:1]
     for old in sorted(_steps(folder), key=lambda file: (_step_of(file) <= step, _step_of(file)))[:-keep]:
-        old.unlink()
+        if old not in stable:
+            old.unlink()
     return path
+
+
+def up_to(folder: Path, step: int) -> list[Path]:
+    """The checkpoints of the steps up to `step`, the newest first, damaged or not."""
+    return [file for file in _steps(folder) if _step_of(file) <= step]
+
+
+def set_end_aside(folder: RunFolder, stable: Path, epochs: int, steps: int) -> None:
+    """Keeps the end of a finished run which goes on from an earlier checkpoint, `stable`, and points `last` at that.
+
+    Its last checkpoint becomes epoch-<n>.pt, its metrics are copied to metrics-epoch-<n>.jsonl. May be done again after
+    it was interrupted.
+    """
+    write_text(folder.checkpoints / LAST, stable.name + "\n")
+    end = folder.checkpoints / f"step-{steps}.pt"
+    if end.exists():
+        end.replace(folder.checkpoints / f"epoch-{epochs}.pt")
+    metrics = folder.path / f"metrics-epoch-{epochs}.jsonl"
+    if folder.metrics.exists() and not metrics.exists():
+        write_atomically(metrics, lambda file: file.write(folder.metrics.read_bytes()))
 
 
 def write(path: Path, content: dict) -> None:

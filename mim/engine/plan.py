@@ -73,12 +73,16 @@ class Plan:
 
     def schedule(self, settings: EngineSettings) -> Schedule:
         """The learning rate of every step, also of those before an extension."""
+        *earlier, last = self._schedules(settings)
+        return Extended(earlier, last) if earlier and last.stable_until is None else last
+
+    def _schedules(self, settings: EngineSettings) -> list[Schedule]:
+        """That of each length which the run was to have."""
         optimizer = settings.optimizer
         scale = self.batch / optimizer.per_batch
         lengths = (*settings.train.extended_at, self.epochs)
         runs = [ScheduledRun(optimizer.base_lr, scale, epochs, self.steps_per_epoch) for epochs in lengths]
-        *earlier, last = map(settings.schedule, runs)
-        return Extended(earlier, last) if earlier else last
+        return [settings.schedule(run) for run in runs]
 
     def describe(self, settings: EngineSettings) -> dict[str, str]:
         """Batch, steps and learning rate, each with its formula."""
@@ -107,8 +111,14 @@ class Plan:
         """Where the run was extended, and the learning rates before and after; empty where it was not."""
         lengths, schedule = settings.train.lengths, self.schedule(settings)
         lines = []
-        for before, epochs in pairwise(lengths):
+        for (before, epochs), shorter in zip(pairwise(lengths), self._schedules(settings), strict=False):
             step = before * self.steps_per_epoch
+            if shorter.stable_until is not None:
+                lines.append(
+                    f"from epoch {before} to {epochs} epochs, out of its stable phase, which ended at step "
+                    f"{shorter.stable_until:,}"
+                )
+                continue
             lines.append(
                 f"at epoch {before} (step {step:,}) to {epochs} epochs; from there on the learning rate is that of a "
                 f"run of {epochs} epochs: {schedule.at(step):.3g} after {schedule.at(step - 1):.3g}"

@@ -37,11 +37,22 @@ class Saver:
         minutes = self.settings.every_minutes
         return self.world.main and bool(minutes) and time.perf_counter() - self._time >= 60 * minutes
 
-    def save(self, step: int) -> None:
-        """A checkpoint to resume from. The other ranks wait for the main one at the next step."""
+    def wants(self, step: int, steps_per_epoch: int, stable_until: int | None) -> bool:
+        """Whether every_epochs asks for a checkpoint after a step, or the schedule, whose stable phase ends there."""
+        epochs, left = divmod(step, steps_per_epoch)
+        every = self.settings.every_epochs
+        return step == stable_until or (left == 0 and bool(every) and epochs % every == 0)
+
+    def save(self, step: int, stable_until: int | None = None) -> None:
+        """A checkpoint to resume from. The other ranks wait for the main one at the next step.
+
+        stable_until: the newest one of the steps up to that is kept beside the CHECKPOINT.keep newest.
+        """
         self.world.set_phase(f"saving after step {step}")
         self.step, self._time = step, time.perf_counter()
-        self._write(partial(checkpoint.save, self.folder.checkpoints, step, keep=self.settings.keep))
+        self._write(
+            partial(checkpoint.save, self.folder.checkpoints, step, keep=self.settings.keep, until=stable_until)
+        )
 
     def write(self, path: Path) -> None:
         """A checkpoint from which no run is resumed."""

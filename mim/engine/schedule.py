@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mim.io.checks import at_least
+from mim.io.checks import at_least, shares
 from mim.registry import Component
 
 
@@ -74,6 +74,14 @@ class Schedule(Component, ABC, section="SCHEDULE"):
     @abstractmethod
     def after_warmup(self, step: int, peak: float) -> float:
         """The rate of a step from `warmup` on, for a parameter group with this peak."""
+
+    @property
+    def stable_until(self) -> int | None:
+        """Optimizer steps after which a longer run would stand where this one does; None where each rate differs.
+
+        `--extend` goes on from there, and a run writes and keeps a checkpoint there.
+        """
+        return None
 
     def warnings(self) -> list[str]:
         """Settings without effect in this run, one line each."""
@@ -186,10 +194,18 @@ class MinCosine(Schedule, name="min_cosine"):
 class WSD(Schedule, name="wsd"):
     """Warmup, stable, decay: the peak until the last decay_epochs, in which the rate falls to min_lr.
 
-    Source: MiniCPM (Hu et al., arXiv:2404.06395); Hägele et al., arXiv:2405.18392.
+    A finished run is prolonged from its stable phase: a run writes a checkpoint where its decay begins, and keeps it.
+    `--extend EPOCHS` goes on from there at the peak and decays anew, so that the run ends as one of EPOCHS epochs from
+    the start, bit for bit where nothing else depends on their number (as weight_decay_end does). The end of the shorter
+    run stays: checkpoints/epoch-N.pt, metrics-epoch-N.jsonl, summary-epoch-N.json. Without a checkpoint of the stable
+    phase --extend is refused.
+
+    Source: MiniCPM (Hu et al., arXiv:2404.06395); Hägele et al., arXiv:2405.18392 (decay over a fifth of the run).
 
     Args:
-        decay_epochs: epochs of decay at the end of the run.
+        decay_epochs: epochs of decay at the end of the run; 0 for none.
+        decay_share: share of the run in which it decays, above 0 and at most 1, in place of decay_epochs; `none`: it is
+            decay_epochs.
         decay: shape of the decay: `linear`, or `1-sqrt`, which falls faster at first (arXiv:2405.18392, section 3).
         min_lr: learning rate at the end.
     """
@@ -199,14 +215,22 @@ class WSD(Schedule, name="wsd"):
         run: ScheduledRun,
         *,
         decay_epochs: float = 10.0,
+        decay_share: float | Literal["none"] = "none",
         decay: Literal["linear", "1-sqrt"] = "linear",
         min_lr: float = 0.0,
         **shared: Any,
     ):
         super().__init__(run, **shared)
         at_least("SCHEDULE", 0, decay_epochs=decay_epochs, min_lr=min_lr)
+        if decay_share != "none":
+            shares("SCHEDULE", decay_share=decay_share)
+            decay_epochs = decay_share * run.epochs
         self.decay_epochs, self.decay, self.min_lr = decay_epochs, decay, self.scaled(min_lr)
         self.start = max(self.steps - decay_epochs * run.steps_per_epoch, self.warmup)
+
+    @property
+    def stable_until(self) -> int:
+        return min(math.floor(self.start), self.steps)
 
     def after_warmup(self, step: int, peak: float) -> float:
         if step <= self.start:

@@ -17,7 +17,8 @@ class TrainSettings:
     Args:
         epochs: passes over the training images.
         extended_at: epochs at which the run was finished and `--extend` prolonged it, rising; `--extend` writes them.
-            Up to each of them the learning rate is that of a run which ends there, then that of a longer one.
+            Up to each of them the learning rate is that of a run which ends there, then that of a longer one; under
+            SCHEDULE.name wsd it is that of the longest run throughout.
         batch: images of one optimizer step over all devices; 0 means DATA.batch_size x devices. Gradient accumulation
             follows from it.
         precision: number type of the matrix products; weights stay fp32. `auto` takes bf16 where the device has bf16

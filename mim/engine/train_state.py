@@ -155,7 +155,7 @@ class TrainState:
         self.scaler.load_state_dict(content["scaler"])
 
     def _load_moments(self, saved: Mapping[str, Any]) -> None:
-        """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups; and counters."""
+        """Of each parameter by its name or, in files of 0.1.0, by its number in the order of the groups."""
         hyperparameters = [dict(group) for group in self.optimizer.param_groups]  # those of files differ
         groups: Any = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         names = [name for group in groups for name in group["params"]]

@@ -169,9 +169,9 @@ class Trainer:
                 self._evaluate()
         interrupted = any(status.end_requested for status in statuses) and not self.finished
         due = any(status.save_due and status.step >= self.saver.step for status in statuses)
-        every = self.settings.checkpoint.every_epochs
-        if self.finished or interrupted or due or (left == 0 and every and epochs % every == 0):
-            self.saver.save(self.step)
+        stable_until = self.schedule.stable_until
+        if self.finished or interrupted or due or self.saver.wants(self.step, self.plan.steps_per_epoch, stable_until):
+            self.saver.save(self.step, stable_until)
         if interrupted:
             raise RunInterrupted(
                 f"ended on {self.requests.signal_name or 'a signal to another rank'} after step {self.step:,} of "

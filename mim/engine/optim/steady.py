@@ -37,9 +37,7 @@ class Steady(torch.optim.Optimizer):
         """The state of a weight that is on its device, by name."""
         tensors = {name: value for name, value in self.state[weight].items() if isinstance(value, Tensor)}
         return {
-            name: value.clone() if copies else value
-            for name, value in tensors.items()
-            if value.device == weight.device
+            name: value.clone() if copies else value for name, value in tensors.items() if value.device == weight.device
         }
 
 
