@@ -36,7 +36,10 @@ from mim.tasks.probe import Probe
 from mim.tasks.supervised import Supervised
 
 Task = Pretrain | Supervised
-DECIDE_FEATURES = ("PLUGINS", "ENCODER.", "DATA.name", "DATA.channels", "DATA.mean", "DATA.std", "DATA.nodata")
+DECIDE_FEATURES = (
+    *("PLUGINS", "ENCODER.", "DATA.name", "DATA.channels", "DATA.pages", "DATA.scale", "DATA.mean", "DATA.std"),
+    "DATA.nodata",
+)
 
 LOG = logging.getLogger("mim")
 

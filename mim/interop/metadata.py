@@ -24,6 +24,7 @@ PRETRAINING = ("MASKER", "ENCODER", "HEAD", "TARGET", "LOSS", "DATA")
 CLASSIFICATION = ("ENCODER", "READOUT", "DATA", "EVALUATE")
 LISTS = ("DATA.image_size", "ENCODER.depths")
 POSITIVE = (*LISTS, "DATA.channels", "ENCODER.patch", "ENCODER.window")  # keys of integers above 0
+USUAL_PIXELS = {"channels_from": "all", "pages": "channels", "scale": "type"}  # keys of DATA, written where they differ
 CROP = {"EVALUATE": {"crop_pct": 224 / 256}}  # of the published evaluations of classifiers
 
 
@@ -34,6 +35,7 @@ def metadata_of(weights: ModelWeights, names: Iterable[str]) -> dict[str, str]:
     sections = {name: keys for name, keys in weights.sections.items() if name in kept}
     data, encoder = sections["DATA"], sections["ENCODER"]
     sections["DATA"] = {key: data[key] for key in ("image_size", "channels", "mean", "std") if key in data}
+    sections["DATA"] |= {key: data[key] for key, usual in USUAL_PIXELS.items() if data.get(key, usual) != usual}
     sections["ENCODER"] = {key: value for key, value in encoder.items() if key != "hidden"}
     readout = weights.sections.get("READOUT", {})
     if "readouts" in modules and weights.sections["TASK"] == "finetune":
