@@ -28,9 +28,9 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
         layer_decay: factor on the learning rate of an encoder layer for each layer above it, up to the head; 1 for
             none. Source: BEiT; MAE, util/lr_decay.py; SimMIM, optimizer.py.
 
-    Attributes: moments, the numbers that it keeps for each weight; counters, the values of groups that its steps change,
-    which checkpoints hold; averages, whether other weights are evaluated than those that are trained; sharded, whether
-    its steps are right where each device has a shard of each weight.
+    Attributes: moments, the numbers that it keeps for each weight; counters, the values of groups that its steps
+    change, which checkpoints hold; averages, whether other weights are evaluated than those that are trained; sharded,
+    whether its steps are right where each device has a shard of each weight.
     """
 
     moments: ClassVar[int] = 1

@@ -23,25 +23,25 @@ FIXED = {  # what timm's function wants besides
 class Muon(Optimizer, name="muon"):
     """Muon for weight matrices, AdamW for all else, under one learning rate and weight decay.
 
-    The step of a matrix is the momentum of its gradients with all singular values moved near 1 (Newton-Schulz in bf16).
-    A matrix is a linear layer or a convolution: a parameter with weight decay whose (M, N) has a shorter side of at least
-    4 and a longer one of at most 128 times that. So biases, norms, tokens, depthwise convolutions and what `no_decay` names
-    take the steps of AdamW; name tables there that are no matrices, such as relative positions.
+    The step of a matrix is the momentum of its gradients with all singular values moved near 1 (Newton-Schulz in
+    bf16). A matrix is a linear layer or a convolution: a parameter with weight decay whose (M, N) has a shorter side of
+    at least 4 and a longer one of at most 128 times that. So biases, norms, tokens, depthwise convolutions and what
+    `no_decay` names take the steps of AdamW; name tables there that are no matrices, such as relative positions.
 
-    With `step_size: adamw` base_lr and weight_decay are as with AdamW: a step has AdamW's usual size, and both are taken
-    over from its recipe. With the others the rate is one of its own, such as 0.02, and AdamW shares it. Weight decay is
-    that of AdamW, weight x rate x weight_decay, in both.
+    With `step_size: adamw` base_lr and weight_decay are as with AdamW: a step has AdamW's usual size, and both are
+    taken over from its recipe. With the others the rate is one of its own, such as 0.02, and AdamW shares it. Weight
+    decay is that of AdamW, weight x rate x weight_decay, in both.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon (momentum 0.95, Nesterov, 5 iterations); Liu et al.,
     arXiv:2502.16982, section 2.2 (`adamw`, and weight decay); timm, optim/muon.py, whose steps and matrices these are.
-    Differs from: timm's takes matrices by their shape alone, its AdamW is NAdamW under Nesterov, and eps 1e-7.
+    Differs from: timm's takes matrices by their shape alone; its AdamW is NAdamW under Nesterov, with an eps of 1e-7.
 
     Args:
         momentum: share of the previous momentum in the next, at least 0 and below 1.
         nesterov: orthogonalise the gradient moved towards the momentum, not the momentum itself.
         iterations: of Newton-Schulz, with timm's `quintic` coefficients.
-        step_size: factor on the rate of a matrix: `adamw` 0.2 sqrt(max(M, N)); `muon` sqrt(max(1, M / N)), the original;
-            `spectral` sqrt(M / N) (Pethick et al., arXiv:2502.07529).
+        step_size: factor on the rate of a matrix: `adamw` 0.2 sqrt(max(M, N)); `muon` sqrt(max(1, M / N)), which is the
+            original; `spectral` sqrt(M / N) (Pethick et al., arXiv:2502.07529).
         betas: decay rates of AdamW's two moments, each at least 0 and below 1.
         eps: added to the denominator of a step of AdamW.
     """

@@ -21,9 +21,9 @@ class ScheduleFree(Optimizer, name="schedulefree"):
     y = (1 - beta) z + beta x. A checkpoint holds x as it holds a moving average (`ema`), so that evaluations and
     everything that reads a run take x, and y as the weights to go on from, to the bit.
 
-    It wants a rate that stays: `SCHEDULE: {name: wsd, decay_epochs: 0}`, with a warmup. Others are taken and warned of,
-    because the average makes their fall mostly void. Rates are 1 to 10 times those of AdamW. Running statistics of batch
-    normalisation are those at y. The targets of a `follower` follow y. TRAIN.ema must be 0.
+    It wants a rate that stays: `SCHEDULE: {name: wsd, decay_epochs: 0}`, with a warmup. Others are taken and warned of.
+    Rates are 1 to 10 times those of AdamW. Running statistics of batch normalisation are those at y. The targets of a
+    `follower` follow y. TRAIN.ema must be 0.
 
     Source: Defazio et al., arXiv:2405.15682, algorithm 1; the package's README (rates, warmup).
 
@@ -42,7 +42,8 @@ class ScheduleFree(Optimizer, name="schedulefree"):
         at_least("OPTIMIZER", 0, eps=eps)
         if not (0 < betas[0] < 1 and 0 <= betas[1] < 1):
             raise ValueError(
-                f"OPTIMIZER.betas is {list(betas)}: the first must be above 0 and below 1, the second at least 0 and below 1"
+                f"OPTIMIZER.betas is {list(betas)}: the first must be above 0 and below 1, the second at least 0 and "
+                "below 1"
             )
         self.betas, self.eps = betas, eps
 
@@ -75,6 +76,6 @@ class ScheduleFree(Optimizer, name="schedulefree"):
         if schedule.warmup >= schedule.steps or schedule.at(schedule.steps - 1) >= FALLING * schedule.peak:
             return []
         return [
-            f"SCHEDULE.name {schedule.name}: the rate falls towards the end, and schedulefree wants one that stays; set "
-            "SCHEDULE.name wsd SCHEDULE.decay_epochs 0"
+            f"SCHEDULE.name {schedule.name}: the rate falls towards the end, and schedulefree wants one that stays; "
+            "set SCHEDULE.name wsd SCHEDULE.decay_epochs 0"
         ]
