@@ -52,7 +52,9 @@ FAMILIES = {
     "LOSS": Family("mim.losses", "Loss", "mse"),
     "READOUT": Family("mim.readouts.base", "Readout", "linear"),
     "CRITERION": Family("mim.criteria.base", "Criterion", "cross_entropy"),
-    "OPTIMIZER": Family("mim.engine.optim.base", "Optimizer", "adamw"),
+    "OPTIMIZER": Family(
+        "mim.engine.optim.base", "Optimizer", "adamw", ", and one of timm is OPTIMIZER.name timm OPTIMIZER.optimizer NAME"
+    ),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
     "LOG.trackers": Family("mim.engine.trackers.base", "Tracker", "tensorboard"),  # a key that lists parts, no section
 }

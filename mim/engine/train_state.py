@@ -142,7 +142,7 @@ class TrainState:
         if not self.hyperparameters.averages:
             return {}
         with self.hyperparameters.averaged(self.optimizer):
-            weights = get_model_state_dict(self.model, options=FULL)
+            weights: dict[str, Any] = get_model_state_dict(self.model, options=FULL)
             return {f"module.{name}": weight.clone() for name, weight in weights.items()}  # as AveragedModel names them
 
     def load(self, content: Mapping, path: Path) -> None:

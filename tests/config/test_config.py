@@ -720,7 +720,8 @@ def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refu
     assert "OPTIMIZER.trust is 0.0" in refuse(OPTIMIZER="{name: lars, trust: 0}")
     message = refuse(OPTIMIZER="{name: sgd}")
     assert "OPTIMIZER.name 'sgd' is unknown" in message
-    assert "adamw, lars. A part of yours needs its module in PLUGINS" in message
+    assert "adamw, lars, muon, schedulefree, timm. A part of yours needs its module in PLUGINS" in message
+    assert "and one of timm is OPTIMIZER.name timm OPTIMIZER.optimizer NAME" in message
 
 
 def test_config_name_of_a_timm_model_is_told_where_it_stands(refuse: Refuse) -> None:

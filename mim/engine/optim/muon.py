@@ -111,6 +111,7 @@ class _MuonAndAdamW(torch.optim.Optimizer):
         values = [weight, state["momentum_buffer"]]
         before = [value.clone() for value in values]
         rate, decay = group["lr"], group["weight_decay"]
+        assert weight.grad is not None
         muon([weight], [weight.grad], [values[1]], lr=rate, weight_decay=decay, **self._of_matrices)
         if self.found_inf is not None:
             restore(self.found_inf, zip(values, before, strict=True))

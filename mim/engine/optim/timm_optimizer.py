@@ -53,7 +53,8 @@ class TimmOptimizer(Optimizer, name="timm"):
             raise ValueError(f"OPTIMIZER.betas is {list(betas)}: each must be at least 0 and below 1")
         if eps != "default":
             at_least("OPTIMIZER", 0, eps=eps)
-        self.optimizer, self.keys = get_optimizer_class(info.name, bind_defaults=False), dict(info.defaults or {})
+        self.optimizer: Any = get_optimizer_class(info.name, bind_defaults=False)
+        self.keys = dict(info.defaults or {})
         if info.has_momentum:
             self.keys.setdefault("momentum", 0.9)
         takes = {"momentum": info.has_momentum, "betas": info.has_betas, "eps": info.has_eps}
@@ -81,7 +82,7 @@ class TimmOptimizer(Optimizer, name="timm"):
 
 def _info(name: str) -> Any:
     """What timm knows of an optimizer. Raises ValueError where there is none, or none that a run can have."""
-    infos = {each: get_optimizer_info(each) for each in list_optimizers()}
+    infos = {str(each): get_optimizer_info(str(each)) for each in list_optimizers()}
     if name not in infos:
         usable = [each for each, info in infos.items() if not _refusal(info)]
         raise ValueError(f"OPTIMIZER.optimizer {name!r} is unknown to timm {timm.__version__}: {one_of(name, usable)}")
