@@ -53,7 +53,7 @@ FAMILIES = {
     "READOUT": Family("mim.readouts.base", "Readout", "linear"),
     "CRITERION": Family("mim.criteria.base", "Criterion", "cross_entropy"),
     "OPTIMIZER": Family(
-        "mim.engine.optim.base", "Optimizer", "adamw", ", and one of timm is OPTIMIZER.name timm OPTIMIZER.optimizer NAME"
+        "mim.engine.optim.base", "Optimizer", "adamw", ", and timm's are OPTIMIZER.name timm OPTIMIZER.optimizer NAME"
     ),
     "SCHEDULE": Family("mim.engine.schedule", "Schedule", "cosine"),
     "LOG.trackers": Family("mim.engine.trackers.base", "Tracker", "tensorboard"),  # a key that lists parts, no section

@@ -721,7 +721,7 @@ def test_config_lars_has_keys_and_ranges_of_its_own(tmp_path: Path, refuse: Refu
     message = refuse(OPTIMIZER="{name: sgd}")
     assert "OPTIMIZER.name 'sgd' is unknown" in message
     assert "adamw, lars, muon, schedulefree, timm. A part of yours needs its module in PLUGINS" in message
-    assert "and one of timm is OPTIMIZER.name timm OPTIMIZER.optimizer NAME" in message
+    assert "and timm's are OPTIMIZER.name timm OPTIMIZER.optimizer NAME" in message
 
 
 def test_config_name_of_a_timm_model_is_told_where_it_stands(refuse: Refuse) -> None:

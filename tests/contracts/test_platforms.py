@@ -29,7 +29,8 @@ NAMES = {  # of modules that Windows has
     "select": {"POLLERR", "POLLHUP", "POLLIN", "epoll", "kqueue", "poll"},
 }
 OPTIONAL = {  # of an extra, imported where they are installed
-    *("faiss", "h5py", "lmdb", "nibabel", "onnx", "onnxruntime", "onnxscript", "pydicom", "tifffile", "zarr"),
+    *("faiss", "h5py", "lmdb", "nibabel", "onnx", "onnxruntime", "onnxscript", "pydicom", "schedulefree", "tifffile"),
+    "zarr",
 }
 BEHIND_A_CHECK = {("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")}
 
