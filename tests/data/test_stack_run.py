@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import yaml
 from processes import ROOT
+from safetensors import safe_open
 
 SMALL = {
     "DATA.image_size": "[32,32]",
@@ -65,3 +66,6 @@ def test_documented_command_pretrains_on_stacks_of_twelve_pages(tmp_path):
     assert np.allclose(data["mean"], np.mean(stretched, axis=(0, 2, 3)), atol=0.01)  # of the training images alone
     _mim(tmp_path, "reconstruct", "runs/stacks", "stacks/0.tif", "--output", "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+    _mim(tmp_path, "convert", "runs/stacks", "weights.safetensors", "--to", "timm")
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:  # mean and std are of values under that scale
+        assert yaml.safe_load(file.metadata()["mim_config"])["DATA"]["scale"] == "percentile"
