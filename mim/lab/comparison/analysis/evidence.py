@@ -10,6 +10,7 @@ from mim.lab.comparison.formatting import MOST, join_names, quoted
 from mim.lab.comparison.result import PairedTest
 from mim.lab.comparison.runs.groups import Group
 from mim.lab.comparison.runs.protocols import Protocol
+from mim.lab.comparison.runs.recipes import differing_keys, recipe_of
 from mim.metric_keys import KNN_TOP1
 
 PROBE = "probe"
@@ -80,7 +81,7 @@ def _against_random(
         title, without = _sentence_start(column.column.title), []
         baseline = _Baseline(1 if column.column.unit == "%" else 3)
         for group in members:
-            same = [other for other in members if other.is_random and _one_encoder(group, other)]
+            same = [other for other in members if other.is_random and _one_encoder(protocol, group, other)]
             if not group.is_random and same:
                 baseline.add(group.name, column.values[group.name], column.values[same[0].name])
             elif not group.is_random:
@@ -109,8 +110,13 @@ def _knn_at_start(columns: Mapping[str, ColumnValues]) -> list[str]:
     return [*baseline.sentences("kNN"), *([unknown] if without else [])]
 
 
-def _one_encoder(one: Group, other: Group) -> bool:
-    return one.encoder is None or other.encoder is None or one.encoder == other.encoder
+def _one_encoder(protocol: Protocol, one: Group, other: Group) -> bool:
+    """Whether two entries have one encoder under a protocol; its drop path is a matter of training."""
+    encoders = []
+    for group in (one, other):
+        recipe = recipe_of(next(iter(protocol.transfers[group.name].values())).run)
+        encoders.append({key: value for key, value in recipe.items() if key.startswith("ENCODER.")})
+    return not set(differing_keys(encoders)) - {"ENCODER.drop_path"}
 
 
 def _not_separated(tests: Sequence[PairedTest], columns: Mapping[str, ColumnValues]) -> list[str]:
