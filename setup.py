@@ -86,6 +86,9 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
+        "wandb": ["wandb>=0.20"],
+        "mlflow": ["mlflow>=3.1"],
+        "trackio": ["trackio>=0.30"],
         "schedulefree": SCHEDULEFREE,
         "tiff": TIFF,
         "hdf5": HDF5,

@@ -84,7 +84,7 @@ def engine_settings(cfg: Config) -> EngineSettings:
 
 def trackers(settings: LogSettings) -> tuple[Tracker, ...]:
     """The trackers of LOG.trackers, and TensorBoard where LOG.tensorboard is true. None of them has begun."""
-    keys = {each["name"]: each for each in map(dict, settings.trackers)}
+    keys: dict[str, dict[str, Any]] = {each["name"]: {**each} for each in settings.trackers if isinstance(each, dict)}
     if settings.tensorboard:
         keys = {"tensorboard": {"name": "tensorboard"}} | keys
     return tuple(Tracker.named(each.pop("name"))(**each) for each in keys.values())

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor, nn
 
-import mim
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ImageDataset
 from mim.data.transforms import Crop
@@ -33,6 +32,7 @@ from mim.structures import Features
 
 LOG = logging.getLogger("mim")
 
+FORMAT = 1  # of the files; another one where an encoder no longer gives what it gave
 INDEX = "features.json"
 FOLDER = "features"  # in that of the run
 Compute = Callable[[Tensor], Features]  # from stored images (B, C, H, W) on the host
@@ -279,7 +279,7 @@ def fingerprint_of(encoder: nn.Module, images: ImageDataset, more: tuple[object,
     """A hash of the encoder's weights, of the images (names, sizes and times of their files), and of `more`."""
     digest = blake2b(digest_size=12)
     transform = type(images.transform).__name__, sorted(vars(images.transform).items())
-    digest.update(repr((mim.__version__, *transform, *more)).encode())
+    digest.update(repr((FORMAT, *transform, *more)).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))

@@ -26,7 +26,8 @@ NAMES = sorted(
 CLASSIFIERS = [name for name in NAMES if name.startswith(("finetune/", "probe/"))]
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437, "solar": 1_850}  # folder: ImageNet
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10, "solar": 2}
-WHERE = {"on_device", "retry_s", "index", "nodata"}  # say where and how something is read or computed, not what
+# say where and how something is read or computed, not what
+WHERE = {"on_device", "retry_s", "index", "nodata", "pages", "channels_from", "keep_features", "features"}
 OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_first", "norm_eps"}
 OF_ENCODER |= {"linear_init", "init_std"}
 OF_DECODER = {"output", "norm", "norm_eps", "positions", "linear_init", "init_std"}
@@ -34,7 +35,7 @@ OF_TRANSFORMER = {"embed", "positions_of", "qkv_bias", "head_width"}
 # what MAE and SimMIM leave at the defaults: recipes of other models state these keys
 DETAILS = {("ENCODER", key) for key in OF_ENCODER} | {("HEAD", key) for key in OF_DECODER | OF_TRANSFORMER | {"stages"}}
 DETAILS |= {("DATA", "masks"), ("TARGET", "weight"), ("OPTIMIZER", "weight_decay_end")}  # one of each
-DETAILS |= {("AUGMENT", "crop")}
+DETAILS |= {("AUGMENT", "crop"), ("DATA", "scale")}
 # their defaults do for any method
 EVERY_RUN = ("AUGMENTATION", "INIT", "TRAIN", "EVALUATE", "CHECKPOINT", "LOG", "DISTRIBUTED")
 

@@ -34,7 +34,7 @@ class Trackio(Tracker, name="trackio"):
     def start(self, run: TrackedRun) -> str:
         import trackio
 
-        self._image: Any = trackio.Image
+        self._trackio: Any = trackio
         with redirect_stdout(io.StringIO()):
             self._run = trackio.init(
                 self.project,
@@ -53,8 +53,8 @@ class Trackio(Tracker, name="trackio"):
         self._run.log(finite, step=progress.images_seen)
 
     def picture(self, name: str, image_HWC: np.ndarray, progress: RunProgress) -> None:
-        self._run.log({name: self._image(image_HWC)}, step=progress.images_seen)
+        self._run.log({name: self._trackio.Image(image_HWC)}, step=progress.images_seen)
 
     def close(self, completed: bool) -> None:
         with redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._trackio.finish()  # of the run that began last; run.finish() would come again at the end of Python

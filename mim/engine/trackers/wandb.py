@@ -43,13 +43,26 @@ class WandB(Tracker, name="wandb"):
     def start(self, run: TrackedRun) -> str:
         import wandb
 
-        waits = {"login_timeout": START_S, "init_timeout": START_S, "finish_timeout": END_S}
-        settings = wandb.Settings(silent=True, console="off", finish_timeout_raises=True, **waits)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            login_timeout=START_S,
+            init_timeout=START_S,
+            finish_timeout=END_S,
+            finish_timeout_raises=True,
+        )
         self._image: Any = wandb.Image
         self._run = wandb.init(
-            **{"project": self.project, "entity": self.entity or None, "group": self.group or None},
-            **{"name": run.name, "tags": self.tags, "config": dict(run.config), "dir": str(run.folder.path)},
-            **{"id": run.tracked or None, "resume": "allow" if run.tracked else None, "allow_val_change": True},
+            project=self.project,
+            entity=self.entity or None,
+            group=self.group or None,
+            name=run.name,
+            tags=self.tags,
+            config=dict(run.config),
+            dir=str(run.folder.path),
+            id=run.tracked or None,
+            resume="allow" if run.tracked else None,
+            allow_val_change=True,
             mode=None if self.mode == "auto" else self.mode,
             reinit="create_new",
             settings=settings,

@@ -119,8 +119,8 @@ def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> P
         raise ValueError(f"--output {output} is a file: name a folder")
     output.mkdir(parents=True, exist_ok=True)
     write_csv(comparison, output)
-    write_tables(comparison, tables, output)
     write_text(output / PAGE, render(comparison))
+    write_tables(comparison, tables, output)
     return output / PAGE
 
 

@@ -27,7 +27,7 @@ AXES: dict[Axis, str] = {"images_seen": "images", "flops": "FLOPs", "seconds": "
 def curves_of(groups: Sequence[Group]) -> tuple[Curve, ...]:
     """Every metric of every pretraining run, thinned to a few hundred points, over the axes that the run records."""
     curves = [_curve(group.name, run, metric) for metric in METRICS for group in groups for run in group.runs]
-    return tuple(_thinned(curve) for curve in curves if curve is not None)
+    return tuple(thinned(curve) for curve in curves if curve is not None)
 
 
 def budgets_of(groups: Sequence[Group]) -> tuple[tuple[Budget, ...], list[str]]:
@@ -75,7 +75,7 @@ def _curve(entry: str, run: Run, metric: str) -> Curve | None:
     return Curve(entry, run.seed, metric, at, tuple(factor * row[metric] for row in rows))
 
 
-def _thinned(curve: Curve) -> Curve:
+def thinned(curve: Curve) -> Curve:
     """Means over equal spans, each at its last position: the curve that a longer LOG.every_steps gives."""
     count = len(curve.values)
     if count <= MOST:

@@ -85,7 +85,7 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
     files = RunFolder(folder)
     try:
         cfg = _config(files.config)
-        rows = _rows(files.metrics, remarks)
+        rows = read_rows(files.metrics, remarks)
         content = _summary(files.summary, cfg, rows, remarks)
     except _UnusableRun as reason:
         return None, [str(reason)]
@@ -160,7 +160,8 @@ def _names(content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(by_name) if isinstance(by_name, dict) else ()
 
 
-def _rows(path: Path, remarks: list[str]) -> tuple[dict[str, float], ...]:
+def read_rows(path: Path, remarks: list[str]) -> tuple[dict[str, float], ...]:
+    """The rows of metrics.jsonl, finite numbers only; what is wrong with the file is added to the remarks."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:

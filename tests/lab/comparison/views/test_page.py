@@ -1,11 +1,8 @@
 """The comparison page, as text and in a real headless Chromium: a machine without one skips these, CI never."""
 
-import importlib.util
 import json
 import math
-import os
 import re
-import shutil
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from hashlib import sha256
@@ -220,22 +217,6 @@ def test_render_refuses_what_has_no_place(wrong, message):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    lacking = pytest.fail if "CI" in os.environ else pytest.skip
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        lacking("no chromium, chromium-browser or google-chrome on the path")
-    if importlib.util.find_spec("playwright") is None:
-        lacking("playwright is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
