@@ -2,7 +2,7 @@
 # make quickstart   install, then pretrain MAE and SimMIM on real digits and show the result
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
 # make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (nine minutes)
-# make solar        install, then defects of solar cells by few labels, three seeds, on one page (40 to 55 minutes, not yet timed)
+# make solar        install, then defects of solar cells by few labels, three seeds, on one page (41 minutes)
 # make test         install, then run the tests (about five minutes on two CPU cores)
 # make test-slow    install, then run what is too long for make test: kills, full disks, a soak, every shipped study
 # make test-oldest  the tests that depend on versions under the oldest ones that setup.py allows, in .venv-oldest

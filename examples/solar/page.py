@@ -27,6 +27,7 @@ METRICS = {
 KINDS = {"fine-tuned": "fine-tuned", "frozen": "logistic regression on frozen features"}
 CURVES = ("auroc", "auroc_within")
 BASELINES = ("HOG", "raw pixels")  # rows of the frozen features that need no network
+BEYOND = 8  # percent that a panel shows beyond the means; wider intervals are cut
 COLOURS = {
     "MAE": "#1f6fb4",
     "SimMIM": "#d9721a",
@@ -42,7 +43,7 @@ PICTURES = {  # by file beside the scores
 }
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 Scores = dict[str, dict[str, list[dict[str, float]]]]  # by name of the row, then by number of labels: one a seed
-Rows = list[tuple[str, list[tuple[str, bool]]]]  # name, then the text of each count and whether it is the best
+Rows = list[tuple[str, list[str]]]  # name, then the text of each count
 
 
 def estimates(scores: Scores, metric: str) -> dict[str, dict[str, Estimate]]:
@@ -57,14 +58,13 @@ def estimates(scores: Scores, metric: str) -> dict[str, dict[str, Estimate]]:
 
 def rows_of(found: dict[str, dict[str, Estimate]]) -> Rows:
     """The texts of a table."""
-    best = {count: max((each[count].mean for each in found.values() if count in each), default=0) for count in COUNTS}
     rows: Rows = []
     for name, by_count in found.items():
         cells = []
         for count in COUNTS:
             value = by_count.get(count)
             half = "" if value is None or value.half is None else f" ± {value.half:.1f}"
-            cells.append(("–", False) if value is None else (f"{value.mean:.1f}{half}", value.mean == best[count]))
+            cells.append("–" if value is None else f"{value.mean:.1f}{half}")
         rows.append((name, cells))
     return rows
 
@@ -74,7 +74,7 @@ def markdown(heading: str, rows: Rows) -> list[str]:
     return [
         f"| {heading} | {' | '.join(f'{count} labels' for count in COUNTS)} |",
         f"|{'---|' * (len(COUNTS) + 1)}",
-        *(f"| {name} | {' | '.join(text for text, _ in cells)} |" for name, cells in rows),
+        *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows),
         "",
     ]
 
@@ -100,6 +100,8 @@ def curves(scores: dict[str, Scores]) -> str:
                     markersize=4,
                     elinewidth=1,
                 )
+            means = [each.mean for by_count in found.values() for each in by_count.values()]
+            panel.set_ylim(min(means) - BEYOND, max(means) + BEYOND)
             panel.set_title(words, fontsize="medium")
             panel.set_ylabel(f"{METRICS[metric]}, %")
             panel.set_xticks(range(len(COUNTS)), COUNTS)

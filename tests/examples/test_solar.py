@@ -121,7 +121,7 @@ def test_solar_page_has_means_and_intervals_over_seeds(page, tmp_path, monkeypat
     ]
     html = (tmp_path / "page.html").read_text()
     assert html.count("<table>") == html.count("</table>") == 8
-    assert '<td class="best">60.0 ± 127.1</td>' in html
+    assert "<td>60.0 ± 127.1</td>" in html
     assert html.count("<svg") == 1
     assert "http" not in re.sub(r"<svg.*</svg>", "", html, flags=re.DOTALL)
 
