@@ -165,6 +165,7 @@ def test_extension_that_was_killed_in_the_middle_goes_on(copy, extended, monkeyp
 WSD = {"SCHEDULE.name": "wsd", "SCHEDULE.decay_epochs": 1, "CHECKPOINT.keep": 1}
 
 
+@pytest.mark.slow
 def test_extended_wsd_equals_a_run_of_its_length_and_keeps_the_end_of_the_shorter_one(tmp_path, monkeypatch):
     """To the bit, also where the extension was killed before its first checkpoint."""
     train(tmp_path / "run", WSD)

@@ -152,11 +152,8 @@ class KeptFeatures:
 
     def write_index(self) -> None:
         """Says that all rows are there."""
-        layout = asdict(self.layout)
-        write_json(
-            self.folder / INDEX,
-            {"layout": layout, "ranks": self.ranks, "images": self.images, "broken": self.broken},
-        )
+        numbers = {"ranks": self.ranks, "images": self.images, "broken": self.broken}
+        write_json(self.folder / INDEX, {"layout": asdict(self.layout), **numbers})
 
 
 def _file(folder: Path, rank: int, ranks: int) -> Path:

@@ -127,6 +127,7 @@ def test_confusion_colours_are_shares_of_the_true_class():
     assert all(tuple(colour.tolist()) == EMPTY for colour in (*colours[2], *colours[:, 2]))
 
 
+@pytest.mark.slow
 def test_confusion_writes_counts_and_names_up_to_a_limit():
     def white(classes: int, count: int) -> int:
         picture = draw_confusion(torch.eye(classes, dtype=torch.long) * count, numbers(classes), "")

@@ -186,7 +186,7 @@ def test_config_plugin_of_an_odd_name_is_refused(tmp_path: Path, name: str) -> N
 
 def test_config_key_of_a_plugin_that_no_value_is_parsed_for_is_named(tmp_path: Path) -> None:
     class Odd(Masker, name="of_test_fuzz_regressions"):
-        def __init__(self, image: Any, *, table: dict = {}) -> None:  # noqa: B006
+        def __init__(self, image: Any, *, table: frozenset = frozenset()) -> None:
             super().__init__(image)
 
     try:
@@ -195,7 +195,7 @@ def test_config_key_of_a_plugin_that_no_value_is_parsed_for_is_named(tmp_path: P
         )
     finally:
         Masker._members.pop("of_test_fuzz_regressions")
-    assert "its key table is annotated <class 'dict'>" in message
+    assert "its key table is annotated <class 'frozenset'>" in message
 
 
 # -------------------------------------------------------------------- files of weights

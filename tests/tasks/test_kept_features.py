@@ -84,6 +84,7 @@ def test_features_of_pooling_readouts_are_one_vector_an_image(tmp_path):
     assert sizes == [440 * (1 + 1) * 16 * 4, 440 * (64 + 1) * 16 * 4]  # patches of 4 px in 32 px, and the class token
 
 
+@pytest.mark.slow
 def test_masks_are_read_beside_kept_features(tmp_path):
     (tmp_path / "masks").mkdir()
     for path in write_digits(tmp_path / "images", 48):
@@ -133,6 +134,7 @@ def test_probes_share_features_of_equal_weights_and_images(tmp_path):
     assert "found in" not in trained(tmp_path / "size", shared | {"EVALUATE.crop_pct": 0.9})
 
 
+@pytest.mark.slow
 def test_features_that_are_not_complete_are_computed_anew(tmp_path):
     shared = KEYS | {"PROBE.features": tmp_path / "shared", "TRAIN.epochs": 1}
     trained(tmp_path / "first", shared)
@@ -144,6 +146,7 @@ def test_features_that_are_not_complete_are_computed_anew(tmp_path):
     same(last_state(tmp_path / "first")["model"], last_state(tmp_path / "second")["model"])
 
 
+@pytest.mark.slow
 def test_run_on_kept_features_goes_on_from_a_checkpoint(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     keys = KEYS | {"TRAIN.epochs": 3, "CHECKPOINT.keep": 9}
@@ -214,6 +217,7 @@ def test_rows_lie_where_their_ranks_wrote_them(tmp_path):
     assert [maps[index % 2][index // 2].tolist() for index in range(5)] == [[float(index)] * 2 for index in range(5)]
 
 
+@pytest.mark.slow
 def test_workers_map_the_files_themselves(tmp_path):
     """What is sent to a worker does not hold the features."""
     trained(tmp_path / "run", KEYS | {"TRAIN.epochs": 1})

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 
 class Steady(torch.optim.Optimizer):
@@ -19,7 +20,7 @@ class Steady(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         skip, self.found_inf = self.found_inf, None  # some of PyTorch's refuse it
-        if skip is None:
+        if skip is None or isinstance(skip, FakeTensor):  # which counts memory, and has no value
             super().step(closure)
             return
         trained = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]

@@ -157,6 +157,7 @@ def test_no_other_file_can_be_reached(server):
         assert raw(server, target)[0] in (403, 404), target
 
 
+@pytest.mark.slow
 def test_two_servers_have_two_tokens_and_listen_on_loopback_only(server, runs):
     port = int(re.search(r":(\d+)/", server)[1])
     with watching(runs, "--port", port) as (process, line):
@@ -171,6 +172,7 @@ def test_two_servers_have_two_tokens_and_listen_on_loopback_only(server, runs):
                 assert outside.connect_ex(address) != 0
 
 
+@pytest.mark.slow
 def test_browser_that_leaves_and_ctrl_c_end_without_a_word(runs):
     with watching(runs) as (process, url):
         port, token = re.search(r":(\d+)/(.*)/", url).groups()
