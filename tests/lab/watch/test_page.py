@@ -14,7 +14,8 @@ from run_folders import real_runs
 from mim.lab.watch import WatchServer
 
 WAIT_MS = 60_000
-VIEWS = [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")]
+STEP_MS = 100
+VIEWS = [(1280, "light"), (390, "dark")]
 KEYS = {
     **TINY,
     "TRAIN.epochs": 400,
@@ -53,6 +54,15 @@ def visiting(chromium, url, width, scheme, problems):
         context.close()
 
 
+def wait_until(page, condition):
+    """Waits until `condition` holds. The page's policy forbids eval, so wait_for_function cannot poll in it."""
+    for _ in range(WAIT_MS // STEP_MS):
+        if condition():
+            return
+        page.wait_for_timeout(STEP_MS)
+    pytest.fail("the page did not change in time")
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     """A folder of a finished run, and of one that a process is writing."""
@@ -74,7 +84,7 @@ def test_page_follows_a_run_that_is_writing(chromium, running, width, scheme, tm
         run = page.locator(".run.running")
         run.locator("img").wait_for(timeout=WAIT_MS)
         assert process.poll() is None
-        page.wait_for_function("document.querySelector('.running img').naturalWidth > 0", timeout=WAIT_MS)
+        wait_until(page, lambda: run.locator("img").evaluate("image => image.naturalWidth") > 0)
         run.locator("h2", has_text="Scores, %").wait_for(timeout=WAIT_MS)
         run.locator("dt", has_text="Time left").wait_for(timeout=WAIT_MS)
         facts = run.locator(".facts").inner_text()
@@ -86,11 +96,7 @@ def test_page_follows_a_run_that_is_writing(chromium, running, width, scheme, tm
             "picture": run.locator("img").get_attribute("src"),
             "progress": run.locator("progress").evaluate("bar => bar.value"),
         }
-        page.wait_for_function(
-            "picture => document.querySelector('.running img').getAttribute('src') !== picture",
-            arg=first["picture"],
-            timeout=WAIT_MS,
-        )
+        wait_until(page, lambda: run.locator("img").get_attribute("src") != first["picture"])
         assert run.locator("progress").evaluate("bar => bar.value") > first["progress"]
         assert run.locator(".chart polyline").first.get_attribute("points") != first["points"]
         assert page.locator(".run.finished .brief").inner_text() == "epoch 2 of 2"
@@ -117,7 +123,7 @@ def test_page_says_that_a_run_ended_and_that_the_server_did(chromium, tmp_path):
             epoch = rows(tmp_path / "mae")[-1]["epoch"]
             assert run.locator(".brief").inner_text() == f"epoch {epoch:.4g} of 400"
             shutil.rmtree(tmp_path / "other")
-            page.wait_for_function("document.querySelectorAll('.run').length === 1", timeout=WAIT_MS)
+            wait_until(page, lambda: page.locator(".run").count() == 1)
             assert problems == []
             server.shutdown()
             server.server_close()
@@ -135,7 +141,7 @@ def test_page_shows_hostile_names_as_text(chromium, tmp_path):
         shutil.copytree(real_runs().pretraining, tmp_path / name)
     problems = []
     with serving(tmp_path) as server, visiting(chromium, server.url, 390, "light", problems) as page:
-        page.wait_for_function("document.querySelectorAll('.run svg').length >= 8", timeout=WAIT_MS)
+        wait_until(page, lambda: page.locator(".run svg").count() >= 2 * len(names))
         shown = {text.rpartition("/")[2] for text in page.locator(".name").all_text_contents()}
         assert shown == set(names)
         assert page.evaluate("window.broken") is None

@@ -69,7 +69,7 @@
     const rough = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-    const first = Math.ceil(low / step - 1e-9);
+    const first = Math.ceil(low / step - 1e-9) + 0; // not -0
     const values = [];
     for (let index = first; index * step <= high + 1e-9 * step; index += 1) values.push(index * step);
     return values;
