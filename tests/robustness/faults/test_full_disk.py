@@ -59,11 +59,22 @@ def disks(tmp_path, request) -> bool:
 # names, and keys of the run
 DISKS: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
     "metrics": ("", 40, 0, "", OFTEN),
-    "TensorBoard": ("tensorboard", 16, 0, "tensorboard", {"LOG.tensorboard": True}),
     "a picture": ("reconstructions", 4, 0, "reconstructions/step-", {"EVALUATE.reconstructions": 4}),
     "a checkpoint": ("checkpoints", 0, 3.5, "checkpoints/step-", OFTEN),
     "the whole folder": ("", 60, 4, "", {"LOG.tensorboard": True, "EVALUATE.reconstructions": 4, **OFTEN}),
 }
+
+
+def test_full_disk_of_a_tracker_turns_it_off_and_the_run_ends_as_undisturbed(tmp_path, disks, warm, undisturbed):
+    if not disks:
+        return
+    output = tmp_path / "run"
+    with _disk(output, ROOM), _disk(output / "tensorboard", 16 * 1024):
+        process = launch(warm, output, KEYS | {"LOG.tensorboard": True})
+        assert process.wait() == 0, process.text
+        assert process.text.count("LOG.trackers tensorboard failed and is off; the run goes on") == 1
+        assert REASON in process.text
+        as_undisturbed(output, undisturbed)
 
 
 @pytest.mark.parametrize("part", DISKS)
