@@ -86,7 +86,7 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
-        "wandb": ["wandb>=0.20"],
+        "wandb": ["wandb>=0.27"],
         "mlflow": ["mlflow>=3.1"],
         "trackio": ["trackio>=0.30"],
         "schedulefree": SCHEDULEFREE,
