@@ -48,18 +48,18 @@ Rows = list[tuple[str, list[str]]]  # name, then the text of each count
 
 def estimates(scores: Scores, metric: str) -> dict[str, dict[str, Estimate]]:
     """Means over seeds in percent, by name of the row, then by number of labels; without what no run has."""
-    found: dict[str, dict[str, Estimate]] = {}
+    means: dict[str, dict[str, Estimate]] = {}
     for name, by_count in scores.items():
         for count, seeds in by_count.items():
             if values := [100 * each[metric] for each in seeds if metric in each]:
-                found.setdefault(name, {})[count] = estimate(values)
-    return found
+                means.setdefault(name, {})[count] = estimate(values)
+    return means
 
 
-def rows_of(found: dict[str, dict[str, Estimate]]) -> Rows:
+def rows_of(means: dict[str, dict[str, Estimate]]) -> Rows:
     """The texts of a table."""
     rows: Rows = []
-    for name, by_count in found.items():
+    for name, by_count in means.items():
         cells = []
         for count in COUNTS:
             value = by_count.get(count)
@@ -86,9 +86,9 @@ def curves(scores: dict[str, Scores]) -> str:
     for panels, (kind, words) in zip(axes, KINDS.items(), strict=True):
         for panel, metric in zip(panels, CURVES, strict=True):
             without_network = {name: scores["frozen"][name] for name in BASELINES if name in scores["frozen"]}
-            found = estimates({**scores[kind], **without_network}, metric)
-            for index, (name, by_count) in enumerate(found.items()):
-                places = [COUNTS.index(count) + 0.05 * (index - len(found) / 2) for count in by_count]
+            curves_by_name = estimates({**scores[kind], **without_network}, metric)
+            for index, (name, by_count) in enumerate(curves_by_name.items()):
+                places = [COUNTS.index(count) + 0.05 * (index - len(curves_by_name) / 2) for count in by_count]
                 panel.errorbar(
                     places,
                     [each.mean for each in by_count.values()],
@@ -100,7 +100,7 @@ def curves(scores: dict[str, Scores]) -> str:
                     markersize=4,
                     elinewidth=1,
                 )
-            means = [each.mean for by_count in found.values() for each in by_count.values()]
+            means = [each.mean for by_count in curves_by_name.values() for each in by_count.values()]
             panel.set_ylim(min(means) - BEYOND, max(means) + BEYOND)
             panel.set_title(words, fontsize="medium")
             panel.set_ylabel(f"{METRICS[metric]}, %")

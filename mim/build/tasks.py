@@ -29,17 +29,16 @@ from mim.evaluation.reading import Reader
 from mim.model import MaskedImageModel
 from mim.readouts import Predictor
 from mim.structures import LabelSpec
+from mim.tasks.feature_dataset import FeatureStore
 from mim.tasks.finetune import Finetune
-from mim.tasks.kept_features import Keep
 from mim.tasks.pretrain import Pretrain
 from mim.tasks.probe import Probe
 from mim.tasks.supervised import Supervised
 
 Task = Pretrain | Supervised
-DECIDE_FEATURES = (
-    *("PLUGINS", "ENCODER.", "DATA.name", "DATA.channels", "DATA.pages", "DATA.scale", "DATA.mean", "DATA.std"),
-    "DATA.nodata",
-)
+NOT_IN_FEATURES = frozenset(  # keys of DATA that change no feature, or that the names of the files tell
+    f"DATA.{key}" for key in ("path", "val_path", "val_share", "labels", "batch_size", "repeats", "masks", "workers")
+) | {"DATA.max_broken", "DATA.retry_s", "DATA.index"}
 
 LOG = logging.getLogger("mim")
 
@@ -84,10 +83,10 @@ def engine_settings(cfg: Config) -> EngineSettings:
 
 def trackers(settings: LogSettings) -> tuple[Tracker, ...]:
     """The trackers of LOG.trackers, and TensorBoard where LOG.tensorboard is true. None of them has begun."""
-    keys: dict[str, dict[str, Any]] = {each["name"]: {**each} for each in settings.trackers if isinstance(each, dict)}
-    if settings.tensorboard:
-        keys = {"tensorboard": {"name": "tensorboard"}} | keys
-    return tuple(Tracker.named(each.pop("name"))(**each) for each in keys.values())
+    keys: list[dict[str, Any]] = [{"name": each} if isinstance(each, str) else dict(each) for each in settings.trackers]
+    if settings.tensorboard and all(each["name"] != "tensorboard" for each in keys):
+        keys.insert(0, {"name": "tensorboard"})
+    return tuple(Tracker.named(each.pop("name"))(**each) for each in keys)
 
 
 def _pretrain(cfg: Config, train: Source, held_out: Source, weights: bool) -> Pretrain:
@@ -137,16 +136,20 @@ def _supervised(cfg: Config, train: Source, held_out: Source, weights: bool) -> 
     }
     if cfg.TASK == "probe":
         images = None if choosing is None else evaluation_data(cfg, choosing)
-        return Probe(grid=probe_settings(cfg), choosing=images, keep=_keep(cfg), **shared)
+        return Probe(grid=probe_settings(cfg), choosing=images, store=_feature_store(cfg), **shared)
     return Finetune(augment=batch_augment(cfg, labels.outputs), **shared)
 
 
-def _keep(cfg: Config) -> Keep | None:
-    """Where the features of a probe are kept; None where augmentation changes images, or the config says no."""
+def _feature_store(cfg: Config) -> FeatureStore | None:
+    """Where the features of a probe are stored; None where augmentation changes images, or the config says no."""
     if not cfg.PROBE.keep_features or cfg.AUGMENT.crop != "centre":
         return None
-    settings = [(key, value) for key, value in cfg.flat().items() if key.startswith(DECIDE_FEATURES)]
-    return Keep(Path(cfg.PROBE.features) if cfg.PROBE.features else None, repr(settings))
+    settings = [
+        (key, value)
+        for key, value in cfg.flat().items()
+        if key.startswith(("PLUGINS", "ENCODER.", "DATA.")) and key not in NOT_IN_FEATURES
+    ]
+    return FeatureStore(Path(cfg.PROBE.features) if cfg.PROBE.features else None, repr(settings))
 
 
 def _training_labels(source: Source) -> TrainingLabels:

@@ -23,21 +23,21 @@ def complete(entries: Iterable[str | Mapping[str, Any]]) -> tuple[dict[str, Any]
     return trackers
 
 
-def _complete(place: str, entry: str | Mapping[str, Any]) -> dict[str, Any]:
-    """place: how the keys of the entry begin in messages."""
+def _complete(prefix: str, entry: str | Mapping[str, Any]) -> dict[str, Any]:
+    """prefix: how the keys of the entry begin in messages."""
     texts = {"name": entry} if isinstance(entry, str) else annotations.as_text(dict(entry))
     if "name" not in texts:
-        raise ValueError(f"{place} has no name: write the name of a tracker, or {{name: ..., KEY: VALUE}}")
-    name = annotations.parse(f"{place}.name", texts.pop("name"), str)
+        raise ValueError(f"{prefix} has no name: write the name of a tracker, or {{name: ..., KEY: VALUE}}")
+    name = annotations.parse(f"{prefix}.name", texts.pop("name"), str)
     keys = schema.part_keys(KEY, name)
     for key in texts:
         if key not in keys:
             raise ValueError(
-                f"unknown key {printable(f'{place}.{key}')} of {name}: {one_of(key, ('name', *keys))}. "
+                f"unknown key {printable(f'{prefix}.{key}')} of {name}: {one_of(key, ('name', *keys))}. "
                 f"`python -m mim train --keys {KEY}.{name}` explains them"
             )
     values = {
-        key: annotations.parse(f"{place}.{key}", texts[key], kind.annotation) if key in texts else kind.default
+        key: annotations.parse(f"{prefix}.{key}", texts[key], kind.annotation) if key in texts else kind.default
         for key, kind in keys.items()
     }
     return {"name": name, **values}

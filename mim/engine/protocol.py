@@ -48,13 +48,11 @@ class Task(Protocol):
     """What one step and one evaluation mean.
 
     Attributes: name, as in TASK; model, which is trained and saved; train_data, the samples of an epoch; fixed, modules
-    without trained weights that must be on the device, such as the preprocessing; prepares, whether before_first_step
-    does anything.
+    without trained weights that must be on the device, such as the preprocessing.
     """
 
     name: str
     train_data: ImageDataset
-    prepares: bool
     fixed: list[nn.Module]
 
     @property
@@ -77,6 +75,10 @@ class Task(Protocol):
 
         `model` is `self.model`, perhaps wrapped or compiled.
         """
+
+    @property
+    def prepares(self) -> bool:
+        """Whether before_first_step does anything; the engine gathers the model for it only then."""
 
     def before_first_step(self, model: Any, world: World, folder: Path) -> None:
         """Called once in a process, before all steps and evaluations, with the model of `evaluate`.

@@ -31,6 +31,7 @@ from mim.pictures.dense import ShownImages, draw_attention, draw_components, dra
 from mim.pictures.files import write_picture
 from mim.pictures.segmentations import draw_segmentations
 from mim.readouts import Predictor
+from mim.readouts.base import AttendingReadout
 
 SHOWN, MOST = 8, 100  # images of a sheet by default, and at most
 COMPONENTS, FOREGROUND, ATTENTION, QUERIES = "components.png", "foreground.png", "attention.png", "queries.png"
@@ -139,22 +140,22 @@ class Queries:
     """A readout whose queries attend to patches."""
 
     model: Predictor
-    number: int  # position of the readout
+    readout: AttendingReadout
     title: str
 
     @classmethod
     def of(cls, loaded: LoadedCheckpoint) -> Self | None:
         """That of a checkpoint; None where no readout of it attends."""
-        found = load_attending(loaded)
-        if found is None:
+        attending = load_attending(loaded)
+        if attending is None:
             return None
-        model, number, setting = found
-        return cls(model, number, f"the queries of the readout{f' ({setting})' if setting else ''}")
+        model, readout, setting = attending
+        return cls(model, readout, f"the queries of the readout{f' ({setting})' if setting else ''}")
 
     def shares(self, img_BCHW: Tensor) -> Tensor:
         """The share of each patch in what a query gathers, the mean over its heads: (B, Q, h, w)."""
         features = self.model.features(img_BCHW)
-        shares_BQHN = self.model.readouts[self.number].attention(features)  # type: ignore[operator]
+        shares_BQHN = self.readout.attention(features)
         return rearrange(shares_BQHN.float().mean(dim=2), "b q (h w) -> b q h w", h=features.grid[0])
 
 

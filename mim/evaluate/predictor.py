@@ -14,6 +14,7 @@ from mim.io.formatting import list_names
 from mim.io.weights import CLASSES, LABEL_KIND, stored_classes
 from mim.metric_keys import CHOICE_SETTING, VAL_BEST_RATE
 from mim.readouts import Predictor
+from mim.readouts.base import AttendingReadout
 from mim.structures import LabelSpec
 
 LOG = logging.getLogger("mim")
@@ -70,19 +71,19 @@ def load_predictor(loaded: LoadedCheckpoint, setting: str | None) -> LoadedPredi
     return LoadedPredictor(model, ready(loaded, model, ""), spec, is_named, settings, chosen)
 
 
-def load_attending(loaded: LoadedCheckpoint) -> tuple[Predictor, int, str] | None:
-    """The predictor of a checkpoint, the position of a readout that attends to patches, and the title of its setting.
+def load_attending(loaded: LoadedCheckpoint) -> tuple[Predictor, AttendingReadout, str] | None:
+    """The predictor of a checkpoint, its readout that attends to patches, and the title of the readout's setting.
 
     It is the chosen one or, where that does not attend, the first that does; None where there is none.
     """
     if loaded.cfg.TASK == "pretrain" or not any(name.startswith("readouts.") for name in loaded.content["model"]):
         return None
     predictor = load_predictor(loaded, None)
-    attending = [n for n, readout in enumerate(predictor.model.readouts) if hasattr(readout, "attention")]
+    attending = {n: each for n, each in enumerate(predictor.model.readouts) if isinstance(each, AttendingReadout)}
     if not attending:
         return None
-    number = predictor.chosen if predictor.chosen in attending else attending[0]
-    return predictor.model, number, predictor.settings[number]
+    number = predictor.chosen if predictor.chosen in attending else min(attending)
+    return predictor.model, attending[number], predictor.settings[number]
 
 
 def _label_spec(loaded: LoadedCheckpoint) -> tuple[LabelSpec, bool]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mim.io.checks import above_zero, at_least
 from mim.ops.truncated_normal import trunc_normal_
-from mim.readouts.base import Readout
+from mim.readouts.base import AttendingReadout
 from mim.structures import EncoderSpec, Features
 
 PUBLISHED_QUERIES = 32  # of efficient probing's table
@@ -112,7 +112,7 @@ class BlockPool(nn.Module):
         self.mlp.fc2.weight.div_(math.sqrt(2 * max(1, len(self.blocks))))
 
 
-class Attentive(Readout, name="attentive"):
+class Attentive(AttendingReadout, name="attentive"):
     """Queries attend to all patch tokens, and a linear layer reads what they gathered.
 
     Where features are spread over the patches, as those of masked image modeling are, this tells more of them than

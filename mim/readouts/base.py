@@ -17,7 +17,7 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
 
     To write one, subclass with `name="..."`, call `super().__init__` with the arguments below and implement `forward`.
     Keyword-only arguments of a subclass are its keys. The class attribute `kinds` says which labels it can answer. One
-    whose queries attend to patches may have `attention(features)`, which mim-evaluate dense draws: (B, Q, heads, N).
+    whose queries attend to patches is an AttendingReadout, whose attention mim-evaluate dense draws.
 
     Args:
         encoder: what comes in.
@@ -58,3 +58,11 @@ class Readout(Component, nn.Module, ABC, section="READOUT"):
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """Scores (B, K) of images; for masks (B, K, h, w), of a map of any size."""
+
+
+class AttendingReadout(Readout):
+    """A readout with queries that attend to patches. Shapes: Q queries, H attention heads, N patches."""
+
+    @abstractmethod
+    def attention(self, features: Features) -> Tensor:
+        """The attention (B, Q, H, N): the shares of the patches, row by row, in what a head of a query gathers."""

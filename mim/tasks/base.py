@@ -37,10 +37,12 @@ class BuiltTask(Generic[Model]):
     model_summary: ModelSummary
     reader: Reader  # of the images of evaluations
 
-    prepares = False
-
     def __post_init__(self) -> None:
         self.fixed: list[nn.Module] = [self.preprocess]
+
+    @property
+    def prepares(self) -> bool:
+        return False
 
     def blocks(self) -> list[nn.Module]:
         return self.model.blocks()

@@ -17,7 +17,7 @@ from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext
 from mim.readouts import Predictor
 from mim.structures import Features
-from mim.tasks.kept_features import FOLDER, FeatureDataset, Keep, fingerprint_of, keep_features
+from mim.tasks.feature_dataset import FOLDER, FeatureDataset, FeatureStore, fingerprint_of, store_features
 from mim.tasks.supervised import Prepare, Supervised
 
 
@@ -43,19 +43,22 @@ class Probe(Supervised):
 
     grid: tuple[ProbeSetting, ...]  # the setting of each readout
     choosing: ImageDataset | None = None  # images that choose among settings
-    keep: Keep | None = None  # None: features are computed in each step
+    store: FeatureStore | None = None  # None: features are computed in each step
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._kept: dict[ImageDataset, FeatureDataset] = {}
-        self.prepares = self.keep is not None
+        self._features_of: dict[ImageDataset, FeatureDataset] = {}
+
+    @property
+    def prepares(self) -> bool:
+        return self.store is not None
 
     def before_first_step(self, model: Predictor, world: World, folder: Path) -> None:
         """Computes the features of all images, where augmentation leaves them the same in each epoch."""
-        assert self.keep is not None
-        folder = folder / FOLDER if self.keep.folder is None else self.keep.folder
+        assert self.store is not None
+        folder = folder / FOLDER if self.store.folder is None else self.store.folder
         precision = torch.is_autocast_enabled(world.device.type), torch.get_autocast_dtype(world.device.type)
-        more = self.keep.settings, model.stages, all(readout.reads for readout in model.readouts), *precision
+        more = self.store.settings, model.stages, all(readout.reads for readout in model.readouts), *precision
 
         def features(images_BCHW: Tensor) -> Features:
             return model.needed(model.features(self.preprocess(images_BCHW.to(world.device))))
@@ -63,12 +66,12 @@ class Probe(Supervised):
         for images in filter(None, (self.train_data, self.choosing, self.held_out)):
             if len(images):
                 fingerprint = world.from_main(partial(fingerprint_of, model.encoder, images, more))
-                self._kept[images] = keep_features(images, features, self.reader, folder, fingerprint, world)
-        self.train_data = self._kept[self.train_data]
+                self._features_of[images] = store_features(images, features, self.reader, folder, fingerprint, world)
+        self.train_data = self._features_of[self.train_data]
 
-    def stored(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
-        kept = self._kept.get(data)
-        return super().stored(data) if kept is None else (kept, kept.unpack)
+    def input_of(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
+        features = self._features_of.get(data)
+        return super().input_of(data) if features is None else (features, features.unpack)
 
     def lr_scales(self, layer_decay: float) -> dict[str, float]:
         return {name: setting.rate for setting, names in self._parameters() for name in names}

@@ -61,14 +61,14 @@ class Supervised(BuiltTask[Predictor], ABC):
     def answers_to(self, model: Predictor, data: ImageDataset, world: World) -> "Answers":
         """The answers of each readout to images."""
         samples = choose_samples(len(data), self.settings.samples, data.seed)
-        stored, prepare = self.stored(data)
-        parts = self.reader.read(stored, samples, world.rank, world.size)
+        dataset, prepare = self.input_of(data)
+        parts = self.reader.read(dataset, samples, world.rank, world.size)
         collectors, images = collect(model, prepare, parts, world)
         broken = self.reader.settle(images, world)
         groups_N = None if data.source.groups is None else data.source.groups[samples]
         return Answers(collectors, world, groups_N, broken)
 
-    def stored(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
+    def input_of(self, data: ImageDataset) -> tuple[ImageDataset, Prepare]:
         """The data set that is read in place of another in an evaluation, and what makes the model's input of it."""
         return data, self.preprocess
 

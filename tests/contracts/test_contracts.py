@@ -127,6 +127,7 @@ def test_combination_trains_every_parameter(encoder, hidden, head, number, maske
     assert [name for name, parameter in trained.items() if torch.equal(parameter, before[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(FITTING))
 def test_combination_learns_one_image_under_one_mask(encoder, hidden, head):
     model, img = assemble("random", encoder, hidden, head).train(), images(1)

@@ -43,6 +43,7 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(CROSSES))
 def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hidden, head):
     """Real tensors on a CPU, with the kernels that training has there, all at once; and forward, part by part.
@@ -67,6 +68,7 @@ def test_summarise_model_equals_pytorchs_counter_over_the_real_model(encoder, hi
     assert work["rest"].training == 0  # raw pixels and an elementwise loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "hidden", "head"), each_part(CROSSES))
 def test_summarise_model_boundaries_are_what_the_real_parts_answer(encoder, hidden, head):
     def make():

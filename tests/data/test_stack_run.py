@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
-from processes import ROOT
+from processes import ROOT, TINY
 from safetensors import safe_open
 
-SMALL = {
+SIZES = {key: value for key, value in TINY.items() if key.startswith(("ENCODER.", "HEAD."))}
+SMALL = SIZES | {
     "DATA.image_size": "[32,32]",
     "DATA.batch_size": 8,
     "DATA.workers": 2,
@@ -23,12 +24,6 @@ SMALL = {
     "TRAIN.precision": "fp32",
     "SCHEDULE.warmup_epochs": 1,
     "ENCODER.patch": 8,
-    "ENCODER.width": 16,
-    "ENCODER.depth": 2,
-    "ENCODER.heads": 2,
-    "HEAD.width": 16,
-    "HEAD.depth": 1,
-    "HEAD.heads": 2,
     "MASKER.cell": 8,
     "EVALUATE.reconstructions": 0,
 }

@@ -129,6 +129,7 @@ class Predicting(nn.Module):
         return (self.model.head(self.model.encode(img_BCHW, mask)).map_BCHW,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [

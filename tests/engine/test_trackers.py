@@ -126,7 +126,7 @@ trained(Path({str(tmp_path / "run")!r}), {{"LOG.trackers": "[{{name: trackio, pr
 """
     _in_another_process(words)
     name = json.loads((tmp_path / "run" / "trackers.json").read_text())["tracked"]["trackio"]
-    found = _in_another_process(
+    printed = _in_another_process(
         f"""
 import json, os
 os.environ["TRACKIO_DIR"] = {str(tmp_path / "trackio")!r}
@@ -134,7 +134,7 @@ from trackio.sqlite_storage import SQLiteStorage
 print(json.dumps([row.get("train/loss") for row in SQLiteStorage.get_logs("digits", {name!r})]))
 """
     )
-    values = [value for value in json.loads(found.splitlines()[-1]) if value is not None and math.isfinite(value)]
+    values = [value for value in json.loads(printed.splitlines()[-1]) if value is not None and math.isfinite(value)]
     expected = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
     assert sorted(values) == [pytest.approx(value) for value in sorted(expected)]
 

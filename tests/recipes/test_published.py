@@ -171,6 +171,7 @@ def our_name(name: str, classifies: bool) -> str:
     return f"encoder.backbone.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_recipe_model_is_the_one_of_timm(path):
     run, model = PUBLISHED[path], task(path).model

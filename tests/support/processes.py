@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from mim.engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "quickstart" / "mae_digits.yaml"
@@ -118,6 +121,24 @@ def call(output: Path, keys: Keys, recipe: Path = RECIPE, flags: tuple[str, ...]
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         code = tool("train").main([*flags, *arguments(output, keys, recipe)])
     return code, text.getvalue()
+
+
+@contextlib.contextmanager
+def dying_at(step: int):
+    """Inside, training in this process ends before that step as a killed process does: without a word or a file."""
+    take_step = Trainer._train_step
+
+    def die(trainer: Trainer) -> None:
+        if trainer.step == step:
+            raise MemoryError
+        take_step(trainer)
+
+    Trainer._train_step = die
+    try:
+        with pytest.raises(MemoryError):
+            yield
+    finally:
+        Trainer._train_step = take_step
 
 
 def rows(output: Path) -> list[dict]:

@@ -160,6 +160,7 @@ def test_benchmark_tool_profiles_compiled_kernels(run):
     assert max(map(len, output.splitlines())) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

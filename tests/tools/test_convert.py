@@ -46,6 +46,7 @@ def figures(folder: Path, *words: object) -> dict:
 # -------------------------------------------------------------------- a process
 
 
+@pytest.mark.slow
 def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(
     tmp_path: Path, runs: Path, warm: Warm
 ) -> None:

@@ -65,6 +65,7 @@ def corrupted_copy(digits: Path, folder: Path, name: str, severity: int) -> Path
     return folder / "val"
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_classify_on_corrupted_files(run, digits, tmp_path):
     """Contrast, pixelate and JPEG draw nothing, so files that are corrupted in advance are the same images."""
     words = ["--only", "contrast,pixelate,jpeg_compression", "--output", tmp_path / "pictures"]

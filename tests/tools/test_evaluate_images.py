@@ -116,12 +116,12 @@ def test_dense_draws_what_the_queries_of_a_readout_attend_to(tmp_path, few):
         metrics = figures(tmp_path / sheet, "dense", tmp_path / "probe", *words)
         assert [Path(path).name for path in metrics["pictures"]] == [*SHEETS, "queries.png"]
     with load(tmp_path / "probe", of(few)) as loaded:
-        model, number, title = load_attending(loaded)
-        assert number == next(n for n, each in enumerate(model.readouts) if each.name == "attentive")
+        model, readout, title = load_attending(loaded)
+        assert readout is next(each for each in model.readouts if each.name == "attentive")
         assert title.startswith("attentive")
         img_BCHW = torch.randn(2, 1, 32, 32)
-        shares_BQhw = Queries(model, number, title).shares(img_BCHW)
-        expected_BQHN = model.readouts[number].attention(model.encoder(img_BCHW))
+        shares_BQhw = Queries(model, readout, title).shares(img_BCHW)
+        expected_BQHN = readout.attention(model.encoder(img_BCHW))
     torch.testing.assert_close(shares_BQhw.flatten(2), expected_BQHN.mean(dim=2))
     torch.testing.assert_close(shares_BQhw.sum(dim=(2, 3)), torch.ones(2, 4))
 

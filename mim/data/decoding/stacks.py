@@ -22,13 +22,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 from mim.data.decoding import tiff
 from mim.data.decoding.band_names import band_names
 from mim.data.decoding.broken import BrokenImage
+from mim.data.decoding.numbers import to_stored_type
 from mim.data.decoding.selection import MODES, pick
 from mim.data.settings import Pages, Selection
 from mim.data.sources.base import Stored
 
 CHANNELS = "CS"  # axes that are channels, whatever DATA.pages is
 MOST_BYTES = 2**32  # of one decoded file
-EXACT = 2**24  # whole numbers up to here are the same as float32
 HARMLESS = "<TiffTag.fromfile>"  # a tag that nothing here needs
 PHOTOMETRIC = {tiff.WHITE_IS_ZERO: "grey", tiff.BLACK_IS_ZERO: "grey", tiff.RGB: "RGB"}
 JPEGS = (tiff.JPEG, 33007, 34892)  # compressions whose YCbCr is decoded to RGB
@@ -174,9 +174,9 @@ def _planes(pixels: np.ndarray, axes: str, pages: Pages) -> tuple[np.ndarray, st
     if pages == "channels":
         return pixels, axes
     for axis in (axis for axis in axes if axis not in CHANNELS + "YX"):
-        place = axes.index(axis)
-        count = pixels.shape[place]
-        pixels = pixels.max(place) if pages == "max" else pixels.take(0 if pages == "first" else count // 2, place)
+        number = axes.index(axis)
+        middle = pixels.shape[number] // 2
+        pixels = pixels.max(number) if pages == "max" else pixels.take(0 if pages == "first" else middle, number)
         axes = axes.replace(axis, "", 1)
     return pixels, axes
 
@@ -185,7 +185,7 @@ def _channels_first(pixels: np.ndarray, axes: str) -> np.ndarray:
     """(N, H, W), the channels in the order of the pages and, in a page, of its samples."""
     if axes.count("Y") != 1 or axes.count("X") != 1:
         raise BrokenImage(f"a TIFF of axes {axes}: Y and X are needed")
-    order = [place for place, axis in enumerate(axes) if axis not in "YX"] + [axes.index("Y"), axes.index("X")]
+    order = [number for number, axis in enumerate(axes) if axis not in "YX"] + [axes.index("Y"), axes.index("X")]
     pixels = pixels.transpose(order)
     return pixels.reshape(-1, *pixels.shape[-2:])
 
@@ -193,21 +193,13 @@ def _channels_first(pixels: np.ndarray, axes: str) -> np.ndarray:
 def _levels(pixels_NHW: np.ndarray, page: Any) -> np.ndarray:
     """Pixels in a stored type. Levels of 1, 2 and 4 bits are scaled to 8 bits, as Pillow does; black is 0."""
     bits, kind = page.bitspersample, pixels_NHW.dtype.kind
-    if kind == "f":
-        with np.errstate(over="ignore"):  # what becomes infinite counts as broken
-            return np.ascontiguousarray(pixels_NHW.astype(np.float32))
     if kind == "b":
         pixels_NHW, bits = pixels_NHW.astype(np.uint8), 1
     if page.photometric == tiff.WHITE_IS_ZERO:
         pixels_NHW = (2**bits - 1) - pixels_NHW
     if bits in (1, 2, 4):
         pixels_NHW = pixels_NHW.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
-    if pixels_NHW.dtype in (np.uint8, np.uint16):
-        return np.ascontiguousarray(pixels_NHW.astype(pixels_NHW.dtype.newbyteorder("=")))
-    low, high = int(pixels_NHW.min()), int(pixels_NHW.max())
-    if max(-low, high) > EXACT:
-        raise BrokenImage(f"levels from {low} to {high}: of whole numbers those up to {EXACT:,} are read")
-    return np.ascontiguousarray(pixels_NHW.astype(np.float32))
+    return np.ascontiguousarray(to_stored_type(pixels_NHW))
 
 
 def _fit(image_NHW: Tensor, page: Any, pages: int, channels: int, notes: list[str]) -> Tensor:

@@ -3,7 +3,6 @@
 Shapes: N images, C channels, H W pixels; layouts name the axes of the array.
 """
 
-import zlib
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from mim.data.decoding.selection import pick
 from mim.data.settings import DataSettings
 from mim.data.sources.array_files import SEPARATOR, ArrayFile, split_name
 from mim.data.sources.base import Source, Split, Stored, unreachable
-from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
 
 Layout = Literal["NCHW", "NHWC", "NHW"]
@@ -71,8 +70,7 @@ class Arrays(Source, name="arrays"):
         self.layout = _layout(self.file, layout, settings)
         self._rows = np.arange(len(self.file))
         if not val_path:
-            hash_N = np.array([zlib.crc32(str(row).encode()) for row in self._rows], np.uint32)
-            self._rows = by_share(hash_N, val_share, split)
+            self._rows = by_share(hashes(str(row).encode() for row in self._rows), val_share, split)
             self.held_out_share = val_share
         if labels:
             self._set_labels(labels)

@@ -3,6 +3,9 @@
 So an image that is added or removed moves no other image.
 """
 
+import zlib
+from collections.abc import Iterable
+
 import numpy as np
 
 from mim.data.sources.base import Split
@@ -12,6 +15,11 @@ def check_share(val_share: float) -> None:
     """Raises ValueError where DATA.val_share is not a share."""
     if not 0 <= val_share < 1:
         raise ValueError(f"DATA.val_share is {val_share}: it is a share, from 0 up to but not including 1")
+
+
+def hashes(names: Iterable[bytes]) -> np.ndarray:
+    """The CRC-32 of each name, (N,) uint32."""
+    return np.fromiter(map(zlib.crc32, names), np.uint32)
 
 
 def by_share(hash_N: np.ndarray, share: float, split: Split) -> np.ndarray:

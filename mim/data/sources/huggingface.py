@@ -1,6 +1,5 @@
 """HuggingFace: data sets of the package datasets: saved on disk, from local files, or from the hub."""
 
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored
-from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
 from mim.registry import one_of
 
@@ -61,8 +60,7 @@ class HuggingFace(Source, name="huggingface"):
         data = splits[self.split_name]
         self._rows = np.arange(len(data))
         if not val:
-            hash_N = np.array([zlib.crc32(str(row).encode()) for row in self._rows], np.uint32)
-            self._rows = by_share(hash_N, val_share, split)
+            self._rows = by_share(hashes(str(row).encode() for row in self._rows), val_share, split)
             self.held_out_share = val_share
         self._images = _images(data, image_column)
         self._column, self._label_column = image_column, label_column

@@ -1,6 +1,5 @@
 """Lmdb: encoded images by key, in an LMDB file. Shapes: N images."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mim.data.decoding.images import BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import encoded, printable_name
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
-from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.lmdb_files import DATA, LmdbFile
 from mim.data.sources.names import Names
 from mim.data.sources.once import once
@@ -60,8 +59,7 @@ class Lmdb(Source, name="lmdb"):
         self._rows = np.arange(len(self._keys))
         if not val_path:
             keys = (self._keys.content(row, row + 1) for row in range(len(self._keys)))
-            hash_N = np.array(list(map(zlib.crc32, keys)), np.uint32)
-            self._rows = by_share(hash_N, val_share, split)
+            self._rows = by_share(hashes(keys), val_share, split)
             self.held_out_share = val_share
         if label_list:
             self.labels, self.classes = _labels(Path(label_list), [self._keys[int(row)] for row in self._rows])

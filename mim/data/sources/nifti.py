@@ -4,7 +4,6 @@ Shapes: V volumes, N slices, C channels, H W pixels; X Y Z from left to right, b
 """
 
 import os
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from mim.data.decoding.numbers import to_stored_type
 from mim.data.decoding.selection import pick
 from mim.data.settings import DataSettings
 from mim.data.sources.base import Source, Split, Stored, unreachable
-from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
 
 ENDINGS = (".nii", ".nii.gz")
@@ -66,7 +65,7 @@ class Nifti(Source, name="nifti"):
         volume_V = np.arange(len(self.paths))
         if not val_path:
             names = [os.path.relpath(path, self.root) for path in self.paths]
-            volume_V = by_share(np.array([zlib.crc32(encoded(name)) for name in names], np.uint32), val_share, split)
+            volume_V = by_share(hashes(map(encoded, names)), val_share, split)
             self.held_out_share = val_share
         left_out_V = (slices_V * margin).astype(np.int64)
         rows = [
@@ -166,7 +165,7 @@ def _slice(path: Path, axis: int, row: int) -> np.ndarray:
     index[stored_axis] = row
     pixels = np.asarray(image.dataobj[tuple(index)])
     left = [stored for stored in range(3) if stored != stored_axis]
-    pixels = np.flip(pixels, tuple(place for place, stored in enumerate(left) if signs[stored] < 0))
+    pixels = np.flip(pixels, tuple(number for number, axis in enumerate(left) if signs[axis] < 0))
     if axes[left[0]] > axes[left[1]]:
         pixels = pixels.swapaxes(0, 1)
     pixels = np.flip(pixels.swapaxes(0, 1), 0)  # rows downwards

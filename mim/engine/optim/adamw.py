@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mim.engine.optim.base import Optimizer
+from mim.engine.optim.base import Optimizer, check_betas
 from mim.io.checks import at_least
 
 
@@ -21,8 +21,7 @@ class AdamW(Optimizer, name="adamw"):
     def __init__(self, *, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, **shared: Any):
         super().__init__(**shared)
         at_least("OPTIMIZER", 0, eps=eps)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"OPTIMIZER.betas is {list(betas)}: both must be at least 0 and below 1")
+        check_betas(betas)
         self.betas, self.eps = betas, eps
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:

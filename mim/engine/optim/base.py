@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
@@ -90,3 +90,15 @@ class Optimizer(Component, ABC, section="OPTIMIZER"):
             group["lr"] = rate(group["lr_scale"])
             own = weight_decay if group["own_weight_decay"] is None else group["own_weight_decay"]
             group["weight_decay"] = 0.0 if group["no_weight_decay"] else own
+
+
+def check_momentum(momentum: float) -> None:
+    """Raises ValueError where OPTIMIZER.momentum is not at least 0 and below 1."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"OPTIMIZER.momentum is {momentum}: it must be at least 0 and below 1")
+
+
+def check_betas(betas: Sequence[float]) -> None:
+    """Raises ValueError where one of OPTIMIZER.betas is not at least 0 and below 1."""
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"OPTIMIZER.betas is {list(betas)}: each must be at least 0 and below 1")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from timm.optim.lars import Lars
 
-from mim.engine.optim.base import Optimizer
+from mim.engine.optim.base import Optimizer, check_momentum
 from mim.engine.optim.steady import Steady
 
 
@@ -24,8 +24,7 @@ class LARS(Optimizer, name="lars"):
 
     def __init__(self, *, momentum: float = 0.9, trust: float = 0.001, **shared: Any):
         super().__init__(**shared)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"OPTIMIZER.momentum is {momentum}: it must be at least 0 and below 1")
+        check_momentum(momentum)
         if trust <= 0:
             raise ValueError(f"OPTIMIZER.trust is {trust}: it must be positive")
         self.momentum, self.trust = momentum, trust

@@ -9,7 +9,7 @@ import torch
 from timm.optim.muon import muon
 from torch import Tensor
 
-from mim.engine.optim.base import Optimizer
+from mim.engine.optim.base import Optimizer, check_betas, check_momentum
 from mim.engine.optim.steady import restore
 from mim.io.checks import at_least
 
@@ -62,10 +62,8 @@ class Muon(Optimizer, name="muon"):
         super().__init__(**shared)
         at_least("OPTIMIZER", 0, eps=eps)
         at_least("OPTIMIZER", 1, iterations=iterations)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"OPTIMIZER.momentum is {momentum}: it must be at least 0 and below 1")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"OPTIMIZER.betas is {list(betas)}: both must be at least 0 and below 1")
+        check_momentum(momentum)
+        check_betas(betas)
         self.betas, self.eps = betas, eps
         adjust = {"adamw": "match_rms_adamw", "muon": "original", "spectral": "rms_to_rms"}[step_size]
         self.of_matrices = {"momentum": momentum, "nesterov": nesterov, "ns_steps": iterations, "adjust_lr_fn": adjust}

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
-from mim.engine.optim.base import Optimizer
+from mim.engine.optim.base import Optimizer, check_betas, check_momentum
 from mim.engine.optim.steady import steady
 from mim.io.checks import at_least
 from mim.registry import one_of
@@ -47,10 +47,10 @@ class TimmOptimizer(Optimizer, name="timm"):
     ):
         super().__init__(**shared)
         info = _info(optimizer)
-        if momentum != "default" and not 0 <= momentum < 1:
-            raise ValueError(f"OPTIMIZER.momentum is {momentum}: it must be at least 0 and below 1")
-        if betas != "default" and not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"OPTIMIZER.betas is {list(betas)}: each must be at least 0 and below 1")
+        if momentum != "default":
+            check_momentum(momentum)
+        if betas != "default":
+            check_betas(betas)
         if eps != "default":
             at_least("OPTIMIZER", 0, eps=eps)
         self.optimizer: Any = get_optimizer_class(info.name, bind_defaults=False)

@@ -174,6 +174,7 @@ def backward(encoder: Timm, img_BCHW: Tensor, mask: PatchMask) -> dict[str, Tens
     return {name: each.grad for name, each in encoder.named_parameters() if each.requires_grad}
 
 
+@pytest.mark.slow
 @EACH
 def test_hidden_pixels(case: Case) -> None:
     """They change no feature, and every trained parameter has a gradient that is more than rounding."""

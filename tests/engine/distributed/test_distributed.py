@@ -56,6 +56,7 @@ def runs(tmp_path_factory, warm) -> dict[str, Path]:
     return {name: base / name for name in ("one", "two", "masks-one", "masks-two")}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(runs):
     one, two = losses(runs["one"]), losses(runs["two"])
     assert len(one) == 5
@@ -63,12 +64,14 @@ def test_two_processes_have_the_losses_of_one(runs):
     assert one[-1] < one[0]
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(runs):
     one, two = (last_state(runs[name])["model"] for name in ("one", "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_masks_of_one(runs):
     one = [torch.load(path) for path in sorted(runs["masks-one"].iterdir())]
     ranks = [[torch.load(path) for path in sorted(runs["masks-two"].glob(f"rank{rank}-*"))] for rank in (0, 1)]
@@ -78,6 +81,7 @@ def test_two_processes_draw_the_masks_of_one(runs):
     assert not torch.equal(one[0], one[1])
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_every_sample_once(runs):
     """63 held-out images do not divide by two ranks."""
     one, two = (summary(runs[name]) for name in ("one", "two"))

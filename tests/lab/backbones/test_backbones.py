@@ -47,6 +47,7 @@ def test_survey_takes_a_larger_image_where_the_strides_do_not_divide_that_of_the
     assert backbone.strides[-1] == 32
 
 
+@pytest.mark.slow
 def test_survey_without_padding_has_no_shares():
     assert survey("inception_v3").shares == {}  # without padding, no map is a grid of the image
 
@@ -114,6 +115,7 @@ def test_shipped_page_is_that_of_its_rows_and_most_models_can_be_pretrained():
         assert {each.model for each in backbones} == set(timm.list_models())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_byobnet"])
 def test_shipped_row_is_what_a_survey_finds_today(name):
     then, now = read_rows(ROWS)[name], survey(name)

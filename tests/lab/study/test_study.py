@@ -202,6 +202,7 @@ def test_study_says_a_line_a_run_the_table_and_the_page(finished):
 # -------------------------------------------------------------------- what is varied
 
 
+@pytest.mark.slow
 def test_grid_tries_every_combination_that_can_be_and_names_the_others(swept):
     results, output, lines = swept
     assert [trial.name for trial in results.trials] == [
@@ -218,6 +219,7 @@ def test_grid_tries_every_combination_that_can_be_and_names_the_others(swept):
         assert cfg.SEED == 1
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_the_runs_one_by_one(swept, tmp_path):
     """Apart from time: to the bit, with equal threads."""
     results, _, _ = swept
@@ -228,6 +230,7 @@ def test_runs_side_by_side_are_the_runs_one_by_one(swept, tmp_path):
         assert alone.values(name, "", figure)[1] == results.values(name, "", figure)[1]
 
 
+@pytest.mark.slow
 def test_sweep_tells_the_hidden_share_and_avg_dist_of_each_mask(swept):
     results, _, _ = swept
     head, *rows = results.table()
@@ -243,6 +246,7 @@ def test_sweep_tells_the_hidden_share_and_avg_dist_of_each_mask(swept):
     assert distances["ratio 0.3, cell 8"] > distances["ratio 0.3, cell 4"]
 
 
+@pytest.mark.slow
 def test_sweep_draws_a_heat_map_where_two_keys_vary(swept):
     _, output, _ = swept
     for name in ("heat_map", "over_avg_dist"):

@@ -142,8 +142,8 @@ def test_page_shows_hostile_names_as_text(chromium, tmp_path):
     problems = []
     with serving(tmp_path) as server, visiting(chromium, server.url, 390, "light", problems) as page:
         wait_until(page, lambda: page.locator(".run svg").count() >= 2 * len(names))
-        shown = {text.rpartition("/")[2] for text in page.locator(".name").all_text_contents()}
-        assert shown == set(names)
+        titles = {text.rpartition("/")[2] for text in page.locator(".name").all_text_contents()}
+        assert titles == set(names)
         assert page.evaluate("window.broken") is None
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert problems == []

@@ -77,6 +77,7 @@ def raw(server, target, method="GET", **headers):
     return answer.status, content
 
 
+@pytest.mark.slow
 def test_page_and_its_parts_are_served_with_the_token(server):
     for name, kind in (("", "text/html"), ("watch.css", "text/css"), ("watch.js", "text/javascript")):
         status, headers, content = get(server + name)
@@ -87,6 +88,7 @@ def test_page_and_its_parts_are_served_with_the_token(server):
         assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)|innerHTML|eval\(", content)
 
 
+@pytest.mark.slow
 def test_wrong_or_missing_token_is_refused_everywhere(server):
     base, token = re.match(r"(.*:\d+)/(.*)/", server).groups()
     wrong = ("", token[:-1], token + "x", token.swapcase(), "x" * len(token), "%C3%A9", token[::-1])
@@ -98,6 +100,7 @@ def test_wrong_or_missing_token_is_refused_everywhere(server):
         assert raw(server, target)[0] == 403, target
 
 
+@pytest.mark.slow
 def test_request_in_the_name_of_another_host_is_refused(server):
     port, token = re.search(r":(\d+)/(.*)/", server).groups()
     for host, status in (
@@ -109,12 +112,14 @@ def test_request_in_the_name_of_another_host_is_refused(server):
         assert raw(server, f"/{token}/runs.json", Host=host)[0] == status
 
 
+@pytest.mark.slow
 def test_other_methods_are_not_served(server):
     token = server.split("/")[3]
     for method in ("POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
         assert raw(server, f"/{token}/runs.json", method)[0] == 501
 
 
+@pytest.mark.slow
 def test_runs_curves_and_newest_picture_are_those_of_the_folder(server, runs):
     (run,) = json.loads(get(server + "runs.json")[2])["runs"]
     assert (run["state"], run["task"], run["epoch"], run["epochs"]) == ("finished", "pretrain", 1.0, 1)
@@ -129,6 +134,7 @@ def test_runs_curves_and_newest_picture_are_those_of_the_folder(server, runs):
     assert charts[0]["lines"][0]["values"] == [row["train/loss"] for row in written if "train/loss" in row]
 
 
+@pytest.mark.slow
 def test_no_other_file_can_be_reached(server):
     token = server.split("/")[3]
     (run,) = json.loads(get(server + "runs.json")[2])["runs"]

@@ -25,11 +25,11 @@ def run(tmp_path):
 def unfinished(run):
     """The same folder as it was after two thirds of its rows, and those rows."""
     (run / "summary.json").unlink()
-    kept = [row for row in rows(run) if row["step"] <= 10]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    entries = [row for row in rows(run) if row["step"] <= 10]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in entries))
     log = [line for line in (run / "log.txt").read_text().splitlines() if "finished" not in line]
     (run / "log.txt").write_text("\n".join(log) + "\n")
-    return kept
+    return entries
 
 
 def status(run, after_s=0.0):
@@ -42,25 +42,25 @@ def overview(run):
 
 
 def test_finished_run_is_finished_and_stays_it(run):
-    shown = status(run, 1e6)
+    answer = status(run, 1e6)
     summary = json.loads((run / "summary.json").read_text())
-    assert (shown.state, shown.note, shown.eta_s) == ("finished", "", None)
-    assert (shown.epoch, shown.epochs) == (1.0, 1)
-    assert shown.images_seen == summary["images_seen"]
-    assert shown.quiet_s == pytest.approx(1e6)
+    assert (answer.state, answer.note, answer.eta_s) == ("finished", "", None)
+    assert (answer.epoch, answer.epochs) == (1.0, 1)
+    assert answer.images_seen == summary["images_seen"]
+    assert answer.quiet_s == pytest.approx(1e6)
 
 
 def test_run_without_a_summary_runs_until_it_is_quiet(run):
     unfinished(run)
     assert status(run, QUIET_S - 1).state == "running"
-    shown = status(run, QUIET_S + 1)
-    assert (shown.state, shown.eta_s) == ("interrupted", None)
-    assert "nothing was written" in shown.note
+    answer = status(run, QUIET_S + 1)
+    assert (answer.state, answer.eta_s) == ("interrupted", None)
+    assert "nothing was written" in answer.note
 
 
 def test_run_of_slow_rows_may_be_quiet_for_longer(run):
-    kept = unfinished(run)
-    slow = [{**row, "seconds": 300.0 * index} for index, row in enumerate(kept)]
+    entries = unfinished(run)
+    slow = [{**row, "seconds": 300.0 * index} for index, row in enumerate(entries)]
     now = last_write(RunFolder(run))
     assert read_status(run, slow, now + 2990).state == "running"
     assert read_status(run, slow, now + 3010).state == "interrupted"
@@ -71,9 +71,9 @@ def test_time_left_follows_the_pace_of_the_later_half(run):
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("epochs: 1\n", "epochs: 10\n", 1))
     fake = [{"epoch": 0.5 * n, "seconds": 10.0 * n if n < 6 else 50.0 + 40.0 * (n - 5), "step": n} for n in range(11)]
     now = last_write(RunFolder(run))
-    shown = read_status(run, fake, now)
-    assert (shown.epoch, shown.epochs) == (5.0, 10)
-    assert shown.eta_s == pytest.approx(5 * 80)  # half an epoch takes 40 s now
+    answer = read_status(run, fake, now)
+    assert (answer.epoch, answer.epochs) == (5.0, 10)
+    assert answer.eta_s == pytest.approx(5 * 80)  # half an epoch takes 40 s now
     assert read_status(run, fake, now + 30).eta_s == pytest.approx(5 * 80 - 30)
     assert read_status(run, fake[:1], now).eta_s is None
     assert read_status(run, [], now).eta_s is None
@@ -81,10 +81,11 @@ def test_time_left_follows_the_pace_of_the_later_half(run):
 
 def test_speed_and_loader_share_are_those_of_the_newest_row(run):
     newest = [row for row in rows(run) if "time/data_share" in row][-1]
-    shown = status(run)
-    assert (shown.images_per_s, shown.data_share) == (newest["time/images_per_s"], newest["time/data_share"])
+    answer = status(run)
+    assert (answer.images_per_s, answer.data_share) == (newest["time/images_per_s"], newest["time/data_share"])
 
 
+@pytest.mark.slow
 def test_interrupted_run_says_why_and_runs_again_once_it_is_resumed(run, monkeypatch):
     """An error in the midst of a real run, and the same command again."""
     from mim.engine.trainer import Trainer
@@ -100,9 +101,9 @@ def test_interrupted_run_says_why_and_runs_again_once_it_is_resumed(run, monkeyp
 
     monkeypatch.setattr(Trainer, "_train_step", fail)
     assert call(folder, keys)[0] == 130
-    shown = status(folder)
-    assert (shown.state, shown.note) == ("interrupted", "ended by Ctrl-C")
-    assert shown.epoch == pytest.approx(20 / 14, abs=1e-3)
+    answer = status(folder)
+    assert (answer.state, answer.note) == ("interrupted", "ended by Ctrl-C")
+    assert answer.epoch == pytest.approx(20 / 14, abs=1e-3)
     with (folder / "log.txt").open("a") as log:
         log.write("2026-03-02 14:05:31  stopped: RunStopped: the loss is not finite\nsecond line\n")
     assert status(folder).note == "RunStopped: the loss is not finite"
@@ -117,18 +118,18 @@ def test_interrupted_run_says_why_and_runs_again_once_it_is_resumed(run, monkeyp
 def test_extended_run_is_not_finished(run):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("epochs: 1\n", "epochs: 3\n", 1))
-    shown = status(run)
-    assert (shown.state, shown.epochs) == ("running", 3)
+    answer = status(run)
+    assert (answer.state, answer.epochs) == ("running", 3)
 
 
 def test_line_that_is_being_written_is_left_out_until_it_is_whole(run):
-    kept = unfinished(run)
+    entries = unfinished(run)
     path = run / "metrics.jsonl"
     whole = path.read_bytes()
-    line = json.dumps({**kept[-1], "step": 11, "images_seen": 99_999, "val/loss": 0.5}).encode() + b"\n"
+    line = json.dumps({**entries[-1], "step": 11, "images_seen": 99_999, "val/loss": 0.5}).encode() + b"\n"
     for length in range(0, len(line), 7):
         path.write_bytes(whole + line[:length])
-        assert overview(run)["images_seen"] == kept[-1]["images_seen"]
+        assert overview(run)["images_seen"] == entries[-1]["images_seen"]
     path.write_bytes(whole + line)
     assert overview(run)["images_seen"] == 99_999
 

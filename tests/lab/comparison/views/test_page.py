@@ -261,6 +261,7 @@ def paths(page):
     return [path.get_attribute("d") for path in page.locator("#chart .line").all()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)
 def test_page_loads_without_a_complaint_and_fits(visit, width, scheme):
     page = visit(comparison(), width, scheme)
@@ -272,6 +273,7 @@ def test_page_loads_without_a_complaint_and_fits(visit, width, scheme):
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_has_contrast(visit, scheme):
     page = visit(comparison(tuple(f"recipe {number}" for number in range(8))), 1280, scheme)
@@ -293,6 +295,7 @@ def test_page_switches_the_axis(visit, width):
     assert all(text == "0" or text.endswith(" s") for text in texts["seconds"][1])
 
 
+@pytest.mark.slow
 def test_page_switches_the_axis_by_keyboard(visit):
     page = visit(comparison())
     page.locator("input[name=axis]").first.focus()
@@ -300,6 +303,7 @@ def test_page_switches_the_axis_by_keyboard(visit):
     assert page.locator("#chart .axis-title").text_content().startswith(AXES["flops"])
 
 
+@pytest.mark.slow
 def test_page_reads_means_off_the_curves(visit):
     result = comparison()
     page = visit(result)
@@ -325,6 +329,7 @@ def test_page_reads_means_off_the_curves(visit):
     assert not page.locator(".reading").is_visible()
 
 
+@pytest.mark.slow
 def test_page_means_curves_of_unequal_length_where_all_have_values(visit):
     result = comparison(NAMES[:1])
     full, other, _ = (curve for curve in result.curves if curve.metric == "val/loss")
@@ -342,6 +347,7 @@ def test_page_means_curves_of_unequal_length_where_all_have_values(visit):
         assert float(page.locator(".reading div").inner_text().split("\n")[1]) == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_page_reads_values_under_the_pointer(visit):
     page = visit(comparison(), 390, has_touch=True)
     page.locator("#chart > svg").scroll_into_view_if_needed()
@@ -367,6 +373,7 @@ def heights_of(page, values):
     return [at_low + (value - low) * (at_high - at_low) / (high - low) for value in values]
 
 
+@pytest.mark.slow
 def test_page_draws_lines_where_the_values_are(visit):
     result = comparison()
     page = visit(replace(result, curves=tuple(curve for curve in result.curves if curve.seed == 0)))
@@ -376,6 +383,7 @@ def test_page_draws_lines_where_the_values_are(visit):
         assert heights == pytest.approx(heights_of(page, values), abs=0.06)
 
 
+@pytest.mark.slow
 def test_page_shows_chosen_entries_and_a_log_scale(visit):
     page = visit(comparison())
     toggle = page.get_by_role("button", name="SimMIM", exact=True)
@@ -394,6 +402,7 @@ def test_page_shows_chosen_entries_and_a_log_scale(visit):
     assert len(page.locator("#chart .row").all()) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keyboard", [False, True])
 def test_page_sorts_by_a_column_and_back(visit, keyboard):
     result = comparison()
@@ -416,6 +425,7 @@ def test_page_sorts_by_a_column_and_back(visit, keyboard):
         assert page.locator(f"{table} [aria-sort]").count() == 1
 
 
+@pytest.mark.slow
 def test_page_sorts_what_has_no_value_last(visit):
     result = comparison()
     lacking = replace(result.entries[0], metrics={**result.entries[0].metrics, "knn/top1": Estimate(math.nan, None, 3)})
@@ -425,6 +435,7 @@ def test_page_sorts_what_has_no_value_last(visit):
         assert column(page, "#results table", "kNN")[-1] == "not finite"
 
 
+@pytest.mark.slow
 def test_page_shows_the_metrics_of_the_comparison(visit):
     result = comparison()
     page = visit(result)
@@ -455,6 +466,7 @@ def test_page_shows_the_metrics_of_the_comparison(visit):
         assert tuple(row.locator("td").all_inner_texts()) == setting.values
 
 
+@pytest.mark.slow
 def test_page_plots_dots_where_the_values_are(visit):
     result = comparison()
     page = visit(result)
@@ -498,6 +510,7 @@ def test_page_shows_hostile_names_as_text(visit, width):
     assert page.evaluate("document.querySelectorAll('img').length") == 2
 
 
+@pytest.mark.slow
 def test_page_policy_blocks_what_is_added(visit):
     added = '<img src="https://example.invalid/x.png"><script>window.broken = 1</script></body>'
     page = visit(comparison(), change=lambda html: html.replace("</body>", added), expected=True)
@@ -507,6 +520,7 @@ def test_page_policy_blocks_what_is_added(visit):
     assert "script-src" in problems
 
 
+@pytest.mark.slow
 def test_page_prints_every_section_in_light_colours_without_controls(visit):
     page = visit(comparison(), scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
@@ -565,6 +579,7 @@ def test_page_keeps_ticks_apart_on_paper_and_screens(visit, width, media):
     assert page.evaluate(OVERLAPS) == []
 
 
+@pytest.mark.slow
 def test_page_shows_what_the_numbers_cannot_bear_before_anything_else(visit):
     result = comparison()
     page = visit(result)
@@ -572,12 +587,14 @@ def test_page_shows_what_the_numbers_cannot_bear_before_anything_else(visit):
     assert page.locator("#warnings li").all_inner_texts() == [*result.evidence, *result.warnings]
 
 
+@pytest.mark.slow
 def test_page_marks_nothing_where_nothing_is_separated(visit):
     page = visit(replace(comparison(), best={}))
     assert page.locator("td.best, .strip strong, #results td strong").count() == 0
     assert "No best value is marked" in page.locator("#results .lead").inner_text()
 
 
+@pytest.mark.slow
 def test_page_draws_a_band_from_the_lowest_to_the_highest_seed(visit):
     result = comparison()
     page = visit(result)
@@ -590,6 +607,7 @@ def test_page_draws_a_band_from_the_lowest_to_the_highest_seed(visit):
     assert heights == pytest.approx(heights_of(page, edges), abs=0.06)
 
 
+@pytest.mark.slow
 def test_page_chart_ends_where_the_metric_ends(visit):
     result = comparison()
     curves = tuple(replace(each, values=tuple(99.9 for _ in each.values)) for each in result.curves)
@@ -597,6 +615,7 @@ def test_page_chart_ends_where_the_metric_ends(visit):
     assert max(float(text) for text in page.locator("#chart .row").all_text_contents()) <= 100
 
 
+@pytest.mark.slow
 def test_page_needs_no_script_for_tables_settings_and_pictures(visit):
     page = visit(comparison(), java_script_enabled=False)
     assert page.locator("noscript").inner_text().startswith("Curves are drawn by a script")
@@ -605,6 +624,7 @@ def test_page_needs_no_script_for_tables_settings_and_pictures(visit):
         assert page.locator(selector).first.is_visible()
 
 
+@pytest.mark.slow
 def test_page_enlarges_pictures(visit):
     page = visit(comparison(), 390)
     page.get_by_role("button", name="Enlarge").click()
@@ -615,6 +635,7 @@ def test_page_enlarges_pictures(visit):
     assert not dialog.is_visible()
 
 
+@pytest.mark.slow
 def test_page_has_room_for_fingers_and_for_many_entries(visit):
     page = visit(comparison(tuple(f"MASKER.ratio={number / 40} HEAD.depth=8" for number in range(40)), (0,)), 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -30,8 +30,8 @@ from small_data import write_digits
 
 from mim.data.sources.digits import Digits
 from mim.structures import Features
-from mim.tasks import kept_features
-from mim.tasks.kept_features import KeptFeatures, Layout
+from mim.tasks import feature_dataset, feature_files
+from mim.tasks.feature_files import FeatureFiles, FeatureLayout
 
 CENTRE = {"AUGMENT.crop": "centre", "AUGMENT.flip": 0}
 KEYS = TINY_CLASSIFIER | CENTRE | {"EVALUATE.resamples": 0, "EVALUATE.samples": 40, "DATA.workers": 0}
@@ -193,9 +193,9 @@ def test_layout_brings_features_back(prefix, dtype):
         prefix_BKD=drawn(prefix, 5) if prefix else None,
         stages_BDhw=(drawn(7, 4, 6), drawn(1, 2, 3)),
     )
-    layout = Layout.of(features)
+    layout = FeatureLayout.of(features)
     assert layout.row_bytes == (30 + prefix * 5 + 168 + 6) * dtype.itemsize
-    read = Layout.read(json.loads(json.dumps(asdict(layout))))
+    read = FeatureLayout.read(json.loads(json.dumps(asdict(layout))))
     again = read.unpack(layout.pack(features))
     assert again.grid == features.grid
     assert torch.equal(again.tokens_BND, features.tokens_BND)
@@ -205,15 +205,15 @@ def test_layout_brings_features_back(prefix, dtype):
 
 
 def test_rows_lie_where_their_ranks_wrote_them(tmp_path):
-    layout = Layout((1, 1), (1, 2), None, (), "float32")
-    kept = KeptFeatures(tmp_path, layout, 2, 5, {})
+    layout = FeatureLayout((1, 1), (1, 2), None, (), "float32")
+    files = FeatureFiles(tmp_path, layout, 2, 5, {})
     for rank in (0, 1):
         rows = torch.arange(rank, 5, 2).float()[:, None].repeat(1, 2)
-        kept.file(rank).write_bytes(rows.numpy().tobytes())
-    kept.write_index()
-    found = KeptFeatures.found(tmp_path)
-    assert found == kept
-    maps = found.mapped()
+        files.file(rank).write_bytes(rows.numpy().tobytes())
+    files.write_index()
+    again = FeatureFiles.read(tmp_path)
+    assert again == files
+    maps = again.mapped()
     assert [maps[index % 2][index // 2].tolist() for index in range(5)] == [[float(index)] * 2 for index in range(5)]
 
 
@@ -223,16 +223,16 @@ def test_workers_map_the_files_themselves(tmp_path):
     trained(tmp_path / "run", KEYS | {"TRAIN.epochs": 1})
     trained(tmp_path / "workers", KEYS | {"TRAIN.epochs": 1, "DATA.workers": 1})
     same(last_state(tmp_path / "run")["model"], last_state(tmp_path / "workers")["model"])
-    dataset = object.__new__(kept_features.FeatureDataset)
-    dataset.__dict__.update(kept=None, _maps=[torch.zeros(1000)])
+    dataset = object.__new__(feature_dataset.FeatureDataset)
+    dataset.__dict__.update(files=None, _maps=[torch.zeros(1000)])
     assert len(pickle.dumps(dataset)) < 1000
 
 
 def test_a_disk_without_room_is_named_before_it_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e9))
-    kept_features.check_room(tmp_path, 0.9e9)
+    monkeypatch.setattr(feature_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e9))
+    feature_files.check_room(tmp_path, 0.9e9)
     with pytest.raises(ValueError, match=r"take 1\.5 GB, and 1\.0 GB are free in .*: set PROBE\.features to a folder"):
-        kept_features.check_room(tmp_path, 1.5e9)
+        feature_files.check_room(tmp_path, 1.5e9)
 
 
 @pytest.mark.parametrize(
