@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 MOST_NAMES = 30  # in an error message
@@ -74,8 +75,14 @@ class Component:
     @classmethod
     def _import_shipped(cls) -> None:
         if cls._package:
-            for module in pkgutil.iter_modules(importlib.import_module(cls._package).__path__):
-                importlib.import_module(f"{cls._package}.{module.name}")
+            _import_modules(cls._package)
+
+
+@cache
+def _import_modules(package: str) -> None:
+    """Imports the modules of a package, once."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 def keys_of(part: type) -> dict[str, Key]:
