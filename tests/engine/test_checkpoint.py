@@ -350,6 +350,7 @@ def loads_as(path: Path, data: bytes) -> dict | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_checkpoint_with_any_damage_is_refused_or_loads_as_it_was(tmp_path: Path) -> None:
     """A bit in every byte; cuts; zeros. What is neither refused nor equal would be resumed from in silence."""

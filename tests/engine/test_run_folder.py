@@ -31,6 +31,7 @@ def test_run_keeps_its_id_when_it_is_resumed_and_another_has_another(tmp_path):
     assert recorded(tmp_path / "one")["run"] not in (one["run"], other["run"])
 
 
+@pytest.mark.slow
 def test_checkpoint_tells_its_run_also_where_it_was_moved(tmp_path):
     assert call(tmp_path / "run", TINY)[0] == 0
     identity = RunFolder(tmp_path / "run").read_environment()["run"]

@@ -45,6 +45,7 @@ def cut_last_epoch(output) -> None:
     (output / "summary.json").unlink()
 
 
+@pytest.mark.slow
 def test_csv_has_the_rows_of_metrics_jsonl_also_of_a_resumed_run(tmp_path):
     keys = {"LOG.trackers": "[csv]", "TRAIN.epochs": 2, "CHECKPOINT.keep": 9}
     trained(tmp_path / "run", keys)

@@ -43,6 +43,7 @@ def dinov2(path: Path, registers: int = 4, **keys: object) -> Path:
 # -------------------------------------------------------------------- what comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_load_encoder_of_a_run_is_its_encoder_without_masks(tmp_path: Path, name: str) -> None:
     source = sample(name)

@@ -197,6 +197,7 @@ def without_shifts(model: mim.MaskedImageModel) -> mim.MaskedImageModel:
     return model
 
 
+@pytest.mark.slow
 @DTYPES
 @FAMILIES
 @torch.no_grad()

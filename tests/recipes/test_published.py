@@ -199,6 +199,7 @@ def test_recipe_model_is_the_one_of_timm(path):
     assert not heads[0] or len(heads[0]) >= sum(run.depths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_recipe_drop_path_rises_to_the_published_rate(path):
     rates = [

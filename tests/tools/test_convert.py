@@ -67,6 +67,7 @@ def test_convert_process_takes_a_run_folder_and_says_how_to_load_what_it_wrote(
         torch.testing.assert_close(model.forward_features(img_BCHW), ours, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_convert_process_that_is_refused_says_why_and_writes_nothing(tmp_path: Path, warm: Warm) -> None:
     source, out = write_mae(tmp_path / "theirs.pth", mae_pretrained()), tmp_path / "ours.pt"
     code, text = warm.run_program("convert", 1, ["--to", "mim", source, out], tmp_path / "log")

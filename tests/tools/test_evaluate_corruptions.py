@@ -116,6 +116,7 @@ def test_a_broken_image_is_left_out_of_each_column(run, digits, tmp_path):
     assert broken.name in metrics["evaluation/left_out_files"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

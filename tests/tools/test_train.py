@@ -208,6 +208,7 @@ def test_activation_checkpointing_keeps_the_loss_curve(tmp_path, plain):
     assert _curve(tmp_path, TRAIN__activation_checkpointing=True) == pytest.approx(plain, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_loader_processes_keep_the_loss_curve_and_leave_no_temporary_file(tmp_path, plain, temporary):
     assert _curve(tmp_path, DATA__workers=2) == plain
     assert not list(temporary.iterdir())
@@ -229,6 +230,7 @@ def test_another_seed_gives_another_curve(tmp_path, plain):
     assert _curve(tmp_path, SEED=1) != pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_ema_is_what_evaluations_judge(tmp_path):
     """A decay of nearly one keeps the first weights, so that the held-out loss stays at its start."""
     metrics = {}
@@ -405,6 +407,7 @@ def test_compilation_keeps_the_loss_curve_of_classifiers(tmp_path, recipe):
 SHORT = TINY | {"DATA.batch_size": 256, "TRAIN.batch": 256, "CHECKPOINT.every_epochs": 0}  # 5 steps
 
 
+@pytest.mark.slow
 def test_finetune_of_a_vit_at_another_image_size_resizes_its_positions_and_says_so(tmp_path):
     code, text = call(tmp_path / "pretrained", SHORT | {"TRAIN.ema": 0.5})
     assert code == 0, text
@@ -456,6 +459,7 @@ def test_finetune_of_a_swin_with_another_window_resizes_its_biases_and_says_so(t
     assert "missing" not in text
 
 
+@pytest.mark.slow
 def test_finetune_of_too_different_a_checkpoint_is_refused_and_trains_nothing(tmp_path):
     assert call(tmp_path / "pretrained", SHORT | {"ENCODER.depth": 6})[0] == 0
     keys = KEYS | {"INIT.checkpoint": last_checkpoint(tmp_path / "pretrained")}

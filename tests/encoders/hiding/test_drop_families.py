@@ -158,6 +158,7 @@ def summed(features: Features) -> Tensor:
     return sum(each.square().sum() for each in everything(features))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @EACH
 @torch.no_grad()
 def test_drop_equals_the_whole_model_with_attention_to_visible_tokens(case):

@@ -195,6 +195,7 @@ def test_hidden_pixels(case: Case) -> None:
     assert all(torch.equal(*pair) for pair in zip(features, again, strict=True))
 
 
+@pytest.mark.slow
 @EACH
 @torch.no_grad()
 def test_whole_images(case: Case) -> None:

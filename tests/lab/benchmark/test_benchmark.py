@@ -236,6 +236,7 @@ def test_peer_has_the_optimizer_that_its_name_says(tmp_path, fused):
     assert [bool(group["fused"]) for group in steps.optimizer.param_groups] == [fused] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_trains(tmp_path, name):
     dry = small(tmp_path, *PEERS[name])

@@ -202,6 +202,7 @@ def test_estimated_memory_is_what_a_fresh_process_grows_by(tmp_path):
 # ---------------------------------------------------------------- several devices
 
 
+@pytest.mark.slow
 def test_estimated_memory_of_several_devices_has_a_second_gradient_under_accumulation(tmp_path):
     """DistributedDataParallel's buckets are of use in a step's last micro-batch alone, and are there all the time."""
     estimate = planned(tmp_path, "mae", "TRAIN.batch", "64")
@@ -289,6 +290,7 @@ def test_gpu_rules_keep_what_cudas_own_autocast_keeps(tmp_path, recipe):
     assert recipe == "beit" or plain < 0.97 * cuda  # the rules matter
 
 
+@pytest.mark.slow
 def test_gpu_rules_keep_no_scores_of_attention(tmp_path):
     estimate = planned(tmp_path, "mae", "DATA.image_size", "[128, 256]", "MASKER.ratio", "0.25")
     cpu, gpu = (estimate_memory(estimate, estimate.plan(1), gpu=gpu) for gpu in (False, True))
