@@ -241,7 +241,7 @@ def test_resumed_run_equals_the_undisturbed_one(name: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_checkpoint_of_schedulefree_holds_the_average_which_everything_reads(tmp_path: Path) -> None:
-    summary = train(tmp_path / "run", "schedulefree", epochs=1)
+    train(tmp_path / "run", "schedulefree", epochs=1)
     content = last_state(tmp_path / "run")
     averaged = {name.removeprefix("module."): weight for name, weight in content["ema"].items()}
     assert averaged.keys() == content["model"].keys()
@@ -250,7 +250,6 @@ def test_checkpoint_of_schedulefree_holds_the_average_which_everything_reads(tmp
         assert torch.equal(weight, averaged[f"encoder.{name}"])
     for name, state in content["optimizer"]["state"].items():  # the recipe's beta is 0.9
         torch.testing.assert_close(0.1 * state["z"] + 0.9 * averaged[name], content["model"][name])
-    assert summary["val/loss"] > 0
 
 
 # -------------------------------------------------------------------- refusals
