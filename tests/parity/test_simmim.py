@@ -197,7 +197,6 @@ def without_shifts(model: mim.MaskedImageModel) -> mim.MaskedImageModel:
     return model
 
 
-@pytest.mark.slow
 @DTYPES
 @FAMILIES
 @torch.no_grad()
