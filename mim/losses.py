@@ -45,7 +45,8 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
     """The mean over cells, in fp32 or wider: the sum over cells divided by the number of cells + `eps`.
 
     Where a masker chooses the cells that count, samples differ in their number, and the loss is the mean over samples
-    of each sample's mean: so it does not depend on how a batch is split.
+    of each sample's mean: so it does not depend on how a batch is split. Cells with missing pixels never count: the
+    others of a sample stand for them, and a sample without any other adds 0.
 
     To write one, subclass with `name="..."` and implement `elementwise`. The keyword-only arguments of its constructor
     are its keys, and it has `over` and `eps` too, whether the constructor takes them or not.
@@ -103,9 +104,13 @@ class Loss(Component, nn.Module, ABC, section="LOSS"):
         counted_BHW = mask.predicted_at(height, width) if self.over == "hidden" else torch.ones_like(error_BHW)
         if prediction.predicted_BHW is not None:
             counted_BHW = counted_BHW * PatchMask(prediction.predicted_BHW).at(height, width)
-        counted_BHW = counted_BHW.to(wide)
+        complete_BHW, cells_BHW = mask.complete_at(height, width), counted_BHW.to(wide)
+        counted_BHW = cells_BHW if complete_BHW is None else cells_BHW * complete_BHW
         if mask.predicted_BHW is None:
-            return (error_BHW * counted_BHW).sum() / (counted_BHW.sum() + self.eps)
+            if complete_BHW is not None:  # the cells of a sample that count stand for all of its cells
+                count_B11, cells_B11 = (each.sum(dim=(1, 2), keepdim=True) for each in (counted_BHW, cells_BHW))
+                counted_BHW = counted_BHW * (cells_B11 / count_B11.clamp(min=1))
+            return (error_BHW * counted_BHW).sum() / (cells_BHW.sum() + self.eps)
         sums_B, counts_B = (each_BHW.sum(dim=(1, 2)) for each_BHW in (error_BHW * counted_BHW, counted_BHW))
         return (sums_B / (counts_B + self.eps).clamp(min=1)).mean()  # a head may have decoded none of a sample's cells
 

@@ -65,7 +65,7 @@ class MaskedImageModel(nn.Module):
             mask = PatchMask.from_tensor(mask.to(img_BCHW.device), len(img_BCHW)).coarsened(*self.encoder.patch_grid)
         copies = len(mask.hidden_BHW) // len(img_BCHW)
         if copies == 1 and not self.target.outside:
-            return self._predict(img_BCHW, mask, None)
+            return self._predict(img_BCHW, self.masker.hide_missing(mask), None)
         mask, lesson = self.teach(img_BCHW, mask)
         target_BCHW, own_loss = lesson.map_BChw, lesson.loss
         output = self._predict(repeat_rows(img_BCHW, copies), mask, repeat_rows(target_BCHW, copies))
@@ -77,7 +77,8 @@ class MaskedImageModel(nn.Module):
     def teach(self, img_BCHW: Tensor, mask: PatchMask) -> tuple[PatchMask, Lesson]:
         """The mask under which the model sees images, and what it learns from.
 
-        A mask that the masker drew may depend on what a teacher attends to; one that was made by hand does not.
+        A mask that the masker drew may depend on what a teacher attends to, and hides missing pixels; one that was made
+        by hand stays as it is.
         """
         attend = self.masker.of_image and mask.draw_B is not None
         lesson = self.target.learn(img_BCHW, attend)
@@ -85,7 +86,7 @@ class MaskedImageModel(nn.Module):
             assert lesson.attention_BHW is not None
             copies = len(mask.hidden_BHW) // len(img_BCHW)
             mask = self.masker.finish(mask, repeat_rows(lesson.attention_BHW, copies))
-        return mask, lesson
+        return self.masker.hide_missing(mask), lesson
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class PatchMask:
     draw_B: Tensor | None = None  # None for a mask made by hand
     # bool on the same grid: the hidden cells that the loss counts, at least one in each sample; None: all hidden ones
     predicted_BHW: Tensor | None = None
+    missing_BHW: Tensor | None = None  # bool on the same grid: cells with missing pixels, which no loss counts
 
     @classmethod
     def from_tensor(cls, hidden: Tensor, batch: int) -> "PatchMask":
@@ -138,9 +139,20 @@ class PatchMask:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PatchMask":
         """Every tensor changed in the same way; samples keep their number of visible cells."""
-        draw_B = None if self.draw_B is None else change(self.draw_B)
-        predicted_BHW = None if self.predicted_BHW is None else change(self.predicted_BHW)
-        return PatchMask(change(self.hidden_BHW), self.visible, draw_B, predicted_BHW)
+        others = (self.draw_B, self.predicted_BHW, self.missing_BHW)
+        draw_B, predicted_BHW, missing_BHW = (None if field is None else change(field) for field in others)
+        return PatchMask(change(self.hidden_BHW), self.visible, draw_B, predicted_BHW, missing_BHW)
+
+    def with_missing(self, pixels_BHW: Tensor | None) -> "PatchMask":
+        """The mask with the missing pixels of its images, on any grid that its own divides; None for none.
+
+        Where an image has several masks, they are in neighbouring rows.
+        """
+        if pixels_BHW is None:
+            return self
+        cells_BHW = _on_grid(pixels_BHW, *self.hidden_BHW.shape[1:])
+        copies = len(self.hidden_BHW) // len(cells_BHW)
+        return replace(self, missing_BHW=repeat(cells_BHW, "b h w -> (b copies) h w", copies=copies))
 
     def at(self, height: int, width: int) -> Tensor:
         """The mask on another grid, (B, height, width) bool: a coarser cell is hidden where any of its parts is.
@@ -153,13 +165,18 @@ class PatchMask:
         """The hidden cells that the loss counts, on another grid as in `at`."""
         return _on_grid(self.hidden_BHW if self.predicted_BHW is None else self.predicted_BHW, height, width)
 
+    def complete_at(self, height: int, width: int) -> Tensor | None:
+        """The cells without missing pixels, on another grid; None where nothing is known of missing pixels."""
+        return None if self.missing_BHW is None else ~_on_grid(self.missing_BHW, height, width)
+
     def coarsened(self, height: int, width: int) -> "PatchMask":
         """The mask on a coarser grid, its visible cells counted again (a host sync); on a finer grid itself."""
         if self.hidden_BHW.shape[1] <= height and self.hidden_BHW.shape[2] <= width:
             return self
         coarse = PatchMask.from_tensor(self.at(height, width), len(self.hidden_BHW))
         predicted_BHW = None if self.predicted_BHW is None else self.predicted_at(height, width)
-        return replace(coarse, draw_B=self.draw_B, predicted_BHW=predicted_BHW)
+        missing_BHW = None if self.missing_BHW is None else _on_grid(self.missing_BHW, height, width)
+        return replace(coarse, draw_B=self.draw_B, predicted_BHW=predicted_BHW, missing_BHW=missing_BHW)
 
     def kept_indices(self, height: int, width: int) -> Tensor:
         """Indices of the visible tokens of a grid, (B, N) int64 in row-major order.

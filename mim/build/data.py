@@ -67,8 +67,7 @@ def with_statistics(cfg: Config, train: Source) -> Config:
     """The config with DATA.mean and DATA.std as numbers, estimated from the images where it says so."""
     if cfg.DATA.mean != "estimate":
         return cfg
-    nodata = cfg.DATA.shared.nodata
-    mean, std = estimate_statistics(train, cfg.SEED, None if nodata == "none" else nodata)
+    mean, std = estimate_statistics(train, cfg.SEED)
     return cfg.replace({"DATA.mean": mean, "DATA.std": std})
 
 

@@ -3,12 +3,16 @@
 Shapes: B batch, N images, C channels, H W pixels.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from mim.data.settings import AugmentSettings
 from mim.data.transforms import to_unit
 from mim.ops.resample import crop_resize
+
+TOUCHED = 1e-6  # weight of missing pixels in one that is resized from them, above which it is missing itself
 
 
 class Preprocess(nn.Module):
@@ -44,15 +48,28 @@ class Preprocess(nn.Module):
             return images_NCHW
         assert self.augment is not None
         assert self.size is not None
-        return crop_resize(images_NCHW, crops_B5, self.size, self.augment.interpolation)
+        cut = partial(crop_resize, boxes_B5=crops_B5, size=self.size, interpolation=self.augment.interpolation)
+        if not images_NCHW.is_floating_point():
+            return cut(images_NCHW)
+        missing_NCHW = images_NCHW.isnan()  # as a factor, NaN would spread over its whole row and column
+        touched_BCHW = cut(missing_NCHW.to(images_NCHW.dtype)).abs() > TOUCHED
+        return cut(images_NCHW.masked_fill(missing_NCHW, 0.0)).masked_fill(touched_BCHW, torch.nan)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """Stored images, scaled and normalised."""
+        """Stored images, scaled and normalised. Missing pixels (NaN) become 0, the mean of their channel."""
         unit_BCHW = to_unit(images_BCHW)
         # on a CPU, the first write to new memory is most of the time: a tensor of our own is overwritten
         centred_BCHW = unit_BCHW.sub_(self.mean_C11) if unit_BCHW is not images_BCHW else unit_BCHW - self.mean_C11
-        return centred_BCHW.div_(self.std_C11)
+        img_BCHW = centred_BCHW.div_(self.std_C11)
+        if not images_BCHW.is_floating_point():
+            return img_BCHW
+        return img_BCHW.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
     def undo(self, img_BCHW: Tensor) -> Tensor:
         """Normalised images back to the scale [0, 1]."""
         return img_BCHW * self.std_C11 + self.mean_C11
+
+
+def missing_pixels(images_BCHW: Tensor) -> Tensor | None:
+    """Where stored images lack the value of any channel (NaN), (B, H, W) bool; None where their type has no NaN."""
+    return images_BCHW.isnan().any(dim=1) if images_BCHW.is_floating_point() else None

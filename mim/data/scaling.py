@@ -1,4 +1,4 @@
-"""Scaling: stored pixel values become those that a model sees, before they are normalised (DATA.scale).
+"""Scaling: stored pixel values become those that a model sees, before they are normalised (DATA.scale, DATA.nodata).
 
 Shapes: C channels, H W pixels.
 """
@@ -6,44 +6,52 @@ Shapes: C channels, H W pixels.
 import numpy as np
 import torch
 
-from mim.data.settings import Scale
+from mim.data.settings import DataSettings
 from mim.data.sources.base import Stored
-from mim.data.transforms import to_tensor
+from mim.data.transforms import to_tensor, to_unit
 
 LOW, HIGH = 1, 99  # percentiles
 
 
-def scaled(stored: Stored, scale: Scale, nodata: float | None = None) -> Stored:
-    """An image under DATA.scale: (C, H, W) float32, or with `type` as it is, because Preprocess scales it by its type.
+def scaled(stored: Stored, settings: DataSettings) -> Stored:
+    """An image under DATA.scale, in which pixels of the value DATA.nodata are NaN: (C, H, W) float32.
 
-    Args:
-        stored: an image in its stored type.
-        scale: DATA.scale.
-        nodata: the value of missing pixels, which `percentile` leaves out; None for none.
+    Under the scale `type` and without nodata it is as it is stored, because Preprocess scales it by its type.
     """
-    if scale == "type":
+    if is_unchanged(settings):
         return stored
-    image_CHW = to_tensor(stored).float()
-    if scale == "percentile":
-        return torch.from_numpy(np.stack([_stretched(plane_HW, nodata) for plane_HW in image_CHW.numpy()]))
-    low, high = scale
+    stored_CHW = to_tensor(stored)
+    image_CHW = stored_CHW.float()
+    if settings.nodata_value is None:
+        missing_CHW = torch.zeros_like(image_CHW, dtype=torch.bool)
+    else:
+        missing_CHW = image_CHW == torch.tensor(settings.nodata_value, dtype=torch.float32)
+    if settings.scale == "type":
+        return to_unit(stored_CHW).masked_fill(missing_CHW, torch.nan)
+    image_CHW = image_CHW.masked_fill(missing_CHW, torch.nan)
+    if settings.scale == "percentile":
+        return torch.from_numpy(np.stack([_stretched(plane_HW) for plane_HW in image_CHW.numpy()]))
+    low, high = settings.scale
     return (image_CHW - low) / (high - low)
 
 
-def _stretched(plane_HW: np.ndarray, nodata: float | None) -> np.ndarray:
-    """A channel with its 1st percentile at 0 and its 99th at 1, clipped.
+def is_unchanged(settings: DataSettings) -> bool:
+    """Whether `scaled` leaves images as they are stored."""
+    return settings.scale == "type" and settings.nodata_value is None
+
+
+def _stretched(plane_HW: np.ndarray) -> np.ndarray:
+    """A channel with its 1st percentile at 0 and its 99th at 1, clipped; NaN stays and does not count.
 
     Where the two are equal, as with few bright pixels on a black ground, its least and largest value take their place;
     a constant channel is 0.
     """
-    valid_N = plane_HW.reshape(-1)
-    if nodata is not None:
-        valid_N = valid_N[valid_N != np.float32(nodata)]
+    valid_N = plane_HW[~np.isnan(plane_HW)]
     if not len(valid_N):
-        return np.zeros_like(plane_HW)
+        return plane_HW
     low, high = np.percentile(valid_N, (LOW, HIGH))
     if low == high:
         low, high = float(valid_N.min()), float(valid_N.max())
     if low == high:
-        return np.zeros_like(plane_HW)
+        return np.where(np.isnan(plane_HW), plane_HW, 0)
     return ((plane_HW.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from mim.io.checks import at_least
@@ -46,8 +47,11 @@ class DataSettings:
         mean: mean per channel of images under DATA.scale, which are in [0, 1] (float images by `type` as they are);
             `estimate` computes it from the training images.
         std: standard deviation per channel, as for mean; give both, or estimate both.
-        nodata: the number that marks missing pixels in the files, such as -9999; `estimate` leaves these pixels out.
-            Nothing else does: training and evaluation see the number itself, so fill such pixels in the files.
+        nodata: the number that marks missing pixels in the files, such as -9999. NaN does so too, and what a GeoTIFF
+            declares as its own. Mean and std leave them out.
+        missing: what becomes of missing pixels. `hide`: the model sees the mean of their channel in their place; in
+            pretraining the masker hides the cells that have some, as far as it hides so many, and no loss counts these.
+            `broken`: an image with some counts as broken.
         batch_size: images of one micro-batch on one device.
         repeats: crops of each image in an epoch, in neighbouring rows of one batch; it divides batch_size. Source:
             Hoffer et al. 2020, repeated augmentation.
@@ -56,7 +60,7 @@ class DataSettings:
             TRAIN.batch count images. Source: data2vec 2.0 (arXiv:2212.07525), section 3.4, 8 or 16.
         workers: dataloader workers of one device; 0 reads in the training process.
         max_broken: share of broken files of the data set, from 0 to 1, above which a run stops: of files that cannot be
-            read, or with NaN or infinite pixels. One such file never stops a run.
+            read, have infinite pixels, or lack all pixels. One such file never stops a run.
         retry_s: seconds that reading waits for lost storage, such as a network mount, before the run ends; 0 for none.
     """
 
@@ -69,6 +73,7 @@ class DataSettings:
     mean: tuple[float, ...] | Literal["estimate"] = "estimate"
     std: tuple[float, ...] | Literal["estimate"] = "estimate"
     nodata: float | Literal["none"] = "none"
+    missing: Literal["hide", "broken"] = "hide"
     batch_size: int = 64
     repeats: int = 1
     masks: int = 1
@@ -101,13 +106,10 @@ class DataSettings:
             raise ValueError(f"DATA.image_size is {list(self.image_size)}: height and width must be at least 1")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"DATA.max_broken is {self.max_broken}: it is a share, from 0 to 1")
+        if self.nodata != "none" and not isfinite(self.nodata):
+            raise ValueError(f"DATA.nodata is {self.nodata}: a finite number, or none; NaN marks missing pixels anyway")
         if not 0 <= self.retry_s < float("inf"):
             raise ValueError(f"DATA.retry_s is {self.retry_s}: it is a number of seconds, 0 for none")
-        if self.nodata != "none" and not abs(self.nodata) <= LARGEST_PIXEL:
-            raise ValueError(
-                f"DATA.nodata is {self.nodata:g}: an image with such a pixel counts as broken, because no model can "
-                "compute with it; write a number such as -9999, or better a plausible one, into the files"
-            )
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values != "estimate" and len(values) != self.channels:
                 raise ValueError(

@@ -24,16 +24,15 @@ FAR, FAR_SENTINEL = 5.0, 3.0  # standard deviations from the other pixels at whi
 LEAST_SHARE, LEAST_PIXELS = 1e-4, 10  # sampled pixels of that value
 
 
-def estimate_statistics(
-    source: Source, seed: int, nodata: float | None = None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def estimate_statistics(source: Source, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over up to 1,000 images, chosen by the seed, as a model sees them.
 
-    Broken images are left out, with a warning. A constant channel gets the deviation 1, with a warning. A value that
-    looks like a mark for missing pixels is warned of. nodata: stored pixels of this value are left out.
+    Broken images are left out, with a warning, and missing pixels (NaN, and DATA.nodata of the source) are, too. A
+    constant channel gets the deviation 1, with a warning. A value that looks like a mark for missing pixels is warned
+    of.
 
-    Raises ValueError where no image can be read, or a channel has no other value than nodata, and DataLost where the
-    storage stays away.
+    Raises ValueError where no image can be read, or all pixels of a channel are missing, and DataLost where the storage
+    stays away.
     """
     if not len(source):
         raise ValueError(f"DATA.name {source.name} has no {source.split} images, and DATA.mean estimate needs some")
@@ -47,10 +46,8 @@ def estimate_statistics(
         except BrokenImage as error:
             broken[source.describe(index)] = str(error)
             continue
-        stored_CHW = to_tensor(stored)
-        valid_CHW = None if nodata is None else stored_CHW.float() != torch.tensor(nodata, dtype=torch.float32)
-        sums.add(unit_CHW.double(), valid_CHW)
-        sampled.append(_some_pixels(stored_CHW, seed, index))
+        sums.add(unit_CHW.double())
+        sampled.append(_some_pixels(to_tensor(stored), seed, index))
     if broken:
         name, reason = next(iter(broken.items()))
         if not sampled:
@@ -59,8 +56,8 @@ def estimate_statistics(
             "mean and std leave out %d of %d sampled images, which cannot be read, such as %s (%s)",
             *(len(broken), len(order), name, reason),
         )
-    _warn_of_nodata(torch.cat(sampled, dim=1), nodata)
-    return sums.result(nodata)
+    _warn_of_nodata(torch.cat(sampled, dim=1), source.settings.nodata_value)
+    return sums.result()
 
 
 class _Sums:
@@ -70,27 +67,24 @@ class _Sums:
         self.count_C, self.total_C, self.square_C = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self.low_C, self.high_C = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
-    def add(self, image_CHW: Tensor, valid_CHW: Tensor | None) -> None:
-        """Takes an image. valid_CHW: the pixels that count; None for all."""
-        lowest_CHW = highest_CHW = image_CHW
-        count_C = torch.tensor(image_CHW[0].numel(), dtype=torch.float64)
-        if valid_CHW is not None:
-            lowest_CHW = image_CHW.masked_fill(~valid_CHW, torch.inf)
-            highest_CHW = image_CHW.masked_fill(~valid_CHW, -torch.inf)
-            image_CHW = image_CHW.masked_fill(~valid_CHW, 0.0)
-            count_C = valid_CHW.sum(dim=(1, 2)).double()
-        self.count_C = self.count_C + count_C
+    def add(self, image_CHW: Tensor) -> None:
+        """Takes an image. NaN does not count."""
+        missing_CHW = image_CHW.isnan()
+        lowest_CHW, highest_CHW = (image_CHW.masked_fill(missing_CHW, end) for end in (torch.inf, -torch.inf))
+        image_CHW = image_CHW.masked_fill(missing_CHW, 0.0)
+        self.count_C = self.count_C + (~missing_CHW).sum(dim=(1, 2)).double()
         self.total_C = self.total_C + image_CHW.sum(dim=(1, 2))
         self.square_C = self.square_C + (image_CHW**2).sum(dim=(1, 2))
         self.low_C = torch.minimum(self.low_C, lowest_CHW.amin(dim=(1, 2)))
         self.high_C = torch.maximum(self.high_C, highest_CHW.amax(dim=(1, 2)))
 
-    def result(self, nodata: float | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel."""
         if not self.count_C.all():
             channels = (self.count_C == 0).nonzero().flatten().tolist()
             raise ValueError(
-                f"DATA.nodata is {nodata:g}: the sampled images have no other value in channels {channels}"
+                f"DATA.mean estimate: all sampled pixels of channels {channels} are missing (NaN, or DATA.nodata): "
+                "leave these channels out with DATA.channels_from, or correct DATA.nodata"
             )
         mean_C = self.total_C / self.count_C
         std_C = (self.square_C / self.count_C - mean_C**2).clamp(min=0).sqrt()
@@ -115,7 +109,8 @@ def _warn_of_nodata(values_CN: Tensor, nodata: float | None) -> None:
     """Warns of values at an end of the range that many pixels have and that lie far from all others."""
     channels_of: dict[float, list[int]] = {}
     for channel, values_N in enumerate(values_CN):
-        valid_N = values_N if nodata is None else values_N[values_N.float() != torch.tensor(nodata)]
+        valid_N = values_N[~values_N.isnan()]
+        valid_N = valid_N if nodata is None else valid_N[valid_N.float() != torch.tensor(nodata)]
         for value in {float(end) for end in (valid_N.min(), valid_N.max())} if len(valid_N) else ():
             if _looks_like_nodata(value, valid_N):
                 channels_of.setdefault(value, []).append(channel)
@@ -123,7 +118,7 @@ def _warn_of_nodata(values_CN: Tensor, nodata: float | None) -> None:
         share = float((values_CN[channels] == value).double().mean())
         LOG.warning(
             "%.2g%% of the pixels of channels %s are exactly %.10g, far from all others. If this marks missing pixels, "
-            "set DATA.nodata %.10g, and mean and std leave them out; training sees them still",
+            "set DATA.nodata %.10g: they are then hidden and left out of mean, std and loss",
             *(100 * share, channels, value, value),
         )
 

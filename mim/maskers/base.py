@@ -5,14 +5,18 @@ Shapes: B batch, H W cells high and wide, L = H * W.
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from mim.ops.seeding import scores
 from mim.registry import Component
 from mim.structures import ImageSpec, PatchMask
 
+OWN = 0x2F0A57C3  # tells the draws of hide_missing from those of other parts that use draw_B
 Rounding = Literal["floor_visible", "ceil_hidden", "floor_hidden"]
 
 
@@ -50,6 +54,21 @@ class Masker(Component, ABC, section="MASKER"):
         hidden_BHW = self.hide(batch, generator, device)
         draw_B = torch.randint(2**31, (batch,), generator=generator, device=device)
         return PatchMask(hidden_BHW, self.visible, draw_B)
+
+    def hide_missing(self, mask: PatchMask) -> PatchMask:
+        """The mask with the cells of missing pixels among the hidden ones; as it is where nothing is missing.
+
+        As many other hidden cells become visible, chosen by `mask.draw_B`, so that each sample keeps `visible` cells.
+        Where more cells lack pixels than are hidden, some of them stay visible.
+        """
+        if mask.missing_BHW is None or mask.draw_B is None:
+            return mask
+        hidden_BL, missing_BL = (rearrange(each, "b h w -> b (h w)") for each in (mask.hidden_BHW, mask.missing_BHW))
+        uniform_BL = scores(mask.draw_B ^ OWN, self.cells).double() / 2**32  # in [0, 1)
+        visible_BL = smallest(2 * missing_BL + hidden_BL.double() + uniform_BL, self.visible)
+        hidden_BHW = rearrange(~visible_BL, "b (h w) -> b h w", h=self.grid[0])
+        predicted_BHW = None if mask.predicted_BHW is None else mask.predicted_BHW & hidden_BHW
+        return replace(mask, hidden_BHW=hidden_BHW, predicted_BHW=predicted_BHW)
 
     def finish(self, mask: PatchMask, attention_BHW: Tensor) -> PatchMask:
         """The masks of some images, where `of_image`, from the attention of a teacher on any grid, all above 0.

@@ -52,11 +52,21 @@ def view_of(original_BCHW: Tensor, eight_bit: bool, channels: Channels = ()) -> 
     low_B3, high_B3 = torch.zeros(len(original_BCHW), 3), torch.ones(len(original_BCHW), 3)
     if not eight_bit:
         colours_B3P = rearrange(original_BCHW[:, colours], "b k h w -> b k (h w)")
-        low_B3, high_B3 = colours_B3P.amin(dim=2), colours_B3P.amax(dim=2)
+        low_B3, high_B3 = ends(colours_B3P, 2)
         if count <= 3:  # colours of one picture
             low_B3, high_B3 = low_B3.amin(1, keepdim=True).expand(-1, 3), high_B3.amax(1, keepdim=True).expand(-1, 3)
         notes.append("contrast of each image stretched" if count <= 3 else "each stretched in each image")
+    if original_BCHW.isnan().any():
+        notes.append("missing pixels black")
     return View(torch.eye(count)[colours], low_B3, high_B3, ", ".join(notes))
+
+
+def ends(values: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The least and the largest value along some axes, without NaN, which is a missing pixel; 0 where all are."""
+    missing = values.isnan()
+    empty = missing.all(dim)
+    low, high = values.masked_fill(missing, torch.inf).amin(dim), values.masked_fill(missing, -torch.inf).amax(dim)
+    return low.masked_fill(empty, 0.0), high.masked_fill(empty, 0.0)
 
 
 def _named(chosen: tuple[int, ...], count: int) -> str:
@@ -72,11 +82,12 @@ def _principal(original_BCHW: Tensor) -> View:
     count = original_BCHW.shape[1]
     if count < 3:
         raise ValueError(f"--channels pca needs images of at least 3 channels, and these have {count}")
-    pixels_PC = rearrange(original_BCHW, "b c h w -> (b h w) c").double()
-    deviation_C = pixels_PC.std(dim=0).clamp(min=1e-12)
-    fitted = PCA(3).fit((pixels_PC / deviation_C).numpy())
+    pixels_PC = rearrange(original_BCHW, "b c h w -> (b h w) c")
+    pixels_PC = pixels_PC[~pixels_PC.isnan().any(dim=1)]
+    deviation_C = pixels_PC.double().std(dim=0).clamp(min=1e-12)
+    fitted = PCA(3).fit((pixels_PC.double() / deviation_C).numpy())
     matrix_3C = (torch.from_numpy(fitted.components_) / deviation_C).float()
-    colours_P3 = rearrange(original_BCHW, "b c h w -> (b h w) c") @ matrix_3C.T
+    colours_P3 = pixels_PC @ matrix_3C.T
     low_B3, high_B3 = (end.expand(len(original_BCHW), 3) for end in (colours_P3.amin(dim=0), colours_P3.amax(dim=0)))
     description = f"the first three principal components of {count} channels shown as red, green, blue"
     share = fitted.explained_variance_ratio_.sum()

@@ -14,7 +14,7 @@ from torch import Tensor
 from mim.data.preprocess import Preprocess
 from mim.data.transforms import to_unit
 from mim.model import MaskedImageModel
-from mim.pictures.channels import Channels, View, view_of
+from mim.pictures.channels import Channels, View, ends, view_of
 from mim.pictures.error_maps import error_colours, scale_of
 from mim.pictures.sheets import Bar, Columns, Layout, Panel, Row, draw
 from mim.structures import PatchMask
@@ -50,19 +50,19 @@ class Reconstruction:
 
     @property
     def error_BHW(self) -> Tensor:
-        """Absolute error in `unit`, mean over channels; NaN where visible."""
+        """Absolute error in `unit`, mean over channels; NaN where visible or missing."""
         error_BCHW = (self.prediction_BCHW - self.original_BCHW).abs()
         if self.eight_bit:
             return torch.where(self.hidden_BHW, 255 * error_BCHW.mean(dim=1), torch.nan)
-        low_C, high_C = self.original_BCHW.amin((0, 2, 3)), self.original_BCHW.amax((0, 2, 3))
+        low_C, high_C = ends(self.original_BCHW, (0, 2, 3))
         varying_C = high_C > low_C  # a channel without a range has no share of it
         share_BCHW = error_BCHW[:, varying_C] / (high_C - low_C)[varying_C, None, None]
         return torch.where(self.hidden_BHW, 100 * share_BCHW.sum(dim=1) / max(int(varying_C.sum()), 1), torch.nan)
 
     @property
     def error_B(self) -> Tensor:
-        """The mean of `error_BHW` over the hidden pixels of each image."""
-        return torch.where(self.hidden_BHW, self.error_BHW, 0).sum(dim=(1, 2)) / self.hidden_BHW.sum(dim=(1, 2))
+        """The mean of `error_BHW` over the hidden pixels of each image that are not missing."""
+        return self.error_BHW.nanmean(dim=(1, 2))
 
     @property
     def unit(self) -> str:  # of errors

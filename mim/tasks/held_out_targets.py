@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mim.data.preprocess import Preprocess
+from mim.data.preprocess import Preprocess, missing_pixels
 from mim.engine.distributed.world import World
 from mim.evaluation.rank import effective_rank
 from mim.evaluation.reading import EvaluationBatch
@@ -37,22 +37,23 @@ def measure_targets(
     parts = target.by_label(torch.empty(0, target.spec.channels, high, wide, device=world.device))  # of a rank without
     vectors = {label: [_some_vectors(none_0Chw)] for label, (part, none_0Chw) in parts.items() if part.moving}
 
-    def images_of(part: EvaluationBatch) -> Tensor:
-        return preprocess(part.batch.images_BCHW.to(world.device))
+    def images_of(part: EvaluationBatch) -> tuple[Tensor, PatchMask]:
+        stored_BCHW = part.batch.images_BCHW.to(world.device)
+        return preprocess(stored_BCHW), masks_R.samples(part.rows).with_missing(missing_pixels(stored_BCHW))
 
     def sums_of(part: EvaluationBatch) -> Tensor:
-        map_BChw = target(images_of(part))
+        img_BCHW, mask = images_of(part)
+        map_BChw = target(img_BCHW)
         for label, (_, piece_BChw) in target.by_label(map_BChw).items():
             if label in vectors:
                 vectors[label].append(_some_vectors(piece_BChw))
-        return map_BChw.double().mean(dim=(2, 3)).sum(dim=0)
+        return _mean_of_complete(map_BChw.double(), mask.complete_at(high, wide)).sum(dim=0)
 
     mean_C, _ = mean_over(read(), sums_of, target.spec.channels, world)
     constant_1C11 = model.loss.constant(mean_C).float()[None, :, None, None]
 
     def loss_of(part: EvaluationBatch) -> Tensor:
-        img_BCHW = images_of(part)
-        mask, (target_BChw, *_) = model.teach(img_BCHW, masks_R.samples(part.rows))
+        mask, (target_BChw, *_) = model.teach(*images_of(part))
         loss = model.loss(Prediction(constant_1C11.expand_as(target_BChw)), target_BChw, mask)
         return loss.double() * len(part.rows)
 
@@ -99,6 +100,14 @@ def mean_over(
         total[-1] += len(part.rows)
     total = world.sum(total)
     return total[:-1] / total[-1], int(total[-1])
+
+
+def _mean_of_complete(map_BChw: Tensor, complete_Bhw: Tensor | None) -> Tensor:
+    """The mean of a target over the entries of each image that lack no pixel, (B, C); 0 where all do."""
+    if complete_Bhw is None:
+        return map_BChw.mean(dim=(2, 3))
+    sums_BC = (map_BChw * complete_Bhw[:, None]).sum(dim=(2, 3))
+    return sums_BC / complete_Bhw.sum(dim=(1, 2)).clamp(min=1)[:, None]
 
 
 def _some_vectors(map_BChw: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mim import metric_keys
 from mim.data.batch import Batch
 from mim.data.loading.dataset import ImageDataset
+from mim.data.preprocess import missing_pixels
 from mim.data.sources.classes import class_labels
 from mim.engine.distributed.world import World
 from mim.engine.protocol import Report, StepContext, StepLoss
@@ -27,6 +28,7 @@ from mim.pictures.predictions import draw_predictions
 from mim.structures import Output, PatchMask
 from mim.tasks.base import BuiltTask
 from mim.tasks.held_out_targets import Read, collapse, mean_over, measure_targets
+from mim.tasks.missing_pixels import describe_missing
 from mim.tasks.settings import EvaluateSettings
 
 KEPT_BYTES = 2**31  # of held-out images of a rank, which the first evaluation may keep on the host
@@ -50,12 +52,14 @@ class Pretrain(BuiltTask[MaskedImageModel]):
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> StepLoss:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
-        img_BCHW = self.preprocess(batch.images_BCHW, batch.crops_B5)
+        images_BCHW = self.preprocess.crop(batch.images_BCHW, batch.crops_B5)
+        img_BCHW = self.preprocess.normalise(images_BCHW)
         device = img_BCHW.device
         generator = generator_for(device, context.seed, "mask", context.step)
         masks = self.model.masker.sample(context.batch * self.masks, generator, device)
         stop = context.start + len(img_BCHW)
-        output: Output = model(img_BCHW, masks.rows(context.start * self.masks, stop * self.masks))
+        masks = masks.rows(context.start * self.masks, stop * self.masks).with_missing(missing_pixels(images_BCHW))
+        output: Output = model(img_BCHW, masks)
         return StepLoss(output.loss, {metric_keys.train(name): value for name, value in output.metrics.items()})
 
     def shards(self) -> list[nn.Module]:
@@ -97,7 +101,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
                 rows = [row for row in part.rows if row in pictured]
                 pictured_images.append(images_BCHW[: len(rows)])
                 pictured_rows.extend(rows)
-            output: Output = model(img_BCHW, masks_R.samples(part.rows))
+            masks = masks_R.samples(part.rows).with_missing(missing_pixels(images_BCHW))
+            output: Output = model(img_BCHW, masks)
             return StepLoss(output.loss, output.metrics).values().double() * len(part.rows)
 
         values, images = mean_over(read(), values_of, 1 + len(model.metric_names), world)
@@ -123,6 +128,8 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             **self.image_lines(f"{len(self.train_data):,} to train"),
             **self.model_summary.describe(),
         }
+        if missing := describe_missing(self.bank, masker):
+            lines["missing pixels"] = missing
         if not len(self.held_out):
             lines["evaluation"] = "none: no images are held out"
         elif self.settings.knn and not self._labelled:
@@ -190,7 +197,7 @@ class Pretrain(BuiltTask[MaskedImageModel]):
             return {}
         rows_N, order_N = rows_N.sort()
         images_BCHW = by_rank[order_N].to(dtype)
-        masks = masks_R.samples(rows_N)
+        masks = masks_R.samples(rows_N).with_missing(missing_pixels(images_BCHW))
         title = f"{model.masker.name} masker, {model.encoder.title} ({model.encoder.hidden}), {model.head.name} head"
         return draw_predictions(model, self.preprocess, images_BCHW, masks, title)
 

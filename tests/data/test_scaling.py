@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H W pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
 from mim.data.sources.retry import RetryingSource
 from mim.data.statistics import estimate_statistics
-from mim.data.transforms import CentreCrop
+from mim.data.transforms import CentreCrop, to_unit
 
 HEIGHT, WIDTH = 20, 36
+PERCENTILE = DataSettings(scale="percentile")
 
 
 def write_stacks(folder: Path, dtype: str = "uint16") -> np.ndarray:
@@ -41,25 +43,25 @@ def source(folder: Path, **keys: object) -> Folder:
 
 def test_scale_type_leaves_the_stored_image_as_it_is(tmp_path: Path) -> None:
     for stored in (photograph(), torch.from_numpy(levels("uint16", 4, 5, 6)), torch.rand(4, 5, 6)):
-        assert scaled(stored, "type") is stored
+        assert scaled(stored, DataSettings()) is stored
     write_stacks(tmp_path)
     assert RetryingSource(source(tmp_path)).read(0).dtype == torch.uint16
 
 
 def test_scale_of_two_numbers_is_linear_and_clips_nothing() -> None:
     values = levels("uint16", 4, HEIGHT, WIDTH)
-    image = scaled(torch.from_numpy(values), (100.0, 2100.0))
+    image = scaled(torch.from_numpy(values), DataSettings(scale=(100.0, 2100.0)))
     assert image.dtype == torch.float32
     assert np.allclose(image, (values.astype(np.float64) - 100) / 2000, rtol=1e-6, atol=1e-6)
     assert image.min() < 0
     assert image.max() > 1
-    grey = scaled(Image.fromarray(levels("uint8", HEIGHT, WIDTH)), (0.0, 255.0))
+    grey = scaled(Image.fromarray(levels("uint8", HEIGHT, WIDTH)), DataSettings(scale=(0.0, 255.0)))
     assert np.allclose(grey, levels("uint8", HEIGHT, WIDTH)[None] / 255)
 
 
 def test_scale_percentile_is_that_of_each_channel_and_clipped() -> None:
     values = np.random.default_rng(0).normal([[[5.0]], [[900.0]]], [[[1.0]], [[200.0]]], (2, 50, 60)).astype(np.float32)
-    image = scaled(torch.from_numpy(values), "percentile").numpy()
+    image = scaled(torch.from_numpy(values), PERCENTILE).numpy()
     low, high = (np.percentile(values, percent, axis=(1, 2), keepdims=True) for percent in (1, 99))
     assert np.allclose(image, ((values - low) / (high - low)).clip(0, 1), atol=1e-5)
     assert image.min() == 0
@@ -69,13 +71,24 @@ def test_scale_percentile_is_that_of_each_channel_and_clipped() -> None:
 def test_scale_percentile_of_few_bright_pixels_or_none_divides_by_no_zero() -> None:
     values = np.zeros((2, 40, 50), np.uint16)
     values[0, 3, 4] = 1000
-    image = scaled(torch.from_numpy(values), "percentile")
+    image = scaled(torch.from_numpy(values), PERCENTILE)
     assert image[0, 3, 4] == 1
     assert image.sum() == 1
     values[:, :20] = 65535  # no data
     values[:, 20:] = np.arange(1000, 2000).reshape(20, 50)
-    image = scaled(torch.from_numpy(values), "percentile", 65535)
-    assert torch.equal(image[:, 20:], scaled(torch.from_numpy(values[:, 20:]), "percentile"))
+    image = scaled(torch.from_numpy(values), replace(PERCENTILE, nodata=65535))
+    assert torch.equal(image[:, 20:], scaled(torch.from_numpy(values[:, 20:]), PERCENTILE))
+    assert image[:, :20].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_nodata_becomes_nan_and_all_other_values_are_those_without_it(dtype: str) -> None:
+    values = torch.from_numpy(levels(dtype, 2, HEIGHT, WIDTH))
+    values[0, 3:6, 4:9] = 7
+    image = scaled(values, DataSettings(nodata=7))
+    lacking = values.float() == 7
+    assert torch.equal(image.isnan(), lacking)
+    assert torch.equal(image[~lacking], to_unit(values)[~lacking])
 
 
 @pytest.mark.parametrize("scale", [(0.0, 1000.0), "percentile"])
@@ -96,7 +109,7 @@ def test_statistics_leave_out_the_stored_nodata_value(tmp_path: Path) -> None:
     images[:, :, :5] = -9999
     for number, image in enumerate(images):
         np.save(tmp_path / f"{number}.npy", image)
-    mean, _ = estimate_statistics(source(tmp_path, scale=(0.0, 10.0), nodata=-9999.0), 0, -9999.0)
+    mean, _ = estimate_statistics(source(tmp_path, scale=(0.0, 10.0), nodata=-9999.0), 0)
     assert np.allclose(mean, images[:, :, 5:].mean(axis=(0, 2, 3), dtype=np.float64) / 10, rtol=1e-4)
 
 

@@ -124,7 +124,11 @@ def test_reader_leaves_out_what_is_not_finite(tmp_path):
     reader = Reader(2, 0)
     parts = list(reader.read(files(tmp_path), range(4)))
     assert [(part.rows, part.batch.indices) for part in parts] == [([0], (0,)), ([2], (2,))]
-    assert list(reader.settle(2).values()) == ["1,024 of its 1,024 pixel values are not finite (NaN or infinity)"] * 2
+    missing, infinite = (
+        "all of its pixels are missing (NaN, or DATA.nodata)",
+        "1,024 of its 1,024 pixel values are infinite",
+    )
+    assert list(reader.settle(2).values()) == [missing, infinite]
 
 
 def test_reader_of_another_evaluation_names_the_files_again(tmp_path):
@@ -198,10 +202,10 @@ def test_choice_of_more_than_there_are_is_each_once():
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten digits; the third is torn, the fifth an array of floats, the sixth one with a NaN."""
+    """Ten digits; the third is torn, the fifth an array of floats, the sixth one with an infinite number."""
     paths = write_digits(tmp_path, 10)
     paths[2].write_bytes(paths[2].read_bytes()[:60])
-    for number, corner in ((4, 0.5), (5, np.nan)):
+    for number, corner in ((4, 0.5), (5, np.inf)):
         array_HW = np.asarray(digit(number)).astype(np.float32) / 255
         array_HW[0, 0] = corner
         paths[number].unlink()
@@ -216,7 +220,7 @@ def test_reader_of_mixed_images_gives_each_once_and_names_the_broken_ones(photos
     assert [row for part in parts for row in part.rows] == [0, 1, 3, 4, 6, 7, 8, 9]
     broken = reader.settle(8)
     assert [Path(name).stem for name in broken] == ["digit-002", "digit-005"]
-    assert "not finite" in list(broken.values())[1]
+    assert "infinite" in list(broken.values())[1]
     assert np.array_equal(parts[2].batch.images_BCHW[1, 0], np.asarray(digit(9)))
     scaled_BCHW = parts[1].batch.images_BCHW  # pictures beside an array
     assert scaled_BCHW.dtype == torch.float32

@@ -55,6 +55,26 @@ def test_masker_leaves_exactly_its_count_visible_in_every_sample(name, size):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_masker_hides_missing_cells_first_and_keeps_its_count(name):
+    masker = make(name, ImageSpec(3, 96, 160), cell=16, ratio=0.6)
+    mask = masker.sample(64, generator(1), CPU)
+    pixels_BHW = torch.zeros(64, 96, 160, dtype=torch.bool)
+    unchanged = masker.hide_missing(mask.with_missing(pixels_BHW))
+    assert torch.equal(unchanged.hidden_BHW, mask.hidden_BHW)
+    pixels_BHW[:32, 0, :160:16] = True  # a pixel of each cell of the first row
+    pixels_BHW[32:, :95] = True  # more than it can hide
+    missing = masker.hide_missing(mask.with_missing(pixels_BHW))
+    assert (~missing.hidden_BHW).sum(dim=(1, 2)).tolist() == [masker.visible] * 64
+    assert missing.hidden_BHW[:32, 0].all()
+    as_before = missing.hidden_BHW | ~mask.hidden_BHW  # a hidden cell becomes visible only where another is hidden
+    shown = (~as_before).sum(dim=(1, 2))
+    assert torch.equal(shown[:32], (~mask.hidden_BHW[:32, 0]).sum(dim=1))
+    assert missing.missing_BHW[32:].all()
+    if missing.predicted_BHW is not None:
+        assert not (missing.predicted_BHW & ~missing.hidden_BHW).any()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_masker_draws_from_the_generator_alone(name):
     masker = make(name, ImageSpec(3, 96, 160), cell=16)
     before = torch.get_rng_state()

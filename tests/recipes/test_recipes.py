@@ -27,7 +27,7 @@ CLASSIFIERS = [name for name in NAMES if name.startswith(("finetune/", "probe/")
 TRAINING_IMAGES = {"folder": 1_281_167, "cifar10": 50_000, "digits": 1_437, "solar": 1_850}  # folder: ImageNet
 CLASSES = {"folder": 1000, "cifar10": 10, "digits": 10, "solar": 2}
 # say where and how something is read or computed, not what
-WHERE = {"on_device", "retry_s", "index", "nodata", "pages", "channels_from", "keep_features", "features"}
+WHERE = {"on_device", "retry_s", "index", "nodata", "missing", "pages", "channels_from", "keep_features", "features"}
 OF_ENCODER = {"class_position", "qkv_bias", "head_width", "patch_norm", "norm_first", "norm_eps"}
 OF_ENCODER |= {"linear_init", "init_std"}
 OF_DECODER = {"output", "norm", "norm_eps", "positions", "linear_init", "init_std"}

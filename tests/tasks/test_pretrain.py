@@ -77,9 +77,10 @@ def folders(root: Path, bad: str = "") -> Path:
     return root
 
 
-def test_evaluation_leaves_out_images_that_are_not_finite(tmp_path):
+def test_evaluation_leaves_out_broken_images(tmp_path):
     """Loss, baseline, kNN and pictures are those of the others, under the masks that they have anyway."""
     keys = {"DATA.name": "folder", "EVALUATE.samples": 10, "EVALUATE.reconstructions": 10, "EVALUATE.knn": 1}
+    keys |= {"DATA.missing": "broken"}
     clean = task(**keys | {"DATA.path": folders(tmp_path / "clean")})
     (expected,) = evaluated(clean, 1)
     for bad in ("15", "03"):
@@ -99,7 +100,7 @@ def test_evaluation_leaves_out_images_that_are_not_finite(tmp_path):
 
 def test_evaluation_loss_without_a_broken_image_is_the_mean_over_the_others(tmp_path):
     keys = {"DATA.name": "folder", "EVALUATE.samples": 10, "EVALUATE.knn": 0, "EVALUATE.reconstructions": 0}
-    keys |= {"DATA.batch_size": 1}
+    keys |= {"DATA.batch_size": 1, "DATA.missing": "broken"}
     losses: list[float] = []
 
     def record(model, arguments, output):

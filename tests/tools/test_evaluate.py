@@ -310,19 +310,19 @@ def arrays(root: Path, bad: str = "", leave_out: str = "") -> Path:
 
 
 @pytest.mark.parametrize("bad", ["04", "11"], ids=["training", "held-out"])
-def test_images_that_are_not_finite_are_left_out_and_named(runs, tmp_path, bad):
+def test_broken_images_are_left_out_and_named(runs, tmp_path, bad):
     """Every evaluation gives what it gives without the file."""
     folders = arrays(tmp_path / "bad", bad), arrays(tmp_path / "without", leave_out=bad)
     by_command: dict[str, list[dict]] = {}
     for folder in folders:
-        keys = ["DATA.name", "folder", "DATA.path", folder]
+        keys = ["DATA.name", "folder", "DATA.path", folder, "DATA.missing", "broken"]
         for words in (["knn", runs / "pretrain", "--k", 3], ["logistic", runs / "pretrain"]):
             by_command.setdefault(words[0], []).append(figures(tmp_path, *words, *keys))
         output = ["--output", tmp_path / f"{folder.name}.npz"]
         by_command.setdefault("features", []).append(figures(tmp_path, "features", runs / "pretrain", *output, *keys))
     for left_out, without in by_command.values():
         (name,) = left_out.pop("evaluation/left_out_files")
-        assert f"/{bad}.npy: 1 of its 1,024 pixel values are not finite" in name
+        assert f"/{bad}.npy: 1 of its 1,024 pixel values are missing" in name
         assert left_out.pop("evaluation/left_out") == 1
         left_out["file"] = without.setdefault("file", None)
         assert left_out == without
@@ -333,9 +333,10 @@ def test_images_that_are_not_finite_are_left_out_and_named(runs, tmp_path, bad):
     assert not any(bad in Path(name).stem for name in (*one["train_names"], *one["val_names"]))
 
 
-def test_classify_leaves_out_images_that_are_not_finite(runs, tmp_path):
+def test_classify_leaves_out_broken_images(runs, tmp_path):
+    keys = ["DATA.name", "folder", "DATA.missing", "broken", "DATA.path"]
     left_out, without = (
-        figures(tmp_path, "classify", runs / "finetune", "DATA.name", "folder", "DATA.path", folder)
+        figures(tmp_path, "classify", runs / "finetune", *keys, folder)
         for folder in (arrays(tmp_path / "bad", "11"), arrays(tmp_path / "without", leave_out="11"))
     )
     assert left_out.pop("evaluation/left_out") == 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.values import check_values, wrong_kind
-from mim.data.scaling import scaled
+from mim.data.scaling import is_unchanged, scaled
 from mim.data.sources.base import NeedOf, Source, Stored, size_of
 from mim.errors import DataLost
 
@@ -39,19 +39,17 @@ class RetryingSource:
         return self._checked(index, self._retry(lambda: self.source.read(index)))
 
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        """As Source.read_reduced; or, where DATA.scale is not `type`, the whole image, scaled."""
-        if self.source.settings.scale != "type":
+        """As Source.read_reduced; or, where `scaled` changes images, the whole image, scaled."""
+        if not is_unchanged(self.source.settings):
             stored = self.read(index)
             return stored, size_of(stored)
         stored, size = self._retry(lambda: self.source.read_reduced(index, need_of))
         return self._checked(index, stored), size
 
     def scaled(self, stored: Stored) -> Stored:
-        """An image under DATA.scale. Raises BrokenImage where a pixel is infinite then."""
+        """An image under DATA.scale, with NaN for DATA.nodata. Raises BrokenImage where a pixel is infinite then."""
         settings = self.source.settings
-        if settings.scale == "type":
-            return stored
-        return check_values(scaled(stored, settings.scale, settings.nodata_value))
+        return stored if is_unchanged(settings) else check_values(scaled(stored, settings), settings)
 
     def mask(self, index: int) -> np.ndarray:
         """As Source.mask."""
@@ -64,7 +62,7 @@ class RetryingSource:
                 f"{self.source.describe(index)} is {kind}, and DATA.channels is {channels}: a source gives an 8-bit "
                 f"PIL image of that many channels, or a tensor ({channels}, height, width) of uint8, uint16 or float32"
             )
-        return check_values(stored)
+        return check_values(stored, self.source.settings)
 
     def _retry(self, read: Callable[[], T]) -> T:
         began: float | None = None

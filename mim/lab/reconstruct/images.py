@@ -41,8 +41,8 @@ def images_from_files(paths: Sequence[Path], loaded: LoadedRun) -> ImageSet:
     data, say = loaded.cfg.DATA.shared, Notes()
     for file in files:
         try:
-            stored = check_values(decode(file, loaded.image.channels, say, data.selection))
-            images.append(crop(scaled(stored, data.scale, data.nodata_value)))
+            stored = check_values(decode(file, loaded.image.channels, say, data.selection), data)
+            images.append(crop(check_values(scaled(stored, data), data)))
         except BrokenImage as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if images[-1].dtype != images[0].dtype:
