@@ -61,6 +61,7 @@ setup(
     package_data={
         "mim.lab.comparison": ["views/templates/*"],
         "mim.lab.watch": ["templates/*"],
+        "mim.results": ["templates/*"],
         "mim.configs": ["**/*.yaml"],
     },
     entry_points={"console_scripts": [f"mim-{name} = mim_toolkit:script" for name in COMMANDS]},
@@ -69,6 +70,7 @@ setup(
         "torch>=2.11,<3",
         "torchvision>=0.26,<1",
         "timm>=1.0.23,<2",
+        "huggingface_hub>=1.5,<3",
         "einops>=0.8",
         "numpy>=2.0",
         "pillow>=11.0",

@@ -11,7 +11,7 @@ from mim.encoders import Encoder, Timm
 from mim.engine import checkpoint
 from mim.engine.run_folder import RunFolder
 from mim.errors import ConfigError
-from mim.interop import ModelWeights, metadata, read
+from mim.interop import ModelWeights, hub, metadata, read
 from mim.interop.files import is_pretrained_folder
 from mim.interop.formats import UnknownFormat
 from mim.interop.initialise import initialise_encoder, read_for
@@ -62,8 +62,10 @@ def init_file(cfg: Config) -> Path | None:
 def weights_file(path: Path) -> Path:
     """The file of weights at a path: of a run folder its best checkpoint, or its last; else the path itself.
 
-    Raises ValueError where there is none.
+    What is at a hub (`hf://owner/name`) is downloaded. Raises ValueError where there is none.
     """
+    if hub.is_hub_path(path):
+        return hub.fetch(path)
     return path if is_pretrained_folder(path) else checkpoint.find(path)
 
 

@@ -16,7 +16,7 @@ from mim.build.models import image_spec
 from mim.config import Config, Overrides, inherit, parse_config, read_pairs
 from mim.encoders import Encoder
 from mim.errors import ConfigError
-from mim.interop import ModelWeights, metadata, read
+from mim.interop import ModelWeights, hub, metadata, read
 from mim.interop.formats import Sections, UnknownFormat
 from mim.interop.initialise import match_weights, read_for
 from mim.ops.seeding import host_seeded
@@ -37,7 +37,8 @@ def load_encoder(path: str | Path, overrides: Overrides = (), strict: bool = Tru
     Args:
         path: a checkpoint or a run folder of this toolkit, a file of facebookresearch/mae, microsoft/SimMIM or timm
             (.pth, .safetensors), or a folder of transformers; also a file under the names of an encoder of yours, which
-            the overrides describe: `{"ENCODER.name": "mine"}`. Images are to be normalised as its training did.
+            the overrides describe: `{"ENCODER.name": "mine"}`; or `hf://owner/name[@revision][/file]`, weights at a
+            Hugging Face hub, downloaded by huggingface_hub. Images are to be normalised as its training did.
         overrides: config keys that the file does not hold, or another size, to which positions are resized:
             `{"DATA.image_size": [384, 384]}`. Other values than the file's are an error, but for keys that INIT.keep
             names. INIT.adapt_channels adapts the first layer to another DATA.channels.
@@ -93,7 +94,7 @@ def load_network(path: str, model: str, image: ImageSpec) -> Network:
 
 def _check_place(path: Path) -> None:
     """Raises ValueError where there is no file or folder, with the path that was looked for."""
-    if not path.exists():
+    if not hub.is_hub_path(path) and not path.exists():
         folder = "" if path.is_absolute() else f" in the working folder (it would be {path.absolute()})"
         raise ValueError(
             f"{path} does not exist{folder}: set TARGET.checkpoint to where it is now, best as an absolute path. A run "

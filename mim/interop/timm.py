@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from mim.encoders import Timm as Encoder
 from mim.encoders.hiding.backbone import BackboneSettings
-from mim.interop import class_names, metadata
+from mim.interop import class_names, metadata, timm_hub
 from mim.interop.files import WeightsFile
 from mim.interop.formats import BACKBONE, ENCODER, ModelWeights, Sections, WeightsFormat, WriteReport
 from mim.interop.kinds import check_encoder, check_keys, encoder_kind, has_classifier
@@ -41,13 +41,13 @@ class Timm(WeightsFormat, name="timm"):
     writes = "torch or safetensors"
 
     def recognises(self, file: WeightsFile) -> bool:
-        return encoder_kind(file.weights) is not None or _is_any(metadata.read_metadata(file.metadata))
+        return encoder_kind(file.weights) is not None or _is_any(_record_of(file))
 
     def infers_config(self, file: WeightsFile) -> bool:
-        return not _is_any(metadata.read_metadata(file.metadata))
+        return not _is_any(_record_of(file))
 
     def read(self, file: WeightsFile) -> ModelWeights:
-        record = metadata.read_metadata(file.metadata)
+        record = _record_of(file)
         if _is_any(record):
             return ModelWeights({BACKBONE + name: each for name, each in file.weights.items()}, record, str(file.path))
         kind = encoder_kind(file.weights)
@@ -80,6 +80,12 @@ class Timm(WeightsFormat, name="timm"):
         return WriteReport(left_out, f"timm.create_model({MODELS[kind]!r}, {arguments})")
 
 
+def _record_of(file: WeightsFile) -> Sections:
+    """What the file says of its model: the sections that this toolkit wrote, or timm's config.json."""
+    written = metadata.read_metadata(file.metadata)
+    return written or timm_hub.sections_of(file.metadata, encoder_kind(file.weights))
+
+
 def _is_any(sections: Sections) -> bool:
     """Whether the encoder is any model of timm by its name, whose weights have timm's names already."""
     encoder = sections.get("ENCODER")
@@ -91,13 +97,10 @@ def _write_any(weights: ModelWeights, path: Path) -> WriteReport:
     ours = weights.select(BACKBONE)
     theirs = {name.removeprefix(BACKBONE): weight.contiguous() for name, weight in ours.items()}
     _write_file(path, theirs, metadata.metadata_of(weights, ours))
-    encoder, data = weights.sections["ENCODER"], weights.sections["DATA"]
-    settings = BackboneSettings(encoder["model"], tuple(encoder.get("options", ())))
-    with torch.device("meta"):
-        arguments = settings.taken(ImageSpec(data["channels"], *data["image_size"]))
+    model, arguments = model_of(weights.sections)
     keywords = ", ".join(f"{name}={value!r}" for name, value in {"checkpoint_path": str(path), **arguments}.items())
     left_out = [name for name in weights.state if name not in ours]
-    return WriteReport(left_out, f"timm.create_model({encoder['model'].partition('.')[0]!r}, {keywords})")
+    return WriteReport(left_out, f"timm.create_model({model!r}, {keywords})")
 
 
 def _write_file(path: Path, state: dict[str, torch.Tensor], extra: dict[str, str]) -> None:
@@ -105,6 +108,17 @@ def _write_file(path: Path, state: dict[str, torch.Tensor], extra: dict[str, str
         write_atomically(path, lambda file: file.write(save(state, metadata=extra)))
     else:
         write_atomically(path, lambda file: torch.save({"state_dict": state, **extra}, file))
+
+
+def model_of(sections: Sections) -> tuple[str, dict[str, Any]]:
+    """The name of a model of timm and the arguments of timm.create_model for an encoder without a classifier."""
+    encoder, data = sections["ENCODER"], sections["DATA"]
+    if not _is_any(sections):
+        return MODELS[encoder["name"]], create_arguments(sections, 0)
+    settings = BackboneSettings(encoder["model"], tuple(encoder.get("options", ())))
+    with torch.device("meta"):
+        arguments = settings.taken(ImageSpec(data["channels"], *data["image_size"]))
+    return encoder["model"].partition(".")[0], arguments
 
 
 def create_arguments(sections: Sections, classes: int) -> dict[str, Any]:
