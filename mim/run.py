@@ -1,19 +1,22 @@
 """One run, from a config to summary.json: the processes, the folder, the data, the task and the trainer."""
 
-import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mim import build, init_weights
 from mim.config import Config, Overrides, change_config, parse_config
 from mim.engine import checkpoint
+from mim.engine.callbacks import Callback, check_callbacks
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import buffered_lines, log_to_console, log_to_file
 from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
 from mim.io.files import write_text
+from mim.results import RunResult
 from mim.resume import (
     FolderRecord,
     check_classes,
@@ -37,12 +40,13 @@ def train(
     quiet: bool = False,
     task: TaskClass | None = None,
     extend: int | None = None,
-) -> dict:
-    """Trains a config in a run folder and returns the content of its summary.json.
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Trains a config in a run folder and returns the content of its summary.json, see RunResult.
 
     A folder that holds a checkpoint of this config is resumed; where its run is finished, nothing is trained. The
     commands let idle threads of OpenMP soon sleep (GOMP_SPINCOUNT=10000); from Python this is up to you, before torch
-    is imported.
+    is imported. In a notebook, interrupting the kernel ends the run between two steps with a checkpoint.
 
     Args:
         config: a YAML file, the name of a shipped recipe (`mae/vit_base`), or what `load_config` returned.
@@ -53,10 +57,13 @@ def train(
         task: a subclass of the class of TASK (Pretrain, Finetune or Probe) that takes its place.
         extend: epochs in all to which the finished run of the folder is prolonged, from its last checkpoint with its
             optimizer; from there on the learning rate is that of a run of so many epochs.
+        callbacks: objects that are told of log lines and evaluations, see Callback.
 
     Raises ValueError for what the user can mend, RunInterrupted where the run was asked to end and wrote a checkpoint,
-    RunStopped, DataLost or OSError where it cannot go on, RanksLost where another rank is gone.
+    RunStopped, DataLost or OSError where it cannot go on, RanksLost where another rank is gone, and what a callback
+    raised.
     """
+    check_callbacks(callbacks)
     if isinstance(config, str | Path):
         output = Path("runs") / Path(config).stem if output is None else output
         config = build.load_config(config, overrides, init_weights.find_facts_in(Path(output), resume))
@@ -67,12 +74,20 @@ def train(
         raise ValueError("output is missing: name the run folder of a config that is not a file")
     if extend is not None and resume is not None:
         raise ValueError("--extend goes on from the last checkpoint of the run folder: leave --resume CHECKPOINT out")
-    return _run(config, Path(output), Path(resume) if resume is not None else None, quiet, task, extend)
+    path = Path(resume) if resume is not None else None
+    summary = _run(config, Path(output), path, quiet, task, extend, callbacks)
+    return RunResult(summary, Path(output))
 
 
 def _run(
-    cfg: Config, output: Path, resume: Path | None, quiet: bool, own: TaskClass | None, extend: int | None
-) -> dict:
+    cfg: Config,
+    output: Path,
+    resume: Path | None,
+    quiet: bool,
+    own: TaskClass | None,
+    extend: int | None,
+    callbacks: Sequence[Callback],
+) -> Mapping[str, Any]:
     with join_world(cfg.DISTRIBUTED) as world:
         log_to_console(world.main and not quiet)
         folder = RunFolder(output)
@@ -101,12 +116,12 @@ def _run(
             _check_or_initialise(cfg, task, content, path)
             numbers = [" ".join(f"{value:.4f}" for value in values) for values in (cfg.DATA.mean, cfg.DATA.std)]
             lines = {"mean and std": f"{numbers[0]} and {numbers[1]}, estimated"} if estimated else {}
-            trainer = Trainer(task, build.engine_settings(cfg), world, folder)
+            trainer = Trainer(task, build.engine_settings(cfg), world, folder, callbacks)
             if path is not None and content is not None:
                 trainer.resume(content, path)
                 if trainer.finished and folder.summary.exists():
                     LOG.info("finished before: %s", folder.summary)
-                    return json.loads(folder.summary.read_text(encoding="utf-8"))
+                    return RunResult.read(output)
                 if world.main:
                     folder.set_summary_aside(cfg.TRAIN.epochs)
             return trainer.run(lines)

@@ -13,11 +13,14 @@ LOG = logging.getLogger("mim")
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log lines above the progress bar, where there is one."""
+    """Prints log lines above the progress bar, where there is one; in a notebook as plain text of one output."""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else ""
         prefix = "warning: " if record.levelno == logging.WARNING else ""
+        if get_console().is_jupyter:
+            print(prefix + record.getMessage())
+            return
         get_console().print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True, style=style)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mim.errors import RunInterrupted
+
 # those that this system has: Windows has no SIGUSR1
 END_SIGNALS = tuple(
     number for name in ("SIGTERM", "SIGUSR1", "SIGINT") if (number := getattr(signal, name, None)) is not None
@@ -23,6 +25,13 @@ class EndRequests:
         if self.signal_name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = self.signal_name or signal.Signals(number).name
+
+    def ending(self, step: int, steps: int) -> RunInterrupted:
+        """The error that ends the run of so many steps after a step, on each rank."""
+        return RunInterrupted(
+            f"ended on {self.signal_name or 'a request to another rank'} after step {step:,} of {steps:,}; the same "
+            "command continues from there"
+        )
 
 
 @contextmanager

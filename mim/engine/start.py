@@ -2,6 +2,7 @@
 
 import torch
 
+from mim.engine.distributed.world import World
 from mim.engine.optim import without_effect
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import describe_precision
@@ -25,8 +26,14 @@ def describe_start(
     }
 
 
-def start_warnings(task: Task, plan: Plan, settings: EngineSettings) -> list[str]:
-    """Settings of a run that have no effect, or not the one that they seem to have, a sentence each."""
+def start_warnings(task: Task, plan: Plan, settings: EngineSettings, world: World | None = None) -> list[str]:
+    """Settings of a run that have no effect, or not the one that they seem to have, a sentence each.
+
+    world: the processes of the run; None where they are not known yet.
+    """
     optimizer, schedule = settings.optimizer, plan.schedule(settings)
     lines = [*schedule.warnings(), *optimizer.warnings(schedule)]
-    return [*lines, *without_effect(task.model, optimizer, task.lr_scales)]
+    lines += without_effect(task.model, optimizer, task.lr_scales)
+    if world is not None and settings.distributed.strategy == "fsdp" and not world.grouped:
+        lines.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
+    return lines

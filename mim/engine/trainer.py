@@ -4,6 +4,7 @@ The step is `_train_step` and `_update`. All other methods belong to what happen
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mim import metric_keys as keys
+from mim.engine.callbacks import Callback, Callbacks
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
 from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
@@ -26,9 +28,9 @@ from mim.engine.signals import EndRequests, note_end_requests
 from mim.engine.start import describe_start, start_warnings
 from mim.engine.step_status import StepMonitor, StepStatus
 from mim.engine.trackers.base import RunProgress
-from mim.engine.trackers.metrics import EPOCH, LINE, Meter, RunLogger, Stopwatch, log_progress
+from mim.engine.trackers.metrics import EPOCH, LINE, Meter, RunLogger, Stopwatch
 from mim.engine.train_state import TrainState
-from mim.errors import RunInterrupted, RunStopped
+from mim.errors import RunStopped
 from mim.io.files import write_json
 from mim.ops.seeding import derive_seed
 
@@ -41,7 +43,9 @@ class Trainer:
     Raises ValueError where the settings do not fit the data set or the number of devices.
     """
 
-    def __init__(self, task: Task, settings: EngineSettings, world: World, folder: RunFolder):
+    def __init__(
+        self, task: Task, settings: EngineSettings, world: World, folder: RunFolder, callbacks: Sequence[Callback] = ()
+    ):
         precision = resolve_precision(settings.train.precision, world.device)
         settings = replace(settings, train=replace(settings.train, precision=precision))
         self.task, self.settings, self.world, self.folder = task, settings, world, folder
@@ -57,6 +61,7 @@ class Trainer:
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
         self.monitor = StepMonitor(world.device, may_overflow=self.train_state.scaler.is_enabled())
         self.requests = EndRequests()
+        self.callbacks = Callbacks(callbacks if world.main else ())
 
     def resume(self, content: dict, path: Path) -> None:
         """Continues from the checkpoint of `path`. Raises ValueError where it does not fit exactly."""
@@ -90,11 +95,13 @@ class Trainer:
         Raises RunStopped where the run must end early, RunInterrupted where it was asked to end.
         """
         self._start()
-        logger = RunLogger(self.folder, self.settings, self.plan.steps, self._progress, self.world.main)
+        main, clock = self.world.main, self.stopwatch
+        logger = RunLogger(self.folder, self.settings, self.plan, self._progress, main, self.callbacks, clock)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
         memory = kept_memory(self.world.device)
         with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:
-            self.logger.plan({**self._describe(), **(lines or {})}, self._warnings())
+            warnings = start_warnings(self.task, self.plan, self.settings, self.world)
+            self.logger.plan({**self._describe(), **(lines or {})}, warnings)
             self.model = self.train_state.wrap()
             if self.task.prepares:
                 with self._autocast(), self.train_state.eval_mode() as model:
@@ -108,7 +115,9 @@ class Trainer:
                     self._train_step()
                     self.logger.advance(self.step)
                     self._between_steps()
-            return self._finish()
+            summary = self._finish()
+        self.callbacks.settle()
+        return summary
 
     def _start(self) -> None:
         """Starts the clocks of this process."""
@@ -137,7 +146,8 @@ class Trainer:
                     self.train_state.scaler.scale(result.loss / self.plan.accumulation).backward()
                 values, indices = values + result.values() / self.plan.accumulation, indices + batch.indices
                 self.prefetcher.prefetch()
-        flags = [torch.full_like(values[:1], flag) for flag in (bool(self.requests.signal_name), self.saver.is_due())]
+        end_requested = bool(self.requests.signal_name or self.callbacks.error)
+        flags = [torch.full_like(values[:1], flag) for flag in (end_requested, self.saver.is_due())]
         end, save, loss, *metrics = self.world.sum(torch.cat([*flags, values / self.world.size])).unbind()
         norm = self._update(step, loss)
         self.task.after_step((step + 1) / self.plan.steps)
@@ -173,10 +183,7 @@ class Trainer:
         if self.finished or interrupted or due or self.saver.wants(self.step, self.plan.steps_per_epoch, stable_until):
             self.saver.save(self.step, stable_until)
         if interrupted:
-            raise RunInterrupted(
-                f"ended on {self.requests.signal_name or 'a signal to another rank'} after step {self.step:,} of "
-                f"{self.plan.steps:,}; the same command continues from there"
-            )
+            raise self.callbacks.error or self.requests.ending(self.step, self.plan.steps)
 
     def _log(self) -> None:
         """One log line and one row of metrics. The host waits for the device."""
@@ -193,8 +200,7 @@ class Trainer:
             **self.train_state.metrics(),
             **self.broken.metrics(),
         }
-        self.logger.row(self._progress, row)
-        log_progress(self._progress, self.plan.epochs, self.plan.steps, row)
+        self.logger.step(self._progress, row)
 
     def _evaluate(self) -> None:
         self.world.set_phase(f"evaluating after step {self.step}")
@@ -285,12 +291,6 @@ class Trainer:
             "devices": self.world.describe(self.settings.distributed.strategy),
             "run folder": str(self.folder.path),
         }
-
-    def _warnings(self) -> list[str]:
-        warnings = start_warnings(self.task, self.plan, self.settings)
-        if self.settings.distributed.strategy == "fsdp" and not self.world.grouped:
-            warnings.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
-        return warnings
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.settings.train.precision, self.world.device)

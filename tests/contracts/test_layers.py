@@ -22,6 +22,7 @@ ROWS = [  # a unit imports itself and what stands in an earlier row
     {"config"},
     {"init_weights"},
     {"build", "resume"},
+    {"results"},
     {"run", "evaluate", "convert"},
     {"pretrained", "export"},
     {"lab"},
@@ -32,7 +33,7 @@ LAB_ROWS = [  # the same of the rooms of mim/lab
     {"layout", "console", "masks", "label_metrics"},
     {"dryrun", "reconstruct"},
     {"plan", "benchmark", "comparison"},
-    {"study", "watch"},
+    {"study", "watch", "notebook"},
 ]
 ROW = {unit: height for height, units in enumerate(ROWS) for unit in units}
 LAB_ROW = {unit: height for height, units in enumerate(LAB_ROWS) for unit in units}

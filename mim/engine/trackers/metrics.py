@@ -10,12 +10,12 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from PIL import Image
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from mim.engine.bars import Bar, new_bar
+from mim.engine.callbacks import Callbacks
 from mim.engine.log import announce
-from mim.engine.plan import EngineSettings
+from mim.engine.plan import EngineSettings, Plan
 from mim.engine.protocol import Report
 from mim.engine.run_folder import RunFolder
 from mim.engine.trackers.base import RunProgress, TrackedRun
@@ -65,47 +65,57 @@ class Meter:
 
 
 class RunLogger:
-    """Writes on the main rank; on the others it does nothing. A context manager.
+    """Writes on the main rank, and calls the callbacks there; on the others it does nothing. A context manager.
 
-    steps: of the whole run; start: where this process begins. Raises ValueError where a tracker needs a package that is
-    not installed.
+    plan: of the whole run; start: where this process begins; stopwatch: of the run, for the seconds of its callbacks.
+    Raises ValueError where a tracker needs a package that is not installed.
     """
 
-    def __init__(self, folder: RunFolder, settings: EngineSettings, steps: int, start: RunProgress, main: bool):
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: EngineSettings,
+        plan: Plan,
+        start: RunProgress,
+        main: bool,
+        callbacks: Callbacks,
+        stopwatch: "Stopwatch",
+    ):
         for tracker in settings.trackers:
             tracker.check()
         self.folder, self.settings, self.main = folder, settings, main
-        self.bar: Progress | None = None
-        self._steps, self._start = steps, start
+        self.callbacks, self.stopwatch = callbacks, stopwatch
+        self.bar: Bar | None = None
+        self._plan, self._start = plan, start
 
     def __enter__(self) -> Self:
         run = TrackedRun(self.folder, read_values(self.folder.config_text) or {}, self._start, tracked="")
         self.tracking = Tracking(self.settings.trackers if self.main else (), run)
-        if not self.main:
-            return self
-        console = get_console()
-        if console.is_terminal:
-            times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            columns = (TextColumn("training"), BarColumn(), *times, TextColumn("{task.fields[note]}"))
-            self.bar = Progress(*columns, console=console, transient=True)
-            self._task = self.bar.add_task("", total=self._steps, completed=self._start.step, note="")
-            self.bar.start()
+        if self.main:
+            self.bar = new_bar(self._plan.steps, self._start.step)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            self.bar.close()
         self.tracking.close(completed=error is None)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
         if self.bar is not None:
-            self.bar.update(self._task, completed=step)
+            self.bar.advance(step)
 
     def plan(self, lines: dict[str, str], warnings: list[str]) -> None:
         """What the run is about to do: in the log, and for the trackers."""
         announce(lines, warnings)
         self.tracking.each(lambda tracker: tracker.plan(lines, self._start.images_seen))
+
+    def step(self, progress: RunProgress, metrics: dict[str, float]) -> None:
+        """The metrics of a step as a row and a log line."""
+        self.row(progress, metrics)
+        log_progress(progress, self._plan.epochs, self._plan.steps, metrics)
+        with self.stopwatch.time("callbacks"):
+            self.callbacks.step(progress, metrics)
 
     def row(self, progress: RunProgress, metrics: dict[str, float]) -> None:
         """One row of the metrics file, and the same values for the trackers."""
@@ -121,7 +131,7 @@ class RunLogger:
         append_text(self.folder.metrics, to_json(row) + "\n")
         self.tracking.each(lambda tracker: tracker.metrics(metrics, progress))
         if self.bar is not None and TRAIN_LOSS in metrics:
-            self.bar.update(self._task, note=f"loss {metrics[TRAIN_LOSS]:.4f}")
+            self.bar.note(f"loss {metrics[TRAIN_LOSS]:.4f}")
 
     def evaluated(self, progress: RunProgress, report: Report) -> None:
         """The metrics of an evaluation as a row and a log line, and its pictures."""
@@ -130,6 +140,8 @@ class RunLogger:
         LOG.info("evaluated at epoch %.4g: %s", progress.epoch, text)
         for name, image_HWC in report.pictures.items():
             self.picture(name, progress, image_HWC)
+        with self.stopwatch.time("callbacks"):
+            self.callbacks.evaluation(progress, report)
 
     def picture(self, name: str, progress: RunProgress, image_HWC: Tensor) -> None:
         """A PNG in the run folder, in a folder of that name, and the same picture for the trackers."""
@@ -142,7 +154,7 @@ class RunLogger:
 
 
 class Stopwatch:
-    """Seconds by kind of work: `evaluate`, `save`, and `train` for all else; `data` is a part of `train`."""
+    """Seconds by kind of work: `evaluate`, `save`, `callbacks`, and `train` for all else, of which `data` is a part."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -161,7 +173,7 @@ class Stopwatch:
         elapsed = time.perf_counter() - self._start
         return {
             "elapsed": elapsed,
-            "train": elapsed - self._timed["evaluate"] - self._timed["save"],
+            "train": elapsed - sum(self._timed[kind] for kind in ("evaluate", "save", "callbacks")),
             "data": self._timed["data"],
         }
 
