@@ -21,7 +21,7 @@ LOG = logging.getLogger("mim")
 
 FREE = (  # keys, and sections with a dot, that a resumed run may change: paths, costs and output
     *("RECIPE", "INIT.take", "INIT.keep", "DATA.path", "DATA.workers", "DATA.batch_size", "DATA.max_broken"),
-    *("DATA.retry_s", "DATA.index", "LABELS.file", "LABELS.masks", "TRAIN.compile"),
+    *("DATA.retry_s", "DATA.index", "DATA.cache", "LABELS.file", "LABELS.masks", "TRAIN.compile"),
     *("TRAIN.activation_checkpointing", "TRAIN.max_skipped", "EVALUATE.", "CHECKPOINT.", "LOG.", "DISTRIBUTED."),
 )
 FILE_OF_TEACHER = re.compile(r"TARGET(\.\d+)?\.checkpoint:")  # it may move; check_teachers compares what is in it

@@ -86,6 +86,7 @@ class ImageDataset(Dataset[Sample]):
 
     def batch(self, keys: list[SampleKey]) -> Batch:
         """All crops of some images, those of one image in neighbouring rows."""
+        self.source.prefetch([index for _, index in keys])
         # all seeds first: between two decodings, drawing them would take 5 times as long
         seeds = [self._seeds(*key, self.repeats) for key in keys]
         by_image = [self._samples(key, own_seeds) for key, own_seeds in zip(keys, seeds, strict=True)]
@@ -107,6 +108,7 @@ class ImageDataset(Dataset[Sample]):
         samples: list[Sample] = []
         broken: list[tuple[str, str]] = []
         dtype: torch.dtype | None = None
+        self.source.prefetch([index for _, index in keys])
         for epoch, index in keys:
             try:
                 samples.append(self._sample(index, self._seeds(epoch, index, 1))[0])

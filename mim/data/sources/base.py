@@ -95,6 +95,9 @@ class Source(Component, ABC, section="DATA"):
         stored = self.read(index)
         return stored, size_of(stored)
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Is told which images are read next. A source that waits long for each may wait for all at once here."""
+
     @property
     def label_spec(self) -> LabelSpec | None:
         """What the labels are; None where there are none. This default is one class for each image.

@@ -10,13 +10,13 @@ of pixels with the channels innermost, or as a JPEG file), `<split>.index` (an a
 Shapes: C channels, H W pixels.
 """
 
-import json
+import io
 import os
 import warnings
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_red
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import check_channels
 from mim.data.decoding.selection import pick
+from mim.data.remote.files import RemoteFiles, Request
+from mim.data.remote.packed import RemoteFolder
+from mim.data.remote.store import is_remote
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored
 from mim.data.sources.held_out import by_share, check_share
+from mim.data.sources.packed_header import DTYPES, HEADER, Contents, Header
 
-FORMAT, VERSION = "mim-packed", 1
-HEADER = "packed.json"
 ALIGNMENT = 64
 INDEX = np.dtype(
     [
@@ -46,101 +48,54 @@ INDEX = np.dtype(
         ("crc32", "<u4"),  # of the image's bytes
     ]
 )
-DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """The size of a split: its images, the bytes of `<split>.images`, and whether the images have labels."""
-
-    images: int
-    bytes: int
-    labelled: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """packed.json."""
-
-    store: Literal["pixels", "jpeg"]
-    dtype: str  # of pixels
-    channels: int
-    pictures: bool  # whether reading gives 8-bit pictures; else arrays
-    short_side: int  # largest shorter side in pixels; 0 for sizes as they were
-    root: str  # the folder to which names are relative; empty where they are not names of files
-    classes: tuple[str, ...]  # the name of each label
-    splits: dict[str, Contents]  # the splits that hold images
-    left_out: int  # number of images that could not be read
-    size: tuple[int, int] | None = None  # height and width of all images; None for several sizes, and in old headers
-    channels_from: tuple[int | str, ...] = ()  # DATA.channels_from, by which the channels were chosen; none for all
-
-    def text(self) -> str:
-        """The content of packed.json."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def of(cls, folder: Path) -> "Header":
-        """The header of a packed folder. Raises ValueError where there is none, or it is damaged or too new."""
-        file = folder / HEADER
-        if not file.is_file():
-            missing = "holds no packed.json" if folder.is_dir() else "does not exist"
-            raise ValueError(f"DATA.path {folder} {missing}: python tools/pack.py SOURCE OUT makes a packed data set")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise KeyError("format")
-            version = int(content.pop("version"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged, or no packed data set of this toolkit: pack it again") from error
-        if version > VERSION:
-            raise ValueError(
-                f"{file} is of version {version} and this toolkit reads up to {VERSION}: update it, or pack again"
-            )
-        try:
-            content["splits"] = {split: Contents(**contents) for split, contents in content["splits"].items()}
-            if content.setdefault("size", None) is not None:
-                height, width = content["size"]
-                content["size"] = int(height), int(width)
-            content["classes"] = tuple(content["classes"])
-            content["channels_from"] = tuple(content.get("channels_from", ()))
-            DTYPES[content["dtype"]]
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged: pack it again") from error
 
 
 class PackedSplit:
-    """The three files of a split, memory-mapped, so that opening reads nothing.
+    """The three files of a split, memory-mapped, so that opening reads nothing; or on an object store.
 
-    Attributes: index, (images,) of INDEX; images_N, the bytes of all images, which must not be changed.
+    Attributes: index, (images,) of INDEX; images_N, the bytes of all images, which must not be changed; remote, the
+    images on an object store, or None.
 
     Raises ValueError where a file is missing, too short, or another file.
     """
 
-    def __init__(self, folder: Path, split: str, contents: Contents):
+    remote: RemoteFiles | None = None
+
+    def __init__(self, folder: Path | RemoteFolder, split: str, contents: Contents):
         try:
-            self.index = np.load(folder / f"{split}.index", mmap_mode="r", allow_pickle=False)
-            images_N = np.memmap(folder / f"{split}.images", np.uint8, mode="r")
-            self._names_N = np.memmap(folder / f"{split}.names", np.uint8, mode="r")
+            length = self._open(folder, split)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"DATA.path {folder}: {split} cannot be opened ({error}): copy or pack it again"
             ) from error
+        names = f"{folder}/{split}"
         if self.index.dtype != INDEX or self.index.shape != (contents.images,):
-            raise ValueError(f"{folder / split}.index does not hold {contents.images} images: copy or pack it again")
+            raise ValueError(f"{names}.index does not hold {contents.images} images: copy or pack it again")
         sizes = (
-            ("images", len(images_N), contents.bytes),
+            ("images", length, contents.bytes),
             ("names", len(self._names_N), int(self.index["name_end"][-1])),
         )
         for file, size, written in sizes:
             if size != written:
                 raise ValueError(
-                    f"{folder / split}.{file} has {size:,} bytes and {written:,} were written: copy or pack it again"
+                    f"{names}.{file} has {size:,} bytes and {written:,} were written: copy or pack it again"
                 )
+
+    def _open(self, folder: Path | RemoteFolder, split: str) -> int:
+        """Opens the files, and returns the bytes of the images."""
+        if isinstance(folder, RemoteFolder):
+            self.index = np.load(io.BytesIO(folder.bytes(f"{split}.index").tobytes()), allow_pickle=False)
+            self._names_N = folder.bytes(f"{split}.names")
+            self.remote = folder.images(f"{split}.images")
+            return self.remote.files[0].size
+        self.index = np.load(folder / f"{split}.index", mmap_mode="r", allow_pickle=False)
+        self._names_N = np.memmap(folder / f"{split}.names", np.uint8, mode="r")
+        images_N = np.memmap(folder / f"{split}.images", np.uint8, mode="r")
         with warnings.catch_warnings():  # PyTorch warns that it has no read-only tensors
             warnings.simplefilter("ignore")
             self.images_N = torch.from_numpy(images_N)
         self._descriptor = os.open(folder / f"{split}.images", READ_FLAGS)  # for its size
+        return len(images_N)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -153,8 +108,12 @@ class PackedSplit:
         missing part would end this process.
         """
         offset, size, height, width = self.index[row].item()[:4]
-        if min(offset, size - 1, height - 1, width - 1) < 0 or offset % ALIGNMENT or offset + size > len(self.images_N):
+        length = len(self.images_N) if self.remote is None else self.remote.files[0].size
+        if min(offset, size - 1, height - 1, width - 1) < 0 or offset % ALIGNMENT or offset + size > length:
             raise BrokenImage(f"the index says {size} bytes at {offset}, for {height} x {width} pixels")
+        if self.remote is not None:
+            content = bytearray(self.remote.read(Request(0, offset, size)))
+            return torch.frombuffer(content, dtype=torch.uint8), (height, width)
         try:
             if os.fstat(self._descriptor).st_size < offset + size:
                 raise BrokenImage("the packed file has become shorter")
@@ -176,6 +135,10 @@ class Packed(Source, name="packed"):
     Args:
         val_share: share of the images that is held out where no held-out images were packed, from 0 to below 1; the
             same images that DATA.name folder would hold out.
+        cache_gib: GiB, from 0, of copies of pieces of a packed set on an object store, on this machine. Images without
+            a copy are read over the network one by one, in the same order.
+        cache: the folder of these copies, on a disk of this machine, for all data sets and processes; empty for
+            `~/.cache/mim-toolkit/remote`.
 
     Raises ValueError where the folder is no packed data set, is damaged or too new, or has other channels than
     DATA.channels.
@@ -183,13 +146,27 @@ class Packed(Source, name="packed"):
 
     chooses_channels = True
 
-    def __init__(self, split: Split, settings: DataSettings, *, val_share: float = 0.05):
+    def __init__(
+        self,
+        split: Split,
+        settings: DataSettings,
+        *,
+        val_share: float = 0.05,
+        cache_gib: float = 64.0,
+        cache: str = "",
+    ):
         super().__init__(split, settings)
         check_share(val_share)
         if not settings.path:
             raise ValueError("DATA.path is empty: name a folder that tools/pack.py wrote")
-        folder = Path(settings.path).absolute()
-        self._val_share, self.header = val_share, Header.of(folder)
+        folder: Path | RemoteFolder
+        if is_remote(settings.path):
+            folder = RemoteFolder(settings.path, settings, cache_gib, cache)
+            self.header = Header.parsed(folder.text(HEADER), f"{folder}/{HEADER}")
+        else:
+            folder = Path(settings.path).absolute()
+            self.header = Header.of(folder)
+        self._keys = {"val_share": val_share, "cache_gib": cache_gib, "cache": cache}
         self._check_channels(folder)
         has_val = "val" in self.header.splits
         contents = self.header.splits.get(split if has_val else "train")
@@ -204,7 +181,7 @@ class Packed(Source, name="packed"):
                 self.classes = self.header.classes
                 self.labels = np.ascontiguousarray(self._files.index["label"])[self._rows]
 
-    def _check_channels(self, folder: Path) -> None:
+    def _check_channels(self, folder: Path | RemoteFolder) -> None:
         """Raises ValueError where the packed images have other channels, or were packed by DATA.channels_from."""
         numbers, channels = self.settings.selection.numbers, self.header.channels
         if not numbers and self.settings.channels != channels:
@@ -227,7 +204,7 @@ class Packed(Source, name="packed"):
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), val_share=self._val_share), (self.split, self.settings)
+        return partial(type(self), **self._keys), (self.split, self.settings)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -249,6 +226,11 @@ class Packed(Source, name="packed"):
                 content_N.numpy().tobytes(), self.settings.channels, need_of, self.say, self.settings.selection
             )
         return pick(self._pixels(content_N, size).permute(2, 0, 1), self.settings.selection.numbers), size
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        if len(self._rows) and self._files.remote is not None:
+            rows = self._files.index[self._rows[list(indices)]]
+            self._files.remote.prefetch([Request(0, int(row["offset"]), int(row["size"])) for row in rows])
 
     def describe(self, index: int) -> str:
         name = self._files.name(int(self._rows[index]))

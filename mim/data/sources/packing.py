@@ -21,11 +21,12 @@ from torch import Tensor
 from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import encoded
 from mim.data.loading.loader import Keys, Results, in_order
-from mim.data.sources.base import Source, Split, size_of
+from mim.data.sources.base import Source, Split, Stored, size_of
 from mim.data.sources.classes import class_labels
 from mim.data.sources.folder import Folder
-from mim.data.sources.packed import ALIGNMENT, HEADER, INDEX, Contents, Header, PackedSplit
-from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
+from mim.data.sources.packed import ALIGNMENT, INDEX, PackedSplit
+from mim.data.sources.packed_header import HEADER, Contents, Header
+from mim.data.sources.resizing import around_gaps, fit_to_size, reduce_to_short_side
 from mim.data.sources.retry import RetryingSource
 
 LOG = logging.getLogger("mim")
@@ -55,6 +56,10 @@ class PackSettings:
             raise ValueError(f"--quality is {self.quality}: it must be from 1 to 100")
         if self.workers < 0:
             raise ValueError(f"--workers is {self.workers}: it must be at least 0")
+
+    def resized(self, image: Stored) -> Stored:
+        """An image as it is stored. Raises BrokenImage as the functions of resizing.py do."""
+        return fit_to_size(image, self.size) if self.size else reduce_to_short_side(image, self.short_side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +215,7 @@ def _encode(reader: RetryingSource, settings: PackSettings, keys: Keys) -> list[
 
 def _item(reader: RetryingSource, settings: PackSettings, index: int) -> _Item:
     try:
-        image, size = reader.read_stored(index), settings.size
-        image = fit_to_size(image, size) if size else reduce_to_short_side(image, settings.short_side)
+        image = around_gaps(reader.read_stored(index), reader.source.settings.nodata_value, settings.resized)
     except BrokenImage as error:
         return _Item(reason=str(error))
     size = size_of(image)

@@ -9,9 +9,10 @@ import logging
 import posixpath
 import tarfile
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -24,6 +25,7 @@ LOG = logging.getLogger("mim")
 VERSION = 1  # of the files in the cache
 BLOCK = 512
 Labels = Literal["auto", "cls", "json", "none"]
+Rows = list[tuple[str, int, int, int]]  # name, offset, size and label of each image
 Members = dict[str, tarfile.TarInfo]  # of one sample, by the ending of their names from the first dot
 
 
@@ -42,8 +44,8 @@ class ShardIndex:
         return len(self.offsets)
 
     @classmethod
-    def of(cls, shard: str, rows: list[tuple[str, int, int, int]]) -> "ShardIndex":
-        """From rows of name, offset, size and label."""
+    def of(cls, shard: str, rows: Rows) -> "ShardIndex":
+        """From rows. shard: its name without the folder."""
         names = [name.encode(errors="replace") for name, *_ in rows]
         offsets, sizes, labels = (np.array([row[column] for row in rows], np.int64) for column in (1, 2, 3))
         return cls(
@@ -75,7 +77,31 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     Raises ValueError where the shard cannot be read, or a label is no number.
     """
     stat = shard.stat()
-    key = [VERSION, str(shard), stat.st_size, stat.st_mtime_ns, labels, json_key]
+    identity = (str(shard), stat.st_size, stat.st_mtime_ns)
+    return index_opened(str(shard), shard.name, identity, lambda: shard.open("rb"), labels, json_key)
+
+
+def index_opened(
+    shard: str,
+    name: str,
+    identity: Sequence[Any],
+    opened: Callable[[], BinaryIO],
+    labels: Labels,
+    json_key: str,
+) -> ShardIndex:
+    """The images of a shard, from the cache where it is there already.
+
+    Args:
+        shard: its name for a person.
+        name: its name without the folder, a part of the hashes.
+        identity: what is another where its content is another.
+        opened: opens it for reading.
+        labels: as of WebDataset.
+        json_key: as of WebDataset.
+
+    Raises ValueError where the shard cannot be read, or a label is no number.
+    """
+    key = [VERSION, *identity, labels, json_key]
     folder = cache_folder("shards")
     file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
     try:
@@ -84,7 +110,7 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     except DAMAGED_INDEX:
         pass  # not there, or damaged
     LOG.info("indexing %s", shard)
-    index = _read_shard(shard, labels, json_key)
+    index = ShardIndex.of(name, _read_shard(shard, opened, labels, json_key))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         columns = {field.name: getattr(index, field.name) for field in fields(index)}
@@ -94,21 +120,21 @@ def index_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
     return index
 
 
-def _read_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
-    rows: list[tuple[str, int, int, int]] = []
+def _read_shard(shard: str, opened: Callable[[], BinaryIO], labels: Labels, json_key: str) -> Rows:
+    rows: Rows = []
     sample, members = "", Members()
     try:
-        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with opened() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 folder, base = posixpath.split(member.name)
                 stem, _, ending = base.partition(".")
                 if not member.isfile() or not stem:
                     continue
                 if (name := posixpath.join(folder, stem)) != sample or ending.lower() in members:
-                    rows += _rows(members, file, labels, json_key)
+                    rows += _rows(shard, members, file, labels, json_key)
                     sample, members = name, Members()
                 members[ending.lower()] = member
-            rows += _rows(members, file, labels, json_key)
+            rows += _rows(shard, members, file, labels, json_key)
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):
                 raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")
@@ -117,10 +143,10 @@ def _read_shard(shard: Path, labels: Labels, json_key: str) -> ShardIndex:
             f"{shard} is compressed, damaged, or no tar file ({error}): unpack it (gunzip), copy it again, or leave it "
             "out"
         ) from error
-    return ShardIndex.of(shard.name, rows)
+    return rows
 
 
-def _rows(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> list[tuple[str, int, int, int]]:
+def _rows(shard: str, members: Members, file: BinaryIO, labels: Labels, json_key: str) -> Rows:
     """The row of a sample; none where it has no image."""
     image = next((ending for ending in members if f".{ending}" in EXTENSIONS), None)
     if image is None:
@@ -128,10 +154,10 @@ def _rows(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> li
     if image is None:
         return []
     member = members[image]
-    return [(member.name, member.offset_data, member.size, _label(members, file, labels, json_key))]
+    return [(member.name, member.offset_data, member.size, _label(shard, members, file, labels, json_key))]
 
 
-def _label(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> int:
+def _label(shard: str, members: Members, file: BinaryIO, labels: Labels, json_key: str) -> int:
     """-1 where there is none."""
     kind = next((kind for kind in ("cls", "json") if labels in ("auto", kind) and kind in members), None)
     if kind is None:
@@ -147,6 +173,6 @@ def _label(members: Members, file: BinaryIO, labels: Labels, json_key: str) -> i
         if kind == "json" and labels == "auto":
             return -1
         raise ValueError(
-            f"{file.name}/{member.name} holds {content[:40]!r}: a label is a number from 0; DATA.labels none ignores it"
+            f"{shard}/{member.name} holds {content[:40]!r}: a label is a number from 0; DATA.labels none ignores it"
         ) from error
     return value if value >= 0 else -1

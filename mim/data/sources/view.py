@@ -34,6 +34,9 @@ class View(Source):
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         return self.source.read_reduced(int(self._rows[index]), need_of)
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self.source.prefetch([int(self._rows[index]) for index in indices])
+
     @property
     def label_spec(self) -> LabelSpec | None:
         return super().label_spec if self.source.label_kind in ("class", None) else self.source.label_spec

@@ -18,6 +18,9 @@ import numpy as np
 
 from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
+from mim.data.remote.files import Request, open_files, open_store
+from mim.data.remote.shards import index_remote
+from mim.data.remote.store import RemoteFile, Store, is_remote
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
 from mim.data.sources.held_out import by_share, check_share
@@ -32,7 +35,7 @@ class WebDataset(Source, name="webdataset"):
 
     DATA.path is a pattern such as `/data/train-{000000..000146}.tar` or `/data/*.tar`, several patterns with `::`
     between them, or a folder of shards. Images have the order of the pattern, then of the members of a shard. Samples
-    without an image are left out.
+    without an image are left out. On an object store DATA.path is an address such as `s3://bucket/train-{000..146}.tar`.
 
     Args:
         val_path: the shards of held-out images, as DATA.path.
@@ -41,6 +44,10 @@ class WebDataset(Source, name="webdataset"):
         labels: `cls` takes the number in a sample's `.cls`; `json` the number of a key in its `.json`; `auto` either,
             if every sample has one; `none` gives no labels.
         json_key: the key of the label in `.json`.
+        cache_gib: GiB, from 0, of copies of shards of an object store on this machine. Shards without a copy are read
+            over the network, image by image, in the same order.
+        cache: the folder of these copies, on a disk of this machine, for all data sets and processes; empty for
+            `~/.cache/mim-toolkit/remote`.
 
     Raises ValueError where a shard is missing, compressed or damaged, where there are no images, and where an image
     lacks the label that `labels` names.
@@ -57,14 +64,23 @@ class WebDataset(Source, name="webdataset"):
         val_share: float = 0.05,
         labels: Labels = "auto",
         json_key: str = "label",
+        cache_gib: float = 64.0,
+        cache: str = "",
     ):
         super().__init__(split, settings)
         check_share(val_share)
         uses_val_path = split == "val" and bool(val_path)
         key, pattern = ("DATA.val_path", val_path) if uses_val_path else ("DATA.path", settings.path)
-        self.shards, self._key = find_shards(key, pattern), key
+        self._key, self._remote = key, None
+        self.shards: Sequence[Path | str]
+        if is_remote(pattern):
+            store, files = once((self.name, key, pattern), lambda: find_remote_shards(key, pattern, settings))
+            self._remote = open_files(store, files, settings, cache_gib, cache)
+            self.shards = [file.url for file in files]
+        else:
+            self.shards = find_shards(key, pattern)
         contents = (self.name, *self.shards, labels, json_key)
-        self._index, self._shards = once(contents, lambda: _index(self.shards, labels, json_key))
+        self._index, self._shards = once(contents, lambda: self._indices(labels, json_key))
         if not len(self._index):
             raise ValueError(f"{key} {pattern}: no member of {len(self.shards)} shards is an image")
         self._rows = np.arange(len(self._index))
@@ -84,6 +100,10 @@ class WebDataset(Source, name="webdataset"):
     def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
         return decode_reduced(self._content(index), self.settings.channels, need_of, self.say, self.settings.selection)
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        if self._remote is not None:
+            self._remote.prefetch([self._request(index) for index in indices])
+
     def describe(self, index: int) -> str:
         row = int(self._rows[index])
         return printable_name(f"{self.shards[self._shards[row]]}/{self._index.name(row)}")
@@ -92,8 +112,10 @@ class WebDataset(Source, name="webdataset"):
         return f"the labels in the {self._labels_in} of {self._key}"
 
     def missing(self) -> str:
-        """Looks at some shards, evenly spread."""
-        probed, reason = none_reachable(self.shards)
+        """Looks at some shards, evenly spread. Reading an object store waits by itself."""
+        if self._remote is not None:
+            return ""
+        probed, reason = none_reachable([Path(shard) for shard in self.shards])
         tried = f"{len(probed)} of {len(self.shards)} shards were tried"
         return reason and f"{self._key} {printable_name(probed[0])}: {reason} ({tried})"
 
@@ -104,11 +126,17 @@ class WebDataset(Source, name="webdataset"):
         for descriptor in getattr(self, "_open", {}).values():
             os.close(descriptor)
 
-    def _content(self, index: int) -> bytes:
+    def _request(self, index: int) -> Request:
         row = int(self._rows[index])
-        shard, size = int(self._shards[row]), int(self._index.sizes[row])
+        return Request(int(self._shards[row]), int(self._index.offsets[row]), int(self._index.sizes[row]))
+
+    def _content(self, index: int) -> bytes:
+        request = self._request(index)
+        if self._remote is not None:
+            return self._remote.read(request)
+        shard, offset, size = request
         try:
-            content = self._read(shard, size, int(self._index.offsets[row]))
+            content = self._read(shard, size, offset)
         except OSError as error:
             raise BrokenImage(str(error)) from error
         if len(content) < size:
@@ -119,7 +147,7 @@ class WebDataset(Source, name="webdataset"):
         pread = getattr(os, "pread", None)
         if pread is not None:
             return pread(self._descriptor(shard), size, offset)
-        with self.shards[shard].open("rb") as file:  # Windows reads at a position only by moving there
+        with Path(self.shards[shard]).open("rb") as file:  # Windows reads at a position only by moving there
             file.seek(offset)
             return file.read(size)
 
@@ -131,6 +159,15 @@ class WebDataset(Source, name="webdataset"):
             self._open[shard] = os.open(self.shards[shard], READ_FLAGS)
         return self._open[shard]
 
+    def _indices(self, labels: Labels, json_key: str) -> tuple[ShardIndex, np.ndarray]:
+        """The images of all shards, and the number of the shard of each."""
+        if self._remote is not None:
+            indices = index_remote(self._remote, labels, json_key)
+        else:
+            indices = [index_shard(Path(shard), labels, json_key) for shard in self.shards]
+        counts = [len(index) for index in indices]
+        return ShardIndex.concatenated(indices), np.repeat(np.arange(len(indices), dtype=np.int32), counts)
+
     def _set_labels(self, labels: Labels, json_key: str) -> None:
         values = self._index.labels[self._rows]
         missing = np.flatnonzero(values < 0)
@@ -141,13 +178,6 @@ class WebDataset(Source, name="webdataset"):
             raise ValueError(f"DATA.labels {labels}: {self.describe(int(missing[0]))} has no label: it needs {member}")
 
 
-def _index(shards: Sequence[Path], labels: Labels, json_key: str) -> tuple[ShardIndex, np.ndarray]:
-    """The images of all shards, and the number of the shard of each."""
-    indices = [index_shard(shard, labels, json_key) for shard in shards]
-    counts = [len(index) for index in indices]
-    return ShardIndex.concatenated(indices), np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-
-
 def find_shards(key: str, pattern: str) -> list[Path]:
     """The shards that the value of a key names, in order. Raises ValueError where one is missing or there is none."""
     if not pattern:
@@ -155,7 +185,10 @@ def find_shards(key: str, pattern: str) -> list[Path]:
     shards: list[Path] = []
     for part in pattern.split("::"):
         if re.match(r"\w+:", part):
-            raise ValueError(f"{key} {part}: shards are read in random order, so they must be files: download them")
+            raise ValueError(
+                f"{key} {part}: shards are read in random order, so they must be files, or lie in an object store "
+                "(s3://, gs://, hf://, https://)"
+            )
         for name in expand_braces(part):
             folder = Path(name)
             names = sorted(glob(name)) if any(sign in name for sign in "*?[") and not folder.exists() else [name]
@@ -166,6 +199,25 @@ def find_shards(key: str, pattern: str) -> list[Path]:
     if missing:
         raise ValueError(f"{key} {pattern}: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
     return [path.absolute() for path in shards]
+
+
+def find_remote_shards(key: str, pattern: str, settings: DataSettings) -> tuple[Store, list[RemoteFile]]:
+    """The store and the shards in it that the value of a key names, in order.
+
+    Raises ValueError where one is missing, there is none, or access is denied, and DataLost as Store does.
+    """
+    addresses = [address for part in pattern.split("::") for address in expand_braces(part)]
+    protocols = {address.partition("://")[0] if is_remote(address) else "" for address in addresses}
+    if len(protocols) > 1:
+        raise ValueError(f"{key} {pattern}: all shards must lie in one object store, or all on disks")
+    store = open_store(pattern, settings)
+    try:
+        files = store.files([path for address in addresses for path in store.expand(address)])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    if not files:
+        raise ValueError(f"{key} {pattern}: there are no such shards")
+    return store, files
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import TINY, call, losses
 from small_data import digit, logged, photograph
+from tar_shards import png, sample, write_shard, write_shards
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from mim.data.decoding.images import BrokenImage
@@ -33,45 +34,12 @@ def full_image(height: int, width: int) -> Need:
     return Need(1.0, height)
 
 
-Members = list[tuple[str, bytes]]
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where indices are remembered, of this test alone."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
-
-
-def png(number: int) -> bytes:
-    file = io.BytesIO()
-    digit(number).save(file, "PNG")
-    return file.getvalue()
-
-
-def sample(number: int, key: str = "", **more: bytes) -> Members:
-    key = key or f"{number:04d}"
-    return [(f"{key}.png", png(number)), *((f"{key}.{ending}", content) for ending, content in more.items())]
-
-
-def write_shard(path: Path, members: Members) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def write_shards(folder: Path, shards: int = 3, each: int = 5) -> str:
-    """Digits with their number, modulo 7, in .cls."""
-    for shard in range(shards):
-        numbers = range(shard * each, (shard + 1) * each)
-        members = [member for number in numbers for member in sample(number, cls=str(number % 7).encode())]
-        write_shard(folder / f"digits-{shard:03d}.tar", members)
-    return str(folder / f"digits-{{000..{shards - 1:03d}}}.tar")
 
 
 def source(pattern: object, split: str = "train", channels: int = 1, **keys: object) -> WebDataset:
