@@ -17,6 +17,9 @@ CORRUPTIONS = ["imagecorruptions-imaug>=1.1.5", "scikit-image>=0.24,<1"]  # it r
 TIFF = ["tifffile>=2024.8.28", "imagecodecs>=2024.6.1"]
 HDF5, ZARR, LMDB, DICOM = ["h5py>=3.12.1"], ["zarr>=3.1.0"], ["lmdb>=1.6.2"], ["pydicom>=3.0.1"]
 NIFTI = ["nibabel>=5.3.0"]
+GEOTIFF, PARQUET, VIDEO = ["rasterio>=1.4.1"], ["pyarrow>=17.0.0"], ["av>=14.0.0"]
+REMOTE, S3, GS = ["fsspec[http]>=2024.6.1"], ["s3fs>=2024.6.1"], ["gcsfs>=2024.6.1"]
+S3_SERVER = ["moto[s3]>=5.0.20", "flask>=3.0", "flask-cors>=4.0.1"]  # a real server, in a process of its own
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"]
@@ -35,6 +38,12 @@ TEST = [
     *LMDB,
     *DICOM,
     *NIFTI,
+    *GEOTIFF,
+    *PARQUET,
+    *VIDEO,
+    *REMOTE,
+    *S3,
+    *S3_SERVER,
     "pytest>=9.1",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
@@ -98,6 +107,12 @@ setup(
         "lmdb": LMDB,
         "dicom": DICOM,
         "nifti": NIFTI,
+        "geotiff": GEOTIFF,
+        "parquet": PARQUET,
+        "video": VIDEO,
+        "remote": REMOTE,
+        "s3": [*REMOTE, *S3],
+        "gs": [*REMOTE, *GS],
         "corruptions": CORRUPTIONS,
         "export": EXPORT,
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0
