@@ -21,6 +21,7 @@ from PIL import UnidentifiedImageError
 
 from mim.data.decoding.broken import BrokenImage, Say, say_each
 from mim.data.decoding.dicom import ENDINGS, is_dicom, read_dicom
+from mim.data.decoding.geotiff import read_geotiff
 from mim.data.decoding.jpeg import decode_needed, factor, read_header
 from mim.data.decoding.names import printable_name
 from mim.data.decoding.pictures import read_picture
@@ -37,6 +38,8 @@ __all__ = ["EXTENSIONS", "PICTURES", "READ_FLAGS", "BrokenImage", "decode", "dec
 
 def decode(file: Path | bytes, channels: int, say: Say = say_each, selection: Selection = WHOLE) -> Stored:
     """An 8-bit PIL image, or a tensor (C, H, W) for numpy arrays, deeper pictures, several TIFF pages and DICOM.
+
+    Of a GeoTIFF that names its missing pixels, those are NaN.
 
     A numpy array is (H, W), (H, W, C) or (C, H, W), of uint8, uint16 or a float type. Where the first and the last axis
     both have `channels` entries, the last one is taken as the channels; where the selection names channels, the shorter
@@ -55,7 +58,7 @@ def decode(file: Path | bytes, channels: int, say: Say = say_each, selection: Se
         stored = _no_picture(file, channels, notes, selection)
         if stored is None:
             with _open(file) as stream:
-                stored = read_picture(stream, channels, notes, selection=selection)
+                stored = _picture(file, stream, channels, notes, selection)
     say(notes, file)
     return stored
 
@@ -80,7 +83,7 @@ def decode_reduced(
                 content = bytearray(stream.read())
             header = read_header(content)
             if header is None:
-                stored = read_picture(BytesIO(content), channels, notes, selection=selection)
+                stored = _picture(file, BytesIO(content), channels, notes, selection)
     if stored is not None:
         say(notes, file)
         return stored, size_of(stored)
@@ -118,6 +121,12 @@ def _no_picture(file: Path | bytes, channels: int, notes: list[str], selection: 
         return None
     with _open(file) as stream:
         return read_dicom(stream, channels, notes, selection)
+
+
+def _picture(file: Path | bytes, stream: BinaryIO, channels: int, notes: list[str], selection: Selection) -> Stored:
+    """A picture in the stream, which is the content of the file from its beginning."""
+    stored = read_geotiff(file, stream, channels, notes, selection)
+    return read_picture(stream, channels, notes, selection=selection) if stored is None else stored
 
 
 def _is_array(file: Path | bytes) -> bool:

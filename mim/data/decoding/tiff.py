@@ -26,7 +26,10 @@ COLOURS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3}  # samples that are colours; 1 in 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # sample formats
 FORMATS = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "float", 4: "untyped", 5: "complex", 6: "complex"}
 UNSPECIFIED, PREMULTIPLIED, ALPHA = 0, 1, 2  # extra samples
-NOT_A_PAGE = 1 | 4  # a smaller copy, a transparency mask
+MASK_PAGE = 4
+NOT_A_PAGE = 1 | MASK_PAGE  # a smaller copy, a transparency mask
+NODATA = 42113  # GDAL's: the number of missing pixels
+GEOGRAPHIC = {33550, 33922, 34264, 34735, 42112, NODATA}  # tags of GeoTIFF 1.1 (OGC 19-008r4), and of GDAL
 MOST_PAGES = 1000  # that are looked for
 AS_ARRAYS = "save it as .npy, such as numpy.save(name, tifffile.imread(file)), and set DATA.channels to its samples"
 BY_TIFFFILE = "pip install 'mim-toolkit[tiff]' installs tifffile, which reads it; or save it as .npy"
@@ -54,6 +57,10 @@ class Page:
     predicted: bool  # whether it has a predictor that Pillow leaves as it is
     is_known: bool  # whether Pillow knows its compression
     description: str
+    is_geographic: bool  # whether it has a tag of GeoTIFF or GDAL
+    has_nodata: bool  # whether it has the tag of missing pixels
+    is_cut: bool  # whether the text of that tag is not in the file
+    is_mask: bool  # of another page: which of its pixels are there
     breaks_off: bool = False  # whether the tags of a page behind it are damaged, or not in the file
 
     @property
@@ -114,14 +121,26 @@ def read_pages(file: BinaryIO) -> list[Page]:
             seen.add(offset)
             file.seek(offset)
             tags.load(file)
-            pages.append(_page(tags, len(seen) - 2, offset))
+            pages.append(_page(tags, len(seen) - 2, offset, _tag_numbers(file, offset, head)))
         whole = True
     if pages and not whole:
         pages[-1] = replace(pages[-1], breaks_off=True)
     return pages
 
 
-def _page(tags: ImageFileDirectory_v2, position: int, offset: int) -> Page:
+def _tag_numbers(file: BinaryIO, offset: int, head: bytes) -> set[int]:
+    """The tags that stand at an offset, also those with a value that is not in the file. head: of the file."""
+    order, big = "<" if head[:2] == b"II" else ">", head[2] == 43
+    file.seek(offset)
+    (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
+    length = 20 if big else 12
+    entries = file.read(min(count, 65535) * length)
+    return {
+        number for (number,) in struct.iter_unpack(f"{order}H{length - 2}x", entries[: len(entries) // length * length])
+    }
+
+
+def _page(tags: ImageFileDirectory_v2, position: int, offset: int, numbers: set[int]) -> Page:
     compression = tags.get(COMPRESSION, 1)
     photometric = YCBCR if compression == OLD_JPEG else tags.get(PHOTOMETRIC, WHITE_IS_ZERO)
     samples = tags.get(SAMPLES, 3 if compression in (OLD_JPEG, JPEG) and photometric in (RGB, YCBCR) else 1)
@@ -143,6 +162,10 @@ def _page(tags: ImageFileDirectory_v2, position: int, offset: int) -> Page:
         tags.get(PREDICTOR, 1) > 1 and compression not in PREDICTED,
         compression in COMPRESSION_INFO,
         str(tags.get(DESCRIPTION, "")),
+        not GEOGRAPHIC.isdisjoint(numbers),
+        NODATA in numbers,
+        NODATA in numbers and NODATA not in tags,
+        bool(tags.get(SUBFILE, 0) & MASK_PAGE),
     )
 
 
