@@ -142,7 +142,7 @@ def _images(data: Any, column: str) -> Any:
     feature = data.features.get(column)
     if feature is None:
         raise ValueError(f"DATA.image_column {column} is no column: {one_of(column, data.column_names)}")
-    if isinstance(feature, datasets.Image):
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
         return data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     if getattr(feature, "dtype", "") not in ("binary", "large_binary"):
         raise ValueError(f"DATA.image_column {column} holds {feature}: an Image column or encoded bytes are read")

@@ -141,6 +141,16 @@ def test_huggingface_column_of_encoded_bytes(tmp_path: Path) -> None:
     assert shows(source(tmp_path / "bytes", label_column="", val_share=0), 2, 2)
 
 
+def test_huggingface_column_of_bytes_and_path_without_features(tmp_path: Path) -> None:
+    from pyarrow import parquet, table
+
+    paths = write_digits(tmp_path / "files", 3)
+    (tmp_path / "data").mkdir()
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    parquet.write_table(table({"image": rows}), tmp_path / "data" / "train.parquet")
+    assert shows(source(tmp_path / "data", label_column="", val_share=0), 2, 2)
+
+
 # -------------------------------------------------------------------- what is refused, and what is broken
 
 
