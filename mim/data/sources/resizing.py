@@ -3,12 +3,14 @@
 Shapes: C channels, H W pixels.
 """
 
+from collections.abc import Callable
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mim.data.sources.base import Stored, size_of
-from mim.data.transforms import STRIP, without_ends
+from mim.data.transforms import STRIP, to_tensor, without_ends
 
 
 def reduce_to_short_side(image: Stored, short_side: int) -> Stored:
@@ -42,8 +44,27 @@ def fit_to_size(image: Stored, size: tuple[int, int]) -> Stored:
     return image.resize((columns, rows), Image.Resampling.BICUBIC, box)
 
 
+def around_gaps(image: Stored, nodata: float | None, resize: Callable[[Stored], Stored]) -> Stored:
+    """An image that `resize` makes smaller, where pixels that it computes from missing ones are missing, too.
+
+    nodata: the value of missing pixels, before and after; None for none. NaN spreads by itself.
+    """
+    if nodata is None:
+        return resize(image)
+    image_CHW = to_tensor(image)
+    values_CHW = image_CHW.float()
+    lacking_CHW = values_CHW == torch.tensor(nodata, dtype=torch.float32)
+    resized_CHW = to_tensor(resize(values_CHW.masked_fill(lacking_CHW, torch.nan)))
+    return _as_type(resized_CHW.masked_fill(resized_CHW.isnan(), nodata), image_CHW.dtype)
+
+
 def _resized(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
     resized_CHW = torch.nn.functional.interpolate(image_CHW.float()[None], size, mode="bicubic", antialias=True)[0]
-    if image_CHW.is_floating_point():
-        return resized_CHW
-    return resized_CHW.round().clamp(0, torch.iinfo(image_CHW.dtype).max).to(image_CHW.dtype)
+    return _as_type(resized_CHW, image_CHW.dtype)
+
+
+def _as_type(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats as whole numbers, rounded and cut off, where the type has no others."""
+    if dtype.is_floating_point:
+        return values
+    return values.round().clamp(0, torch.iinfo(dtype).max).to(dtype)

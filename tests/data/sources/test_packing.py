@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
-from mim.data.sources.packed import HEADER, Header
+from mim.data.sources.packed import HEADER, Header, Packed
 from mim.data.sources.packing import LEFT_OUT, PackSettings, pack
 from mim.data.sources.resizing import fit_to_size, reduce_to_short_side
 from mim.data.transforms import AugmentSettings, RandomCropFlip
@@ -270,3 +270,19 @@ def test_packed_never_writes_into_a_folder_that_holds_something(tmp_path: Path) 
     write_digits(tmp_path / "images", 2)
     with pytest.raises(ValueError, match="exists and is not empty"):
         packed(tmp_path / "images", tmp_path / "images")
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_packing_resizes_around_missing_pixels(dtype: str, tmp_path: Path) -> None:
+    """No value that is stored is a mixture of the number that marks missing pixels and of others."""
+    image_HW = np.full((64, 64), 100, dtype)
+    image_HW[:32, :32] = 60000
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", image_HW)
+    source = Folder("train", DataSettings(path=str(tmp_path / "in"), channels=1, nodata=60000), val_share=0)
+    empty = Folder("val", DataSettings(path=str(tmp_path / "in"), channels=1, nodata=60000), val_share=0)
+    pack({"train": source, "val": empty}, tmp_path / "out", PackSettings(short_side=16), lambda count: None)
+    packed = Packed("train", DataSettings(path=str(tmp_path / "out"), channels=1), val_share=0).read(0).numpy()
+    assert set(np.unique(packed)) == {100, 60000}
+    assert (packed[0, :8, :8] == 60000).all()
+    assert (packed[0, 10:, 10:] == 100).all()
