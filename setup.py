@@ -70,6 +70,7 @@ setup(
     package_data={
         "mim.lab.comparison": ["views/templates/*"],
         "mim.lab.watch": ["templates/*"],
+        "mim.lab.card": ["templates/*"],
         "mim.results": ["templates/*"],
         "mim.configs": ["**/*.yaml"],
     },
@@ -93,6 +94,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.15",
         "jinja2>=3.1",
+        "vl-convert-python>=1.9",
     ],
     extras_require={
         "huggingface": HUGGINGFACE,

@@ -18,7 +18,7 @@ PREFIX = "hf://"
 MODEL = "model.safetensors"
 FOLDER = ("config.json", "preprocessor_config.json", MODEL, f"{MODEL}.index.json", "model-*-of-*.safetensors")
 PATTERN = re.compile(r"hf:/{1,2}(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?")
-TOKEN = "log in by `hf auth login`, or set HF_TOKEN to a token of the hub"
+LOG_IN = "log in by `hf auth login`, or set HF_TOKEN to a token of the hub"
 OFFLINE = (errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
 
 
@@ -89,7 +89,7 @@ def check_repository(repository: str) -> None:
 def check_token() -> None:
     """Raises ValueError where huggingface_hub has no token, which pushing needs."""
     if not huggingface_hub.get_token():
-        raise ValueError(f"--push needs a token that may write, and there is none: {TOKEN}")
+        raise ValueError(f"--push needs a token that may write, and there is none: {LOG_IN}")
 
 
 def push(folder: Path, repository: str, private: bool = False, revision: str = "", message: str = "") -> str:
@@ -131,11 +131,11 @@ def _text(path: str | Path) -> str:
 
 def _reason_of_fetch(error: Exception, place: HubPath) -> str:
     if isinstance(error, errors.GatedRepoError):
-        return f"the hub gives it only to those whom its owner lets in: ask there, and {TOKEN}"
+        return f"the hub gives it only to those whom its owner lets in: ask there, and {LOG_IN}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{place.repository} has no revision {place.revision or 'main'}: name a branch, a tag or a commit"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the hub has no such repository, or it is private: check owner and name, or {TOKEN}"
+        return f"the hub has no such repository, or it is private: check owner and name, or {LOG_IN}"
     if isinstance(error, errors.LocalEntryNotFoundError):  # also an EntryNotFoundError
         return "the hub cannot be reached, and it is not in the cache: connect, or name a file that is here"
     if isinstance(error, errors.EntryNotFoundError):
@@ -146,10 +146,10 @@ def _reason_of_fetch(error: Exception, place: HubPath) -> str:
 def _reason_of_push(error: Exception) -> str:
     status = _status(error)
     if status == 401:
-        return f"the hub does not know the token (401): {TOKEN}"
+        return f"the hub does not know the token (401): {LOG_IN}"
     if status == 403:
         owner = "it must have the right to write, and you a part in its owner"
-        return f"the token may not write there (403): {owner}. Else {TOKEN}"
+        return f"the token may not write there (403): {owner}. Else {LOG_IN}"
     return _reason(error)
 
 

@@ -1,7 +1,7 @@
-"""A Hugging Face folder: an encoder as config.json and model.safetensors, which timm and transformers load where they can.
+"""A Hugging Face folder: an encoder as config.json and model.safetensors, loaded by timm and transformers if they can.
 
 Of an encoder that timm has, weights have timm's names, and config.json is timm's: `timm.create_model("hf-hub:...")` and
-transformers' AutoModel (its TimmWrapper) read it. Of another one both are this toolkit's own. `load_encoder` reads both.
+transformers' AutoModel (TimmWrapper) read it. Of another one both are this toolkit's own. `load_encoder` reads both.
 """
 
 import json

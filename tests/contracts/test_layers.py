@@ -34,6 +34,7 @@ LAB_ROWS = [  # the same of the rooms of mim/lab
     {"dryrun", "reconstruct"},
     {"plan", "benchmark", "comparison"},
     {"study", "watch", "notebook"},
+    {"card"},
 ]
 ROW = {unit: height for height, units in enumerate(ROWS) for unit in units}
 LAB_ROW = {unit: height for height, units in enumerate(LAB_ROWS) for unit in units}
