@@ -12,6 +12,7 @@
 # make docs         install, then build the site into build/site: links are checked, the notebook is executed
 PYTHON ?= python3
 VENV ?= .venv
+EXTRA ?= dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST ?= .venv-oldest
@@ -33,7 +34,7 @@ install: $(STAMP)
 $(STAMP): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) install --quiet --editable '.[dev]'
+	$(BIN)/python $(PIP) install --quiet --editable '.[$(EXTRA)]'
 	@touch $(STAMP)
 
 quickstart: $(STAMP)

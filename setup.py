@@ -20,6 +20,7 @@ NIFTI = ["nibabel>=5.3.0"]
 GEOTIFF, PARQUET, VIDEO = ["rasterio>=1.4.1"], ["pyarrow>=17.0.0"], ["av>=14.0.0"]
 REMOTE, S3, GS = ["fsspec[http]>=2024.6.1"], ["s3fs>=2024.6.1"], ["gcsfs>=2024.6.1"]
 S3_SERVER = ["moto[s3]>=5.0.20", "flask>=3.0", "flask-cors>=4.0.1"]  # a real server, in a process of its own
+WANDB, MLFLOW, TRACKIO = ["wandb>=0.27"], ["mlflow>=3.1"], ["trackio>=0.30"]
 RETRIEVAL = ["faiss-cpu>=1.9"]
 SCHEDULEFREE = ["schedulefree>=1.4.1"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.23"]
@@ -49,6 +50,18 @@ TEST = [
     "hypothesis>=6.100",
     "torchmetrics>=1.8",
     "transformers>=5.12",
+]
+DEV = [
+    *TEST,
+    *DOCS,
+    *CORRUPTIONS,
+    *RETRIEVAL,
+    *EXPORT,
+    "ruff>=0.15",
+    "mypy>=1.18",
+    "types-PyYAML",
+    "pre-commit>=4",
+    "playwright>=1.50",
 ]
 
 setup(
@@ -99,9 +112,9 @@ setup(
     extras_require={
         "huggingface": HUGGINGFACE,
         "retrieval": RETRIEVAL,
-        "wandb": ["wandb>=0.27"],
-        "mlflow": ["mlflow>=3.1"],
-        "trackio": ["trackio>=0.30"],
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
+        "trackio": TRACKIO,
         "schedulefree": SCHEDULEFREE,
         "tiff": TIFF,
         "hdf5": HDF5,
@@ -120,17 +133,7 @@ setup(
         "examples": ["elpv-dataset>=1.0"],  # images of examples/solar, under CC BY-NC-SA 4.0
         "docs": DOCS,
         "test": TEST,
-        "dev": [
-            *TEST,
-            *DOCS,
-            *CORRUPTIONS,
-            *RETRIEVAL,
-            *EXPORT,
-            "ruff>=0.15",
-            "mypy>=1.18",
-            "types-PyYAML",
-            "pre-commit>=4",
-            "playwright>=1.50",
-        ],
+        "dev": DEV,
+        "ci": [*DEV, *WANDB, *MLFLOW, *TRACKIO],  # trackers bring much along: their tests are skipped without them
     },
 )
