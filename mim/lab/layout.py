@@ -11,6 +11,7 @@ from pathlib import Path
 PRETRAINING = "pretraining"  # stands beside a folder for each protocol
 RESULTS, RESULTS_TABLE = "results.json", "results.md"
 PAGE, ENTRIES, RUNS = "comparison.html", "comparison.csv", "comparison_runs.csv"
+FIGURES = "figures"  # a folder beside the page
 TABLES = {"latex": "comparison.tex", "markdown": "comparison.md"}  # of results, by format
 
 

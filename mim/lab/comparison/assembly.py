@@ -29,10 +29,12 @@ from mim.lab.comparison.runs.protocols import protocols_of
 from mim.lab.comparison.runs.provenance import RunCollection, collect_runs
 from mim.lab.comparison.runs.studies import Studies
 from mim.lab.comparison.views.csv_files import write_csv
+from mim.lab.comparison.views.figures.all import figures_of
+from mim.lab.comparison.views.figures.files import write_figures
 from mim.lab.comparison.views.page import render
 from mim.lab.comparison.views.papers import write_tables
 from mim.lab.comparison.views.reconstructions import held_out_sheets
-from mim.lab.layout import PAGE, TABLES
+from mim.lab.layout import FIGURES, PAGE, TABLES
 from mim.metric_keys import TRAIN_LOSS, VAL_LOSS
 
 SHEETS = 6  # entries with reconstructions side by side
@@ -103,7 +105,7 @@ def compare(
 
 
 def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> Path:
-    """Writes the page and the CSV files to a folder, which it makes. Returns the page's path.
+    """Writes the page, its figures and the CSV files to a folder, which it makes. Returns the page's path.
 
     Args:
         comparison: what is written.
@@ -119,7 +121,8 @@ def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> P
         raise ValueError(f"--output {output} is a file: name a folder")
     output.mkdir(parents=True, exist_ok=True)
     write_csv(comparison, output)
-    write_text(output / PAGE, render(comparison))
+    pdfs = write_figures(figures_of(comparison), output / FIGURES)
+    write_text(output / PAGE, render(comparison, pdfs))
     write_tables(comparison, tables, output)
     return output / PAGE
 

@@ -59,7 +59,7 @@ def style_of(unit: str, estimates: Iterable[Estimate | None], most: float = math
     """
     finite = [each for each in estimates if each is not None and math.isfinite(each.mean)]
     sizes = [abs(each.mean) for each in finite if each.mean]
-    factor, name = _unit_for(unit, median(sizes)) if sizes else (1.0, unit)
+    factor, name = unit_for(unit, median(sizes)) if sizes else (1.0, unit)
     halves = sorted(each.half / factor for each in finite if each.half)
     if halves:
         finest = 4 - _power(median(sizes) / factor) if sizes else MOST_DIGITS
@@ -142,7 +142,7 @@ def heading_text(title: str, unit: str) -> str:
 
 def short(value: float, unit: str) -> str:
     """A number with its unit in three digits: `20k`, `1.5 PFLOP`, `2 min`."""
-    factor, name = _unit_for(unit, abs(value), without_prefix=0)
+    factor, name = unit_for(unit, abs(value), without_prefix=0)
     number = f"{value / factor:.3g}" if abs(value / factor) < 1000 else f"{value / factor:,.0f}"
     return f"{number}{name}" if unit == "" else f"{number}\N{NO-BREAK SPACE}{name}"
 
@@ -167,7 +167,8 @@ def _power(size: float) -> int:  # of ten, that a number starts with
     return math.floor(math.log10(size))
 
 
-def _unit_for(unit: str, size: float, without_prefix: float = WITHOUT_PREFIX) -> tuple[float, str]:
+def unit_for(unit: str, size: float, without_prefix: float = WITHOUT_PREFIX) -> tuple[float, str]:
+    """What a value of some size is divided by, and the unit that it then has."""
     units = UNITS.get(unit)
     if units is None or (unit == "" and size < without_prefix):
         return 1.0, unit

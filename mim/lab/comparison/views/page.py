@@ -1,21 +1,22 @@
 """The comparison page: one HTML file that holds all it shows and needs no network."""
 
+import gzip
 import io
-import math
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image
 
 from mim.lab.comparison.formatting import capital
 from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Sheet
-from mim.lab.comparison.views.dot_plots import plots
+from mim.lab.comparison.views.figures.all import figures_of
+from mim.lab.comparison.views.figures.figure import PAGE, PAPER_FONT
+from mim.lab.comparison.views.figures.files import library, svg_of
 from mim.lab.comparison.views.numbers import (
     ANY,
     POINTS,
@@ -36,13 +37,19 @@ ROLES: dict[Role, tuple[str, str]] = {
     "fairness": ("Should be equal", "for a comparison of methods alone"),
     "other": ("Other", ""),
 }
-SCRIPTS = ("numbers.js", "curves.js", "comparison.js")
-SIGNIFICANT = 7  # digits of the curves' values in the page
+SCRIPTS = ("figures.js", "comparison.js")
+STATIC = replace(
+    PAGE, width=400, font=PAPER_FONT, size=12.5
+)  # of figures that need no script; the style stretches them
 MANY = 6  # entries above which a table of settings has a row for each entry
 
 
-def render(comparison: Comparison) -> str:
-    """The page as HTML. Its tables, settings and pictures need no JavaScript.
+def render(comparison: Comparison, pdfs: Mapping[str, Mapping[str, bytes]] | None = None) -> str:
+    """The page as HTML. Its tables, dots, settings and pictures need no JavaScript.
+
+    Args:
+        comparison: what is shown.
+        pdfs: of its figures, by name of the figure, then by name of the look; without them no button saves a PDF.
 
     Raises ValueError for a curve or a test of an unknown entry or column, and for a sheet that is no PNG file.
     """
@@ -55,6 +62,8 @@ def render(comparison: Comparison) -> str:
         loader.get_source(environment, name)[0].replace("\r\n", "\n") for name in ("comparison.css", *SCRIPTS)
     )
     script = "".join(scripts)
+    figures = figures_of(comparison)
+    drawing = library() if figures.all else ""
     entries, results = comparison.entries, result_table(comparison, "accuracy", "loss")
     of_role = {role: [setting for setting in comparison.settings if setting.role == role] for role in ROLES}
     html = environment.get_template("comparison.html").render(
@@ -69,8 +78,10 @@ def render(comparison: Comparison) -> str:
         compared=len(entries) > 1,
         cost=result_table(comparison, "cost"),
         more=_more(comparison),
-        plots=plots(comparison),
-        curves=htmlsafe_json_dumps(_curves(comparison), allow_nan=False, separators=(",", ":")),
+        plots=[(figure, Markup(svg_of(figures.drawn(figure, STATIC)))) for figure in figures.dots],  # noqa: S704
+        figures=_packed(figures.page_data(pdfs or {})) if figures.all else "",
+        library=_packed(drawing),
+        kinds=("svg", *(("pdf",) if pdfs else ()), "png", "csv"),
         axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
         budgets=_budgets(comparison),
         settings=[(role, *texts, of_role[role]) for role, texts in ROLES.items() if of_role[role]],
@@ -79,7 +90,7 @@ def render(comparison: Comparison) -> str:
         sheets=[(sheet, *_picture(sheet)) for sheet in comparison.sheets],
         style=Markup(style),  # noqa: S704 - our own files, and the policy names their hashes
         script=Markup(script),  # noqa: S704
-        hashes={"style": _hash(style), "script": _hash(script)},
+        hashes={"style": _hash(style), "script": _hash(script), "library": _hash(drawing)},
     )
     return html.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what UTF-8 cannot
 
@@ -87,6 +98,11 @@ def render(comparison: Comparison) -> str:
 def _hash(text: str) -> str:
     """As a content security policy names an inline style or script."""
     return "sha256-" + b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _packed(text: str) -> str:
+    """A text for figures.js, which unpacks it; the same for the same text."""
+    return b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -126,25 +142,6 @@ def _budgets(comparison: Comparison) -> list[tuple[str, EntryTable]]:
         table = EntryTable(headings, list(zip(*filled, strict=True)), groups=groups)
         tables.append((comparison.metric_names.get(metric, metric), table))
     return tables
-
-
-def _curves(comparison: Comparison) -> dict[str, object]:
-    """What curves.js draws. Entries and metrics by index; a value that is not finite is null."""
-    names = [entry.name for entry in comparison.entries]
-    metrics = list(dict.fromkeys(curve.metric for curve in comparison.curves))
-    curves = []
-    for curve in comparison.curves:
-        if curve.entry not in names:
-            raise ValueError(f"a curve belongs to entry {curve.entry!r}, which is not compared; there are {names}")
-        at = {axis: _numbers(values) for axis, values in curve.at.items()}
-        indices = {"entry": names.index(curve.entry), "metric": metrics.index(curve.metric)}
-        curves.append({**indices, "seed": curve.seed, "at": at, "values": _numbers(curve.values)})
-    titles = [capital(comparison.metric_names.get(metric, metric)) for metric in metrics]
-    return {"entries": names, "metrics": titles, "curves": curves}
-
-
-def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None for value in values]
 
 
 def _unusual(values: Sequence[str]) -> list[bool]:
