@@ -15,7 +15,8 @@ from mim.lab.label_metrics import METRICS, kind_of
 from mim.metric_keys import VAL_BASELINE, VAL_LOSS
 
 UNKNOWN = "unknown"
-IMAGES = re.compile(r"  images +([\d,]+) to train, ([\d,]+) held out;")
+IMAGES = re.compile(r"  images +(\d.*? to train.*?), ([\d,]+) held out;")
+COUNT = re.compile(r"[\d,]+( of [\d,]+)?")
 PICTURES = {RECONSTRUCTIONS: "reconstruction.png", SEGMENTATIONS: "segmentation.png"}
 PARTS = {"MASKER": "masker", "HEAD": "head", "TARGET": "target", "LOSS": "loss", "READOUT": "readout"}
 VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")
@@ -28,7 +29,7 @@ class Facts:
 
     run: Run
     summary: dict[str, Any]  # summary.json as it is
-    images: tuple[str, str]  # to train, and held out, as its log says
+    images: tuple[str, str]  # to train, as `1,437 to train`, and the number of those held out, as its log says
 
     @property
     def cfg(self) -> Config:
@@ -40,6 +41,12 @@ class Facts:
         data = self.cfg.DATA
         return f"{data.name}: {PurePath(data.path).name}" if data.path else str(data.name)
 
+    @property
+    def count(self) -> str:
+        """The images that it was trained on, such as `1,437 images`."""
+        count = COUNT.match(self.images[0])
+        return f"{count[0] if count else 'an unknown number of'} images"
+
     def data(self) -> Rows:
         """What the images are, and what is done to them."""
         data = self.cfg.DATA
@@ -47,12 +54,15 @@ class Facts:
         train, held_out = self.images
         rows = [
             ("data set", self.dataset),
-            ("images", f"{train} to train, {held_out} held out"),
+            ("images", UNKNOWN if train == UNKNOWN else f"{train}, {held_out} held out"),
             ("size", f"{height} x {width} pixels"),
             ("channels", f"{data.channels}"),
-            ("pixel values", "uint8 / 255, uint16 / 65535" if data.scale == "type" else value_text(data.scale)),
-            ("mean", value_text(data.mean)),
-            ("standard deviation", value_text(data.std)),
+            (
+                "pixel values",
+                "uint8 / 255, uint16 / 65535, floats as they are" if data.scale == "type" else value_text(data.scale),
+            ),
+            ("mean", f"{list(data.mean)}"),
+            ("standard deviation", f"{list(data.std)}"),
             *(("augmentation", text) for text in self._parts("AUGMENT")),
         ]
         return [*rows, *(("further augmentation", text) for text in self._parts("AUGMENTATION") if text != "none")]
@@ -61,7 +71,7 @@ class Facts:
         """How it was trained, and on what."""
         cfg, train, summary = self.cfg, self.cfg.TRAIN, self.summary
         parts = [(title, text) for section, title in PARTS.items() for text in self._parts(section)]
-        length = f"{train.epochs} epochs, {summary.get('steps', UNKNOWN)} steps"
+        length = f"{train.epochs} epoch{'s' * (train.epochs != 1)}, {summary.get('steps', UNKNOWN)} steps"
         return [
             ("task", cfg.TASK),
             ("recipe", cfg.RECIPE or "none of the shipped ones"),

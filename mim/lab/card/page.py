@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mim.lab.card.facts import UNKNOWN, Facts, Rows
+from mim.lab.card.facts import Facts, Rows
 from mim.lab.card.figures import Figures
 
 LIBRARY = "mim-toolkit"
@@ -71,6 +71,7 @@ def card_text(facts: Facts, figures: Figures, place: Place, license_name: str, c
         mean=list(data.mean),
         std=list(data.std),
         shape=f"{data.channels}, {data.image_size[0]}, {data.image_size[1]}",
+        larger=[2 * side for side in data.image_size],
         values="values from 0 to 1" if data.scale == "type" else "prepared as under Data, pixel values",
         limits=limits_of(facts, figures, license_name),
     )
@@ -84,12 +85,12 @@ def table_text(rows: Rows) -> str:
 
 def limits_of(facts: Facts, figures: Figures, license_name: str) -> list[str]:
     """What the model is not for, as far as the run folder shows it."""
-    data, (train, _) = facts.cfg.DATA, facts.images
+    data = facts.cfg.DATA
     height, width = data.image_size
-    count = f"{train} images" if train != UNKNOWN else "the images"
     begin = "It was trained on" if not facts.cfg.INIT.checkpoint else "Its last training was on"
     lines = [
-        f"Other images: {begin} {count} of `{facts.dataset}` alone. How it does on images of another kind is unknown.",
+        f"Other images: {begin} {facts.count} of `{facts.dataset}` alone. How it does on images of another kind is "
+        "unknown.",
         f"Other channels: it takes images with {data.channels} channel{'s' * (data.channels > 1)}, normalised by the "
         "mean and standard deviation above.",
         f"Other sizes: {height} x {width} pixels is the only size that it was trained and evaluated at.",
@@ -111,9 +112,7 @@ def _what(facts: Facts) -> str:
     cfg = facts.cfg
     encoder = f"`{cfg.ENCODER.values().get('model') or cfg.ENCODER.name}`"
     if cfg.TASK == "pretrain":
-        way = f"pretrained by masked image modeling on {facts.images[0]} images of `{facts.dataset}`"
-        if facts.images[0] == UNKNOWN:
-            way = f"pretrained by masked image modeling on an unknown number of images of `{facts.dataset}`"
+        way = f"pretrained by masked image modeling on {facts.count} of `{facts.dataset}`"
         return f"An image encoder, {encoder}, {way}."
     task = {"finetune": "fine-tuning", "probe": "probe"}.get(cfg.TASK, cfg.TASK)
     return f"The image encoder, {encoder}, of a {task} on `{facts.dataset}`, without its readout."

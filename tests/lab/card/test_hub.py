@@ -1,4 +1,4 @@
-"""A folder that is pushed to a hub loads from there: through the real huggingface_hub, from a server of another process."""
+"""A folder that is pushed to a hub loads from there: by the real huggingface_hub, from a server in another process."""
 
 import json
 import os
@@ -24,7 +24,7 @@ with torch.no_grad():
 
 
 def process(words: list[object], home: Path, server: str = "", token: str = "") -> subprocess.CompletedProcess:
-    """A fresh process with an empty HF_HOME, or one that it has filled; without xet, which the server does not speak."""
+    """A fresh process with an empty HF_HOME, or one that it filled; without xet, which the server lacks."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {
         **kept,
