@@ -8,7 +8,7 @@ from torch import nn
 
 from mim.cost.model_summary import ModelSummary
 from mim.data.loading.dataset import ImageDataset
-from mim.data.loading.description import describe_training
+from mim.data.loading.description import describe_files, describe_training
 from mim.data.preprocess import Preprocess
 from mim.encoders.base import Encoder
 from mim.engine.distributed.world import World
@@ -73,5 +73,6 @@ class BuiltTask(Generic[Model]):
         image = self.model.encoder.image
         return {
             "images": f"{train}, {len(self.held_out):,} held out; {image.channels} x {image.height} x {image.width}",
+            **describe_files(self.train_data, self.held_out),
             "training images": describe_training(self.train_data),
         }

@@ -17,6 +17,7 @@ class Both(Source):
     def __init__(self, train: Source, held_out: Source):
         super().__init__("train", train.settings)
         self.parts, self.start, self.say = (train, held_out), len(train), train.say
+        self.contents = train.contents
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

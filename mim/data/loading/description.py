@@ -27,6 +27,12 @@ def describe_training(data: ImageDataset) -> str:
     return f"{stored}{crops_text(transform.size, transform.settings)}{where}; {', '.join(steps) or 'nothing else'}"
 
 
+def describe_files(train: ImageDataset, held_out: ImageDataset) -> dict[str, str]:
+    """What files the folders of a data set hold, as a line of the start; none for other data sets."""
+    texts = dict.fromkeys(text for data in (train, held_out) if (text := data.source.contents))
+    return {"files": "; held out: ".join(texts)} if texts else {}
+
+
 def crops_text(size: tuple[int, int], augment: AugmentSettings) -> str:
     """What a random crop is."""
     taken = f"{augment.crop_scale[0]:g} to {augment.crop_scale[1]:g} of the area"

@@ -53,7 +53,8 @@ class Source(Component, ABC, section="DATA"):
     number, (samples, K) float32; None where there are none, and for masks. classes, the name of each label of kind
     class; empty where they are numbered. groups, (samples,) int64, equal for images that belong together, or None.
     held_out_share, the share by which a hash of the name chose held-out images; None where the data set names them.
-    chooses_channels, whether it follows DATA.channels_from.
+    chooses_channels, whether it follows DATA.channels_from. contents, what files its folder holds, in words; empty
+    where it has none.
 
     Raises ValueError where DATA.channels_from is set and the source does not follow it.
     """
@@ -63,6 +64,7 @@ class Source(Component, ABC, section="DATA"):
     groups: np.ndarray | None = None
     held_out_share: float | None = None
     chooses_channels = False
+    contents = ""
     _is_path = False
 
     def __init__(self, split: Split, settings: DataSettings):

@@ -80,7 +80,7 @@ class Folder(Source, name="folder"):
                     self._root, listing, rows = (val_root, val_key), held_out, np.arange(len(held_out))
                 else:
                     rows = _not_in(train, held_out)
-        self.paths = Paths(listing.files, rows)
+        self.paths, self.contents = Paths(listing.files, rows), listing.contents
         self._set_labels(listing, rows, train.names, strict)
         self._was_folder, self._has_class_folders = self._root[0].is_dir(), listing.are_folders
         self._was_reachable = not self._unreachable_images()

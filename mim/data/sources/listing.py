@@ -16,6 +16,7 @@ import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import printable_name
+from mim.data.sources.kinds import contents_text
 from mim.data.sources.list_file import ListFile, read_list
 from mim.data.sources.names import ImageFiles, Names, Paths
 from mim.data.sources.once import once
@@ -34,6 +35,7 @@ class Listing:
     label_N: np.ndarray  # int64: position in `names`; -1 where an image has none
     names: tuple[str, ...]  # sorted; empty where images have no labels
     are_folders: bool = True  # whether labels are names of folders, and not written in a list
+    contents: str = ""  # what files a folder holds, in words
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -108,7 +110,8 @@ def _of_folder(root: Path, tree: FolderTree, labels: str) -> Listing:
     )
     parts = [folder.split(os.sep) if folder else [] for folder in relative]
     label_of = [folder_parts[0] if folder_parts else "" for folder_parts in parts]
-    listing = _labelled(Listing(files, tree.hash_N, np.full(len(files.folder_N), -1), ()), label_of, count_F)
+    every = Listing(files, tree.hash_N, np.full(len(files.folder_N), -1), (), contents=contents_text(tree.kinds))
+    listing = _labelled(every, label_of, count_F)
     depths = {len(parts[row]) for row in np.flatnonzero(count_F)}
     if labels == "none" or (labels == "auto" and (depths != {1} or len(listing.names) < 2)):
         return _without_labels(listing)

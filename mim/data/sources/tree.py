@@ -11,6 +11,7 @@ import os
 import time
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 
 from mim.data.decoding.images import EXTENSIONS
 from mim.data.decoding.names import encoded
+from mim.data.sources.kinds import kind_of, written
 from mim.data.sources.names import Names
 
 SETTLED_NS = 3_000_000_000  # age from which a folder's times tell: file systems count in steps of up to 2 s
@@ -40,6 +42,7 @@ class FolderTree:
     images: Names  # names of the images in each folder
     image_end_F: np.ndarray  # int64
     hash_N: np.ndarray  # uint32: CRC-32 of each image's path relative to the root
+    kinds: Names  # of each folder: what files it holds, as in `.jpg 12,.xml 9`; without those that are hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class _Content:
     images: bytes
     sizes: array  # bytes of each name
     hashes: array
+    kinds: str
 
 
 class _Walker:
@@ -111,7 +115,7 @@ class _Walker:
             if not os.access(path, os.R_OK):
                 raise PermissionError
             return content, set()
-        names, others = _scan(path)
+        names, others, kinds = _scan(path)
         subfolders: list[str] = []
         links: set[str] = set()
         special = len(self.special)
@@ -124,8 +128,11 @@ class _Walker:
             elif is_image(entry.name):
                 if _is(entry, os.DirEntry.is_file) or (is_link and not os.path.exists(entry.path)):
                     names.append(entry.name)
+                    kinds[kind_of(entry.name)] += 1
                 else:
                     self.special.append(entry.path)
+            elif _is(entry, os.DirEntry.is_file):
+                kinds[kind_of(entry.name)] += 1
         names.sort()
         tells = tells and len(self.special) == special
         self.settled += len(names) if tells else 0
@@ -137,6 +144,7 @@ class _Walker:
             b"".join(parts),
             array("q", map(len, parts)),
             array("I", [zlib.crc32(part, start) for part in parts]),
+            written(kinds),
         ), links
 
 
@@ -158,7 +166,8 @@ class _Known:
         sizes.frombytes(self.sizes_N[start:stop].tobytes())
         hashes.frombytes(self.tree.hash_N[start:stop].tobytes())
         subfolders = [self.tree.subfolders[index] for index in range(first, last)]
-        return _Content(stamp, subfolders, self.tree.images.content(start, stop), sizes, hashes)
+        images = self.tree.images.content(start, stop)
+        return _Content(stamp, subfolders, images, sizes, hashes, self.tree.kinds[row])
 
 
 class _Rows:
@@ -166,6 +175,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self.folders, self.subfolders, self.images = list[str](), list[str](), bytearray()
+        self.kinds = list[str]()
         self.stamps, self.subfolder_ends, self.image_ends = array("q"), array("q"), array("q")
         self.sizes, self.hashes = array("q"), array("I")
 
@@ -177,6 +187,7 @@ class _Rows:
         self.images += content.images
         self.sizes += content.sizes
         self.hashes += content.hashes
+        self.kinds.append(content.kinds)
         self.image_ends.append(len(self.sizes))
 
     def tree(self) -> FolderTree:
@@ -188,6 +199,7 @@ class _Rows:
             Names.of_bytes(self.images, self.sizes),
             np.array(self.image_ends, np.int64),
             np.array(self.hashes, np.uint32),
+            Names.of(self.kinds),
         )
 
 
@@ -196,10 +208,11 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _scan(path: str) -> tuple[list[str], list[os.DirEntry[str]]]:
-    """Names of images, and all that are no regular files, sorted by name; nothing that is hidden."""
+def _scan(path: str) -> tuple[list[str], list[os.DirEntry[str]], Counter[str]]:
+    """Names of images; all that are no regular files, sorted by name; the kinds of files. Nothing that is hidden."""
     names: list[str] = []
     others: list[os.DirEntry[str]] = []
+    counts: Counter[str] = Counter()
     is_known_ending: dict[str, bool] = {}
     with os.scandir(path) as entries:
         for entry in entries:
@@ -210,11 +223,15 @@ def _scan(path: str) -> tuple[list[str], list[os.DirEntry[str]]]:
                 others.append(entry)
                 continue
             ending = name[name.rfind(".") :]  # of all files, there are only a few
+            counts[ending] += 1
             if ending not in is_known_ending:
                 is_known_ending[ending] = is_image("name" + ending)
             if is_known_ending[ending]:
                 names.append(name)
-    return names, sorted(others, key=lambda entry: entry.name)
+    kinds: Counter[str] = Counter()
+    for ending, count in counts.items():
+        kinds[kind_of(ending)] += count
+    return names, sorted(others, key=lambda entry: entry.name), kinds
 
 
 def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:

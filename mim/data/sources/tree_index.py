@@ -27,7 +27,7 @@ from mim.io.files import write_atomically
 LOG = logging.getLogger("mim")
 
 LEAST = 10_000  # images from which a folder gets an index: fewer are listed in a moment
-VERSION = f"mim-index 1 {' '.join(sorted(EXTENSIONS))}"  # of the file, and of what is listed
+VERSION = f"mim-index 2 {' '.join(sorted(EXTENSIONS))}"  # of the file, and of what is listed
 # errors of a place without an index, or with one of another user's
 ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 SLASH, DOT = b"/."
@@ -109,7 +109,7 @@ def _read(file: Path) -> FolderTree:
 
 def _is_whole(tree: FolderTree) -> bool:
     """Whether a tree can be read without an error, and names nothing outside its folder."""
-    all_names = tree.folders, tree.subfolders, tree.images
+    all_names = tree.folders, tree.subfolders, tree.images, tree.kinds
     if any(names.bytes_B.dtype != np.uint8 or names.end_N.dtype != np.int64 for names in all_names):
         return False
     if any(getattr(tree, name).dtype != dtype for name, dtype in DTYPES.items()):
@@ -118,6 +118,7 @@ def _is_whole(tree: FolderTree) -> bool:
     return (
         tree.stamp_FS.shape == (folders, len(UNKNOWN))
         and tree.hash_N.shape == (len(tree.images),)
+        and len(tree.kinds) == folders
         and all(names.are_whole() for names in all_names)
         and _are_ends(tree.subfolder_end_F, folders, len(tree.subfolders))
         and _are_ends(tree.image_end_F, folders, len(tree.images))

@@ -23,7 +23,7 @@ class View(Source):
         self._rows = np.arange(len(source)) if rows is None else np.array(rows, np.int64)
         self.labels = source.labels[self._rows] if source.labels is not None else None
         self.groups = source.groups[self._rows] if source.groups is not None else None
-        self.held_out_share = source.held_out_share
+        self.held_out_share, self.contents = source.held_out_share, source.contents
 
     def __len__(self) -> int:
         return len(self._rows)
