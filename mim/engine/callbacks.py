@@ -37,6 +37,7 @@ class Callback(Protocol):
             metrics: those of the row in metrics.jsonl, by key, such as `train/loss`, its mean since the last row. They
                 may be NaN.
         """
+        return  # so that a subclass may leave it out
 
     def on_evaluation(self, progress: RunProgress, report: Report) -> None:
         """Called after each evaluation, also that before the first step.
@@ -45,6 +46,7 @@ class Callback(Protocol):
             progress: step, epoch, images seen and seconds.
             report: its metrics by key, such as `val/loss`, and its pictures by name, (H, W, 3) uint8.
         """
+        return
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 from comparisons import comparison
+from markupsafe import escape
 
 from mim.lab.notebook import ComparedRuns
 
@@ -20,7 +21,7 @@ def test_compared_runs_show_tables_with_intervals_and_warnings():
     assert "of &lt;unlike&gt; lengths" in html
     assert "Left out: runs/x: no summary" in html
     for entry in result.entries:
-        assert entry.name in html
+        assert escape(entry.name) in html
     assert "<script" not in html
     assert f"{len(result.entries)} entries" in repr(result)
     assert len(repr(result)) < 200
