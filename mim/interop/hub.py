@@ -60,11 +60,12 @@ def fetch(path: str | Path) -> Path:
     they are not in the cache.
     """
     place = HubPath.parse(path)
-    where = {"repo_id": place.repository, "revision": place.revision}
     try:
         if place.file:
-            return Path(huggingface_hub.hf_hub_download(filename=place.file, **where))
-        folder = Path(huggingface_hub.snapshot_download(allow_patterns=list(FOLDER), **where))
+            return Path(huggingface_hub.hf_hub_download(place.repository, place.file, revision=place.revision))
+        folder = Path(
+            huggingface_hub.snapshot_download(place.repository, revision=place.revision, allow_patterns=list(FOLDER))
+        )
     except Exception as error:  # its clients for HTTP raise many unrelated types
         raise ValueError(f"{_text(path)}: {_reason_of_fetch(error, place)}") from error
     if not (folder / FOLDER[0]).is_file() or not any(folder.glob("model*.safetensors")):

@@ -66,7 +66,8 @@ def _keys_of(architecture: str, arguments: dict[str, Any], kind: EncoderKind | N
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):
         return None
     unlike = any(not isinstance(getattr(model, name, None), nn.Identity | None) for name in UNLIKE_OURS)
-    if type(model) is not CLASSES[kind] or unlike or not _blocks_are_ours(model):
+    same_class = type(model) is CLASSES[kind]
+    if not same_class or unlike or not _blocks_are_ours(model):
         return None
     if kind in ("swin", "swin_v2"):
         return _windows(model, kind)
