@@ -62,7 +62,7 @@ def write_folder(run: Path, output: Path, request: Request) -> list[str]:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         folder = Path(temporary) / output.name
         encoder, cfg = read_encoder(run, ())
-        obstacle = write_encoder(_weights(run, encoder, cfg), folder, _preparation(facts))
+        obstacle = write_encoder(_weights(facts, encoder, cfg), folder, _preparation(facts))
         differences = _compare(encoder, folder, obstacle)
         place = Place(request.push or output.name, bool(request.push), request.revision, obstacle)
         _write_card(facts, folder, place, request)
@@ -92,9 +92,10 @@ def _check_output(output: Path) -> None:
         raise ValueError(f"--output {output} holds other files ({', '.join(others[:3])}): name a new folder")
 
 
-def _weights(run: Path, encoder: Encoder, cfg: Config) -> ModelWeights:
+def _weights(facts: Facts, encoder: Encoder, cfg: Config) -> ModelWeights:
     state = {ENCODER + name: weight for name, weight in encoder.state_dict().items()}
-    return ModelWeights(state, yaml.safe_load(cfg.to_yaml()), run.resolve().name, format="mim")
+    sections = {**yaml.safe_load(cfg.to_yaml()), "PLUGINS": list(facts.cfg.PLUGINS)}
+    return ModelWeights(state, sections, facts.run.folder.resolve().name, format="mim")
 
 
 def _preparation(facts: Facts) -> Preparation:
