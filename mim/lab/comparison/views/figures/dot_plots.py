@@ -1,6 +1,7 @@
 """Figures of dots and intervals: a metric over entries."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mim.lab.comparison.formatting import capital
@@ -15,11 +16,12 @@ from mim.lab.comparison.views.figures.figure import (
     recipe_encoding,
     recipe_shapes,
 )
-from mim.lab.comparison.views.numbers import Bounds, Cell, Style, bounds_of, cells, styles_of
+from mim.lab.comparison.views.numbers import FIGURE_SPACE, Bounds, Cell, Style, bounds_of, cells, styles_of
 from mim.lab.layout import slug
 from mim.ops.intervals import Estimate
 
 TICK: Spec = {"type": "tick", "orient": "vertical", "style": "end"}
+LONGEST = 60  # letters of a file's name that are of the column
 FIELDS = ("value", "low", "high")  # of the rows, which are drawn in the unit of the axis
 
 
@@ -27,8 +29,13 @@ def dot_plots(comparison: Comparison) -> list[Figure]:
     """A figure for each accuracy with more than one value, but not for reference values."""
     columns = [column for column in comparison.columns if column.section == "accuracy"]
     styles = styles_of(columns, comparison.entries)
-    drawn = [_figure(comparison, column, styles[column.key]) for column in columns if column.better != "neither"]
-    return [figure for figure in drawn if figure is not None]
+    stems = Counter(_stem(column) for column in columns)
+    figures = []
+    for column in columns:
+        stem = _stem(column) if stems[_stem(column)] == 1 and _stem(column) else slug(column.key)
+        figure = _figure(comparison, column, styles[column.key], f"{stem}-dots") if column.better != "neither" else None
+        figures += [figure] if figure is not None else []
+    return figures
 
 
 def dot_height(figure: Figure, look: Look) -> float:
@@ -38,7 +45,11 @@ def dot_height(figure: Figure, look: Look) -> float:
     return round((lines * strips + 3.6) * look.size)
 
 
-def _figure(comparison: Comparison, column: Column, style: Style) -> Figure | None:
+def _stem(column: Column) -> str:
+    return slug(column.title)[:LONGEST].strip("-")
+
+
+def _figure(comparison: Comparison, column: Column, style: Style, name: str) -> Figure | None:
     entries = comparison.entries
     estimates = [entry.metrics.get(column.key) for entry in entries]
     finite = {index: each for index, each in enumerate(estimates) if each is not None and math.isfinite(each.mean)}
@@ -54,9 +65,9 @@ def _figure(comparison: Comparison, column: Column, style: Style) -> Figure | No
         rows += _rows(entries[index].name, each, entries[index].seeds, values[index], bounds)
     title = capital(column.title)
     full_title = number_title(title, style.unit)
-    of_recipes = {entries[index].name: texts[index] for index in finite}
+    of_recipes = {entries[index].name: (_text(texts[index]), texts[index].best) for index in finite}
     spec = _spec(full_title, of_recipes, (low / style.factor, high / style.factor), style.factor)
-    listed = "; ".join(f"{name}: {cell.text} {cell.half}".rstrip() for name, cell in of_recipes.items())
+    listed = "; ".join(f"{recipe}: {text}" for recipe, (text, _) in of_recipes.items())
     headings = {
         "recipe": "recipe",
         "seed": "seed",
@@ -64,7 +75,12 @@ def _figure(comparison: Comparison, column: Column, style: Style) -> Figure | No
         "low": "95% interval from",
         "high": "to",
     }
-    return Figure(f"{slug(column.key)}-dots", full_title, f"{full_title}. {listed}", spec, tuple(rows), headings, ())
+    return Figure(name, full_title, f"{full_title}. {listed}", spec, tuple(rows), headings, ())
+
+
+def _text(cell: Cell) -> str:
+    """A value with its interval; fonts for papers need no padding."""
+    return f"{cell.text} {cell.half}".replace(FIGURE_SPACE, "").rstrip()
 
 
 def _rows(name: str, estimate: Estimate, seeds: Sequence[int], values: Sequence[float], bounds: Bounds) -> list[Row]:
@@ -82,7 +98,7 @@ def _rows(name: str, estimate: Estimate, seeds: Sequence[int], values: Sequence[
     return rows
 
 
-def _spec(title: str, texts: Mapping[str, Cell], domain: tuple[float, float], factor: float) -> Spec:
+def _spec(title: str, texts: Mapping[str, tuple[str, bool]], domain: tuple[float, float], factor: float) -> Spec:
     """Intervals with an end where they do not go on, means, and dots of seeds below. Values stand on the right."""
     names = list(texts)
     left: Spec = {"orient": "left", "grid": False}
@@ -121,8 +137,8 @@ def _spec(title: str, texts: Mapping[str, Cell], domain: tuple[float, float], fa
     ]
     return {
         "params": [
-            {"name": "texts", "value": {name: f"{cell.text} {cell.half}".rstrip() for name, cell in texts.items()}},
-            {"name": "best", "value": [name for name, cell in texts.items() if cell.best]},
+            {"name": "texts", "value": {name: text for name, (text, _) in texts.items()}},
+            {"name": "best", "value": [name for name, (_, best) in texts.items() if best]},
         ],
         "transform": scaled,
         "encoding": {"color": {**recipe_encoding(names), "legend": None}},
@@ -132,7 +148,7 @@ def _spec(title: str, texts: Mapping[str, Cell], domain: tuple[float, float], fa
 
 
 def _x(field: str, title: str, domain: tuple[float, float]) -> Spec:
-    axis = {"tickCount": {"expr": "ceil(width / (7 * letter))"}, "labelOverlap": True, "labelSeparation": 8}
+    axis = {"tickCount": {"expr": "ceil(width / (4 * letter))"}, "labelOverlap": True, "labelSeparation": 8}
     scale = {"domain": list(domain), "nice": False, "zero": False, "clamp": True}
     return {"field": field, "type": "quantitative", "title": title, "axis": axis, "scale": scale}
 

@@ -97,7 +97,7 @@ def _together(lines: Sequence[_Points]) -> list[tuple[float, list[float]]]:
         return [(fmean(x for x, _ in each), [y for _, y in each]) for each in zip(*lines, strict=True)]
     first, last = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
     places = sorted({x for line in lines for x, _ in line if first <= x <= last})
-    values = [np.interp(places, *zip(*line, strict=True)) for line in lines]
+    values = [np.interp(places, [x for x, _ in line], [y for _, y in line]) for line in lines]
     return [(x, [float(each[index]) for each in values]) for index, x in enumerate(places)]
 
 

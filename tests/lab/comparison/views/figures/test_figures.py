@@ -25,7 +25,8 @@ def small():
     curves = tuple(
         replace(each, at={"images_seen": each.at["images_seen"]}) for each in result.curves if each.metric == "val/loss"
     )
-    return replace(result, columns=result.columns[:1], curves=curves)
+    tests = tuple(test for test in result.tests if test.column == "knn/top1")
+    return replace(result, columns=result.columns[:1], curves=curves, tests=tests)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_names_say_metric_and_axis():
     assert [curve.figure.name for curve in curves] == [
         f"{metric}-over-{axis}" for metric in ("knn-top1", "val-loss") for axis in ("images-seen", "flops", "seconds")
     ]
-    assert [figure.name for figure in figures_of(comparison()).dots] == ["knn-top1-dots", "finetune-top1-dots"]
+    assert [figure.name for figure in figures_of(comparison()).dots] == ["knn-dots", "fine-tuning-dots"]
 
 
 def test_csv_of_curves_has_every_value_the_mean_and_its_ends():
