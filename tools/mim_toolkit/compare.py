@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from mim import cli
-from mim.lab.layout import ENTRIES, TABLES
+from mim.lab.layout import ENTRIES, FIGURES, TABLES
 
 TEXT = """Compares pretraining runs, and the probes and fine-tunings that started from them, in tables and on one page.
-These are looked for beside the runs. Writes comparison.html, which needs no network, comparison.csv (a row an entry)
-and comparison_runs.csv (a row a run). Run folders are not changed."""
+These are looked for beside the runs. Writes comparison.html, which needs no network, comparison.csv (a row an entry),
+comparison_runs.csv (a row a run), and each chart for a paper to figures/. Run folders are not changed."""
 EXAMPLES = (
     "runs/mae-seed* runs/simmim-seed*",
     "runs/my_study --output runs/page --title 'Ratios of MAE'",
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--title", default="", help="title of the page; default: the names of the runs")
     parser.add_argument("--no-reconstructions", action="store_true", help="draw no pictures: faster, needs no data")
+    parser.add_argument("--no-figures", action="store_true", help="write no figures: faster; the page then saves no PDF")
     parser.add_argument(
         "--format",
         action="append",
@@ -49,7 +50,8 @@ def _compare(words: list[str], args: argparse.Namespace) -> None:
     log_to_console(False)  # configs are read again; their warnings were shown when they ran
     command = shlex.join([*cli.command_words("compare"), *words])
     comparison = compare(args.runs, title=args.title, reconstructions=not args.no_reconstructions, command=command)
-    page = write(comparison, args.output, args.format)
+    page = write(comparison, args.output, args.format, figures=not args.no_figures)
     show(comparison, Console())
     tables = [args.output / name for name in (ENTRIES, *(TABLES[each] for each in dict.fromkeys(args.format)))]
-    print(f"\nPage:    {page}\nTables:  {', '.join(map(str, tables))}")
+    figures = "" if args.no_figures else f"\nFigures: {args.output / FIGURES}"
+    print(f"\nPage:    {page}{figures}\nTables:  {', '.join(map(str, tables))}")

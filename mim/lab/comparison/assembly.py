@@ -104,13 +104,15 @@ def compare(
     )
 
 
-def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> Path:
+def write(comparison: Comparison, output: Path, tables: Sequence[str] = (), *, figures: bool = True) -> Path:
     """Writes the page, its figures and the CSV files to a folder, which it makes. Returns the page's path.
 
     Args:
         comparison: what is written.
         output: the folder.
         tables: formats in which the table of results is written, too: `latex`, `markdown`.
+        figures: also write each chart as SVG, PDF, PNG and CSV, in about a second each; without them the page saves no
+            PDF.
 
     Raises ValueError where the folder is a file, for another format, and where a table would have no column.
     """
@@ -121,7 +123,7 @@ def write(comparison: Comparison, output: Path, tables: Sequence[str] = ()) -> P
         raise ValueError(f"--output {output} is a file: name a folder")
     output.mkdir(parents=True, exist_ok=True)
     write_csv(comparison, output)
-    pdfs = write_figures(figures_of(comparison), output / FIGURES)
+    pdfs = write_figures(figures_of(comparison), output / FIGURES) if figures else {}
     write_text(output / PAGE, render(comparison, pdfs))
     write_tables(comparison, tables, output)
     return output / PAGE

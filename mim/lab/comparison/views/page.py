@@ -82,7 +82,7 @@ def render(comparison: Comparison, pdfs: Mapping[str, Mapping[str, bytes]] | Non
         figures=_packed(figures.page_data(pdfs or {})) if figures.all else "",
         library=_packed(drawing),
         kinds=("svg", *(("pdf",) if pdfs else ()), "png", "csv"),
-        axes=[(axis, title) for axis, title in AXES.items() if any(axis in curve.at for curve in comparison.curves)],
+        axes=[(axis, title) for axis, title in AXES.items() if any(axis == each.axis for each in figures.curves)],
         budgets=_budgets(comparison),
         settings=[(role, *texts, of_role[role]) for role, texts in ROLES.items() if of_role[role]],
         row_per_entry=len(entries) > max(MANY, len(comparison.settings)),

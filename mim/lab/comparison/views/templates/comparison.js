@@ -1,4 +1,4 @@
-// Tables that sort, and pictures that enlarge. The chart is in curves.js.
+// Tables that sort, and pictures that enlarge. Charts are in figures.js.
 "use strict";
 
 (() => {
