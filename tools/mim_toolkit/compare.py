@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--title", default="", help="title of the page; default: the names of the runs")
     parser.add_argument("--no-reconstructions", action="store_true", help="draw no pictures: faster, needs no data")
-    parser.add_argument("--no-figures", action="store_true", help="write no figures: faster; the page then saves no PDF")
+    parser.add_argument("--no-figures", action="store_true", help="no figures: faster, but the page saves no PDF")
     parser.add_argument(
         "--format",
         action="append",
