@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,10 @@ def draw_chart(panels: Sequence[Mapping[str, Curve]]) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    colours = {f"{part}.color": TEXT for part in ("text", "xtick", "ytick")}
-    colours |= {"axes.edgecolor": TEXT, "axes.labelcolor": TEXT}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mim", "font.size": 8, **colours}):
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "mim", "font.size": 8}
+    for part in ("text.color", "xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor"):
+        settings[part] = TEXT
+    with rc_context(settings):
         figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained")
         for axes, curves in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
