@@ -174,7 +174,7 @@ def _config(look: Look) -> Spec:
         "style": {"seed": {"strokeWidth": 0.6 * look.scale}, "end": {"size": 5 * look.scale, "opacity": 1}},
         "point": {"size": 24 * look.scale**2, "filled": True, "opacity": 1},
         "circle": {"size": 5 * look.scale**2, "opacity": 0.75},
-        "rule": {"strokeWidth": look.scale},
+        "rule": {"strokeWidth": look.scale, "color": look.rule},
         "tick": {"thickness": look.scale},
         "aria": False,
     }
