@@ -21,13 +21,14 @@ SHEETS = 2  # pictures in a notebook; the page has all
 class ComparedRuns(Comparison):
     """What `mim.compare` returns: a comparison that a notebook shows as tables, with its warnings."""
 
-    def write(self, output: str | Path, tables: Sequence[str] = ()) -> Path:
+    def write(self, output: str | Path, tables: Sequence[str] = (), *, figures: bool = True) -> Path:
         """Writes the page and CSV files to a folder, as `mim-compare`, and returns the path of the page.
 
-        tables: formats in which the table of results is written, too: `latex`, `markdown`. Raises ValueError where the
-        folder is a file, and for another format.
+        tables: formats in which the table of results is written, too: `latex`, `markdown`. figures: also write each
+        chart as SVG, PDF, PNG and CSV, in about a second each. Raises ValueError where the folder is a file, and for
+        another format.
         """
-        return write(self, Path(output), tables)
+        return write(self, Path(output), tables, figures=figures)
 
     def __repr__(self) -> str:
         runs = sum(len(entry.folders) for entry in self.entries)
@@ -87,7 +88,8 @@ def compare(
         title: by default the names of the entries.
         reconstructions: also draw held-out images as each entry predicts them, which builds every model.
         search: also look for probes and fine-tunings beside the runs; their folders record where they came from.
-        output: a folder into which the page and the CSV files are written, too.
+        output: a folder into which the page and the CSV files are written, too; `write` of the result also writes
+            figures for papers there.
 
     Raises ValueError where a path does not exist, and where no run is left.
     """
@@ -96,7 +98,7 @@ def compare(
     comparison = compare_runs(paths, title=title, reconstructions=reconstructions, search=search)
     result = ComparedRuns(**{field.name: getattr(comparison, field.name) for field in fields(comparison)})
     if output is not None:
-        result.write(output)
+        result.write(output, figures=False)
     return result
 
 
