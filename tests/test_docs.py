@@ -1,11 +1,9 @@
 """What the documents say is true: their code and commands run as they stand, and their tables list what there is."""
 
 import json
-import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import yaml
 from PIL import Image
 from processes import PROBE, RECIPE, ROOT, TINY, TINY_CLASSIFIER, call, losses
 from small_data import write_digits
+from warm import Warm
 
 import mim
 from mim import config, metric_keys
@@ -40,17 +39,16 @@ def _write(folder: Path, document: str) -> None:
         (folder / name).write_text(code)
 
 
-def _start(folder: Path, *words: str) -> str:
-    """What a command printed that ran in a folder and ended with 0. mim-* are those of this Python."""
-    if words[0].startswith("mim-"):
-        words = (sys.executable, "-m", "mim", words[0].removeprefix("mim-"), *words[1:])
-    elif words[0] == "python":
-        words = (sys.executable, *words[1:])
-    paths = os.pathsep.join((str(folder), str(ROOT)))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, f"{shlex.join(words)}:\n{ended.stdout}{ended.stderr}"
-    return ended.stdout + ended.stderr
+def _start(warm: Warm, folder: Path, *words: str) -> str:
+    """What a command printed that ran in a folder, as a process of its own, and ended with 0."""
+    if words[0] == "python":
+        program, *words = words[1:]
+        program = str(folder / program)
+    else:
+        program, *words = (words[0].removeprefix("mim-"), *words[1:])
+    process = warm.start(words, folder / "log.txt", program, folder, PYTHONPATH=str(folder))
+    assert process.wait(900) == 0, f"{program} {shlex.join(words)}:\n{process.text}"
+    return process.text
 
 
 def _summary(run: Path) -> dict:
@@ -70,9 +68,9 @@ def registry_copy(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_extending_examples_train_together(tmp_path, registry_copy):
+def test_extending_examples_train_together(warm, tmp_path, registry_copy):
     _write(tmp_path, "docs/extending.md")
-    _start(tmp_path, "python", "make_stack.py")
+    _start(warm, tmp_path, "python", "make_stack.py")
     code, output = call(tmp_path / "run", {"TRAIN.epochs": 2, "EVALUATE.knn": 0}, recipe=tmp_path / "mine.yaml")
     assert code == 0, output
     rows = losses(tmp_path / "run")
@@ -92,10 +90,10 @@ def test_extending_source_names_the_key_of_a_missing_file(tmp_path, registry_cop
 
 
 @pytest.mark.slow
-def test_extending_metric_is_logged_at_each_evaluation(tmp_path):
+def test_extending_metric_is_logged_at_each_evaluation(warm, tmp_path):
     _write(tmp_path, "docs/extending.md")
-    _start(tmp_path, "python", "make_stack.py")
-    output = _start(tmp_path, "python", "train_mine.py")
+    _start(warm, tmp_path, "python", "make_stack.py")
+    output = _start(warm, tmp_path, "python", "train_mine.py")
     rows = [json.loads(line) for line in (tmp_path / "runs" / "spread" / "metrics.jsonl").read_text().splitlines()]
     spreads = [row["val/feature_std"] for row in rows if "val/feature_std" in row]
     assert len(spreads) == 2  # before the first step and at the end
@@ -128,9 +126,9 @@ def test_readme_has_at_most_150_lines():
 
 
 @pytest.mark.slow
-def test_readme_encoder_trains_from_python(tmp_path):
+def test_readme_encoder_trains_from_python(warm, tmp_path):
     _write(tmp_path, "README.md")
-    output = _start(tmp_path, "python", "example.py")
+    output = _start(warm, tmp_path, "python", "example.py")
     assert re.search(r"EncoderSpec\(width=96, stride=4", output), output
     rows = losses(tmp_path / "runs" / "conv")
     assert rows[-1] < rows[0]
@@ -163,12 +161,12 @@ def test_weights_export_example_writes_programs_for_any_batch(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_tutorial_commands_run_one_after_the_other(tmp_path):
+def test_tutorial_commands_run_one_after_the_other(warm, tmp_path):
     _write(tmp_path, "docs/tutorial.md")
     text = (ROOT / "docs/tutorial.md").read_text()
     commands = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     assert len(commands) >= 8
-    output = [_start(tmp_path, *shlex.split(line)) for block in commands for line in block.splitlines()]
+    output = [_start(warm, tmp_path, *shlex.split(line)) for block in commands for line in block.splitlines()]
     for name in re.findall(r"^(runs/digits/\S+)  ", text, flags=re.MULTILINE):
         assert (tmp_path / name).exists(), name
     assert (tmp_path / "masks.png").exists()

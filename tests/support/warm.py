@@ -5,6 +5,7 @@ Each is a process of its own, with a command of mim and its own files, which sig
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import runpy
@@ -15,14 +16,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from processes import RECIPE, Keys, arguments, tool
+from processes import RECIPE, TINY, Keys, arguments, tool
 
 SUPPORT = Path(__file__).resolve().parent
 ROOT = SUPPORT.parents[1]
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+ENDS_AS_PYTHON = "ENDS_AS_PYTHON"
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,26 @@ class Process:
 
 
 class Warm:
-    """The process that forks. A context manager."""
+    """The process that forks, which starts with the first that is asked of it. A context manager."""
 
     def __enter__(self) -> Self:
+        self.codes: dict[int, int] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "server" in self.__dict__:
+            self.server.stdin.close()
+            self.server.wait()
+
+    @cached_property
+    def server(self) -> subprocess.Popen:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(SUPPORT))),
         }
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.server = subprocess.Popen([sys.executable, __file__], env=environment, cwd=ROOT, **pipes)
-        self.codes: dict[int, int] = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.stdin.close()
-        self.server.wait()
+        return subprocess.Popen([sys.executable, __file__], env=environment, cwd=ROOT, **pipes)
 
     def ask(self, **request: object) -> int | None:
         if request.get("poll") in self.codes:
@@ -83,17 +90,26 @@ class Warm:
             self.codes[request["poll"]] = answer
         return answer
 
-    def start(self, words: Sequence[str], log: Path, program: str | Path = "train", **environment: str) -> Process:
+    def start(
+        self,
+        words: Sequence[str],
+        log: Path,
+        program: str | Path = "train",
+        folder: Path = ROOT,
+        **environment: str,
+    ) -> Process:
         """A command of mim, or a script, with these arguments.
 
         Args:
             program: the name of a command, or the path of a Python file.
-            environment: variables that the process has beside those of the tests.
+            folder: where it runs.
+            environment: variables that the process has beside those of the tests; with ENDS_AS_PYTHON the interpreter
+                is taken down at the end, as after a script, which else is spared.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
-        words = [str(word) for word in words]
-        return Process(self, self.ask(start=words, log=str(log), program=str(program), environment=environment), log)
+        where = {"log": str(log), "program": str(program), "folder": str(folder)}
+        return Process(self, self.ask(start=[str(word) for word in words], environment=environment, **where), log)
 
     def run(self, ranks: int, output: Path, keys: Keys, recipe: Path = RECIPE, **environment: str) -> tuple[int, str]:
         """Exit code, the same of all ranks, and output of a training run that must end by itself."""
@@ -136,6 +152,9 @@ def _serve() -> None:
 
     import mim.run  # noqa: F401
 
+    _build_once()
+    gc.collect()
+    gc.freeze()  # no process looks through what the imports made, or copies its pages to do so
     forked = set()
     for line in sys.stdin:
         request = json.loads(line)
@@ -154,6 +173,15 @@ def _serve() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _build_once() -> None:
+    """Imports, and keeps for all processes, what a run reads of the registries before its first step."""
+    from mim import build
+
+    tool("train")
+    cfg = build.load_config(RECIPE, TINY)
+    build.build_task(cfg, *build.build_data(cfg))
+
+
 def _threads() -> set[str]:
     """Names of this process's threads; that of jemalloc, which pyarrow starts, knows how to fork."""
     names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
@@ -161,10 +189,11 @@ def _threads() -> set[str]:
     return {"python" if name.startswith("python") else name for name in names}
 
 
-def _run(program: str, start: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(program: str, start: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
     code: object = 70
     try:
         os.setsid()
+        os.chdir(folder)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # none outlives tests that were themselves killed
         os.environ.update(environment)
         sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
@@ -186,6 +215,8 @@ def _run(program: str, start: list[str], log: str, environment: dict[str, str]) 
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    if ENDS_AS_PYTHON in environment:
+        sys.exit(code)
     os._exit(code if isinstance(code, int) else 1)
 
 
