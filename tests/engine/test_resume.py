@@ -60,20 +60,19 @@ def undisturbed(tmp_path_factory, warm):
     return output
 
 
-@pytest.mark.parametrize(
-    ("workers", "kills"),
-    [pytest.param(0, (9, 30), marks=pytest.mark.slow), pytest.param(2, (9, 30), marks=pytest.mark.slow), (2, (30,))],
-)
-def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, undisturbed, workers, kills):
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm, undisturbed, workers):
+    """Killed twice. Among the fast tests, tests/engine/test_targets_in_runs.py resumes what ended in this process."""
     output = tmp_path / "run"
     keys = KEYS | {"DATA.workers": workers, "CHECKPOINT.every_minutes": 0.0005}  # checkpoints in mid-epoch, too
-    for line in kills:
+    for line in (9, 30):
         _kill_at(warm, output, keys, line)
     assert last_state(output)["step"] % 22 != 0
     code, text = warm.run(1, output, keys)
     assert code == 0, text
     assert "resumed from" in text
-    assert (output / "log.txt").read_text().count("resumed from") == len(kills)
+    assert (output / "log.txt").read_text().count("resumed from") == 2
 
     reference, resumed = last_state(undisturbed), last_state(output)
     for part in PARTS:
@@ -81,6 +80,7 @@ def test_killed_run_ends_with_the_weights_of_the_undisturbed_run(tmp_path, warm,
     assert losses(output) == losses(undisturbed)
 
 
+@pytest.mark.slow
 def test_weight_decay_of_each_step_goes_to_its_end_by_half_a_cosine(undisturbed):
     """The resumed run, which ends with the same weights, takes it from the step."""
     decays = {row["step"]: row["train/weight_decay"] for row in rows(undisturbed) if "train/weight_decay" in row}

@@ -239,6 +239,7 @@ def test_over_takes_held_out_images(tmp_path, kind):
     assert (counts > 30).sum() > 20  # levels of the images, each a block of pixels
 
 
+@pytest.mark.slow
 def test_the_tool_runs_from_the_command_line(tmp_path, warm):
     recipe = write_recipe(tmp_path)
     words = ["--config", recipe, "--output", tmp_path / "a.png", "--cells", 8, 16]

@@ -56,6 +56,7 @@ def test_pack_tool_writes_what_a_run_reads(main, images: Path, tmp_path: Path) -
     assert len(losses(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_pack_tool_as_a_process_packs_photographs_in_workers(tmp_path: Path, warm: Warm) -> None:
     (tmp_path / "images").mkdir()
     for number in range(20):
