@@ -19,6 +19,7 @@ MODEL = "model.safetensors"
 FOLDER = ("config.json", "preprocessor_config.json", MODEL, f"{MODEL}.index.json", "model-*-of-*.safetensors")
 PATTERN = re.compile(r"hf:/{1,2}(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?")
 LOG_IN = "log in by `hf auth login`, or set HF_TOKEN to a token of the hub"
+UNREACHED = ("Connect", "Timeout", "Protocol")  # in the names of errors of httpx and httpx2
 OFFLINE = (errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
 
 
@@ -61,13 +62,14 @@ def fetch(path: str | Path) -> Path:
     """
     place = HubPath.parse(path)
     try:
-        if place.file:
-            return Path(huggingface_hub.hf_hub_download(place.repository, place.file, revision=place.revision))
-        folder = Path(
-            huggingface_hub.snapshot_download(place.repository, revision=place.revision, allow_patterns=list(FOLDER))
-        )
+        folder = _download(place)
     except Exception as error:  # its clients for HTTP raise many unrelated types
-        raise ValueError(f"{_text(path)}: {_reason_of_fetch(error, place)}") from error
+        cached = _from_cache(place) if _status(error) is None else None
+        if cached is None:
+            raise ValueError(f"{_text(path)}: {_reason_of_fetch(error, place)}") from error
+        folder = cached
+    if place.file:
+        return folder
     if not (folder / FOLDER[0]).is_file() or not any(folder.glob("model*.safetensors")):
         raise ValueError(
             f"{_text(path)}: it has no {FOLDER[0]} with {MODEL}. Name the file of its weights, as in "
@@ -125,6 +127,28 @@ def push(folder: Path, repository: str, private: bool = False, revision: str = "
     return commit.commit_url
 
 
+def _download(place: HubPath, cached: bool = False) -> Path:
+    """The file or folder on this machine; cached: without a connection."""
+    revision = place.revision
+    if place.file:
+        return Path(
+            huggingface_hub.hf_hub_download(place.repository, place.file, revision=revision, local_files_only=cached)
+        )
+    return Path(
+        huggingface_hub.snapshot_download(
+            place.repository, revision=revision, allow_patterns=list(FOLDER), local_files_only=cached
+        )
+    )
+
+
+def _from_cache(place: HubPath) -> Path | None:
+    """What the cache has, where a connection broke; None where it has nothing."""
+    try:
+        return _download(place, cached=True)
+    except Exception:  # it is not there, or not as a whole
+        return None
+
+
 def _text(path: str | Path) -> str:
     text = path.as_posix() if isinstance(path, Path) else str(path)
     return re.sub(r"^hf:/(?!/)", PREFIX, text)
@@ -157,11 +181,11 @@ def _reason_of_push(error: Exception) -> str:
 def _reason(error: Exception) -> str:
     """What is wrong, in one line that holds no token."""
     status = _status(error)
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if status is not None:
         server = getattr(error, "server_message", None)
         text = f"the hub answered {status}" + (f" ({printable(str(server).splitlines()[0])})" if server else "")
-    elif isinstance(error, OFFLINE) or "Connect" in type(error).__name__ or "Timeout" in type(error).__name__:
+    elif isinstance(error, OFFLINE) or any(word in type(error).__name__ for word in UNREACHED):
         text = f"the hub cannot be reached ({text}): connect, and look at HF_ENDPOINT and HF_HUB_OFFLINE"
     token = huggingface_hub.get_token()
     return text.replace(token, "(token)") if token else text
