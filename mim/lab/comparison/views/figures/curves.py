@@ -92,10 +92,26 @@ def _spec(title: str, axis_title: str, axis: Axis, names: Sequence[str], factor:
 
     The parameter `lit` is the recipe that stands out, and the data set `reading` what is read off at a position.
     """
+    x_axis: Spec = {"grid": False, "tickCount": {"expr": "ceil(width / (6.5 * letter))"}}
+    if axis == "images_seen":
+        x_axis["labelExpr"] = "datum.value === 0 ? '0' : format(datum.value, '~s')"
+    return {
+        "params": [{"name": "lit", "value": None}],
+        "transform": [{"calculate": f"datum.x / {factor!r}", "as": "at"}],
+        "encoding": {
+            "x": {"field": "at", "type": "quantitative", "title": axis_title, "axis": x_axis, "scale": {"nice": False}},
+            "color": recipe_encoding(names),
+        },
+        "layer": _layers(title, names),
+    }
+
+
+def _layers(title: str, names: Sequence[str]) -> list[Spec]:
+    """Means are above seeds, and what is read off is above all."""
     of_means = [{"filter": f"datum.seed === '{MEAN}'"}]
     end = {"x": {"aggregate": "max", "field": "at"}, "y": {"aggregate": {"argmax": "x"}, **_y("value", title)}}
     reading = {"name": "reading", "values": []}
-    layers: list[Spec] = [
+    return [
         {
             "name": "band",
             "transform": [*of_means, {"filter": "datum.low !== null"}],
@@ -118,18 +134,6 @@ def _spec(title: str, axis_title: str, axis: Axis, names: Sequence[str], factor:
         {"data": reading, "mark": {"type": "rule", "strokeDash": [3, 3]}, "encoding": {"color": None}},
         {"data": reading, "mark": "point", "encoding": {"y": _y("value", title)}},
     ]
-    x_axis: Spec = {"grid": False, "tickCount": {"expr": "ceil(width / (6.5 * letter))"}}
-    if axis == "images_seen":
-        x_axis["labelExpr"] = "datum.value === 0 ? '0' : format(datum.value, '~s')"
-    return {
-        "params": [{"name": "lit", "value": None}],
-        "transform": [{"calculate": f"datum.x / {factor!r}", "as": "at"}],
-        "encoding": {
-            "x": {"field": "at", "type": "quantitative", "title": axis_title, "axis": x_axis, "scale": {"nice": False}},
-            "color": recipe_encoding(names),
-        },
-        "layer": layers,
-    }
 
 
 def _y(field: str, title: str) -> Spec:

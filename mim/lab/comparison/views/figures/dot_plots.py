@@ -112,22 +112,9 @@ def _spec(title: str, texts: Mapping[str, tuple[str, bool]], domain: tuple[float
         },
     }
     y = {"field": "recipe", "type": "nominal", "scale": {"domain": names}, "title": None}
-    mean, low, high = (_x(field, title, domain) for field in ("value", "low", "high"))
-    marks: list[tuple[str, str | Spec, str, Spec]] = [  # its name, the mark, which rows, and where
-        ("interval", "rule", "isValid(datum.low)", {"x": low, "x2": {"field": "high"}}),
-        ("low", TICK, f"isValid(datum.low) && datum.low >= {domain[0]!r}", {"x": low}),
-        ("high", TICK, f"isValid(datum.high) && datum.high <= {domain[1]!r}", {"x": high}),
-        (
-            "seeds",
-            {"type": "circle", "yOffset": {"expr": f"0.28 * height / {len(names)}"}},
-            f"datum.seed !== '{MEAN}'",
-            {"x": mean},
-        ),
-        ("means", "point", f"datum.seed === '{MEAN}'", {"x": mean, "shape": recipe_shapes(names)}),
-    ]
     layers: list[Spec] = [
         {"name": name, "transform": [{"filter": rows}], "mark": mark, "encoding": {**places, "y": {**y, "axis": None}}}
-        for name, mark, rows, places in marks
+        for name, mark, rows, places in _marks(title, domain, names)
     ]
     layers += [
         {"mark": {"type": "point", "opacity": 0}, "encoding": {"y": {**y, "axis": axis}}} for axis in (left, right)
@@ -145,6 +132,23 @@ def _spec(title: str, texts: Mapping[str, tuple[str, bool]], domain: tuple[float
         "layer": layers,
         "resolve": {"axis": {"y": "independent"}},
     }
+
+
+def _marks(title: str, domain: tuple[float, float], names: Sequence[str]) -> list[tuple[str, str | Spec, str, Spec]]:
+    """Each mark: its name, what it is, of which rows, and where."""
+    mean, low, high = (_x(field, title, domain) for field in ("value", "low", "high"))
+    return [
+        ("interval", "rule", "isValid(datum.low)", {"x": low, "x2": {"field": "high"}}),
+        ("low", TICK, f"isValid(datum.low) && datum.low >= {domain[0]!r}", {"x": low}),
+        ("high", TICK, f"isValid(datum.high) && datum.high <= {domain[1]!r}", {"x": high}),
+        (
+            "seeds",
+            {"type": "circle", "yOffset": {"expr": f"0.28 * height / {len(names)}"}},
+            f"datum.seed !== '{MEAN}'",
+            {"x": mean},
+        ),
+        ("means", "point", f"datum.seed === '{MEAN}'", {"x": mean, "shape": recipe_shapes(names)}),
+    ]
 
 
 def _x(field: str, title: str, domain: tuple[float, float]) -> Spec:
