@@ -96,7 +96,7 @@ def webdataset(url: str, cache: Path, shards: int, workers: int) -> Iterator[int
     (cache / "webdataset").mkdir(exist_ok=True)
     shuffled = package.WebDataset(urls, shardshuffle=len(urls), cache_dir=str(cache / "webdataset")).shuffle(200)
     images = shuffled.map(lambda sample: decoded(sample["jpg"]))
-    yield from map(len, DataLoader(images.batched(BATCH), batch_size=None, num_workers=workers))
+    yield from map(len, DataLoader(images, batch_size=BATCH, num_workers=workers))
 
 
 def litdata(url: str, cache: Path, shards: int, workers: int) -> Iterator[int]:
@@ -118,7 +118,7 @@ def litdata(url: str, cache: Path, shards: int, workers: int) -> Iterator[int]:
         """Decoded."""
 
         def __getitem__(self, index: object) -> torch.Tensor:
-            return decoded(super().__getitem__(index))
+            return decoded(bytes(super().__getitem__(index)))
 
     register_downloader("http", Http, overwrite=True)
     (cache / "litdata").mkdir(exist_ok=True)
@@ -163,6 +163,7 @@ def main() -> None:
                     cache.mkdir()
                     for state in ("cold", "warm"):
                         rates[side, state].append(rate(side, url, cache, words))
+                        print(f"{side}, {state}: {rates[side, state][-1]:.1f} images/s", file=sys.stderr, flush=True)
     print(f"{words.images} images in {words.shards} shards, {words.latency_ms:g} ms, {words.workers} workers")
     print("| | images/s, cold | ours / this | images/s, warm | ours / this |\n|---|---|---|---|---|")
     for side in SIDES:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mim.data.remote.cache import GIB, Lease, PieceCache, State
-from mim.data.remote.store import START_S, RemoteFile, Store
+from mim.data.remote.reader import Reader
+from mim.data.remote.store import START_S, RemoteFile, Store, StoreError, is_remote, public
 from mim.data.settings import DataSettings
 from mim.data.sources.base import cache_folder
 from mim.errors import DataLost
@@ -51,6 +52,32 @@ class Piece(NamedTuple):
 def open_store(url: str, settings: DataSettings) -> Store:
     """The store of an address, which a start waits for a few seconds only."""
     return Store(url, min(settings.retry_s, START_S))
+
+
+def find_files(
+    key: str, addresses: Sequence[str], settings: DataSettings, ending: str, below: bool = False
+) -> tuple[Store, list[RemoteFile]]:
+    """The store and the files in it that addresses name, in order.
+
+    Args:
+        key: of the addresses, for messages.
+        addresses: files, patterns with `*`, and folders, of one protocol.
+        settings: of the data.
+        ending: of the names of files that count in a folder.
+        below: whether files in folders of a folder count.
+
+    Raises ValueError where one is missing, there is none, or access is denied, and DataLost as Store does.
+    """
+    if len({address.partition("://")[0] if is_remote(address) else "" for address in addresses}) > 1:
+        raise ValueError(f"{key}: all files must lie in one object store, or all on disks")
+    store = open_store(addresses[0], settings)
+    try:
+        files = store.files([path for address in addresses for path in store.expand(address, ending, below)])
+    except StoreError as error:
+        raise ValueError(f"{key}: {error}") from error
+    if not files:
+        raise ValueError(f"{key} {public(addresses[0])}: there are no such {ending} files")
+    return store, files
 
 
 def open_files(
@@ -137,6 +164,11 @@ class RemoteFiles:
             for piece, _, _ in self._parts(request):
                 self._wanted.put(piece)
 
+    def reader(self, number: int) -> Reader:
+        """A file as a file object."""
+        file = self.files[number]
+        return Reader(lambda start, stop: self.read(Request(number, start, stop - start)), file.size)
+
     def copy(self, number: int) -> Path | None:
         """The copy of a file of one piece, fetched where it is not here; None where there is no room for it."""
         (piece,) = self.pieces(number)
@@ -158,7 +190,7 @@ class RemoteFiles:
     def _piece(self, number: int, start: int) -> Piece:
         file = self.files[number]
         stop = min(start + self.piece_bytes, file.size) if self.piece_bytes else file.size
-        name = json.dumps([file.url, file.version, file.size, start, stop])
+        name = json.dumps([file.url, file.path, file.version, file.size, start, stop])
         return Piece(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32], file.path, start, stop)
 
     def _parts(self, request: Request) -> list[tuple[Piece, int, int]]:

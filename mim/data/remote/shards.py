@@ -4,11 +4,11 @@ import io
 import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from mim.data.remote.files import RemoteFiles
-from mim.data.remote.store import RemoteFile, Store
+from mim.data.remote.reader import Reader
 from mim.data.sources.shards import Labels, ShardIndex, index_opened
 
 SHARDS = 8  # that are read at once
@@ -28,7 +28,7 @@ def index_remote(files: RemoteFiles, labels: Labels, json_key: str) -> list[Shar
 
 def base_name(url: str) -> str:
     """The name of a shard without its folder: the same as on a disk, so that the same images are held out."""
-    return posixpath.basename(urlsplit(url).path)
+    return posixpath.basename(url)
 
 
 def _index(files: RemoteFiles, number: int, labels: Labels, json_key: str) -> ShardIndex:
@@ -36,36 +36,9 @@ def _index(files: RemoteFiles, number: int, labels: Labels, json_key: str) -> Sh
 
     def read() -> BinaryIO:
         path = files.copy(number)
-        return path.open("rb") if path else io.BufferedReader(_Stream(files.store, file), AHEAD_BYTES)
+        if path is not None:
+            return path.open("rb")
+        return io.BufferedReader(Reader(partial(files.store.read, file.path), file.size), AHEAD_BYTES)
 
-    identity: Sequence[Any] = (file.url, file.size, file.version)
+    identity: Sequence[Any] = (file.url, file.path, file.size, file.version)
     return index_opened(file.url, base_name(file.url), identity, read, labels, json_key)
-
-
-class _Stream(io.RawIOBase):
-    """A file of a store, read from its beginning to its end with few steps back."""
-
-    def __init__(self, store: Store, file: RemoteFile):
-        self._store, self._file, self._position = store, file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self._file.size)
-        count = max(stop - self._position, 0)
-        if count:
-            buffer[:count] = self._store.read(self._file.path, self._position, stop)
-        self._position += count
-        return count

@@ -35,15 +35,19 @@ class RemoteFile:
     """A file of a store."""
 
     url: str
-    path: str  # in the store
+    path: str  # in the store; an HTTP address whole, with what signs it
     size: int  # bytes
     version: str  # another one where its content is another; empty where the store does not say
+
+
+class StoreError(ValueError):
+    """A file of a store that cannot be read, however often it is tried; the text says why, and what to do."""
 
 
 class Store:
     """One store, for all processes that have a copy: each makes its own connections.
 
-    All methods raise ValueError where a name, a permission or a package is missing, and DataLost where the store does
+    All methods raise StoreError where a name, a permission or a package is missing, and DataLost where the store does
     not answer for `retry_s` seconds.
 
     Args:
@@ -60,17 +64,25 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_process": 0, "_fs": None, "_threads": None}
 
-    def expand(self, url: str) -> list[str]:
-        """The paths of a pattern with `*`, or of the tar files of a folder, sorted; or the path itself."""
+    def expand(self, url: str, ending: str, below: bool = False) -> list[str]:
+        """The paths of a pattern with `*`, or of the files in a folder, sorted; or the path itself.
+
+        Args:
+            url: of the files.
+            ending: of their names.
+            below: whether files in folders of the folder count.
+        """
         fs, path = self.connect(), self.path(url)
-        if "*" in path:
+        name = path.partition("?")[0]
+        if "*" in name:
             return sorted(self._patiently(url, lambda: fs.glob(path)))
-        if path.endswith(".tar") or not self._patiently(url, lambda: fs.isdir(path)):
+        if name.endswith(ending) or not self._patiently(url, lambda: fs.isdir(path)):
             return [path]
-        return sorted(self._patiently(url, lambda: fs.glob(f"{path.rstrip('/')}/*.tar")))
+        pattern = f"{path.rstrip('/')}/{'**/' if below else ''}*{ending}"
+        return sorted(self._patiently(url, lambda: fs.glob(pattern)))
 
     def files(self, paths: Sequence[str]) -> list[RemoteFile]:
-        """The size and version of files. Raises ValueError where one does not exist."""
+        """The size and version of files. Raises StoreError where one does not exist."""
         return list(self.threads().map(self._file, paths))
 
     def read(self, path: str, start: int, stop: int) -> bytes:
@@ -78,7 +90,7 @@ class Store:
         fs = self.connect()
         content = self._patiently(self.url(path), lambda: self._range(fs, path, start, stop))
         if len(content) > stop - start:
-            raise ValueError(
+            raise StoreError(
                 f"{self.url(path)}: the server gives {len(content):,} bytes where {stop - start:,} were asked for, as "
                 "one without range requests does: copy the files to a disk, or to a store that has them"
             )
@@ -93,8 +105,8 @@ class Store:
         return str(self.connect()._strip_protocol(url))
 
     def url(self, path: str) -> str:
-        """The name of a file that a person knows."""
-        return str(self.connect().unstrip_protocol(path))
+        """The address of a file, without what signs it."""
+        return public(str(self.connect().unstrip_protocol(path)))
 
     def connect(self) -> Any:
         """The file system of fsspec, of this process."""
@@ -114,7 +126,7 @@ class Store:
         url = self.url(path)
         info = self._patiently(url, lambda: fs.info(path))
         if info.get("size") is None or info.get("type", "file") != "file":
-            raise ValueError(f"{url} is no file, or the server does not tell its size: name a file")
+            raise StoreError(f"{url} is no file, or the server does not tell its size: name a file")
         version = next((str(info[key]) for key in VERSIONS if info.get(key)), "")
         return RemoteFile(url, path, int(info["size"]), version)
 
@@ -133,8 +145,8 @@ class Store:
                 result = request()
             except Exception as error:  # each store has types of its own
                 if lasting := _lasting(error):
-                    raise ValueError(f"{printable_name(url)}{lasting}") from error
-                reason = reason or f"{printable_name(url)}: {type(error).__name__} {error}".rstrip()
+                    raise StoreError(f"{printable_name(public(url))}{lasting}") from error
+                reason = reason or f"{printable_name(public(url))}: {_short(error)}"
                 waited = time.monotonic() - began
                 if waited >= self.retry_s:
                     raise DataLost(
@@ -155,6 +167,11 @@ class Store:
             return result
 
 
+def public(text: str) -> str:
+    """A text without the secrets of addresses in it: what follows a `?`, and what stands before an `@`."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", re.sub(r"(://[^\s?]+)\?[^\s'\")]*", r"\1", text))
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is an address such as s3://bucket/folder."""
     return SCHEME.match(path) is not None
@@ -171,13 +188,15 @@ def _connect(url: str) -> Any:
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=NO_ANSWER_S, sock_read=NO_ANSWER_S)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
-        return fsspec.filesystem(protocol, **options)
+        fs = fsspec.filesystem(protocol, **options)
+        fs.invalidate_cache()  # listings of earlier runs of this process
+        return fs
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         way_out = f"pip install 'mim-toolkit[{extra}]'" if extra else "install it"
-        raise ValueError(f"{printable_name(url)} needs a package ({error}): {way_out}") from error
+        raise StoreError(f"{printable_name(url)} needs a package ({error}): {way_out}") from error
     except ValueError as error:
-        raise ValueError(
+        raise StoreError(
             f"{printable_name(url)}: {error}: use s3://, gs://, hf://, https://, or another protocol of fsspec"
         ) from error
 
@@ -209,4 +228,4 @@ def _code(error: Exception) -> int:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {public(' '.join(str(error).split()))[:200]}"

@@ -166,7 +166,7 @@ class Packed(Source, name="packed"):
         else:
             folder = Path(settings.path).absolute()
             self.header = Header.of(folder)
-        self._keys = {"val_share": val_share, "cache_gib": cache_gib, "cache": cache}
+        self._keys: dict[str, Any] = {"val_share": val_share, "cache_gib": cache_gib, "cache": cache}
         self._check_channels(folder)
         has_val = "val" in self.header.splits
         contents = self.header.splits.get(split if has_val else "train")

@@ -1,17 +1,21 @@
 """Parquet: encoded images in a column of Parquet files. Shapes: N images."""
 
 import logging
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mim.data.decoding.images import decode, decode_reduced
 from mim.data.decoding.names import encoded, printable_name
+from mim.data.remote.files import find_files, open_files
+from mim.data.remote.store import is_remote
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
 from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
-from mim.data.sources.parquet_files import MOST_KEPT, ParquetColumn, find_parquet
+from mim.data.sources.parquet_files import ENDING, MOST_KEPT, ParquetColumn, find_parquet
 from mim.registry import one_of
 
 LOG = logging.getLogger("mim")
@@ -19,8 +23,8 @@ LOG = logging.getLogger("mim")
 
 class Parquet(Source, name="parquet"):
     """Images of Parquet files: a value is an encoded image, as a file of it would be. DATA.path is a file, a folder of
-    `.parquet` files in it and below, or a pattern such as `/data/train-*.parquet`. Images have the order of the files'
-    names, then of their rows.
+    `.parquet` files in it and below, or a pattern such as `/data/train-*.parquet`; or the address of one of these on
+    an object store. Images have the order of the files' names, then of their rows.
 
     Reading an image decodes the row group that holds it, so row groups should be small: about 100 images.
 
@@ -31,6 +35,10 @@ class Parquet(Source, name="parquet"):
         val_path: held-out images, as DATA.path.
         val_share: share of the images that is held out where val_path is empty, from 0 to below 1. A hash of the file's
             name and the row decides.
+        cache_gib: GiB, from 0, of copies of files of an object store on this machine. Of a file without a copy, row
+            groups are read over the network.
+        cache: the folder of these copies, on a disk of this machine, for all data sets and processes; empty for
+            `~/.cache/mim-toolkit/remote`.
 
     Raises ValueError where there are no files, one cannot be read or has no such columns, or a label is missing or one
     that no training image has.
@@ -47,12 +55,15 @@ class Parquet(Source, name="parquet"):
         label_column: str = "",
         val_path: str = "",
         val_share: float = 0.05,
+        cache_gib: float = 64.0,
+        cache: str = "",
     ):
         super().__init__(split, settings)
         check_share(val_share)
         uses_val_path = split == "val" and bool(val_path)
         self._key, value = ("DATA.val_path", val_path) if uses_val_path else ("DATA.path", settings.path)
-        self._images = _column(self._key, value, image_column)
+        opened = partial(_column, settings, image_column, cache_gib, cache)
+        self._images = opened(self._key, value)
         if split == "train":
             _warn_of_large_groups(self._images)
         files = np.repeat(np.arange(len(self._images.paths)), self._images.counts)
@@ -60,13 +71,15 @@ class Parquet(Source, name="parquet"):
         self._row_N2 = np.stack([files, rows], 1)
         chosen = np.arange(len(rows))
         if not val_path:
-            names = (encoded(f"{self._images.paths[file].name}/{row}") for file, row in self._row_N2.tolist())
+            names = (
+                encoded(f"{os.path.basename(self._images.paths[file])}/{row}") for file, row in self._row_N2.tolist()
+            )
             chosen = by_share(hashes(names), val_share, split)
             self.held_out_share = val_share
         self._row_N2 = self._row_N2[chosen]
         self._label_column = label_column
         if label_column:
-            training = _column("DATA.path", settings.path, image_column) if uses_val_path else self._images
+            training = opened("DATA.path", settings.path) if uses_val_path else self._images
             classes = _classes(*training.labels(label_column), label_column)
             self.labels = _numbers(self._images.labels(label_column)[0], classes, label_column)[chosen]
             self.classes = classes
@@ -89,8 +102,10 @@ class Parquet(Source, name="parquet"):
         return f"the labels of DATA.label_column {self._label_column}"
 
     def missing(self) -> str:
-        """Looks at some files, evenly spread."""
-        probed, reason = none_reachable(self._images.paths)
+        """Looks at some files, evenly spread. Reading an object store waits by itself."""
+        if self._images.remote is not None:
+            return ""
+        probed, reason = none_reachable([Path(path) for path in self._images.paths])
         tried = f"{len(probed)} of {len(self._images.paths)} files were tried"
         return reason and f"{self._key} {printable_name(probed[0])}: {reason} ({tried})"
 
@@ -98,8 +113,19 @@ class Parquet(Source, name="parquet"):
         return self._images.value(*self._row_N2[index].tolist())
 
 
-def _column(key: str, value: str, image_column: str) -> ParquetColumn:
-    return once(("parquet", value, image_column), lambda: ParquetColumn(find_parquet(key, value), image_column, key))
+def _column(
+    settings: DataSettings, image_column: str, cache_gib: float, cache: str, key: str, value: str
+) -> ParquetColumn:
+    """The images of the files that the value of a key names."""
+
+    def opened() -> ParquetColumn:
+        if not is_remote(value):
+            return ParquetColumn(find_parquet(key, value), image_column, key)
+        store, files = find_files(key, [value], settings, ENDING, below=True)
+        remote = open_files(store, files, settings, cache_gib, cache)
+        return ParquetColumn([file.url for file in files], image_column, key, remote)
+
+    return once(("parquet", value, image_column), opened)
 
 
 def _warn_of_large_groups(images: ParquetColumn) -> None:
@@ -107,7 +133,7 @@ def _warn_of_large_groups(images: ParquetColumn) -> None:
         LOG.warning(
             "a row group of %s holds %.1f GB of images, and reading one of them decodes up to all of it: write row "
             "groups of about 100 images (row_group_size=100), or pack the images with mim-pack",
-            printable_name(Path(images.paths[0]).parent),
+            printable_name(os.path.dirname(images.paths[0])),
             images.largest / 1e9,
         )
 

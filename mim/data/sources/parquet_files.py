@@ -14,6 +14,10 @@ import numpy as np
 
 from mim.data.decoding.broken import BrokenImage
 from mim.data.decoding.names import printable_name
+from mim.data.remote.files import RemoteFiles
+from mim.data.remote.reader import Reader
+from mim.data.remote.store import StoreError
+from mim.errors import DataLost
 from mim.io.formatting import printable
 from mim.registry import one_of
 
@@ -23,7 +27,7 @@ MOST_KEPT = 2**26  # bytes of a row group that a process keeps, so that rows in 
 STREAMED = 16  # rows that are read at once of a larger one
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Path | str | Reader) -> Any:
     """The file, opened to be read in any order. Raises OSError, or an error of pyarrow, where it cannot be."""
     from pyarrow.parquet import ParquetFile
 
@@ -59,12 +63,13 @@ class ParquetColumn:
         paths: the files; all have the column.
         column: of binary values, or of structs with a field `bytes`, as the package datasets writes them.
         key: names the paths in messages.
+        remote: the files, where they lie on an object store; paths are their addresses then.
 
     Raises ValueError where the package pyarrow is missing, a file cannot be read, or it has no such column.
     """
 
-    def __init__(self, paths: Sequence[Path], column: str, key: str):
-        self.paths, self.column, self._key = list(paths), column, key
+    def __init__(self, paths: Sequence[Path] | Sequence[str], column: str, key: str, remote: RemoteFiles | None = None):
+        self.paths, self.column, self._key, self.remote = [*paths], column, key, remote
         self._opened: tuple[int, dict[int, Any]] = os.getpid(), {}
         self._kept: tuple[tuple[int, int], Any] | None = None  # the last row group, with the numbers of file and group
         self._ends: list[np.ndarray] = []  # of each file: where its row groups end
@@ -91,8 +96,11 @@ class ParquetColumn:
         group = int(np.searchsorted(self._ends[number], row, side="right"))
         before = int(self._ends[number][group - 1]) if group else 0
         try:
-            os.stat(self.paths[number])  # an error of pyarrow has no number, by which lost storage is told from damage
+            if self.remote is None:
+                os.stat(self.paths[number])  # an error of pyarrow has no number: lost storage, or damage?
             value = self._row(number, group, row - before)
+        except (DataLost, StoreError):
+            raise
         except Exception as error:  # those of pyarrow have no type in common
             self._opened, self._kept = (0, {}), None  # storage that comes back is opened again
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -142,15 +150,17 @@ class ParquetColumn:
         if number not in files:
             if len(files) >= OPEN:
                 files.pop(next(iter(files))).close()
-            files[number] = open_parquet(self.paths[number])
+            files[number] = open_parquet(self.paths[number] if self.remote is None else self.remote.reader(number))
         return files[number]
 
-    def _named(self, path: Path, number: int) -> Any:
+    def _named(self, path: Path | str, number: int) -> Any:
         """The file. Raises ValueError, which names it, where it cannot be opened."""
         try:
             return self._file(number)
         except ImportError as error:
             raise ValueError("Parquet is read by the package pyarrow: pip install 'mim-toolkit[parquet]'") from error
+        except (DataLost, StoreError):
+            raise
         except Exception as error:  # those of pyarrow have no type in common
             raise ValueError(
                 f"{self._key} {printable_name(path)} cannot be read as Parquet ({printable(str(error))}): copy it "

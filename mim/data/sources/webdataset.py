@@ -18,9 +18,9 @@ import numpy as np
 
 from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
 from mim.data.decoding.names import printable_name
-from mim.data.remote.files import Request, open_files, open_store
+from mim.data.remote.files import RemoteFiles, Request, find_files, open_files
 from mim.data.remote.shards import index_remote
-from mim.data.remote.store import RemoteFile, Store, is_remote
+from mim.data.remote.store import is_remote
 from mim.data.settings import DataSettings
 from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
 from mim.data.sources.held_out import by_share, check_share
@@ -71,10 +71,12 @@ class WebDataset(Source, name="webdataset"):
         check_share(val_share)
         uses_val_path = split == "val" and bool(val_path)
         key, pattern = ("DATA.val_path", val_path) if uses_val_path else ("DATA.path", settings.path)
-        self._key, self._remote = key, None
+        self._key = key
+        self._remote: RemoteFiles | None = None
         self.shards: Sequence[Path | str]
         if is_remote(pattern):
-            store, files = once((self.name, key, pattern), lambda: find_remote_shards(key, pattern, settings))
+            addresses = [address for part in pattern.split("::") for address in expand_braces(part)]
+            store, files = once((self.name, key, pattern), lambda: find_files(key, addresses, settings, ".tar"))
             self._remote = open_files(store, files, settings, cache_gib, cache)
             self.shards = [file.url for file in files]
         else:
@@ -199,25 +201,6 @@ def find_shards(key: str, pattern: str) -> list[Path]:
     if missing:
         raise ValueError(f"{key} {pattern}: {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
     return [path.absolute() for path in shards]
-
-
-def find_remote_shards(key: str, pattern: str, settings: DataSettings) -> tuple[Store, list[RemoteFile]]:
-    """The store and the shards in it that the value of a key names, in order.
-
-    Raises ValueError where one is missing, there is none, or access is denied, and DataLost as Store does.
-    """
-    addresses = [address for part in pattern.split("::") for address in expand_braces(part)]
-    protocols = {address.partition("://")[0] if is_remote(address) else "" for address in addresses}
-    if len(protocols) > 1:
-        raise ValueError(f"{key} {pattern}: all shards must lie in one object store, or all on disks")
-    store = open_store(pattern, settings)
-    try:
-        files = store.files([path for address in addresses for path in store.expand(address)])
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-    if not files:
-        raise ValueError(f"{key} {pattern}: there are no such shards")
-    return store, files
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from range_server import serving
 from small_data import digit, logged
-from tar_shards import sample, write_shard, write_shards
+from tar_shards import png, sample, write_shard, write_shards
 
 from mim.data.decoding.images import BrokenImage
 from mim.data.loading.dataset import ImageDataset
@@ -21,6 +23,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.base import Source
 from mim.data.sources.packed import Packed
 from mim.data.sources.packing import PackSettings, pack
+from mim.data.sources.parquet import Parquet
 from mim.data.sources.retry import RetryingSource
 from mim.data.sources.webdataset import WebDataset
 from mim.data.transforms import AugmentSettings, RandomCropFlip
@@ -111,6 +114,27 @@ def test_remote_packed_set_is_that_of_the_disk(
         assert there.describe(3) == here.describe(3)
 
 
+@pytest.mark.parametrize("cache_gib", [1.0, 0.0])
+def test_remote_parquet_files_are_those_of_the_disk(cache_gib: float, tmp_path: Path) -> None:
+    (tmp_path / "store" / "below").mkdir(parents=True)
+    for name, start in (("a", 0), ("below/b", 9)):
+        numbers = range(start, start + 9)
+        table = pyarrow.table(
+            {"image": [png(number) for number in numbers], "label": [number % 7 for number in numbers]}
+        )
+        parquet.write_table(table, tmp_path / "store" / f"{name}.parquet", row_group_size=4)
+    with serving(tmp_path / "store") as url:
+        for address in (f"{url}/a.parquet", f"{url}/*.parquet", f"file://{tmp_path}/store"):
+            path = address.replace(url, str(tmp_path / "store")).replace("file://", "")
+            keys = {"label_column": "label", "val_share": 0.2}
+            here = Parquet("train", settings(path), **keys)
+            there = Parquet("train", settings(address), **keys, cache_gib=cache_gib, cache=str(tmp_path / "copies"))
+            assert same(there, here)
+            assert there.describe(0).startswith(address[:7])
+    with pytest.raises(DataLost):
+        Parquet("train", settings(f"{url}/a.parquet"), cache=str(tmp_path / "others"))
+
+
 def test_remote_pieces_are_copied_in_the_background_and_joined(
     folder: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,14 +218,25 @@ def test_remote_store_that_goes_is_waited_for_and_one_that_stays_away_ends_the_r
     [
         ("{}/none.tar", r"DATA\.path: \S*/none\.tar does not exist .*: name a bucket and a path that exist"),
         ("{}/forbidden/a.tar", r"DATA\.path: \S*/forbidden/a\.tar: access is denied .*403.*: give credentials"),
-        ("{}/none-*.tar", "there are no such shards"),
+        ("{}/none-*.tar", r"there are no such \.tar files"),
         ("s4://bucket/a.tar", "s4://bucket/a.tar: Protocol not known: s4.*: use s3://, gs://, hf://, https://"),
-        ("{}/digits-000.tar::/data/a.tar", "all shards must lie in one object store, or all on disks"),
+        ("{}/digits-000.tar::/data/a.tar", "all files must lie in one object store, or all on disks"),
     ],
 )
 def test_remote_addresses_that_cannot_be_read_are_named(path: str, text: str, address: str) -> None:
     with pytest.raises(ValueError, match=text):
         shards(path.format(address))
+
+
+def test_remote_addresses_are_named_without_their_secrets(folder: Path, address: str) -> None:
+    signed = address.replace("//", "//user:word@") + "/digits-001.tar?signature=abc"
+    images = shards(signed)
+    assert same(images, shards(folder / "digits-001.tar"))
+    assert images.describe(0) == f"{address}/digits-001.tar/0006.png"
+    with pytest.raises(ValueError, match="does not exist") as caught:
+        shards(signed.replace("001", "009"))
+    assert "abc" not in str(caught.value)
+    assert "word" not in str(caught.value)
 
 
 def test_remote_server_that_does_not_answer_is_named_soon() -> None:
