@@ -1,12 +1,12 @@
 """Metrics: the values of scikit-learn, SciPy and torchmetrics, with unknown labels and absent classes."""
 
+import importlib
 import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
-import torchmetrics.functional as tm
 from collecting import ALONE, CPU, answered, collect, result_of, spec_of
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
@@ -19,6 +19,12 @@ KINDS = ("class", "classes", "number", "mask")
 NONE = {"resamples": 0}
 
 
+@pytest.fixture
+def tm():
+    """torchmetrics, whose import takes seconds."""
+    return importlib.import_module("torchmetrics.functional")
+
+
 def close(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert ours == pytest.approx(theirs, rel=1e-9)
 
@@ -27,7 +33,7 @@ def close(ours: dict[str, float], theirs: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
-def test_metrics_of_one_class_equal_scikit_learn_and_torchmetrics(classes):
+def test_metrics_of_one_class_equal_scikit_learn_and_torchmetrics(tm, classes):
     answers, labels, losses = data = answered("class", classes, 300)
     result, share, said = result_of("class", data, classes, **NONE), answers.numpy(), answers.argmax(dim=1).numpy()
     truth = labels.numpy()
@@ -100,7 +106,7 @@ def test_scores_up_to_the_bound_are_kept():
 # ---------------------------------------------------------------- several classes
 
 
-def test_metrics_of_several_classes_equal_scikit_learn_and_torchmetrics():
+def test_metrics_of_several_classes_equal_scikit_learn_and_torchmetrics(tm):
     answers, labels, _ = data = answered("classes", 6, 200)
     result, truth, share = result_of("classes", data, 6, **NONE), labels.numpy(), answers.numpy()
     close(
@@ -188,7 +194,7 @@ def test_numbers_that_are_all_equal_have_no_r2_and_no_correlation():
 # ---------------------------------------------------------------- masks
 
 
-def test_metrics_of_masks_equal_torchmetrics_and_scikit_learn():
+def test_metrics_of_masks_equal_torchmetrics_and_scikit_learn(tm):
     answers, labels, losses = answered("mask", 4, 20)
     labels[torch.rand(labels.shape) < 0.2] = -1
     labels[3] = -1
