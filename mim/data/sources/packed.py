@@ -159,14 +159,15 @@ class Packed(Source, name="packed"):
         check_share(val_share)
         if not settings.path:
             raise ValueError("DATA.path is empty: name a folder that tools/pack.py wrote")
+        self._keys: dict[str, Any] = {"val_share": val_share}
         folder: Path | RemoteFolder
         if is_remote(settings.path):
+            self._keys |= {"cache_gib": cache_gib, "cache": cache}
             folder = RemoteFolder(settings.path, settings, cache_gib, cache)
             self.header = Header.parsed(folder.text(HEADER), f"{folder}/{HEADER}")
         else:
             folder = Path(settings.path).absolute()
             self.header = Header.of(folder)
-        self._keys: dict[str, Any] = {"val_share": val_share, "cache_gib": cache_gib, "cache": cache}
         self._check_channels(folder)
         has_val = "val" in self.header.splits
         contents = self.header.splits.get(split if has_val else "train")
