@@ -4,9 +4,6 @@ Shapes: C channels, H W pixels, 3 red, green, blue.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,12 +130,9 @@ def test_mistakes_are_named(run, tmp_path, words, message):
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(run, tmp_path):
+def test_two_processes_give_what_one_gives(run, warm, tmp_path):
     words = ["corruptions", run, "--only", "gaussian_noise", "--output", tmp_path]
     one = metrics_of(tmp_path, *words)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [ROOT / "tools" / "evaluate.py", *words, "--json", tmp_path / "two.json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    code, text = warm.run_program("evaluate", 2, [*words, "--json", tmp_path / "two.json"], tmp_path / "two.log")
+    assert code == 0, text
     assert json.loads((tmp_path / "two.json").read_text()) == one
