@@ -9,8 +9,8 @@ from interrupted import KEYS, OFTEN, STEPS, as_undisturbed, finished, halves, la
 from processes import command, start
 
 pytestmark = pytest.mark.slow
-KILLS = 36
-COLD = 4  # of them, processes that import everything anew, killed at any moment of their start
+KILLS = 24
+COLD = 3  # of them, processes that import everything anew, killed at any moment of their start
 
 
 def _random_moment(draw: random.Random, output, process) -> None:
@@ -28,8 +28,10 @@ def _in_a_save(draw: random.Random, output, process) -> None:
     """While a file is half written."""
     until = min(named(output) + draw.randint(1, 6), STEPS)
     left = set(halves(output))  # by the process before
-    while not (logged(output) >= until and set(halves(output)) - left) and process.code is None:
-        pass
+    while logged(output) < until and process.code is None:
+        time.sleep(0.001)
+    while not set(halves(output)) - left and process.code is None:
+        time.sleep(0.0002)
     time.sleep(draw.uniform(0, 0.002))
 
 
@@ -66,7 +68,7 @@ def test_run_killed_at_random_moments_ends_with_the_weights_of_the_undisturbed_r
     finished(warm, output, KEYS | OFTEN)
     as_undisturbed(output, undisturbed)
     assert count["half written"] >= 5
-    assert count["resumed"] >= 20
+    assert count["resumed"] >= 13
     tell(
         f"{KILLS} SIGKILLs: {count['random']} at random moments, {count['save']} aimed at a save, {count['start']} in "
         f"a cold start\n{count['half written']} left a file half written; {count['resumed']} restarts resumed, "
