@@ -128,7 +128,7 @@ def _spec(title: str, texts: Mapping[str, tuple[str, bool]], domain: tuple[float
             {"name": "best", "value": [name for name, (_, best) in texts.items() if best]},
         ],
         "transform": scaled,
-        "encoding": {"color": {**recipe_encoding(names), "legend": None}},
+        "encoding": {"color": recipe_encoding(names)},
         "layer": layers,
         "resolve": {"axis": {"y": "independent"}},
     }

@@ -77,7 +77,7 @@ class Figure:
         """The whole specification in a look, without its rows. height: of the chart with its axes, without legend."""
         legend = _legend(self.names, look) if look.legend and len(self.names) > 1 else None
         encoding = dict(self.spec.get("encoding", {}))
-        if "color" in encoding:
+        if legend:
             encoding["color"] = {**encoding["color"], "legend": legend}
         lines = -(-len(self.names) // legend["columns"]) if legend else 0
         return {
@@ -89,7 +89,7 @@ class Figure:
             "width": look.width,
             "height": height + lines * 1.6 * look.size,
             "autosize": {"type": "fit", "contains": "padding"},
-            "config": _config(look),
+            "config": _config(look, with_legend=legend is not None),
         }
 
     def with_rows(self, look: Look, height: float) -> Spec:
@@ -121,13 +121,13 @@ def recipe_encoding(names: Sequence[str]) -> Spec:
 def recipe_shapes(names: Sequence[str]) -> Spec:
     """The mark of each recipe."""
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
-    return {"field": "recipe", "type": "nominal", "scale": {"domain": list(names), "range": shapes}, "legend": None}
+    return {"field": "recipe", "type": "nominal", "scale": {"domain": list(names), "range": shapes}}
 
 
 def recipe_dashes(names: Sequence[str]) -> Spec:
     """The dashes of each recipe's line, which tell apart those of one colour."""
     dashes = [DASHES[index // len(COLOURS) % len(DASHES)] for index in range(len(names))]
-    return {"field": "recipe", "type": "nominal", "scale": {"domain": list(names), "range": dashes}, "legend": None}
+    return {"field": "recipe", "type": "nominal", "scale": {"domain": list(names), "range": dashes}}
 
 
 def _legend(names: Iterable[str], look: Look) -> Spec:
@@ -145,7 +145,7 @@ def _legend(names: Iterable[str], look: Look) -> Spec:
     }
 
 
-def _config(look: Look) -> Spec:
+def _config(look: Look, with_legend: bool) -> Spec:
     axis = {
         "labelColor": look.soft,
         "titleColor": look.ink,
@@ -167,7 +167,13 @@ def _config(look: Look) -> Spec:
         "axisY": {"domain": False, "ticks": False},
         "axisLeft": {"labelLimit": 0.36 * look.width},
         "axisX": {"tickSize": 3 * look.scale},
-        "legend": {"labelFontSize": look.size, "labelColor": look.ink, "offset": 4, "rowPadding": 1},
+        "legend": {
+            "disable": not with_legend,
+            "labelFontSize": look.size,
+            "labelColor": look.ink,
+            "offset": 4,
+            "rowPadding": 1,
+        },
         "range": {"category": list(look.colours)},
         "view": {"stroke": None},
         "line": {"strokeWidth": 1.4 * look.scale, "strokeCap": "round", "strokeJoin": "round"},
