@@ -29,7 +29,7 @@ PROGRAM = """
 @pytest.mark.slow
 def test_callback_that_fails_on_the_main_rank_ends_all_with_a_checkpoint(tmp_path, warm):
     script = tmp_path / "program.py"
-    keys = json.loads(json.dumps({**TINY, "DATA.workers": 0}))
+    keys = json.loads(json.dumps({**TINY, "DATA.workers": 0, "DATA.batch_size": 48}))
     script.write_text(textwrap.dedent(PROGRAM).format(folder=str(tmp_path), recipe=str(RECIPE), keys=keys))
     code, output = warm.run_program(script, 2, [], script.with_suffix(".log"))
     assert code == 0, output
