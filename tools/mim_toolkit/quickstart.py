@@ -1,7 +1,7 @@
 """Quickstart: MAE and SimMIM on handwritten digits, in one table."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ def _quickstart(args: argparse.Namespace) -> None:
     print("The two losses are of different targets: compare each with its own loss of the mean.")
 
 
-def comparison(summaries: dict[str, dict], pixels: float) -> "Table":
+def comparison(summaries: Mapping[str, dict], pixels: float) -> "Table":
     """The metrics of each run, a row a run, beside what needs no training."""
     from rich import box
     from rich.table import Table

@@ -23,7 +23,7 @@ from mim.data.settings import DataSettings
 from mim.data.sources.base import cache_folder
 from mim.errors import DataLost
 
-READ_AT = getattr(os, "pread", None)  # none on Windows, where PieceCache says so
+READ_AT: Any = getattr(os, "pread", None)  # none on Windows, where PieceCache says so
 OPEN = 128  # pieces that a process keeps open
 PIECE_BYTES = 64 * 2**20  # of a file that is cut into pieces
 REQUEST_BYTES = 8 * 2**20  # of a piece, in one request
@@ -159,7 +159,9 @@ class RemoteFiles:
             if any(self._descriptor(piece) is None for piece, _, _ in self._parts(request))
         ]
         ranges = [(self.files[file].path, offset, offset + size) for file, offset, size in missing]
-        self._ahead = dict(zip(missing, self.store.read_all(ranges), strict=True)) if missing else {}
+        self._ahead.clear()
+        if missing:
+            self._ahead.update(zip(missing, self.store.read_all(ranges), strict=True))
         for request in missing:
             for piece, _, _ in self._parts(request):
                 self._wanted.put(piece)

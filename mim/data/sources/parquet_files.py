@@ -116,7 +116,7 @@ class ParquetColumn:
 
         Raises ValueError where a file has no such column, or it cannot be read.
         """
-        parts, names = [], ()
+        parts, names = list[np.ndarray](), tuple[str, ...]()
         for number, path in enumerate(self.paths):
             file = self._named(path, number)
             if column not in file.schema_arrow.names:
