@@ -351,7 +351,7 @@ def test_evaluation_of_broken_images_alone_ends_with_three(runs, tmp_path):
         np.save(path, np.full((32, 32), np.inf, np.float32))
     code, text = evaluate("knn", runs / "pretrain", "DATA.name", "folder", "DATA.path", folder)
     assert code == 3
-    assert ".npy (1,024 of its 1,024 pixel values are not finite" in text
+    assert ".npy (1,024 of its 1,024 pixel values are infinite" in text
 
 
 def test_features_of_a_diverged_encoder_are_refused(runs, tmp_path):
