@@ -16,7 +16,7 @@ from mim.lab.comparison.formatting import capital
 from mim.lab.comparison.result import Better, Comparison, PairedTest, Role, Sheet
 from mim.lab.comparison.views.figures.all import figures_of
 from mim.lab.comparison.views.figures.figure import PAGE, PAPER_FONT
-from mim.lab.comparison.views.figures.files import library, svg_of
+from mim.lab.comparison.views.figures.files import drawings_of, library
 from mim.lab.comparison.views.numbers import (
     ANY,
     POINTS,
@@ -51,7 +51,8 @@ def render(comparison: Comparison, pdfs: Mapping[str, Mapping[str, bytes]] | Non
         comparison: what is shown.
         pdfs: of its figures, by name of the figure, then by name of the look; without them no button saves a PDF.
 
-    Raises ValueError for a curve or a test of an unknown entry or column, and for a sheet that is no PNG file.
+    Raises ValueError for a curve or a test of an unknown entry or column, and for a sheet that is no PNG file; OSError
+    where figures cannot be drawn.
     """
     loader = PackageLoader("mim.lab.comparison.views", "templates")
     environment = Environment(
@@ -64,6 +65,7 @@ def render(comparison: Comparison, pdfs: Mapping[str, Mapping[str, bytes]] | Non
     script = "".join(scripts)
     figures = figures_of(comparison)
     drawing = library() if figures.all else ""
+    static = drawings_of([figures.drawn(figure, STATIC) for figure in figures.dots])
     entries, results = comparison.entries, result_table(comparison, "accuracy", "loss")
     of_role = {role: [setting for setting in comparison.settings if setting.role == role] for role in ROLES}
     html = environment.get_template("comparison.html").render(
@@ -78,7 +80,7 @@ def render(comparison: Comparison, pdfs: Mapping[str, Mapping[str, bytes]] | Non
         compared=len(entries) > 1,
         cost=result_table(comparison, "cost"),
         more=_more(comparison),
-        plots=[(figure, Markup(svg_of(figures.drawn(figure, STATIC)))) for figure in figures.dots],  # noqa: S704
+        plots=[(figure, Markup(drawing.svg)) for figure, drawing in zip(figures.dots, static, strict=True)],  # noqa: S704
         figures=_packed(figures.page_data(pdfs or {})) if figures.all else "",
         library=_packed(drawing),
         kinds=("svg", *(("pdf",) if pdfs else ()), "png", "csv"),

@@ -4,34 +4,53 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from mim.io.files import write_atomically, write_text
 from mim.lab.comparison.views.figures.all import Figures
 from mim.lab.comparison.views.figures.figure import COLUMN, PAPER, POINTS_PER_INCH, Figure, Look, Spec, as_text
 
 PPI = 300  # of PNG files
-KEPT = 64  # drawings in memory
+REMEMBERED = 64  # drawings in memory
+ATTEMPTS = 3  # of the program that draws, which V8 may end
+PROGRAM = Path(__file__).with_name("draw.py")
 Pdfs = dict[str, dict[str, bytes]]  # by name of the figure, then by name of the look
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
+class Drawing(NamedTuple):
+    """A figure as it was drawn; a unit becomes a point, and fonts are embedded in the PDF."""
+
+    svg: str
+    pdf: bytes = b""
+    png: bytes = b""
+
+
 def write_figures(figures: Figures, folder: Path) -> Pdfs:
-    """Writes each figure to a folder, for one column of a paper and for two, and its data. Returns the PDFs."""
+    """Writes each figure to a folder, for one column of a paper and for two, and its data. Returns the PDFs.
+
+    Raises OSError where they cannot be drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pdfs: Pdfs = {}
     for figure in figures.all:
         write_text(folder / f"{figure.name}.csv", csv_of(figure))
-        for look in PAPER:
-            svg, stem = svg_of(figures.drawn(figure, look)), file_stem(figure, look)
-            pdf = pdf_of(svg)
-            pdfs.setdefault(figure.name, {})[look.name] = pdf
-            write_text(folder / f"{stem}.svg", in_inches(svg))
-            _write_bytes(folder / f"{stem}.pdf", pdf)
-            if look is COLUMN:  # a large PNG takes seconds
-                _write_bytes(folder / f"{stem}.png", png_of(svg))
+    for look in PAPER:
+        kinds = ("pdf", "png") if look is COLUMN else ("pdf",)  # a large PNG takes seconds
+        drawings = drawings_of([figures.drawn(figure, look) for figure in figures.all], kinds)
+        for figure, drawing in zip(figures.all, drawings, strict=True):
+            stem = file_stem(figure, look)
+            pdfs.setdefault(figure.name, {})[look.name] = drawing.pdf
+            write_text(folder / f"{stem}.svg", in_inches(drawing.svg))
+            _write_bytes(folder / f"{stem}.pdf", drawing.pdf)
+            if drawing.png:
+                _write_bytes(folder / f"{stem}.png", drawing.png)
     return pdfs
 
 
@@ -40,14 +59,20 @@ def file_stem(figure: Figure, look: Look) -> str:
     return figure.name if look is COLUMN else f"{figure.name}-{look.name}"
 
 
-def svg_of(spec: Spec) -> str:
-    """A specification with its rows as SVG."""
-    return _svg_of(json.dumps(as_text(spec), allow_nan=False))
+def drawings_of(specs: Sequence[Spec], kinds: Sequence[str] = ()) -> tuple[Drawing, ...]:
+    """Specifications with their rows as SVG, and as kinds says also as `pdf` and `png`.
+
+    Raises OSError where they cannot be drawn.
+    """
+    return _drawings(tuple(json.dumps(as_text(spec), allow_nan=False) for spec in specs), tuple(kinds))
 
 
-@lru_cache(KEPT)
-def _svg_of(spec: str) -> str:
-    return _converter().vegalite_to_svg(spec).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "", 1)
+@lru_cache(REMEMBERED)
+def _drawings(specs: tuple[str, ...], kinds: tuple[str, ...]) -> tuple[Drawing, ...]:
+    figures = _ask(list(map(json.loads, specs)), kinds)["figures"] if specs else []
+    return tuple(
+        Drawing(each["svg"], b64decode(each.get("pdf", "")), b64decode(each.get("png", ""))) for each in figures
+    )
 
 
 def in_inches(svg: str) -> str:
@@ -55,16 +80,6 @@ def in_inches(svg: str) -> str:
     return re.sub(
         r'\b(width|height)="([\d.]+)"', lambda m: f'{m[1]}="{float(m[2]) / POINTS_PER_INCH:.4g}in"', svg, count=2
     )
-
-
-def pdf_of(svg: str) -> bytes:
-    """An SVG of svg_of as PDF; a unit becomes a point, and fonts are embedded."""
-    return _converter().svg_to_pdf(svg)
-
-
-def png_of(svg: str) -> bytes:
-    """An SVG of svg_of as PNG in 300 pixels an inch; a unit becomes a point."""
-    return _converter().svg_to_png(svg, scale=1.0, ppi=PPI)
 
 
 def csv_of(figure: Figure) -> str:
@@ -80,13 +95,20 @@ def csv_of(figure: Figure) -> str:
 @cache
 def library() -> str:
     """JavaScript that defines vegaEmbed, with Vega and Vega-Lite: about 900 kB, made in one or two seconds."""
-    return _converter().javascript_bundle(SNIPPET)
+    return _ask([], snippet=SNIPPET)["library"]
 
 
-def _converter() -> Any:
-    import vl_convert  # 80 MB, and only pages and figures need it
-
-    return vl_convert
+def _ask(figures: list[Spec], kinds: Sequence[str] = (), snippet: str = "") -> dict:
+    """The answer of draw.py. Raises OSError where it gives none."""
+    asked = json.dumps({"figures": figures, "kinds": kinds, "ppi": PPI, "snippet": snippet})
+    for _ in range(ATTEMPTS):
+        ended = subprocess.run(
+            [sys.executable, str(PROGRAM)], input=asked, capture_output=True, encoding="utf-8", check=False
+        )
+        if ended.returncode == 0:
+            return json.loads(ended.stdout)
+    last = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+    raise OSError(f"figures cannot be drawn: vl-convert ended with exit code {ended.returncode} ({last})")
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
