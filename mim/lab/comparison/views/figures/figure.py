@@ -1,5 +1,6 @@
 """Figure: a chart as a Vega-Lite specification and its rows, and the looks in which it is drawn."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ MEAN = "mean"  # in place of a seed
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # #m0 to #m5 of the page
 DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3], [4, 2])  # .d0 to .d4 of its style
 COLOURS = ("#1f56c4", "#c25100", "#0b8a78", "#86267f", "#b38600", "#4a90ea", "#5a4a3c", "#e8368f")  # --s0 to --s7
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 POINTS_PER_INCH = 72  # a unit of a figure for papers is a point
 LETTER = 0.52  # mean width of a letter, in sizes of the font
 SYMBOL = 3.5  # width of a symbol of a legend with its gaps, in sizes of the font
@@ -98,9 +100,9 @@ class Figure:
 
 
 def as_text(content: Any) -> Any:
-    """Texts, in mappings and lists too, without what UTF-8 cannot hold; names of files may hold that."""
+    """Texts, in mappings and lists too, without what UTF-8 or XML cannot hold; names of files may hold that."""
     if isinstance(content, str):
-        return content.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+        return NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", content.encode("utf-8", "replace").decode("utf-8"))
     if isinstance(content, Mapping):
         return {as_text(key): as_text(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
