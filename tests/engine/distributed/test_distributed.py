@@ -1,5 +1,6 @@
 """Several processes under torchrun: the same run as one process with the same global batch, and a clean end."""
 
+import os
 import re
 from pathlib import Path
 
@@ -169,7 +170,8 @@ def test_two_processes_judge_the_probe_that_they_save(warm, tmp_path):
 # ---------------------------------------------------------------- the end
 
 
-TORCHRUN = 4  # of 30, processes that import everything anew
+TORCHRUN = 2  # of them, processes that import everything anew
+TIMES = 30 if os.environ.get("MIM_EXHAUSTIVE") else 10
 
 
 def _ends_cleanly(folder: Path, warm: Warm, times: int) -> str:
@@ -187,6 +189,6 @@ def _ends_cleanly(folder: Path, warm: Warm, times: int) -> str:
 
 
 @pytest.mark.slow
-def test_distributed_run_ends_cleanly_30_times_of_30(tmp_path, warm, tell):
+def test_distributed_run_ends_cleanly_each_time(tmp_path, warm, tell):
     """The interpreter of each process is taken down at its end, where a thread inside the store would abort it."""
-    tell(_ends_cleanly(tmp_path, warm, 30))
+    tell(_ends_cleanly(tmp_path, warm, TIMES))
