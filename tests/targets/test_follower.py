@@ -52,6 +52,12 @@ class Double(torch.nn.Module):
     def forward(self, *args):
         return self.preprocess(*args).double()
 
+    def crop(self, images_NCHW, crops_B5):
+        return self.preprocess.crop(images_NCHW, crops_B5)
+
+    def normalise(self, images_BCHW):
+        return self.preprocess.normalise(images_BCHW).double()
+
 
 def normed(map_BDhw, axes):
     mean = map_BDhw.mean(dim=axes, keepdim=True)

@@ -147,20 +147,22 @@ def test_video_frames_are_listed_once(tmp_path: Path, cache: Path) -> None:
 
 
 def test_damaged_videos_are_broken_images(tmp_path: Path) -> None:
-    write(tmp_path / "b.mkv", 20)
-    whole = write(tmp_path / "a.mp4", 20).read_bytes()
-    (tmp_path / "a.mp4").write_bytes(whole[: len(whole) // 2])  # its list of frames was at its end
-    (tmp_path / "c.avi").write_bytes(b"junk" * 300)
-    images = source(tmp_path)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write(folder / "b.mkv", 20)
+    whole = write(folder / "a.mp4", 20).read_bytes()
+    (folder / "a.mp4").write_bytes(whole[: len(whole) // 2])  # its list of frames was at its end
+    (folder / "c.avi").write_bytes(b"junk" * 300)
+    images = source(folder)
     assert len(images) == 1 + 20 + 1
     for index in (0, 21):
         with pytest.raises(BrokenImage, match="Invalid data"):
             images.read(index)
     assert isinstance(images.read(7), Image.Image)
-    tmp_path.rename(tmp_path.with_name("away"))
+    folder.rename(tmp_path / "away")
     with pytest.raises(BrokenImage) as caught:
         images.read(7)
-    assert images.missing() == f"DATA.path {tmp_path}: No such file or directory"
+    assert images.missing() == f"DATA.path {folder}: No such file or directory"
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno
 
