@@ -67,7 +67,7 @@ def test_card_says_what_the_run_folder_says_with_intervals_over_seeds(seeds: Pat
     assert "on 1,437 images of `digits`" in card
     assert f"{summary['images_seen']:,} images seen" in card
     assert "Over 2 seeds of this recipe" in card
-    assert "mean, with its 95% interval over 2 seeds" in card
+    assert "Mean, with its 95% interval over 2 seeds" in card
     assert (data.library_name, data.license, data.pipeline_tag) == ("timm", "apache-2.0", "image-feature-extraction")
     (knn,) = [result for result in data.eval_results if result.metric_type == "knn"]
     assert knn.metric_value == pytest.approx(50 * (summary["knn/top1"] + 0.9), abs=1e-3)
