@@ -9,12 +9,13 @@ from typing import Any
 from mim import build, init_weights
 from mim.config import Config, Overrides, change_config, parse_config
 from mim.engine import checkpoint
-from mim.engine.callbacks import Callback, check_callbacks
+from mim.engine.callbacks import Callback, Callbacks, check_callbacks
 from mim.engine.distributed.world import World, join_world
 from mim.engine.log import buffered_lines, log_to_console, log_to_file
 from mim.engine.precision import resolve_precision
 from mim.engine.run_folder import RunFolder
 from mim.engine.trainer import Trainer
+from mim.errors import RunInterrupted
 from mim.io.files import write_text
 from mim.results import RunResult
 from mim.resume import (
@@ -75,7 +76,13 @@ def train(
     if extend is not None and resume is not None:
         raise ValueError("--extend goes on from the last checkpoint of the run folder: leave --resume CHECKPOINT out")
     path = Path(resume) if resume is not None else None
-    summary = _run(config, Path(output), path, quiet, task, extend, callbacks)
+    told = Callbacks(callbacks)
+    try:
+        summary = _run(config, Path(output), path, quiet, task, extend, told)
+    except RunInterrupted:
+        told.settle()
+        raise
+    told.settle()
     return RunResult(summary, Path(output))
 
 
@@ -86,7 +93,7 @@ def _run(
     quiet: bool,
     own: TaskClass | None,
     extend: int | None,
-    callbacks: Sequence[Callback],
+    callbacks: Callbacks,
 ) -> Mapping[str, Any]:
     with join_world(cfg.DISTRIBUTED) as world:
         log_to_console(world.main and not quiet)

@@ -84,9 +84,19 @@ class Callbacks:
 
         self._each(lambda callback: callback.on_evaluation(progress, own()))
 
+    @property
+    def request(self) -> RunInterrupted | None:
+        """What a callback raised to end the run on purpose."""
+        return self.error if isinstance(self.error, RunInterrupted) else None
+
+    @property
+    def reason(self) -> str:
+        """What a callback raised, in words; empty for nothing."""
+        return "" if self.error is None else f"{type(self.error).__name__}: {self.error}".removesuffix(": ")
+
     def settle(self) -> None:
-        """Raises, after a finished run, what a callback raised at its end, unless that asked for the end itself."""
-        if self.error is not None and not isinstance(self.error, RunInterrupted):
+        """Raises what a callback raised, unless it asked for the end on purpose. Called when all ranks have left."""
+        if self.error is not None and self.request is None:
             raise self.error
 
     def _each(self, call: Callable[[Callback], None]) -> None:
@@ -97,5 +107,4 @@ class Callbacks:
                 call(callback)
             except Exception as error:
                 self.error = error
-                text = f"{type(error).__name__}: {error}".removesuffix(": ")
-                LOG.warning("the callback %s ends the run: %s", type(callback).__name__, text)
+                LOG.warning("the callback %s ends the run: %s", type(callback).__name__, self.reason)

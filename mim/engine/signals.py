@@ -26,11 +26,11 @@ class EndRequests:
             raise KeyboardInterrupt
         self.signal_name = self.signal_name or signal.Signals(number).name
 
-    def ending(self, step: int, steps: int) -> RunInterrupted:
-        """The error that ends the run of so many steps after a step, on each rank."""
+    def ending(self, step: int, steps: int, reason: str) -> RunInterrupted:
+        """The error that ends the run of so many steps after a step, on each rank. reason: of this rank, or empty."""
+        reason = self.signal_name or reason or "a request to another rank"
         return RunInterrupted(
-            f"ended on {self.signal_name or 'a request to another rank'} after step {step:,} of {steps:,}; the same "
-            "command continues from there"
+            f"ended on {reason} after step {step:,} of {steps:,}; the same command continues from there"
         )
 
 

@@ -4,7 +4,6 @@ The step is `_train_step` and `_update`. All other methods belong to what happen
 """
 
 import logging
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mim import metric_keys as keys
-from mim.engine.callbacks import Callback, Callbacks
+from mim.engine.callbacks import Callbacks
 from mim.engine.distributed.world import World
 from mim.engine.failures import BrokenFiles, Skipped
 from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak_memory
@@ -44,7 +43,7 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, settings: EngineSettings, world: World, folder: RunFolder, callbacks: Sequence[Callback] = ()
+        self, task: Task, settings: EngineSettings, world: World, folder: RunFolder, callbacks: Callbacks | None = None
     ):
         precision = resolve_precision(settings.train.precision, world.device)
         settings = replace(settings, train=replace(settings.train, precision=precision))
@@ -61,7 +60,7 @@ class Trainer:
         self.skipped = Skipped(settings.train.max_skipped, folder, world)
         self.monitor = StepMonitor(world.device, may_overflow=self.train_state.scaler.is_enabled())
         self.requests = EndRequests()
-        self.callbacks = Callbacks(callbacks if world.main else ())
+        self.callbacks = callbacks if callbacks is not None and world.main else Callbacks(())
 
     def resume(self, content: dict, path: Path) -> None:
         """Continues from the checkpoint of `path`. Raises ValueError where it does not fit exactly."""
@@ -115,9 +114,7 @@ class Trainer:
                     self._train_step()
                     self.logger.advance(self.step)
                     self._between_steps()
-            summary = self._finish()
-        self.callbacks.settle()
-        return summary
+            return self._finish()
 
     def _start(self) -> None:
         """Starts the clocks of this process."""
@@ -183,7 +180,7 @@ class Trainer:
         if self.finished or interrupted or due or self.saver.wants(self.step, self.plan.steps_per_epoch, stable_until):
             self.saver.save(self.step, stable_until)
         if interrupted:
-            raise self.callbacks.error or self.requests.ending(self.step, self.plan.steps)
+            raise self.callbacks.request or self.requests.ending(self.step, self.plan.steps, self.callbacks.reason)
 
     def _log(self) -> None:
         """One log line and one row of metrics. The host waits for the device."""

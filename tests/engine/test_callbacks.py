@@ -91,7 +91,7 @@ def test_callback_that_fails_ends_the_run_with_a_checkpoint_from_which_it_goes_o
     assert last_state(folder)["step"] == 4
     assert len(losses(folder)) == 4
     assert "warning: the callback Failing ends the run: ZeroDivisionError: by the callback" in capsys.readouterr().out
-    assert "stopped: ZeroDivisionError" in (folder / "log.txt").read_text()
+    assert "stopped: RunInterrupted: ended on ZeroDivisionError: by the callback" in (folder / "log.txt").read_text()
     mim.train(RECIPE, keys, folder, quiet=True)
     assert_same_run(folder, plain)
 
