@@ -137,7 +137,7 @@ def test_run_of_one_or_of_replicas_resumes_in_shards(replicas, warm, tmp_path, s
 @pytest.mark.slow
 def test_compiled_blocks_of_shards_train(tmp_path):
     """Compiling is the same for each block, and takes most of the time."""
-    keys = KEYS | {"TRAIN.epochs": 1, "ENCODER.depth": 1, "EVALUATE.knn": 0}
+    keys = KEYS | {"TRAIN.epochs": 1, "ENCODER.depth": 1, "HEAD.depth": 1, "EVALUATE.knn": 0}
     assert call(tmp_path / "one", keys)[0] == 0
     compiled = {"DISTRIBUTED.strategy": "fsdp", "TRAIN.compile": True, "TRAIN.activation_checkpointing": True}
     code, text = run(torchrun(2, tmp_path / "shards", keys | compiled), timeout=400)
