@@ -1,11 +1,15 @@
 """For all tests: counts that a test tells are printed at the end, whatever is captured and whichever process ran it."""
 
 import gc
+import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+
+START = time.monotonic()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
 
@@ -60,3 +64,10 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("counts")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+def pytest_runtest_setup(item):
+    """Skips what begins after MIM_TEST_MINUTES, so that a slow machine ends its run and says what it left out."""
+    minutes = float(os.environ.get("MIM_TEST_MINUTES", "inf"))
+    if time.monotonic() - START > 60 * minutes:
+        pytest.skip(f"MIM_TEST_MINUTES: {minutes:g} minutes are over")
