@@ -106,7 +106,7 @@ setup(
         "matplotlib>=3.10",
         "scikit-learn>=1.6",
         "scipy>=1.15",
-        "jinja2>=3.1",
+        "jinja2>=3.1.2",
         "vl-convert-python>=1.9",
     ],
     extras_require={
