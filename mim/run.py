@@ -76,13 +76,13 @@ def train(
     if extend is not None and resume is not None:
         raise ValueError("--extend goes on from the last checkpoint of the run folder: leave --resume CHECKPOINT out")
     path = Path(resume) if resume is not None else None
-    told = Callbacks(callbacks)
+    listeners = Callbacks(callbacks)
     try:
-        summary = _run(config, Path(output), path, quiet, task, extend, told)
+        summary = _run(config, Path(output), path, quiet, task, extend, listeners)
     except RunInterrupted:
-        told.settle()
+        listeners.settle()
         raise
-    told.settle()
+    listeners.settle()
     return RunResult(summary, Path(output))
 
 

@@ -101,14 +101,14 @@ class RunResult(dict[str, Any]):
     def _repr_html_(self) -> str:
         curves, pictures = self.metrics, self.pictures
         panels = [{key: curves[key] for key in keys if key in curves} for keys in (LOSSES, SCORES)]
-        shown = [f"{paths[-1].relative_to(self.folder)}" for paths in pictures.values()][:1]
+        newest = [f"{paths[-1].relative_to(self.folder)}" for paths in pictures.values()][:1]
         images = f"{self.get('images_seen', 0):,} images seen in {self.get('seconds', 0):,.0f} s"
         card = Card(
             title=self.name,
             subtitle=" \N{MIDDLE DOT} ".join(filter(None, (self.get("task"), self._state, images))),
             tables=(CardTable(figure_rows({key: value for key, value in self.items() if "/" in key})),),
             chart=draw_chart([panel for panel in panels if panel]),
-            pictures=tuple(CardPicture.of_file(self.folder / name, name) for name in shown),
+            pictures=tuple(CardPicture.of_file(self.folder / name, name) for name in newest),
             notes=(f"run folder: {self.folder}",),
         )
         return card.html()

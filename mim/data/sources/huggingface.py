@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.decoding.images import BrokenImage
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored
+from mim.data.sources.base import Split
+from mim.data.sources.encoded import EncodedSource
 from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
 from mim.registry import one_of
@@ -16,7 +17,7 @@ VAL_SPLITS = ("validation", "val", "valid", "test")
 SAVED = ("dataset_dict.json", "state.json")
 
 
-class HuggingFace(Source, name="huggingface"):
+class HuggingFace(EncodedSource, name="huggingface"):
     """Images from the encoded bytes in a column, with labels from another column.
 
     DATA.path is a folder that `save_to_disk` wrote, or what `datasets.load_dataset` takes: a folder of parquet files or
@@ -34,8 +35,6 @@ class HuggingFace(Source, name="huggingface"):
 
     Raises ValueError where the package is missing, the data set cannot be loaded, or has no such split or column.
     """
-
-    chooses_channels = True
 
     def __init__(
         self,
@@ -69,12 +68,6 @@ class HuggingFace(Source, name="huggingface"):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
-
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say, self.settings.selection)
 
     def describe(self, index: int) -> str:
         return f"{self.settings.path} {self.split_name} row {self._rows[index]}"

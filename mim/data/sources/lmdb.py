@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mim.data.decoding.images import BrokenImage, decode, decode_reduced
+from mim.data.decoding.images import BrokenImage
 from mim.data.decoding.names import encoded, printable_name
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored, unreachable
+from mim.data.sources.base import Split, unreachable
+from mim.data.sources.encoded import EncodedSource
 from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.lmdb_files import DATA, LmdbFile
 from mim.data.sources.names import Names
@@ -19,7 +20,7 @@ OTHERS = b"__"  # how keys begin that count or list the others, such as __len__
 PICKLED = b"\x80"  # how what Python pickles begins
 
 
-class Lmdb(Source, name="lmdb"):
+class Lmdb(EncodedSource, name="lmdb"):
     """Images of an LMDB file: a value is an encoded image, as a file of it would be. DATA.path is the file, or the
     folder of its `data.mdb`. Images have the order of their keys.
 
@@ -35,8 +36,6 @@ class Lmdb(Source, name="lmdb"):
     Raises ValueError where the file is missing or damaged, the package lmdb is, there are no such keys, or an image has
     no label.
     """
-
-    chooses_channels = True
 
     def __init__(
         self,
@@ -66,13 +65,6 @@ class Lmdb(Source, name="lmdb"):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
-
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        settings = self.settings
-        return decode_reduced(self._content(index), settings.channels, need_of, self.say, settings.selection)
 
     def describe(self, index: int) -> str:
         return printable_name(f"{self.file.path} key {self._keys[int(self._rows[index])]}")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mim.data.decoding.images import decode, decode_reduced
 from mim.data.decoding.names import encoded, printable_name
 from mim.data.remote.files import find_files, open_files
 from mim.data.remote.store import is_remote
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
+from mim.data.sources.base import Split, none_reachable
+from mim.data.sources.encoded import EncodedSource
 from mim.data.sources.held_out import by_share, check_share, hashes
 from mim.data.sources.once import once
 from mim.data.sources.parquet_files import ENDING, MOST_KEPT, ParquetColumn, find_parquet
@@ -21,7 +21,7 @@ from mim.registry import one_of
 LOG = logging.getLogger("mim")
 
 
-class Parquet(Source, name="parquet"):
+class Parquet(EncodedSource, name="parquet"):
     """Images of Parquet files: a value is an encoded image, as a file of it would be. DATA.path is a file, a folder of
     `.parquet` files in it and below, or a pattern such as `/data/train-*.parquet`; or the address of one of these on
     an object store. Images have the order of the files' names, then of their rows.
@@ -43,8 +43,6 @@ class Parquet(Source, name="parquet"):
     Raises ValueError where there are no files, one cannot be read or has no such columns, or a label is missing or one
     that no training image has.
     """
-
-    chooses_channels = True
 
     def __init__(
         self,
@@ -86,13 +84,6 @@ class Parquet(Source, name="parquet"):
 
     def __len__(self) -> int:
         return len(self._row_N2)
-
-    def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
-
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        settings = self.settings
-        return decode_reduced(self._content(index), settings.channels, need_of, self.say, settings.selection)
 
     def describe(self, index: int) -> str:
         file, row = self._row_N2[index].tolist()

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from mim.data.decoding.images import READ_FLAGS, BrokenImage, decode, decode_reduced
+from mim.data.decoding.images import READ_FLAGS, BrokenImage
 from mim.data.decoding.names import printable_name
 from mim.data.remote.files import RemoteFiles, Request, find_files, open_files
 from mim.data.remote.shards import index_remote
 from mim.data.remote.store import is_remote
 from mim.data.settings import DataSettings
-from mim.data.sources.base import NeedOf, Source, Split, Stored, none_reachable
+from mim.data.sources.base import Split, none_reachable
+from mim.data.sources.encoded import EncodedSource
 from mim.data.sources.held_out import by_share, check_share
 from mim.data.sources.once import once
 from mim.data.sources.shards import Labels, ShardIndex, index_shard
@@ -30,7 +31,7 @@ from mim.data.sources.shards import Labels, ShardIndex, index_shard
 OPEN = 128  # shards that a process keeps open
 
 
-class WebDataset(Source, name="webdataset"):
+class WebDataset(EncodedSource, name="webdataset"):
     """Tar shards as the package webdataset writes them: `0001.jpg`, `0001.cls`, `0002.jpg`, ...
 
     DATA.path is a pattern such as `/data/train-{000000..000146}.tar` or `/data/*.tar`, several patterns with `::`
@@ -52,8 +53,6 @@ class WebDataset(Source, name="webdataset"):
     Raises ValueError where a shard is missing, compressed or damaged, where there are no images, and where an image
     lacks the label that `labels` names.
     """
-
-    chooses_channels = True
 
     def __init__(
         self,
@@ -95,12 +94,6 @@ class WebDataset(Source, name="webdataset"):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def read(self, index: int) -> Stored:
-        return decode(self._content(index), self.settings.channels, self.say, self.settings.selection)
-
-    def read_reduced(self, index: int, need_of: NeedOf) -> tuple[Stored, tuple[int, int]]:
-        return decode_reduced(self._content(index), self.settings.channels, need_of, self.say, self.settings.selection)
 
     def prefetch(self, indices: Sequence[int]) -> None:
         if self._remote is not None:

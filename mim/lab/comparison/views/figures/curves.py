@@ -66,7 +66,7 @@ def absent_text(curve: CurveFigure) -> str:
 
 def _figure(title: str, metric: str, axis: Axis, names: Sequence[str], lines: Sequence[Line]) -> CurveFigure:
     axis_title, word, unit = TITLES[axis]
-    factor, shown = unit_for(unit, max(max(line.at[axis]) for line in lines))
+    factor, axis_unit = unit_for(unit, max(max(line.at[axis]) for line in lines))
     rows = tuple(row for line in lines for row in line.rows(axis))
     present = [name for name in names if any(line.recipe == name for line in lines)]
     text = f"{title} over {word} of {join_names(present)}"
@@ -78,12 +78,12 @@ def _figure(title: str, metric: str, axis: Axis, names: Sequence[str], lines: Se
         "low": "lowest seed",
         "high": "highest seed",
     }
-    full_title = axis_title if unit == "images" else number_title(axis_title, shown)
+    full_title = axis_title if unit == "images" else number_title(axis_title, axis_unit)
     spec = _spec(title, full_title, axis, names, factor)
     figure = Figure(f"{slug(metric)}-over-{slug(word)}", title, text, spec, rows, headings, tuple(present))
     positive = all(value > 0 for line in lines for value in line.values)
     return CurveFigure(
-        figure, metric, axis, factor, shown, positive, tuple(name for name in names if name not in present)
+        figure, metric, axis, factor, axis_unit, positive, tuple(name for name in names if name not in present)
     )
 
 

@@ -13,17 +13,17 @@ import vl_convert
 
 def main() -> None:
     """Answers with `figures`, each with its SVG, and its PDF and PNG in base64, and with the bundle `library`."""
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     figures = []
-    for spec in asked["figures"]:
+    for spec in request["figures"]:
         svg = vl_convert.vegalite_to_svg(spec).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "", 1)
         files = {"svg": svg}
-        if "pdf" in asked["kinds"]:
+        if "pdf" in request["kinds"]:
             files["pdf"] = b64encode(vl_convert.svg_to_pdf(svg)).decode("ascii")
-        if "png" in asked["kinds"]:
-            files["png"] = b64encode(vl_convert.svg_to_png(svg, scale=1.0, ppi=asked["ppi"])).decode("ascii")
+        if "png" in request["kinds"]:
+            files["png"] = b64encode(vl_convert.svg_to_png(svg, scale=1.0, ppi=request["ppi"])).decode("ascii")
         figures.append(files)
-    library = vl_convert.javascript_bundle(asked["snippet"]) if asked["snippet"] else ""
+    library = vl_convert.javascript_bundle(request["snippet"]) if request["snippet"] else ""
     json.dump({"figures": figures, "library": library}, sys.stdout)
 
 

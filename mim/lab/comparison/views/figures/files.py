@@ -100,10 +100,10 @@ def library() -> str:
 
 def _ask(figures: list[Spec], kinds: Sequence[str] = (), snippet: str = "") -> dict:
     """The answer of draw.py. Raises OSError where it gives none."""
-    asked = json.dumps({"figures": figures, "kinds": kinds, "ppi": PPI, "snippet": snippet})
+    request = json.dumps({"figures": figures, "kinds": kinds, "ppi": PPI, "snippet": snippet})
     for _ in range(ATTEMPTS):
         ended = subprocess.run(
-            [sys.executable, str(PROGRAM)], input=asked, capture_output=True, encoding="utf-8", check=False
+            [sys.executable, str(PROGRAM)], input=request, capture_output=True, encoding="utf-8", check=False
         )
         if ended.returncode == 0:
             return json.loads(ended.stdout)
