@@ -44,6 +44,7 @@ def process(words: list[object], home: Path, server: str, token: str = "") -> su
         "OMP_NUM_THREADS": "1",
         "HF_HOME": str(home),
         "HF_ENDPOINT": server,
+        "HF_HUB_OFFLINE": "0",  # else TRANSFORMERS_OFFLINE decides
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         **({"HF_TOKEN": token} if token else {}),
