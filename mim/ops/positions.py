@@ -7,8 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from scipy.interpolate import RectBivariateSpline
-from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -64,6 +62,8 @@ def resize_bias_table(table_LH: Tensor, window: tuple[int, int], grid: tuple[int
     old = next((shape for shape in shapes if (2 * shape[0] - 1) * (2 * shape[1] - 1) == len(table_LH)), None)
     if old is None or old == window or 1 in old or not table_LH.shape[1]:
         return table_LH
+    from scipy.interpolate import RectBivariateSpline  # imported where it is used: most of a second
+
     maps_HYX = rearrange(table_LH.double().numpy(), "(y x) heads -> heads y x", y=2 * old[0] - 1)
     y, x = (_distances(before - 1, after - 1) for before, after in zip(old, window, strict=True))
     new_y, new_x = (np.arange(1 - side, side) for side in window)
@@ -74,6 +74,7 @@ def resize_bias_table(table_LH: Tensor, window: tuple[int, int], grid: tuple[int
 
 def _distances(steps: int, reach: int) -> np.ndarray:
     """Places of 2 steps + 1 old entries: 0, +-1, +-(1 + q), ...; q, from 1.01 to 1.5, puts the last at reach."""
+    from scipy.optimize import brentq
 
     def excess(q: float) -> float:
         return (q**steps - 1) / (q - 1) - reach
