@@ -71,8 +71,9 @@ def _check_optimizer(cfg: Config, optimizer: Optimizer) -> None:
             f"TRAIN.ema is {cfg.TRAIN.ema:g}, and OPTIMIZER.name {optimizer.name} evaluates an average of its own: set "
             "TRAIN.ema 0"
         )
-    if cfg.DISTRIBUTED.strategy == "fsdp" and not optimizer.sharded:
+    strategy = cfg.DISTRIBUTED.strategy
+    if strategy != "ddp" and not optimizer.sharded:
         raise ValueError(
-            f"DISTRIBUTED.strategy is fsdp, and the steps of OPTIMIZER.name {optimizer.name} are not known to be right "
-            "where each device has a shard of each weight: set DISTRIBUTED.strategy ddp, or OPTIMIZER.name adamw"
+            f"DISTRIBUTED.strategy is {strategy}, and the steps of OPTIMIZER.name {optimizer.name} are not known to be "
+            "right where each device has a shard of each weight: set DISTRIBUTED.strategy ddp, or OPTIMIZER.name adamw"
         )

@@ -73,11 +73,14 @@ class CheckpointSettings:
         every_epochs: epochs between two checkpoints; 0 for never.
         every_minutes: minutes between two checkpoints; 0 for never.
         keep: number of checkpoint files to keep, the newest.
+        asynchronous: write checkpoints while training goes on, from a copy of the state in main memory, which stays
+            there for the whole run. Training waits for that copy alone.
     """
 
     every_epochs: int = 1
     every_minutes: float = 0.0
     keep: int = 2
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         at_least("CHECKPOINT", 0, every_epochs=self.every_epochs, every_minutes=self.every_minutes)
@@ -108,16 +111,20 @@ class DistributedSettings:
     """DISTRIBUTED: the devices of a run and how they share the work.
 
     Args:
-        strategy: `ddp` keeps a copy of the model on each device, `fsdp` a shard of each weight.
+        strategy: `ddp` keeps a copy of the model on each device, `fsdp` a shard of each weight; `hsdp` shards each
+            weight over the devices of a node, and each node has a copy.
+        shard_devices: devices that share one copy of the weights under `hsdp`; 0 means those of a node.
         backend: of torch.distributed; `auto` takes nccl on GPUs and gloo on CPUs.
         timeout_s: seconds after which a rank that waits for others gives up and names them.
         device: kind of device; `auto` takes a GPU where there is one.
     """
 
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    shard_devices: int = 0
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     timeout_s: int = 1800
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
+        at_least("DISTRIBUTED", 0, shard_devices=self.shard_devices)
         at_least("DISTRIBUTED", 1, timeout_s=self.timeout_s)

@@ -34,6 +34,9 @@ def start_warnings(task: Task, plan: Plan, settings: EngineSettings, world: Worl
     optimizer, schedule = settings.optimizer, plan.schedule(settings)
     lines = [*schedule.warnings(), *optimizer.warnings(schedule)]
     lines += without_effect(task.model, optimizer, task.lr_scales)
-    if world is not None and settings.distributed.strategy == "fsdp" and not world.grouped:
-        lines.append("DISTRIBUTED.strategy fsdp has no effect on one process without torchrun")
+    strategy, shard_devices = settings.distributed.strategy, settings.distributed.shard_devices
+    if shard_devices and strategy != "hsdp":
+        lines.append(f"DISTRIBUTED.shard_devices {shard_devices} has no effect under DISTRIBUTED.strategy {strategy}")
+    if world is not None and strategy != "ddp" and not world.grouped:
+        lines.append(f"DISTRIBUTED.strategy {strategy} has no effect on one process without torchrun")
     return lines

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mim import metric_keys as keys
 from mim.engine import checkpoint
-from mim.engine.distributed.strategy import full, make_strategy
+from mim.engine.distributed.strategy import FULL, full, make_strategy
 from mim.engine.distributed.world import World
 from mim.engine.modes import recompute_activations
 from mim.engine.optim import parameter_groups
@@ -29,7 +29,6 @@ from mim.ops.attention import choose_attention
 
 LOG = logging.getLogger("mim")
 
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # sharded tensors are gathered
 NO_MOMENTS: dict = {"state": {}, "param_groups": []}
 
 
@@ -48,7 +47,7 @@ class TrainState:
             module.to(world.device)
         choose_attention(task.model, world.device)
         self.average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
-        self.strategy = make_strategy(settings.distributed.strategy, world)
+        self.strategy = make_strategy(settings.distributed, world)
         shards = task.shards()
         self.strategy.shard(task.model, shards, dtype)
         if self.average is not None:
@@ -122,23 +121,28 @@ class TrainState:
             yield model
             model.train()
 
-    def state(self) -> dict:
-        """The part of a checkpoint with all tensors, on the CPU of the main rank. All ranks must call it."""
+    def state(self, offload: bool = True) -> dict:
+        """The part of a checkpoint with all tensors, on the main rank. All ranks must call it.
+
+        offload: they are in main memory; else on the device, where that has them all. The next step changes those that
+        it trains in either case, unless they were copied or gathered.
+        """
+        options = self.strategy.state_options(offload)
         # an optimizer has no state before its first step, and PyTorch would take a step here to make it
         moments = NO_MOMENTS
         if self.optimizer.state:
-            moments = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
+            moments = get_optimizer_state_dict(self.model, self.optimizer, options=options)
         return {
-            "model": get_model_state_dict(self.model, options=FULL),
-            "ema": self._average_state(),
+            "model": get_model_state_dict(self.model, options=options),
+            "ema": self._average_state(options),
             "optimizer": moments,
             "scaler": self.scaler.state_dict(),
         }
 
-    def _average_state(self) -> dict[str, Any]:
+    def _average_state(self, options: StateDictOptions) -> dict[str, Any]:
         """The weights that are evaluated, where they are an average; empty where they are those that are trained."""
         if self.average is not None:
-            return get_model_state_dict(self.average, options=FULL)
+            return get_model_state_dict(self.average, options=options)
         if not self.hyperparameters.averages:
             return {}
         with self.hyperparameters.averaged(self.optimizer):

@@ -98,7 +98,7 @@ class Trainer:
         logger = RunLogger(self.folder, self.settings, self.plan, self._progress, main, self.callbacks, clock)
         deterministic = deterministic_kernels(self.settings.train.is_deterministic(self.world.device))
         memory = kept_memory(self.world.device)
-        with deterministic, memory, logger as self.logger, note_end_requests() as self.requests:
+        with deterministic, memory, logger as self.logger, note_end_requests() as self.requests, self.saver:
             warnings = start_warnings(self.task, self.plan, self.settings, self.world)
             self.logger.plan({**self._describe(), **(lines or {})}, warnings)
             self.model = self.train_state.wrap()
@@ -178,7 +178,7 @@ class Trainer:
         due = any(status.save_due and status.step >= self.saver.step for status in statuses)
         stable_until = self.schedule.stable_until
         if self.finished or interrupted or due or self.saver.wants(self.step, self.plan.steps_per_epoch, stable_until):
-            self.saver.save(self.step, stable_until)
+            self.saver.save(self.step, stable_until, wait=self.finished or interrupted)
         if interrupted:
             raise self.callbacks.request or self.requests.ending(self.step, self.plan.steps, self.callbacks.reason)
 
@@ -230,7 +230,7 @@ class Trainer:
 
     def _content(self) -> dict:
         """The state of the run, on the main rank; empty on the others, which take part in the gathering."""
-        state = self.train_state.state()
+        state = self.train_state.state(offload=not self.settings.checkpoint.asynchronous)
         if not self.world.main:
             return {}
         return {

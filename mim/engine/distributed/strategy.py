@@ -1,5 +1,6 @@
-"""How the devices of a run share a model: one alone, a copy on each (DDP), or a shard of each weight (FSDP2)."""
+"""How the devices of a run share a model: one alone, a copy on each (DDP), or a shard of each weight (FSDP2, HSDP)."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,13 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mim.engine.distributed.world import World
+from mim.engine.settings import DistributedSettings
+
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # sharded tensors are gathered
+IN_PLACE = StateDictOptions(strict=False)
 
 
 class SingleDevice:
@@ -42,6 +47,10 @@ class SingleDevice:
         """Inside, the model with all weights on every rank, for an evaluation: ranks need not make equal calls."""
         return nullcontext(model)
 
+    def state_options(self, offload: bool) -> StateDictOptions:
+        """How a state with all tensors is made. offload: in main memory; else on the device, if it has them all."""
+        return FULL if offload else IN_PLACE
+
 
 class DataParallel(SingleDevice):
     """DistributedDataParallel: every rank has all weights; gradients are averaged."""
@@ -58,11 +67,15 @@ class FullyShardedDataParallel(SingleDevice):
 
     Blocks are gathered in the precision of the products, all other weights, and blocks with batch normalisation, in
     fp32. Gradients are reduced in fp32.
+    Args:
+        mesh: of the devices over which each weight is sharded, and before them of its copies; one axis over all devices
+            where it is None.
+
     Source: Zhao et al. 2023; torch.distributed.fsdp.fully_shard.
     """
 
-    def __init__(self, world: World):
-        self.world, self.mesh = world, init_device_mesh(world.device.type, (world.size,))
+    def __init__(self, world: World, mesh: DeviceMesh | None = None):
+        self.world, self.mesh = world, mesh or init_device_mesh(world.device.type, (world.size,))
         # timm's Swin blocks and some heads return views, and no code here changes a result in place
         views = r"FSDP2-wrapped module \(FSDP(Swin\w+|MaskedImageModel)\) returned a view tensor"
         warnings.filterwarnings("ignore", views)
@@ -102,12 +115,47 @@ class FullyShardedDataParallel(SingleDevice):
         yield self._plain.to(self.world.device)
         self._plain.cpu()
 
+    def state_options(self, offload: bool) -> StateDictOptions:
+        """Always in main memory: a device has no room for all weights of a model that needs shards."""
+        return FULL
 
-def make_strategy(strategy: str, world: World) -> SingleDevice:
-    """The strategy that DISTRIBUTED.strategy names; without torchrun always a single device."""
+
+def make_strategy(settings: DistributedSettings, world: World) -> SingleDevice:
+    """The strategy that DISTRIBUTED.strategy names; without torchrun always a single device.
+
+    Raises ValueError, on every rank, where DISTRIBUTED.shard_devices does not fit the devices.
+    """
     if not world.grouped:
         return SingleDevice()
-    return FullyShardedDataParallel(world) if strategy == "fsdp" else DataParallel()
+    if settings.strategy == "ddp":
+        return DataParallel()
+    return FullyShardedDataParallel(world, replica_mesh(settings, world) if settings.strategy == "hsdp" else None)
+
+
+def replica_mesh(settings: DistributedSettings, world: World) -> DeviceMesh:
+    """The devices as copies x shards: the ranks that share a copy follow each other, as torchrun numbers a node's.
+
+    Raises ValueError, on every rank, where DISTRIBUTED.shard_devices is 0 and the nodes have different numbers of
+    devices, and where it does not divide the number of devices.
+    """
+    shards = settings.shard_devices
+    if not shards:
+        nodes = world.gather_objects(int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
+        shards = nodes[0]
+        if not shards or any(devices != shards for devices in nodes):
+            raise ValueError(
+                "DISTRIBUTED.strategy is hsdp, and DISTRIBUTED.shard_devices 0 takes the devices of a node, but "
+                f"LOCAL_WORLD_SIZE is {' '.join(map(str, sorted(set(nodes))))} (0: not set) on the ranks: set "
+                f"DISTRIBUTED.shard_devices to a divisor of the {world.size} devices"
+            )
+    if world.size % shards:
+        raise ValueError(
+            f"DISTRIBUTED.strategy is hsdp with {shards} devices a copy (DISTRIBUTED.shard_devices; 0 means those of a "
+            f"node), which do not divide the {world.size} devices of the run: set a divisor, or take "
+            "DISTRIBUTED.strategy fsdp"
+        )
+    names = ("copies", "shards")
+    return init_device_mesh(world.device.type, (world.size // shards, shards), mesh_dim_names=names)
 
 
 def full(value: Tensor) -> Tensor:

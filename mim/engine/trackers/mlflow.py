@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mim.engine.trackers.artifacts import Artifact, artifact_files
 from mim.engine.trackers.base import RunProgress, TrackedRun, Tracker, as_markdown
 from mim.io.sections import flatten
 
@@ -26,18 +27,20 @@ class MLflow(Tracker, name="mlflow"):
         uri: address of the server, database or folder, such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`; empty
             for MLFLOW_TRACKING_URI of the environment, else MLflow's default.
         experiment: the experiment, which is made where there is none.
+        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
+            checkpoint: the best one, or else the last one.
     """
 
     package = "mlflow"
 
-    def __init__(self, *, uri: str = "", experiment: str = "mim"):
-        self.uri, self.experiment = uri, experiment
+    def __init__(self, *, uri: str = "", experiment: str = "mim", artifacts: tuple[Artifact, ...] = ()):
+        self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
 
     def start(self, run: TrackedRun) -> str:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(RETRIES))
         import mlflow
 
-        self._client = mlflow.MlflowClient(self.uri or None)
+        self._client, self._folder = mlflow.MlflowClient(self.uri or None), run.folder
         if run.tracked and self._exists(run.tracked):
             self._id = run.tracked
             self._client.update_run(self._id, status="RUNNING")
@@ -65,6 +68,8 @@ class MLflow(Tracker, name="mlflow"):
         self._client.log_image(self._id, image_HWC, key=name, step=progress.images_seen, synchronous=True)
 
     def close(self, completed: bool) -> None:
+        for artifact, file in artifact_files(self._folder, self.artifacts).items():
+            self._client.log_artifact(self._id, str(file), artifact_path=artifact)
         self._client.set_terminated(self._id, "FINISHED" if completed else "FAILED")
 
     def _exists(self, tracked: str) -> bool:

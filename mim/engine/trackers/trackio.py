@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mim.engine.trackers.artifacts import Artifact, artifact_files
 from mim.engine.trackers.base import RunProgress, TrackedRun, Tracker
 from mim.io.sections import flatten
 
@@ -24,17 +25,20 @@ class Trackio(Tracker, name="trackio"):
     Args:
         project: the project, which is made where there is none.
         space: a Space of Hugging Face that has the database, such as `user/plates`; empty for a local one.
+        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
+            checkpoint: the best one, or else the last one.
     """
 
     package = "trackio"
 
-    def __init__(self, *, project: str = "mim", space: str = ""):
-        self.project, self.space = project, space
+    def __init__(self, *, project: str = "mim", space: str = "", artifacts: tuple[Artifact, ...] = ()):
+        self.project, self.space, self.artifacts = project, space, artifacts
 
     def start(self, run: TrackedRun) -> str:
         import trackio
 
         self._trackio: Any = trackio
+        self._folder = run.folder
         with redirect_stdout(io.StringIO()):
             self._run = trackio.init(
                 self.project,
@@ -57,4 +61,7 @@ class Trackio(Tracker, name="trackio"):
 
     def close(self, completed: bool) -> None:
         with redirect_stdout(io.StringIO()):
+            for artifact, file in artifact_files(self._folder, self.artifacts).items():
+                kind = "model" if artifact == "checkpoint" else artifact
+                self._run.log_artifact(file, name=f"{artifact}-{self._run.name}", type=kind)
             self._trackio.finish()  # of the run that began last; run.finish() would come again at the end of Python

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mim.engine.trackers.artifacts import Artifact, artifact_files
 from mim.engine.trackers.base import RunProgress, TrackedRun, Tracker, as_markdown
 
 LOG = logging.getLogger("mim")
@@ -25,6 +26,8 @@ class WandB(Tracker, name="wandb"):
         group: of runs that belong together, such as seeds; empty for none.
         tags: words by which runs are found.
         mode: `online`, `offline` (files alone), or `auto`: WANDB_MODE of the environment, else online.
+        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
+            checkpoint: the best one, or else the last one.
     """
 
     package = "wandb"
@@ -37,8 +40,10 @@ class WandB(Tracker, name="wandb"):
         group: str = "",
         tags: tuple[str, ...] = (),
         mode: Literal["auto", "online", "offline"] = "auto",
+        artifacts: tuple[Artifact, ...] = (),
     ):
         self.project, self.entity, self.group, self.tags, self.mode = project, entity, group, tags, mode
+        self.artifacts = artifacts
 
     def start(self, run: TrackedRun) -> str:
         import wandb
@@ -52,6 +57,7 @@ class WandB(Tracker, name="wandb"):
             finish_timeout_raises=True,
         )
         self._image: Any = wandb.Image
+        self._folder = run.folder
         self._run = wandb.init(
             project=self.project,
             entity=self.entity or None,
@@ -83,4 +89,7 @@ class WandB(Tracker, name="wandb"):
         self._run.log({"images_seen": progress.images_seen, name: self._image(image_HWC)})
 
     def close(self, completed: bool) -> None:
+        for artifact, file in artifact_files(self._folder, self.artifacts).items():
+            kind = "model" if artifact == "checkpoint" else artifact
+            self._run.log_artifact(file, name=f"{artifact}-{self._run.id}", type=kind)
         self._run.finish(exit_code=0 if completed else 1)
