@@ -121,6 +121,8 @@ def allowed(annotation: Any) -> str:
     if origin in UNIONS:
         return " or ".join(map(allowed, arguments))
     if origin is tuple:
+        if get_origin(arguments[0]) is Literal and arguments[1:] == (...,):
+            return f"a list of any of {', '.join(map(str, get_args(arguments[0])))}"
         count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
         kinds = get_args(arguments[0]) if get_origin(arguments[0]) in UNIONS else arguments[:1]
         plurals = [f"{allowed(kind).removeprefix('a ').removeprefix('an ')}s" for kind in kinds]

@@ -3,8 +3,15 @@
 import csv
 import json
 import math
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from processes import ROOT, TINY, call, last_checkpoint, rows
@@ -78,30 +85,70 @@ def test_package_that_is_missing_is_named(tmp_path, monkeypatch):
     assert "LOG.trackers wandb needs the package wandb: pip install 'mim-toolkit[wandb]'" in text
 
 
+@pytest.fixture
+def mlflow_server(tmp_path):
+    """The address of a real server in a process of its own, with a database and a folder for artifacts."""
+    pytest.importorskip("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/artifacts"]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, *stores], stdout=log, stderr=log, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+                break
+            time.sleep(0.1)
+        yield uri
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
 @pytest.mark.slow
-def test_mlflow_has_config_metrics_and_pictures_and_goes_on_with_a_resumed_run(tmp_path):
-    mlflow = pytest.importorskip("mlflow")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    trackers = f"[{{name: mlflow, uri: '{uri}', experiment: digits}}]"
+def test_mlflow_server_has_config_metrics_pictures_and_artifacts_and_goes_on_with_a_resumed_run(
+    tmp_path, mlflow_server
+):
+    import mlflow
+
+    artifacts = "artifacts: [config, checkpoint]"
+    trackers = f"[{{name: mlflow, uri: '{mlflow_server}', experiment: digits, {artifacts}}}]"
     keys = {"LOG.trackers": trackers, "TRAIN.epochs": 2, "CHECKPOINT.keep": 9, "EVALUATE.reconstructions": 2}
     trained(tmp_path / "run", keys)
     cut_last_epoch(tmp_path / "run")
     trained(tmp_path / "run", keys)
-    client = mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(mlflow_server)
     (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    assert run.info.run_id == json.loads((tmp_path / "run" / "trackers.json").read_text())["tracked"]["mlflow"]
+    tracked = run.info.run_id
+    assert tracked == json.loads((tmp_path / "run" / "trackers.json").read_text())["tracked"]["mlflow"]
     assert (run.info.status, run.data.params["ENCODER.width"]) == ("FINISHED", "16")
-    last = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "train/loss")}
+    last = {metric.step: metric.value for metric in client.get_metric_history(tracked, "train/loss")}
     expected = {row["images_seen"]: row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row}
     assert last == {step: pytest.approx(value) for step, value in expected.items()}
-    assert list(client.list_artifacts(run.info.run_id, "images"))
+    assert list(client.list_artifacts(tracked, "images"))
+    folder = Path(client.download_artifacts(tracked, "checkpoint", str(tmp_path)))
+    newest = last_checkpoint(tmp_path / "run")
+    assert (folder / newest.name).read_bytes() == newest.read_bytes()
+    assert [file.path for file in client.list_artifacts(tracked, "config")] == ["config/config.yaml"]
+    assert not client.list_artifacts(tracked, "metrics")  # was not chosen
 
 
 @pytest.mark.slow
 def test_wandb_offline_writes_a_run_and_goes_on_with_it(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    keys = {"LOG.trackers": "[{name: wandb, mode: offline}]", "TRAIN.epochs": 2, "CHECKPOINT.keep": 9}
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "artifacts"))
+    keys = {
+        "LOG.trackers": "[{name: wandb, mode: offline, artifacts: [checkpoint, metrics]}]",
+        "TRAIN.epochs": 2,
+        "CHECKPOINT.keep": 9,
+    }
     trained(tmp_path / "run", keys)
     first = json.loads((tmp_path / "run" / "trackers.json").read_text())["tracked"]["wandb"]
     cut_last_epoch(tmp_path / "run")
@@ -111,6 +158,9 @@ def test_wandb_offline_writes_a_run_and_goes_on_with_it(tmp_path, monkeypatch):
     files = sorted((tmp_path / "run" / "wandb").rglob(f"*{first}.wandb"))
     assert len(files) == 2
     assert all(b"train/loss" in file.read_bytes() for file in files)
+    stored = [file.read_bytes() for file in (tmp_path / "artifacts").rglob("*") if file.is_file()]
+    for file in (last_checkpoint(tmp_path / "run"), tmp_path / "run" / "metrics.jsonl"):
+        assert file.read_bytes() in stored
 
 
 @pytest.mark.slow
@@ -123,7 +173,8 @@ os.environ["TRACKIO_DIR"] = {str(tmp_path / "trackio")!r}
 sys.path[:0] = {json.dumps([str(path) for path in _support()])}
 from test_trackers import trained
 from pathlib import Path
-trained(Path({str(tmp_path / "run")!r}), {{"LOG.trackers": "[{{name: trackio, project: digits}}]"}})
+trackers = "[{{name: trackio, project: digits, artifacts: [config]}}]"
+trained(Path({str(tmp_path / "run")!r}), {{"LOG.trackers": trackers}})
 """
     _in_another_process(words)
     name = json.loads((tmp_path / "run" / "trackers.json").read_text())["tracked"]["trackio"]
@@ -135,6 +186,8 @@ from trackio.sqlite_storage import SQLiteStorage
 print(json.dumps([row.get("train/loss") for row in SQLiteStorage.get_logs("digits", {name!r})]))
 """
     )
+    config = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert any(file.read_bytes() == config for file in (tmp_path / "trackio").rglob("*") if file.is_file())
     values = [value for value in json.loads(printed.splitlines()[-1]) if value is not None and math.isfinite(value)]
     expected = [row["train/loss"] for row in rows(tmp_path / "run") if "train/loss" in row]
     assert sorted(values) == [pytest.approx(value) for value in sorted(expected)]
