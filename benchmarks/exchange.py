@@ -9,9 +9,12 @@ each collective. The formula leaves out the loss, the gradient norm and a model'
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,20 +42,28 @@ class Exchanged(TorchDispatchMode):
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()  # bytes that each device sends for them in rings
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace in ("c10d", "_c10d_functional") and function._opname != "wait_tensor":
             name = function._opname
-            index = RINGS.get(name, (1, 0))[1]
+            times, index = RINGS.get(name, (1, 0))
+            size = sum(t.numel() * t.element_size() for t in tree_iter(args[index]) if isinstance(t, Tensor))
             self.calls[name] += 1
-            self.bytes[name] += sum(
-                t.numel() * t.element_size() for t in tree_iter(args[index]) if isinstance(t, Tensor)
-            )
+            self.bytes[name] += size
+            self.sent[name] += times * sent(size, _devices(args))
         return function(*args, **(kwargs or {}))
 
-    def sent(self, devices: int) -> float:
-        """Bytes that each device sends for them in rings."""
-        return sum(RINGS.get(name, (1, 0))[0] * sent(size, devices) for name, size in self.bytes.items())
+
+def _devices(args: Sequence[Any]) -> int:
+    """Those of a collective, which under hsdp is one of a copy, or one between copies."""
+    name = next((arg for arg in args if isinstance(arg, str) and arg.isdigit()), None)  # of a functional collective
+    if name is not None:
+        return dist.distributed_c10d._resolve_process_group(name).size()
+    for arg in args:
+        if isinstance(arg, torch.ScriptObject) and arg._type().name() == "ProcessGroup":
+            return dist.ProcessGroup.unbox(arg).size()
+    return dist.get_world_size()
 
 
 def main() -> int:
@@ -82,9 +93,9 @@ def count(dry: DryTask, world: World, steps: int) -> Exchanged:
     with Exchanged() as exchanged:
         for _ in range(steps):
             trainer.take_step()
-    for name in exchanged.bytes:
-        exchanged.bytes[name] //= steps
-        exchanged.calls[name] //= steps
+    for counter in (exchanged.bytes, exchanged.calls, exchanged.sent):
+        for name in counter:
+            counter[name] /= steps
     return exchanged
 
 
@@ -93,18 +104,19 @@ def show(exchanged: Exchanged, dry: DryTask, world: World) -> None:
     settings, plan = dry.engine_settings(), dry.plan(world.size)
     strategy = settings.distributed.strategy
     sizes = model_sizes(dry.task.model, dry.task.blocks(), settings, None)
+    shards = settings.distributed.shard_devices if strategy == "hsdp" else world.size
     if strategy == "ddp":
         formula = replica_bytes(sizes, world.size)[0]
     else:
-        formula = shard_bytes(sizes, world.size, plan.accumulation)[0]
+        formula = shard_bytes(sizes, shards, plan.accumulation, world.size // shards)[0]
     console = Console(highlight=False)
     console.print(
         f"{strategy}, {world.size} devices, {plan.micro_batch} images a device x {plan.accumulation}, "
         f"{settings.train.precision}; a step:"
     )
     for name, size in exchanged.bytes.most_common():
-        console.print(f"  {exchanged.calls[name]:>5} x {name:<22} {size:>15,} bytes", markup=False)
-    counted = exchanged.sent(world.size)
+        console.print(f"  {exchanged.calls[name]:>5.0f} x {name:<22} {size:>15,.0f} bytes", markup=False)
+    counted = exchanged.sent.total()
     console.print(
         f"  each device sends {counted:,.0f} bytes; by the formula {formula:,} ({counted / formula - 1:+.3%})"
     )

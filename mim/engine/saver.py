@@ -73,7 +73,12 @@ class Saver:
         self._write(
             partial(checkpoint.save, self.folder.checkpoints, step, keep=self.settings.keep, until=stable_until)
         )
-        if wait and self._background is not None:
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all is on the disk. Raises the error of a checkpoint that was written in the background."""
+        if self._background is not None:
             with self.stopwatch.time("save"):
                 self._background.wait()
 

@@ -16,6 +16,7 @@ KEYS = TINY | {
 }
 STEPS, EPOCH = 132, 22
 OFTEN = {"CHECKPOINT.every_minutes": 1e-6}  # a checkpoint at every step
+ASYNCHRONOUS = {"CHECKPOINT.asynchronous": True}
 
 
 def launch(warm: Warm, output: Path, keys: Mapping[str, object], *flags: str) -> Process:

@@ -71,6 +71,18 @@ class Hardware:
         speed = self.node_gb_s if nodes == 1 else self.network_gb_s
         return 2 * sent(payload, devices) / (GIGA * speed) + hops_us / 1e6
 
+    def copies_s(self, payload: float, copies: int, shards: int) -> float:
+        """Seconds in which as many all-reduces as a copy has shards, one of each shard, run at the same time.
+
+        payload: bytes of all shards together. The all-reduces of a node share its adapter.
+        """
+        if copies == 1:
+            return 0.0
+        inside = copies * shards <= self.node
+        at_once, speed = (1, self.node_gb_s) if inside else (min(shards, self.node), self.network_gb_s)
+        hops_us = 2 * math.ceil(math.log2(copies)) * (self.node_us if inside else self.network_us)
+        return 2 * sent(at_once * payload / shards, copies) / (GIGA * speed) + hops_us / 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class HardwareChoice:

@@ -169,7 +169,14 @@ def _scaling(
     sizes = model_sizes(task.model, task.blocks(), settings, task.model_summary.work)
     images = plan.images_seen if dry.images is not None else None
     assumed = hardware.hardware(precision)
-    return scale(sizes, assumed, counts, batch=settings.train.batch, micro_batch=settings.batch_size, images=images)
+    return scale(
+        *(sizes, assumed, counts),
+        batch=settings.train.batch,
+        micro_batch=settings.batch_size,
+        images=images,
+        distributed=settings.distributed,
+        asynchronous=settings.checkpoint.asynchronous,
+    )
 
 
 def _precisions(precision: str, hardware: HardwareChoice | None) -> dict[str, Precision]:

@@ -14,9 +14,10 @@ from torch import nn
 from mim.cost.flops import Work
 from mim.engine.plan import EngineSettings
 from mim.engine.precision import DTYPES
+from mim.engine.settings import DistributedSettings
 from mim.lab.plan.hardware import GIGA, Hardware, sent
 
-Strategy = Literal["ddp", "fsdp"]
+Strategy = Literal["ddp", "fsdp", "hsdp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FP32 = 4  # bytes of a weight, of its gradient, and of each of its moments
 BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at a time
@@ -94,7 +95,7 @@ class StepCost:
     """Cost of a step under one strategy, per device."""
 
     sent: int  # bytes that it sends
-    state_bytes: int  # bytes of weights, gradients and optimizer state, with what fsdp gathers at a time
+    state_bytes: int  # bytes of weights, gradients and optimizer state, with what shards gather at a time
     waits_s: float | None  # seconds of exchange that computing does not hide; None where operations were not counted
     step_s: float | None  # seconds of the step; None where operations were not counted
 
@@ -107,7 +108,7 @@ class ScalingRow:
     batch: int  # images of the step
     micro_batch: int  # images of one forward pass
     accumulation: int  # forward passes of one device
-    costs: dict[Strategy, StepCost]  # by strategy
+    costs: dict[Strategy, StepCost]  # by strategy: that of replicas, and one with shards
 
     @property
     def images_per_s(self) -> float:
@@ -125,6 +126,13 @@ class Scaling:
     fixed: bool  # whether the batch is the same on all
     checkpoint: int  # bytes of a checkpoint
     images: int | None  # of the run; None where unknown
+    sharded: Strategy  # the strategy with shards
+    shard_devices: int  # devices that share a copy under hsdp; 0 for those of a node
+    asynchronous: bool  # whether checkpoints are written while training goes on
+
+    def shards(self, devices: int) -> int:
+        """Devices that share a copy of the weights, of so many devices."""
+        return _shards(self.sharded, self.hardware, devices, self.shard_devices)
 
 
 def scale(
@@ -135,48 +143,76 @@ def scale(
     batch: int,
     micro_batch: int,
     images: int | None = None,
+    distributed: DistributedSettings | None = None,
+    asynchronous: bool = False,
 ) -> Scaling:
-    """The cost of a step on each number of devices.
+    """The cost of a step on each number of devices, as replicas and in shards.
 
     Args:
         counts: numbers of devices.
         batch: images of a step; 0 for `micro_batch` on each device.
         micro_batch: images of a forward pass at most.
         images: see Scaling.
+        distributed: which strategy with shards, and over how many devices; by default fsdp.
+        asynchronous: see Scaling.
 
     Raises ValueError for less than one device.
     """
     if min(counts) < 1:
         raise ValueError(f"--devices is {min(counts)}: at least 1")
+    settings = distributed or DistributedSettings()
+    sharded: Strategy = "hsdp" if settings.strategy == "hsdp" else "fsdp"
     rows, refused = [], []
     for devices in dict.fromkeys(counts):
         share, left = divmod(batch or micro_batch * devices, devices)
-        if left or not share:
+        shards = _shards(sharded, hardware, devices, settings.shard_devices)
+        if left or not share or devices % shards:
             refused.append(devices)
             continue
         micro = max(size for size in range(1, min(micro_batch, share) + 1) if share % size == 0)
         steps = share // micro
-        costs = {name: cost(sizes, hardware, name, devices, micro, steps) for name in STRATEGIES}
+        names: tuple[Strategy, ...] = ("ddp", sharded)
+        costs = {name: cost(sizes, hardware, name, devices, micro, steps, shards) for name in names}
         rows.append(ScalingRow(devices, batch=share * devices, micro_batch=micro, accumulation=steps, costs=costs))
-    return Scaling(hardware, tuple(rows), tuple(refused), bool(batch), checkpoint=sizes.checkpoint, images=images)
+    return Scaling(
+        *(hardware, tuple(rows), tuple(refused), bool(batch), sizes.checkpoint, images),
+        *(sharded, settings.shard_devices, asynchronous),
+    )
+
+
+def _shards(strategy: Strategy, hardware: Hardware, devices: int, shard_devices: int) -> int:
+    return min(shard_devices or int(hardware.node), devices) if strategy == "hsdp" else devices
 
 
 def cost(
-    sizes: ModelSizes, hardware: Hardware, strategy: Strategy, devices: int, micro_batch: int, accumulation: int
+    sizes: ModelSizes,
+    hardware: Hardware,
+    strategy: Strategy,
+    devices: int,
+    micro_batch: int,
+    accumulation: int,
+    shards: int = 0,
 ) -> StepCost:
-    """The cost of a step of `accumulation` micro-batches on each device."""
-    if devices == 1 or strategy == "ddp":
+    """The cost of a step of `accumulation` micro-batches on each device.
+
+    shards: devices that share a copy of the weights, a divisor of `devices`; 0 for all. Without effect on ddp.
+    """
+    shards = 1 if strategy == "ddp" else shards or devices
+    copies = devices // shards
+    if shards == 1:
         sent_bytes, state_bytes = replica_bytes(sizes, devices)
     else:
-        sent_bytes, state_bytes = shard_bytes(sizes, devices, accumulation)
+        sent_bytes, state_bytes = shard_bytes(sizes, shards, accumulation, copies)
     if sizes.work is None:
         return StepCost(sent=sent_bytes, state_bytes=state_bytes, waits_s=None, step_s=None)
     speed = TERA * hardware.peak_tflops * hardware.mfu
     forward_s = micro_batch * sizes.work.forward / speed
     backward_s = micro_batch * sizes.work.training / speed - (0 if sizes.recomputed else forward_s)
-    waits = _replica_waits if strategy == "ddp" else _shard_waits
-    waits_s = waits(sizes, hardware, devices, accumulation, forward_s, backward_s) if devices > 1 else 0.0
-    elements = sizes.weights(trained=True) / (devices if strategy == "fsdp" else 1)
+    if shards == 1:
+        waits_s = _replica_waits(sizes, hardware, devices, backward_s) if devices > 1 else 0.0
+    else:
+        waits_s = _shard_waits(sizes, hardware, shards, copies, accumulation, forward_s, backward_s)
+    elements = sizes.weights(trained=True) / shards
     bytes_moved = elements * FP32 * (4 + 2 * sizes.moments)  # gradients are read twice, the rest is read and written
     update_s = bytes_moved / (GIGA * hardware.memory_gb_s)
     step_s = accumulation * (forward_s + backward_s) + waits_s + update_s
@@ -192,12 +228,13 @@ def replica_bytes(sizes: ModelSizes, devices: int) -> tuple[int, int]:
     return round(2 * sent(gradients, devices)), state_bytes
 
 
-def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int, int]:
-    """The same under fsdp.
+def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int, copies: int = 1) -> tuple[int, int]:
+    """The same under fsdp, and with more than one copy of the weights, each on `devices`, under hsdp.
 
     In each micro-batch, every block is gathered twice, in the precision of the products, and the rest once, in fp32.
     In the last one, all gradients are reduced and scattered in fp32. Gathered at a time are the rest with gradients,
-    two blocks, and a block's gradients in both precisions; with gradient accumulation, all gradients.
+    two blocks, and a block's gradients in both precisions; with gradient accumulation, all gradients. The copies
+    exchange the gradients of each shard by an all-reduce in fp32.
     """
     blocks = sum(block.elements(devices) for block in sizes.blocks)
     rest, trained = sizes.rest.elements(devices), sum(group.elements(devices, trained=True) for group in sizes.groups)
@@ -208,12 +245,11 @@ def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int) -> tuple[int
     if accumulation > 1:
         gathered += FP32 * sum(block.elements(trained=True) for block in sizes.blocks)
     state_bytes = shards + gathered + sizes.buffers * (2 if sizes.average else 1)
-    return round(sent(payload, devices)), round(state_bytes)
+    between_copies = 2 * sent(FP32 * trained / devices, copies)
+    return round(sent(payload, devices) + between_copies), round(state_bytes)
 
 
-def _replica_waits(
-    sizes: ModelSizes, hardware: Hardware, devices: int, accumulation: int, forward_s: float, backward_s: float
-) -> float:
+def _replica_waits(sizes: ModelSizes, hardware: Hardware, devices: int, backward_s: float) -> float:
     """The backward pass of the last micro-batch hides the exchange of all but the last bucket, if it is long enough."""
     gradients = FP32 * sizes.weights(trained=True)
     buckets = max(1, math.ceil(gradients / BUCKET))
@@ -222,15 +258,25 @@ def _replica_waits(
 
 
 def _shard_waits(
-    sizes: ModelSizes, hardware: Hardware, devices: int, accumulation: int, forward_s: float, backward_s: float
+    sizes: ModelSizes,
+    hardware: Hardware,
+    devices: int,
+    copies: int,
+    accumulation: int,
+    forward_s: float,
+    backward_s: float,
 ) -> float:
-    """Each pass hides its own exchange, except for the first gather and the last scatter."""
+    """Each pass hides its own exchange, except for the first gather and the last scatter.
+
+    The exchange between copies runs beside that of a copy, except for its last part.
+    """
     blocks = [hardware.ring_s(sizes.product * block.elements(devices), devices) for block in sizes.blocks]
     rest = hardware.ring_s(FP32 * sizes.rest.elements(devices), devices)
     elements = [group.elements(devices, trained=True) for group in sizes.groups]
     scattered = [hardware.ring_s(FP32 * count, devices) for count in elements if count]
-    first, last = rest + sum(blocks[:1]), sum(scattered[:1])
+    reductions = [hardware.copies_s(FP32 * count, copies, devices) for count in elements if count]
+    first, last = rest + sum(blocks[:1]), sum(scattered[:1]) + sum(reductions[:1])
     forward = max(rest + sum(blocks) - forward_s, first)
     backward = max(sum(blocks) - backward_s, 0.0)
-    in_last = max(sum(blocks) + sum(scattered) - backward_s, last)
+    in_last = max(sum(blocks) + sum(scattered) - backward_s, sum(reductions) - backward_s, last)
     return accumulation * forward + (accumulation - 1) * backward + in_last

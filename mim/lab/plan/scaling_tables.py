@@ -5,13 +5,14 @@ from rich.text import Text
 
 from mim.lab.console import new_table, number, print_heading, print_notes
 from mim.lab.plan.hardware import GIGA, MEANINGS, Hardware
-from mim.lab.plan.scaling import STRATEGIES, Scaling
+from mim.lab.plan.scaling import Scaling
 
 GIB = 2**30
 DAY_S = 86400.0
+COLUMNS = ("GB sent", "GiB held")  # of each strategy
 LEGEND = (
     "sent: by each device in a step. held: weights, gradients and the optimizer's state, without activations; "
-    "fsdp with what is gathered at a time. waits: the share of a step that computing does not hide. "
+    "{sharded} with what is gathered at a time. waits: the share of a step that computing does not hide. "
     "images/s: of the faster one; the dataloaders of a node must read this many."
 )
 
@@ -20,10 +21,11 @@ def show_scaling(scaling: Scaling, console: Console) -> None:
     """Prints what a step exchanges, holds and takes on each number of devices."""
     batch = "the batch stays" if scaling.fixed else "the batch grows with the devices, and the learning rate with it"
     print_heading(console, _title(scaling), f"on paper; {batch}" if len(scaling.rows) > 1 else "on paper")
-    heads = ("images\na device", "accumu-\nlated", "ddp\nGB sent", "fsdp\nGB sent", "ddp\nGiB held", "fsdp\nGiB held")
+    names = ("ddp", scaling.sharded)
+    heads = ["images\na device", "accumu-\nlated", *(f"{name}\n{what}" for what in COLUMNS for name in names)]
     sizes = new_table("devices", "batch", *heads, words=0)
     for row in scaling.rows:
-        costs = [row.costs[name] for name in STRATEGIES]
+        costs = list(row.costs.values())
         counts = f"{row.devices:,}", f"{row.batch:,}", str(row.micro_batch), str(row.accumulation)
         sent, state_gib = (
             [f"{cost.sent / GIGA:.2f}" for cost in costs],
@@ -35,8 +37,9 @@ def show_scaling(scaling: Scaling, console: Console) -> None:
         print_heading(console, "Time of a step", "on paper, from the assumptions below")
         _print_times(scaling, console)
     refused = ", ".join(map(str, scaling.refused))
-    notes = [f"The batch cannot be divided evenly over {refused} devices."] if refused else []
-    print_notes(console, [LEGEND, *notes, _checkpoint(scaling)])
+    what = "The batch, or the shards of a copy," if scaling.sharded == "hsdp" else "The batch"
+    notes = [f"{what} cannot be divided evenly over {refused} devices."] if refused else []
+    print_notes(console, [LEGEND.format(sharded=scaling.sharded), *notes, _checkpoint(scaling)])
     _print_assumptions(scaling.hardware, console)
 
 
@@ -49,10 +52,11 @@ def _title(scaling: Scaling) -> str:
 
 def _print_times(scaling: Scaling, console: Console) -> None:
     images = scaling.images
-    heads = ["ddp\nms", "fsdp\nms", "ddp\nwaits", "fsdp\nwaits", "images/s", "images/s\na node"]
+    names = ("ddp", scaling.sharded)
+    heads = [*(f"{name}\n{what}" for what in ("ms", "waits") for name in names), "images/s", "images/s\na node"]
     table = new_table("devices", *heads, *(["days"] if images else []), words=0)
     for row in scaling.rows:
-        steps = [(row.costs[name].step_s or 1, row.costs[name].waits_s or 0) for name in STRATEGIES]
+        steps = [(cost.step_s or 1, cost.waits_s or 0) for cost in row.costs.values()]
         rate = row.images_per_s
         table.add_row(
             f"{row.devices:,}",
@@ -67,10 +71,12 @@ def _print_times(scaling: Scaling, console: Console) -> None:
 
 def _checkpoint(scaling: Scaling) -> str:
     size, hardware = scaling.checkpoint, scaling.hardware
-    most = max((row.devices for row in scaling.rows), default=1)
-    gather = f", {hardware.ring_s(size, most):.2g} s to gather on {most:,} devices under fsdp" if most > 1 else ""
+    most = scaling.shards(max((row.devices for row in scaling.rows), default=1))
+    seconds = hardware.ring_s(size, most)
+    gather = f", {seconds:.2g} s to gather on {most:,} devices under {scaling.sharded}" if most > 1 else ""
     write = f"{size / GIGA / hardware.disk_gb_s:.2g} s to write"
-    return f"A checkpoint: {size / GIGA:.2f} GB{gather}, {write}; all devices wait."
+    wait = "while training goes on, from a copy in main memory" if scaling.asynchronous else "all devices wait"
+    return f"A checkpoint: {size / GIGA:.2f} GB{gather}, {write}; {wait}."
 
 
 def _print_assumptions(hardware: Hardware, console: Console) -> None:

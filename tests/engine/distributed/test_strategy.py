@@ -1,11 +1,15 @@
-"""Two processes that share a model as replicas (DDP) or in shards (FSDP2): the run of one process, resumed by any."""
+"""Processes that share a model as replicas (DDP), in shards (FSDP2) or both (HSDP): the run of one, resumed by any."""
 
 import json
 import shutil
 
 import pytest
 import torch
-from processes import ROOT, TINY, call, last_state, losses, run, summary, torchrun
+from processes import PARTS, ROOT, TINY, call, last_state, losses, run, same, summary, torchrun
+
+from mim.engine.distributed.strategy import replica_mesh
+from mim.engine.distributed.world import World
+from mim.engine.settings import DistributedSettings
 
 KEYS = TINY | {
     "TRAIN.batch": 256,
@@ -15,6 +19,8 @@ KEYS = TINY | {
     "TRAIN.ema": 0.9,
 }
 FSDP = KEYS | {"DISTRIBUTED.strategy": "fsdp"}
+HSDP = KEYS | {"DISTRIBUTED.strategy": "hsdp", "DATA.batch_size": 32}
+NODE = {"LOCAL_WORLD_SIZE": "2"}  # of four ranks
 HALF = 5  # the step of the first of two epochs
 EXACT = ("vit", "follower", "beit", "swin", "swin_v2", "finetune", "linear probe")
 ROUNDED = ("vit, fp16", "vit, bf16", "follower, bf16")
@@ -80,6 +86,15 @@ def replicas(runs, warm):
     return runs
 
 
+@pytest.fixture(scope="module")
+def copies(runs, warm):
+    """The same in shards over two processes each, twice."""
+    code, text = warm.run(4, runs / "hsdp", HSDP, **NODE)
+    assert code == 0, text
+    assert "4 x CPU with 1 thread, hsdp" in text
+    return runs
+
+
 def _near(output, reference) -> None:
     """Losses, figures, weights and moments; the loss of the first steps is a mean of other groups of rows."""
     assert losses(output) == pytest.approx(losses(reference), rel=1e-5)
@@ -135,6 +150,50 @@ def test_run_of_one_or_of_replicas_resumes_in_shards(replicas, warm, tmp_path, s
 
 
 @pytest.mark.slow
+def test_four_processes_train_in_two_copies_of_two_shards_as_one(copies):
+    _near(copies / "hsdp", copies / "one")
+
+
+@pytest.mark.slow
+def test_run_in_copies_of_shards_resumes_on_one_process(copies, tmp_path):
+    output = _from_half(tmp_path / "run", copies / "hsdp")
+    code, text = call(output, KEYS)
+    assert code == 0, text
+    assert f"at step {HALF} of 10" in text
+    _near(output, copies / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "exact"), [("one", False), ("hsdp", True)])
+def test_run_resumes_in_copies_of_shards(copies, warm, tmp_path, source, exact):
+    output = _from_half(tmp_path / "run", copies / source)
+    code, text = warm.run(4, output, HSDP | {"DISTRIBUTED.shard_devices": 2})
+    assert code == 0, text
+    assert f"at step {HALF} of 10" in text
+    _near(output, copies / "one")
+    for part in PARTS if exact else ():
+        same(last_state(output)[part], last_state(copies / "hsdp")[part], part)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({}, "LOCAL_WORLD_SIZE is 0 (0: not set)"), ({"LOCAL_WORLD_SIZE": "3"}, "which do not divide the 2 devices")],
+)
+def test_copies_over_devices_that_do_not_come_out_are_refused(warm, tmp_path, environment, message):
+    code, text = warm.run(2, tmp_path / "run", HSDP, **environment)
+    assert code == 2, text
+    assert message in text
+    assert "DISTRIBUTED.shard_devices" in text
+
+
+def test_shard_devices_must_divide_all_devices():
+    settings = DistributedSettings(strategy="hsdp", shard_devices=4)
+    with pytest.raises(ValueError, match=r"hsdp with 4 devices a copy .* do not divide the 6 devices of the run"):
+        replica_mesh(settings, World(0, 6, torch.device("cpu")))
+
+
+@pytest.mark.slow
 def test_compiled_blocks_of_shards_train(tmp_path):
     """Compiling is the same for each block, and takes most of the time."""
     keys = KEYS | {"TRAIN.epochs": 1, "ENCODER.depth": 1, "HEAD.depth": 1, "EVALUATE.knn": 0}
@@ -146,6 +205,7 @@ def test_compiled_blocks_of_shards_train(tmp_path):
 
 
 def test_strategy_without_effect_on_one_process_is_told(tmp_path):
-    code, text = call(tmp_path, FSDP | {"TRAIN.epochs": 1})
+    code, text = call(tmp_path, FSDP | {"TRAIN.epochs": 1, "DISTRIBUTED.shard_devices": 2})
     assert code == 0, text
     assert "DISTRIBUTED.strategy fsdp has no effect on one process without torchrun" in text
+    assert "DISTRIBUTED.shard_devices 2 has no effect under DISTRIBUTED.strategy fsdp" in text

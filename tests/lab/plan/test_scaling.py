@@ -10,6 +10,7 @@ from processes import RECIPE, ROOT, tool
 
 from mim import load_config
 from mim.cost.flops import Work
+from mim.engine.settings import DistributedSettings
 from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.hardware import Hardware, sent
 from mim.lab.plan.scaling import (
@@ -44,11 +45,15 @@ def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "batch", "precision"), [("ddp", 8, "fp32"), ("fsdp", 16, "bf16")])
-def test_scaling_bytes_are_those_that_two_processes_exchange(tmp_path, warm, strategy, batch, precision):
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "batch", "precision"),
+    [("ddp", 2, 8, "fp32"), ("fsdp", 2, 16, "bf16"), ("hsdp", 4, 32, "bf16")],
+)
+def test_scaling_bytes_are_those_that_processes_exchange(tmp_path, warm, strategy, ranks, batch, precision):
     keys = [*SMALL, "TRAIN.batch", str(batch), "TRAIN.precision", precision, "DISTRIBUTED.strategy", strategy]
+    keys += ["DISTRIBUTED.shard_devices", "2"] if strategy == "hsdp" else []
     script, words = ROOT / "benchmarks" / "exchange.py", ["--config", RECIPE, *keys]
-    code, output = warm.run_program(script, 2, words, tmp_path / "log")
+    code, output = warm.run_program(script, ranks, words, tmp_path / "log")
     assert code == 0, output
     counted, formula = map(
         int, re.search(r"each device sends ([\d,]+) bytes; by the formula ([\d,]+)", output.replace(",", "")).groups()
@@ -121,6 +126,34 @@ def test_scaling_of_shards_is_two_gatherings_and_one_scattering():
     assert accumulated - moved == 2 * (2 * 2 * 4 * block + 4 * rest) * 7 / 8
     assert more - stored == 4 * 4 * block  # gradients wait whole
     assert shard_bytes(plain(40), 8, 1)[1] < replica_bytes(plain(40), 8)[1] / 4
+
+
+def test_scaling_of_copies_is_that_of_shards_and_an_all_reduce_of_each_shard():
+    moved, stored = shard_bytes(plain(), 8, accumulation=3)
+    of_both, stored_of_each = shard_bytes(plain(), 8, accumulation=3, copies=4)
+    assert stored_of_each == stored
+    assert of_both - moved == 2 * (4 * 5 * 8000 / 8) * 3 / 4
+    scaling = scale(
+        *(plain(), Hardware(node=4), [2, 4, 8, 10]),
+        batch=0,
+        micro_batch=2,
+        distributed=DistributedSettings(strategy="hsdp"),
+    )
+    assert [list(row.costs) for row in scaling.rows] == [["ddp", "hsdp"]] * 3
+    assert (scaling.refused, [scaling.shards(row.devices) for row in scaling.rows]) == ((10,), [2, 4, 4])
+    eight = scaling.rows[2].costs["hsdp"]
+    assert (eight.sent, eight.state_bytes) == shard_bytes(plain(), 4, 1, copies=2)
+
+
+def test_scaling_of_copies_shares_the_adapter_of_a_node():
+    hardware = Hardware(node_gb_s=100, network_gb_s=10, node_us=1, network_us=5)
+    assert hardware.copies_s(8e9, 1, 8) == 0
+    assert hardware.copies_s(8e9, 2, 8) == pytest.approx(2 * 4e9 / 10e9 + 10e-6)  # eight rings of 1 GB each
+    assert hardware.copies_s(8e9, 2, 4) == pytest.approx(2 * 1e9 / 100e9 + 2e-6)
+    slow = Hardware(node_gb_s=1e9, network_gb_s=1e-3, memory_gb_s=1e12, peak_tflops=100)
+    apart, alone = (cost(plain(), slow, "hsdp", n, micro_batch=2, accumulation=1, shards=8) for n in (16, 8))
+    assert apart.waits_s > 1e3 * alone.waits_s
+    assert apart.waits_s == pytest.approx(2 * (4 * 5 * 8000) / 2 / 1e6 - 2 * 2 / 40, rel=0.01)
 
 
 # ---------------------------------------------------------------- time

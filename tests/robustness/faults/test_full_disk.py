@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from interrupted import KEYS, OFTEN, STEPS, as_undisturbed, launch, logged, named
+from interrupted import ASYNCHRONOUS, KEYS, OFTEN, STEPS, as_undisturbed, launch, logged, named
 from processes import last_checkpoint
 
 from mim.engine import checkpoint
@@ -61,6 +61,7 @@ DISKS: dict[str, tuple[str, float, float, str, Mapping[str, object]]] = {
     "metrics": ("", 40, 0, "", OFTEN),
     "a picture": ("reconstructions", 4, 0, "reconstructions/step-", {"EVALUATE.reconstructions": 4}),
     "a checkpoint": ("checkpoints", 0, 3.5, "checkpoints/step-", OFTEN),
+    "a checkpoint in the background": ("checkpoints", 0, 3.5, "checkpoints/step-", OFTEN | ASYNCHRONOUS),
     "the whole folder": ("", 60, 4, "", {"LOG.tensorboard": True, "EVALUATE.reconstructions": 4, **OFTEN}),
 }
 

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from interrupted import KEYS, STEPS, as_undisturbed, finished, launch, logged, named
+from interrupted import ASYNCHRONOUS, KEYS, STEPS, as_undisturbed, finished, launch, logged, named
 from processes import start, torchrun
 
 pytestmark = pytest.mark.slow
@@ -13,12 +13,12 @@ LATE = 31  # steps after which the signal is sent: in the middle of an epoch, fa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "background"), [(0, False), (2, False), (2, True)])
 def test_run_asked_to_end_writes_a_checkpoint_and_goes_on_bit_for_bit(
-    tmp_path, warm, undisturbed, tell, number, workers
+    tmp_path, warm, undisturbed, tell, number, workers, background
 ):
     """Where there are dataloader workers the signal goes to all of the group, as a terminal and a scheduler send it."""
-    keys = KEYS | {"DATA.workers": workers}
+    keys = KEYS | {"DATA.workers": workers} | (ASYNCHRONOUS if background else {})
     output = tmp_path / "run"
     process = launch(warm, output, keys)
     _reaches(output, LATE, lambda: process.code is None)
