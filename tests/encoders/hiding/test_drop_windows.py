@@ -307,7 +307,7 @@ def test_drop_windows_compiles_without_graph_breaks_or_recompilation(version):
     encoder = deepcopy(encoder_of(version, "own", "window 7 and cells of 4")).float().train()
     plain = deepcopy(encoder)
     # docs/performance.md: PyTorch's own code generator returns NaN for Swin V2 on a CPU
-    backend = "inductor" if version == "swin" else "aot_eager"
+    backend = "inductor" if version == "swin" else "eager"
     for block in (encoder.blocks()[1], encoder.blocks()[-1]):  # shifted windows, and all tokens in one group
         block.forward = torch.compile(block.forward, fullgraph=True, backend=backend)
     with torch._dynamo.config.patch(error_on_recompile=False):
