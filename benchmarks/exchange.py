@@ -7,6 +7,7 @@ each collective. The formula leaves out the loss, the gradient norm and a model'
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class Exchanged(TorchDispatchMode):
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()  # bytes that each device sends for them in rings
+        self.sent = 0.0  # bytes that each device sends for them in rings
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace in ("c10d", "_c10d_functional") and function._opname != "wait_tensor":
@@ -51,15 +52,14 @@ class Exchanged(TorchDispatchMode):
             size = sum(t.numel() * t.element_size() for t in tree_iter(args[index]) if isinstance(t, Tensor))
             self.calls[name] += 1
             self.bytes[name] += size
-            self.sent[name] += times * sent(size, _devices(args))
+            self.sent += times * sent(size, _devices(args))
         return function(*args, **(kwargs or {}))
 
 
 def _devices(args: Sequence[Any]) -> int:
     """Those of a collective, which under hsdp is one of a copy, or one between copies."""
-    name = next((arg for arg in args if isinstance(arg, str) and arg.isdigit()), None)  # of a functional collective
-    if name is not None:
-        return dist.distributed_c10d._resolve_process_group(name).size()
+    if isinstance(args[-1], str):  # of a functional collective, the name of its group
+        return dist.distributed_c10d._resolve_process_group(args[-1]).size()
     for arg in args:
         if isinstance(arg, torch.ScriptObject) and arg._type().name() == "ProcessGroup":
             return dist.ProcessGroup.unbox(arg).size()
@@ -93,9 +93,10 @@ def count(dry: DryTask, world: World, steps: int) -> Exchanged:
     with Exchanged() as exchanged:
         for _ in range(steps):
             trainer.take_step()
-    for counter in (exchanged.bytes, exchanged.calls, exchanged.sent):
-        for name in counter:
-            counter[name] /= steps
+    exchanged.sent /= steps
+    for name in exchanged.bytes:
+        exchanged.bytes[name] //= steps
+        exchanged.calls[name] //= steps
     return exchanged
 
 
@@ -104,7 +105,8 @@ def show(exchanged: Exchanged, dry: DryTask, world: World) -> None:
     settings, plan = dry.engine_settings(), dry.plan(world.size)
     strategy = settings.distributed.strategy
     sizes = model_sizes(dry.task.model, dry.task.blocks(), settings, None)
-    shards = settings.distributed.shard_devices if strategy == "hsdp" else world.size
+    of_a_node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    shards = (settings.distributed.shard_devices or of_a_node) if strategy == "hsdp" else world.size
     if strategy == "ddp":
         formula = replica_bytes(sizes, world.size)[0]
     else:
@@ -115,8 +117,8 @@ def show(exchanged: Exchanged, dry: DryTask, world: World) -> None:
         f"{settings.train.precision}; a step:"
     )
     for name, size in exchanged.bytes.most_common():
-        console.print(f"  {exchanged.calls[name]:>5.0f} x {name:<22} {size:>15,.0f} bytes", markup=False)
-    counted = exchanged.sent.total()
+        console.print(f"  {exchanged.calls[name]:>5} x {name:<22} {size:>15,} bytes", markup=False)
+    counted = exchanged.sent
     console.print(
         f"  each device sends {counted:,.0f} bytes; by the formula {formula:,} ({counted / formula - 1:+.3%})"
     )
