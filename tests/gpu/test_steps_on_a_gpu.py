@@ -82,7 +82,7 @@ def test_gpu_computes_what_the_cpu_does(device, recipe):
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("recipe", ["mae", "simmim_vit", "simmim_swin"])
+@pytest.mark.parametrize("recipe", ["mae", "simmim_vit"])  # Swin takes minutes to compile
 def test_compiled_model_computes_what_the_eager_one_does(device, recipe):
     model, img_BCHW, mask = model_and_images(recipe)
     model, img_BCHW, mask = model.to(device), img_BCHW.to(device), mask.to(device)

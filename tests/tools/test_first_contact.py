@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import setuptools
+from mim_toolkit import benchmark
 from packaging.requirements import Requirement
-from processes import ROOT, tool
 
+ROOT = Path(__file__).resolve().parents[2]  # not from processes, which imports PyTorch
 SCRIPT = ROOT / "benchmarks" / "first_contact.py"
 CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 
@@ -65,7 +66,7 @@ def test_first_contact_records_what_passes_fails_hangs_and_does_not_fit(contact,
     steps = [
         step(contact, "good", writing),
         step(contact, "bad", "import sys; print('what went wrong'); sys.exit(3)"),
-        step(contact, "hanging", CHILD, limit_s=1),
+        step(contact, "hanging", CHILD, limit_s=2),
         step(contact, "large", "print('never')", least_s=1000),
         step(contact, "absent", "print('never')", reason="no images"),
         step(contact, "last", "print('still runs')"),
@@ -79,7 +80,7 @@ def test_first_contact_records_what_passes_fails_hangs_and_does_not_fit(contact,
     assert (by_name["good"]["figures"], by_name["last"]["figures"]) == ({"batches": []}, {})
     assert by_name["good"]["tail"] == "hello"
     assert "what went wrong" in by_name["bad"]["tail"]
-    assert 1 <= by_name["hanging"]["seconds"] < 9
+    assert 2 <= by_name["hanging"]["seconds"] < 12
     assert not alive(int(by_name["hanging"]["tail"]))
     assert "it needs 1000 s" in by_name["large"]["reason"]
     text = (tmp_path / "out" / "summary.md").read_text()
@@ -89,13 +90,12 @@ def test_first_contact_records_what_passes_fails_hangs_and_does_not_fit(contact,
 
 
 def test_first_contact_stops_the_last_step_where_the_budget_ends(contact, choice, tmp_path):
-    begin = time.monotonic()
-    assert contact.Contact(choice, tmp_path / "out", 1.5, 0, begin).run(
-        [step(contact, "long", "import time; time.sleep(60)")]
-    )
-    assert time.monotonic() - begin < 15
+    begin, long = time.monotonic(), step(contact, "long", "import time; time.sleep(60)")
+    assert contact.Contact(choice, tmp_path / "out", 3, 0, begin).run([long])
+    assert time.monotonic() - begin < 20
     record = json.loads((tmp_path / "out" / "steps.jsonl").read_text())
-    assert (record["state"], record["limit_s"]) == ("stopped at its limit", pytest.approx(1.5, abs=0.5))
+    assert record["state"] == "stopped at its limit"
+    assert 0 < record["limit_s"] <= 3
 
 
 def test_first_contact_adds_a_second_call_to_the_same_summary(contact, choice, tmp_path):
@@ -168,7 +168,7 @@ def test_first_contact_gives_commands_that_there_are(contact, tmp_path, tiny):
     assert len(commands) == 12
     for command in commands:
         words = command[command.index("tools/benchmark.py") + 1 :]
-        args = tool("benchmark").parser().parse_intermixed_args(words)
+        args = benchmark.parser().parse_intermixed_args(words)
         assert (ROOT / args.config).is_file()
     assert [step.name for step in steps if step.reason] == ([] if tiny else ["cifar10"])
     for call, budget in contact.BUDGETS.items():
