@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from mim import metric_keys as keys
 from mim.engine import checkpoint
@@ -32,6 +32,30 @@ LOG = logging.getLogger("mim")
 NO_MOMENTS: dict = {"state": {}, "param_groups": []}
 
 
+class MovingAverage(AveragedModel):
+    """An exponential moving average of the weights of a model, and its newest buffers.
+
+    PyTorch's own copies its count to the device in each step, and the host waits for it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Takes a step towards the weights of `model`; the first one takes them as they are. No host sync."""
+        averages, weights = list(self.module.parameters()), list(model.parameters())
+        if self.n_averaged == 0:  # on the host
+            for average, weight in zip(averages, weights, strict=True):
+                average.copy_(weight)
+        else:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        if buffers := list(self.module.buffers()):
+            torch._foreach_copy_(buffers, list(model.buffers()))
+        self.n_averaged += 1
+
+
 class TrainState:
     """The model of a task on this rank's device, or the rank's shard of it, ready to be trained.
 
@@ -46,7 +70,7 @@ class TrainState:
         for module in (task.model, *task.fixed):
             module.to(world.device)
         choose_attention(task.model, world.device)
-        self.average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
+        self.average = MovingAverage(task.model, train.ema) if train.ema else None
         self.strategy = make_strategy(settings.distributed, world)
         shards = task.shards()
         self.strategy.shard(task.model, shards, dtype)
@@ -87,8 +111,8 @@ class TrainState:
         norm = full(norm)
         self.hyperparameters.prepare(self.optimizer.param_groups, rate, progress)
         if not self.scaler.is_enabled():  # a scaler does this by itself
-            finite = norm.isfinite() & loss.isfinite()
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+            skip = ((norm - norm) + (loss - loss)).isnan().float()  # few kernels: x - x is 0, or NaN
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

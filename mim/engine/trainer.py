@@ -143,12 +143,15 @@ class Trainer:
                     self.train_state.scaler.scale(result.loss / self.plan.accumulation).backward()
                 values, indices = values + result.values() / self.plan.accumulation, indices + batch.indices
                 self.prefetcher.prefetch()
-        end_requested = bool(self.requests.signal_name or self.callbacks.error)
-        flags = [torch.full_like(values[:1], flag) for flag in (end_requested, self.saver.is_due())]
-        end, save, loss, *metrics = self.world.sum(torch.cat([*flags, values / self.world.size])).unbind()
+        flags = values.new_zeros(2)  # whether this rank was asked to end the run, and whether a checkpoint is due
+        for number, flag in enumerate((self.requests.signal_name or self.callbacks.error, self.saver.is_due())):
+            if flag:
+                flags[number] = 1
+        totals = self.world.sum(torch.cat([flags, values / self.world.size]))
+        end, save, loss = totals[:3].unbind()
         norm = self._update(step, loss)
         self.task.after_step((step + 1) / self.plan.steps)
-        self.meter.add(loss, dict(zip(result.metrics, metrics, strict=True)))
+        self.meter.add(totals[2:], (keys.TRAIN_LOSS, *result.metrics))
         self.monitor.add(step, rate, indices, (loss, norm, end, save))
         self.norm, self.rate, self.step = norm, rate, step + 1
 

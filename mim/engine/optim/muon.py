@@ -83,6 +83,7 @@ class _MuonAndAdamW(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
+    _step_supports_amp_scaling = True  # else a GradScaler makes the host wait for the device in each step
 
     def __init__(self, groups: list[dict], adamw: torch.optim.AdamW, of_matrices: dict[str, Any]):
         super().__init__(groups, dict(adamw.defaults))

@@ -16,6 +16,7 @@ class Steady(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
+    _step_supports_amp_scaling = True  # else a GradScaler makes the host wait for the device in each step
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

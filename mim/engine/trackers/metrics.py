@@ -4,11 +4,12 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,33 +36,50 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}  # by span, and by span/key for the other metrics
-        self.counts: dict[str, Tensor | float] = {}
+        self.tables: dict[str, Tensor] = {}  # by span: sums and counts of its metrics, (2, metrics)
+        self.keys: tuple[str, ...] = ()  # of the metrics
+        self._restored: dict[str, dict[str, float]] = {}  # what `state` returned, until the first step
 
-    def add(self, loss: Tensor, metrics: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-        """Takes the loss and the metrics of one step."""
-        for suffix, each in (("", loss), *((f"/{key}", value) for key, value in metrics.items())):
-            finite, value = each.isfinite().float(), each.detach().float().nan_to_num(0.0, 0.0, 0.0)
-            for name in (LINE + suffix, EPOCH + suffix):
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0.0) + finite
+    def add(self, values: Tensor, keys: tuple[str, ...]) -> None:
+        """Takes the metrics of one step in one tensor, the loss first, and their keys, equal ones in each step."""
+        values, self.keys = values.detach().float(), keys
+        finite = (values - values) == 0  # few kernels: x - x is 0, or NaN
+        step = torch.stack([values.nan_to_num(0.0, 0.0, 0.0), finite.float()])
+        for span in (LINE, EPOCH):
+            if span in self._restored.get("sums", ()):
+                parts = self._restored["sums"], self._restored["counts"]
+                rows = [[part.get(_name(span, key), 0.0) for key in keys] for part in parts]
+                self.tables[span] = torch.tensor(rows, device=step.device)
+            self.tables[span] = self.tables[span] + step if span in self.tables else step
+        self._restored = {}
 
     def take(self, span: str) -> dict[str, float]:
         """The mean of each metric of a span by its key, NaN where there is none; it starts again. A host sync."""
-        means = {TRAIN_LOSS: math.nan}
-        for name in [name for name in self.sums if name == span or name.startswith(f"{span}/")]:
-            total, count = float(self.sums.pop(name)), float(self.counts.pop(name))
-            means[name.partition("/")[2] or TRAIN_LOSS] = total / count if count else math.nan
-        return means
+        if span not in self.tables:
+            return {TRAIN_LOSS: math.nan}
+        rows = zip(self.keys, *self.tables.pop(span).tolist(), strict=True)
+        return {key: total / count if count else math.nan for key, total, count in rows}
 
     def state(self) -> dict:
         """Plain values for a checkpoint."""
-        sums, counts = ({span: float(value) for span, value in part.items()} for part in (self.sums, self.counts))
-        return {"sums": sums, "counts": counts}
+        if self._restored:
+            return self._restored
+        rows = {span: table.tolist() for span, table in self.tables.items()}
+        return {
+            part: {
+                _name(span, key): value for span in rows for key, value in zip(self.keys, rows[span][row], strict=True)
+            }
+            for row, part in enumerate(("sums", "counts"))
+        }
 
     def restore(self, state: dict) -> None:
         """Takes what `state` returned."""
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.tables, self._restored = {}, {part: dict(values) for part, values in state.items()}
+
+
+def _name(span: str, key: str) -> str:
+    """The name of a metric of a span in the state of a Meter."""
+    return span if key == TRAIN_LOSS else f"{span}/{key}"
 
 
 class RunLogger:
