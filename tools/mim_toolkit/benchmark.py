@@ -1,7 +1,7 @@
 """Benchmark: how fast a config trains on this machine, against others."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ named after the config, the hardware and the day.
 
 Contenders for --against: transformers (a model of that library of the same size, trained as its Trainer does),
 transformers-compiled (under torch.compile), transformers-unfused (torch's default AdamW), eager (ours without
-torch.compile)."""
+torch.compile).
+
+With --to-accuracy, ours and peers (--against transformers lightly) train on the images of the config for --budget
+seconds each, in turns, and are judged by kNN as they train: how much sooner does ours reach a peer's best accuracy?"""
 EXAMPLES = (
     "--config quickstart/mae_digits --against transformers",
     "--config mae/vit_base --compile --batch-sizes 64 128 256 --profile",
     "--config mae/vit_base --data DATA.path /data/photos",
+    "--config cifar10/mae_vit_tiny --to-accuracy --against lightly --ours HEAD.name cross_attention HEAD.share 0.5",
 )
 ROUNDS = 5
 
@@ -44,6 +48,17 @@ def parser() -> cli.Parser:
     parser.add_argument("--real", action="store_true", help="train on the images of the config")
     parser.add_argument("--data", action="store_true", help="measure the loader alone, against torchvision")
     parser.add_argument("--files", type=Path, metavar="DIR", help="of --data: class folders; default: DATA.path")
+    parser.add_argument("--to-accuracy", action="store_true", help="train against the clock and against peers")
+    parser.add_argument(
+        "--budget", type=float, default=600.0, metavar="S", help="seconds of training of a side; default: %(default)g"
+    )
+    parser.add_argument(
+        "--every", type=float, default=30.0, metavar="S", help="seconds between evaluations; default: %(default)g"
+    )
+    parser.add_argument("--seeds", nargs="+", default=["0"], metavar="N", help="of --to-accuracy; default: 0")
+    parser.add_argument(
+        "--ours", nargs="+", default=[], metavar="KEY VALUE", help="keys of ours alone, not of peers; the last flag"
+    )
     parser.add_argument("--profile", action="store_true", help="also the time by kernel class, with a picture")
     parser.add_argument("--classes", type=int, metavar="N", help="classes, where the data set is not here")
     parser.add_argument(
@@ -56,12 +71,18 @@ def parser() -> cli.Parser:
 
 def _benchmark(words: list[str], args: argparse.Namespace) -> None:
     cli.check_folder("--folder", args.folder)
-    against, pairs = cli.split_at_key(args.against)
-    batches, more_pairs = cli.split_at_key(args.batch_sizes)
+    pairs: list[str] = []
+    for flag in ("against", "batch_sizes", "seeds"):
+        values, more = cli.split_at_key(getattr(args, flag))
+        setattr(args, flag, values)
+        pairs += more
     compiled = [] if args.compile is None else ["TRAIN.compile", str(args.compile).lower()]
-    overrides = [*args.overrides, *pairs, *more_pairs, *compiled]
-    counts = cli.whole_numbers("--batch-sizes", batches, "64 128")
+    overrides = [*args.overrides, *pairs, *compiled]
+    args.batch_sizes = cli.whole_numbers("--batch-sizes", args.batch_sizes, "64 128")
+    args.seeds = cli.whole_numbers("--seeds", args.seeds, "0 1 2")
     cli.check_config(args.config, overrides)
+    if args.ours:
+        cli.check_config(args.config, [*overrides, *args.ours])
 
     from rich import get_console
     from rich.console import Console
@@ -69,25 +90,39 @@ def _benchmark(words: list[str], args: argparse.Namespace) -> None:
     from mim.io.files import write_json
     from mim.lab import benchmark as lab
 
-    outcome: Any
-    if args.data:
-        with get_console().status("reading images"):
-            outcome = lab.benchmark_loading(args.config, overrides, args.files, args.rounds)
-    else:
-        settings = lab.BenchmarkSettings(
-            against=tuple(against),
-            batches=counts,
-            rounds=args.rounds,
-            steps=args.steps,
-            real=args.real,
-            profile=args.profile,
-            classes=args.classes,
-            records=None if args.no_write else args.folder / "steps.jsonl",
-        )
-        with get_console().status("preparing") as status:
-            outcome = lab.run_benchmark(args.config, overrides, settings, status.update)
+    with get_console().status("preparing") as status:
+        outcome = _measure(args, overrides, status.update)
     lab.show(outcome, Console())
     if not args.no_write:
         print("Written: " + ", ".join(map(str, lab.write(outcome, args.folder, words))))
     if args.json:
         write_json(args.json, lab.to_json(outcome, words))
+
+
+def _measure(args: argparse.Namespace, overrides: list[str], progress: Callable[[str], None]) -> Any:
+    """The result of the kind that the flags ask for."""
+    from mim.lab import benchmark as lab
+
+    if args.data:
+        progress("reading images")
+        return lab.benchmark_loading(args.config, overrides, args.files, args.rounds)
+    if args.to_accuracy:
+        race = lab.AccuracySettings(
+            against=tuple(args.against),
+            ours=tuple(args.ours),
+            budget=args.budget,
+            every=args.every,
+            seeds=args.seeds,
+        )
+        return lab.run_to_accuracy(args.config, overrides, race, progress)
+    settings = lab.BenchmarkSettings(
+        against=tuple(args.against),
+        batches=args.batch_sizes,
+        rounds=args.rounds,
+        steps=args.steps,
+        real=args.real,
+        profile=args.profile,
+        classes=args.classes,
+        records=None if args.no_write else args.folder / "steps.jsonl",
+    )
+    return lab.run_benchmark(args.config, overrides, settings, progress)

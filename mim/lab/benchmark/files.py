@@ -9,15 +9,17 @@ from typing import Any
 from rich.table import Table
 
 from mim.io.files import write_atomically, write_text
+from mim.lab.benchmark.accuracy import AccuracyResult
+from mim.lab.benchmark.accuracy_views import accuracy_picture, accuracy_values
 from mim.lab.benchmark.loading import LoadingResult
 from mim.lab.benchmark.profile_picture import profile_picture
 from mim.lab.benchmark.rounds import ContenderMetrics
 from mim.lab.benchmark.run import BenchmarkResult
-from mim.lab.benchmark.tables import PHASES, ResultView
+from mim.lab.benchmark.tables import PHASES, Result, ResultView
 from mim.lab.console import markdown
 
 
-def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequence[str]) -> list[Path]:
+def write(result: Result, folder: Path, arguments: Sequence[str]) -> list[Path]:
     """Appends a result to the file of its config, hardware and day, in a folder. Returns the files that were written.
 
     arguments: those of tools/benchmark.py.
@@ -26,8 +28,8 @@ def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequ
     file, picture = folder / f"{stem}.md", folder / f"{stem}_{result.date:%H%M%S}.png"
     folder.mkdir(parents=True, exist_ok=True)
     written = [file]
-    if isinstance(result, BenchmarkResult) and result.profiles:
-        png = picture_of(result)
+    png = picture_of(result)
+    if png:
         write_atomically(picture, lambda stream: stream.write(png))
         written.append(picture)
     head = f"# {result.theme} on {result.machine}, {result.date:%Y-%m-%d}\n"
@@ -36,7 +38,7 @@ def write(result: BenchmarkResult | LoadingResult, folder: Path, arguments: Sequ
     return written
 
 
-def section(result: BenchmarkResult | LoadingResult, arguments: Sequence[str], picture: str = "") -> str:
+def section(result: Result, arguments: Sequence[str], picture: str = "") -> str:
     """A result in markdown. picture: name of the file of its picture."""
     view = ResultView.of(result)
     blocks = [
@@ -44,22 +46,26 @@ def section(result: BenchmarkResult | LoadingResult, arguments: Sequence[str], p
         f"```\n{command(arguments, result)}\n```",
         _tables(view.tables),
         _list([f"**{line}**" for line in view.lines]),
-        f"![{result.theme}: a step by kernel class]({picture})" if view.profiles else "",
+        f"![{result.theme}: {view.picture}]({picture})" if view.picture else "",
         _tables(view.profiles),
         _list([*view.notes, result.machine.describe()]),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def command(arguments: Sequence[str], result: BenchmarkResult | LoadingResult) -> str:
+def command(arguments: Sequence[str], result: Result) -> str:
     """The command that repeats it."""
     grouped = isinstance(result, BenchmarkResult) and result.strategy
     start = ["torchrun", "--nproc_per_node", "1"] if grouped else ["python"]
     return shlex.join([*start, "tools/benchmark.py", *arguments])
 
 
-def picture_of(result: BenchmarkResult) -> bytes:
-    """A PNG file of the profiles."""
+def picture_of(result: Result) -> bytes:
+    """A PNG file of the profiles, or of accuracy over time; empty where there is nothing to draw."""
+    if isinstance(result, AccuracyResult):
+        return accuracy_picture(result)
+    if isinstance(result, LoadingResult) or not result.profiles:
+        return b""
     contenders: dict[str, dict[str, float]] = {
         profile.contender: {str(name): 1000 * seconds for name, seconds in profile.class_seconds().items()}
         for profile in result.profiles
@@ -70,7 +76,7 @@ def picture_of(result: BenchmarkResult) -> bytes:
     return profile_picture(f"{result.theme}: a training step by kernel class", subtitle, contenders)
 
 
-def to_json(result: BenchmarkResult | LoadingResult, arguments: Sequence[str]) -> dict[str, Any]:
+def to_json(result: Result, arguments: Sequence[str]) -> dict[str, Any]:
     """All of a result as plain values."""
     values = {
         "theme": result.theme,
@@ -78,6 +84,8 @@ def to_json(result: BenchmarkResult | LoadingResult, arguments: Sequence[str]) -
         "date": f"{result.date:%Y-%m-%d %H:%M:%S}",
         "machine": asdict(result.machine),
     }
+    if isinstance(result, AccuracyResult):
+        return values | accuracy_values(result)
     if isinstance(result, LoadingResult):
         rates = {f"{name}_images_per_s": list(each) for name, each in result.images_per_s.items()}
         return {**values, "images": result.images, "crops": result.crops, **rates, "ratio": result.ratio}

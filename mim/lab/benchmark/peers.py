@@ -127,7 +127,7 @@ class PeerSteps:
         if self.train.activation_checkpointing:
             model.gradient_checkpointing_enable()
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = _optimizer(dry.cfg, self.parameters, fused)
+        self.optimizer = peer_optimizer(dry.cfg, self.parameters, fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.train.precision == "fp16")
         self.model = torch.compile(model) if compiled else model
 
@@ -184,10 +184,13 @@ def _check(cfg: Config) -> bool:
     return not dropped
 
 
-def _optimizer(cfg: Config, parameters: list[torch.nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+def peer_optimizer(cfg: Config, parameters: list[torch.nn.Parameter], fused: bool) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices only. Fused is `adamw_torch_fused`, the default of the Trainer."""
     groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": 0.05},
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": cfg.OPTIMIZER.weight_decay,
+        },
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mim.lab.benchmark.accuracy import AccuracyResult
+from mim.lab.benchmark.accuracy_views import accuracy_lines, accuracy_notes, accuracy_tables
 from mim.lab.benchmark.contenders import OURS
 from mim.lab.benchmark.loading import LoadingResult
 from mim.lab.benchmark.profiling import Profile
@@ -15,6 +17,7 @@ from mim.lab.benchmark.rounds import Ratio
 from mim.lab.benchmark.run import BenchmarkResult
 from mim.lab.console import byte_unit, new_table, number, print_heading, print_notes
 
+Result = BenchmarkResult | LoadingResult | AccuracyResult
 PHASES = {"batch": "data", "forward": "forward", "backward": "backward", "update": "optimizer"}
 TOP = 15  # operators
 NAME = 36  # characters of an operator's name
@@ -29,18 +32,23 @@ class ResultView:
     lines: list[str]  # the ratios
     profiles: dict[str, Table]  # tables of the profiles, by title
     notes: list[str]  # how it was measured
+    picture: str = ""  # what the picture shows; empty for none
 
     @classmethod
-    def of(cls, result: BenchmarkResult | LoadingResult) -> "ResultView":
+    def of(cls, result: Result) -> "ResultView":
         """The view of a result. Its tables can be printed once."""
         if isinstance(result, LoadingResult):
             line = _ratio_line(Ratio("torchvision", result.ratio, min(result.ratios), max(result.ratios)), "")
             return cls("the loader alone", _loading_tables(result), [line], {}, _loading_notes(result))
+        if isinstance(result, AccuracyResult):
+            tables, lines, notes = accuracy_tables(result), accuracy_lines(result), accuracy_notes(result)
+            return cls("time to an accuracy", tables, lines, {}, notes, "accuracy over seconds of training")
         title, profiles = f"{result.batches}, {result.precision}", profile_tables(result.profiles)
-        return cls(title, step_tables(result), step_lines(result), profiles, _step_notes(result))
+        picture = "a step by kernel class" if profiles else ""
+        return cls(title, step_tables(result), step_lines(result), profiles, _step_notes(result), picture)
 
 
-def show(result: BenchmarkResult | LoadingResult, console: Console) -> None:
+def show(result: Result, console: Console) -> None:
     """Prints a result."""
     view = ResultView.of(result)
     console.print()
