@@ -170,10 +170,9 @@ def scale(
             refused.append(devices)
             continue
         micro = max(size for size in range(1, min(micro_batch, share) + 1) if share % size == 0)
-        steps = share // micro
         names: tuple[Strategy, ...] = ("ddp", sharded)
-        costs = {name: cost(sizes, hardware, name, devices, micro, steps, shards) for name in names}
-        rows.append(ScalingRow(devices, batch=share * devices, micro_batch=micro, accumulation=steps, costs=costs))
+        costs = {name: cost(sizes, hardware, name, devices, micro, share // micro, shards) for name in names}
+        rows.append(ScalingRow(devices, share * devices, micro, share // micro, costs))
     return Scaling(
         *(hardware, tuple(rows), tuple(refused), bool(batch), sizes.checkpoint, images),
         *(sharded, settings.shard_devices, asynchronous),

@@ -37,9 +37,7 @@ def _in_a_save(draw: random.Random, output, process) -> None:
 
 
 @pytest.mark.parametrize("mode", KILLS)
-def test_run_killed_at_random_moments_ends_with_the_weights_of_the_undisturbed_run(
-    tmp_path, warm, undisturbed, tell, mode
-):
+def test_run_killed_at_random_moments_ends_as_the_undisturbed_run(tmp_path, warm, undisturbed, tell, mode):
     draw, count, output = random.Random(7), Counter(), tmp_path / "run"
     lost, began, kills = [], time.monotonic(), KILLS[mode]
     keys = KEYS | OFTEN | (ASYNCHRONOUS if mode == "in the background" else {})
