@@ -118,8 +118,10 @@ def visible_cells(cells: int, ratio: float, rounding: Rounding) -> int:
 
 def smallest(score_BL: Tensor, count: int | Tensor) -> Tensor:
     """True at the `count` smallest scores of each row, (B, L); `count` is an int, or (B, 1) with one count a row."""
-    rank_BL = score_BL.argsort(dim=1, stable=True).argsort(dim=1)
-    return rank_BL < count
+    order_BL = score_BL.argsort(dim=1, stable=True)
+    if isinstance(count, int):
+        return torch.zeros_like(score_BL, dtype=torch.bool).scatter_(1, order_BL[:, :count], True)
+    return order_BL.argsort(dim=1) < count
 
 
 def rectangles(high_N: Tensor, wide_N: Tensor, uniform_2N: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ from mim.errors import DataLost, ExitCode, RunStopped
 from mim.run import train
 
 Summary = dict[str, Any]
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
@@ -90,7 +91,8 @@ def run_chains(chains: Sequence[Sequence[Job]], jobs: int, on_result: Callable[[
 def _start(context: Any, job: Job, rest: Sequence[Job], slot: int, jobs: int) -> _RunningJob:
     ours, theirs = context.Pipe(duplex=False)
     threads = max(1, torch.get_num_threads() // jobs)
-    gpu = slot % torch.cuda.device_count() if jobs > 1 and torch.cuda.device_count() > 1 else None
+    gpus = visible_gpus(torch.cuda.device_count(), os.environ.get(VISIBLE, ""))
+    gpu = gpus[slot % len(gpus)] if jobs > 1 and len(gpus) > 1 else None
     process = context.Process(target=_work, args=(theirs, job.config(), str(job.folder), threads, gpu))
     process.start()
     theirs.close()
@@ -109,9 +111,19 @@ def _result(done: _RunningJob) -> JobResult:
     return JobResult(done.job, summary, reason)
 
 
-def _work(connection: Connection, text: str, folder: str, threads: int, gpu: int | None) -> None:
+def visible_gpus(count: int, names: str) -> list[str]:
+    """The name of each GPU that this process sees, as CUDA_VISIBLE_DEVICES of a run has it.
+
+    Args:
+        count: GPUs that PyTorch sees.
+        names: CUDA_VISIBLE_DEVICES of this process, such as `2,3`; empty where all are visible.
+    """
+    return [name.strip() for name in names.split(",")][:count] if names else [str(gpu) for gpu in range(count)]
+
+
+def _work(connection: Connection, text: str, folder: str, threads: int, gpu: str | None) -> None:
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ[VISIBLE] = gpu
     torch.set_num_threads(threads)
     study = multiprocessing.parent_process()
     assert study is not None

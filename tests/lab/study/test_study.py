@@ -23,7 +23,7 @@ from mim.config import parse_config
 from mim.engine import checkpoint
 from mim.lab.study import Results, read_study, run_study
 from mim.lab.study.file import short_names
-from mim.lab.study.processes import JobResult
+from mim.lab.study.processes import JobResult, visible_gpus
 from mim.lab.study.results import markdown
 
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*/*.yaml"))
@@ -556,3 +556,17 @@ def test_shipped_study_says_how_it_was_run(study):
     for word in ("command:", "source:", "hardware:", "time:", "result:"):
         assert f"# {word}" in text
     assert f"studies/{study.parent.name}/{study.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "expected"),
+    [
+        (2, "", ["0", "1"]),
+        (2, "2,3", ["2", "3"]),
+        (2, "GPU-a, GPU-b", ["GPU-a", "GPU-b"]),
+        (0, "", []),
+        (1, "5,-1", ["5"]),
+    ],
+)
+def test_runs_of_a_study_are_spread_over_the_gpus_that_it_may_use(count: int, names: str, expected: list[str]) -> None:
+    assert visible_gpus(count, names) == expected
