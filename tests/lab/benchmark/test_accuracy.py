@@ -145,7 +145,7 @@ def test_both_sides_train_in_turns_and_the_result_is_whole(tmp_path):
         points = each["points"]
         assert [points[0]["seconds"], points[0]["images"]] == [0, 0]
         assert [point["seconds"] >= least for point, least in zip(points, (0, 1, 2), strict=True)] == [True] * 3
-        assert points[2]["images"] > points[1]["images"] > 0
+        assert points[2]["images"] >= points[1]["images"] > 0  # a step of a busy machine may take longer than a second
         assert points[2]["images"] % 32 == 0
         assert all(0 <= point["knn"] <= 1 for point in points)
         assert each["probe"] is None or each["probe"] > 0.3  # ten classes
