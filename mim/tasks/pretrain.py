@@ -49,18 +49,24 @@ class Pretrain(BuiltTask[MaskedImageModel]):
         super().__post_init__()
         self.fixed += [network.network for network in self.model.target.frozen_networks()]
         self._measures: dict[str, float] = {}  # of the held-out targets
+        self._drawn: tuple[Any, PatchMask] | None = None  # the step and the masks of the newest one
 
     def loss(self, model: nn.Module, batch: Batch, context: StepContext) -> StepLoss:
         """The masked loss. Masks are drawn for the whole global batch, of which these are some rows."""
         images_BCHW = self.preprocess.crop(batch.images_BCHW, batch.crops_B5)
         img_BCHW = self.preprocess.normalise(images_BCHW)
-        device = img_BCHW.device
-        generator = generator_for(device, context.seed, "mask", context.step)
-        masks = self.model.masker.sample(context.batch * self.masks, generator, device)
-        stop = context.start + len(img_BCHW)
-        masks = masks.rows(context.start * self.masks, stop * self.masks).with_missing(missing_pixels(images_BCHW))
+        start, stop = context.start * self.masks, (context.start + len(img_BCHW)) * self.masks
+        masks = self._masks_of(context, img_BCHW.device).rows(start, stop).with_missing(missing_pixels(images_BCHW))
         output: Output = model(img_BCHW, masks)
         return StepLoss(output.loss, {metric_keys.train(name): value for name, value in output.metrics.items()})
+
+    def _masks_of(self, context: StepContext, device: torch.device) -> PatchMask:
+        """The masks of the global batch, which all micro-batches of a step share."""
+        step = (context.seed, context.step, context.batch, device)
+        if self._drawn is None or self._drawn[0] != step:
+            generator = generator_for(device, context.seed, "mask", context.step)
+            self._drawn = step, self.model.masker.sample(context.batch * self.masks, generator, device)
+        return self._drawn[1]
 
     def shards(self) -> list[nn.Module]:
         return [*self.blocks(), *self.model.target.blocks()]

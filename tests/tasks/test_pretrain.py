@@ -128,6 +128,21 @@ def step_of(pretraining, start: int = 0, rows: int = 4, batch: int = 8):
     return loss, *seen[0]
 
 
+def test_micro_batches_of_a_step_share_one_draw_of_masks(monkeypatch):
+    pretraining, draws = task(**{"DATA.masks": 1}), []
+    sample = pretraining.model.masker.sample
+
+    def counted(*values):
+        draws.append(values)
+        return sample(*values)
+
+    monkeypatch.setattr(pretraining.model.masker, "sample", counted)
+    first, second = (step_of(pretraining, start)[2] for start in (0, 4))
+    assert len(draws) == 1
+    whole = sample(8, generator_for(ALONE.device, 0, "mask", 3), ALONE.device)
+    assert torch.equal(torch.cat([first.hidden_BHW, second.hidden_BHW]), whole.hidden_BHW)
+
+
 def test_one_mask_of_an_image_is_drawn_as_ever():
     """The masks of the global batch, from the generator of the step: as before there were several."""
     pretraining = task(**{"DATA.masks": 1})
