@@ -95,8 +95,16 @@ def copies(runs, warm):
     return runs
 
 
-def _near(output, reference) -> None:
-    """Losses, figures, weights and moments; the loss of the first steps is a mean of other groups of rows."""
+def _with_gradient(name, weight):
+    """Without the bias of the keys, which has no effect: the optimizer makes steps of the rounding of its gradient."""
+    return torch.cat([weight.chunk(3)[0], weight.chunk(3)[2]]) if name.endswith("qkv.bias") else weight
+
+
+def _near(output, reference, copies=False) -> None:
+    """Losses, figures, weights and moments; the loss of the first steps is a mean of other groups of rows.
+
+    copies: the gradient is a sum of four parts, which are rounded otherwise.
+    """
     assert losses(output) == pytest.approx(losses(reference), rel=1e-5)
     assert summary(output)["val/loss"] == pytest.approx(summary(reference)["val/loss"], rel=1e-4)
     ours, theirs = last_state(output), last_state(reference)
@@ -104,7 +112,10 @@ def _near(output, reference) -> None:
     for part in ("model", "ema"):
         assert ours[part].keys() == theirs[part].keys()
         for name, weight in theirs[part].items():
-            torch.testing.assert_close(ours[part][name], weight, rtol=1e-3, atol=5e-5, msg=name)
+            pair = ours[part][name], weight
+            if copies:
+                pair = tuple(_with_gradient(name, each) for each in pair)
+            torch.testing.assert_close(*pair, rtol=1e-3, atol=5e-5, msg=name)
     for index, moments in theirs["optimizer"]["state"].items():
         for name, value in moments.items():
             actual = ours["optimizer"]["state"][index][name]
@@ -151,7 +162,7 @@ def test_run_of_one_or_of_replicas_resumes_in_shards(replicas, warm, tmp_path, s
 
 @pytest.mark.slow
 def test_four_processes_train_in_two_copies_of_two_shards_as_one(copies):
-    _near(copies / "hsdp", copies / "one")
+    _near(copies / "hsdp", copies / "one", copies=True)
 
 
 @pytest.mark.slow
@@ -160,7 +171,7 @@ def test_run_in_copies_of_shards_resumes_on_one_process(copies, tmp_path):
     code, text = call(output, KEYS)
     assert code == 0, text
     assert f"at step {HALF} of 10" in text
-    _near(output, copies / "one")
+    _near(output, copies / "one", copies=True)
 
 
 @pytest.mark.slow
@@ -170,7 +181,7 @@ def test_run_resumes_in_copies_of_shards(copies, warm, tmp_path, source, exact):
     code, text = warm.run(4, output, HSDP | {"DISTRIBUTED.shard_devices": 2})
     assert code == 0, text
     assert f"at step {HALF} of 10" in text
-    _near(output, copies / "one")
+    _near(output, copies / "one", copies=True)
     for part in PARTS if exact else ():
         same(last_state(output)[part], last_state(copies / "hsdp")[part], part)
 
