@@ -45,14 +45,14 @@ class MovingAverage(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Takes a step towards the weights of `model`; the first one takes them as they are. No host sync."""
-        averages, weights = list(self.module.parameters()), list(model.parameters())
+        averages, weights = tuple(self.module.parameters()), tuple(model.parameters())
         if self.n_averaged == 0:  # on the host
             for average, weight in zip(averages, weights, strict=True):
                 average.copy_(weight)
         else:
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
-        if buffers := list(self.module.buffers()):
-            torch._foreach_copy_(buffers, list(model.buffers()))
+        if buffers := tuple(self.module.buffers()):
+            torch._foreach_copy_(buffers, tuple(model.buffers()))
         self.n_averaged += 1
 
 
