@@ -61,4 +61,4 @@ class HostCopy:
         if self._used + size > len(self._slab):
             self._slab, self._used = torch.empty(max(SLAB, size), dtype=torch.uint8, pin_memory=True), 0
         begin, self._used = self._used, self._used + math.ceil(size / ALIGNMENT) * ALIGNMENT
-        return torch.frombuffer(memoryview(self._slab.numpy())[begin : begin + size], dtype=torch.uint8)
+        return torch.frombuffer(self._slab.numpy()[begin : begin + size], dtype=torch.uint8)

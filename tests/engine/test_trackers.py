@@ -93,7 +93,7 @@ def mlflow_server(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/artifacts"]
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/files"]
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words, *stores], stdout=log, stderr=log, start_new_session=True

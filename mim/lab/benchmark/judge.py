@@ -37,9 +37,9 @@ class Judge:
 
     def probe(self, side: Side) -> float | None:
         """The same by a logistic regression on all training images; None where that has not converged."""
-        tensors = [tensor.cpu() for tensor in self.features(side)]
+        bank_MD, bank_labels_M, queries_ND, labels_N = (tensor.cpu() for tensor in self.features(side))
         try:
-            return logistic_accuracy(*tensors)
+            return logistic_accuracy(bank_MD, bank_labels_M, queries_ND, labels_N)
         except ValueError:
             return None
 

@@ -7,6 +7,7 @@ of a patch.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,7 @@ def _check(cfg: Config) -> None:
         raise ValueError(f"{LIGHTLY}: its MAE predicts pixels: TARGET.name pixels, TARGET.normalize patch or none")
 
 
-def _vit(cfg: Config) -> nn.Module:
+def _vit(cfg: Config) -> Any:
     """timm's ViT of the sizes of ENCODER."""
     from timm.models.vision_transformer import VisionTransformer
 

@@ -135,7 +135,7 @@ class OurSide(Side):
     @contextmanager
     def encoder(self) -> Iterator[Encode]:
         with self.trainer.train_state.eval_mode() as model:
-            yield lambda img_BCHW: model.encoder(img_BCHW).pooled("mean")  # type: ignore[operator, union-attr]
+            yield lambda img_BCHW: model.encoder(img_BCHW).pooled("mean")  # type: ignore[operator]
 
     @contextmanager
     def modes(self) -> Iterator[None]:
