@@ -27,8 +27,8 @@ class MLflow(Tracker, name="mlflow"):
         uri: address of the server, database or folder, such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`; empty
             for MLFLOW_TRACKING_URI of the environment, else MLflow's default.
         experiment: the experiment, which is made where there is none.
-        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
-            checkpoint: the best one, or else the last one.
+        artifacts: files of the run folder that go there at the end of each process. The checkpoint is the best one, or
+            else the last one.
     """
 
     package = "mlflow"

@@ -25,8 +25,8 @@ class Trackio(Tracker, name="trackio"):
     Args:
         project: the project, which is made where there is none.
         space: a Space of Hugging Face that has the database, such as `user/plates`; empty for a local one.
-        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
-            checkpoint: the best one, or else the last one.
+        artifacts: files of the run folder that go there at the end of each process. The checkpoint is the best one, or
+            else the last one.
     """
 
     package = "trackio"

@@ -26,8 +26,8 @@ class WandB(Tracker, name="wandb"):
         group: of runs that belong together, such as seeds; empty for none.
         tags: words by which runs are found.
         mode: `online`, `offline` (files alone), or `auto`: WANDB_MODE of the environment, else online.
-        artifacts: files of the run folder that go there at the end of each process, any of config, metrics and
-            checkpoint: the best one, or else the last one.
+        artifacts: files of the run folder that go there at the end of each process. The checkpoint is the best one, or
+            else the last one.
     """
 
     package = "wandb"
