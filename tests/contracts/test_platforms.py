@@ -28,7 +28,10 @@ NAMES = {  # of modules that Windows has
     },
     "select": {"POLLERR", "POLLHUP", "POLLIN", "epoll", "kqueue", "poll"},
 }
-BEHIND_A_CHECK = {("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")}
+BEHIND_A_CHECK = {
+    *(("mim/cli.py", "select.POLLERR"), ("mim/cli.py", "select.POLLHUP")),
+    ("mim/engine/background_writer.py", "os.register_at_fork"),
+}
 
 
 def posix_uses(path: str, tree: ast.AST) -> list[str]:

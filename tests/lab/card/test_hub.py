@@ -105,6 +105,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # other tests are offline
     (tmp_path / "plates").mkdir()
     (tmp_path / "plates" / "README.md").write_text("plates")
     return tmp_path / "plates"
