@@ -164,16 +164,18 @@ def _figures(path: Path) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; the environment gives defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given = os.environ
-    output = Path(given.get("OUT") or "runs/first_contact")
+    variables = os.environ
+    output = Path(variables.get("OUT") or "runs/first_contact")
     parser.add_argument("call", choices=[*BUDGETS, "both"], help="which steps; each has its budget of seconds")
-    parser.add_argument("--tiny", action="store_true", default=given.get("TINY") == "1", help="at a tiny size")
+    parser.add_argument("--tiny", action="store_true", default=variables.get("TINY") == "1", help="at a tiny size")
     parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: OUT, else %(default)s")
-    parser.add_argument("--data", type=Path, default=given.get("DATA"), metavar="PATH", help="CIFAR-10; default: DATA")
     parser.add_argument(
-        "--photos", type=Path, default=given.get("PHOTOS"), metavar="DIR", help="JPEG files in class folders"
+        "--data", type=Path, default=variables.get("DATA"), metavar="PATH", help="CIFAR-10; default: DATA"
     )
-    parser.add_argument("--wheels", type=Path, default=given.get("WHEELS"), metavar="DIR", help="default: WHEELS")
+    parser.add_argument(
+        "--photos", type=Path, default=variables.get("PHOTOS"), metavar="DIR", help="JPEG files in class folders"
+    )
+    parser.add_argument("--wheels", type=Path, default=variables.get("WHEELS"), metavar="DIR", help="default: WHEELS")
     parser.add_argument("--steps", nargs="+", default=[], metavar="NAME", help="these alone, in their own order")
     parser.add_argument("--budget", type=float, default=0.0, metavar="S", help="seconds; default: 480, 300")
     parser.add_argument("--limit", type=float, default=0.0, metavar="S", help="seconds of each step; default: its own")

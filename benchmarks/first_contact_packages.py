@@ -54,8 +54,8 @@ def install_wheels(wheels: Path, site: Path) -> str:
     if not files:
         return f"--wheels {wheels}: no .whl file is there"
     words = ["pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *words, "--target", site, *files], capture_output=True, text=True, check=False
     )
     sys.path.insert(0, str(site))
-    return "" if done.returncode == 0 else f"--wheels {wheels}: {(done.stderr or done.stdout).strip()}"
+    return "" if process.returncode == 0 else f"--wheels {wheels}: {(process.stderr or process.stdout).strip()}"

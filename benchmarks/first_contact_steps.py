@@ -77,9 +77,9 @@ class Choice:
 def steps_of(choice: Choice, call: str, names: Sequence[str] = ()) -> list[Step]:
     """The steps of a call ("both": of the two), or those with these names. Raises ValueError for an unknown name."""
     steps = [step for step in [*_first(choice), *_second(choice)] if call in (step.call, "both")]
-    known = [step.name for step in steps]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--steps {unknown[0]}: no such step. Allowed: {', '.join(known)}")
+    allowed = [step.name for step in steps]
+    if unknown := [name for name in names if name not in allowed]:
+        raise ValueError(f"--steps {unknown[0]}: no such step. Allowed: {', '.join(allowed)}")
     return [step for step in steps if not names or step.name in names]
 
 
