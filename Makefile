@@ -3,7 +3,7 @@
 # make transfer     install, then what that pretraining is worth under probes and fine-tunings, in a table
 # make compare      install, then three seeds of MAE, SimMIM and a cross of the two on one page (nine minutes)
 # make solar        install, then defects of solar cells by few labels, three seeds, on one page (41 minutes)
-# make test         install, then run the tests (about five minutes on two CPU cores)
+# make test         install, then run the tests (five to thirteen minutes on two CPU cores)
 # make test-slow    install, then run what is too long for make test: kills, full disks, a soak, every shipped study
 # make test-oldest  the tests that depend on versions under the oldest ones that setup.py allows, in .venv-oldest
 # make test-newest  the same under the newest, in .venv-newest; PYTHON=python3.13 chooses the Python of both
