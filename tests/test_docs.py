@@ -167,7 +167,7 @@ def test_tutorial_commands_run_one_after_the_other(warm, tmp_path):
     commands = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     assert len(commands) >= 8
     lines = [line for block in commands for line in block.splitlines()]
-    smaller = " ENCODER.width 64 ENCODER.depth 4 TRAIN.epochs 20"  # a fifth of the time
+    smaller = " ENCODER.width 64 ENCODER.depth 4 TRAIN.epochs 20"
     lines = [f"{line}{smaller}" if line.startswith("mim-train --config quickstart/") else line for line in lines]
     output = [_start(warm, tmp_path, *shlex.split(line)) for line in lines]
     for name in re.findall(r"^(runs/digits/\S+)  ", text, flags=re.MULTILINE):

@@ -18,7 +18,8 @@ TEXT = """Pretrains MAE and SimMIM on real handwritten digits and shows what cam
 cores. The same command continues where it was stopped."""
 EXAMPLES = ("", "--output runs/short TRAIN.epochs 5")
 RECIPES = {"MAE": "quickstart/mae_digits", "SimMIM": "quickstart/simmim_digits"}
-# a third of a step's operations and two thirds of the steps, to end within three minutes on two cores without bf16
+# of the recipes' operations a step 57% (MAE) and 31% (SimMIM), of their epochs 60% and 50%, to end within three minutes
+# on two cores without bf16
 SMALLER = {"ENCODER.width": "64", "ENCODER.depth": "4"}
 EPOCHS = {"MAE": "18", "SimMIM": "10"}
 HEADINGS = ("held-out\nloss", "loss of\nthe mean", "kNN,\nrandom init", "kNN,\npretrained", "images\nper s", "seconds")

@@ -67,6 +67,7 @@ class FullyShardedDataParallel(SingleDevice):
 
     Blocks are gathered in the precision of the products, all other weights, and blocks with batch normalisation, in
     fp32. Gradients are reduced in fp32.
+
     Args:
         mesh: of the devices over which each weight is sharded, and before them of its copies; one axis over all devices
             where it is None.

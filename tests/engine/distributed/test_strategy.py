@@ -141,13 +141,17 @@ def _from_half(output, source):
     return output
 
 
-@pytest.mark.slow
-def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
-    output = _from_half(tmp_path / "run", runs / "fsdp")
-    code, text = call(output, KEYS)
+def _ended_on_one_process(output, source):
+    """The second half of another run, without torchrun."""
+    code, text = call(_from_half(output, source), KEYS)
     assert code == 0, text
     assert f"at step {HALF} of 10" in text
-    _near(output, runs / "one")
+    return output
+
+
+@pytest.mark.slow
+def test_run_in_shards_resumes_on_one_process(runs, tmp_path):
+    _near(_ended_on_one_process(tmp_path / "run", runs / "fsdp"), runs / "one")
 
 
 @pytest.mark.slow
@@ -167,11 +171,7 @@ def test_four_processes_train_in_two_copies_of_two_shards_as_one(copies):
 
 @pytest.mark.slow
 def test_run_in_copies_of_shards_resumes_on_one_process(copies, tmp_path):
-    output = _from_half(tmp_path / "run", copies / "hsdp")
-    code, text = call(output, KEYS)
-    assert code == 0, text
-    assert f"at step {HALF} of 10" in text
-    _near(output, copies / "one", copies=True)
+    _near(_ended_on_one_process(tmp_path / "run", copies / "hsdp"), copies / "one", copies=True)
 
 
 @pytest.mark.slow
