@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -49,21 +49,25 @@ def jpeg(number: int, side: int) -> bytes:
     return file.getvalue()
 
 
-def write(folder: Path, images: int, shards: int, side: int) -> None:
-    """The same images as tar shards and as litdata's chunks."""
-    from litdata.streaming.writer import BinaryWriter
-
-    (folder / "litdata").mkdir()
-    writer = BinaryWriter(str(folder / "litdata"), chunk_size=images // shards)
+def write_shards(folder: Path, contents: Sequence[bytes], shards: int) -> None:
+    """JPEG files as tar shards, each with a label of 0."""
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:03d}.tar", "w") as tar:
-            for number in range(shard * images // shards, (shard + 1) * images // shards):
-                content = jpeg(number, side)
-                writer[number] = content
-                for ending, data in (("jpg", content), ("cls", b"0")):
+            for number in range(shard * len(contents) // shards, (shard + 1) * len(contents) // shards):
+                for ending, data in (("jpg", contents[number]), ("cls", b"0")):
                     member = tarfile.TarInfo(f"{number:06d}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+
+
+def write_chunks(folder: Path, contents: Sequence[bytes], chunks: int) -> None:
+    """The same files as chunks of litdata."""
+    from litdata.streaming.writer import BinaryWriter
+
+    folder.mkdir()
+    writer = BinaryWriter(str(folder), chunk_size=max(1, len(contents) // chunks))
+    for number, content in enumerate(contents):
+        writer[number] = content
     writer.done()
     writer.merge()
 
@@ -154,7 +158,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "store").mkdir()
-        write(folder / "store", words.images, words.shards, words.side)
+        contents = [jpeg(number, words.side) for number in range(words.images)]
+        write_shards(folder / "store", contents, words.shards)
+        write_chunks(folder / "store" / "litdata", contents, words.shards)
         with serving(folder / "store", "--latency-ms", str(words.latency_ms)) as url:
             for number in range(words.rounds):
                 for side in [*SIDES][number % len(SIDES) :] + [*SIDES][: number % len(SIDES)]:

@@ -100,7 +100,8 @@ def measure_loading(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):  # the published transform draws from the global generator
-            contenders = {"ours": _ours(dataset), "torchvision": _published(folder, size)}
+            published = published_images(folder, size)
+            contenders = {"ours": our_batches(dataset), "torchvision": published_batches(published)}
             rates: dict[str, list[float]] = {name: [] for name in contenders}
             for _ in range(1 + rounds):
                 for name, counts in contenders.items():
@@ -121,28 +122,42 @@ def _rate(counts: Iterator[int], seconds: float) -> float:
     return images / elapsed
 
 
-def _ours(dataset: ImageDataset) -> Iterator[int]:
+def our_batches(dataset: ImageDataset) -> Iterator[int]:
     """Reads batches in the order of training, and yields the number of images of each."""
-    repeats = dataset.repeats
-    rows = min(max(1, BATCH // repeats), len(dataset)) * repeats
-    order = StepSampler(len(dataset), rows, rows, 0, 1, dataset.seed, 0, ENDLESS, repeats=repeats)
-    for batch in batches(dataset, order, workers=0, pin_memory=False):
+    for batch in batches(dataset, our_order(dataset), workers=0, pin_memory=False):
         yield len(batch.indices)
 
 
-def _published(folder: Path, size: tuple[int, int]) -> Iterator[int]:
-    """The same for the published pipeline. Source: MAE, main_pretrain.py."""
-    steps: list[Callable] = [
-        transforms.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=InterpolationMode.BICUBIC),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize(**IMAGENET),
-    ]
+def our_order(dataset: ImageDataset) -> StepSampler:
+    """Batches of about BATCH crops without end."""
+    repeats = dataset.repeats
+    rows = min(max(1, BATCH // repeats), len(dataset)) * repeats
+    return StepSampler(len(dataset), rows, rows, 0, 1, dataset.seed, 0, ENDLESS, repeats=repeats)
+
+
+def published_images(folder: Path, size: tuple[int, int]) -> ImageFolder:
+    """The images of class folders for the published pipeline. Raises ValueError where there are none."""
     try:
-        images = ImageFolder(str(folder), transforms.Compose(steps))
+        return ImageFolder(str(folder), published_transform(size))
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: torchvision's ImageFolder reads class folders ({error})") from error
+
+
+def published_batches(images: ImageFolder) -> Iterator[int]:
+    """Reads batches epoch after epoch, and yields the number of images of each."""
     loader = DataLoader(images, min(BATCH, len(images)), shuffle=True, drop_last=True, generator=torch.Generator())
     while True:
         for images_BCHW, _ in loader:
             yield len(images_BCHW)
+
+
+def published_transform(size: tuple[int, int]) -> Callable:
+    """From a PIL image to a normalised tensor. Source: MAE, main_pretrain.py."""
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(**IMAGENET),
+        ]
+    )

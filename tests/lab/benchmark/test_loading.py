@@ -10,8 +10,13 @@ from mim.data.loading.dataset import ImageDataset
 from mim.data.settings import DataSettings
 from mim.data.sources.folder import Folder
 from mim.data.transforms import AugmentSettings, RandomCropFlip
-from mim.lab.benchmark import loading
-from mim.lab.benchmark.loading import LoadingResult, measure_loading
+from mim.lab.benchmark.loading import (
+    LoadingResult,
+    measure_loading,
+    our_batches,
+    published_batches,
+    published_images,
+)
 
 
 @pytest.fixture
@@ -50,12 +55,12 @@ def test_loading_ratio_is_the_quotient_of_the_medians_with_those_of_the_rounds()
 @pytest.mark.parametrize(("repeats", "rows"), [(1, 11), (3, 33), (100, 100)])
 def test_measure_loading_counts_crops(images: Path, repeats: int, rows: int) -> None:
     """11 images are fewer than a batch of 64; more than 64 crops of one image are a batch of their own."""
-    counts = loading._ours(dataset(images, repeats))
+    counts = our_batches(dataset(images, repeats))
     assert [next(counts) for _ in range(3)] == [rows] * 3
 
 
 def test_published_pipeline_goes_on_over_epochs(images: Path) -> None:
-    counts = loading._published(images, (16, 16))
+    counts = published_batches(published_images(images, (16, 16)))
     assert [next(counts) for _ in range(3)] == [11, 11, 11]
 
 
