@@ -1,4 +1,7 @@
-"""Attention modules: heads of a width of their own, and the choice of the kernel, module by module."""
+"""Attention modules: heads of a width of their own, and the choice of the kernel, module by module.
+
+Shapes: B batch, N tokens, D width.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,7 +9,10 @@ from typing import Any
 
 import torch
 from timm.layers import Attention
-from torch import nn
+from torch import Tensor, nn
+
+LARGEST_SCORES = 2**25  # bytes; glibc gets each larger block from the system anew, filled with zeros
+CHOICE = ("fused_attn", "by_size")  # attributes of a module: whether it uses the fused kernel, and may choose itself
 
 
 def attention_layer(head_width: int) -> type[Attention]:
@@ -24,25 +30,42 @@ def attention_layer(head_width: int) -> type[Attention]:
 
 
 def choose_attention(model: nn.Module, device: torch.device) -> None:
-    """Fused kernels on an accelerator, explicit products on a CPU, where the fused backward is slow at these shapes.
+    """Fused kernels on an accelerator, explicit products on a CPU, where the fused backward is slow at most shapes.
+
+    On a CPU, timm's attention without a bias takes the fused kernel in those calls in float32 whose scores need more
+    than LARGEST_SCORES: up to twice as fast there, slower below (benchmarks/attention.py).
 
     Sets `fused_attn` on each of timm's attention modules and leaves timm's global switch alone.
     """
     for module in _with_choice(model.modules()):
-        vars(module)["fused_attn"] = device.type != "cpu"
+        unbiased = isinstance(module, Attention) and type(module).forward is Attention.forward
+        if unbiased and vars(module).get("by_size") is None:
+            module.register_forward_pre_hook(_choose_by_size)
+        vars(module).update(fused_attn=device.type != "cpu", by_size=unbiased and device.type == "cpu")
 
 
 @contextmanager
 def attention_kernels(modules: Iterable[nn.Module], fused: bool) -> Iterator[None]:
     """Inside, those of the modules that have the choice use fused kernels, or explicit products with a softmax."""
-    before = [(module, vars(module)["fused_attn"]) for module in _with_choice(modules)]
+    before = [(module, {key: vars(module).get(key) for key in CHOICE}) for module in _with_choice(modules)]
     for module, _ in before:
-        vars(module)["fused_attn"] = fused
+        vars(module).update(fused_attn=fused, by_size=False)
     try:
         yield
     finally:
-        for module, value in before:
-            vars(module)["fused_attn"] = value
+        for module, choice in before:
+            vars(module).update(choice)
+
+
+def _choose_by_size(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Before a call of timm's attention with tokens (B, N, D)."""
+    tokens_BND = inputs[0]
+    if not module.by_size or tokens_BND.device.type != "cpu":
+        return
+    batch, tokens, _ = tokens_BND.shape
+    exact = tokens_BND.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    scores = batch * module.num_heads * tokens**2 * tokens_BND.element_size()
+    module.fused_attn = exact and scores > LARGEST_SCORES
 
 
 def _with_choice(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import torch
 from scipy.interpolate import CubicSpline
 from small_models import CPU, IMAGE, generator, images
 from timm.layers import Attention
+from torch._dynamo.testing import CompileCounter
 
 from mim.encoders import Swin, ViT
 from mim.io.checks import above_zero, at_least, shares
-from mim.ops.attention import choose_attention
+from mim.ops.attention import attention_kernels, choose_attention
 from mim.ops.patches import patchify, unpatchify
 from mim.ops.positions import resize_bias_table, resize_positions, sincos_table
 from mim.ops.seeding import derive_seed, generator_for
@@ -338,6 +340,56 @@ def test_choose_attention_does_not_change_what_is_computed(encoder):
         gradients.append(encoder.backbone.patch_embed.proj.weight.grad.clone())
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+
+
+def block_for(device):
+    torch.manual_seed(0)
+    module = Attention(16, 4, qkv_bias=True)
+    choose_attention(module, device)
+    return module
+
+
+LARGE, SMALL = (400, 80, 16), (4, 80, 16)  # tokens whose scores take 41 MB and 0.4 MB in float32
+
+
+def test_attention_on_a_cpu_fuses_calls_in_float32_with_many_scores():
+    module = block_for(CPU)
+    for size, fused in ((SMALL, False), (LARGE, True), (SMALL, False)):
+        module(torch.randn(size))
+        assert module.fused_attn is fused
+    with torch.autocast("cpu", torch.bfloat16):
+        module(torch.randn(LARGE))
+    assert module.fused_attn is False
+    module.double()(torch.randn(LARGE, dtype=torch.float64))
+    assert module.fused_attn is False
+    on_gpu = block_for(CUDA)
+    on_gpu(torch.randn(SMALL))  # the choice of a GPU is not touched
+    assert on_gpu.fused_attn is True
+
+
+def test_attention_that_is_fused_by_size_computes_the_same():
+    module, tokens_BND = block_for(CPU), torch.randn(LARGE)
+    outputs, gradients = [], []
+    for fused in (None, False):
+        with nullcontext() if fused is None else attention_kernels([module], fused=fused):
+            module.zero_grad()
+            mixed_BND = module(tokens_BND)
+            assert module.fused_attn is (fused is None)
+            mixed_BND.square().mean().backward()
+        outputs.append(mixed_BND.detach())
+        gradients.append(module.qkv.weight.grad.clone())
+    assert module.by_size
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_attention_compiles_once_for_each_size_and_chooses_as_eager():
+    module, counter = block_for(CPU), CompileCounter()
+    compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=counter)
+    for size, fused in ((SMALL, False), (LARGE, True), (LARGE, True), (SMALL, False)):
+        compiled(torch.randn(size))
+        assert module.fused_attn is fused
+    assert counter.frame_count == 2
 
 
 # ---------------------------------------------------------------- checks
