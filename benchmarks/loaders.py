@@ -26,8 +26,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from itertools import cycle, islice
+from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -62,7 +63,7 @@ def ours(folder: Path, repeats: int = 1, normalised: bool = False) -> Side:
     images = training_images(dry_task(load_config("mae/vit_base", keys)), "loaders.py")
     if not normalised:
         return lambda count: islice(our_batches(images), count)
-    preprocess = Preprocess(**IMAGENET)
+    preprocess = Preprocess(IMAGENET["mean"], IMAGENET["std"])
     return lambda count: (
         len(preprocess(batch.images_BCHW)) for batch in islice(batches(images, our_order(images), workers=0), count)
     )
@@ -105,7 +106,7 @@ def litdata(folder: Path, chunks: Path) -> Side:
 
     def images_of(count: int) -> Iterator[int]:
         loader = StreamingDataLoader(Images(str(chunks), shuffle=True), batch_size=BATCH, num_workers=0)
-        return (len(batch) for batch in islice((batch for _ in cycle([0]) for batch in loader), count))
+        return (len(batch) for batch in islice((batch for _ in repeat(0) for batch in loader), count))
 
     return images_of
 
@@ -116,6 +117,7 @@ def spdl(folder: Path) -> Side:
     from spdl.pipeline import PipelineBuilder
 
     files = [str(path) for path in photographs(folder)]
+    package.demux_image(files[0])  # a pipeline would only log that libraries are missing
 
     def decode(file: str) -> object:
         packets = package.demux_image(file)
@@ -127,8 +129,8 @@ def spdl(folder: Path) -> Side:
         return package.decode_packets(packets, filter_desc=graph)
 
     def images_of(count: int) -> Iterator[int]:
-        order = (files[index] for _ in cycle([0]) for index in torch.randperm(len(files)).tolist())
-        builder = PipelineBuilder().add_source(islice(order, count * BATCH)).pipe(decode).aggregate(BATCH)
+        order = (files[index] for _ in repeat(0) for index in torch.randperm(len(files)).tolist())
+        builder: Any = PipelineBuilder().add_source(islice(order, count * BATCH)).pipe(decode).aggregate(BATCH)
         builder = builder.pipe(lambda frames: package.to_torch(package.convert_frames(frames))).add_sink(1)
         pipeline = builder.build(num_threads=1)
         with pipeline.auto_stop():
@@ -209,11 +211,12 @@ def compare_loaders(folder: Path, names: list[str], words: argparse.Namespace, s
     for name, make in makers.items():
         if name.partition(",")[0] in names:
             try:
-                sides[name] = make()
-                next(sides[name](1))
+                side = make()
+                next(side(1))
             except (ImportError, RuntimeError) as error:  # the latter where libraries of FFmpeg are missing
-                del sides[name]
                 print(f"not measured: {name}: {error}")
+            else:
+                sides[name] = side
     installed = ", ".join(f"{name} {version(name)}" for name in ("torch", *sides) if not name.startswith("ours"))
     print(f"{len(photographs(folder)):,} photographs; {installed}; Pillow {version('pillow')}")
     print(table(measure(sides, words.rounds, words.seconds)))
