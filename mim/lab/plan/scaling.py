@@ -1,7 +1,7 @@
 """Scaling: what a step costs on any number of devices, computed from the sizes of a model and of hardware.
 
 Sources: the exchange of torch's DistributedDataParallel (Li et al. 2020) and fully_shard (Zhao et al. 2023);
-benchmarks/exchange.py counts its bytes in real steps.
+benchmarks/exchange.py counts its bytes in real steps, and benchmarks/link.py measures seconds on a slow link.
 """
 
 import math
@@ -249,11 +249,14 @@ def shard_bytes(sizes: ModelSizes, devices: int, accumulation: int, copies: int 
 
 
 def _replica_waits(sizes: ModelSizes, hardware: Hardware, devices: int, backward_s: float) -> float:
-    """The backward pass of the last micro-batch hides the exchange of all but the last bucket, if it is long enough."""
+    """The backward pass of the last micro-batch hides the exchange of all but the last bucket, if it is long enough.
+
+    It hides nothing before the gradients of the first whole bucket are there.
+    """
     gradients = FP32 * sizes.weights(trained=True)
     buckets = max(1, math.ceil(gradients / BUCKET))
     each = hardware.all_reduce_s(gradients / buckets, devices)
-    return max(buckets * each - backward_s, each)
+    return max(buckets * each - (1 - 1 / buckets) * backward_s, each)
 
 
 def _shard_waits(

@@ -14,6 +14,7 @@ from mim.engine.settings import DistributedSettings
 from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.hardware import Hardware, sent
 from mim.lab.plan.scaling import (
+    BUCKET,
     STRATEGIES,
     ModelSizes,
     WeightGroup,
@@ -182,6 +183,19 @@ def test_scaling_of_a_step_is_computing_and_waiting(strategy):
     assert late.waits_s <= late.sent / (1e9 * 1e-6) + 1e-3  # no more than all that is sent takes
     none = cost(replace(plain(), work=None), slow, strategy, 8, micro_batch=2, accumulation=1)
     assert (none.sent, none.step_s) == (late.sent, None)
+
+
+def test_scaling_of_replicas_hides_nothing_before_the_first_bucket_nor_the_last_one():
+    bucket = WeightGroup(((BUCKET // 4, 1, True),))
+    four = replace(plain(blocks=3), rest=bucket, blocks=(bucket,) * 3)
+    for gigabytes, images in ((1e-3, 20), (1e3, 20), (BUCKET / 1e9, 70)):
+        slow = Hardware(node_gb_s=gigabytes, node_us=1e-9, peak_tflops=100)
+        each, backward = BUCKET / (1e9 * gigabytes), images * 2 / 40  # on two devices, each sends a bucket once
+        ready, ended = [backward * number / 4 for number in (1, 2, 3, 4)], 0.0  # one after another, as it is there
+        for moment in ready:
+            ended = max(ended, moment) + each
+        waits_s = cost(four, slow, "ddp", 2, micro_batch=images, accumulation=3).waits_s
+        assert waits_s == pytest.approx(ended - backward, rel=1e-6)
 
 
 def test_scaling_keeps_the_batch_and_says_where_it_does_not_come_out():
