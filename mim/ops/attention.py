@@ -57,7 +57,7 @@ def attention_kernels(modules: Iterable[nn.Module], fused: bool) -> Iterator[Non
             vars(module).update(choice)
 
 
-def _choose_by_size(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _choose_by_size(module: Any, inputs: tuple[Tensor, ...]) -> None:
     """Before a call of timm's attention with tokens (B, N, D)."""
     tokens_BND = inputs[0]
     if not module.by_size or tokens_BND.device.type != "cpu":
