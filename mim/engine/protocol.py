@@ -108,3 +108,8 @@ class Task(Protocol):
 def step_loss(loss: Tensor | StepLoss) -> StepLoss:
     """What Task.loss returned, with metrics, which may be none."""
     return StepLoss(loss) if isinstance(loss, Tensor) else loss
+
+
+def share_of(value: Tensor, parts: int) -> Tensor:
+    """The value / parts; of one part the value itself, as a GPU would launch a kernel to divide it by 1."""
+    return value if parts == 1 else value / parts

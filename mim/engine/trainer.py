@@ -20,7 +20,7 @@ from mim.engine.modes import cast_once, deterministic_kernels, kept_memory, peak
 from mim.engine.plan import EngineSettings, Plan
 from mim.engine.precision import autocast, resolve_precision
 from mim.engine.prefetcher import Prefetcher
-from mim.engine.protocol import StepContext, Task, step_loss
+from mim.engine.protocol import StepContext, Task, share_of, step_loss
 from mim.engine.run_folder import RunFolder
 from mim.engine.saver import Saver
 from mim.engine.signals import EndRequests, note_end_requests
@@ -127,7 +127,7 @@ class Trainer:
         """One optimizer step: forward and backward over its micro-batches, then the update. No host sync."""
         step, rate = self.step, self.schedule.at(self.step)
         torch.manual_seed(derive_seed(self.settings.seed, "step", step, self.world.rank))  # for drop path
-        values = torch.zeros((), device=self.world.device)  # the loss of the step, then its metrics
+        parts: list[Tensor] = []  # of each micro-batch its share of the loss of the step, then of its metrics
         indices: tuple[int, ...] = ()
         with cast_once(self.world.device):
             for micro in range(self.plan.accumulation):
@@ -140,14 +140,14 @@ class Trainer:
                 with self._synchronised(micro == self.plan.accumulation - 1):
                     with self._autocast():
                         result = step_loss(self.task.loss(self.model, batch, context))
-                    self.train_state.scaler.scale(result.loss / self.plan.accumulation).backward()
-                values, indices = values + result.values() / self.plan.accumulation, indices + batch.indices
+                    self.train_state.scaler.scale(share_of(result.loss, self.plan.accumulation)).backward()
+                parts, indices = [*parts, share_of(result.values(), self.plan.accumulation)], indices + batch.indices
                 self.prefetcher.prefetch()
-        flags = values.new_zeros(2)  # whether this rank was asked to end the run, and whether a checkpoint is due
+        flags = parts[0].new_zeros(2)  # whether this rank was asked to end the run, and whether a checkpoint is due
         for number, flag in enumerate((self.requests.signal_name or self.callbacks.error, self.saver.is_due())):
             if flag:
                 flags[number] = 1
-        totals = self.world.sum(torch.cat([flags, values / self.world.size]))
+        totals = self.world.sum(torch.cat([flags, share_of(sum(parts[1:], parts[0]), self.world.size)]))
         end, save, loss = totals[:3].unbind()
         norm = self._update(step, loss)
         self.task.after_step((step + 1) / self.plan.steps)

@@ -32,6 +32,19 @@ class Casts(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class DivisionsByOne(TorchDispatchMode):
+    """Counts those of losses and metrics: on a GPU each would be a kernel that changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.div.Tensor, torch.ops.aten.div.Scalar):
+            self.count += args[0].ndim <= 1 and not isinstance(args[1], torch.Tensor) and args[1] == 1
+        return function(*args, **(kwargs or {}))
+
+
 def digits(**keys):
     pairs = TINY | {name.replace("__", "."): value for name, value in keys.items()}
     words = [str(word) for pair in pairs.items() for word in pair]
@@ -51,6 +64,13 @@ def test_step_casts_each_weight_once_for_all_its_micro_batches():
         trainer.take_step()
     same = [parameter for parameter in trainer.train_state.parameters if parameter.shape == weight.shape]
     assert casts.count == len(same)
+
+
+def test_step_of_one_micro_batch_divides_nothing_by_one():
+    trainer = small_trainer(CPU, DATA__batch_size=16, TRAIN__batch=16)
+    with DivisionsByOne() as divisions:
+        trainer.take_step()
+    assert not divisions.count
 
 
 def test_cast_once_changes_no_gradient():

@@ -43,8 +43,8 @@ class Meter:
     def add(self, values: Tensor, keys: tuple[str, ...]) -> None:
         """Takes the metrics of one step in one tensor, the loss first, and their keys, equal ones in each step."""
         values, self.keys = values.detach().float(), keys
-        finite = (values - values) == 0  # few kernels: x - x is 0, or NaN
-        step = torch.stack([values.nan_to_num(0.0, 0.0, 0.0), finite.float()])
+        finite = (values - values).eq_(0)  # few kernels: x - x is 0, or NaN, and eq_ gives 1.0 or 0.0
+        step = torch.stack([values.nan_to_num(0.0, 0.0, 0.0), finite])
         for span in (LINE, EPOCH):
             if span in self._restored.get("sums", ()):
                 parts = self._restored["sums"], self._restored["counts"]
