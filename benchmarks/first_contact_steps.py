@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -113,6 +113,8 @@ def _second(choice: Choice) -> list[Step]:
         _training(choice, "second", "simmim/swin_base_100ep", 128, "--compile", "--against", "eager", limit_s=150),
         _training(choice, "second", "mae/vit_large", 512, *compiled, limit_s=100),
         _training(choice, "second", tiny, 512, "--compile", "--against", "eager", "--profile", limit_s=80),
+        _training(choice, "second", tiny, 128, limit_s=60, keys={"TRAIN.compile": "max"}),
+        _training(choice, "second", "mae/vit_base", 256, limit_s=60, keys={"TRAIN.compile": "max"}),
         _training(choice, "second", huge, 128, "--no-compile", limit_s=40, least_s=20),
     ]
 
@@ -140,20 +142,22 @@ def _gpu_tests(choice: Choice) -> Step:
 
 def _training(
     choice: Choice, call: Call, config: str, batch: int, *words: str, limit_s: float, least_s: float = 40,
-    strategy: str = "",
+    strategy: str = "", keys: Mapping[str, str] | None = None,
 ) -> Step:  # fmt: skip
     """tools/benchmark.py on a recipe at one batch; with a strategy under torchrun, in a group of one process."""
     kind = config.partition("_")[0] if config.startswith("simmim") else "mae"
-    keys = [word for pair in TINY[kind].items() for word in pair] if choice.tiny else []
+    changed = {**(TINY[kind] if choice.tiny else {}), **(keys or {})}
+    pairs = [word for pair in changed.items() for word in pair]
     size = ["--rounds", "2", "--steps", "1", "--batch-sizes", "4"] if choice.tiny else ["--rounds", "3"]
     size += [] if choice.tiny else ["--batch-sizes", str(batch)]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1") if strategy else ()
-    keys += ["DISTRIBUTED.strategy", strategy] if strategy else []
+    pairs += ["DISTRIBUTED.strategy", strategy] if strategy else []
     command = (
         *(sys.executable, *launcher, "tools/benchmark.py", "--config", f"configs/{config}.yaml", *words, *size),
-        *("--folder", str(choice.scratch / "benchmarks"), "--json", "{figures}", *keys),
+        *("--folder", str(choice.scratch / "benchmarks"), "--json", "{figures}", *pairs),
     )
-    details = ["compiled" if "--compile" in words else "", strategy]
+    own = [f"{key} {value}" for key, value in (keys or {}).items()]
+    details = ["compiled" if "--compile" in words else "", strategy, *own]
     name = ", ".join([f"{config} at {batch}", *filter(None, details)])
     packages = ("transformers",) if "transformers" in words else ()
     return Step(name=name, call=call, command=command, limit_s=limit_s, least_s=least_s, packages=packages)

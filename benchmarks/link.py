@@ -30,10 +30,12 @@ from link_process import CASES, INTERFACE, PLAIN, PROCESSES, Case, Speeds, Step,
 from targets import spread
 
 from mim.cost.flops import Work
+from mim.engine.settings import DistributedSettings
 from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.hardware import GIGA, Hardware, sent
-from mim.lab.plan.scaling import BUCKET, FP32, TERA, ModelSizes, cost, model_sizes, replica_bytes, shard_bytes
+from mim.lab.plan.scaling import FP32, MIB, TERA, ModelSizes, cost, model_sizes, replica_bytes, shard_bytes
 
+BUCKET = round(DistributedSettings.bucket_mb * MIB)  # bytes
 MTU = 9000  # bytes; the headers are then 1% of what is sent
 TOOLS = ("ip", "tc", "setpriv", "unshare", "nsenter")
 UNLIMITED = 0.0  # as a rate

@@ -12,7 +12,10 @@ from mim.engine.trackers.base import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """The settings of the engine, each from the key of its name."""
+    """The settings of the engine, each from the key of its name.
+
+    Raises ValueError where two of them exclude each other.
+    """
 
     seed: int
     batch_size: int  # rows of a micro-batch of one device
@@ -28,6 +31,13 @@ class EngineSettings:
     log: LogSettings
     trackers: tuple[Tracker, ...] = ()
     distributed: DistributedSettings
+
+    def __post_init__(self) -> None:
+        if self.train.compile == "max" and self.distributed.strategy != "ddp":
+            raise ValueError(
+                f"TRAIN.compile is max, and DISTRIBUTED.strategy {self.distributed.strategy} gathers weights at a new "
+                "place in each step, which CUDA graphs cannot follow: use TRAIN.compile true, or strategy ddp"
+            )
 
 
 @dataclass(frozen=True, slots=True)

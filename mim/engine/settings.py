@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from mim.io.checks import at_least
+from mim.io.checks import above_zero, at_least
 
 if TYPE_CHECKING:
     import torch
+
+
+Compile = bool | Literal["max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,9 @@ class TrainSettings:
             follows from it.
         precision: number type of the matrix products; weights stay fp32. `auto` takes bf16 where the device has bf16
             products, else fp32.
-        compile: compile the model with torch.compile.
+        compile: compile the model with torch.compile. `max` also records its kernels as CUDA graphs, which a GPU
+            replays without the host (mode reduce-overhead): for small models and batches, at the price of memory. A CPU
+            treats it as true, and fsdp and hsdp refuse it.
         clip: largest norm of the gradient; 0 for no clipping.
         activation_checkpointing: compute the activations of each block again in the backward pass, to save memory.
         ema: decay of a moving average of the weights, from 0 to below 1, which evaluations then use; 0 for none.
@@ -36,7 +41,7 @@ class TrainSettings:
     extended_at: tuple[int, ...] = ()
     batch: int = 0
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    compile: bool = False
+    compile: Compile = False
     clip: float = 0.0
     activation_checkpointing: bool = False
     ema: float = 0.0
@@ -114,6 +119,7 @@ class DistributedSettings:
         strategy: `ddp` keeps a copy of the model on each device, `fsdp` a shard of each weight; `hsdp` shards each
             weight over the devices of a node, and each node has a copy.
         shard_devices: devices that share one copy of the weights under `hsdp`; 0 means those of a node.
+        bucket_mb: MiB of gradients that `ddp` sends at a time, while the backward pass goes on.
         backend: of torch.distributed; `auto` takes nccl on GPUs and gloo on CPUs.
         timeout_s: seconds after which a rank that waits for others gives up and names them.
         device: kind of device; `auto` takes a GPU where there is one.
@@ -121,6 +127,7 @@ class DistributedSettings:
 
     strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     shard_devices: int = 0
+    bucket_mb: float = 25.0
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     timeout_s: int = 1800
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,3 +135,4 @@ class DistributedSettings:
     def __post_init__(self) -> None:
         at_least("DISTRIBUTED", 0, shard_devices=self.shard_devices)
         at_least("DISTRIBUTED", 1, timeout_s=self.timeout_s)
+        above_zero("DISTRIBUTED", bucket_mb=self.bucket_mb)

@@ -116,6 +116,8 @@ class TrainState:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.train.compile == "max":
+            torch.compiler.cudagraph_mark_step_begin()  # the next step may overwrite what the graphs of this one wrote
         if self.average is not None:
             self.average.update_parameters(self.model)
         return norm

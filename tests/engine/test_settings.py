@@ -28,6 +28,21 @@ def settings(batch_size: int, batch: int = 0, epochs: int = 3, **optimizer: floa
     )
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", "hsdp"])
+def test_graphs_of_a_gpu_are_refused_where_weights_move(strategy):
+    sharded = replace(settings(32), distributed=DistributedSettings(strategy=strategy))
+    graphs = replace(settings(32).train, compile="max")
+    assert replace(settings(32), train=graphs).train.compile == "max"
+    with pytest.raises(ValueError, match=f"TRAIN.compile is max, and DISTRIBUTED.strategy {strategy}"):
+        replace(sharded, train=graphs)
+
+
+@pytest.mark.parametrize("size", [0, -1.5])
+def test_buckets_hold_something(size):
+    with pytest.raises(ValueError, match=rf"DISTRIBUTED.bucket_mb is {size}"):
+        DistributedSettings(bucket_mb=size)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "batch", "world", "expected", "accumulation"),
     [

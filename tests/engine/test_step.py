@@ -129,6 +129,23 @@ def test_step_compiles_one_graph_and_never_again():
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
+def test_step_with_graphs_of_a_gpu_is_the_compiled_step_on_a_cpu(monkeypatch):
+    """TRAIN.compile max: the same weights after two steps, and graphs may be overwritten after each step alone."""
+    steps = []
+    mark = torch.compiler.cudagraph_mark_step_begin
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(mark()))
+    weights = {}
+    for compiled in (True, "max"):
+        torch.compiler.reset()
+        trainer = small_trainer(CPU, TRAIN__compile=compiled, DATA__batch_size=8, TRAIN__batch=16)
+        for _ in range(2):
+            trainer.take_step()
+        weights[compiled] = [weight.detach().clone() for weight in trainer.train_state.parameters]
+    assert len(steps) == 2
+    assert all(map(torch.equal, weights[True], weights["max"]))
+
+
 class NoReads(TorchDispatchMode):
     """Raises where the host reads a value of a tensor, for which it would wait on a GPU."""
 
@@ -160,7 +177,7 @@ def test_step_of_a_target_reads_no_value(masker, target, loss, keys):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, True, "max"])
 def test_step_on_a_gpu_never_makes_the_host_wait(compiled):
     trainer = small_trainer(torch.device("cuda"), TRAIN__compile=compiled)
     for _ in range(4):

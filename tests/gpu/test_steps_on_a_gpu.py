@@ -93,10 +93,11 @@ def test_compiled_model_computes_what_the_eager_one_does(device, recipe):
 
 
 @pytest.mark.parametrize("variant", ["bf16", "accumulated"])
-def test_compiled_step_makes_no_host_sync_and_never_compiles_again(device, no_host_sync, variant):
+@pytest.mark.parametrize("compiled", [True, "max"])
+def test_compiled_step_makes_no_host_sync_and_never_compiles_again(device, no_host_sync, variant, compiled):
     torch.compiler.reset()
     counters.clear()
-    run = trainer("mae", device, VARIANTS[variant] | {"TRAIN.compile": True})
+    run = trainer("mae", device, VARIANTS[variant] | {"TRAIN.compile": compiled})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(3):

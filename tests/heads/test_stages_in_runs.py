@@ -8,8 +8,9 @@ from small_data import write_digits
 from small_models import CPU, assemble, images, sampled
 
 import mim
-from mim.engine.distributed.strategy import DataParallel, FullyShardedDataParallel
+from mim.engine.distributed.strategy import DataParallel, FullyShardedDataParallel, make_strategy
 from mim.engine.distributed.world import World
+from mim.engine.settings import DistributedSettings
 from mim.lab.plan import plan_run
 from mim.lab.reconstruct import reconstruction_sheet
 
@@ -43,6 +44,12 @@ def test_replicas_take_steps_without_unused_weights(alone, encoder, hidden, head
     for seed in range(2):
         wrapped(img, sampled(model, img, seed)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_replicas_send_gradients_in_buckets_of_the_size_of_the_settings(alone):
+    model = assemble("random", "vit", "drop", "transformer").train()
+    strategy = make_strategy(DistributedSettings(bucket_mb=3.5), World(0, 1, CPU, heartbeat=object()))
+    assert strategy.wrap(model, [], compiled=False).bucket_bytes_cap == 3.5 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

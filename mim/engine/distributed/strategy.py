@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mim.engine.distributed.world import World
-from mim.engine.settings import DistributedSettings
+from mim.engine.settings import Compile, DistributedSettings
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # sharded tensors are gathered
 IN_PLACE = StateDictOptions(strict=False)
@@ -33,10 +33,10 @@ class SingleDevice:
     def shard(self, model: nn.Module, blocks: list[nn.Module], precision: torch.dtype) -> None:
         """Leaves this rank its part of the model's weights. Call it before the optimizer is built."""
 
-    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: bool) -> nn.Module:
+    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: Compile) -> nn.Module:
         """Returns the model as a training step calls it."""
         if compiled:
-            model.compile(fullgraph=True)
+            model.compile(fullgraph=True, mode="reduce-overhead" if compiled == "max" else None)
         return model
 
     def exchange(self, wrapped: nn.Module, now: bool) -> AbstractContextManager:
@@ -53,10 +53,18 @@ class SingleDevice:
 
 
 class DataParallel(SingleDevice):
-    """DistributedDataParallel: every rank has all weights; gradients are averaged."""
+    """DistributedDataParallel: every rank has all weights; gradients are averaged.
 
-    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: bool) -> nn.Module:
-        return DistributedDataParallel(super().wrap(model, blocks, compiled), gradient_as_bucket_view=True)
+    Args:
+        bucket_mb: MiB of gradients that are sent at a time.
+    """
+
+    def __init__(self, bucket_mb: float = DistributedSettings.bucket_mb):
+        self.bucket_mb = bucket_mb
+
+    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: Compile) -> nn.Module:
+        whole = super().wrap(model, blocks, compiled)
+        return DistributedDataParallel(whole, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True)
 
     def exchange(self, wrapped: nn.Module, now: bool) -> AbstractContextManager:
         return nullcontext() if now else wrapped.no_sync()  # type: ignore[operator]
@@ -96,7 +104,7 @@ class FullyShardedDataParallel(SingleDevice):
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
 
-    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: bool) -> nn.Module:
+    def wrap(self, model: nn.Module, blocks: list[nn.Module], compiled: Compile) -> nn.Module:
         if compiled:
             for block in blocks:  # the hooks that gather a block stay outside the graph
                 block.forward = torch.compile(block.forward, fullgraph=True)
@@ -129,7 +137,7 @@ def make_strategy(settings: DistributedSettings, world: World) -> SingleDevice:
     if not world.grouped:
         return SingleDevice()
     if settings.strategy == "ddp":
-        return DataParallel()
+        return DataParallel(settings.bucket_mb)
     return FullyShardedDataParallel(world, replica_mesh(settings, world) if settings.strategy == "hsdp" else None)
 
 

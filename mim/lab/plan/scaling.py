@@ -20,7 +20,7 @@ from mim.lab.plan.hardware import GIGA, Hardware, sent
 Strategy = Literal["ddp", "fsdp", "hsdp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FP32 = 4  # bytes of a weight, of its gradient, and of each of its moments
-BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at a time
+MIB = 2**20
 TERA = 1e12
 
 
@@ -50,6 +50,7 @@ class ModelSizes:
     rest: WeightGroup  # all other weights
     buffers: int  # bytes of buffers
     product: int  # bytes of an element in matrix products
+    bucket: int  # bytes of gradients that DistributedDataParallel sends at a time
     moments: int  # elements that the optimizer keeps for each element of a weight
     average: bool  # whether a moving average of the weights is kept
     work: Work | None  # operations on one image; None where not counted
@@ -83,6 +84,7 @@ def model_sizes(
         rest=WeightGroup.of(rest),
         buffers=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         product=DTYPES[engine.train.precision].itemsize,
+        bucket=round(MIB * engine.distributed.bucket_mb),
         moments=engine.optimizer.moments,
         average=bool(engine.train.ema),
         work=total,
@@ -254,7 +256,7 @@ def _replica_waits(sizes: ModelSizes, hardware: Hardware, devices: int, backward
     It hides nothing before the gradients of the first whole bucket are there.
     """
     gradients = FP32 * sizes.weights(trained=True)
-    buckets = max(1, math.ceil(gradients / BUCKET))
+    buckets = max(1, math.ceil(gradients / sizes.bucket))
     each = hardware.all_reduce_s(gradients / buckets, devices)
     return max(buckets * each - (1 - 1 / buckets) * backward_s, each)
 

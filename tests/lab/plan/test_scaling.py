@@ -14,7 +14,6 @@ from mim.engine.settings import DistributedSettings
 from mim.lab.dryrun.task import dry_task
 from mim.lab.plan.hardware import Hardware, sent
 from mim.lab.plan.scaling import (
-    BUCKET,
     STRATEGIES,
     ModelSizes,
     WeightGroup,
@@ -25,6 +24,7 @@ from mim.lab.plan.scaling import (
     shard_bytes,
 )
 
+BUCKET = 25 * 2**20  # bytes, the default of DISTRIBUTED.bucket_mb
 CONFIGS = RECIPE.parents[1]
 SMALL = ["ENCODER.width", "24", "ENCODER.depth", "3", "ENCODER.heads", "2", "HEAD.width", "16", "HEAD.depth", "1"]
 SMALL += ["HEAD.heads", "2", "DATA.batch_size", "4"]
@@ -38,7 +38,7 @@ def sizes(path=RECIPE, *overrides: str) -> ModelSizes:
 def plain(blocks: int = 4, rows: int = 8, **changed) -> ModelSizes:
     """Blocks of one matrix of 1,000 columns and nothing else but a matrix as large; 1 and 3 TFLOP an image."""
     unit = WeightGroup(((rows, 1000, True),))
-    defaults = {"buffers": 0, "product": 2, "moments": 2, "average": False, "recomputed": False}
+    defaults = {"buffers": 0, "product": 2, "bucket": BUCKET, "moments": 2, "average": False, "recomputed": False}
     return ModelSizes(blocks=(unit,) * blocks, rest=unit, work=Work(10**12, 3 * 10**12), **{**defaults, **changed})
 
 
