@@ -120,9 +120,9 @@ def address(rank: int) -> str:
 
 def call(*words: str) -> None:
     """Raises OSError with what the program says where it fails."""
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
+    process = subprocess.run(words, capture_output=True, text=True)
+    if process.returncode:
+        raise OSError(f"{' '.join(words)}: {process.stderr.strip()}")
 
 
 @contextmanager

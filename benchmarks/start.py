@@ -85,10 +85,10 @@ def run(kind: str, folder: Path, workers: int) -> dict[str, float]:
     """Seconds and MiB of a process."""
     words = ["--child", kind, "--at", str(folder), "--workers", str(workers), "--began", str(time.time())]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")}
-    done = subprocess.run([sys.executable, __file__, *words], env=environment, capture_output=True, text=True)
-    if not done.stdout:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
+    process = subprocess.run([sys.executable, __file__, *words], env=environment, capture_output=True, text=True)
+    if not process.stdout:
+        raise RuntimeError(process.stderr)
+    return json.loads(process.stdout)
 
 
 @contextmanager
@@ -106,15 +106,15 @@ def measure(folder: Path, rounds: int, workers: int) -> dict[tuple[str, str], li
     """Seconds and MiB of each round, by kind and time."""
     from mim.data.sources.tree_index import index_files  # not above: a child imports what it needs, and no more
 
-    found: dict[tuple[str, str], list[dict[str, float]]] = {(kind, each): [] for kind in KINDS for each in TIMES}
+    results: dict[tuple[str, str], list[dict[str, float]]] = {(kind, each): [] for kind in KINDS for each in TIMES}
     for _ in range(rounds):
         for kind in KINDS:
             for file in index_files(folder):
                 file.unlink(missing_ok=True)
             for each in TIMES:
-                found[kind, each].append(run(kind, folder, workers))
-                print(f"{kind}, {each} time: {found[kind, each][-1]}", file=sys.stderr, flush=True)
-    return found
+                results[kind, each].append(run(kind, folder, workers))
+                print(f"{kind}, {each} time: {results[kind, each][-1]}", file=sys.stderr, flush=True)
+    return results
 
 
 def main() -> None:

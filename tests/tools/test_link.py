@@ -31,10 +31,10 @@ def link(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not namespaces(), reason="needs root, iproute2 and network namespaces with tbf")
 def test_link_measures_the_seconds_of_the_bytes_that_go_through_it():
-    done = link("--rates", 100, "--rounds", 1, *(word for pair in TINY.items() for word in pair))
-    assert done.returncode == 0, done.stderr
-    weights = int(re.match("([\\d,]+) weights", done.stdout)[1].replace(",", ""))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:3] == "| d"]
+    process = link("--rates", 100, "--rounds", 1, *(word for pair in TINY.items() for word in pair))
+    assert process.returncode == 0, process.stderr
+    weights = int(re.match("([\\d,]+) weights", process.stdout)[1].replace(",", ""))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in process.stdout.splitlines() if line[:3] == "| d"]
     assert [row[:2] for row in rows] == [
         [case, rate] for case in ("ddp", "ddp, 2 accumulated") for rate in ("no limit", "100")
     ]
@@ -46,9 +46,9 @@ def test_link_measures_the_seconds_of_the_bytes_that_go_through_it():
 
 
 def test_link_says_what_it_needs(tmp_path):
-    done = link(PATH=str(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: this needs root, and ip, tc, setpriv, unshare, nsenter\n"
+    process = link(PATH=str(tmp_path))
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "error: this needs root, and ip, tc, setpriv, unshare, nsenter\n"
 
 
 @pytest.mark.slow

@@ -27,9 +27,9 @@ def run(*words: object) -> str:
     """The output of the script with turns as short as they can be."""
     few = ["--rounds", "2", "--seconds", "0.01"]
     command = [sys.executable, ROOT / "benchmarks" / "loaders.py", *words, *few]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def rows(output: str) -> dict[str, list[str]]:
@@ -44,12 +44,12 @@ def number(cell: str) -> float:
 
 def test_loaders_script_compares_all_sides_that_are_installed(photographs):
     output = run(photographs)
-    found = rows(output)
-    assert {"ours", "ours, repeats 4", "ours, normalised", "torchvision"} <= set(found)
+    cells = rows(output)
+    assert {"ours", "ours, repeats 4", "ours, normalised", "torchvision"} <= set(cells)
     for side in SIDES:
-        assert (side in found) != (f"not measured: {side}: " in output)
-    for side in set(SIDES) & set(found):
-        assert [number(cell) > 0 for cell in found[side]] == [True] * 4
+        assert (side in cells) != (f"not measured: {side}: " in output)
+    for side in set(SIDES) & set(cells):
+        assert [number(cell) > 0 for cell in cells[side]] == [True] * 4
     assert "8 photographs; torch " in output
 
 
@@ -58,7 +58,7 @@ def test_loaders_script_compares_formats(photographs):
     tables = re.split(r"^(png|tiff)$", output, flags=re.MULTILINE)
     assert tables[1::2] == ["png", "tiff"]
     for table in tables[2::2]:
-        found = rows(table)
-        assert set(found) == {"ours", "torchvision"}
-        low, high = map(float, re.search(r"\(([\d.]+) to ([\d.]+)\)", found["torchvision"][1]).groups())
-        assert 0 < low <= number(found["torchvision"][1]) <= high
+        cells = rows(table)
+        assert set(cells) == {"ours", "torchvision"}
+        low, high = map(float, re.search(r"\(([\d.]+) to ([\d.]+)\)", cells["torchvision"][1]).groups())
+        assert 0 < low <= number(cells["torchvision"][1]) <= high

@@ -25,9 +25,9 @@ def test_start_writes_class_folders_of_links(start, tmp_path):
 @pytest.mark.parametrize("kind", ["listing", "first step"])
 def test_start_measures_a_process_up_to_its_end(start, tmp_path, kind):
     start.write(tmp_path / "images", 24, 2)
-    found = start.run(kind, tmp_path / "images", 0)
-    assert 0.5 < found["seconds"] < 600
-    assert 50 < found["mib"] < 8_000
+    figures = start.run(kind, tmp_path / "images", 0)
+    assert 0.5 < figures["seconds"] < 600
+    assert 50 < figures["mib"] < 8_000
     assert os.listdir(tmp_path) == ["images"]  # neither a run folder nor an index of so few
 
 
