@@ -34,7 +34,8 @@ def test_link_measures_the_seconds_of_the_bytes_that_go_through_it():
     process = link("--rates", 100, "--rounds", 1, *(word for pair in TINY.items() for word in pair))
     assert process.returncode == 0, process.stderr
     weights = int(re.match("([\\d,]+) weights", process.stdout)[1].replace(",", ""))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in process.stdout.splitlines() if line[:3] == "| d"]
+    lines = [line for line in process.stdout.splitlines() if line[:3] == "| d"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:2] for row in rows] == [
         [case, rate] for case in ("ddp", "ddp, 2 accumulated") for rate in ("no limit", "100")
     ]
