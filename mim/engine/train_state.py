@@ -112,7 +112,8 @@ class TrainState:
         self.hyperparameters.prepare(self.optimizer.param_groups, rate, progress)
         if not self.scaler.is_enabled():  # a scaler does this by itself
             skip = (norm - norm) + (loss - loss)  # few kernels: x - x is 0, or NaN, and only NaN is unequal to itself
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip.ne_(skip)  # type: ignore[attr-defined]
+            skip = skip.ne_(skip).float()  # of float32 itself
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -165,7 +165,7 @@ def test_first_contact_gives_commands_that_there_are(contact, tmp_path, tiny):
     steps = contact.steps_of(choice, "both")
     assert len({step.name for step in steps}) == len(steps)
     commands = [step.command for step in steps if "tools/benchmark.py" in step.command]
-    assert len(commands) == 12
+    assert len(commands) == 14
     for command in commands:
         words = command[command.index("tools/benchmark.py") + 1 :]
         args = benchmark.parser().parse_intermixed_args(words)

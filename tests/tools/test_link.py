@@ -46,6 +46,7 @@ def test_link_measures_the_seconds_of_the_bytes_that_go_through_it():
         assert 0.5 * 8 * float(row[2]) / 100 < added < 3 + 2 * 8 * float(row[2]) / 100
 
 
+@pytest.mark.slow
 def test_link_says_what_it_needs(tmp_path):
     process = link(PATH=str(tmp_path))
     assert (process.returncode, process.stdout) == (2, "")
