@@ -112,7 +112,7 @@ class TrainState:
         self.hyperparameters.prepare(self.optimizer.param_groups, rate, progress)
         if not self.scaler.is_enabled():  # a scaler does this by itself
             skip = (norm - norm) + (loss - loss)  # few kernels: x - x is 0, or NaN, and only NaN is unequal to itself
-            skip = skip.ne_(skip).float()  # of float32 itself
+            skip = skip.ne_(skip).float()  # fused optimizers want float32
             self.optimizer.grad_scale, self.optimizer.found_inf = None, skip  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
