@@ -11,7 +11,6 @@ COMPILED: Keys = {"TRAIN.compile": True, "HEAD.depth": 1}
 RUNS: dict[str, tuple[str, Keys]] = {
     "compiled mae": (MAE, COMPILED),
     "compiled simmim": (SIMMIM, {"TRAIN.compile": True, "ENCODER.drop_path": 0.1}),
-    "compiled max": (MAE, {**COMPILED, "TRAIN.compile": "max"}),
     "compiled deterministic": (MAE, {**COMPILED, "TRAIN.deterministic": True}),
 }
 
