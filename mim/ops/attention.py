@@ -32,8 +32,8 @@ def attention_layer(head_width: int) -> type[Attention]:
 def choose_attention(model: nn.Module, device: torch.device) -> None:
     """Fused kernels on an accelerator, explicit products on a CPU, where the fused backward is slow at most shapes.
 
-    On a CPU, timm's attention without a bias takes the fused kernel in those calls in float32 whose scores need more
-    than LARGEST_SCORES: up to twice as fast there, slower below (benchmarks/attention.py).
+    On a CPU, timm's attention without a bias takes the fused kernel in those eager calls in float32 whose scores need
+    more than LARGEST_SCORES: up to twice as fast there, slower below (benchmarks/attention.py).
 
     Sets `fused_attn` on each of timm's attention modules and leaves timm's global switch alone.
     """
@@ -41,6 +41,7 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
         unbiased = isinstance(module, Attention) and type(module).forward is Attention.forward
         if unbiased and vars(module).get("by_size") is None:
             module.register_forward_pre_hook(_choose_by_size)
+            module.register_forward_hook(_choose_explicit, always_call=True)
         vars(module).update(fused_attn=device.type != "cpu", by_size=unbiased and device.type == "cpu")
 
 
@@ -58,14 +59,20 @@ def attention_kernels(modules: Iterable[nn.Module], fused: bool) -> Iterator[Non
 
 
 def _choose_by_size(module: Any, inputs: tuple[Tensor, ...]) -> None:
-    """Before a call of timm's attention with tokens (B, N, D)."""
-    tokens_BND = inputs[0]
-    if not module.by_size or tokens_BND.device.type != "cpu":
+    """Before a call of timm's attention with tokens (B, N, D). A compiler would have to trace the change."""
+    if not module.by_size or torch.compiler.is_compiling():
         return
+    tokens_BND = inputs[0]
     batch, tokens, _ = tokens_BND.shape
     exact = tokens_BND.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     scores = batch * module.num_heads * tokens**2 * tokens_BND.element_size()
-    module.fused_attn = exact and scores > LARGEST_SCORES
+    module.fused_attn = tokens_BND.device.type == "cpu" and exact and scores > LARGEST_SCORES
+
+
+def _choose_explicit(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """After that call, also where it failed."""
+    if module.by_size and not torch.compiler.is_compiling():
+        module.fused_attn = False
 
 
 def _with_choice(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import timm.layers
 import torch
+import torch.nn.functional as F
 from scipy.interpolate import CubicSpline
 from small_models import CPU, IMAGE, generator, images
 from timm.layers import Attention
@@ -352,43 +353,60 @@ def block_for(device):
 LARGE, SMALL = (400, 80, 16), (4, 80, 16)  # tokens whose scores take 41 MB and 0.4 MB in float32
 
 
-def test_attention_on_a_cpu_fuses_calls_in_float32_with_many_scores():
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """The calls of PyTorch's fused kernel."""
+    calls, kernel = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *qkv, **keys: calls.append(1) or kernel(*qkv, **keys))
+    return calls
+
+
+def test_attention_on_a_cpu_fuses_calls_in_float32_with_many_scores(fused_calls):
     module = block_for(CPU)
-    for size, fused in ((SMALL, False), (LARGE, True), (SMALL, False)):
+    for size, calls in ((SMALL, 0), (LARGE, 1), (SMALL, 1)):
         module(torch.randn(size))
-        assert module.fused_attn is fused
+        assert len(fused_calls) == calls
+        assert module.fused_attn is False
     with torch.autocast("cpu", torch.bfloat16):
         module(torch.randn(LARGE))
-    assert module.fused_attn is False
     module.double()(torch.randn(LARGE, dtype=torch.float64))
-    assert module.fused_attn is False
+    assert len(fused_calls) == 1
     on_gpu = block_for(CUDA)
     on_gpu(torch.randn(SMALL))  # the choice of a GPU is not touched
+    assert len(fused_calls) == 2
     assert on_gpu.fused_attn is True
 
 
-def test_attention_that_is_fused_by_size_computes_the_same():
+def test_attention_that_is_fused_by_size_computes_the_same(fused_calls):
     module, tokens_BND = block_for(CPU), torch.randn(LARGE)
     outputs, gradients = [], []
     for fused in (None, False):
         with nullcontext() if fused is None else attention_kernels([module], fused=fused):
             module.zero_grad()
             mixed_BND = module(tokens_BND)
-            assert module.fused_attn is (fused is None)
             mixed_BND.square().mean().backward()
         outputs.append(mixed_BND.detach())
         gradients.append(module.qkv.weight.grad.clone())
+    assert len(fused_calls) == 1
     assert module.by_size
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-def test_attention_compiles_once_for_each_size_and_chooses_as_eager():
+def test_attention_that_failed_is_explicit_again():
+    module = block_for(CPU)
+    module.proj = torch.nn.Linear(3, 3)
+    with pytest.raises(RuntimeError):
+        module(torch.randn(LARGE))
+    assert module.fused_attn is False
+
+
+def test_compiled_attention_compiles_once_for_each_size_whatever_eager_calls_choose():
     module, counter = block_for(CPU), CompileCounter()
     compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=counter)
-    for size, fused in ((SMALL, False), (LARGE, True), (LARGE, True), (SMALL, False)):
+    for size in (SMALL, LARGE, LARGE, SMALL):
         compiled(torch.randn(size))
-        assert module.fused_attn is fused
+        module(torch.randn(LARGE))
     assert counter.frame_count == 2
 
 

@@ -77,7 +77,7 @@ class DryTask:
         settings = build.engine_settings(self.cfg)
         train = replace(
             settings.train,
-            compile=settings.train.compile and compiled,
+            compile=settings.train.compile if compiled else False,
             activation_checkpointing=settings.train.activation_checkpointing and bool(self.task.blocks()),
         )
         return replace(settings, train=train)
