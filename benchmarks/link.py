@@ -126,7 +126,7 @@ def call(*words: str) -> None:
 
 
 @contextmanager
-def linked(words: Sequence[str]) -> Iterator[Link]:
+def start_link(words: Sequence[str]) -> Iterator[Link]:
     """Both processes, ready to take steps. At the end they are killed."""
     processes = []
     group = {"MASTER_ADDR": address(0), "MASTER_PORT": "29500", "WORLD_SIZE": str(PROCESSES)}
@@ -152,8 +152,8 @@ def waits(sizes: ModelSizes, case: Case, speed: float, forward_s: float, backwar
     """Seconds of a step that the formula does not hide, at so many bytes a second."""
     work = Work(round(TERA * forward_s), round(TERA * (forward_s + backward_s)))  # at one TFLOP/s
     hardware = Hardware(peak_tflops=1, mfu=1, node=1, network_gb_s=speed / GIGA)
-    measured = replace(sizes, work=work, recomputed=False)
-    seconds = cost(measured, hardware, case.strategy, PROCESSES, 1, case.accumulation).waits_s  # type: ignore[arg-type]
+    sizes = replace(sizes, work=work, recomputed=False)
+    seconds = cost(sizes, hardware, case.strategy, PROCESSES, 1, case.accumulation).waits_s  # type: ignore[arg-type]
     assert seconds is not None
     return seconds
 
@@ -202,14 +202,14 @@ def show(args: argparse.Namespace, rounds: dict[float, list[Round]]) -> None:
     for rate, each in rounds.items():
         alone = zip(Speeds._fields, zip(*(one.speeds for one in each), strict=True), strict=True)
         texts = [f"{name} {spread([speed / MBIT for speed in values], '.0f')}" for name, values in alone]
-        print(f"{name_of(rate)}, collectives of 25 MiB alone: {', '.join(texts)} Mbit/s")
+        print(f"{name_of(rate)}, collectives of {DistributedSettings.bucket_mb:g} MiB alone: {', '.join(texts)} Mbit/s")
     print("\n| | Mbit/s | MB sent | a step, s | added, s | formula, s | added / formula | nothing hidden, s |")
     print("|---|---|---|---|---|---|---|---|")
     for case in CASES:
         for rate, each in rounds.items():
-            taken = [one.steps[case] for one in each]
-            cells = [str(case), name_of(rate), f"{median(step.sent for step in taken) / 1e6:.1f}"]
-            cells += [spread([step.seconds for step in taken], ".2f")]
+            steps = [one.steps[case] for one in each]
+            cells = [str(case), name_of(rate), f"{median(step.sent for step in steps) / 1e6:.1f}"]
+            cells += [spread([step.seconds for step in steps], ".2f")]
             cells += compare(sizes, case, rate, each, rounds[UNLIMITED]) if rate != UNLIMITED else ["", "", "", ""]
             print(f"| {' | '.join(cells)} |")
 
@@ -249,7 +249,7 @@ def main() -> int:
     try:
         if missing or os.geteuid() != 0:
             raise OSError(f"this needs root, and {', '.join(missing or TOOLS)}")
-        with linked(sys.argv[1:]) as link:
+        with start_link(sys.argv[1:]) as link:
             rounds = measure(link, args)
         show(args, rounds)
     except (ValueError, OSError) as error:

@@ -84,7 +84,7 @@ def webdataset(folder: Path, shards: Path) -> Side:
 
     def images_of(count: int) -> Iterator[int]:
         images = package.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(200)
-        images = images.map(lambda sample: transform(decoded(sample["jpg"])))
+        images = images.map(lambda sample: transform(open_image(sample["jpg"])))
         loader = torch.utils.data.DataLoader(images, batch_size=BATCH)
         return (len(batch) for batch in islice(loader, count))
 
@@ -102,7 +102,7 @@ def litdata(folder: Path, chunks: Path) -> Side:
         """Decoded."""
 
         def __getitem__(self, index: object) -> torch.Tensor:
-            return transform(decoded(bytes(super().__getitem__(index))))
+            return transform(open_image(bytes(super().__getitem__(index))))
 
     def images_of(count: int) -> Iterator[int]:
         loader = StreamingDataLoader(Images(str(chunks), shuffle=True), batch_size=BATCH, num_workers=0)
@@ -139,7 +139,7 @@ def spdl(folder: Path) -> Side:
     return images_of
 
 
-def decoded(content: bytes) -> Image.Image:
+def open_image(content: bytes) -> Image.Image:
     """As torchvision's ImageFolder decodes a file."""
     return Image.open(io.BytesIO(content)).convert("RGB")
 

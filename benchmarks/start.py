@@ -92,7 +92,7 @@ def run(kind: str, folder: Path, workers: int) -> dict[str, float]:
 
 
 @contextmanager
-def written(images: int, folders: int, at: Path | None) -> Iterator[Path]:
+def image_folder(images: int, folders: int, at: Path | None) -> Iterator[Path]:
     """A folder with the images, for as long as it is used."""
     with tempfile.TemporaryDirectory(dir=at) as name:
         folder = Path(name) / "images"
@@ -134,7 +134,7 @@ def main() -> None:
     medians: dict[tuple[int, str, str], float] = {}
     print("| images | | time | seconds | MiB |\n|---|---|---|---|---|")
     for images, folders in ((SMALL, 10), (words.images, words.folders)):
-        with written(images, folders, words.at) as folder:
+        with image_folder(images, folders, words.at) as folder:
             for (kind, each), rounds in measure(folder, words.rounds, words.workers).items():
                 seconds, mib = ([row[key] for row in rounds] for key in ("seconds", "mib"))
                 medians[images, kind, each] = median(seconds)

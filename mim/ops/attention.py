@@ -39,10 +39,11 @@ def choose_attention(model: nn.Module, device: torch.device) -> None:
     """
     for module in _with_choice(model.modules()):
         unbiased = isinstance(module, Attention) and type(module).forward is Attention.forward
-        if unbiased and vars(module).get("by_size") is None:
+        by_size = unbiased and device.type == "cpu"
+        if by_size and _choose_by_size not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_choose_by_size)
             module.register_forward_hook(_choose_explicit, always_call=True)
-        vars(module).update(fused_attn=device.type != "cpu", by_size=unbiased and device.type == "cpu")
+        vars(module).update(fused_attn=device.type != "cpu", by_size=by_size)
 
 
 @contextmanager

@@ -10,59 +10,34 @@ from values import plausible_reads
 
 KEYS: dict[str, Keys] = {"[mae]": RUNS["mae"][1], "[short]": {"DATA.batch_size": 60}}
 NO_STEPS = ("TRAIN.batch", "TRAIN.epochs")  # have no effect on a benchmark
-COMMANDS: dict[str, tuple[str, ...]] = {  # path: command and its words; {name} is the folder of that run
-    "resume": ("train", "--config", MAE, "--output", "{mae}", "--extend", "2", "[mae]"),
-    "evaluate knn": ("evaluate", "knn", "{mae}"),
-    "evaluate logistic": ("evaluate", "logistic", "{mae}"),
-    "evaluate features": ("evaluate", "features", "{mae}", "--output", "{here}/features.npz"),
-    "evaluate dense": ("evaluate", "dense", "{mae}", "--output", "{here}/dense"),
-    "evaluate retrieval": ("evaluate", "retrieval", "{mae}", "--output", "{here}/retrieval"),
+COMMANDS: dict[str, str] = {  # path: command and its words; {name} is the folder of that run
+    "resume": f"train --config {MAE} --output {{mae}} --extend 2 [mae]",
+    "evaluate knn": "evaluate knn {mae}",
+    "evaluate logistic": "evaluate logistic {mae}",
+    "evaluate features": "evaluate features {mae} --output {here}/features.npz",
+    "evaluate dense": "evaluate dense {mae} --output {here}/dense",
+    "evaluate retrieval": "evaluate retrieval {mae} --output {here}/retrieval",
     "evaluate patches": (
-        *("evaluate", "dense", "{mae}", "--output", "{here}/patches", "DATA.name", "folder"),
-        *(
-            "DATA.path",
-            "{here}/pictures",
-            "LABELS.masks",
-            "{here}/masks",
-            "LABELS.names",
-            "[paper, ink]",
-            "--k",
-            "10",
-            "--c",
-            "1",
-        ),
+        "evaluate dense {mae} --output {here}/patches DATA.name folder DATA.path "
+        "{here}/pictures LABELS.masks {here}/masks LABELS.names [paper,ink] --k 10 --c 1"
     ),
-    "evaluate classify": ("evaluate", "classify", "{finetune}"),
-    "evaluate corruptions": (
-        *("evaluate", "corruptions", "{finetune}", "--images", "16", "--only", "noise"),
-        *("--output", "{here}/corruptions"),
-    ),
-    "evaluate predict": (
-        *("evaluate", "predict", "{finetune}", "{here}/pictures", "--output", "{here}/predictions.csv"),
-    ),
-    "evaluate predict masks": (
-        "evaluate",
-        "predict",
-        "{segmentation}",
-        "{here}/pictures",
-        "--output",
-        "{here}/answers",
-    ),
-    "reconstruct": ("reconstruct", "{mae}", "{here}/pictures/000.png", "--output", "{here}/sheet.png"),
-    "reconstruct held-out": ("reconstruct", "{mae}", "--ratio", "0.5", "0.75", "--output", "{here}/held_out.png"),
-    "export encoder": ("export", "{mae}", "--output", "{here}/encoder.pt2", "--features", "pooled"),
-    "export predictor": ("export", "{finetune}", "--output", "{here}/predictor.pt2"),
-    "benchmark": (
-        *("benchmark", "--config", MAE, "--folder", "{here}/benchmark", "--rounds", "1", "--steps", "1", "[short]"),
-    ),
-    "plan": ("plan", "--config", MAE, "[short]"),
-    "plan measured": ("plan", "--config", MAE, "--measure", "2", "--benchmarks", "{here}/steps.jsonl", "[short]"),
+    "evaluate classify": "evaluate classify {finetune}",
+    "evaluate corruptions": "evaluate corruptions {finetune} --images 16 --only noise --output {here}/corruptions",
+    "evaluate predict": "evaluate predict {finetune} {here}/pictures --output {here}/predictions.csv",
+    "evaluate predict masks": "evaluate predict {segmentation} {here}/pictures --output {here}/answers",
+    "reconstruct": "reconstruct {mae} {here}/pictures/000.png --output {here}/sheet.png",
+    "reconstruct held-out": "reconstruct {mae} --ratio 0.5 0.75 --output {here}/held_out.png",
+    "export encoder": "export {mae} --output {here}/encoder.pt2 --features pooled",
+    "export predictor": "export {finetune} --output {here}/predictor.pt2",
+    "benchmark": f"benchmark --config {MAE} --folder {{here}}/benchmark --rounds 1 --steps 1 [short]",
+    "plan": f"plan --config {MAE} [short]",
+    "plan measured": f"plan --config {MAE} --measure 2 --benchmarks {{here}}/steps.jsonl [short]",
 }
 
 
 def command_of(name: str, here: Path) -> str:
     """Runs a command in this process. Raises RuntimeError with its exit code where it failed."""
-    command, *words = COMMANDS[name]
+    command, *words = COMMANDS[name].split()
     for run in RUNS:
         if f"{{{run}}}" in words and not (folder(run, here) / "summary.json").exists():
             run_of(run, here)

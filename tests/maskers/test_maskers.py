@@ -67,8 +67,8 @@ def test_masker_hides_missing_cells_first_and_keeps_its_count(name):
     assert (~missing.hidden_BHW).sum(dim=(1, 2)).tolist() == [masker.visible] * 64
     assert missing.hidden_BHW[:32, 0].all()
     as_before = missing.hidden_BHW | ~mask.hidden_BHW  # a hidden cell becomes visible only where another is hidden
-    shown = (~as_before).sum(dim=(1, 2))
-    assert torch.equal(shown[:32], (~mask.hidden_BHW[:32, 0]).sum(dim=1))
+    swaps_B = (~as_before).sum(dim=(1, 2))
+    assert torch.equal(swaps_B[:32], (~mask.hidden_BHW[:32, 0]).sum(dim=1))
     assert missing.missing_BHW[32:].all()
     if missing.predicted_BHW is not None:
         assert not (missing.predicted_BHW & ~missing.hidden_BHW).any()

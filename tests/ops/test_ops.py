@@ -371,7 +371,10 @@ def test_attention_on_a_cpu_fuses_calls_in_float32_with_many_scores(fused_calls)
         module(torch.randn(LARGE))
     module.double()(torch.randn(LARGE, dtype=torch.float64))
     assert len(fused_calls) == 1
+    choose_attention(module.float(), CPU)
+    assert len(module._forward_pre_hooks) == len(module._forward_hooks) == 1
     on_gpu = block_for(CUDA)
+    assert not on_gpu._forward_pre_hooks  # which would cost time in each call
     on_gpu(torch.randn(SMALL))  # the choice of a GPU is not touched
     assert len(fused_calls) == 2
     assert on_gpu.fused_attn is True

@@ -43,7 +43,7 @@ with join_world(DistributedSettings(device="cpu", backend="gloo")) as world, tor
         found[f"{most or samples} of {samples}"] = [
             [one.confusion_KK.tolist(), one.samples, images, one.metrics] for one in results
         ]
-        rows = [torch.tensor(shown.rows) for shown in reader.read(data, chosen, world.rank, world.size)]
+        rows = [torch.tensor(part.rows) for part in reader.read(data, chosen, world.rank, world.size)]
         own = torch.cat([torch.empty(0, dtype=torch.long), *rows])
         found[f"rows of {most or samples} of {samples}"] = world.gather(own).tolist()
     if world.main:

@@ -53,6 +53,14 @@ def test_loaders_script_compares_all_sides_that_are_installed(photographs):
     assert "8 photographs; torch " in output
 
 
+def test_loaders_table_has_the_median_and_range_of_the_ratios_of_rounds(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from loaders import table
+
+    cells = rows(table({"ours": [10.0, 30.0, 40.0], "other": [5.0, 10.0, 40.0]}))
+    assert cells["other"] == ["10 (5 to 40)", "2.00 (1.00 to 3.00)"]
+
+
 def test_loaders_script_compares_formats(photographs):
     output = run(photographs, "--formats", "png", "tiff")
     tables = re.split(r"^(png|tiff)$", output, flags=re.MULTILINE)
