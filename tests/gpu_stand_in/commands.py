@@ -30,8 +30,8 @@ COMMANDS: dict[str, str] = {  # path: command and its words; {name} is the folde
     "export encoder": "export {mae} --output {here}/encoder.pt2 --features pooled",
     "export predictor": "export {finetune} --output {here}/predictor.pt2",
     "benchmark": f"benchmark --config {MAE} --folder {{here}}/benchmark --rounds 1 --steps 1 [short]",
-    "plan": f"plan --config {MAE} [short]",
-    "plan measured": f"plan --config {MAE} --measure 2 --benchmarks {{here}}/steps.jsonl [short]",
+    "plan": f"plan --config {MAE} [mae]",
+    "plan measured": f"plan --config {MAE} --measure 2 --benchmarks {{here}}/steps.jsonl [mae]",
 }
 
 
