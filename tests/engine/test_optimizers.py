@@ -99,6 +99,44 @@ def test_muon_steps_are_orthogonal_on_matrices_and_those_of_adamw_elsewhere(nest
             torch.testing.assert_close(left @ core @ right, taken_MN, rtol=0, atol=0.05)
 
 
+def test_muon_takes_the_steps_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many matrices of three shapes, more than are taken at once, some with rates and decays of their own."""
+    monkeypatch.setattr("mim.engine.optim.muon.AT_ONCE", 3 * 8 * 12)
+    from timm.optim.muon import muon as timm_muon
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(*sides, bias=False) for sides in ((12, 8), (8, 8), (8, 12)) for _ in range(4)]
+    model = nn.Sequential(*layers)
+    muon = Muon(weight_decay=0.1)
+    built = muon.build(parameter_groups(model, muon, {"1.weight": 0.5}, {"4.weight": 0.2}))
+    theirs = values(model)
+    momenta = {name: torch.zeros_like(weight) for name, weight in theirs.items()}
+    for number in (1, 2, 3):
+        step(model, built, muon, number)
+        for name, gradient in gradients_of(model, number).items():
+            rate, decay = (RATE * 0.5 if name == "1.weight" else RATE), (0.2 if name == "4.weight" else 0.1)
+            timm_muon(
+                [theirs[name]],
+                [gradient],
+                [momenta[name]],
+                lr=rate,
+                weight_decay=decay,
+                momentum=0.95,
+                nesterov=True,
+                ns_steps=5,
+                ns_coefficients="quintic",
+                eps=1e-7,
+                safety_factor=1.0,
+                adjust_lr_fn="match_rms_adamw",
+                conv_mode="flatten",
+                normalize_spatial=True,
+                scale_eps=False,
+            )
+        for name, weight in values(model).items():
+            size = RATE * 0.2 * 12**0.5 * number
+            torch.testing.assert_close(weight, theirs[name], rtol=0, atol=0.02 * size)  # theirs rounds to bf16
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

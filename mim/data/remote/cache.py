@@ -1,8 +1,8 @@
 """PieceCache: a folder of copies of pieces of files on object stores, bounded in size, for all processes of a machine.
 
-A piece appears whole under its key and never changes. Beside the pieces lie `lock` (held while room is made),
-`<key>.fetch` (held by the process that fetches a piece, as large as the piece will be) and `<name>.lease` (held by a
-run, with the keys that it reads). The system ends the locks of a process that is killed.
+A piece appears whole under its key and never changes. Beside the pieces lie `lock` (held while pieces are counted, room
+is made or a fetch ends), `<key>.fetch` (held by the process that fetches a piece, as large as the piece will be) and
+`<name>.lease` (held by a run, with the keys that it reads). The system ends the locks of a process that is killed.
 """
 
 import logging
@@ -90,7 +90,8 @@ class PieceCache:
             try:
                 return "here" if self._is_here(key, size) or self._fetch(descriptor, key, size, fill) else "no room"
             finally:
-                (self.folder / f"{key}{FETCH}").unlink(missing_ok=True)
+                with self._locked():  # else a process that counts could see neither this file nor the piece
+                    (self.folder / f"{key}{FETCH}").unlink(missing_ok=True)
 
     def used(self) -> int:
         """Bytes of the pieces that are here, or are being fetched."""

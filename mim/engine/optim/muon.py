@@ -1,39 +1,49 @@
 """Muon: the steps of weight matrices are made orthogonal. All other parameters take steps of AdamW.
 
-Shapes: M rows (outputs), N columns (inputs, for a convolution times the size of its kernel).
+Shapes: G matrices of one shape, M rows (outputs), N columns (inputs, for a convolution times the size of its kernel).
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from timm.optim.muon import muon
+from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor
 
 from mim.engine.optim.base import Optimizer, check_betas, check_momentum
 from mim.engine.optim.steady import restore
+from mim.engine.precision import product_dtype
 from mim.io.checks import at_least
 
 SMALLEST, LONGEST = 4, 128  # of a matrix: its shorter side, and how many times as long the other may be
-FIXED = {  # what timm's function wants besides
-    **{"eps": 1e-7, "safety_factor": 1.0, "ns_coefficients": "quintic"},
-    **{"conv_mode": "flatten", "normalize_spatial": True, "scale_eps": False},
-}
+QUINTIC = [  # coefficients of Newton-Schulz, one iteration a line. Source: modded-nanogpt, train_gpt_medium.py
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+]
+AT_ONCE = 2**24  # numbers in matrices that are made orthogonal at once: 64 MiB in float32
+_Matrix = tuple[Tensor, dict[str, Any]]  # a weight and its group
 
 
 class Muon(Optimizer, name="muon"):
     """Muon for weight matrices, AdamW for all else, under one learning rate and weight decay.
 
-    The step of a matrix is the momentum of its gradients with all singular values moved near 1 (Newton-Schulz in
-    bf16). A matrix is a linear layer or a convolution: a parameter with weight decay whose (M, N) has a shorter side of
-    at least 4 and a longer one of at most 128 times that. So biases, norms, tokens, depthwise convolutions and what
-    `no_decay` names take the steps of AdamW; name tables there that are no matrices, such as relative positions.
+    The step of a matrix is the momentum of its gradients with all singular values moved near 1 (Newton-Schulz, in bf16
+    where the device has bf16 products, else in fp32; matrices of one shape at once). A matrix is a linear layer or a
+    convolution: a parameter with weight decay whose (M, N) has a shorter side of at least 4 and a longer one of at most
+    128 times that. So biases, norms, tokens, depthwise convolutions and what `no_decay` names take the steps of AdamW;
+    name tables there that are no matrices, such as relative positions.
 
     With `step_size: adamw` base_lr and weight_decay are as with AdamW: a step has AdamW's usual size, and both are
     taken over from its recipe. With the others the rate is one of its own, such as 0.02, and AdamW shares it. Weight
     decay is that of AdamW, weight x rate x weight_decay, in both.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon (momentum 0.95, Nesterov, 5 iterations); Liu et al.,
-    arXiv:2502.16982, section 2.2 (`adamw`, and weight decay); timm, optim/muon.py, whose steps and matrices these are.
+    arXiv:2502.16982, section 2.2 (`adamw`, and weight decay); timm, optim/muon.py, whose steps and matrices these
+    are, but for rounding.
     Differs from: timm's takes matrices by their shape alone; its AdamW is NAdamW under Nesterov, with an eps of 1e-7.
 
     Args:
@@ -65,55 +75,75 @@ class Muon(Optimizer, name="muon"):
         check_momentum(momentum)
         check_betas(betas)
         self.betas, self.eps = betas, eps
-        adjust = {"adamw": "match_rms_adamw", "muon": "original", "spectral": "rms_to_rms"}[step_size]
-        self.of_matrices = {"momentum": momentum, "nesterov": nesterov, "ns_steps": iterations, "adjust_lr_fn": adjust}
+        self.momentum, self.nesterov, self.iterations = momentum, nesterov, iterations
+        self.step_size = {"adamw": "match_rms_adamw", "muon": "original", "spectral": "rms_to_rms"}[step_size]
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         adamw = torch.optim.AdamW([torch.zeros(1)], lr=0.0, betas=self.betas, eps=self.eps, fused=True)
-        return _MuonAndAdamW(groups, adamw, {**FIXED, **self.of_matrices})
+        return _MuonAndAdamW(groups, adamw, self)
 
 
 class _MuonAndAdamW(torch.optim.Optimizer):
-    """timm's Muon and PyTorch's AdamW on one set of groups. Where `found_inf` is set, a step changes nothing.
+    """Muon's steps and PyTorch's AdamW on one set of groups. Where `found_inf` is set, a step changes nothing.
 
     Args:
         groups: those of parameter_groups.
         adamw: the optimizer that takes the steps of what is no matrix; its own groups are not used.
-        of_matrices: the keywords of timm's function.
+        muon: the settings of the others.
     """
 
     found_inf: Tensor | None = None
     _step_supports_amp_scaling = True  # else a GradScaler makes the host wait for the device in each step
 
-    def __init__(self, groups: list[dict], adamw: torch.optim.AdamW, of_matrices: dict[str, Any]):
+    def __init__(self, groups: list[dict], adamw: torch.optim.AdamW, muon: Muon):
         super().__init__(groups, dict(adamw.defaults))
-        self._adamw, self._of_matrices = adamw, of_matrices
+        self._adamw, self._muon = adamw, muon
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        matrices: list[_Matrix] = []
         others = []
         for group in self.param_groups:
-            matrices = [weight for weight in group["params"] if not group["no_weight_decay"] and is_matrix(weight)]
-            apart = set(matrices)
+            apart = {weight for weight in group["params"] if not group["no_weight_decay"] and is_matrix(weight)}
             others.append({**group, "params": [weight for weight in group["params"] if weight not in apart]})
-            for weight in matrices:
-                if weight.grad is not None:
-                    self._step_matrix(weight, group)
+            matrices += [(weight, group) for weight in group["params"] if weight in apart and weight.grad is not None]
+        for batch in _batches(matrices):
+            self._step_batch(batch)
         self._adamw.param_groups, self._adamw.state = others, self.state
         self._adamw.grad_scale, self._adamw.found_inf = None, self.found_inf  # type: ignore[attr-defined]
         self._adamw.step()
 
-    def _step_matrix(self, weight: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weight]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        values = [weight, state["momentum_buffer"]]
-        before = [value.clone() for value in values]
-        rate, decay = group["lr"], group["weight_decay"]
-        assert weight.grad is not None
-        muon([weight], [weight.grad], [values[1]], lr=rate, weight_decay=decay, **self._of_matrices)
+    def _step_batch(self, batch: list[_Matrix]) -> None:
+        """A step of matrices of one shape."""
+        muon, weights = self._muon, [weight for weight, _ in batch]
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
+        before = [] if self.found_inf is None else [value.clone() for value in (*weights, *momenta)]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - muon.momentum)
+        pushes = torch._foreach_lerp(gradients, momenta, muon.momentum) if muon.nesterov else momenta
+        push_GMN = torch.stack([push.flatten(1) for push in pushes])
+        dtype = product_dtype("auto", push_GMN.device)
+        step_GMN = zeropower_via_newtonschulz(push_GMN, muon.iterations, QUINTIC, dtype=dtype).to(push_GMN.dtype)
+        size = get_lr_scale(step_GMN.shape[1:], muon.step_size)
+        for (weight, group), step_MN in zip(batch, step_GMN, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.sub_(step_MN.view_as(weight) * (group["lr"] * size))
         if self.found_inf is not None:
-            restore(self.found_inf, zip(values, before, strict=True))
+            restore(self.found_inf, zip((*weights, *momenta), before, strict=True))
+
+
+def _batches(matrices: list[_Matrix]) -> Iterator[list[_Matrix]]:
+    """Those of one shape, type and device together, up to AT_ONCE numbers."""
+    alike: dict[tuple, list[_Matrix]] = defaultdict(list)
+    for matrix in matrices:
+        weight = matrix[0]
+        alike[weight.shape, weight.dtype, weight.device].append(matrix)
+    for same in alike.values():
+        count = max(1, AT_ONCE // same[0][0].numel())
+        yield from (same[start : start + count] for start in range(0, len(same), count))
 
 
 def is_matrix(weight: Tensor) -> bool:

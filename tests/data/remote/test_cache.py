@@ -1,5 +1,6 @@
 """PieceCache: whole pieces only, never more bytes than the limit, in whatever processes, killed or not."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -178,6 +179,32 @@ def test_cache_of_several_processes_stays_within_its_limit(
     assert [each.exitcode for each in processes] == [0] * 4
     assert 0 < max(used) <= cache.limit
     assert 0 < len(here(cache)) <= 3
+
+
+def test_cache_counts_a_piece_whose_fetch_ends_meanwhile(
+    cache: PieceCache, process: Callable[..., BaseProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the names in the folder and their sizes, the process that fetches has time to end."""
+    filled, listed, scan = tmp_path / "filled", tmp_path / "listed", os.scandir
+
+    def slow_scan(folder: Path) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        with scan(folder) as found:
+            entries = list(found)
+        listed.touch()
+        until(filled.exists)
+        time.sleep(0.2)
+        return contextlib.nullcontext(entries)
+
+    def fill_once_listed(file: BinaryIO) -> None:
+        until(listed.exists)
+        file.write(content("a"))
+        filled.touch()
+
+    fetching = process(lambda: cache.fetch("a", SIZE, fill_once_listed, True))
+    until(lambda: (cache.folder / "a.fetch").exists() and (cache.folder / "a.fetch").stat().st_size)
+    monkeypatch.setattr("mim.data.remote.cache.os.scandir", slow_scan)
+    assert cache.used() == SIZE
+    fetching.join()
 
 
 def test_cache_disk_that_takes_no_more_is_told_and_costs_nothing_else(cache: PieceCache) -> None:
