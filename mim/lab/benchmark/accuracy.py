@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from mim import build
 from mim.build import load_config
@@ -23,6 +24,8 @@ from mim.lab.dryrun.task import dry_task
 from mim.registry import one_of
 from mim.tasks.pretrain import Pretrain
 
+Measure = Literal["knn", "probe"]
+MEASURES: dict[Measure, str] = {"knn": "kNN", "probe": "probe"}  # with their names in text
 SLICE_S = 5.0  # of training of one side at a time
 OURS_ALONE = ("MASKER", "HEAD", "TARGET", "LOSS", "OPTIMIZER", "SCHEDULE")  # sections that --ours may change
 KEYS_OF_OURS = (  # and keys of other sections
@@ -69,7 +72,12 @@ class Point:
 
     seconds: float  # of training so far
     images: int  # trained on so far; each crop counts
-    knn: float  # share of held-out images that are classified correctly
+    knn: float  # share of held-out images that are classified correctly by their neighbours
+    probe: float | None  # the same by a linear probe; None: it has not converged
+
+    def accuracy(self, measure: Measure) -> float:
+        """By neighbours or by the probe; 0 where that has not converged."""
+        return self.knn if measure == "knn" else self.probe or 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,21 +90,18 @@ class Curve:
     parameters: int  # number of trained parameters
     differences: tuple[str, ...]  # from ours, a line each
     points: tuple[Point, ...]  # the first before any training
-    probe: float | None  # share of held-out images by the linear probe at the end; None: it has not converged
 
-    @property
-    def start(self) -> float:
-        """The kNN accuracy of random weights."""
-        return self.points[0].knn
+    def start(self, measure: Measure) -> float:
+        """The accuracy of random weights."""
+        return self.points[0].accuracy(measure)
 
-    @property
-    def best(self) -> Point:
+    def best(self, measure: Measure) -> Point:
         """The first of the best evaluations of trained weights."""
-        return max(self.points[1:], key=lambda point: point.knn)
+        return max(self.points[1:], key=lambda point: point.accuracy(measure))
 
-    def seconds_to(self, knn: float) -> float | None:
+    def seconds_to(self, measure: Measure, accuracy: float) -> float | None:
         """Seconds of training until the first evaluation that reaches this accuracy; None where none does."""
-        return next((point.seconds for point in self.points[1:] if point.knn >= knn), None)
+        return next((point.seconds for point in self.points[1:] if point.accuracy(measure) >= accuracy), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class TimeRatio:
 
     against: str  # the peer
     seed: int
-    knn: float  # the peer's best accuracy
+    measure: Measure
+    accuracy: float  # the peer's best
     theirs_s: float  # seconds that the peer needed
     ours_s: float | None  # seconds that ours needed; None where it did not reach it
     trained: bool  # whether that accuracy is above that of the random weights of both
@@ -138,19 +144,20 @@ class AccuracyResult:
         """The curves of a side."""
         return [curve for curve in self.curves if curve.name == name]
 
-    def ratios(self, against: str) -> list[TimeRatio]:
+    def ratios(self, against: str, measure: Measure) -> list[TimeRatio]:
         """Ours against a peer, for each seed."""
         ratios = []
         for ours, theirs in zip(self.of(OURS), self.of(against), strict=True):
-            best = theirs.best
-            trained = best.knn > max(ours.start, theirs.start)
-            seconds = ours.seconds_to(best.knn)
-            ratios.append(TimeRatio(against, ours.seed, best.knn, best.seconds, seconds, trained))
+            best = theirs.best(measure)
+            accuracy = best.accuracy(measure)
+            trained = accuracy > max(ours.start(measure), theirs.start(measure))
+            seconds = ours.seconds_to(measure, accuracy)
+            ratios.append(TimeRatio(against, ours.seed, measure, accuracy, best.seconds, seconds, trained))
         return ratios
 
-    def median_ratio(self, against: str) -> float | None:
+    def median_ratio(self, against: str, measure: Measure) -> float | None:
         """The median over seeds; None where one of them has no ratio, or one that says nothing."""
-        ratios = [each.ratio if each.trained else None for each in self.ratios(against)]
+        ratios = [each.ratio if each.trained else None for each in self.ratios(against, measure)]
         return None if None in ratios else median(ratio for ratio in ratios if ratio is not None)
 
 
@@ -218,8 +225,8 @@ def _race(own: TimedRun, shared: TimedRun, settings: AccuracySettings, progress:
                     progress(f"seed {seed}: {side.name}, {seconds:.0f} of {settings.budget:.0f} s")
                     side.train(seconds)
             for side in order:
-                progress(f"seed {seed}: kNN of {side.name} after {until:.0f} s")
-                points[side.name].append(Point(side.seconds, side.images, judge.knn(side)))
+                progress(f"seed {seed}: accuracy of {side.name} after {until:.0f} s")
+                points[side.name].append(Point(side.seconds, side.images, *judge.accuracies(side)))
         return [
             Curve(
                 name=side.name,
@@ -228,7 +235,6 @@ def _race(own: TimedRun, shared: TimedRun, settings: AccuracySettings, progress:
                 parameters=side.parameters,
                 differences=side.differences,
                 points=tuple(points[side.name]),
-                probe=judge.probe(side),
             )
             for side in sides
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mim.lab.benchmark.accuracy import SLICE_S, AccuracyResult, Curve, TimeRatio, evaluation_times
+from mim.lab.benchmark.accuracy import MEASURES, SLICE_S, AccuracyResult, Curve, Measure, TimeRatio, evaluation_times
 from mim.lab.benchmark.profile_picture import COLOURS, WIDTH
 from mim.lab.console import new_table, number
 
@@ -15,37 +15,40 @@ HEIGHT = 5.0  # inches
 
 
 def accuracy_tables(result: AccuracyResult) -> dict[str, Table]:
-    """kNN accuracy over seconds of training, and each side as a whole; means over seeds."""
-    over_time = new_table("s", *result.names, words=0)
-    for index, seconds in enumerate(evaluation_times(result.settings)):
-        means = [mean(curve.points[index].knn for curve in result.of(name)) for name in result.names]
-        over_time.add_row(f"{seconds:,.0f}", *(f"{value:.3f}" for value in means))
-    sides = new_table("", "random\nweights", "best\nkNN", "after, s", "last\nkNN", "probe", "images/s", "parameters")
-    for name in result.names:
-        curves = result.of(name)
-        probes = [curve.probe for curve in curves if curve.probe is not None]
-        sides.add_row(
-            name,
-            f"{mean(curve.start for curve in curves):.3f}",
-            f"{mean(curve.best.knn for curve in curves):.3f}",
-            f"{mean(curve.best.seconds for curve in curves):,.0f}",
-            f"{mean(curve.points[-1].knn for curve in curves):.3f}",
-            f"{mean(probes):.3f}" if len(probes) == len(curves) else "-",
-            number(mean(curve.points[-1].images / curve.points[-1].seconds for curve in curves)),
-            f"{curves[0].parameters:,}",
-        )
-    return {"kNN accuracy of held-out images over seconds of training": over_time, "Sides": sides}
+    """Accuracies over seconds of training, and each side as a whole; means over seeds."""
+    tables = {}
+    for measure, name in MEASURES.items():
+        over_time = new_table("s", *result.names, words=0)
+        for index, seconds in enumerate(evaluation_times(result.settings)):
+            points = [[curve.points[index] for curve in result.of(side)] for side in result.names]
+            over_time.add_row(f"{seconds:,.0f}", *(_mean([each.accuracy(measure) for each in side]) for side in points))
+        tables[f"{name} accuracy of held-out images over seconds of training"] = over_time
+    columns = [f"{word}\n{name}" for name in MEASURES.values() for word in ("random", "best", "s to best")]
+    sides = new_table("", *columns, "images/s", "parameters")
+    for side in result.names:
+        curves, cells = result.of(side), []
+        for measure in MEASURES:
+            best = [curve.best(measure) for curve in curves]
+            cells += [
+                _mean([curve.start(measure) for curve in curves]),
+                _mean([each.accuracy(measure) for each in best]),
+            ]
+            cells.append(f"{mean(each.seconds for each in best):,.0f}")
+        speed = number(mean(curve.points[-1].images / curve.points[-1].seconds for curve in curves))
+        sides.add_row(side, *cells, speed, f"{curves[0].parameters:,}")
+    return {**tables, "Sides": sides}
 
 
 def accuracy_lines(result: AccuracyResult) -> list[str]:
-    """Ours against each peer: a line for each seed, and the median of several."""
+    """Ours against each peer and by each measure: a line for each seed, and the median of several."""
     lines = []
-    for name in result.settings.against:
-        lines += [_ratio_line(ratio) for ratio in result.ratios(name)]
-        together = result.median_ratio(name)
-        if len(result.settings.seeds) > 1:
-            text = "is not given: see the line of each" if together is None else f"{together:.2f}"
-            lines.append(f"ours / {name}: median over {len(result.settings.seeds)} seeds {text}")
+    for against in result.settings.against:
+        for measure, name in MEASURES.items():
+            lines += [_ratio_line(ratio) for ratio in result.ratios(against, measure)]
+            together = result.median_ratio(against, measure)
+            if len(result.settings.seeds) > 1:
+                text = "is not given: see the line of each" if together is None else f"{together:.2f}"
+                lines.append(f"ours / {against}, {name}: median over {len(result.settings.seeds)} seeds {text}")
     return lines
 
 
@@ -58,12 +61,12 @@ def accuracy_notes(result: AccuracyResult) -> list[str]:
         f"{settings.budget:g} s of training of each side, in turns of {SLICE_S:g} s in one process; seeds "
         f"{', '.join(map(str, settings.seeds))}. Seconds count from the first step: reading images and compiling "
         "count, building models and evaluations do not.",
-        f"Batch {result.batch:,}, {result.precision}; kNN of {held_out:,} held-out images among {bank:,} to train. All "
-        "sides get the batches of this toolkit's loader: the same images under the same augmentation and seed.",
+        f"Batch {result.batch:,}, {result.precision}; {held_out:,} held-out images judged by {bank:,} to train. "
+        "All sides get the batches of this toolkit's loader: the same images under the same augmentation and seed.",
         f"All sides follow the config's OPTIMIZER and SCHEDULE over the share of the budget that has passed. {own}",
-        "kNN and probe (a logistic regression at the end; - where it has not converged): the mean of the patch tokens "
-        f"of whole images, judged by the same code for all sides. An accuracy counts as reached at "
-        f"the first evaluation that has it: every {settings.every:g} s.",
+        "kNN and probe (a logistic regression; 0 where it has not converged): the mean of the patch tokens of whole "
+        "images, judged by the same code for all sides. An accuracy counts as reached at the first evaluation that "
+        f"has it: every {settings.every:g} s.",
         *(f"{name}: {first[name].model}" for name in result.names),
         *(f"{name}: {line}" for name in result.names for line in first[name].differences),
     ]
@@ -77,30 +80,38 @@ def accuracy_values(result: AccuracyResult) -> dict[str, Any]:
         "held_out_images": result.images[1],
         "curves": [asdict(curve) for curve in result.curves],
         "ratios": [
-            asdict(ratio) | {"ratio": ratio.ratio} for name in result.settings.against for ratio in result.ratios(name)
+            asdict(ratio) | {"ratio": ratio.ratio}
+            for name in result.settings.against
+            for measure in MEASURES
+            for ratio in result.ratios(name, measure)
         ],
-        "median_ratios": {name: result.median_ratio(name) for name in result.settings.against},
+        "median_ratios": {
+            name: {measure: result.median_ratio(name, measure) for measure in MEASURES}
+            for name in result.settings.against
+        },
     }
 
 
 def accuracy_picture(result: AccuracyResult) -> bytes:
-    """A PNG file: kNN accuracy over seconds, a line for each side and seed, and the best of each peer."""
+    """A PNG file: accuracies over seconds, a line for each side and seed, and the best of each peer."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for name, colour in zip(result.names, COLOURS, strict=False):
-        curves = result.of(name)
-        for index, curve in enumerate(curves):
-            _draw(axes, curve, colour, name if index == 0 else "")
-        if name in result.settings.against:
-            best = mean(curve.best.knn for curve in curves)
-            axes.axhline(best, color=colour, linewidth=0.8, linestyle="--", label=f"best of {name}: {best:.3f}")
-    axes.set_xlabel("seconds of training")
-    axes.set_ylabel("kNN accuracy, held-out images")
-    axes.set_xlim(0, None)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(
+    for axes, (measure, name) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+        for side, colour in zip(result.names, COLOURS, strict=False):
+            curves = result.of(side)
+            for index, curve in enumerate(curves):
+                _draw(axes, curve, measure, colour, side if index == 0 and measure == "knn" else "")
+            if side in result.settings.against:
+                best = mean(curve.best(measure).accuracy(measure) for curve in curves)
+                axes.axhline(
+                    best, color=colour, linewidth=0.8, linestyle="--", label=f"{name}, best of {side}: {best:.3f}"
+                )
+        axes.set_xlabel("seconds of training")
+        axes.set_ylabel(f"{name} accuracy, held-out images")
+        axes.set_xlim(0, None)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_title(
         f"{result.machine}, PyTorch {result.machine.versions['torch']}; batch {result.batch}, {result.precision}",
         loc="left",
         fontsize=8,
@@ -113,13 +124,18 @@ def accuracy_picture(result: AccuracyResult) -> bytes:
     return file.getvalue()
 
 
-def _draw(axes: Any, curve: Curve, colour: str, label: str) -> None:
-    seconds, accuracies = [point.seconds for point in curve.points], [point.knn for point in curve.points]
+def _draw(axes: Any, curve: Curve, measure: Measure, colour: str, label: str) -> None:
+    seconds, accuracies = [point.seconds for point in curve.points], [point.accuracy(measure) for point in curve.points]
     axes.plot(seconds, accuracies, color=colour, linewidth=1.6, marker="o", markersize=3, label=label or None)
 
 
+def _mean(values: list[float]) -> str:
+    return f"{mean(values):.3f}"
+
+
 def _ratio_line(ratio: TimeRatio) -> str:
-    text = f"ours / {ratio.against}, seed {ratio.seed}: its best kNN {ratio.knn:.3f} after {ratio.theirs_s:,.0f} s, "
+    text = f"ours / {ratio.against}, seed {ratio.seed}: its best {MEASURES[ratio.measure]} {ratio.accuracy:.3f} after "
+    text += f"{ratio.theirs_s:,.0f} s, "
     if ratio.ours_s is None or ratio.ratio is None:
         text += "which ours has not reached"
     else:

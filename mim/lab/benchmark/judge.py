@@ -29,19 +29,19 @@ class Judge:
         self._bank = self._read(task.bank, self.settings.knn_bank)
         self._held_out = self._read(task.held_out, self.settings.samples)
 
-    def knn(self, side: Side) -> float:
-        """Share of held-out images that EVALUATE.knn neighbours classify correctly; see knn_accuracy."""
+    def accuracies(self, side: Side) -> tuple[float, float | None]:
+        """Shares of held-out images that are classified correctly.
+
+        By EVALUATE.knn neighbours (knn_accuracy), and by a logistic regression on all training images that were read
+        (logistic_accuracy), or None where that has not converged.
+        """
         bank_MD, bank_labels_M, queries_ND, labels_N = self.features(side)
         k, temperature = self.settings.knn, self.settings.knn_temperature
-        return knn_accuracy(bank_MD, bank_labels_M, queries_ND, labels_N, k, temperature)
-
-    def probe(self, side: Side) -> float | None:
-        """The same by a logistic regression on all training images; None where that has not converged."""
-        bank_MD, bank_labels_M, queries_ND, labels_N = (tensor.cpu() for tensor in self.features(side))
+        neighbours = knn_accuracy(bank_MD, bank_labels_M, queries_ND, labels_N, k, temperature)
         try:
-            return logistic_accuracy(bank_MD, bank_labels_M, queries_ND, labels_N)
+            return neighbours, logistic_accuracy(bank_MD.cpu(), bank_labels_M.cpu(), queries_ND.cpu(), labels_N.cpu())
         except ValueError:
-            return None
+            return neighbours, None
 
     def features(self, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features (M, D) and labels (M,) of training images, then of held-out ones. Raises ValueError for NaN."""

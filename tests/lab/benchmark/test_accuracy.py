@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -32,8 +33,8 @@ SMALL = (
 
 def curve(name: str, *accuracies: float, seed: int = 0) -> Curve:
     """Evaluations every 10 s, the first before any training."""
-    points = tuple(Point(10.0 * index, 100 * index, knn) for index, knn in enumerate(accuracies))
-    return Curve(name=name, seed=seed, model="a model", parameters=10, differences=(), points=points, probe=0.5)
+    points = tuple(Point(10.0 * index, 100 * index, knn, knn / 2) for index, knn in enumerate(accuracies))
+    return Curve(name=name, seed=seed, model="a model", parameters=10, differences=(), points=points)
 
 
 def result_of(*curves: Curve, **settings) -> AccuracyResult:
@@ -54,13 +55,25 @@ def result_of(*curves: Curve, **settings) -> AccuracyResult:
 
 def test_ratio_is_the_time_of_the_first_evaluation_that_reaches_the_peers_best():
     result = result_of(curve("ours", 0.9, 0.5, 0.8, 0.7), curve("lightly", 0.3, 0.6, 0.7, 0.7))
-    (ratio,) = result.ratios("lightly")
-    values = ratio.knn, ratio.theirs_s, ratio.ours_s, ratio.ratio
+    (ratio,) = result.ratios("lightly", "knn")
+    values = ratio.accuracy, ratio.theirs_s, ratio.ours_s, ratio.ratio
     assert values == (0.7, 20.0, 20.0, 1.0)  # random weights never count
     sooner = result_of(curve("ours", 0.1, 0.7, 0.6, 0.8), curve("lightly", 0.3, 0.6, 0.65, 0.7))
-    assert sooner.ratios("lightly")[0].ratio == 3.0
-    assert sooner.median_ratio("lightly") == 3.0
-    assert "3.00 times as fast" in accuracy_lines(sooner)[0]
+    for measure in ("knn", "probe"):
+        assert sooner.ratios("lightly", measure)[0].ratio == 3.0
+        assert sooner.median_ratio("lightly", measure) == 3.0
+    lines = accuracy_lines(sooner)
+    assert all("3.00 times as fast" in line for line in lines)
+    assert ["best kNN 0.700" in lines[0], "best probe 0.350" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_a_probe_that_has_not_converged_is_no_accuracy():
+    ours, theirs = curve("ours", 0.1, 0.7, 0.7), curve("lightly", 0.1, 0.6, 0.7)
+    ours = replace(ours, points=tuple(replace(point, probe=None) for point in ours.points))
+    assert result_of(ours, theirs).ratios("lightly", "probe")[0].ours_s is None
+    assert (
+        result_of(replace(theirs, name="ours"), replace(ours, name="lightly")).median_ratio("lightly", "probe") is None
+    )
 
 
 def test_an_accuracy_that_ours_has_not_reached_has_no_ratio():
@@ -69,14 +82,15 @@ def test_an_accuracy_that_ours_has_not_reached_has_no_ratio():
         *(curve("ours", 0.1, 0.2, 0.3, 0.4, seed=1), curve("lightly", 0.1, 0.6, 0.6, 0.7, seed=1)),
         seeds=(0, 1),
     )
-    assert [ratio.ratio for ratio in result.ratios("lightly")] == [3.0, None]
-    assert result.median_ratio("lightly") is None
+    assert [ratio.ratio for ratio in result.ratios("lightly", "knn")] == [3.0, None]
+    assert result.median_ratio("lightly", "knn") is None
     assert "which ours has not reached" in accuracy_lines(result)[1]
+    assert "lightly, probe: median over 2 seeds is not given" in accuracy_lines(result)[-1]
 
 
 def test_a_peer_that_learned_nothing_is_named():
     result = result_of(curve("ours", 0.3, 0.4, 0.4, 0.4), curve("lightly", 0.3, 0.2, 0.3, 0.3))
-    assert not result.ratios("lightly")[0].trained
+    assert not result.ratios("lightly", "knn")[0].trained
     assert "this says nothing" in accuracy_lines(result)[0]
 
 
@@ -93,7 +107,7 @@ def test_views_show_every_side():
     assert "0.650" in text
     assert "lightly: a model" in text
     values = json.loads(json.dumps(to_json(result, ["--to-accuracy"])))
-    assert values["median_ratios"] == {"lightly": 3.0}
+    assert values["median_ratios"] == {"lightly": {"knn": 3.0, "probe": 3.0}}
     assert [each["name"] for each in values["curves"]] == ["ours", "lightly"]
     assert Image.open(io.BytesIO(accuracy_picture(result))).size == (1350, 750)
 
@@ -147,7 +161,7 @@ def test_both_sides_train_in_turns_and_the_result_is_whole(tmp_path):
         assert (images[1] > images[0]) == (seconds[1] > seconds[0])  # a step may take longer than a second
         assert points[2]["images"] % 32 == 0
         assert all(0 <= point["knn"] <= 1 for point in points)
-        assert each["probe"] is None or each["probe"] > 0.3  # ten classes
+        assert all(point["probe"] is None or point["probe"] > 0.3 for point in points)  # ten classes
     assert "cross_attention" in values["curves"][0]["model"]
     (page,) = tmp_path.glob("*.md")
     (picture,) = tmp_path.glob("*.png")
@@ -175,7 +189,7 @@ def test_equal_weights_are_judged_equally_and_batches_are_the_same(tmp_path, nam
     ours, theirs, judge = OurSide(run), PeerSide(run, name, peer), Judge(run)
     for actual, expected in zip(judge.features(theirs), judge.features(ours), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    assert judge.knn(theirs) == judge.knn(ours)
+    assert judge.accuracies(theirs)[0] == judge.accuracies(ours)[0]
     for _ in range(3):
         first, second = ours.prefetcher.next(), theirs.prefetcher.next()
         assert first.indices == second.indices
