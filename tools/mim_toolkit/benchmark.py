@@ -18,7 +18,8 @@ transformers-compiled (under torch.compile), transformers-unfused (torch's defau
 torch.compile).
 
 With --to-accuracy, ours and peers (--against transformers lightly) train on the images of the config for --budget
-seconds each, in turns, and are judged by kNN as they train: how much sooner does ours reach a peer's best accuracy?"""
+seconds each, in turns, and are judged by kNN and by a linear probe as they train: how much sooner does ours reach a
+peer's best accuracy?"""
 EXAMPLES = (
     "--config quickstart/mae_digits --against transformers",
     "--config mae/vit_base --compile --batch-sizes 64 128 256 --profile",
