@@ -23,17 +23,13 @@ def accuracy_tables(result: AccuracyResult) -> dict[str, Table]:
             points = [[curve.points[index] for curve in result.of(side)] for side in result.names]
             over_time.add_row(f"{seconds:,.0f}", *(_mean([each.accuracy(measure) for each in side]) for side in points))
         tables[f"{name} accuracy of held-out images over seconds of training"] = over_time
-    columns = [f"{word}\n{name}" for name in MEASURES.values() for word in ("random", "best", "s to best")]
+    columns = [f"{word}\n{name}" for name in MEASURES.values() for word in ("best", "s to best")]
     sides = new_table("", *columns, "images/s", "parameters")
     for side in result.names:
         curves, cells = result.of(side), []
         for measure in MEASURES:
             best = [curve.best(measure) for curve in curves]
-            cells += [
-                _mean([curve.start(measure) for curve in curves]),
-                _mean([each.accuracy(measure) for each in best]),
-            ]
-            cells.append(f"{mean(each.seconds for each in best):,.0f}")
+            cells += [_mean([each.accuracy(measure) for each in best]), f"{mean(each.seconds for each in best):,.0f}"]
         speed = number(mean(curve.points[-1].images / curve.points[-1].seconds for curve in curves))
         sides.add_row(side, *cells, speed, f"{curves[0].parameters:,}")
     return {**tables, "Sides": sides}
