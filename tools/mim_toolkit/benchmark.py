@@ -17,9 +17,9 @@ Contenders for --against: transformers (a model of that library of the same size
 transformers-compiled (under torch.compile), transformers-unfused (torch's default AdamW), eager (ours without
 torch.compile).
 
-With --to-accuracy, ours and peers (--against transformers lightly) train on the images of the config for --budget
-seconds each, in turns, and are judged by kNN and by a linear probe as they train: how much sooner does ours reach a
-peer's best accuracy?"""
+With --to-accuracy, ours and peers (--against transformers lightly stable-pretraining) train on the images of the config
+for --budget seconds each, in turns, and are judged by kNN and by a linear probe as they train: how much sooner does
+ours reach a peer's best accuracy?"""
 EXAMPLES = (
     "--config quickstart/mae_digits --against transformers",
     "--config mae/vit_base --compile --batch-sizes 64 128 256 --profile",

@@ -18,8 +18,7 @@ from mim.lab.dryrun.task import DryTask
 from mim.maskers import Masker
 from mim.ops.seeding import derive_seed
 
-LIGHTLY = "--against lightly"
-PLAIN_VIT = {  # what lightly's MAE asks of a ViT
+PLAIN_VIT = {  # what an MAE around timm's ViT asks of ours
     **{"class_token": True, "class_position": True, "norm": True, "norm_first": True, "patch_norm": False},
     "head_width": 0,
 }
@@ -87,12 +86,12 @@ class LightlyModel(PeerModel):
     def __init__(self, dry: DryTask):
         super().__init__()
         cfg = dry.cfg
-        _check(cfg)
+        _check("lightly", cfg)
         try:
             from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
             from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
         except ImportError as error:
-            raise ValueError(f"{LIGHTLY} needs the package lightly: pip install lightly") from error
+            raise ValueError("--against lightly needs the package lightly: pip install lightly") from error
         vit, head = _vit(cfg), cfg.HEAD
         self.patch, self.channels = vit.patch_embed.patch_size[0], cfg.DATA.channels
         self.encoder = MaskedVisionTransformerTIMM(vit=vit)
@@ -125,19 +124,70 @@ class LightlyModel(PeerModel):
         return tokens_BND[:, 1:].mean(dim=1)
 
 
+class StablePretrainingModel(PeerModel):
+    """MAE of stable-pretraining around timm's ViT, its class as it is.
+
+    Raises ValueError where a config has no such peer, or stable-pretraining is absent.
+    """
+
+    def __init__(self, dry: DryTask):
+        super().__init__()
+        cfg, head = dry.cfg, dry.cfg.HEAD
+        _check(STABLE_PRETRAINING, cfg)
+        height, width = cfg.DATA.image_size
+        for key, value, only in (("HEAD.mlp_ratio", head.mlp_ratio, 4.0), ("DATA.image_size", height, width)):
+            if value != only:
+                raise ValueError(f"--against {STABLE_PRETRAINING}: {key} is {value}, and its decoder needs {only:g}")
+        try:
+            from loguru import logger
+            from stable_pretraining.methods import MAE
+        except ImportError as error:
+            raise ValueError(
+                f"--against {STABLE_PRETRAINING} needs that package: pip install {STABLE_PRETRAINING}"
+            ) from error
+        logger.disable("stable_pretraining")  # a warning that the ViT must be timm's, as it is
+        self.network = MAE(
+            _vit(cfg),
+            decoder_embed_dim=head.width,
+            decoder_depth=head.depth,
+            decoder_num_heads=head.heads,
+            mask_ratio=cfg.MASKER.ratio,
+            norm_pix_loss=cfg.TARGET.normalize == "patch",
+        )
+        self.title = "MAE of stable-pretraining, timm's VisionTransformer"
+        if cfg.ENCODER.positions == "sincos":
+            self.differences = ("theirs trains its positions, which start at random",)
+
+    def forward(self, img_BCHW: Tensor) -> Tensor:
+        loss: Tensor = self.network(img_BCHW).loss
+        return loss
+
+    def features(self, img_BCHW: Tensor) -> Tensor:
+        tokens_BND: Tensor = self.network.encoder(img_BCHW).encoded  # of all patches in eval mode
+        return tokens_BND[:, self.network.encoder.num_prefix_tokens :].mean(dim=1)
+
+
 def build_peer(name: str, dry: DryTask) -> PeerModel:
     """The peer of a config by its name in --against, with initial weights by the config's SEED. Raises ValueError."""
     torch.manual_seed(derive_seed(dry.cfg.SEED, "peer"))
     return PEER_MODELS[name](dry)
 
 
-PEER_MODELS: dict[str, Callable[[DryTask], PeerModel]] = {"lightly": LightlyModel, "transformers": TransformersModel}
+STABLE_PRETRAINING = "stable-pretraining"
+PEER_MODELS: dict[str, Callable[[DryTask], PeerModel]] = {
+    "lightly": LightlyModel,
+    STABLE_PRETRAINING: StablePretrainingModel,
+    "transformers": TransformersModel,
+}
 
 
-def _check(cfg: Config) -> None:
-    """Raises ValueError where lightly has no model of this kind."""
+def _check(name: str, cfg: Config) -> None:
+    """Raises ValueError where a library whose MAE is around timm's ViT has no model of this kind."""
+    against = f"--against {name}"
     if cfg.ENCODER.name != "vit":
-        raise ValueError(f"{LIGHTLY}: ENCODER.name is {cfg.ENCODER.name}, and its MAE is around timm's ViT: set vit")
+        raise ValueError(
+            f"--against {name}: ENCODER.name is {cfg.ENCODER.name}, and its MAE is around timm's ViT: set vit"
+        )
     required = {
         "ENCODER.hidden": (cfg.ENCODER.hidden, "drop"),
         **{f"ENCODER.{key}": (getattr(cfg.ENCODER, key), value) for key, value in PLAIN_VIT.items()},
@@ -149,9 +199,11 @@ def _check(cfg: Config) -> None:
     }
     for key, (value, only) in required.items():
         if value != only:
-            raise ValueError(f"{LIGHTLY}: {key} is {value}, and its MAE has no such part: set {only}")
+            raise ValueError(f"{against}: {key} is {value}, and its MAE has no such part: set {only}")
     if len(cfg.parts("TARGET")) > 1 or cfg.TARGET.name != "pixels" or cfg.TARGET.normalize not in ("patch", "none"):
-        raise ValueError(f"{LIGHTLY}: its MAE predicts pixels: TARGET.name pixels, TARGET.normalize patch or none")
+        raise ValueError(
+            f"--against {name}: its MAE predicts pixels: TARGET.name pixels, TARGET.normalize patch or none"
+        )
 
 
 def _vit(cfg: Config) -> Any:
