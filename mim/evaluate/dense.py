@@ -92,8 +92,8 @@ def dense(
             metrics["no attention"] = seen.no_attention
         sheets = _sheets(seen, title(loaded), patch_encoder.stride, settings.channels, fitted)
         if queries is not None:
-            images_shown = seen.shown(title(loaded), settings.channels)
-            sheets[QUERIES] = draw_attention(images_shown, torch.cat(seen.queries), queries.title, "query")
+            sheet_images = seen.images(title(loaded), settings.channels)
+            sheets[QUERIES] = draw_attention(sheet_images, torch.cat(seen.queries), queries.title, "query")
         if loaded.world.main:
             for name, sheet in sheets.items():
                 write_picture(output / name, sheet)
@@ -171,7 +171,7 @@ class _Seen:
     no_attention: str = ""  # why there is none
     queries: list[Tensor] = field(default_factory=list)  # shares (B, Q, h, w), where a readout attends
 
-    def shown(self, title: str, channels: Channels) -> ShownImages:
+    def images(self, title: str, channels: Channels) -> ShownImages:
         """The images for a sheet."""
         images_BCHW = torch.cat([to_unit(part) for part in self.stored])
         eight_bit = all(part.dtype == torch.uint8 for part in self.stored)
@@ -214,7 +214,7 @@ def _look(
 
 def _sheets(seen: _Seen, run: str, stride: int, channels: Channels, fitted: FittedPatches | None) -> dict[str, Tensor]:
     """All sheets by the name of their file."""
-    images, map_BDhw = seen.shown(run, channels), torch.cat(seen.maps)
+    images, map_BDhw = seen.images(run, channels), torch.cat(seen.maps)
     foreground = find_foreground(map_BDhw)
     sheets = {
         COMPONENTS: draw_components(images, map_BDhw, stride),

@@ -87,8 +87,8 @@ class Supervised(BuiltTask[Predictor], ABC):
             title = ", ".join([self.name, *([title] if title else [])])
             pictures = draw_result(result, self.label_spec, title)
             if self.label_spec.kind == "mask":
-                shown = (self.preprocess, self.held_out, self.settings.samples)
-                pictures |= draw_masks(model, number, *shown, title)
+                images = (self.preprocess, self.held_out, self.settings.samples)
+                pictures |= draw_masks(model, number, *images, title)
         details = {**result.details(), **left_out_metrics(answers.broken)}
         return Report(result.metrics, pictures, details, score=self.score if self.score in result.metrics else "")
 

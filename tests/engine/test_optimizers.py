@@ -102,6 +102,7 @@ def test_muon_steps_are_orthogonal_on_matrices_and_those_of_adamw_elsewhere(nest
 def test_muon_takes_the_steps_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many matrices of three shapes, more than are taken at once, some with rates and decays of their own."""
     monkeypatch.setattr("mim.engine.optim.muon.AT_ONCE", 3 * 8 * 12)
+    monkeypatch.setattr("mim.engine.optim.muon.product_dtype", lambda precision, device: torch.bfloat16)  # as theirs
     from timm.optim.muon import muon as timm_muon
 
     torch.manual_seed(0)
@@ -134,7 +135,7 @@ def test_muon_takes_the_steps_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
             )
         for name, weight in values(model).items():
             size = RATE * 0.2 * 12**0.5 * number
-            torch.testing.assert_close(weight, theirs[name], rtol=0, atol=0.02 * size)  # theirs rounds to bf16
+            torch.testing.assert_close(weight, theirs[name], rtol=0, atol=0.005 * size)  # one rounding of bf16
 
 
 @pytest.mark.parametrize(

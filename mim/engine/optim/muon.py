@@ -5,7 +5,7 @@ Shapes: G matrices of one shape, M rows (outputs), N columns (inputs, for a conv
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
@@ -25,7 +25,12 @@ QUINTIC = [  # coefficients of Newton-Schulz, one iteration a line. Source: modd
     (2.8366, -3.0525, 1.2012),
 ]
 AT_ONCE = 2**24  # numbers in matrices that are made orthogonal at once: 64 MiB in float32
-_Matrix = tuple[Tensor, dict[str, Any]]  # a weight and its group
+
+
+class _Matrix(NamedTuple):
+    weight: Tensor
+    gradient: Tensor
+    group: dict[str, Any]
 
 
 class Muon(Optimizer, name="muon"):
@@ -104,9 +109,10 @@ class _MuonAndAdamW(torch.optim.Optimizer):
         matrices: list[_Matrix] = []
         others = []
         for group in self.param_groups:
-            apart = {weight for weight in group["params"] if not group["no_weight_decay"] and is_matrix(weight)}
-            others.append({**group, "params": [weight for weight in group["params"] if weight not in apart]})
-            matrices += [(weight, group) for weight in group["params"] if weight in apart and weight.grad is not None]
+            apart = [weight for weight in group["params"] if not group["no_weight_decay"] and is_matrix(weight)]
+            rest = set(group["params"]).difference(apart)
+            others.append({**group, "params": [weight for weight in group["params"] if weight in rest]})
+            matrices += [_Matrix(weight, weight.grad, group) for weight in apart if weight.grad is not None]
         for batch in _batches(matrices):
             self._step_batch(batch)
         self._adamw.param_groups, self._adamw.state = others, self.state
@@ -115,20 +121,19 @@ class _MuonAndAdamW(torch.optim.Optimizer):
 
     def _step_batch(self, batch: list[_Matrix]) -> None:
         """A step of matrices of one shape."""
-        muon, weights = self._muon, [weight for weight, _ in batch]
+        muon, weights, gradients = self._muon, [each.weight for each in batch], [each.gradient for each in batch]
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
         before = [] if self.found_inf is None else [value.clone() for value in (*weights, *momenta)]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - muon.momentum)
         pushes = torch._foreach_lerp(gradients, momenta, muon.momentum) if muon.nesterov else momenta
         push_GMN = torch.stack([push.flatten(1) for push in pushes])
         dtype = product_dtype("auto", push_GMN.device)
         step_GMN = zeropower_via_newtonschulz(push_GMN, muon.iterations, QUINTIC, dtype=dtype).to(push_GMN.dtype)
         size = get_lr_scale(step_GMN.shape[1:], muon.step_size)
-        for (weight, group), step_MN in zip(batch, step_GMN, strict=True):
+        for (weight, _, group), step_MN in zip(batch, step_GMN, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             weight.sub_(step_MN.view_as(weight) * (group["lr"] * size))
         if self.found_inf is not None:
@@ -139,10 +144,9 @@ def _batches(matrices: list[_Matrix]) -> Iterator[list[_Matrix]]:
     """Those of one shape, type and device together, up to AT_ONCE numbers."""
     alike: dict[tuple, list[_Matrix]] = defaultdict(list)
     for matrix in matrices:
-        weight = matrix[0]
-        alike[weight.shape, weight.dtype, weight.device].append(matrix)
+        alike[matrix.weight.shape, matrix.weight.dtype, matrix.weight.device].append(matrix)
     for same in alike.values():
-        count = max(1, AT_ONCE // same[0][0].numel())
+        count = max(1, AT_ONCE // same[0].weight.numel())
         yield from (same[start : start + count] for start in range(0, len(same), count))
 
 

@@ -18,6 +18,7 @@ from mim.lab.dryrun.task import DryTask
 from mim.maskers import Masker
 from mim.ops.seeding import derive_seed
 
+STABLE_PRETRAINING = "stable-pretraining"
 PLAIN_VIT = {  # what an MAE around timm's ViT asks of ours
     **{"class_token": True, "class_position": True, "norm": True, "norm_first": True, "patch_norm": False},
     "head_width": 0,
@@ -173,7 +174,6 @@ def build_peer(name: str, dry: DryTask) -> PeerModel:
     return PEER_MODELS[name](dry)
 
 
-STABLE_PRETRAINING = "stable-pretraining"
 PEER_MODELS: dict[str, Callable[[DryTask], PeerModel]] = {
     "lightly": LightlyModel,
     STABLE_PRETRAINING: StablePretrainingModel,
@@ -185,9 +185,7 @@ def _check(name: str, cfg: Config) -> None:
     """Raises ValueError where a library whose MAE is around timm's ViT has no model of this kind."""
     against = f"--against {name}"
     if cfg.ENCODER.name != "vit":
-        raise ValueError(
-            f"--against {name}: ENCODER.name is {cfg.ENCODER.name}, and its MAE is around timm's ViT: set vit"
-        )
+        raise ValueError(f"{against}: ENCODER.name is {cfg.ENCODER.name}, and its MAE is around timm's ViT: set vit")
     required = {
         "ENCODER.hidden": (cfg.ENCODER.hidden, "drop"),
         **{f"ENCODER.{key}": (getattr(cfg.ENCODER, key), value) for key, value in PLAIN_VIT.items()},
@@ -201,9 +199,7 @@ def _check(name: str, cfg: Config) -> None:
         if value != only:
             raise ValueError(f"{against}: {key} is {value}, and its MAE has no such part: set {only}")
     if len(cfg.parts("TARGET")) > 1 or cfg.TARGET.name != "pixels" or cfg.TARGET.normalize not in ("patch", "none"):
-        raise ValueError(
-            f"--against {name}: its MAE predicts pixels: TARGET.name pixels, TARGET.normalize patch or none"
-        )
+        raise ValueError(f"{against}: its MAE predicts pixels: TARGET.name pixels, TARGET.normalize patch or none")
 
 
 def _vit(cfg: Config) -> Any:

@@ -138,6 +138,30 @@ def test_images_without_neighbours_are_refused():
         timed_run(cfg, 0, World(0, 1, CPU), 1.0)
 
 
+@pytest.mark.parametrize("name", ["lightly", "stable-pretraining"])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["HEAD.name", "cross_attention"], "HEAD.name is cross_attention"),
+        (["OPTIMIZER.name", "muon"], "OPTIMIZER.name is muon"),
+        (["TARGET.name", "hog", "TARGET.cell", "4", "TARGET.window", "4"], "its MAE predicts pixels"),
+        (["LOSS.name", "l1"], "LOSS.name is l1"),
+    ],
+)
+def test_a_config_that_a_peer_has_no_model_for_is_refused(name, keys, message):
+    with pytest.raises(ValueError, match=f"--against {name}: {message}"):
+        build_peer(name, dry_task(load_config(DIGITS, [*SMALL, *keys])))
+
+
+def test_the_decoder_of_stable_pretraining_has_one_shape_of_images_and_layers():
+    for keys, message in (
+        (["HEAD.mlp_ratio", "2.0"], r"HEAD\.mlp_ratio is 2\.0"),
+        (["DATA.image_size", "[32, 48]"], r"DATA\.image_size is 32, and its decoder needs 48"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_peer("stable-pretraining", dry_task(load_config(DIGITS, [*SMALL, *keys])))
+
+
 # ---------------------------------------------------------------- real sides
 
 
@@ -180,8 +204,8 @@ def test_equal_weights_are_judged_equally_and_batches_are_the_same(tmp_path, nam
     encoder = run.task.model.encoder
     if name != "transformers":
         weights = {key.removeprefix("backbone."): value for key, value in encoder.state_dict().items()}
-        theirs = peer.encoder if name == "lightly" else peer.network.encoder
-        missing = theirs.vit.load_state_dict(weights, strict=False)
+        wrapper = peer.encoder if name == "lightly" else peer.network.encoder
+        missing = wrapper.vit.load_state_dict(weights, strict=False)
         assert not missing.missing_keys
         assert not missing.unexpected_keys
     else:
