@@ -17,6 +17,7 @@ from mim.lab.comparison.views.figures.lines import lines_of
 from mim.lab.comparison.views.page import render
 
 WIDTHS = {"": 3.3, "-wide": 7.0}  # inches, by what follows the name of the figure
+PAUSE_MS = 150  # between two downloads: Chromium drops those of a page beyond ten a second, without an error
 
 
 def small():
@@ -130,6 +131,7 @@ def test_buttons_of_the_page_save_figures(chromium, written, tmp_path, width):
         for look, suffix in (("column", ""), ("wide", "-wide")):
             bar.locator("select").select_option(look)
             for kind in ("SVG", "PDF", "PNG", "CSV"):
+                page.wait_for_timeout(PAUSE_MS)
                 with page.expect_download() as download:
                     bar.get_by_role("button", name=kind, exact=True).click()
                 name = download.value.suggested_filename
