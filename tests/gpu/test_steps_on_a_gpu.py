@@ -9,6 +9,7 @@ from gpu_recipes import ACCUMULATED, CLIPPED_FP16, RECIPES, RECOMPUTED, config, 
 from torch._dynamo.utils import counters
 
 from mim import build
+from mim.engine.modes import deterministic_kernels
 from mim.ops.attention import choose_attention
 
 CPU = torch.device("cpu")
@@ -102,7 +103,8 @@ def test_compiled_step_makes_no_host_sync_and_never_compiles_again(device, no_ho
         warnings.simplefilter("ignore")
         for _ in range(3):
             run.take_step()
-    with torch.compiler.set_stance("fail_on_recompile"), no_host_sync():
+    deterministic = deterministic_kernels(run.settings.train.is_deterministic(device))  # a graph is of its mode
+    with torch.compiler.set_stance("fail_on_recompile"), deterministic, no_host_sync():
         for _ in range(2):
             run._train_step()
     assert not counters["graph_break"]
