@@ -122,7 +122,7 @@ class Phase:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=GRACE_S)
             if code == -signal.SIGTERM:  # it had not come so far as to end by itself
-                raise RuntimeError(f"{self.name}: {seconds:.0f} s are too few, they were over before training began")
+                raise RuntimeError(f"{self.name}: {seconds:.0f} s were over before it had begun to train") from None
         finally:
             process.kill()
         if code not in (0, 75):  # 75: it ended as it was asked to

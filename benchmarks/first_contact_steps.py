@@ -129,7 +129,8 @@ def _part(choice: Choice, name: str, call: Call, limit_s: float, least_s: float,
 
 def _gpu_tests(choice: Choice) -> Step:
     """The tests that need a GPU; at tiny size those that also run on a CPU."""
-    words = ["-m", "pytest", "-p", "no:cacheprovider", "-vv", "-rfE", "--tb", "short", "--durations", "5"]
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "-vv", "-rfE", "--durations", "5"]
+    words += ["--tb", "short", "--show-capture", "no"]  # the record has room for the end of the output alone
     if not choice.tiny and importlib.util.find_spec("xdist"):
         words += ["-p", "xdist", "-n", str(TEST_PROCESSES), "--dist", "worksteal"]
     tests = ("tests/gpu",) if choice.tiny else ("tests/gpu", *OLD_TESTS)
