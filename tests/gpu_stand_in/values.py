@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from mim.engine.distributed.world import World
 from mim.evaluation import knn
 from mim.evaluation.metrics.one_class import ClassCollector
 from mim.evaluation.patch_features import PatchBank
+from mim.evaluation.predictions import MaskTable
 
 LARGEST = 2**20  # of a value that the host may read
 CLASSES = 10
+CHOSEN = 4  # elements of a tensor for which a condition holds
 READS = ("cpu", "tolist", "item", "__int__", "__float__", "__index__")
 # of cuFFT and cuSOLVER, and a kernel that PyTorch compiles by itself
 MISSING = {torch.fft: ("rfft2", "irfft2", "ifft2"), torch.linalg: ("eigvalsh",), torch.special: ("entr",)}
@@ -33,6 +35,10 @@ def prepare() -> None:
     vars(knn)["knn_answers"] = lambda bank, labels, *rest, **keys: answers(bank, labels % CLASSES, *rest, **keys)
     vars(knn)["int"] = lambda value: CLASSES - 1 if isinstance(value, Tensor) else int(value)  # the largest class
     _behind(ClassCollector, "_gathered", _known_classes)
+    shares = MaskTable._shares
+    MaskTable._shares = lambda table, classes_HW: shares(  # type: ignore[method-assign]
+        table, classes_HW % len(table.names)
+    )
     # functions of mim.evaluate have the names of their modules
     corruptions, patches, retrieval = (
         importlib.import_module(f"mim.evaluate.{name}") for name in ("corruptions", "patches", "retrieval")
@@ -69,16 +75,26 @@ def _few_patches(bank_of: Callable[..., PatchBank], fitted: Any, *arguments: Any
 
 @contextlib.contextmanager
 def plausible_reads() -> Iterator[None]:
-    """Inside, values that the host reads from a device are finite and from 0 to LARGEST, and conditions are true."""
-    before = {name: getattr(Tensor, name) for name in (*READS, "__bool__")}
+    """Inside, values that the host reads from a device are finite and from 0 to LARGEST, and conditions are true; those
+    of a tensor hold in its first CHOSEN elements.
+    """
+    before = {name: getattr(Tensor, name) for name in (*READS, "__bool__", "nonzero")}
     for name in READS:
         setattr(Tensor, name, _plausible(name, before[name]))
     Tensor.__bool__ = lambda self: before["__bool__"](self) or self.is_cuda  # type: ignore[method-assign]
+    Tensor.nonzero = partialmethod(_first, before["nonzero"])  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         for name, method in before.items():
             setattr(Tensor, name, method)
+
+
+def _first(self: Tensor, nonzero: Callable[..., Tensor], **keys: Any) -> Tensor:
+    """How many there are is a number that only a real device can count."""
+    if not self.is_cuda:
+        return nonzero(self, **keys)
+    return torch.zeros(min(self.numel(), CHOSEN), self.dim(), dtype=torch.long, device=self.device)
 
 
 def _plausible(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
