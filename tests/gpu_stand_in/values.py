@@ -40,10 +40,11 @@ def prepare() -> None:
         table, classes_HW % len(table.names)
     )
     # functions of mim.evaluate have the names of their modules
-    corruptions, patches, retrieval = (
-        importlib.import_module(f"mim.evaluate.{name}") for name in ("corruptions", "patches", "retrieval")
+    corruptions, dense, patches, retrieval = (
+        importlib.import_module(f"mim.evaluate.{name}") for name in ("corruptions", "dense", "patches", "retrieval")
     )
     _behind(corruptions._Answers, "_pass", _all_wrong)
+    vars(dense)["draw_segmentations"] = partial(_of_classes, dense.draw_segmentations)
     vars(patches)["_bank"] = partial(_few_patches, patches._bank)
     vars(retrieval)["_label"] = lambda features, row: features.names[row % len(features.names)]
 
@@ -62,6 +63,12 @@ def _all_wrong(read: tuple[np.ndarray, np.ndarray], answers: Any, transform: Any
     """Images with a label are chosen by a condition on the device."""
     rows_N = np.arange(len(answers.samples))
     return rows_N, np.zeros((len(rows_N), read[1].shape[1]), bool)
+
+
+def _of_classes(
+    draw: Callable[..., Tensor], images_NCHW: Tensor, truth_NHW: Tensor, answers_NHW: Tensor, names: Any, *words: str
+) -> Tensor:
+    return draw(images_NCHW, truth_NHW.cpu() % len(names), answers_NHW.cpu() % len(names), names, *words)
 
 
 def _few_patches(bank_of: Callable[..., PatchBank], fitted: Any, *arguments: Any) -> PatchBank:
