@@ -117,7 +117,7 @@ class Phase:
         command = [sys.executable, "tools/train.py", "--config", str(self.config), "--output", str(output), *words]
         process = subprocess.Popen(command, cwd=ROOT)
         try:
-            code = process.wait(timeout=max(seconds, 1.0))
+            code = process.wait(timeout=max(seconds, 0.0))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=GRACE_S)

@@ -65,16 +65,16 @@ def kernel(tmp_path_factory):
 
 
 def test_run_in_a_notebook_has_one_bar_a_log_in_one_piece_and_a_result_that_is_shown(kernel):
-    shown = kernel.run("result = train('first')\nresult")
-    assert shown["errors"] == []
-    bar, result = shown["html"]
+    output = kernel.run("result = train('first')\nresult")
+    assert output["errors"] == []
+    bar, result = output["html"]
     assert bar.startswith("<progress")
     assert "step 0 of 14" in bar
-    assert "step 14 of 14" in shown["updates"][-1]
-    assert "loss " in shown["updates"][-1]
+    assert "step 14 of 14" in output["updates"][-1]
+    assert "loss " in output["updates"][-1]
     assert "<svg" in result
     assert "data:image/png;base64," in result
-    lines = "".join(shown["text"]).splitlines()
+    lines = "".join(output["text"]).splitlines()
     steps = [line for line in lines if re.match(r"epoch .* step +\d+ ", line)]
     assert len(steps) == len(set(steps)) == 14
     assert not any("\x1b" in line for line in lines)
@@ -93,9 +93,9 @@ def test_second_run_in_a_kernel_logs_once_and_a_quiet_one_shows_the_bar_alone(ke
 
 def test_interrupted_kernel_has_a_checkpoint_and_is_usable(kernel):
     long = {"TRAIN.epochs": 400, "CHECKPOINT.every_epochs": 0, "EVALUATE.every_epochs": 0}
-    shown = kernel.run(f"train('long', keys={long!r})", interrupt_at="step    3")
-    assert len(shown["errors"]) == 1
-    assert shown["errors"][0].startswith("RunInterrupted: ended on SIGINT after step ")
+    output = kernel.run(f"train('long', keys={long!r})", interrupt_at="step    3")
+    assert len(output["errors"]) == 1
+    assert output["errors"][0].startswith("RunInterrupted: ended on SIGINT after step ")
     code = "import os, signal\nprint(os.listdir('long/checkpoints'), signal.getsignal(signal.SIGINT).__name__)"
     text = "".join(kernel.run(code)["text"])
     assert re.search(r"'step-\d+\.pt'", text)

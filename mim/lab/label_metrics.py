@@ -21,7 +21,7 @@ class LabelMetric:
     better: Literal["higher", "lower"] = "higher"
     most: float = PERCENT  # that it can be
 
-    def shown(self, value: float) -> float:
+    def in_unit(self, value: float) -> float:
         """A value of the summary in the unit."""
         return PERCENT * value if self.unit == "%" else value
 

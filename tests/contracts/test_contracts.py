@@ -181,11 +181,11 @@ def test_target_without_a_network_has_the_same_values_in_any_precision(name, key
     expected = target(images(2))
     with torch.autocast("cpu", torch.bfloat16):
         map_BChw = target(images(2))
-        shown = target.to_pixels(map_BChw, images(2))
+        pixels_BCHW = target.to_pixels(map_BChw, images(2))
     assert map_BChw.dtype == torch.float32
     assert torch.equal(map_BChw, expected)
-    if shown is not None:
-        assert torch.equal(shown, target.to_pixels(expected, images(2)))
+    if pixels_BCHW is not None:
+        assert torch.equal(pixels_BCHW, target.to_pixels(expected, images(2)))
 
 
 @pytest.mark.parametrize(("name", "keys"), TARGETS, ids=TARGET_IDS)

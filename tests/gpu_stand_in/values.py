@@ -68,6 +68,7 @@ def _all_wrong(read: tuple[np.ndarray, np.ndarray], answers: Any, transform: Any
 def _of_classes(
     draw: Callable[..., Tensor], images_NCHW: Tensor, truth_NHW: Tensor, answers_NHW: Tensor, names: Any, *words: str
 ) -> Tensor:
+    """A sheet of masks, in which each pixel has one of the names."""
     return draw(images_NCHW, truth_NHW.cpu() % len(names), answers_NHW.cpu() % len(names), names, *words)
 
 

@@ -11,7 +11,7 @@ from mim.pictures.dense import ShownImages, draw_attention, draw_components, dra
 from mim.pictures.retrieval import RIGHT, WRONG, ShownNeighbour, draw_neighbours
 
 
-def shown(count=3, channels=3):
+def images_of(count=3, channels=3):
     """Photographs of 48 x 64, or noise of other than three channels."""
     picture = torch.from_numpy(np.array(photograph())).movedim(2, 0).float() / 255
     images = picture.expand(count, 3, 48, 64) if channels == 3 else torch.rand(count, channels, 48, 64)
@@ -42,12 +42,12 @@ def test_components_are_one_projection_for_all_images(layouts):
     """The same features have the same colours in each image, and an image changes the colours of the others."""
     map_BDhw = maps()
     map_BDhw[2] = map_BDhw[0]
-    draw_components(shown(), map_BDhw, 8)
+    draw_components(images_of(), map_BDhw, 8)
     first, second, third = (panel.rgb_HW3 for panel in pictures(layouts[0], "components"))
     assert np.array_equal(first, third)
     assert not np.array_equal(first, second)
     moved = torch.cat([map_BDhw[:1], 3 * maps(seed=5)[:2]])
-    draw_components(shown(), moved, 8)
+    draw_components(images_of(), moved, 8)
     assert not np.array_equal(pictures(layouts[1], "components")[0].rgb_HW3, first)
     rows = map_BDhw.movedim(1, -1).reshape(-1, 7).double().numpy()
     _, _, axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
@@ -59,20 +59,20 @@ def test_components_are_one_projection_for_all_images(layouts):
 
 
 def test_names_stand_below_images_beside_each_other_and_a_last_row_may_be_short(layouts):
-    draw_components(shown(7), maps(7), 8)
+    draw_components(images_of(7), maps(7), 8)
     assert [len(row.panels) for row in layouts[0].rows] == [8, 8]
     assert [panel.caption for panel in pictures(layouts[0], "image")] == [f"{number}.png" for number in range(7)]
     assert layouts[0].rows[1].panels[-2:] == (None, None)
 
 
 def test_images_of_twelve_channels_say_which_are_shown(layouts):
-    draw_components(shown(channels=12), maps(), 8)
+    draw_components(images_of(channels=12), maps(), 8)
     assert "Channels 0, 1, 2 of 12 (counted from 0) shown as red, green, blue" in layouts[0].notes[1]
 
 
 def test_foreground_keeps_the_image_where_the_component_is_above_its_mean(layouts):
     score_Bhw = torch.randn(2, 6, 8, generator=generator(0), dtype=torch.float64)
-    draw_foreground(shown(2), score_Bhw, torch.randn(2, 6, 8, 3, generator=generator(1)), 0.4)
+    draw_foreground(images_of(2), score_Bhw, torch.randn(2, 6, 8, 3, generator=generator(1)), 0.4)
     for number, panel in enumerate(pictures(layouts[0], "foreground")):
         inside = np.kron(score_Bhw[number].numpy() > 0, np.ones((8, 8))) > 0
         image = pictures(layouts[0], "image")[number].rgb_HW3
@@ -87,7 +87,7 @@ def test_foreground_keeps_the_image_where_the_component_is_above_its_mean(layout
 
 def test_attention_is_darkest_at_the_largest_share_of_each_head_and_of_their_mean(layouts):
     shares_BAhw = (9 * torch.rand(2, 3, 48, generator=generator(0))).softmax(dim=2).view(2, 3, 6, 8) * 0.9
-    draw_attention(shown(2), shares_BAhw, "the class token")
+    draw_attention(images_of(2), shares_BAhw, "the class token")
     titles = ("mean of heads", "head 1", "head 2", "head 3")
     for title, map_Bhw in zip(titles, [shares_BAhw.mean(dim=1), *shares_BAhw.unbind(1)], strict=True):
         for panel, map_hw in zip(pictures(layouts[0], title), map_Bhw, strict=True):
@@ -98,7 +98,8 @@ def test_attention_is_darkest_at_the_largest_share_of_each_head_and_of_their_mea
 
 
 def test_sheets_are_drawn_whole():
-    for sheet in (draw_components(shown(1), maps(1), 8), draw_attention(shown(1), torch.ones(1, 2, 6, 8) / 48, "it")):
+    attention = draw_attention(images_of(1), torch.ones(1, 2, 6, 8) / 48, "it")
+    for sheet in (draw_components(images_of(1), maps(1), 8), attention):
         assert sheet.dtype == torch.uint8
         assert sheet.shape[1] > 2 * 128
 

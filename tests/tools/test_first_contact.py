@@ -175,6 +175,14 @@ def test_first_contact_gives_commands_that_there_are(contact, tmp_path, tiny):
         assert all(step.least_s <= step.limit_s <= budget for step in steps if step.call == call)
 
 
+def test_first_contact_says_that_the_time_of_a_run_was_over_before_it_began(contact, tmp_path):
+    from first_contact_cifar10 import Phase  # beside the script, whose folder `contact` puts on the path
+
+    phase = Phase("pretraining", str(ROOT / "configs" / "cifar10" / "mae_vit_tiny.yaml"), {}, tmp_path, tiny=True)
+    with pytest.raises(RuntimeError, match="pretraining: 0 s were over before it had begun to train"):
+        phase._train(tmp_path / "run", {}, 0.0)
+
+
 def test_first_contact_names_gpu_tests_that_there_are(contact):
     from first_contact_steps import OLD_TESTS
 

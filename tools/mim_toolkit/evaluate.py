@@ -167,13 +167,13 @@ def _sheets(args: argparse.Namespace) -> dict[str, Any]:
 
     images, pairs = _images_and_pairs(args.overrides)
     output = args.output or Path(args.what)
-    shown: dict[str, Any] = {"images": args.images, "channels": cli.channels(args.channels), "seed": args.seed}
+    common: dict[str, Any] = {"images": args.images, "channels": cli.channels(args.channels), "seed": args.seed}
     if args.what == "retrieval":
         k = 10 if args.k is None else args.k
-        search = evaluate.RetrievalSettings(pool=args.pool, k=k, leave_one_out=args.leave_one_out, **shown)
+        search = evaluate.RetrievalSettings(pool=args.pool, k=k, leave_one_out=args.leave_one_out, **common)
         return evaluate.retrieval(args.run, images, output, pairs, search)
     patches = evaluate.PatchSettings(patches=args.patches, k=args.k, c=args.c, seed=args.seed)
-    look = evaluate.DenseSettings(stride=args.stride, patches=patches, **shown)
+    look = evaluate.DenseSettings(stride=args.stride, patches=patches, **common)
     return evaluate.dense(args.run, images, output, pairs, look)
 
 

@@ -81,16 +81,16 @@ def _listed(path: Path) -> VideoFrames:
             if packet.size and not packet.is_discard  # those are decoded, and not shown
         ]
         expected = stream.frames
-    if any(shown is None for shown, *_ in rows) or len({shown for shown, *_ in rows}) < len(rows):
+    if any(time is None for time, *_ in rows) or len({time for time, *_ in rows}) < len(rows):
         raise BrokenImage(f"its frames have no times, by which each is found: {REMUX}")
-    keys = sorted((shown, stored) for shown, stored, is_key in rows if is_key)
+    keys = sorted((time, stored) for time, stored, is_key in rows if is_key)
     if not keys:
         raise BrokenImage("a video without a frame")
     if expected > len(rows):  # also where some are not shown
         LOG.warning("%s: %d of %d frames are in the file", printable_name(path), len(rows), expected)
     return VideoFrames(
-        np.array(sorted(shown for shown, *_ in rows if shown >= keys[0][0]), np.int64),
-        np.array([shown for shown, _ in keys], np.int64),
+        np.array(sorted(time for time, *_ in rows if time >= keys[0][0]), np.int64),
+        np.array([time for time, _ in keys], np.int64),
         np.array([stored for _, stored in keys], np.int64),
     )
 

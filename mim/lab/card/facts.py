@@ -120,9 +120,9 @@ class Facts:
             value, interval = self.summary.get(metric.key), self.summary.get(f"{metric.key}_interval")
             if isinstance(value, int | float):
                 unit = f", {metric.unit}" if metric.unit else ""
-                ends = [metric.shown(end) for end in interval] if isinstance(interval, list) else []
+                ends = [metric.in_unit(end) for end in interval] if isinstance(interval, list) else []
                 text = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if len(ends) == 2 else ""
-                rows.append((f"{metric.title}{unit}", f"{metric.shown(value):.4g}{text}"))
+                rows.append((f"{metric.title}{unit}", f"{metric.in_unit(value):.4g}{text}"))
         return rows
 
     def warnings(self) -> list[str]:

@@ -69,7 +69,7 @@ class Results:
         metrics = []
         for title, protocol, main in [*columns, ("kNN", "", LabelMetric(KNN_TOP1, ""))]:
             by_trial = {trial.name: self.values(trial.name, protocol, main.key) for trial in self.trials}
-            means = {name: estimate(list(map(main.shown, each.values()))) for name, each in by_trial.items() if each}
+            means = {name: estimate(list(map(main.in_unit, each.values()))) for name, each in by_trial.items() if each}
             if means:
                 metrics.append(Metric(_metric_title(title, main), means, scale=_scale(main, means)))
         return [*metrics, *self._masks()]

@@ -36,7 +36,7 @@ def charts_of(rows: Sequence[dict[str, float]]) -> list[Chart]:
     metrics = {each.key: each for each in (*PROBES, *(each for kind in METRICS.values() for each in kind))}
     for metric in metrics.values():
         title = "Scores, %" if metric.unit == "%" else "Errors" if isinf(metric.most) else "Scores"
-        groups.setdefault(title, []).append(_line(rows, metric.key, metric.title, metric.shown(1.0)))
+        groups.setdefault(title, []).append(_line(rows, metric.key, metric.title, metric.in_unit(1.0)))
     charts = [Chart(title, tuple(line for line in lines if line is not None)) for title, lines in groups.items()]
     return [chart for chart in charts if chart.lines]
 

@@ -86,8 +86,8 @@ def test_masks_may_be_split_by_a_table_of_groups(tmp_path: Path, images: list[Pa
     keys = {"masks": tmp_path / "masks", "names": NAMES, "file": tmp_path / "g.csv", "group": "scene", "folds": 2}
     train, held_out = join(tmp_path / "images", 0, 3, **keys)
     assert [len(train), len(held_out)] == [2, 2]
-    shown = int(Path(held_out.describe(0)).stem[-1])
-    assert np.array_equal(held_out.mask(0), classes_of(shown))
+    number = int(Path(held_out.describe(0)).stem[-1])
+    assert np.array_equal(held_out.mask(0), classes_of(number))
 
 
 def test_masks_that_are_missing_are_named_or_left_out(tmp_path: Path, images: list[Path]) -> None:

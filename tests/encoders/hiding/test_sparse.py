@@ -195,8 +195,8 @@ def test_compiled_blocks_equal_and_do_not_recompile():
 
 def average_of_visible(x: torch.Tensor) -> torch.Tensor:
     """Over windows of 3 x 3."""
-    shown = (~hidden_of(x)).double()
-    return F.avg_pool2d(x * shown, 3, 1, 1) / F.avg_pool2d(shown, 3, 1, 1).clamp(min=0.01)
+    visible_B1HW = (~hidden_of(x)).double()
+    return F.avg_pool2d(x * visible_B1HW, 3, 1, 1) / F.avg_pool2d(visible_B1HW, 3, 1, 1).clamp(min=0.01)
 
 
 LAYERS = {

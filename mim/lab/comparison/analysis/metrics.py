@@ -74,7 +74,7 @@ def _by_metric(protocol: Protocol) -> dict[LabelMetric, dict[str, Values]]:
     for name, transfer in protocol.members():
         for metric in metrics_in(transfer.run.summary):
             of_entry = values.setdefault(metric, {}).setdefault(name, {})
-            of_entry[transfer.seeds] = metric.shown(transfer.run.summary[metric.key])
+            of_entry[transfer.seeds] = metric.in_unit(transfer.run.summary[metric.key])
     return values
 
 
